@@ -1,0 +1,43 @@
+"""The one family of errors that means "your input, not our bug": shown as a list, exit code 2, no traceback."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class InputError(Exception):
+    """What the user gave cannot be used. Carries every fault found, not only the first.
+
+    Attributes:
+        faults: one line each, naming the thing, its value and what is allowed.
+    """
+
+    heading = "cannot start"
+
+    def __init__(self, faults: str | Sequence[str]) -> None:
+        self.faults: list[str] = [faults] if isinstance(faults, str) else list(faults)
+        super().__init__("\n".join([self.heading, *(f"  - {fault}" for fault in self.faults)]))
+
+
+class SettingsError(InputError):
+    """A setting is missing, misspelt or out of range."""
+
+    heading = "these settings cannot be used:"
+
+
+class CohortError(InputError):
+    """A CSV or a volume of the cohort is unusable."""
+
+    heading = "this cohort cannot be used:"
+
+
+class RunError(InputError):
+    """A run directory or checkpoint is missing, occupied or does not fit."""
+
+    heading = "this run cannot start:"
+
+
+class JobError(InputError):
+    """A job of a sweep ended with an exit code other than 0."""
+
+    heading = "a job of this sweep failed:"
