@@ -1,0 +1,71 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tmqc.core.ledger import Ledger
+
+EVERYBODY = ("a", "b", "c", "d", "e")
+
+
+def test_flagged_in_cycle_10_with_revisit_2():
+    """METHOD section 7: flagged in c, sits out c+1 .. c+R, is revisited at the end of c+R, eligible from c+R+1."""
+    ledger = Ledger().flag(["b", "d"], due=12)
+    assert ledger.eligible(EVERYBODY, 11) == ("a", "c", "e")
+    assert ledger.eligible(EVERYBODY, 12) == ("a", "c", "e")
+    assert ledger.due(11) == ()
+    assert ledger.due(12) == ("b", "d")
+    assert ledger.eligible(EVERYBODY, 13) == EVERYBODY  # both taken back
+    assert ledger.eliminate("d").eligible(EVERYBODY, 13) == ("a", "b", "c", "e")
+    assert ledger.eliminate("d").eliminated == ("d",)
+
+
+def test_undecided_are_those_whose_revisit_never_came():
+    ledger = Ledger().flag(["a"], due=12).flag(["b"], due=13).flag([], due=14).eliminate("a")
+    assert ledger.undecided(13) == ("b",)  # the run ended before cycle 13
+    assert ledger.undecided(14) == ()
+
+
+def test_json_round_trip():
+    ledger = Ledger().flag(["a", "c"], due=12).flag([], due=13).eliminate("a")
+    content = json.loads(json.dumps(ledger.to_json(13)))
+    assert content == {"eliminated": ["a"], "revisit": {"12": ["a", "c"], "13": []}, "undecided": []}
+    assert Ledger.from_json(content) == ledger
+
+
+def test_order_is_kept_and_repeats_are_dropped():
+    assert Ledger().flag(["d", "a", "d"], due=3).due(3) == ("d", "a")
+
+
+def test_nobody_is_eliminated_or_flagged_twice():
+    ledger = Ledger().flag(["a"], due=3).eliminate("a")
+    with pytest.raises(ValueError, match="already eliminated: a"):
+        ledger.eliminate("a")
+    with pytest.raises(ValueError, match="already eliminated: a"):
+        ledger.flag(["a"], due=4)
+    with pytest.raises(ValueError, match="revisit list of cycle 3"):
+        ledger.flag(["b"], due=3)
+
+
+def test_a_ledger_never_changes():
+    before = Ledger()
+    before.flag(["a"], due=2).eliminate("a")
+    assert before == Ledger()
+    with pytest.raises(TypeError):
+        before.revisit[2] = ("a",)  # type: ignore[index]
+
+
+@given(st.data(), st.integers(1, 3), st.integers(1, 8))
+def test_every_subject_is_in_exactly_one_place(data, revisit, n_cycles):
+    """At the start of every cycle each subject is eligible, waiting or eliminated, and only one of these."""
+    subjects = tuple("abcdefgh")
+    ledger = Ledger()
+    for cycle in range(n_cycles + 1):
+        eligible, waiting = ledger.eligible(subjects, cycle), ledger.waiting(cycle)
+        assert sorted([*eligible, *waiting, *ledger.eliminated]) == sorted(subjects)
+        flagged = data.draw(st.lists(st.sampled_from(eligible), unique=True)) if eligible else []
+        ledger = ledger.flag(flagged, due=cycle + revisit)
+        for subject in ledger.due(cycle):
+            if data.draw(st.booleans()):
+                ledger = ledger.eliminate(subject)

@@ -1,0 +1,114 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tmqc.core.schedule import LearningRate, Tour, Visit
+
+CENTERS = ("alpha", "beta", "gamma")
+SUBJECTS = {"alpha": tuple(f"a{i}" for i in range(7)), "beta": ("b0",), "gamma": ("g0", "g1", "g2")}
+
+
+def published_order(subjects, seed, start, cycles, batch_size=5):
+    """The published scripts' loop, with the global generator they use: seed once, shuffle, reseed every cycle."""
+    state = np.random.get_state()
+    studies = np.array(list(subjects), dtype=object)
+    np.random.seed(seed)
+    np.random.shuffle(studies)
+    tours = []
+    for c in range(start, cycles):
+        np.random.seed(seed + c)
+        np.random.shuffle(studies)
+        visits = []
+        for s in studies:
+            ids = np.array(subjects[s], dtype=object)
+            b = min(batch_size, len(ids))
+            indexes = np.arange(len(ids))
+            np.random.shuffle(indexes)
+            visits.append((s, [[ids[k] for k in indexes[i * b : (i + 1) * b]] for i in range(len(ids) // b)]))
+        tours.append(visits)
+    np.random.set_state(state)
+    return tours
+
+
+def as_lists(visits):
+    return [(v.center, [list(batch) for batch in v.batches]) for v in visits]
+
+
+def test_worked_example():
+    """Seed 42, first cycle 10: `RandomState(42).shuffle([0, 1, 2])` leaves [0, 1, 2]; `RandomState(52)` makes it
+    [2, 0, 1], so gamma, alpha, beta, and goes on to shuffle each center's scans in that order."""
+    order = np.arange(3)
+    np.random.RandomState(42).shuffle(order)
+    assert order.tolist() == [0, 1, 2]
+    np.random.RandomState(52).shuffle(order)
+    assert order.tolist() == [2, 0, 1]
+    assert as_lists(Tour(CENTERS, seed=42, start=10).visits(10, SUBJECTS)) == [
+        ("gamma", [["g0", "g2", "g1"]]),
+        ("alpha", [["a5", "a3", "a2", "a1", "a0"]]),  # two of the seven sit this cycle out
+        ("beta", [["b0"]]),
+    ]
+
+
+@given(st.integers(0, 2**31), st.integers(0, 3), st.integers(1, 4), st.integers(1, 6))
+def test_bit_compatible_with_the_published_loop(seed, start, n_cycles, batch_size):
+    tour = Tour(CENTERS, seed=seed, start=start, batch_size=batch_size)
+    got = [as_lists(tour.visits(c, SUBJECTS)) for c in range(start, start + n_cycles)]
+    assert got == published_order(SUBJECTS, seed, start, start + n_cycles, batch_size)
+
+
+def test_every_cycle_reshuffles_the_order_before_it():
+    """The order in cycle 12 of a run that started at 10 differs from that of a run that starts at 12."""
+    many = tuple(str(i) for i in range(20))
+    one_each = {center: (center,) for center in many}
+    early, late = Tour(many, seed=42, start=10), Tour(many, seed=42, start=12)
+    assert early.visits(12, one_each) != late.visits(12, one_each)
+
+
+def test_centers_without_eligible_subjects_are_skipped_and_draw_nothing():
+    tour = Tour(CENTERS, seed=1, start=0)
+    without = tour.visits(0, {"alpha": SUBJECTS["alpha"], "beta": ()})
+    assert [v.center for v in without] == ["alpha"]
+
+
+def test_remainder_sits_out_unless_kept():
+    subjects = {"alpha": SUBJECTS["alpha"]}
+    (visit,) = Tour(("alpha",), seed=3, start=0).visits(0, subjects)
+    assert [len(b) for b in visit.batches] == [5]
+    (kept,) = Tour(("alpha",), seed=3, start=0, keep_remainder=True).visits(0, subjects)
+    assert [len(b) for b in kept.batches] == [5, 2]
+    assert kept.batches[0] == visit.batches[0]
+    assert sorted(s for b in kept.batches for s in b) == sorted(SUBJECTS["alpha"])
+
+
+def test_local_epochs_reshuffle_from_the_same_generator():
+    (visit,) = Tour(("gamma",), seed=3, start=0, local_epochs=2).visits(0, {"gamma": SUBJECTS["gamma"]})
+    rng = np.random.RandomState(3)
+    rng.shuffle(np.arange(1))
+    i, k = np.arange(3), np.arange(3)
+    rng.shuffle(i)
+    rng.shuffle(k)
+    assert visit == Visit("gamma", (tuple(f"g{x}" for x in i), tuple(f"g{x}" for x in k)))
+
+
+def test_a_cycle_before_the_start_has_no_order():
+    with pytest.raises(ValueError, match="before the start"):
+        Tour(CENTERS, seed=0, start=10).visits(9, SUBJECTS)
+
+
+def test_nobody_touches_the_global_generator():
+    np.random.seed(7)
+    before = np.random.get_state()[1].copy()
+    Tour(CENTERS, seed=0, start=0).visits(2, SUBJECTS)
+    assert (np.random.get_state()[1] == before).all()
+
+
+def test_learning_rate_is_a_function_of_the_cycle():
+    fair = LearningRate(1e-4, 0.1, 0)
+    restarted = LearningRate(1e-4, 0.1, 10)
+    assert fair(0) == 1e-4
+    assert fair(10) == pytest.approx(1e-4 * math.exp(-1.0))
+    assert restarted(10) == 1e-4
+    assert restarted(13) == pytest.approx(1e-4 * math.exp(-0.3))

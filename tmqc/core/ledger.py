@@ -1,0 +1,74 @@
+"""Who is set aside and who is out: the revisit list and the eliminated (METHOD section 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Immutable; every change gives a new ledger.
+
+    Attributes:
+        eliminated: subjects never trained on again, in the order they were eliminated.
+        revisit: due cycle -> the subjects flagged for it, in the order flagged. Past cycles stay on record.
+    """
+
+    eliminated: tuple[str, ...] = ()
+    revisit: Mapping[int, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
+
+    def waiting(self, cycle: int) -> tuple[str, ...]:
+        """Subjects set aside at the start of `cycle`: flagged for it or for a later one."""
+        return tuple(s for due in sorted(self.revisit) if due >= cycle for s in self.revisit[due])
+
+    def eligible(self, subjects: Iterable[str], cycle: int) -> tuple[str, ...]:
+        """Those of `subjects` that may be trained on in the regular tour of `cycle`, order kept."""
+        barred = {*self.eliminated, *self.waiting(cycle)}
+        return tuple(s for s in subjects if s not in barred)
+
+    def due(self, cycle: int) -> tuple[str, ...]:
+        """Subjects to be revisited at the end of `cycle`, in the order flagged."""
+        return self.revisit.get(cycle, ())
+
+    def flag(self, subjects: Sequence[str], *, due: int) -> Ledger:
+        """Set `subjects` aside until `due`; an empty list is recorded too.
+
+        Raises:
+            ValueError: one of them is eliminated already, or a list for that cycle exists.
+        """
+        if due in self.revisit:
+            raise ValueError(f"the revisit list of cycle {due} exists already")
+        if barred := set(subjects) & set(self.eliminated):
+            raise ValueError(f"already eliminated: {', '.join(sorted(barred))}")
+        return replace(self, revisit=MappingProxyType({**self.revisit, due: tuple(dict.fromkeys(subjects))}))
+
+    def eliminate(self, subject: str) -> Ledger:
+        """Bar `subject` for good.
+
+        Raises:
+            ValueError: it is eliminated already.
+        """
+        if subject in self.eliminated:
+            raise ValueError(f"already eliminated: {subject}")
+        return replace(self, eliminated=(*self.eliminated, subject))
+
+    def undecided(self, next_cycle: int) -> tuple[str, ...]:
+        """Subjects whose revisit would come at `next_cycle` or later: still waiting if the run ends before it."""
+        return self.waiting(next_cycle)
+
+    def to_json(self, next_cycle: int) -> dict[str, Any]:
+        """The content of `ledger.json` after the cycle before `next_cycle`."""
+        return {
+            "eliminated": list(self.eliminated),
+            "revisit": {str(due): list(self.revisit[due]) for due in sorted(self.revisit)},
+            "undecided": list(self.undecided(next_cycle)),
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Ledger:
+        """Inverse of `to_json`."""
+        revisit = {int(due): tuple(subjects) for due, subjects in content["revisit"].items()}
+        return cls(tuple(content["eliminated"]), MappingProxyType(revisit))

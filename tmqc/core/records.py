@@ -1,0 +1,123 @@
+"""What a run reports: a `Step` per training step, a `CycleReport` per cycle. All that is shown or logged is here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tmqc.core.gate import Verdict
+from tmqc.core.rates import Rates, Verification
+
+BASELINE, BATCH, RETRY, REVISIT = "baseline", "batch", "retry", "revisit"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One training step, and its verification if it had one.
+
+    Attributes:
+        cycle: counted from 0, over the pre-training too.
+        phase: `baseline` (no training, only the first verification), `batch`, `retry` or `revisit`.
+        center: where it happened; None for the baseline.
+        subjects: trained on in this step, in batch order.
+        learning_rate: of this step; None for the baseline.
+        loss: training loss in nats, mean over the step's samples, before the update; None for the baseline.
+        n_correct: of the step's samples, classified correctly during training.
+        verification: over all centers after the step; None in pipelines without control.
+        rates: of that verification, as the gate uses them; None without one.
+        verdict: None for the baseline and in pipelines without control.
+        train_s, verify_s: wall-clock seconds.
+    """
+
+    cycle: int
+    phase: str
+    center: str | None = None
+    subjects: tuple[str, ...] = ()
+    learning_rate: float | None = None
+    loss: float | None = None
+    n_correct: int = 0
+    verification: Verification | None = None
+    rates: Rates | None = None
+    verdict: Verdict | None = None
+    train_s: float = 0.0
+    verify_s: float = 0.0
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the model kept what the step taught it; steps without control always are."""
+        return self.verdict is None or self.verdict.accepted
+
+
+@dataclass(frozen=True)
+class CycleReport:
+    """One cycle in numbers. Rates, accuracies 0..1; losses in nats; None where a value does not exist.
+
+    Attributes:
+        train_loss, train_accuracy: over the samples of accepted steps, during training.
+        verification, rates: of the model as the cycle leaves it.
+        n_steps: training steps taken, undone ones included; n_verifications: verifications made.
+        n_batches, n_batches_rejected: of the regular tour.
+        flagged: put on the revisit list in this cycle. readmitted, eliminated: by this cycle's revisits.
+        n_waiting: on the revisit list when the next cycle starts. n_eliminated: in the run so far.
+    """
+
+    cycle: int
+    learning_rate: float
+    train_loss: float | None
+    train_accuracy: float | None
+    verification: Verification
+    rates: Rates
+    n_steps: int
+    n_verifications: int
+    n_batches: int
+    n_batches_rejected: int
+    flagged: tuple[str, ...]
+    readmitted: tuple[str, ...]
+    eliminated: tuple[str, ...]
+    n_waiting: int
+    n_eliminated: int
+    train_s: float
+    verify_s: float
+
+
+def summarize(
+    steps: Sequence[Step],
+    *,
+    cycle: int,
+    learning_rate: float,
+    verification: Verification,
+    rates: Rates,
+    flagged: tuple[str, ...] = (),
+    n_waiting: int = 0,
+    n_eliminated: int = 0,
+    closing_verify_s: float | None = None,
+) -> CycleReport:
+    """Add one cycle's steps up.
+
+    Args:
+        closing_verify_s: seconds of a verification made after the last step, if one was.
+    """
+    trained = [s for s in steps if s.accepted and s.loss is not None]
+    n_samples = sum(len(s.subjects) for s in trained)
+    batches = [s for s in steps if s.phase == BATCH]
+    revisits = [s for s in steps if s.phase == REVISIT]
+    return CycleReport(
+        cycle=cycle,
+        learning_rate=learning_rate,
+        train_loss=math.fsum((s.loss or 0.0) * len(s.subjects) for s in trained) / n_samples if n_samples else None,
+        train_accuracy=sum(s.n_correct for s in trained) / n_samples if n_samples else None,
+        verification=verification,
+        rates=rates,
+        n_steps=len(steps),
+        n_verifications=sum(s.verification is not None for s in steps) + (closing_verify_s is not None),
+        n_batches=len(batches),
+        n_batches_rejected=sum(not s.accepted for s in batches),
+        flagged=flagged,
+        readmitted=tuple(s.subjects[0] for s in revisits if s.accepted),
+        eliminated=tuple(s.subjects[0] for s in revisits if not s.accepted),
+        n_waiting=n_waiting,
+        n_eliminated=n_eliminated,
+        train_s=math.fsum(s.train_s for s in steps),
+        verify_s=math.fsum(s.verify_s for s in steps) + (closing_verify_s or 0.0),
+    )
