@@ -1,0 +1,213 @@
+"""The tour and its quality control, driven by a scripted model: its counts are given, so every path is forced."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tmqc.core.rates import Counts, Verification
+from tmqc.core.records import BASELINE, BATCH, RETRY, REVISIT
+from tmqc.core.schedule import LearningRate, Tour
+from tmqc.travel import Control, ControlledTravel, NonFiniteError, Plan, TrainResult, travel
+
+GOOD = Counts(tp=50, fp=0, tn=50, fn=0)
+
+
+class Recorder:
+    def __init__(self):
+        self.steps, self.visits = [], []
+
+    def visit(self, cycle, visit):
+        self.visits.append((cycle, visit.center))
+
+    def step(self, step):
+        self.steps.append(step)
+
+
+class ScriptedCenters:
+    """A model whose state is the list of batches it has learnt; `harm(state)` gives its false positives of 50."""
+
+    def __init__(self, harm, loss=0.5):
+        self.state, self.log, self._harm, self._loss = (), [], harm, loss
+
+    def train(self, center, subjects, *, learning_rate):
+        self.log.append(subjects)
+        self.state = (*self.state, subjects)
+        return TrainResult(self._loss, len(subjects))
+
+    def verify(self):
+        fp = self._harm(self.state)
+        return Verification(Counts(tp=50, fp=fp, tn=50 - fp, fn=0), loss_sum=float(fp))
+
+    def snapshot(self):
+        return self.state
+
+    def restore(self, snapshot):
+        self.state = snapshot
+
+
+def plan(subjects, *, cycles, start=0, batch_size=5):
+    tour = Tour(tuple(subjects), seed=1, start=start, batch_size=batch_size)
+    return Plan(tour, subjects, cycles, LearningRate(1e-4, 0.1, 0))
+
+
+def controlled(subjects, centers, *, cycles, error=0.02, revisit=2, start=0, batch_size=5):
+    recorder = Recorder()
+    run = ControlledTravel(
+        plan(subjects, cycles=cycles, start=start, batch_size=batch_size), Control(error, revisit), centers, recorder
+    )
+    return run, list(run.cycles()), recorder.steps
+
+
+def phases(steps):
+    return [(s.cycle, s.phase, s.subjects, s.accepted) for s in steps]
+
+
+def n_bad(bad):
+    """Each harmful sample learnt costs 3 of 50 HC scans: 0.06, more than three samples' worth of 0.02."""
+    return lambda state: min(50, 3 * sum(s in bad for batch in state for s in batch))
+
+
+def test_accept_reject_retry_flag_revisit_eliminate():
+    """One center of two scans, one harmful. By hand: FPR +0.06 a step; tolerance 0.04 for two samples, 0.02 for one."""
+    centers = ScriptedCenters(n_bad({"bad"}))
+    run, reports, steps = controlled({"A": ("bad", "ok")}, centers, cycles=4, start=0)
+    [(_, _, batch, _)] = [p for p in phases(steps) if p[1] == BATCH and p[0] == 0]
+    assert phases(steps) == [
+        (0, BASELINE, (), True),
+        (0, BATCH, batch, False),
+        *((0, RETRY, (s,), s != "bad") for s in batch),
+        (1, BATCH, ("ok",), True),
+        (2, BATCH, ("ok",), True),
+        (2, REVISIT, ("bad",), False),
+        (3, BATCH, ("ok",), True),
+    ]
+    assert run.ledger.to_json(4) == {
+        "eliminated": ["bad"],
+        "revisit": {"2": ["bad"], "3": [], "4": [], "5": []},
+        "undecided": [],
+    }
+    assert [r.flagged for r in reports] == [("bad",), (), (), ()]
+    assert [r.n_waiting for r in reports] == [1, 1, 0, 0]
+    assert [r.eliminated for r in reports] == [(), (), ("bad",), ()]
+    assert [r.n_eliminated for r in reports] == [0, 0, 1, 1]
+    assert [r.n_batches_rejected for r in reports] == [1, 0, 0, 0]
+    assert centers.state == (("ok",),) * 4  # nothing of the harmful scan is left
+
+
+def test_revisit_accepts_one_that_has_become_harmless():
+    """Flagged in cycle 0; from cycle 1 on nothing does harm, so it is taken back and eligible from cycle 3."""
+    harm = n_bad({"bad"})
+    centers = ScriptedCenters(lambda state: harm(state) if len(state) < 2 else 0)
+    run, reports, steps = controlled({"A": ("bad",), "B": ("ok",)}, centers, cycles=4)
+    assert (2, REVISIT, ("bad",), True) in phases(steps)
+    assert (3, BATCH, ("bad",), True) in phases(steps)
+    assert reports[2].readmitted == ("bad",)
+    assert run.ledger.eliminated == ()
+    assert run.ledger.undecided(4) == ()
+
+
+def test_those_still_waiting_at_the_end_are_undecided():
+    run, reports, _ = controlled({"A": ("bad", "ok")}, ScriptedCenters(n_bad({"bad"})), cycles=12, start=10, revisit=5)
+    assert run.ledger.to_json(12)["undecided"] == ["bad"]
+    assert reports[-1].n_waiting == 1
+
+
+def test_rejected_batch_whose_samples_pass_one_by_one_flags_nobody():
+    """Worse by 0.06 as a batch of 2, but only by 0.02 for each single sample: exactly the tolerance."""
+    centers = ScriptedCenters(lambda state: sum(3 if len(b) == 2 else 1 for b in state))
+    _, reports, steps = controlled({"A": ("a", "b")}, centers, cycles=1)
+    assert [(s.phase, s.accepted) for s in steps] == [(BASELINE, True), (BATCH, False), (RETRY, True), (RETRY, True)]
+    assert reports[0].flagged == ()
+
+
+def test_reference_is_the_last_accepted_row():
+    """FPR 0, then 0.02 accepted, then 0.04: within 0.02 of the last accepted one, though not of the first."""
+    _, _, steps = controlled({"A": ("a",), "B": ("b",), "C": ("c",)}, ScriptedCenters(len), cycles=1)
+    assert [s.rates.fpr for s in steps] == [0.0, 0.02, 0.04, 0.06]
+    assert [s.verdict.reference.fpr for s in steps[1:]] == [0.0, 0.02, 0.04]
+    assert all(s.accepted for s in steps)
+
+
+def test_rejected_rates_are_never_the_reference():
+    _, _, steps = controlled({"A": ("bad",), "B": ("ok",)}, ScriptedCenters(n_bad({"bad"})), cycles=1)
+    assert {s.verdict.reference.fpr for s in steps[1:]} == {0.0}
+
+
+def test_report_adds_up_accepted_steps_only():
+    _, [report], steps = controlled({"A": ("bad", "ok")}, ScriptedCenters(n_bad({"bad"})), cycles=1)
+    assert report.n_steps == len(steps) - 1 == 3
+    assert report.n_verifications == 3
+    assert report.train_loss == 0.5
+    assert report.train_accuracy == 1.0
+    assert report.verification.counts == GOOD
+
+
+def test_baseline_trains_every_batch_and_verifies_once_a_cycle():
+    centers, recorder = ScriptedCenters(n_bad({"bad"})), Recorder()
+    reports = list(travel(plan({"A": ("bad", "ok")}, cycles=3), centers, recorder))
+    assert [sorted(batch) for batch in centers.log] == [["bad", "ok"]] * 3
+    assert [r.rates.fpr for r in reports] == [0.06, 0.12, 0.18]
+    assert [r.n_verifications for r in reports] == [1, 1, 1]
+    assert all(s.verification is None and s.accepted for s in recorder.steps)
+
+
+def test_controlled_and_plain_travel_train_alike_when_nothing_is_rejected():
+    subjects = {"A": tuple("abcdefg"), "B": ("h",), "C": tuple("ijklm")}
+    plain, watched = ScriptedCenters(lambda state: 0), ScriptedCenters(lambda state: 0)
+    list(travel(plan(subjects, cycles=3), plain, Recorder()))
+    controlled(subjects, watched, cycles=3)
+    assert plain.log == watched.log
+
+
+def test_non_finite_loss_stops_the_run_and_names_the_place():
+    centers = ScriptedCenters(lambda state: 0, loss=math.nan)
+    with pytest.raises(NonFiniteError, match="cycle 0 at center A, subjects a"):
+        controlled({"A": ("a",)}, centers, cycles=1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_whatever_the_verdicts_the_rules_hold(data):
+    """Random counts: no eliminated or waiting subject is trained, verdicts re-derive, everybody is accounted for."""
+    sizes = data.draw(st.lists(st.integers(1, 6), min_size=1, max_size=4))
+    subjects = {f"C{i}": tuple(f"{i}.{k}" for k in range(n)) for i, n in enumerate(sizes)}
+    everybody = [s for group in subjects.values() for s in group]
+    revisit, error = data.draw(st.integers(1, 3)), data.draw(st.sampled_from([0.0, 0.02, 0.1]))
+    draws = data.draw(st.randoms(use_true_random=False))
+    centers = ScriptedCenters(lambda state: draws.randint(0, 6))
+    run, reports, steps = controlled(subjects, centers, cycles=8, error=error, revisit=revisit, batch_size=3)
+
+    flagged_until, eliminated, accepted, reference = {}, set(), [], None
+    for step in steps:
+        if step.phase == BASELINE:
+            reference = step.rates
+            continue
+        tolerance = len(step.subjects) * error
+        assert step.verdict.reference == reference
+        assert step.accepted == (
+            step.rates.fpr <= reference.fpr + tolerance and step.rates.fnr <= reference.fnr + tolerance
+        )
+        for subject in step.subjects:
+            assert subject not in eliminated
+            if step.phase != REVISIT:
+                assert flagged_until.get(subject, -1) < step.cycle
+            else:
+                assert flagged_until[subject] == step.cycle
+        if step.accepted:
+            reference = step.rates
+            accepted.append(step.subjects)
+        elif step.phase == RETRY:
+            flagged_until[step.subjects[0]] = step.cycle + revisit
+        elif step.phase == REVISIT:
+            eliminated.add(step.subjects[0])
+    assert centers.state == tuple(accepted)  # every rejected step is undone, and nothing else
+    ledger = run.ledger
+    places = Counter([*ledger.eligible(everybody, 8), *ledger.undecided(8), *ledger.eliminated])
+    assert places == Counter(everybody)
+    assert set(ledger.eliminated) == eliminated
+    assert reports[-1].n_eliminated == len(eliminated)

@@ -1,0 +1,77 @@
+"""`trace.csv`: one row a verification, written as it happens; enough to re-derive every verdict (METHOD section 10)."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from types import TracebackType
+
+from tmqc.core.records import BASELINE, BATCH, Step
+from tmqc.core.schedule import Visit
+
+PUBLISHED_COLUMNS = ("Cycle", "Subject", "Study", "ACC", "FP", "FN", "PFP", "PFN", "Ignored")
+COLUMNS = (
+    *PUBLISHED_COLUMNS,
+    *(
+        "Phase",
+        "Subjects",
+        "TP",
+        "TN",
+        "RefPFP",
+        "RefPFN",
+        "Tolerance",
+        "LR",
+        "Loss",
+        "VerifyLoss",
+        "Scored",
+        "Seconds",
+    ),
+)
+NOT_APPLICABLE = "n/a"
+SEPARATOR = "|"  # between the ids in `Subjects`; no id may hold it
+
+
+def trace_row(step: Step) -> dict[str, object]:
+    """One row of the trace. Floats are written with `repr`, so that reading gives back the very same number.
+
+    Raises:
+        ValueError: the step was not verified.
+    """
+    if step.verification is None or step.rates is None:
+        raise ValueError("only verified steps have a row in the trace")
+    counts, verdict = step.verification.counts, step.verdict
+    one = {BASELINE: NOT_APPLICABLE, BATCH: "batch"}.get(step.phase) or step.subjects[0]
+    values = (
+        *(step.cycle, one, step.center or NOT_APPLICABLE, counts.accuracy, counts.fp, counts.fn),
+        *(step.rates.fpr, step.rates.fnr, int(not step.accepted)),
+        *(step.phase, SEPARATOR.join(step.subjects), counts.tp, counts.tn),
+        *((verdict.reference.fpr, verdict.reference.fnr, verdict.tolerance) if verdict else (None, None, None)),
+        *(step.learning_rate, step.loss, step.verification.loss, counts.n, step.train_s + step.verify_s),
+    )
+    return dict(zip(COLUMNS, values, strict=True))
+
+
+class TraceWriter:
+    """A `Listener` that appends every verified step to a CSV and flushes it, so that a killed run keeps its rows."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("x", newline="", encoding="utf-8")
+        self._writer = csv.DictWriter(self._file, COLUMNS, lineterminator="\n")
+        self._writer.writeheader()
+
+    def visit(self, cycle: int, visit: Visit) -> None:
+        """Nothing to write."""
+
+    def step(self, step: Step) -> None:
+        """Append a row if the step was verified."""
+        if step.verification is not None:
+            self._writer.writerow(trace_row(step))
+            self._file.flush()
+
+    def __enter__(self) -> TraceWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
