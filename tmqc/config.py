@@ -1,0 +1,154 @@
+"""Schemas of the settings, one dataclass a config group. `validate.py` checks the values.
+
+Nothing here reads YAML: `cli.py` composes with Hydra and hands the plain dataclasses on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any
+
+
+@dataclass
+class PipelineConfig:
+    """Which pipeline runs, where in the schedule it starts, and its seed in the published scripts."""
+
+    name: str = "qc"
+    start: int = 10
+    published_seed: int = 42
+
+
+@dataclass
+class PhantomConfig:
+    """How a phantom cohort is made (METHOD section 9). Lengths in mm, intensities on a 0..255 scale."""
+
+    centers: str = "demo"  # demo, real83, or the path of a CSV of counts per center
+    seed: int = 0
+    effect: float = 1.0  # strength of the PD change, 1 = calibrated
+    directory: str | None = None  # default: <run.outputs>/phantom/<name made of the settings>
+
+
+@dataclass
+class CohortConfig:
+    """Where the subjects come from. Shape in voxels and spacing in mm, both in x, y, z order."""
+
+    source: str = "csv"
+    train_csv: str | None = None
+    verification_csv: str | None = None
+    test_csv: str | None = None
+    truth_csv: str | None = None  # manifest of known harmful scans; read by evaluation only
+    shape: list[int] = field(default_factory=lambda: [160, 192, 160])
+    spacing_mm: list[float] | None = field(default_factory=lambda: [1.0, 1.0, 1.0])  # null: any, but all alike
+    orientation: str | None = "RAS"  # null: any, but all alike
+    phantom: PhantomConfig = field(default_factory=PhantomConfig)
+
+
+@dataclass
+class ModelConfig:
+    """SFCN (doi 10.1016/j.media.2020.101871)."""
+
+    name: str = "sfcn"
+    filters: list[int] = field(default_factory=lambda: [32, 64, 128, 256, 256, 64])
+    dropout: float = 0.2
+    batchnorm_momentum: float = 0.99
+    batchnorm_epsilon: float = 1e-3
+
+
+@dataclass
+class ScheduleConfig:
+    """The tour and the learning rate (METHOD sections 3 and 4)."""
+
+    cycles: int = 30  # the run ends before this cycle
+    start: int = 0
+    seed: int = 42
+    batch_size: int = 5
+    local_epochs: int = 1
+    keep_remainder: bool = False
+    learning_rate: float = 1e-4
+    decay: float = 0.1  # lr(c) = learning_rate * exp(-decay * (c - decay_start))
+    decay_start: int = 0
+
+
+@dataclass
+class QcConfig:
+    """Accept or reject, and how long a flagged subject waits (METHOD sections 6 and 7)."""
+
+    error: float = 0.02  # acceptable error per sample
+    revisit: int = 2  # cycles a flagged subject waits
+    rates: str = "standard"
+
+
+@dataclass
+class HarmfulConfig:
+    """Who is corrupted, how and how strongly (METHOD section 8)."""
+
+    scenario: str = "none"
+    kind: Any = "inverted"  # one kind, or a list dealt out in turn
+    ids: list[str] = field(default_factory=list)  # centers or subjects; empty: drawn by count and seed
+    count: int = 1
+    seed: int = 0
+    mean: float = 0.0  # of the noise, on a 0..255 scale
+    sigma: float = 25.0
+    replace: bool = False  # noise in place of the tissue instead of on top of it
+
+
+@dataclass
+class TrackingConfig:
+    """Where cycles are logged."""
+
+    name: str = "mlflow"
+    uri: str | None = None  # default: sqlite:///<run.outputs>/mlflow.db
+    experiment: str = "tmqc"
+
+
+@dataclass
+class InferenceConfig:
+    """Which saved cycles are scored on the test split, and the bounds of the age groups in years."""
+
+    run: str | None = None
+    cycles: str = "all"  # all, last, one cycle (29) or a range, both ends included (10-29)
+    age_bins: list[float] = field(default_factory=lambda: [0.0, 50.0, 60.0, 70.0, 80.0, 120.0])
+
+
+@dataclass
+class RunConfig:
+    """How the run is carried out; nothing here is part of the method."""
+
+    outputs: str = "outputs"
+    name: str = "unnamed"
+    overwrite: bool = False
+    seed: int = 0  # initial weights and dropout
+    deterministic: bool = True
+    precision: str = "float32"
+    verify_batch_size: int = 32
+    jit: str = "auto"
+    progress: bool = True
+
+
+@dataclass
+class Config:
+    """Everything a run is made of."""
+
+    pipeline: PipelineConfig = field(default_factory=PipelineConfig)
+    cohort: CohortConfig = field(default_factory=CohortConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    qc: QcConfig = field(default_factory=QcConfig)
+    harmful: HarmfulConfig = field(default_factory=HarmfulConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+    # `from` is a Python keyword, so `init.from` cannot be a dataclass field: a dict, checked in validate().
+    init: dict[str, Any] = field(default_factory=lambda: {"from": None, "cycle": None})
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, str | int | float | bool | None]:
+    """All settings as `group.setting` -> scalar; lists become text."""
+    flat: dict[str, str | int | float | bool | None] = {}
+    items = config.items() if isinstance(config, dict) else ((f.name, getattr(config, f.name)) for f in fields(config))
+    for name, value in items:
+        if is_dataclass(value) or isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value if value is None or isinstance(value, str | int | float | bool) else str(value)
+    return flat

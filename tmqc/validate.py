@@ -1,0 +1,164 @@
+"""One check of all settings before anything else: every fault at once, each with name, value and what is allowed.
+
+Range checks are written so that NaN fails. Choices come from the very dictionaries that dispatch on them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import fields, is_dataclass
+from itertools import pairwise
+from typing import Any
+
+from tmqc.checkpoint import select_cycles
+from tmqc.config import Config, InferenceConfig
+from tmqc.core.rates import RATES
+from tmqc.data.harmful import check_harmful
+from tmqc.errors import SettingsError
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "pipeline.name": ("clean", "dirty", "qc", "inference"),
+    "cohort.source": ("csv", "phantom"),
+    "qc.rates": tuple(RATES),
+    "tracking.name": ("mlflow", "none"),
+    "run.precision": ("float32", "mixed_bfloat16", "mixed_float16"),
+    "run.jit": ("auto", "on", "off"),
+}
+RANGES: dict[str, tuple[float, float]] = {  # both ends allowed
+    "pipeline.start": (0, 100_000),
+    "cohort.phantom.seed": (0, 2**32 - 1),
+    "cohort.phantom.effect": (0.0, 100.0),
+    "model.dropout": (0.0, 0.99),
+    "model.batchnorm_momentum": (0.0, 0.99999),
+    "model.batchnorm_epsilon": (1e-12, 1.0),
+    "schedule.cycles": (1, 100_000),
+    "schedule.start": (0, 100_000),
+    "schedule.seed": (0, 2**31),
+    "schedule.batch_size": (1, 10_000),
+    "schedule.local_epochs": (1, 10_000),
+    "schedule.learning_rate": (1e-12, 10.0),
+    "schedule.decay": (0.0, 100.0),
+    "schedule.decay_start": (0, 100_000),
+    "qc.error": (0.0, 1.0),
+    "qc.revisit": (1, 100_000),
+    "run.seed": (0, 1_000_000),
+    "run.verify_batch_size": (1, 100_000),
+}
+_SMALLEST_GRID = 2  # voxels an axis in front of the average pooling
+
+
+def validate(config: Config) -> None:
+    """Check every setting that can be checked without data.
+
+    Raises:
+        SettingsError: names every setting at fault, its value and what is allowed.
+    """
+    faults = _extras(config)
+    for name, allowed in CHOICES.items():
+        if (value := _get(config, name)) not in allowed:
+            faults.append(f"{name}={value}: must be one of {', '.join(allowed)}")
+    for name, (low, high) in RANGES.items():
+        value = _get(config, name)
+        if not low <= value <= high:
+            faults.append(f"{name}={value}: must be a number from {low:g} to {high:g}")
+    faults += _check_grid(config) + _check_span(config) + _check_sources(config)
+    faults += _check_inference(config.inference) + check_harmful(config.harmful)
+    if faults:
+        raise SettingsError(faults)
+
+
+def _get(config: Config, name: str) -> Any:
+    value: Any = config
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def _extras(config: Any, prefix: str = "") -> list[str]:
+    """`+name=value` on the command line slips past a structured schema as an extra attribute."""
+    known = [f.name for f in fields(config)]
+    faults = [f"{prefix}{name}: there is no such setting" for name in vars(config) if name not in known]
+    for name in known:
+        if is_dataclass(value := getattr(config, name)):
+            faults += _extras(value, f"{prefix}{name}.")
+    if isinstance(config, Config):
+        faults += [
+            f"init.{name}: there is no such setting; init has from and cycle"
+            for name in config.init
+            if name not in ("from", "cycle")
+        ]
+    return faults
+
+
+def _check_grid(config: Config) -> list[str]:
+    shape, spacing, filters = config.cohort.shape, config.cohort.spacing_mm, config.model.filters
+    faults = []
+    if len(filters) < 2 or not all(f >= 1 for f in filters):
+        faults.append(f"model.filters={filters}: must be two or more positive numbers, the last of the 1x1x1 block")
+    smallest = (_SMALLEST_GRID - 1) * 2 ** max(len(filters) - 1, 0) + 1
+    if len(shape) != 3 or not all(size >= smallest for size in shape):
+        faults.append(
+            f"cohort.shape={shape}: must be three sizes in x, y, z of {smallest} voxels or more each, "
+            f"for a model of {len(filters) - 1} pooling blocks"
+        )
+    if spacing is not None and (len(spacing) != 3 or not all(0 < size < math.inf for size in spacing)):
+        faults.append(f"cohort.spacing_mm={spacing}: must be three positive lengths in x, y, z, or null")
+    axes = {"R": 0, "L": 0, "A": 1, "P": 1, "S": 2, "I": 2}
+    code = config.cohort.orientation
+    if code is not None and sorted(axes.get(letter, -1) for letter in code) != [0, 1, 2]:
+        faults.append(f"cohort.orientation={code}: must be three letters as RAS or LPS, one of each axis, or null")
+    return faults
+
+
+def _check_span(config: Config) -> list[str]:
+    schedule, name = config.schedule, config.pipeline.name
+    if name == "inference":
+        return []
+    faults = []
+    if not schedule.start < schedule.cycles:
+        faults.append(
+            f"schedule.cycles={schedule.cycles}: must exceed schedule.start={schedule.start}, the first cycle"
+        )
+    source, cycle = config.init.get("from"), config.init.get("cycle")
+    if schedule.start > 0 and source is None:
+        faults.append(
+            f"init.from is not set: pipeline={name} starts at cycle {schedule.start} from a pre-trained model; give "
+            "the directory of a clean run (init.from=outputs/clean/NAME), or schedule.start=0 for random weights"
+        )
+    if cycle is not None and (isinstance(cycle, bool) or not isinstance(cycle, int) or cycle < 0):
+        faults.append(f"init.cycle={cycle}: must be the number of a saved cycle, or null for schedule.start - 1")
+    if name == "clean" and config.harmful.scenario != "none":
+        faults.append(
+            f"harmful={config.harmful.scenario}: pipeline=clean trains without harmful data; use harmful=none, "
+            "or pipeline=dirty"
+        )
+    return faults
+
+
+def _check_sources(config: Config) -> list[str]:
+    cohort, name = config.cohort, config.pipeline.name
+    faults = []
+    if cohort.source == "csv":
+        needed = ("test_csv",) if name == "inference" else ("train_csv",)
+        for field_name in needed:
+            if getattr(cohort, field_name) is None:
+                faults.append(
+                    f"cohort.{field_name} is not set: give the path of a CSV, or cohort=phantom for a phantom cohort"
+                )
+        if name != "inference" and cohort.verification_csv is None and cohort.test_csv is None:
+            faults.append("cohort.verification_csv is not set: give the CSV of the verification split (the gate)")
+    if name == "inference" and config.inference.run is None:
+        faults.append("inference.run is not set: give the directory of a finished run, as outputs/qc/NAME")
+    return faults
+
+
+def _check_inference(settings: InferenceConfig) -> list[str]:
+    faults = []
+    bins = settings.age_bins
+    if len(bins) < 2 or not all(a < b for a, b in pairwise(bins)):
+        faults.append(f"inference.age_bins={bins}: must be two or more ages in years, ascending")
+    try:
+        select_cycles(settings.cycles, [])
+    except ValueError as error:
+        faults.append(f"inference.cycles={settings.cycles}: {error}")
+    return faults
