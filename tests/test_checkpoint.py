@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tmqc.checkpoint import (
+    Checkpoint,
+    checkpoint_path,
+    find_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+    saved_cycles,
+    select_cycles,
+)
+from tmqc.errors import RunError
+
+STATE = {
+    "encoder/conv1/kernel": np.arange(12, dtype=np.float32).reshape(3, 4),
+    "encoder/dropout/seed_generator_state": np.array([7, 2**32 - 1], np.uint32),
+    "optimizer/adam/iteration": np.array(41, np.int64),
+}
+
+
+def test_round_trip_is_exact(tmp_path):
+    save_checkpoint(tmp_path, Checkpoint(9, STATE, {"learning_rate": 0.1 + 0.2, "ledger": {"eliminated": ["å"]}}))
+    back = load_checkpoint(checkpoint_path(tmp_path, 9))
+    assert back.cycle == 9
+    assert back.facts == {"learning_rate": 0.1 + 0.2, "ledger": {"eliminated": ["å"]}}
+    assert back.state.keys() == STATE.keys()
+    for name, value in STATE.items():
+        assert back.state[name].dtype == value.dtype
+        assert back.state[name].tobytes() == value.tobytes()
+    assert saved_cycles(tmp_path) == [9]
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["cycle_09.npz"]
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "text", "empty"])
+def test_a_damaged_file_is_refused(tmp_path, damage):
+    path = save_checkpoint(tmp_path, Checkpoint(0, STATE, {}))
+    content = bytearray(path.read_bytes())
+    if damage == "flip":
+        content[content.index(STATE["encoder/conv1/kernel"].tobytes()) + 5] ^= 1
+    new = {"truncate": content[: len(content) // 2], "flip": content, "text": b"not a checkpoint", "empty": b""}
+    path.write_bytes(new[damage])
+    with pytest.raises(RunError, match="cycle_00.npz: not an intact checkpoint"):
+        load_checkpoint(path)
+
+
+def test_pickles_are_never_loaded(tmp_path):
+    path = tmp_path / "evil.npz"
+    np.savez(path, meta=np.array([{"cycle": 1}], dtype=object))
+    with pytest.raises(RunError, match="not an intact checkpoint"):
+        load_checkpoint(path)
+
+
+def test_what_is_not_there_says_what_is(tmp_path):
+    with pytest.raises(RunError, match="no such run directory"):
+        find_checkpoint(tmp_path / "nowhere", 9)
+    with pytest.raises(RunError, match="no checkpoint at all"):
+        find_checkpoint(tmp_path, 9)
+    for cycle in (3, 4):
+        save_checkpoint(tmp_path, Checkpoint(cycle, STATE, {}))
+    with pytest.raises(RunError, match="no checkpoint of cycle 9, it holds cycles 3 to 4"):
+        find_checkpoint(tmp_path, 9)
+    assert find_checkpoint(tmp_path, 4) == find_checkpoint(checkpoint_path(tmp_path, 4), 9)
+
+
+def test_cycles_are_sorted_by_number(tmp_path):
+    for cycle in (100, 9, 10):
+        save_checkpoint(tmp_path, Checkpoint(cycle, {}, {}))
+    assert saved_cycles(tmp_path) == [9, 10, 100]
+
+
+@pytest.mark.parametrize(
+    ("choice", "cycles"),
+    [("all", [0, 1, 2, 5]), ("last", [5]), ("2", [2]), ("1-2", [1, 2]), ("2-9", [2, 5]), ("3-4", []), ("7", [])],
+)
+def test_selection(choice, cycles):
+    assert select_cycles(choice, [0, 1, 2, 5]) == cycles
+
+
+@pytest.mark.parametrize("choice", ["", "first", "1-", "-3", "1-2-3", "1.5"])
+def test_selection_refuses(choice):
+    with pytest.raises(ValueError, match="must be all, last"):
+        select_cycles(choice, [1, 2, 3])

@@ -1,0 +1,159 @@
+"""The model that travels, on the real Keras: architecture, training, and going back bit for bit."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+
+from tmqc import backend
+from tmqc.config import ModelConfig
+from tmqc.learner import Learner
+from tmqc.models.sfcn import feature_grid, sfcn
+
+SHAPE = (16, 16, 16)
+SMALL = ModelConfig(filters=[4, 8, 8], batchnorm_momentum=0.9)
+DEVICE = backend.set_up(deterministic=True)
+
+
+def learner(seed=0, shape=SHAPE, settings=SMALL):
+    return Learner(
+        sfcn(shape, settings, seed=seed), jit_compile=backend.jit_compile("auto", DEVICE, deterministic=True)
+    )
+
+
+@pytest.fixture
+def data():
+    rng = np.random.default_rng(0)
+    x = rng.uniform(0, 255, (8, *SHAPE, 1)).astype(np.float32)
+    y = np.array([0, 1] * 4)
+    x[y == 1, :8] *= 0.3
+    return x, y
+
+
+def test_published_architecture():
+    """METHOD section 3: 768 features at 160 x 192 x 160 and about 2.95 million parameters."""
+    model = sfcn((160, 192, 160), ModelConfig(), seed=0)
+    encoder, classifier = model.get_layer("encoder"), model.get_layer("classifier")
+    assert encoder.output_shape == (None, 768)
+    assert classifier.output_shape == (None, 1)
+    assert 2.94e6 < model.count_params() < 2.96e6
+    assert feature_grid((160, 192, 160), 5) == (5, 6, 5)
+    kinds = [type(layer).__name__ for layer in encoder.layers]
+    assert kinds[1:5] == ["Conv3D", "BatchNormalization", "MaxPooling3D", "ReLU"]
+    assert kinds[-6:] == ["Conv3D", "BatchNormalization", "ReLU", "AveragePooling3D", "Dropout", "Flatten"]
+
+
+def test_feature_grid_is_what_pooling_leaves():
+    model = sfcn((33, 40, 48), ModelConfig(filters=[1, 1, 1, 1, 1, 1]), seed=0)
+    assert model.get_layer("encoder").get_layer("relu6").output.shape[1:4] == feature_grid((33, 40, 48), 5)
+
+
+def test_same_seed_same_model_whatever_was_built_before(data):
+    first = learner(seed=3).state()
+    learner(seed=4)
+    again = learner(seed=3).state()
+    assert first.keys() == again.keys()
+    assert all(np.array_equal(first[name], again[name]) for name in first)
+    other = learner(seed=4).state()
+    assert any(not np.array_equal(first[name], other[name]) for name in first)
+
+
+def test_it_learns(data):
+    x, y = data
+    one = learner()
+    losses = [one.train_batch(x, y, learning_rate=1e-2)[0] for _ in range(30)]
+    assert losses[-1] < 0.5 * losses[0]
+    assert ((one.predict(x, batch_size=3) >= 0.5) == y).all()
+
+
+def test_first_loss_and_accuracy_are_of_this_batch_alone(data):
+    """Keras reports running means over calls unless told otherwise."""
+    x, y = data
+    one, two = learner(), learner()
+    one.train_batch(x[:2], y[:2], learning_rate=1e-3)
+    two.train_batch(x[:2], y[:2], learning_rate=1e-3)
+    two.model.reset_metrics()
+    logs = two.model.train_on_batch(x[2:5], y[2:5].astype(np.float32), return_dict=True)
+    loss, n_correct = one.train_batch(x[2:5], y[2:5], learning_rate=1e-3)
+    assert loss == float(logs["loss"])
+    assert n_correct == round(3 * float(logs["binary_accuracy"]))
+
+
+def test_a_restored_step_leaves_no_trace_in_any_variable(data):
+    """Weights, BatchNorm statistics, moments, step count, learning rate, dropout generator: all compared bit by bit."""
+    x, y = data
+    one = learner()
+    one.train_batch(x[:5], y[:5], learning_rate=1e-3)
+    before, predictions = one.state(), one.predict(x, batch_size=4)
+    snapshot = one.snapshot()
+    for n in (5, 1, 1):
+        one.train_batch(x[:n], y[:n], learning_rate=1e-2)
+    changed = {name for name, value in one.state().items() if not np.array_equal(value, before[name])}
+    assert changed == set(before)  # training touches every single one, so restoring has something to prove
+    one.restore(snapshot)
+    after = one.state()
+    assert {name for name in before if before[name].tobytes() != after[name].tobytes()} == set()
+    assert np.array_equal(one.predict(x, batch_size=4), predictions)
+
+
+def test_the_state_is_everything_keras_trains_with():
+    """No variable of the model or optimizer, trainable or not, is missing from snapshots."""
+    one = learner()
+    held = {id(v) for v in one.variables.values()}
+    metrics = {id(v) for v in one.model.metrics_variables}
+    everything = [*one.model.variables, *one.model.optimizer.variables]
+    assert {id(v) for v in everything} - metrics == held
+    assert len(held) == len(one.variables)
+    assert sum("seed_generator" in name for name in one.variables) == 1
+
+
+def test_training_goes_on_alike_after_a_rejected_step(data):
+    """What follows a rollback is what would have followed had the step never been taken, dropout masks included."""
+    x, y = data
+    straight, detour = learner(), learner()
+    for one in (straight, detour):
+        one.train_batch(x[:5], y[:5], learning_rate=1e-3)
+    snapshot = detour.snapshot()
+    detour.train_batch(x[3:8], y[3:8], learning_rate=1e-3)
+    detour.restore(snapshot)
+    for one in (straight, detour):
+        one.train_batch(x[1:4], y[1:4], learning_rate=5e-4)
+    a, b = straight.state(), detour.state()
+    assert all(a[name].tobytes() == b[name].tobytes() for name in a)
+
+
+def test_state_round_trip_between_learners(data):
+    x, y = data
+    one, two = learner(seed=0), learner(seed=1)
+    one.train_batch(x[:5], y[:5], learning_rate=1e-3)
+    two.load_state(one.state())
+    for each in (one, two):
+        each.train_batch(x, y, learning_rate=1e-3)
+    a, b = one.state(), two.state()
+    assert all(a[name].tobytes() == b[name].tobytes() for name in a)
+
+
+def test_a_foreign_state_is_refused_whole():
+    one, other = learner(), learner(settings=ModelConfig(filters=[4, 8, 16]))
+    before = one.state()
+    with pytest.raises(ValueError, match=r"belongs to another model: .*conv3/kernel has shape"):
+        one.load_state(other.state())
+    with pytest.raises(ValueError, match="is missing"):
+        one.load_state({})
+    after = one.state()
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+def test_prediction_does_not_depend_on_how_it_is_batched(data):
+    x, _ = data
+    one = learner()
+    np.testing.assert_allclose(one.predict(x, batch_size=8), one.predict(x, batch_size=3), rtol=1e-5)
+
+
+def test_mixed_precision_gives_float32_probabilities(data):
+    x, y = data
+    one = Learner(sfcn(SHAPE, SMALL, seed=0, precision="mixed_bfloat16"))
+    assert np.isfinite(one.train_batch(x, y, learning_rate=1e-3)[0])
+    assert one.predict(x, batch_size=8).dtype == np.float32
+    assert isinstance(one.model, keras.Model)

@@ -1,0 +1,92 @@
+"""The model that travels: train one batch, predict, and go back to an earlier state bit for bit.
+
+Written against Keras 3's own API only, so that it runs on the TensorFlow and on the JAX backend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import keras
+import numpy as np
+from keras import ops
+from numpy.typing import NDArray
+
+Snapshot = tuple[object, ...]
+"""Device copies of all variables, in the order of `Learner.variables`."""
+
+
+class Learner:
+    """A binary classifier with its Adam optimizer.
+
+    Attributes:
+        model: from volumes (b, x, y, z, 1) to probabilities (b, 1).
+        variables: name -> variable, of everything that training touches: weights, BatchNorm statistics, the dropout
+            generator's state, the optimizer's moments, step count and learning rate.
+    """
+
+    def __init__(self, model: keras.Model, *, jit_compile: bool = False) -> None:
+        self.model = model
+        optimizer = keras.optimizers.Adam(name="adam")
+        model.compile(optimizer, "binary_crossentropy", metrics=["binary_accuracy"], jit_compile=jit_compile)
+        optimizer.build(model.trainable_variables)
+        self.variables: dict[str, keras.Variable] = dict(_named_variables(model))
+
+    def train_batch(self, x: NDArray[np.float32], y: NDArray[np.integer], *, learning_rate: float) -> tuple[float, int]:
+        """One gradient step.
+
+        Args:
+            x: volumes (b, x, y, z, 1). y: labels (b,), 1 = PD.
+
+        Returns:
+            Mean loss in nats and number of correct predictions, both in training mode and before the update.
+        """
+        self.model.optimizer.learning_rate = learning_rate
+        self.model.reset_metrics()  # Keras reports running means over calls otherwise
+        logs = self.model.train_on_batch(x, y.astype(np.float32), return_dict=True)
+        return float(logs["loss"]), round(float(logs["binary_accuracy"]) * len(y))
+
+    def predict(self, x: NDArray[np.float32], *, batch_size: int) -> NDArray[np.float32]:
+        """Probabilities of PD, shape (n,), for volumes (n, x, y, z, 1)."""
+        parts = [self.model.predict_on_batch(x[at : at + batch_size]) for at in range(0, len(x), batch_size)]
+        return np.concatenate(parts)[:, 0] if parts else np.zeros(0, np.float32)
+
+    def snapshot(self) -> Snapshot:
+        """Copy everything training touches, on the device. Copies, since JAX's trainer donates its buffers."""
+        return tuple(ops.copy(v.value) for v in self.variables.values())
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go back to `snapshot`, bit for bit. The snapshot stays usable."""
+        for variable, value in zip(self.variables.values(), snapshot, strict=True):
+            variable.assign(value)
+
+    def state(self) -> dict[str, NDArray[np.generic]]:
+        """Everything training touches as NumPy arrays, for checkpoints."""
+        return {name: np.array(ops.convert_to_numpy(v.value)) for name, v in self.variables.items()}
+
+    def load_state(self, state: Mapping[str, NDArray[np.generic]]) -> None:
+        """Inverse of `state`.
+
+        Raises:
+            ValueError: names or shapes are not those of this model; nothing is loaded then.
+        """
+        faults = [f"{name} is missing" for name in self.variables.keys() - state.keys()]
+        faults += [f"{name} is unknown" for name in state.keys() - self.variables.keys()]
+        for name in self.variables.keys() & state.keys():
+            if (has := state[name].shape) != (wants := tuple(self.variables[name].shape)):
+                faults.append(f"{name} has shape {has}, the model {wants}")
+        if faults:
+            raise ValueError("this state belongs to another model: " + "; ".join(sorted(faults)))
+        for name, variable in self.variables.items():
+            variable.assign(state[name])
+
+
+def _named_variables(model: keras.Model) -> Iterator[tuple[str, keras.Variable]]:
+    """Names made of layer names, which unlike Keras' own paths do not depend on what the process built before."""
+    parts = [layer for layer in model.layers if isinstance(layer, keras.Model)]
+    for part in parts or [model]:
+        for layer in part.layers:
+            for variable in layer.variables:
+                yield f"{part.name}/{layer.name}/{variable.name}", variable
+    for variable in model.optimizer.variables:
+        yield f"optimizer/{variable.path}", variable
