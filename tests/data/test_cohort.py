@@ -1,0 +1,235 @@
+import csv
+import io
+import os
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tmqc.data.cohort import Subject, digest, read_cohort
+from tmqc.errors import CohortError
+
+HEADER = "Subject,Path,Study,Group_bin,Sex,Age"
+GOOD = ["s1,a.nii.gz,A,0,F,60.5", "s2,b.nii.gz,A,1,M,71"]
+OTHER = ["v1,c.nii.gz,A,0,F,60", "v2,d.nii.gz,B,1,M,71"]
+
+
+@pytest.fixture
+def write_csv(tmp_path):
+    def write(name, rows, header=HEADER):
+        path = tmp_path / name
+        path.write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
+        return path
+
+    return write
+
+
+def read_train(path):
+    return read_cohort(train_csv=path, verification_csv=None, test_csv=None).train
+
+
+def faults_of(path):
+    with pytest.raises(CohortError) as error:
+        read_train(path)
+    return [fault.removeprefix(str(path)).lstrip(":, ") for fault in error.value.faults]
+
+
+def test_reads_rows_in_order_as_typed_values(write_csv, tmp_path):
+    rows = ["007,sub/a.nii.gz,0012,1,M,60.5,Prisma", "s2,/abs/b.nii.gz,B,0,,,", "s1,c.nii.gz,B,0,F,0,"]
+    path = write_csv("train.csv", rows, HEADER + ",Scanner")
+    assert read_train(path) == (
+        Subject("007", tmp_path / "sub/a.nii.gz", "0012", 1, "M", 60.5, "Prisma"),
+        Subject("s2", Path("/abs/b.nii.gz"), "B", 0, None, None, None),
+        Subject("s1", tmp_path / "c.nii.gz", "B", 0, "F", 0.0, None),
+    )
+
+
+def test_a_relative_csv_gives_absolute_paths(write_csv, tmp_path, monkeypatch):
+    write_csv("train.csv", GOOD)
+    monkeypatch.chdir(tmp_path)
+    assert [row.path for row in read_train(Path("train.csv"))] == [tmp_path / "a.nii.gz", tmp_path / "b.nii.gz"]
+
+
+def test_byte_order_mark_spaces_crlf_and_blank_lines_are_accepted(tmp_path):
+    path = tmp_path / "train.csv"
+    text = ' Subject , Path,Study, Group_bin,Sex ,Age,Note\r\n 007 ,a.nii.gz, "A, B" ,1, M ,60 ,x\r\n\r\n,,,,,,\r\n'
+    path.write_bytes(b"\xef\xbb\xbf" + text.replace('" ,', '",').encode())
+    assert read_train(path) == (Subject("007", tmp_path / "a.nii.gz", "A, B", 1, "M", 60.0, None),)
+
+
+def test_columns_in_any_order_and_labels_that_passed_through_pandas(tmp_path):
+    path = tmp_path / "train.csv"
+    path.write_text("Age,Group_bin,Extra,Sex,Study,Path,Subject\n60,1.0,,F,A,a.nii,s1\n")
+    assert read_train(path) == (Subject("s1", tmp_path / "a.nii", "A", 1, "F", 60.0, None),)
+
+
+@pytest.mark.parametrize(
+    ("row", "column"),
+    [
+        (",a,A,0,F,60", "Subject"),
+        ("n/a,a,A,0,F,60", "Subject"),
+        ("batch,a,A,0,F,60", "Subject"),
+        ("a|b,a,A,0,F,60", "Subject"),
+        ("../a,a,A,0,F,60", "Subject"),
+        ("x,,A,0,F,60", "Path"),
+        ("x,a,  ,0,F,60", "Study"),
+        ("x,a,A,2,F,60", "Group_bin"),
+        ("x,a,A,,F,60", "Group_bin"),
+        ("x,a,A,PD,F,60", "Group_bin"),
+        ("x,a,A,0,f,60", "Sex"),
+        ("x,a,A,0,0,60", "Sex"),
+        ("x,a,A,0,F,old", "Age"),
+        ("x,a,A,0,F,nan", "Age"),
+        ("x,a,A,0,F,inf", "Age"),
+        ("x,a,A,0,F,-1", "Age"),
+        ("x,a,A,0,F,120.5", "Age"),
+        ("x,a,A,0,F,6_0", "Age"),
+    ],
+)
+def test_a_bad_cell_is_named_by_row_and_column(write_csv, row, column):
+    (fault,) = faults_of(write_csv("train.csv", [GOOD[0], "", row]))
+    assert fault.startswith(f"row 4, column {column}: ")
+    assert "allowed is" in fault or "expected" in fault
+
+
+def test_the_row_is_the_line_an_editor_shows_even_after_a_quoted_line_break(write_csv):
+    path = write_csv("train.csv", ['s1,a,A,0,F,60,"two\nlines"', "s2,b,A,3,F,60,"], HEADER + ",Note")
+    assert [fault.split(",")[0] for fault in faults_of(path)] == ["row 4"]
+
+
+def test_every_fault_of_every_split_is_reported_at_once(write_csv):
+    train = write_csv("train.csv", ["s1,a,A,0,F,60", "s1,b,A,7,x,900", "s3,c,A,0,F", "v1,d,A,1,M,50"])
+    verification = write_csv("verification.csv", OTHER, "Subject,Path,Study,Group,Sex,Age")
+    test = write_csv("test.csv", ["v1,a,,0,F,60", "s1,x,A,1,F,60"])
+    with pytest.raises(CohortError) as error:
+        read_cohort(train_csv=train, verification_csv=verification, test_csv=test)
+    patterns = [
+        rf"{train}, row 4: 5 values, but the header has 6 columns",
+        rf"{train}, row 3, column Subject: 's1' is already in row 2",
+        rf"{train}, row 3, column Group_bin: is '7'",
+        rf"{train}, row 3, column Sex: is 'x'",
+        rf"{train}, row 3, column Age: is '900'",
+        rf"{verification}: no column Group_bin; the header has Subject, Path, Study, Group, Sex, Age",
+        rf"{test}, row 2, column Study: is blank",
+        rf"{verification}, row 2, column Subject: 'v1' is in the verification split and in the train split .*row 5",
+        rf"{test}, row 3, column Subject: 's1' is in the test split and in the train split",
+        rf"{test}, row 2, column Subject: 'v1' is in the test split and in the train split .*row 5",
+        rf"{test}, row 2, column Subject: 'v1' is in the test split and in the verification split .*row 2",
+    ]
+    faults = error.value.faults
+    assert [p for p in patterns if not any(re.match(p, fault) for fault in faults)] == []
+    assert len(faults) == len(patterns)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "is empty"),
+        (b"\xef\xbb\xbf\r\n , \r\n", "is empty"),
+        (HEADER.encode(), "no subjects"),
+        (HEADER.replace(",", ";").encode() + b"\ns1;a;A;0;F;60\n", "separated by commas"),
+        (HEADER.encode() + b"\ns1,a,Montr\xe9al,0,F,60\n", "row 2: not UTF-8"),
+        (HEADER.encode("utf-16"), "not UTF-8"),
+        (b"\x1f\x8b\x08\x00\xff\xfe", "not UTF-8"),
+        (HEADER.encode() + b'\ns1,a,A,0,F,60\ns2,"b,A,0,F,60\n', "row 3: not a CSV"),
+        ((HEADER + ",Age").encode() + b"\ns1,a,A,0,F,60,61\n", "column Age is there twice"),
+        (b"Subject\0,Path\n", "no column Subject"),
+    ],
+)
+def test_a_file_that_is_no_such_csv(tmp_path, content, words):
+    path = tmp_path / "train.csv"
+    path.write_bytes(content)
+    assert words in " ".join(faults_of(path))
+
+
+def test_missing_directory_and_unreadable(tmp_path, monkeypatch):
+    assert "No such file" in faults_of(tmp_path / "absent.csv")[0]
+    assert "directory" in faults_of(tmp_path)[0].lower()
+
+    # root reads everything, so the refusal is played
+    def refuse(path):
+        raise PermissionError(13, os.strerror(13), str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    assert "Permission denied" in faults_of(tmp_path / "locked.csv")[0]
+
+
+def test_verification_falls_back_on_test_with_a_warning(write_csv):
+    train, test = write_csv("train.csv", GOOD), write_csv("test.csv", OTHER)
+    for verification in (None, test, test.parent / "." / "test.csv"):
+        cohort = read_cohort(train_csv=train, verification_csv=verification, test_csv=test)
+        assert cohort.verification == cohort.test != ()
+        (warning,) = cohort.warnings
+        assert "optimistic" in warning and str(test) in warning
+
+
+def test_three_splits_and_no_warning(write_csv):
+    paths = [write_csv("a.csv", GOOD), write_csv("b.csv", OTHER), write_csv("c.csv", ["t1,t,A,1,F,60"])]
+    cohort = read_cohort(train_csv=paths[0], verification_csv=paths[1], test_csv=paths[2])
+    assert [len(split) for split in (cohort.train, cohort.verification, cohort.test)] == [2, 2, 1]
+    assert cohort.warnings == ()
+
+
+def test_splits_without_a_csv_are_empty(write_csv):
+    cohort = read_cohort(train_csv=None, verification_csv=None, test_csv=write_csv("t.csv", GOOD[:1]))
+    assert (cohort.train, cohort.verification, len(cohort.test), cohort.warnings) == ((), (), 1, ())
+    assert read_cohort(train_csv=None, verification_csv=None, test_csv=None).test == ()
+
+
+def test_one_file_as_train_and_test_is_one_fault(write_csv):
+    path = write_csv("train.csv", GOOD)
+    with pytest.raises(CohortError) as error:
+        read_cohort(train_csv=path, verification_csv=None, test_csv=path)
+    assert error.value.faults == [f"{path}: is both the train and the test split"]
+
+
+@pytest.mark.parametrize(("group", "lacking"), [(0, "PD (1)"), (1, "HC (0)")])
+@pytest.mark.parametrize("own", [True, False])
+def test_verification_needs_both_classes(write_csv, group, lacking, own):
+    train, one = write_csv("train.csv", GOOD), write_csv("one.csv", [f"v1,a,A,{group},F,60"])
+    with pytest.raises(CohortError) as error:
+        read_cohort(train_csv=train, verification_csv=one if own else None, test_csv=None if own else one)
+    (fault,) = error.value.faults
+    assert fault.startswith(str(one)) and f"no {lacking}" in fault
+
+
+def test_digest_sees_every_value_and_the_order_but_no_path(subject):
+    rows = [subject("s1"), subject("s2", group=1)]
+    changed = [
+        rows[::-1],
+        rows[:1],
+        [subject("s1", study="B"), rows[1]],
+        [subject("s1", sex=None), rows[1]],
+        [subject("s1", age=61.0), rows[1]],
+        [subject("s1", age=None), rows[1]],
+        [rows[0], subject("s2")],
+    ]
+    assert digest([subject("s1", "/elsewhere"), rows[1]]) == digest(rows)
+    assert len({digest(other) for other in [rows, *changed]}) == len(changed) + 1
+    assert len(digest([])) == 64
+
+
+text = st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=8).map(str.strip)
+name = text.filter(lambda value: value and not set(value) & set("|/\\") and value != "batch")
+row = st.tuples(
+    name, text.filter(bool), st.sampled_from("01"), st.sampled_from(["M", "F", ""]), st.none() | st.floats(0, 120), text
+)
+
+
+@given(rows=st.lists(row, min_size=1, unique_by=lambda row: row[0]), crlf=st.booleans())
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_is_written_comes_back(tmp_path, rows, crlf):
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\r\n" if crlf else "\n")
+    writer.writerow([*HEADER.split(","), "Scanner"])
+    for s, study, group, sex, age, scanner in rows:
+        writer.writerow([s, "a.nii", study, group, sex, "" if age is None else f"{age:.10f}", scanner])
+    path = tmp_path / "train.csv"
+    path.write_bytes(buffer.getvalue().encode())
+    expected = tuple(
+        Subject(s, tmp_path / "a.nii", study, int(g), sex or None, a if a is None else float(f"{a:.10f}"), sc or None)
+        for s, study, g, sex, a, sc in rows
+    )
+    assert read_train(path) == expected

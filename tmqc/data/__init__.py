@@ -1,0 +1,1 @@
+"""From a cohort's CSVs and NIfTI files to validated rows and float32 arrays; corruption and phantoms."""
