@@ -1,0 +1,82 @@
+"""Write corrupted copies of training scans, a training CSV that names them, and the manifest of the truth.
+
+Example:
+    python scripts/make_harmful.py --train-csv train.csv --out harmful --kind inverted noise --count 2
+
+Keep OUT/truth.csv away from training: only evaluation may read it (METHOD section 8).
+
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tmqc.config import HarmfulConfig
+from tmqc.data.cohort import read_cohort
+from tmqc.data.harmful import KINDS, SCENARIOS, draw_harm, write_harmful
+from tmqc.errors import InputError, RunError
+from tmqc.truth import write_truth
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; 0 when written, 2 when the input cannot be used."""
+    options = _parse(argv)
+    try:
+        _make(options)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def _make(options: argparse.Namespace) -> None:
+    out: Path = options.out
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RunError(f"--out {out}: is there and not empty, expected a new or empty directory")
+    train = read_cohort(train_csv=options.train_csv, verification_csv=None, test_csv=None).train
+    settings = HarmfulConfig(
+        scenario=options.scenario,
+        kind=options.kind,
+        ids=options.ids,
+        count=options.count,
+        seed=options.seed,
+        mean=options.mean,
+        sigma=options.sigma,
+        replace=options.replace,
+    )
+    truth = draw_harm(train, settings)
+    try:
+        write_harmful(train, truth, out)
+        write_truth(out / "truth.csv", truth)
+    except OSError as error:
+        raise RunError(f"--out {out}: cannot be written: {error.strerror}") from None
+    print(f"{len(truth.harms)} of {len(train)} scans corrupted, in {len(truth.centers)} centers: {out}")
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    defaults = HarmfulConfig()
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--train-csv", type=Path, required=True, help="the training split to corrupt")
+    parser.add_argument("--out", type=Path, required=True, help="a new or empty directory")
+    parser.add_argument("--scenario", default="centers", help=f"one of {', '.join(SCENARIOS)}; %(default)s")
+    parser.add_argument(
+        "--kind",
+        nargs="+",
+        default=[defaults.kind],
+        help=f"of {', '.join(KINDS)}; several are dealt out in turn",
+    )
+    who = parser.add_mutually_exclusive_group()
+    who.add_argument("--ids", nargs="+", default=[], help="these centers or subjects")
+    who.add_argument("--count", type=int, default=defaults.count, help="so many, drawn; %(default)s")
+    parser.add_argument("--seed", type=int, default=defaults.seed, help="%(default)s")
+    parser.add_argument("--mean", type=float, default=defaults.mean, help="of the noise, 0..255; %(default)s")
+    parser.add_argument("--sigma", type=float, default=defaults.sigma, help="of the noise, 0..255; %(default)s")
+    parser.add_argument("--replace", action="store_true", help="noise in place of the tissue, not on top of it")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,329 @@
+import csv
+import importlib.util
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tmqc.config import HarmfulConfig
+from tmqc.data.cohort import Subject, read_cohort
+from tmqc.data.harmful import KINDS, SCENARIOS, check_harmful, draw_harm, inverted, noise, write_harmful
+from tmqc.data.volumes import load_volumes, read_image, read_volume
+from tmqc.errors import CohortError, SettingsError
+from tmqc.truth import Harm, Truth, read_truth
+
+SHAPE = (6, 7, 8)
+NOISE = {"mean": 0.0, "sigma": 25.0, "replace": False}
+SCRIPT = Path(__file__).parents[2] / "scripts" / "make_harmful.py"
+
+
+def rows(**centers):
+    """Rows such as rows(A=2, B=1): A0, A1, B0."""
+    return [
+        Subject(f"{study}{i}", Path(f"/x/{study}{i}.nii"), study, i % 2, "F", 60.0, None)
+        for study, n in centers.items()
+        for i in range(n)
+    ]
+
+
+TRAIN = rows(A=3, B=2, C=1, D=4)
+
+
+def generator(seed=0):
+    return np.random.default_rng(seed)
+
+
+# --- kinds ---
+
+
+def test_inverted_is_max_plus_min_minus_value_over_the_own_range():
+    scan = np.array([10, 20, 50, 110], np.float32).reshape(1, 2, 2)
+    np.testing.assert_array_equal(inverted(scan, generator(), {}).ravel(), [110, 100, 70, 10])
+
+
+@given(
+    st.lists(st.integers(-(2**20), 2**20), min_size=8, max_size=8).map(
+        lambda values: np.array(values, np.float32).reshape(2, 2, 2)
+    )
+)
+@settings(deadline=None)
+def test_inverting_twice_changes_nothing_and_keeps_the_range(scan):
+    once = inverted(scan, generator(), {})
+    assert (once.dtype, once.min(), once.max()) == (np.float32, scan.min(), scan.max())
+    np.testing.assert_array_equal(inverted(once, generator(), {}), scan)
+
+
+def test_noise_has_the_strength_asked_for_where_nothing_is_clipped():
+    scan = np.full((40, 40, 40), 128, np.float32)
+    added = noise(scan, generator(), {**NOISE, "mean": 3.0, "sigma": 10.0}) - 128
+    assert added.mean() == pytest.approx(3.0, abs=0.2)
+    assert added.std() == pytest.approx(10.0, rel=0.02)
+    # Gaussian, not just of that spread: 68.27 % within one sigma
+    assert (np.abs(added - 3.0) < 10.0).mean() == pytest.approx(0.6827, abs=0.01)
+    assert (scan == 128).all()  # the original is left alone
+
+
+def test_noise_is_clipped_to_0_255_and_follows_the_seed():
+    scan = np.linspace(0, 255, 8000, dtype=np.float32).reshape(20, 20, 20)
+    one, again, other = (noise(scan, generator(seed), NOISE) for seed in (1, 1, 2))
+    assert (one.dtype, one.shape, one.min(), one.max()) == (np.float32, scan.shape, 0.0, 255.0)
+    np.testing.assert_array_equal(one, again)
+    assert (one != other).mean() > 0.8
+
+
+def test_replaced_tissue_leaves_nothing_of_the_scan():
+    one, other = (
+        noise(np.full((30, 30, 30), v, np.float32), generator(), {**NOISE, "replace": True}) for v in (0, 200)
+    )
+    np.testing.assert_array_equal(one, other)
+    assert (one == 0).mean() == pytest.approx(0.5, abs=0.02)  # half of a mean-0 Gaussian is clipped to 0
+
+
+# --- who ---
+
+
+def test_no_scenario_corrupts_nobody():
+    assert draw_harm(TRAIN, HarmfulConfig()) == Truth(())
+
+
+def test_a_center_is_corrupted_whole_and_kinds_are_dealt_out_in_turn():
+    truth = draw_harm(TRAIN, HarmfulConfig(scenario="centers", ids=["D", "A", "C"], kind=["inverted", "noise"]))
+    assert {h.subject: h.kind for h in truth.harms} == {
+        **dict.fromkeys(["A0", "A1", "A2"], "noise"),
+        "C0": "inverted",
+        **dict.fromkeys(["D0", "D1", "D2", "D3"], "inverted"),
+    }
+    assert truth.centers == {"A", "C", "D"}
+    assert {h.kind: h.parameters for h in truth.harms} == {
+        "inverted": (),
+        "noise": (("mean", 0.0), ("replace", False), ("sigma", 25.0)),
+    }
+
+
+def test_single_samples_by_id_from_any_center():
+    truth = draw_harm(TRAIN, HarmfulConfig(scenario="samples", ids=["C0", "A1"], kind=["noise", "inverted"]))
+    assert [(h.subject, h.study, h.kind) for h in truth.harms] == [("A1", "A", "inverted"), ("C0", "C", "noise")]
+
+
+@pytest.mark.parametrize("count", [1, 3, 6])
+def test_drawn_samples_leave_every_center_a_good_scan(count):
+    for seed in range(20):
+        truth = draw_harm(TRAIN, HarmfulConfig(scenario="samples", count=count, seed=seed))
+        harmed = Counter(h.study for h in truth.harms)
+        assert harmed.total() == count
+        assert all(harmed[study] < n for study, n in Counter(r.study for r in TRAIN).items())
+
+
+@given(order=st.permutations(TRAIN), seed=st.integers(0, 2**40), scenario=st.sampled_from(sorted(SCENARIOS)))
+@settings(max_examples=60, deadline=None)
+def test_the_draw_depends_on_the_seed_and_not_on_the_order_of_rows(order, seed, scenario):
+    chosen = HarmfulConfig(scenario=scenario, count=2, seed=seed, kind=["noise", "inverted"])
+    assert draw_harm(order, chosen) == draw_harm(TRAIN, chosen)
+
+
+def test_other_seeds_draw_others():
+    drawn = {draw_harm(TRAIN, HarmfulConfig(scenario="samples", count=2, seed=s)).subjects for s in range(10)}
+    assert len(drawn) > 3
+
+
+def test_a_scans_own_seed_is_stable_when_others_come_and_go():
+    def seeds(train, ids, seed=0):
+        truth = draw_harm(train, HarmfulConfig(scenario="samples", ids=ids, seed=seed))
+        return {harm.subject: harm.seed for harm in truth.harms}
+
+    few = seeds(rows(A=2), ["A1"])
+    many = seeds(rows(Z=3, A=2), ["Z0", "Z1", "A1"])
+    assert many["A1"] == few["A1"]
+    assert len(set(many.values())) == 3
+    assert seeds(rows(A=2), ["A1"], seed=1) != few
+
+
+# --- settings ---
+
+
+def test_the_defaults_are_allowed():
+    assert check_harmful(HarmfulConfig()) == []
+    assert check_harmful(HarmfulConfig(scenario="centers", kind=sorted(KINDS), ids=["A"])) == []
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("scenario", "center"),
+        ("kind", "blur"),
+        ("kind", ["noise", "blur"]),
+        ("kind", []),
+        ("kind", None),
+        ("kind", [["noise"]]),
+        ("ids", ["A", "A"]),
+        ("count", 0),
+        ("count", 1.5),
+        ("count", True),
+        ("seed", -1),
+        ("sigma", 0.0),
+        ("sigma", -1.0),
+        ("sigma", float("nan")),
+        ("sigma", float("inf")),
+        ("mean", float("nan")),
+        ("replace", "yes"),
+    ],
+)
+def test_a_bad_setting_is_named_with_what_is_allowed(setting, value):
+    (fault,) = check_harmful(HarmfulConfig(**{setting: value}))
+    assert fault.startswith(f"harmful.{setting} ") and "allowed" in fault
+    with pytest.raises(SettingsError, match=rf"harmful\.{setting}"):
+        draw_harm(TRAIN, HarmfulConfig(**{"scenario": "centers", setting: value}))
+
+
+def test_bad_settings_are_reported_together():
+    assert len(check_harmful(HarmfulConfig(scenario="x", kind="y", count=0, seed=-1, sigma=0))) == 5
+
+
+@pytest.mark.parametrize(
+    ("chosen", "words"),
+    [
+        ({"scenario": "centers", "ids": ["A", "X", "A0"]}, [r"harmful.ids has 'X', .*center.*A, B, C, D", "'A0'"]),
+        ({"scenario": "samples", "ids": ["A"]}, [r"harmful.ids has 'A', .*subject.*\(10 in all\)|A0, A1"]),
+        ({"scenario": "centers", "count": 5}, ["harmful.count is 5, allowed is up to 4 centers"]),
+        ({"scenario": "samples", "count": 7}, ["harmful.count is 7, allowed is up to 6 subjects"]),
+    ],
+)
+def test_what_only_the_cohort_can_tell(chosen, words):
+    for word in words:
+        with pytest.raises(SettingsError, match=word):
+            draw_harm(TRAIN, HarmfulConfig(**chosen))
+
+
+# --- files ---
+
+
+@pytest.fixture
+def cohort(write_nifti, subject):
+    """Three scans: two of whole numbers, one of floats with negative values."""
+    ramp = np.linspace(5, 250, 336).reshape(SHAPE)
+    return [
+        subject("s1", write_nifti("a.nii.gz", ramp, spacing=(1.0, 1.5, 2.0)), group=1, age=None),
+        subject("s2", write_nifti("b.nii", ramp - 100, dtype=np.float32), study="B", sex=None, scanner="Prisma"),
+        subject("s3", write_nifti("c.nii.gz", ramp * 4 - 500, dtype=np.int16), study="B"),
+    ]
+
+
+def test_copies_are_what_the_definition_says_with_the_originals_geometry_and_type(cohort, tmp_path):
+    truth = draw_harm(cohort, HarmfulConfig(scenario="samples", ids=["s1", "s2", "s3"], kind=["inverted"]))
+    for before, after in zip(cohort, write_harmful(cohort, truth, tmp_path / "out"), strict=True):
+        assert after.path == tmp_path / "out" / "volumes" / f"{before.subject}.nii.gz"
+        original, copy = read_image(before.path), read_image(after.path)
+        assert copy.GetPixelID() == original.GetPixelID()
+        for get in ("GetSize", "GetSpacing", "GetOrigin", "GetDirection"):
+            assert getattr(copy, get)() == pytest.approx(getattr(original, get)())
+        scan = read_volume(before.path)[0]
+        np.testing.assert_array_equal(read_volume(after.path)[0], inverted(scan, generator(), {}))
+
+
+def test_noise_on_whole_numbers_is_cut_off_like_astype_uint8(cohort, tmp_path):
+    truth = draw_harm(cohort, HarmfulConfig(scenario="samples", ids=["s1", "s2"], kind="noise", sigma=40.0))
+    written = write_harmful(cohort, truth, tmp_path / "out")
+    for row, harm, before in zip(written, truth.harms, cohort, strict=False):
+        made = noise(read_volume(before.path)[0], generator(harm.seed), dict(harm.parameters))
+        expected = made.astype(np.uint8) if before.subject == "s1" else made
+        np.testing.assert_array_equal(read_volume(row.path)[0], expected)
+
+
+def test_a_scaled_or_wide_type_is_written_as_float32(write_nifti, subject, tmp_path):
+    train = [
+        subject("s1", write_nifti("a.nii.gz", dtype=np.float64)),
+        subject("s2", write_nifti("b.nii", dtype=np.int8)),
+    ]
+    truth = draw_harm(train, HarmfulConfig(scenario="samples", ids=["s1", "s2"], kind="noise"))
+    written = write_harmful(train, truth, tmp_path / "out")
+    assert [read_image(row.path).GetPixelID() for row in written] == [sitk.sitkFloat32] * 2
+
+
+def test_the_csv_reads_back_as_the_rows_and_tells_nothing_but_the_path(cohort, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    truth = draw_harm(cohort, HarmfulConfig(scenario="samples", ids=["s2"], kind="inverted"))
+    written = write_harmful(cohort, truth, Path("out"))
+    assert [row.path.is_absolute() for row in written] == [True] * 3
+    assert [row.subject for row in written if row.path not in {r.path for r in cohort}] == ["s2"]
+    assert read_cohort(train_csv=Path("out/train.csv"), verification_csv=None, test_csv=None).train == written
+    assert sorted(file.name for file in Path("out").rglob("*")) == ["s2.nii.gz", "train.csv", "volumes"]
+    assert Path("out/train.csv").read_text().splitlines()[0] == "Subject,Path,Study,Group_bin,Sex,Age,Scanner"
+    with pytest.raises(CohortError):  # of three geometries; the copies are readable all the same
+        load_volumes(written, shape=SHAPE, spacing_mm=None, orientation=None)
+
+
+def test_what_cannot_be_corrupted_is_reported_together(cohort, subject, tmp_path):
+    train = [*cohort, subject("gone", tmp_path / "gone.nii.gz")]
+    harms = tuple(Harm(name, "A", "inverted", (), 1) for name in ("s1", "gone", "stranger"))
+    with pytest.raises(CohortError) as error:
+        write_harmful(train, Truth(harms), tmp_path / "out")
+    stranger, gone = error.value.faults
+    assert stranger.startswith("subject stranger: ") and gone.startswith("subject gone, ")
+    assert not (tmp_path / "out" / "train.csv").exists()
+
+
+# --- the script ---
+
+
+@pytest.fixture
+def main():
+    spec = importlib.util.spec_from_file_location("make_harmful", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main
+
+
+@pytest.fixture
+def train_csv(cohort, tmp_path):
+    write_harmful(cohort, Truth(()), tmp_path / "clean")
+    return str(tmp_path / "clean" / "train.csv")
+
+
+def test_the_script_writes_copies_csv_and_truth(main, train_csv, tmp_path, capsys):
+    out = tmp_path / "out"
+    strength = ["--kind", "inverted", "noise", "--ids", "B", "A", "--sigma", "30", "--seed", "4"]
+    assert main(["--train-csv", train_csv, "--out", str(out), *strength]) == 0
+    truth = read_truth(out / "truth.csv")
+    assert {h.subject: h.kind for h in truth.harms} == {"s1": "noise", "s2": "inverted", "s3": "inverted"}
+    assert dict(truth.harms[0].parameters)["sigma"] == 30.0
+    with (out / "train.csv").open() as file:
+        assert [row["Path"] for row in csv.DictReader(file)] == [str(out / f"volumes/s{i}.nii.gz") for i in (1, 2, 3)]
+    assert "3 of 3 scans" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--ids", "X"], "harmful.ids has 'X'"),
+        (["--count", "9"], "harmful.count is 9"),
+        (["--kind", "blur", "--sigma", "0"], "harmful.sigma is 0.0"),
+        (["--scenario", "all"], "harmful.scenario is 'all'"),
+        (["--train-csv", "absent.csv"], "absent.csv"),
+        (["--out", "."], "not empty"),
+        (["--out", "/dev/null/x"], "cannot be written"),
+    ],
+)
+def test_the_script_refuses_bad_input(main, train_csv, tmp_path, capsys, monkeypatch, *, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["--train-csv", train_csv, "--out", "out", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert words in captured.err and captured.out == ""
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_script_runs_by_itself(train_csv, tmp_path):
+    command = [sys.executable, str(SCRIPT), "--train-csv", train_csv, "--out", str(tmp_path / "out"), "--count", "9"]
+    environment = {"PYTHONPATH": str(SCRIPT.parents[1])}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines() == [
+        "these settings cannot be used:",
+        "  - harmful.count is 9, allowed is up to 2 centers",
+    ]

@@ -1,0 +1,100 @@
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tmqc.errors import InputError
+from tmqc.truth import Harm, Truth, read_truth, write_truth
+
+HEADER = "Subject,Study,Kind,Parameters,Seed"
+HARMS = (
+    Harm("007", "A", "noise", (("mean", 0.0), ("replace", False), ("sigma", 25.0)), 2**48 - 1),
+    Harm("s2", "A", "inverted", (), 0),
+    Harm("s3", "B, north", "inverted", (), 5),
+)
+
+
+def test_who_where_and_how():
+    truth = Truth(HARMS)
+    assert truth.subjects == {"007", "s2", "s3"}
+    assert truth.centers == {"A", "B, north"}
+    assert (truth.kind_of("007"), truth.kind_of("s2"), truth.kind_of("good")) == ("noise", "inverted", None)
+    assert len({truth, Truth(HARMS), Truth(HARMS[:1])}) == 2
+
+
+def test_the_manifest_comes_back_unchanged(tmp_path):
+    path = tmp_path / "new" / "truth.csv"
+    write_truth(path, Truth(HARMS))
+    assert read_truth(path) == Truth(HARMS)
+    assert path.read_text().splitlines()[0] == HEADER
+    write_truth(path, Truth(()))
+    assert read_truth(path) == Truth(())
+    assert [file.name for file in path.parent.iterdir()] == ["truth.csv"]
+
+
+text = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=8).map(str.strip).filter(bool)
+value = st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5)
+harm = st.builds(
+    Harm,
+    text,
+    text,
+    text,
+    st.dictionaries(text, value, max_size=3).map(lambda values: tuple(sorted(values.items()))),
+    st.integers(0, 2**64 - 1),
+)
+
+
+@given(harms=st.lists(harm, unique_by=lambda harm: harm.subject))
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_manifest_comes_back_unchanged(tmp_path, harms):
+    write_truth(tmp_path / "truth.csv", Truth(tuple(harms)))
+    assert read_truth(tmp_path / "truth.csv").harms == tuple(harms)
+
+
+def test_a_failed_write_leaves_the_old_manifest(tmp_path):
+    path = tmp_path / "truth.csv"
+    write_truth(path, Truth(HARMS))
+    with pytest.raises(TypeError):
+        write_truth(path, Truth((Harm("s9", "A", "noise", (("sigma", object()),), 1),)))
+    assert read_truth(path) == Truth(HARMS)
+
+
+def test_every_fault_at_once_by_row_and_column(tmp_path):
+    path = tmp_path / "truth.csv"
+    path.write_text(
+        HEADER + '\ns1,A,,"{""a"": 1}",1\n\ns2,A,noise,[1],-3\ns3,A,noise,{},1\ns3,A,noise,{},x\ns3,A,noise,{},2\ns4\n'
+    )
+    with pytest.raises(InputError) as error:
+        read_truth(path)
+    assert [fault.removeprefix(f"{path}, ").split(":")[0] for fault in error.value.faults] == [
+        "row 2, column Kind",
+        "row 4, column Parameters",
+        "row 4, column Seed",
+        "row 6, column Seed",
+        "row 7, column Subject",
+        "row 8, column Study",
+        "row 8, column Kind",
+        "row 8, column Parameters",
+        "row 8, column Seed",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "no column Subject, Study, Kind, Parameters, Seed"),
+        (b"Subject,Path,Study\n", "no column Kind, Parameters, Seed"),
+        (b"\xff\xfe\x00", "not a CSV"),
+        (HEADER.encode() + b'\ns1,"A,noise\n', "not a CSV"),
+    ],
+)
+def test_a_file_that_is_no_manifest(tmp_path, content, words):
+    path = tmp_path / "truth.csv"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=words):
+        read_truth(path)
+
+
+def test_missing_and_directory(tmp_path):
+    for path in (tmp_path, tmp_path / "absent.csv"):
+        with pytest.raises(InputError, match="cannot be read"):
+            read_truth(path)

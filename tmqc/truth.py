@@ -1,0 +1,128 @@
+"""Who was corrupted, how, how strongly and with which seed: the manifest that only evaluation may read.
+
+Nothing on the training or control side imports this; a test enforces it (METHOD section 8).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from tmqc.errors import InputError
+
+COLUMNS = ("Subject", "Study", "Kind", "Parameters", "Seed")
+
+Value = bool | int | float | str
+
+
+@dataclass(frozen=True)
+class Harm:
+    """One corrupted scan. `parameters` are those of the kind, sorted by name; `seed` is this scan's own."""
+
+    subject: str
+    study: str
+    kind: str
+    parameters: tuple[tuple[str, Value], ...]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Every corrupted scan of a cohort, each subject once."""
+
+    harms: tuple[Harm, ...]
+
+    @cached_property
+    def subjects(self) -> frozenset[str]:
+        """The corrupted scans."""
+        return frozenset(self._kinds)
+
+    @cached_property
+    def centers(self) -> frozenset[str]:
+        """The centers with at least one corrupted scan."""
+        return frozenset(harm.study for harm in self.harms)
+
+    def kind_of(self, subject: str) -> str | None:
+        """How this scan was corrupted; None if it was not."""
+        return self._kinds.get(subject)
+
+    @cached_property
+    def _kinds(self) -> Mapping[str, str]:
+        return {harm.subject: harm.kind for harm in self.harms}
+
+
+def write_truth(path: Path, truth: Truth) -> None:
+    """Write the manifest as a CSV that `read_truth` reads back unchanged; whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    with part.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for harm in truth.harms:
+            parameters = json.dumps(dict(harm.parameters), sort_keys=True)
+            writer.writerow([harm.subject, harm.study, harm.kind, parameters, harm.seed])
+    part.replace(path)
+
+
+def read_truth(path: Path) -> Truth:
+    """Read a manifest; columns besides COLUMNS are ignored, no rows means nobody was corrupted.
+
+    Raises:
+        InputError: every fault of the file, by row and column.
+
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+        rows = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if cells]
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read as a manifest: {error.strerror}") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: is not a CSV in UTF-8: {error}") from None
+    header = rows[0][1] if rows else []
+    if missing := [name for name in COLUMNS if name not in header]:
+        what = f"no column {', '.join(missing)}, expected {', '.join(COLUMNS)}"
+        raise InputError(f"{path}: is not a manifest of harmful scans: {what}")
+    faults: list[str] = []
+    harms: dict[str, Harm] = {}
+    for line, cells in rows[1:]:
+        harm, wrong = _parse_row(dict(zip(header, cells, strict=False)))
+        if harm is not None and harm.subject in harms:
+            wrong.append(f"column Subject: {harm.subject!r} is there already, expected each subject once")
+        elif harm is not None:
+            harms[harm.subject] = harm
+        faults += [f"{path}, row {line}, {what}" for what in wrong]
+    if faults:
+        raise InputError(faults)
+    return Truth(tuple(harms.values()))
+
+
+def _parse_row(row: Mapping[str, str]) -> tuple[Harm | None, list[str]]:
+    """Return the row's harm, or None and what is wrong with it."""
+    wrong = [f"column {name}: is blank, expected a name" for name in COLUMNS[:3] if not row.get(name)]
+    parameters, seed = row.get("Parameters", ""), row.get("Seed", "")
+    values = _parse_object(parameters)
+    if values is None:
+        wrong.append(f"column Parameters: is {parameters!r}, expected a JSON object of plain values such as {{}}")
+    if not re.fullmatch("[0-9]{1,20}", seed):
+        wrong.append(f"column Seed: is {seed!r}, expected a whole number from 0")
+    if wrong or values is None:
+        return None, wrong
+    return Harm(row["Subject"], row["Study"], row["Kind"], values, int(seed)), []
+
+
+def _parse_object(text: str) -> tuple[tuple[str, Value], ...] | None:
+    try:
+        values = json.loads(text)
+    except ValueError:
+        return None
+    if not isinstance(values, dict) or not all(isinstance(v, bool | int | float | str) for v in values.values()):
+        return None
+    return tuple(sorted(values.items()))
