@@ -1,0 +1,287 @@
+"""The phantom cohort: what it is made of, where PD is, and that it never looks finished when it is not."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from tmqc.config import PhantomConfig
+from tmqc.data import phantom
+from tmqc.errors import CohortError, SettingsError
+
+SHAPE = (16, 24, 20)  # three different sizes, so that a swapped axis shows
+HEADER = "center," + ",".join(phantom.COUNTS)
+TABLE = f"{HEADER}\none,1,1,1,0,0,1,3,1,2\ntwo,0,1,0,1,1,0,0,5,1\n"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _anatomy_made_once() -> Iterator[None]:
+    """Reading the template takes a second; the module itself has no reason to keep it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(phantom, "build_anatomy", functools.lru_cache(phantom.build_anatomy))
+        yield
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> PhantomConfig:
+    table = tmp_path / "tiny.csv"
+    table.write_text(TABLE)
+    return PhantomConfig(centers=str(table), seed=3)
+
+
+def build(settings: PhantomConfig, directory: Path, n_jobs: int = 1) -> Path:
+    return phantom.make_phantom(settings, shape=SHAPE, directory=directory, n_jobs=n_jobs)
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(directory)): p.read_bytes() for p in directory.rglob("*") if p.is_file()}
+
+
+def rows(directory: Path, split: str) -> list[dict[str, str]]:
+    with (directory / f"{split}.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_same_settings_give_the_same_bytes_whatever_the_workers(settings: PhantomConfig, tmp_path: Path) -> None:
+    one = contents(build(settings, tmp_path / "a", n_jobs=1))
+    assert one == contents(build(settings, tmp_path / "b", n_jobs=2))
+    other = contents(build(replace(settings, seed=4), tmp_path / "c"))
+    volumes = [name for name in one if name.endswith(".nii.gz")]
+    assert len(volumes) == 7
+    assert all(one[name] != other[name] for name in volumes)
+    assert len({one[name] for name in volumes}) == len(volumes)
+
+
+def test_files_are_ordinary_nifti_in_mni_space(settings: PhantomConfig, tmp_path: Path) -> None:
+    directory = build(settings, tmp_path / "out")
+    for row in rows(directory, "train"):
+        image = sitk.ReadImage(str(directory / row["Path"]))
+        assert image.GetPixelID() == sitk.sitkUInt8
+        assert image.GetSize() == SHAPE
+        assert np.allclose(image.GetSpacing(), (10.0, 8.0, 8.0))
+        name = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(image.GetDirection())
+        assert name == "RAS"
+        low = np.array(image.TransformContinuousIndexToPhysicalPoint((-0.5, -0.5, -0.5)))
+        assert np.allclose(low * (-1, -1, 1), phantom.FOV_LOW_MM, atol=1e-3)
+        values = sitk.GetArrayViewFromImage(image)
+        assert values.min() == 0 and values.max() > 120
+
+
+def test_brain_is_where_mni_space_has_it_and_inside_the_field_of_view() -> None:
+    anatomy = phantom.build_anatomy((40, 48, 40))
+    name = "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
+    template = sitk.ReadImage(str(resources.files("nilearn") / "datasets" / "data" / name))  # 1 mm
+    brain = sitk.GetArrayViewFromImage(template).sum(dtype=float)
+    assert anatomy.t1.sum() * 4**3 == pytest.approx(brain, rel=0.01)  # so nothing is cut off
+    assert all(edge.max() < 5 for edge in (anatomy.t1[[0, -1]], anatomy.t1[:, [0, -1]], anatomy.t1[:, :, [-1]]))
+
+    def at(volume: np.ndarray, point_mm: tuple[float, float, float]) -> float:
+        index = [int((p - low) // 4) for p, low in zip(point_mm, phantom.FOV_LOW_MM, strict=True)]
+        return float(volume[tuple(index)])
+
+    assert at(anatomy.white, (28, -20, 30)) > 0.8  # centrum semiovale
+    assert at(anatomy.grey, (13, 12, 10)) > 0.5  # head of the caudate
+    assert at(anatomy.t1, (0, -112, -70)) < 1e-6
+
+
+def test_counts_and_columns(settings: PhantomConfig, tmp_path: Path) -> None:
+    directory = build(settings, tmp_path / "out")
+    table = phantom.read_centers(settings.centers)
+    seen: list[str] = []
+    for split in phantom.SPLITS:
+        found = rows(directory, split)
+        assert list(found[0]) == ["Subject", "Path", "Study", "Group_bin", "Sex", "Age", "Scanner"]
+        for center, counts in table.items():
+            groups = [row["Group_bin"] for row in found if row["Study"] == center]
+            assert (groups.count("0"), groups.count("1")) == (counts[f"{split}_hc"], counts[f"{split}_pd"])
+        assert all((directory / row["Path"]).is_file() for row in found)
+        assert all(30 <= float(row["Age"]) <= 90 for row in found)
+        assert all(row["Sex"] == "F" for row in found if row["Study"] == "two")
+        seen += [row["Subject"] for row in found]
+    assert len(seen) == len(set(seen)) == len(list((directory / "volumes").iterdir()))
+    assert len({row["Scanner"] for row in rows(directory, "train") if row["Study"] == "two"}) == 1
+    assert phantom.is_phantom(directory / "train.csv")
+    assert not phantom.is_phantom(tmp_path / "tiny.csv")
+    assert "PHANTOM" in json.loads((directory / "phantom.json").read_text())["phantom"]
+
+
+def test_real83_is_the_published_cohort() -> None:
+    table = phantom.read_centers("real83")
+    total = {name: sum(counts[name] for counts in table.values()) for name in phantom.COUNTS}
+    assert len(table) == 83
+    assert (total["train_hc"], total["train_pd"]) == (730, 680)
+    assert (total["test_hc"], total["test_pd"]) == (220, 187)
+    assert (total["verification_hc"], total["verification_pd"]) == (220, 187)
+    sizes = [counts["train_hc"] + counts["train_pd"] for counts in table.values()]
+    assert (sum(n < 5 for n in sizes), sizes.count(1)) == (30, 12)
+    assert sum(min(counts["train_hc"], counts["train_pd"]) == 0 for counts in table.values()) == 54
+
+
+def test_demo_is_small_balanced_and_has_odd_centers() -> None:
+    table = phantom.read_centers("demo")
+    total = {name: sum(counts[name] for counts in table.values()) for name in phantom.COUNTS}
+    sizes = [counts["train_hc"] + counts["train_pd"] for counts in table.values()]
+    assert len(table) == 20 and sum(sizes) == 170 and (min(sizes), max(sizes)) == (1, 30)
+    assert total["train_hc"] == total["train_pd"] == 85
+    assert min(total["verification_hc"], total["verification_pd"]) >= 62
+    assert total["test_hc"] + total["test_pd"] == 120
+    assert sum(5 <= n <= 10 for n in sizes) >= 5 and sizes.count(1) >= 3
+    assert sum(min(c["train_hc"], c["train_pd"]) == 0 for c in table.values()) >= 5
+
+
+def test_pd_is_local_bilateral_and_only_in_patients(settings: PhantomConfig) -> None:
+    centers = phantom.read_centers(settings.centers)
+    shape = (40, 48, 40)
+    anatomy = phantom.build_anatomy(shape)
+    pairs = zip(
+        phantom.draw_scans(replace(settings, effect=0.0), centers),
+        phantom.draw_scans(settings, centers),
+        strict=True,
+    )
+    for without, with_ in pairs:
+        assert with_.noise_seed == without.noise_seed and with_.age == without.age
+        change = phantom.apply_scan(anatomy, without).astype(int) - phantom.apply_scan(anatomy, with_)
+        if with_.diagnosis == 0:
+            assert not change.any()
+            continue
+        assert without.deep - with_.deep >= phantom.SPREAD.pd_least
+        assert change.max() > 20 and change.min() >= 0  # darker, nowhere brighter
+        points = np.argwhere(change) * 4.0 + 2.0 + phantom.FOV_LOW_MM
+        assert abs(points[:, 0]).max() < 50 and points[:, 1].min() > -45 and points[:, 2].max() < 40
+        right, left = change[20:].sum(), change[:20].sum()
+        assert 0.5 < right / left < 2.0
+        assert np.count_nonzero(change) < 0.05 * change.size
+
+
+def test_without_effect_the_label_changes_nothing(tmp_path: Path) -> None:
+    volumes = []
+    for groups in ("2,0", "0,2"):
+        table = tmp_path / f"{groups}.csv"
+        table.write_text(f"{HEADER}\none,{groups},0,0,0,0,1,1,1\n")
+        directory = build(PhantomConfig(centers=str(table), effect=0.0), tmp_path / f"{groups}")
+        volumes.append({name: data for name, data in contents(directory).items() if name.endswith(".gz")})
+    assert volumes[0] == volumes[1] and len(volumes[0]) == 2
+
+
+def test_interrupted_build_leaves_nothing(
+    settings: PhantomConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(phantom, "_write_csv", interrupt)  # after the volumes
+    place = tmp_path / "place"
+    with pytest.raises(KeyboardInterrupt):
+        build(settings, place / "out")
+    assert list(place.iterdir()) == []
+
+
+def test_rerun_returns_at_once_and_anything_else_is_refused(
+    settings: PhantomConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()  # empty: may be used
+    build(settings, out)
+    monkeypatch.setattr(phantom, "draw_scans", lambda *_: pytest.fail("built again"))
+    assert build(settings, out) == out
+    with pytest.raises(CohortError, match=r"another phantom.*settings"):
+        build(replace(settings, effect=0.5), out)
+    Path(settings.centers).write_text(TABLE.replace("one,1", "one,2"))  # same path, another table
+    with pytest.raises(CohortError, match="center_table"):
+        build(settings, out)
+    with pytest.raises(CohortError, match="no phantom"):
+        build(settings, tmp_path)
+
+
+def test_loser_of_a_race_takes_the_winners_phantom(
+    settings: PhantomConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw = phantom.draw_scans
+
+    def meanwhile(*args: object) -> object:
+        monkeypatch.setattr(phantom, "draw_scans", draw)
+        build(settings, tmp_path / "out")  # the other process finishes first
+        return draw(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(phantom, "draw_scans", meanwhile)
+    assert build(settings, tmp_path / "out") == tmp_path / "out"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "tiny.csv"]
+
+
+def test_default_directory_is_readable_and_unique(settings: PhantomConfig, tmp_path: Path) -> None:
+    demo = PhantomConfig()
+    first = phantom.default_directory(demo, (40, 48, 40), tmp_path)
+    assert first.parent == tmp_path / "phantom"
+    assert first.name.startswith("demo-40x48x40-seed0-effect1-")
+    others = [
+        replace(demo, seed=1),
+        replace(demo, effect=1.0000001),
+        replace(demo, centers="real83"),
+        settings,
+    ]
+    names = {phantom.default_directory(other, (40, 48, 40), tmp_path) for other in others}
+    assert len(names | {first, phantom.default_directory(demo, (80, 96, 80), tmp_path)}) == 6
+    assert phantom.default_directory(PhantomConfig(directory="x"), (40, 48, 40), tmp_path) == first
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("center,train_hc\na,1\n", ["column train_pd is missing", "column scanner_types is missing"]),
+        (f"{HEADER}\n", ["no center has a training scan"]),
+        (
+            f"{HEADER}\na,-1,1,1,1,1,1,1,1,1\nb,1,1,1,1,x,1,1,1,1\n",
+            ["row 2, column train_hc", "row 3, column test_hc"],
+        ),
+        (f"{HEADER}\na/b,1,1,1,1,1,1,1,1,1\n", ["row 2, column center: 'a/b'"]),
+        (f"{HEADER}\na,1,1,1,1,1,1,1,1\n", ["row 2, column scanner_types: None"]),
+        (f"{HEADER}\na,1,1,1,1,1,1,0,0,1\n", ["row 2, column male, female"]),
+        (f"{HEADER}\na,1,1,1,1,1,1,1,1,24\n", ["row 2, column scanner_types: 24"]),
+        (f"{HEADER}\na,1,1,1,1,1,1,1,1,1\na,1,1,1,1,1,1,1,1,1\n", ["column center: 'a' is there twice"]),
+    ],
+)
+def test_bad_tables_name_row_and_column(tmp_path: Path, text: str, parts: list[str]) -> None:
+    table = tmp_path / "bad.csv"
+    table.write_text(text)
+    with pytest.raises(CohortError) as caught:
+        phantom.read_centers(str(table))
+    for part in parts:
+        assert part in str(caught.value)
+
+
+def test_bad_settings_are_all_named(tmp_path: Path) -> None:
+    with pytest.raises(CohortError, match="demo, real83"):
+        phantom.read_centers(str(tmp_path / "nowhere.csv"))
+    bad = PhantomConfig(seed=-1, effect=float("nan"))
+    with pytest.raises(SettingsError) as caught:
+        phantom.make_phantom(bad, shape=(40, 48, 2), directory=tmp_path / "out")
+    assert len(caught.value.faults) == 3
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_script_says_phantom_and_leaves_with_2_on_bad_input(settings: PhantomConfig, tmp_path: Path) -> None:
+    script = Path(__file__).parents[2] / "scripts" / "make_phantom.py"
+    command = [sys.executable, str(script), "--shape", *map(str, SHAPE), "--out", str(tmp_path / "out")]
+    environment = {"PYTHONPATH": str(script.parents[1])}
+    good = subprocess.run(
+        [*command, "--centers", settings.centers, "--jobs", "1"],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    assert good.returncode == 0, good.stderr
+    assert "phantom" in good.stdout and "train.csv: 3 phantom scans, 1 HC, 2 PD" in good.stdout
+    bad = subprocess.run([*command, "--centers", "nowhere"], capture_output=True, text=True, env=environment)
+    assert bad.returncode == 2
+    assert "nowhere" in bad.stderr and "Traceback" not in bad.stderr
