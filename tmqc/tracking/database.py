@@ -1,0 +1,65 @@
+"""The SQLite file behind local tracking: where it lies, and one process at a time while it is being made."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import unquote
+
+from tmqc.errors import RunError
+
+_SCHEME = "sqlite:///"
+_MAGIC = b"SQLite format 3\0"
+
+
+def database_path(uri: str) -> Path | None:
+    """Absolute path of a SQLite URI's file; None for other URIs and for databases in memory."""
+    path = uri.removeprefix(_SCHEME).partition("?")[0]
+    return None if not uri.startswith(_SCHEME) or path in ("", ":memory:") else Path(unquote(path)).absolute()
+
+
+def database_uri(path: Path) -> str:
+    """SQLite URI of a file."""
+    # Only what SQLAlchemy would misread; its versions before 2.1 do not unquote.
+    return _SCHEME + str(path.absolute()).replace("%", "%25").replace("?", "%3F").replace("#", "%23")
+
+
+def artifact_folder(database: Path) -> Path:
+    """Where files go: beside the database."""
+    return database.with_name("mlartifacts")
+
+
+@contextmanager
+def creating(database: Path) -> Iterator[None]:
+    """Hold a lock beside `database`: of several processes starting at once one makes it, the others wait.
+
+    Raises:
+        RunError: the folder cannot be written to, or the file is there and is no SQLite database. (MLflow
+            would try again for minutes before it says so.)
+    """
+    try:
+        database.parent.mkdir(parents=True, exist_ok=True)
+        lock = database.with_name(database.name + ".lock").open("a")
+    except OSError as error:
+        raise RunError(
+            f"tracking: {database.parent} cannot be written to ({error.strerror}); set run.outputs or "
+            "tracking.uri, or tracking=none"
+        ) from None
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file is closed, also by a killed process
+        _check_header(database)
+        yield
+
+
+def _check_header(database: Path) -> None:
+    try:
+        with database.open("rb") as file:
+            header = file.read(len(_MAGIC))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise RunError(f"tracking: {database} cannot be read ({error.strerror})") from None
+    if header not in (b"", _MAGIC):
+        raise RunError(f"tracking: {database} is there and is no SQLite database; move it away or set tracking.uri")

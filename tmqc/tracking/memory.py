@@ -1,0 +1,80 @@
+"""A tracker that keeps what it is told in lists: for tests, and to see what another would be sent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tmqc.core.records import CycleReport
+from tmqc.data.cohort import Subject
+from tmqc.tracking.cycle import cycle_metrics
+
+if TYPE_CHECKING:
+    import keras
+
+
+@dataclass
+class MemoryTracker:
+    """Remembers everything.
+
+    Attributes:
+        run_id: the name given to `start`.
+        datasets: split -> (digest, number of subjects).
+        logged: (step, name, value) in the order logged, the cycles' numbers included.
+        artifacts: (folder, path).
+        models: shape of the example of each model logged.
+        status: given to `finish`.
+    """
+
+    run_id: str | None = None
+    description: str = ""
+    tags: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, str | int | float | bool | None] = field(default_factory=dict)
+    datasets: dict[str, tuple[str, int]] = field(default_factory=dict)
+    cycles: list[CycleReport] = field(default_factory=list)
+    logged: list[tuple[int | None, str, float]] = field(default_factory=list)
+    artifacts: list[tuple[str | None, Path]] = field(default_factory=list)
+    models: list[tuple[int, ...]] = field(default_factory=list)
+    status: str | None = None
+
+    def start(
+        self,
+        *,
+        name: str,
+        tags: Mapping[str, str],
+        settings: Mapping[str, str | int | float | bool | None],
+        description: str = "",
+    ) -> None:
+        """Keep name, tags, settings and description."""
+        self.run_id, self.description = name, description
+        self.tags, self.settings = dict(tags), dict(settings)
+
+    def dataset(self, subjects: Sequence[Subject], *, split: str, digest: str) -> None:
+        """Keep digest and size."""
+        self.datasets[split] = (digest, len(subjects))
+
+    def cycle(self, report: CycleReport) -> None:
+        """Keep the report and its numbers."""
+        self.cycles.append(report)
+        self.metrics(cycle_metrics(report), step=report.cycle)
+
+    def metrics(self, values: Mapping[str, float | None], *, step: int | None = None) -> None:
+        """Keep the numbers that exist."""
+        self.logged += [(step, name, value) for name, value in values.items() if value is not None]
+
+    def artifact(self, path: Path, *, folder: str | None = None) -> None:
+        """Keep the path, not the file."""
+        self.artifacts.append((folder, path))
+
+    def model(self, model: keras.Model, *, example: NDArray[np.generic]) -> None:
+        """Keep the example's shape."""
+        self.models.append(example.shape)
+
+    def finish(self, status: str) -> None:
+        """Keep the status."""
+        self.status = status
