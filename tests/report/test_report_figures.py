@@ -1,0 +1,180 @@
+"""Figures of runs of every size are drawn, say what they are told to say, and touch no global state of pyplot."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+
+from tmqc.core.rates import Counts, Verification
+from tmqc.core.schedule import Tour
+from tmqc.data.cohort import Subject
+from tmqc.errors import RunError
+from tmqc.report.events import Wait, eliminated_in, find_waits, read_trace
+from tmqc.report.figures import plot_cycles, plot_inference, plot_qc, plot_roc
+from tmqc.report.metrics import predictions_of, subgroup_metrics
+from tmqc.trace import TraceWriter
+from tmqc.travel import Control, ControlledTravel, Plan, TrainResult
+
+NOTE = "phantom cohort: no patient was scanned"
+
+
+@dataclass
+class ScriptedCenters:
+    """A model that forgets PD by two tenths for every harmful sample it is trained on."""
+
+    harmful: set[str]
+    fn: int = 1
+    trained: list[str] = field(default_factory=list)
+
+    def train(self, center, subjects, *, learning_rate):
+        self.trained += subjects
+        self.fn = min(10, self.fn + 2 * sum(subject in self.harmful for subject in subjects))
+        return TrainResult(0.5, len(subjects))
+
+    def verify(self):
+        return Verification(Counts(tp=10 - self.fn, fp=1, tn=9, fn=self.fn), 8.0)
+
+    def snapshot(self):
+        return self.fn
+
+    def restore(self, snapshot):
+        self.fn = snapshot
+
+
+@pytest.fixture(scope="module")
+def make_run(tmp_path_factory):
+    def make(n_centers, per_center, harmful):
+        folder = tmp_path_factory.mktemp("run")
+        subjects = {f"c{c}": tuple(f"c{c}s{i}" for i in range(per_center)) for c in range(n_centers)}
+        plan = Plan(Tour(tuple(subjects), 42, 10), subjects, 15, lambda cycle: 1e-4)
+        with TraceWriter(folder / "trace.csv") as trace:
+            tour = ControlledTravel(plan, Control(0.02, 2), ScriptedCenters(set(harmful)), trace)
+            reports = list(tour.cycles())
+        return reports, read_trace(folder / "trace.csv"), tour.ledger
+
+    return make
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Every text on the figures written, and their sizes in inches."""
+    texts, sizes = [], []
+    save = Figure.savefig
+
+    def look(figure, *args, **kwargs):
+        save(figure, *args, **kwargs)
+        sizes.append(tuple(figure.get_size_inches()))
+        texts.extend(text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text")))
+
+    monkeypatch.setattr(Figure, "savefig", look)
+    return texts, sizes
+
+
+def test_waits_are_read_from_the_trace(make_run):
+    _, trace, ledger = make_run(3, 5, ["c0s1", "c2s4"])
+    waits = find_waits(trace)
+    assert set(waits) == {Wait("c0s1", "c0", 10, 12, "eliminated"), Wait("c2s4", "c2", 10, 12, "eliminated")}
+    assert eliminated_in(waits) == dict.fromkeys(ledger.eliminated, 12)
+
+
+def test_readmitted_and_undecided_subjects_are_told_apart():
+    rows = [(10, "retry", "a", 1), (10, "retry", "a", 1), (10, "retry", "b", 0), (12, "revisit", "a", 0),
+            (13, "retry", "a", 1)]  # fmt: skip
+    trace = pd.DataFrame(rows, columns=["Cycle", "Phase", "Subject", "Ignored"]).assign(Study="n")
+    assert find_waits(trace) == (Wait("a", "n", 10, 12, "readmitted"), Wait("a", "n", 13))
+    assert eliminated_in(find_waits(trace)) == {}
+
+
+@pytest.mark.parametrize(
+    ("size", "harmful", "says"),
+    [
+        ((2, 5), [], "nobody was flagged"),
+        ((2, 5), ["c1s0", "c1s1", "c1s2"], "Subjects ever flagged: 3"),
+        ((12, 5), [f"c{c}s{i}" for c in range(12) for i in range(5)], "Subjects ever flagged: 60"),
+        ((33, 5), [f"c{c}s{i}" for c in range(33) for i in range(5)], "Subjects ever flagged: 165"),
+    ],
+    ids=["none", "3", "60", "165"],
+)
+def test_a_qc_run_is_drawn_at_any_size(make_run, tmp_path, drawn, size, harmful, says):
+    _, trace, _ = make_run(*size, harmful)
+    plot_qc(trace, tmp_path / "qc.png", NOTE)
+    texts, [(_, height_in)] = drawn
+    assert says in texts and NOTE in texts and height_in < 22
+    assert ("c1s0" in texts) == ("c1s0" in harmful and len(harmful) < 150)
+    assert imread(tmp_path / "qc.png").std() > 0
+
+
+def test_a_trace_read_carelessly_is_drawn_too(make_run, tmp_path):
+    _, trace, _ = make_run(2, 5, ["c1s0"])
+    trace.to_csv(tmp_path / "t.csv", index=False)
+    plot_qc(pd.read_csv(tmp_path / "t.csv", keep_default_na=False), tmp_path / "qc.png", None)
+    assert (tmp_path / "qc.png").stat().st_size > 1000
+
+
+def test_cycles_are_drawn_with_the_note(make_run, tmp_path, drawn):
+    reports, _, _ = make_run(2, 5, ["c1s0"])
+    plot_cycles(reports, tmp_path / "many.png", NOTE)
+    plot_cycles(reports[:1], tmp_path / "one.png", None)
+    texts, _ = drawn
+    assert texts.count(NOTE) == 1 and {"Loss", "FPR", "FNR", "accuracy"} <= set(texts)
+
+
+def cohort(n):
+    return [Subject(f"s{i}", Path("x"), f"c{i % 3}", i % 2, "FM"[i // 2 % 2], 55.0 + i, None) for i in range(n)]
+
+
+def test_inference_is_drawn_with_gaps_for_what_does_not_exist(tmp_path, drawn):
+    women = [s for s in cohort(12) if s.group == 0]
+    rows = [r for c in (28, 29) for r in subgroup_metrics(women, np.full(6, 0.4), cycle=c, age_bins=[0, 60, 90])]
+    plot_inference(rows, tmp_path / "i.png", NOTE)
+    texts, _ = drawn
+    assert {"AUROC", "F1", "Test split, 6 scans", NOTE} <= set(texts)
+
+
+def test_roc_leaves_subgroups_of_one_class_out(tmp_path, drawn):
+    subjects = [*cohort(12), Subject("old", Path("x"), "c", 1, None, 99.0, None)]
+    p = [
+        *predictions_of(subjects, np.zeros(13), cycle=3),
+        *predictions_of(subjects, np.linspace(0, 1, 13), cycle=4),
+    ]
+    plot_roc(p, tmp_path / "roc.png", NOTE, age_bins=[0, 60, 90, 120])
+    labels = list(dict.fromkeys(text.split("  ")[0] for text in drawn[0] if "(n=" in text))
+    assert labels == ["all", "sex=F", "sex=M", "age=[0,60)", "age=[60,90)"]
+    assert "ROC after cycle 4" in drawn[0]
+
+
+def test_roc_of_one_class_says_so(tmp_path, drawn):
+    plot_roc(predictions_of(cohort(1), np.ones(1), cycle=0), tmp_path / "roc.png", None, age_bins=[0, 90])
+    assert "one class only: there is no ROC" in drawn[0]
+
+
+def test_nothing_to_draw_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="no cycles"):
+        plot_cycles([], tmp_path / "x.png", None)
+    with pytest.raises(ValueError, match="'all'"):
+        plot_inference([], tmp_path / "x.png", None)
+    with pytest.raises(ValueError, match="no predictions"):
+        plot_roc([], tmp_path / "x.png", None, age_bins=[0, 1])
+    with pytest.raises(ValueError, match="no rows"):
+        plot_qc(pd.DataFrame(), tmp_path / "x.png", None)
+
+
+def test_pyplot_is_not_imported():
+    code = "import sys, tmqc.report.figures; sys.exit('matplotlib.pyplot' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_missing_or_foreign_trace_is_told(tmp_path):
+    with pytest.raises(RunError, match="written by pipeline=qc"):
+        read_trace(tmp_path / "trace.csv")
+    (tmp_path / "trace.csv").write_text("Cycle,Subject\n1,a\n")
+    with pytest.raises(RunError, match="Study"):
+        read_trace(tmp_path / "trace.csv")

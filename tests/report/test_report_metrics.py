@@ -1,0 +1,128 @@
+"""Metrics by subgroup: counted by hand, and what does not exist stays empty."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tmqc.data.cohort import Subject
+from tmqc.errors import RunError
+from tmqc.report.metrics import (
+    METRICS_COLUMNS,
+    PREDICTION_COLUMNS,
+    last_cycle,
+    predictions_of,
+    read_metrics,
+    subgroup_metrics,
+    write_metrics,
+    write_predictions,
+)
+
+BINS = [0.0, 60.0, 70.0, 120.0]
+
+
+def subject(name, study, group, sex=None, age=None):
+    return Subject(name, Path(f"/{name}.nii"), study, group, sex, age, None)
+
+
+SUBJECTS = [
+    subject("a", "north", 1, "F", 60.0),
+    subject("b", "north", 1, "F", 69.9),
+    subject("c", "north", 0, "M", 70.0),
+    subject("d", "south", 0, "M", None),
+    subject("e", "south", 0, None, 45.0),
+]
+PROBABILITIES = np.array([0.9, 0.2, 0.5, 0.1, 0.3])
+
+
+def rows_of(subjects=SUBJECTS, probabilities=PROBABILITIES, cycle=7):
+    rows = subgroup_metrics(subjects, probabilities, cycle=cycle, age_bins=BINS)
+    return {row.subgroup: row for row in rows}
+
+
+def test_all_is_counted_by_hand():
+    # TP a, FN b, FP c (0.5 is PD), TN d e; pairs PD>HC: a beats 3, b beats d only -> 4 of 6
+    row = rows_of()["all"]
+    assert (row.cycle, row.n) == (7, 5)
+    assert row.accuracy == 3 / 5 and row.sensitivity == 1 / 2 and row.specificity == 2 / 3
+    assert row.f1 == 2 / 4 and row.auroc == pytest.approx(4 / 6)
+
+
+def test_subgroups_and_their_order():
+    rows = rows_of()
+    assert list(rows) == [
+        *(
+            "all",
+            "sex=F",
+            "sex=M",
+            "age=[0,60)",
+            "age=[60,70)",
+            "age=[70,120)",
+            "center=north",
+            "center=south",
+        )
+    ]
+    assert [row.n for row in rows.values()] == [5, 2, 2, 1, 2, 1, 3, 2]
+
+
+def test_what_does_not_exist_is_none_and_never_zero():
+    rows = rows_of()
+    women, south = rows["sex=F"], rows["center=south"]
+    assert women.specificity is None and women.auroc is None and women.sensitivity == 0.5
+    assert south.sensitivity is None and south.f1 is None and south.auroc is None and south.specificity == 1.0
+    old = rows["age=[70,120)"]  # nobody PD, one called PD: F1 exists and is 0
+    assert old.f1 == 0.0 and old.sensitivity is None and old.specificity == 0.0
+
+
+def test_a_cohort_without_sex_and_age_has_no_such_groups():
+    subjects = [subject("a", "x", 1), subject("b", "x", 0)]
+    assert list(rows_of(subjects, np.array([0.9, 0.1]))) == ["all", "center=x"]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -0.1, 1.1])
+def test_a_probability_that_is_none_is_refused(bad):
+    with pytest.raises(ValueError, match=r"not within 0\.\.1 for b"):
+        predictions_of(SUBJECTS[:2], np.array([0.5, bad]), cycle=0)
+
+
+def test_shapes_are_checked():
+    with pytest.raises(ValueError, match="for 5 subjects"):
+        predictions_of(SUBJECTS, np.zeros((5, 1)), cycle=0)
+    with pytest.raises(ValueError, match="no subjects"):
+        subgroup_metrics([], np.zeros(0), cycle=0, age_bins=BINS)
+
+
+def test_without_age_bins_there_is_one_row():
+    (row,) = subgroup_metrics(SUBJECTS, PROBABILITIES, cycle=3, age_bins=None)
+    assert row == rows_of(cycle=3)["all"]
+
+
+def test_metrics_are_written_and_read_back_unchanged(tmp_path):
+    rows = [*rows_of(cycle=3).values(), *rows_of(cycle=4).values()]
+    write_metrics(tmp_path / "metrics.csv", rows)
+    lines = (tmp_path / "metrics.csv").read_text().splitlines()
+    assert lines[0] == ",".join(METRICS_COLUMNS) == "cycle,subgroup,n,accuracy,sensitivity,specificity,f1,auroc"
+    assert "3,center=south,2,1.0,,1.0,," in lines
+    assert read_metrics(tmp_path / "metrics.csv") == rows
+    assert {row.cycle for row in last_cycle(rows)} == {4} and last_cycle([]) == []
+
+
+def test_a_missing_or_foreign_file_is_told(tmp_path):
+    with pytest.raises(RunError, match="run pipeline=inference first"):
+        read_metrics(tmp_path / "metrics.csv")
+    (tmp_path / "metrics.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(RunError, match="is not a metrics"):
+        read_metrics(tmp_path / "metrics.csv")
+
+
+def test_predictions_keep_every_digit(tmp_path):
+    p = np.array([1 / 3, 0.1], np.float32)
+    write_predictions(tmp_path / "p.csv", predictions_of([SUBJECTS[0], SUBJECTS[4]], p, cycle=2))
+    with (tmp_path / "p.csv").open() as file:
+        first, second = csv.DictReader(file)
+    assert tuple(first) == PREDICTION_COLUMNS
+    assert list(first.values())[:6] == ["2", "a", "north", "1", "F", "60.0"] and first["predicted"] == "0"
+    assert np.float32(first["probability"]) == p[0] and second["Sex"] == ""

@@ -1,0 +1,63 @@
+"""Detection scores against the truth, counted by hand."""
+
+from __future__ import annotations
+
+import csv
+
+import pytest
+
+from tmqc.report.scores import DETECTION_COLUMNS, detection_metrics, score_detection, write_detection
+
+CENTER_OF = {"a1": "A", "a2": "A", "b1": "B", "b2": "B", "c1": "C"}
+
+
+def score(**changes):
+    values = {
+        "cycle": 12,
+        "flagged_ever": {"a1", "a2", "b1", "c1"},
+        "eliminated": ("a1", "a2", "c1"),
+        "undecided": ("b1",),
+        "center_of": CENTER_OF,
+        "truth_subjects": frozenset({"a1", "a2", "b1", "not in training"}),
+        "n_verifications": 99,
+    }
+    return score_detection(**(values | changes))
+
+
+def test_scores_are_counted_by_hand():
+    row = score()
+    assert (row.cycle, row.n_harmful, row.n_eliminated, row.n_flagged) == (12, 3, 3, 4)
+    assert (row.precision, row.recall, row.f1) == (2 / 3, 2 / 3, 4 / 6)
+    assert (row.flagged_precision, row.flagged_recall, row.flagged_f1) == (3 / 4, 1.0, 6 / 7)
+    # harmful throughout: A; eliminated throughout: A and C
+    assert (row.n_harmful_centers, row.n_eliminated_centers) == (1, 2)
+    assert (row.center_precision, row.center_recall, row.center_f1) == (0.5, 1.0, 2 / 3)
+    assert (row.n_good_lost, row.n_undecided, row.n_undecided_harmful, row.n_verifications) == (1, 1, 1, 99)
+
+
+def test_nothing_harmful_and_nothing_found_is_undefined_and_not_zero():
+    row = score(flagged_ever=(), eliminated=(), undecided=(), truth_subjects=frozenset())
+    assert row.precision is row.recall is row.f1 is row.flagged_f1 is row.center_f1 is None
+    assert row.n_good_lost == 0
+
+
+def test_a_stranger_is_refused():
+    with pytest.raises(ValueError, match="x9"):
+        score(eliminated=("x9",))
+
+
+def test_the_csv_has_empty_cells_for_what_is_undefined(tmp_path):
+    empty = score(cycle=10, flagged_ever=(), eliminated=(), undecided=())
+    write_detection(tmp_path / "detection.csv", [empty, score()])
+    with (tmp_path / "detection.csv").open() as file:
+        first, second = csv.DictReader(file)
+    assert tuple(first) == DETECTION_COLUMNS
+    assert first["precision"] == "" and first["recall"] == "0.0"
+    assert float(second["precision"]) == 2 / 3
+
+
+def test_names_for_the_tracker():
+    names = detection_metrics(score())
+    assert names["detect/precision"] == 2 / 3 and names["detect/flagged_recall"] == 1.0
+    assert names["detect/good_lost"] == 1 and names["detect/verifications"] == 99
+    assert "detect/cycle" not in names and len(names) == len(DETECTION_COLUMNS) - 1

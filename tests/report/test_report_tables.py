@@ -1,0 +1,159 @@
+"""Closing tables and the comparison of runs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from tmqc.core.rates import Counts, Rates, Verification
+from tmqc.core.records import CycleReport
+from tmqc.data.cohort import Subject
+from tmqc.errors import RunError
+from tmqc.report.metrics import subgroup_metrics, write_metrics
+from tmqc.report.scores import score_detection
+from tmqc.report.tables import comparison, print_inference, print_training
+from tmqc.trace import COLUMNS
+
+NOTE = "phantom cohort: no patient was scanned"
+REPORT = CycleReport(
+    cycle=29,
+    learning_rate=1e-4,
+    train_loss=None,
+    train_accuracy=None,
+    verification=Verification(Counts(tp=9, fp=1, tn=9, fn=1), 2.0),
+    rates=Rates(0.1, 0.1),
+    n_steps=1,
+    n_verifications=1,
+    n_batches=1,
+    n_batches_rejected=0,
+    flagged=(),
+    readmitted=(),
+    eliminated=(),
+    n_waiting=2,
+    n_eliminated=3,
+    train_s=1.0,
+    verify_s=1.0,
+)
+SUBJECTS = [Subject(f"s{i}", Path("x"), "c[1]", i % 2, "F", 65.0, None) for i in range(4)]
+
+
+@pytest.fixture
+def console():
+    return Console(file=io.StringIO(), width=140)
+
+
+def text(console):
+    return console.file.getvalue()
+
+
+def cells(console):
+    """Non-empty rows of all tables, cells stripped."""
+    lines = text(console).splitlines()
+    return [[cell.strip() for cell in line.strip("│┃ ").replace("┃", "│").split("│")] for line in lines if line]
+
+
+def make_qc_run(folder: Path, *, truth: bool = True) -> Path:
+    folder.mkdir()
+    steps = [(10, "a[b]", "north", 1, "retry"), (10, "g", "south", 1, "retry"), (12, "a[b]", "north", 1, "revisit"),
+             (12, "g", "south", 1, "revisit")]  # fmt: skip
+    with (folder / "trace.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, restval="")
+        writer.writeheader()
+        for cycle, subject, study, ignored, phase in steps:
+            writer.writerow({"Cycle": cycle, "Subject": subject, "Study": study, "Ignored": ignored, "Phase": phase})
+    ledger = {"eliminated": ["a[b]", "g"], "revisit": {}, "undecided": []}
+    (folder / "ledger.json").write_text(json.dumps(ledger))
+    if truth:
+        rows = "a[b],north,inverted,{},1\nmissed,north,noise,{},2\n"
+        (folder / "truth.csv").write_text("Subject,Study,Kind,Parameters,Seed\n" + rows)
+    return folder
+
+
+def make_inference_run(folder: Path, probabilities) -> Path:
+    folder.mkdir()
+    rows = [
+        row
+        for cycle, p in enumerate(probabilities)
+        for row in subgroup_metrics(SUBJECTS, np.array(p), cycle=cycle, age_bins=[0, 120])
+    ]
+    write_metrics(folder / "metrics.csv", rows)
+    return folder
+
+
+def test_a_training_run_closes_with_its_numbers(console, tmp_path):
+    detection = score_detection(
+        cycle=29,
+        flagged_ever={"a"},
+        eliminated={"a"},
+        undecided=(),
+        center_of={"a": "A", "b": "B"},
+        truth_subjects={"a"},
+        n_verifications=77,
+    )
+    test = {"accuracy": 0.875, "auroc": None}
+    print_training(REPORT, test=test, detection=detection, note=NOTE, directory=tmp_path, console=console)
+    shown = cells(console)
+    assert ["training loss", "-"] in shown and ["verification FPR / FNR", "0.100 / 0.100"] in shown
+    assert ["test accuracy", "0.875"] in shown and ["test AUROC", "-"] in shown
+    assert ["eliminated", "3"] in shown and ["undecided", "2"] in shown
+    assert ["eliminated whole centers: precision / recall / F1", "1.000 / 1.000 / 1.000"] in shown
+    assert ["verifications", "77"] in shown
+    assert NOTE in text(console) and str(tmp_path) in text(console)
+
+
+def test_a_run_without_control_says_nothing_of_it(console, tmp_path):
+    report = replace(REPORT, n_waiting=0, n_eliminated=0)
+    print_training(report, test={}, detection=None, note=None, directory=tmp_path, console=console)
+    assert "eliminated" not in text(console) and "undecided" not in text(console)
+
+
+def test_inference_closes_with_the_last_cycle_and_no_centers(console, tmp_path):
+    rows = [
+        row
+        for cycle, p in ((0, [0.9, 0.9, 0.9, 0.9]), (1, [0.1, 0.9, 0.2, 0.4]))
+        for row in subgroup_metrics(SUBJECTS, np.array(p), cycle=cycle, age_bins=[60, 70])
+    ]
+    print_inference(rows, note=NOTE, directory=tmp_path, console=console)
+    shown = cells(console)
+    values = ["4", "0.750", "0.500", "1.000", "0.667", "1.000"]
+    assert ["all", *values] in shown and ["sex=F", *values] in shown and ["age=[60,70)", *values] in shown
+    assert "center=" not in text(console) and "cycle 1" in text(console)
+
+
+def test_comparison_puts_models_side_by_side_and_judges_the_eliminated(console, tmp_path):
+    clean = make_inference_run(tmp_path / "clean", [[0.9] * 4, [0.1, 0.9, 0.2, 0.8]])
+    dirty = make_inference_run(tmp_path / "dirty", [[0.1, 0.9, 0.7, 0.4]])
+    qc = make_qc_run(tmp_path / "qc")
+    comparison({"clean": clean, "dirty": dirty}, qc=qc, note=NOTE, console=console)
+    shown = cells(console)
+    assert ["clean", "1", "4", "1.000", "1.000", "1.000", "1.000", "1.000"] in shown
+    assert ["dirty", "0", "4", "0.500", "0.500", "0.500", "0.500", "0.750"] in shown
+    assert ["a[b]", "north", "inverted", "12"] in shown and ["g", "south", "good", "12"] in shown
+    assert "harmful and not eliminated: 1 (missed)" in text(console) and NOTE in text(console)
+
+
+def test_without_truth_nothing_is_said_about_it(console, tmp_path):
+    comparison({}, qc=make_qc_run(tmp_path / "qc", truth=False), console=console)
+    assert ["g", "south", "-", "12"] in cells(console) and "not eliminated" not in text(console)
+
+
+def test_everything_missing_is_told_at_once(tmp_path):
+    with pytest.raises(RunError) as error:
+        comparison({"clean": tmp_path / "a", "dirty": tmp_path / "b"}, qc=tmp_path / "c")
+    assert [fault.split(":")[0] for fault in error.value.faults[:2]] == ["clean", "dirty"]
+    assert "pipeline=inference" in error.value.faults[0] and "pipeline=qc" in error.value.faults[2]
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"eliminate": []}'])
+def test_a_foreign_ledger_is_told(tmp_path, content):
+    run = make_qc_run(tmp_path / "qc")
+    (run / "ledger.json").write_text(content)
+    with pytest.raises(RunError, match="not the ledger"):
+        comparison({}, qc=run)

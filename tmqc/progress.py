@@ -1,0 +1,126 @@
+"""What the terminal shows while a run trains: bars on standard error, and one plain line a cycle."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from types import TracebackType
+
+from rich import progress as bars
+from rich.console import Console
+from rich.markup import escape
+
+from tmqc.core.records import BATCH, RETRY, REVISIT, CycleReport, Step
+from tmqc.core.schedule import Visit
+
+logger = logging.getLogger("tmqc")
+
+
+class Progress:
+    """A `Listener` with bars over cycles, visits and the batches of a visit. Use as a context manager.
+
+    One line a cycle goes to the logger `tmqc` in any case, for the log file; without a terminal, or turned off, it
+    is all there is. While bars are drawn, what is written to `sys.stderr` appears above them.
+
+    Attributes:
+        enabled: whether bars are drawn.
+    """
+
+    def __init__(
+        self,
+        *,
+        start: int,
+        cycles: int,
+        n_centers: int | None = None,
+        enabled: bool = True,
+        console: Console | None = None,
+    ) -> None:
+        """Prepare; nothing is drawn before `with`.
+
+        Args:
+            start: first cycle of the run.
+            cycles: the run ends before this cycle.
+            n_centers: visits a cycle at most (centers without eligible subjects are skipped); None: not known.
+            enabled: False: no bars, whatever the terminal.
+            console: for the bars; None is standard error.
+        """
+        console = console or Console(file=sys.stderr)
+        self.enabled = enabled and console.is_terminal
+        self._cycles = cycles
+        self._bars = bars.Progress(
+            bars.TextColumn("{task.description}"),
+            bars.BarColumn(bar_width=24),
+            bars.MofNCompleteColumn(),
+            bars.TimeElapsedColumn(),
+            bars.TextColumn("{task.fields[state]}"),
+            console=console,
+            disable=not self.enabled,
+            transient=True,
+        )
+        self._cycle = self._bars.add_task(f"cycle {start}", total=cycles - start, state="")
+        self._visits = self._bars.add_task("centers", total=n_centers, state="")
+        self._batches = self._bars.add_task("batches", total=None, state="")
+        self._of: int | None = None
+        self._n_visits = self._n_rejected = self._n_flagged = self._n_eliminated = 0
+
+    def visit(self, cycle: int, visit: Visit) -> None:
+        """The model arrives at a center."""
+        if cycle != self._of:
+            self._begin(cycle)
+        self._bars.update(self._visits, completed=self._n_visits)
+        self._n_visits += 1
+        self._bars.reset(self._batches, total=len(visit.batches), description=escape(visit.center))
+
+    def step(self, step: Step) -> None:
+        """A training step is over: advance, show its rates and the cycle's counts."""
+        if step.cycle != self._of:  # a cycle may begin with revisits only
+            self._begin(step.cycle)
+        self._n_rejected += step.phase == BATCH and not step.accepted
+        self._n_flagged += step.phase == RETRY and not step.accepted
+        self._n_eliminated += step.phase == REVISIT and not step.accepted
+        if step.phase == BATCH:
+            self._bars.advance(self._batches)
+        elif step.phase == REVISIT:
+            self._bars.update(self._visits, completed=self._n_visits)
+            self._bars.update(self._batches, description="revisits", total=None)
+        if step.rates is not None and step.verification is not None:
+            accuracy = step.verification.counts.accuracy
+            rates = f"FPR {step.rates.fpr:.3f} FNR {step.rates.fnr:.3f} accuracy {accuracy:.3f}"
+            self._bars.update(self._visits, state=rates if step.accepted else f"{rates} rejected")
+            self._bars.update(self._cycle, state=self._counts())
+        elif step.loss is not None:
+            self._bars.update(self._visits, state=f"loss {step.loss:.4f}")
+
+    def cycle(self, report: CycleReport) -> None:
+        """A cycle is over: advance, and log its line."""
+        logger.info("%s", cycle_line(report))
+        self._bars.update(self._cycle, description=f"cycle {min(report.cycle + 1, self._cycles - 1)}")
+        self._bars.advance(self._cycle)
+
+    def _begin(self, cycle: int) -> None:
+        self._of = cycle
+        self._n_visits = self._n_rejected = self._n_flagged = self._n_eliminated = 0
+        self._bars.update(self._cycle, description=f"cycle {cycle}", state="")
+        self._bars.update(self._visits, completed=0)
+
+    def _counts(self) -> str:
+        return f"rejected {self._n_rejected}, flagged {self._n_flagged}, eliminated {self._n_eliminated}"
+
+    def __enter__(self) -> Progress:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+
+def cycle_line(report: CycleReport) -> str:
+    """Say a cycle in one line: rates, what quality control did, seconds."""
+    accuracy = report.verification.counts.accuracy
+    return (
+        f"cycle {report.cycle}: FPR {report.rates.fpr:.3f} FNR {report.rates.fnr:.3f} accuracy {accuracy:.3f} | "
+        f"rejected {report.n_batches_rejected} of {report.n_batches} batches, flagged {len(report.flagged)}, "
+        f"waiting {report.n_waiting}, eliminated {len(report.eliminated)} | {report.train_s + report.verify_s:.1f} s"
+    )

@@ -1,0 +1,52 @@
+"""How our figures look: one style, no pyplot, no global state, colors that the color-blind tell apart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+# Okabe and Ito's palette (https://jfly.uni-koeln.de/color/)
+BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
+BLUE, VERMILION, PURPLE, GRAY = "#0072B2", "#D55E00", "#CC79A7", "#5F5F5F"
+PALETTE = (BLACK, BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, GRAY)
+MARKERS = "osD^vPX*"
+
+_DPI = 150
+_FOOTER_IN = 0.28
+
+
+def new_figure(width_in: float, height_in: float) -> Figure:
+    """Return an empty figure that lays itself out."""
+    return Figure(figsize=(width_in, height_in), layout="constrained")
+
+
+def save_figure(figure: Figure, path: Path, note: str | None) -> None:
+    """Print `note` at the foot of the figure and write it as what the suffix of `path` says."""
+    if note is not None:
+        engine = figure.get_layout_engine()
+        if engine is not None:
+            foot = _FOOTER_IN / figure.get_figheight()
+            engine.set(rect=(0, foot, 1, 1 - foot))  # type: ignore[call-arg]
+        figure.text(0.5, 0.06 / figure.get_figheight(), note, ha="center", va="bottom", style="italic", fontsize=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=_DPI)
+
+
+def style_axes(axes: Axes, *, title: str = "", xlabel: str = "", ylabel: str = "") -> None:
+    """Give `axes` its labels, a light grid and no box."""
+    axes.set_title(title, fontsize=10, loc="left", fontweight="bold")
+    axes.set_xlabel(xlabel, fontsize=9)
+    axes.set_ylabel(ylabel, fontsize=9)
+    axes.tick_params(labelsize=8)
+    axes.grid(color="0.9", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def count_cycles(axes: Axes) -> None:
+    """Tick the x axis at whole cycles only."""
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=15, integer=True, min_n_ticks=1))
+    axes.set_xlabel("cycle", fontsize=9)

@@ -1,0 +1,193 @@
+"""How well one cycle's model diagnoses: overall and by sex, age group and center; `metrics.csv`, `predictions.csv`."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import astuple, dataclass, fields
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import accuracy_score, f1_score, recall_score, roc_auc_score
+
+from tmqc.core.rates import DECISION_THRESHOLD
+from tmqc.data.cohort import Subject
+from tmqc.errors import RunError
+
+ALL = "all"
+PREDICTION_COLUMNS = ("cycle", "Subject", "Study", "Group_bin", "Sex", "Age", "probability", "predicted")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One scan scored by the model of one cycle. `probability` is that of PD, 0..1."""
+
+    cycle: int
+    subject: Subject
+    probability: float
+
+    @property
+    def predicted(self) -> int:
+        """1 (PD) from the decision threshold on, else 0 (HC)."""
+        return int(self.probability >= DECISION_THRESHOLD)
+
+
+@dataclass(frozen=True)
+class SubgroupMetrics:
+    """One row of `metrics.csv`; all values 0..1, higher is better, None where a value does not exist.
+
+    Attributes:
+        sensitivity: share of PD called PD; None without PD.
+        specificity: share of HC called HC; None without HC.
+        f1: None if nobody is PD and nobody was called PD.
+        auroc: None if one class is missing.
+    """
+
+    cycle: int
+    subgroup: str
+    n: int
+    accuracy: float
+    sensitivity: float | None
+    specificity: float | None
+    f1: float | None
+    auroc: float | None
+
+
+METRIC_NAMES = ("accuracy", "sensitivity", "specificity", "f1", "auroc")
+METRICS_COLUMNS = tuple(field.name for field in fields(SubgroupMetrics))
+
+
+def predictions_of(subjects: Sequence[Subject], probabilities: NDArray[np.floating], *, cycle: int) -> list[Prediction]:
+    """Pair subjects with their probabilities.
+
+    Args:
+        subjects: as they were scored, in order.
+        probabilities: of PD, shape (n,).
+        cycle: whose model predicted.
+
+    Raises:
+        ValueError: the lengths differ, or a probability is not within 0..1 (NaN is not).
+    """
+    if np.shape(probabilities) != (len(subjects),):
+        raise ValueError(f"probabilities of shape {np.shape(probabilities)} for {len(subjects)} subjects")
+    values = [float(p) for p in probabilities]
+    if bad := [s.subject for s, p in zip(subjects, values, strict=True) if not 0 <= p <= 1]:
+        raise ValueError(f"cycle {cycle}: the probability is not within 0..1 for {', '.join(bad)}")
+    return [Prediction(cycle, s, p) for s, p in zip(subjects, values, strict=True)]
+
+
+def subgroup_metrics(
+    subjects: Sequence[Subject],
+    probabilities: NDArray[np.floating],
+    *,
+    cycle: int,
+    age_bins: Sequence[float] | None,
+) -> list[SubgroupMetrics]:
+    """Metrics of one cycle: `all`, `sex=F`, `sex=M`, `age=[60,70)`, `center=<name>`; empty subgroups are left out.
+
+    Args:
+        subjects: each once.
+        probabilities: of PD, shape (n,).
+        cycle: whose model predicted.
+        age_bins: ascending bounds in years; a group holds its lower bound and not its upper one. None: the
+            one row of `all`.
+
+    Raises:
+        ValueError: there are no subjects, or `predictions_of` refuses.
+
+    Source: METHOD sections 5 and 10.
+    """
+    if not subjects:
+        raise ValueError("no subjects to score")
+    predictions = predictions_of(subjects, probabilities, cycle=cycle)
+    if age_bins is None:
+        return [_row(ALL, predictions)]
+    return [_row(name, members) for name, members in subgroups(predictions, age_bins=age_bins)]
+
+
+def subgroups(
+    predictions: Sequence[Prediction], *, age_bins: Sequence[float]
+) -> Iterator[tuple[str, list[Prediction]]]:
+    """Yield name and members of every subgroup that is not empty; who lacks sex or age is in no such group."""
+    yield ALL, list(predictions)
+    for sex in ("F", "M"):
+        if members := [p for p in predictions if p.subject.sex == sex]:
+            yield f"sex={sex}", members
+    for low, high in pairwise(age_bins):
+        members = [p for p in predictions if p.subject.age is not None and low <= p.subject.age < high]
+        if members:
+            yield f"age=[{low:g},{high:g})", members
+    for center in sorted({p.subject.study for p in predictions}):
+        yield f"center={center}", [p for p in predictions if p.subject.study == center]
+
+
+def _row(name: str, members: Sequence[Prediction]) -> SubgroupMetrics:
+    actual = np.array([p.subject.group for p in members])
+    predicted = np.array([p.predicted for p in members])
+    probability = np.array([p.probability for p in members])
+    n_pd = int(actual.sum())
+    has_pd, has_hc = n_pd > 0, n_pd < len(members)
+    return SubgroupMetrics(
+        cycle=members[0].cycle,
+        subgroup=name,
+        n=len(members),
+        accuracy=float(accuracy_score(actual, predicted)),
+        sensitivity=float(recall_score(actual, predicted, pos_label=1)) if has_pd else None,
+        specificity=float(recall_score(actual, predicted, pos_label=0)) if has_hc else None,
+        f1=float(f1_score(actual, predicted)) if has_pd or predicted.any() else None,
+        auroc=float(roc_auc_score(actual, probability)) if has_pd and has_hc else None,
+    )
+
+
+def write_metrics(path: Path, rows: Iterable[SubgroupMetrics]) -> None:
+    """Write `metrics.csv`; floats in full precision, None as an empty cell."""
+    write_csv(path, METRICS_COLUMNS, (astuple(row) for row in rows))
+
+
+def read_metrics(path: Path) -> list[SubgroupMetrics]:
+    """Read what `write_metrics` wrote.
+
+    Raises:
+        RunError: the file is missing, or is not such a file.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return [_parse(row) for row in csv.DictReader(file)]
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror}); run pipeline=inference first") from None
+    except (KeyError, ValueError, TypeError) as error:
+        raise RunError(f"{path}: is not a metrics.csv of pipeline=inference ({error!r})") from None
+
+
+def _parse(row: dict[str, str]) -> SubgroupMetrics:
+    values = [float(row[name]) if row[name] else None for name in METRIC_NAMES[1:]]
+    return SubgroupMetrics(int(row["cycle"]), row["subgroup"], int(row["n"]), float(row["accuracy"]), *values)
+
+
+def last_cycle(rows: Sequence[SubgroupMetrics]) -> list[SubgroupMetrics]:
+    """Return the rows of the last cycle, order kept."""
+    last = max((row.cycle for row in rows), default=None)
+    return [row for row in rows if row.cycle == last]
+
+
+def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
+    """Write `predictions.csv`; probabilities in full precision, unknown sex or age as an empty cell."""
+    write_csv(
+        path,
+        PREDICTION_COLUMNS,
+        (
+            (p.cycle, s.subject, s.study, s.group, s.sex, s.age, p.probability, p.predicted)
+            for p in predictions
+            for s in (p.subject,)
+        ),
+    )
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a CSV as all of a run's are: None as an empty cell, floats so that reading gives the same number."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)

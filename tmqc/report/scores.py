@@ -1,0 +1,113 @@
+"""How well harmful scans were found, cycle by cycle, given the truth: `detection.csv` (METHOD section 8)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict, astuple, dataclass, fields
+from pathlib import Path
+
+from tmqc.core.detection import detect, whole_centers
+from tmqc.report.metrics import write_csv
+
+
+@dataclass(frozen=True)
+class DetectionRow:
+    """State of detection after a cycle. Scores are 0..1, higher is better, None where undefined.
+
+    Attributes:
+        n_harmful: harmful scans among the training scans; n_harmful_centers: centers with nothing else.
+        n_eliminated, precision, recall, f1: of elimination, by scan.
+        n_flagged, flagged_...: of ever having been flagged, by scan.
+        n_eliminated_centers, center_...: of elimination, by center; one counts when all its scans are out.
+        n_good_lost: good scans eliminated.
+        n_undecided, n_undecided_harmful: waiting for their revisit.
+        n_verifications: made so far in the run.
+    """
+
+    cycle: int
+    n_harmful: int
+    n_eliminated: int
+    precision: float | None
+    recall: float | None
+    f1: float | None
+    n_flagged: int
+    flagged_precision: float | None
+    flagged_recall: float | None
+    flagged_f1: float | None
+    n_harmful_centers: int
+    n_eliminated_centers: int
+    center_precision: float | None
+    center_recall: float | None
+    center_f1: float | None
+    n_good_lost: int
+    n_undecided: int
+    n_undecided_harmful: int
+    n_verifications: int
+
+
+DETECTION_COLUMNS = tuple(field.name for field in fields(DetectionRow))
+
+
+def score_detection(
+    *,
+    cycle: int,
+    flagged_ever: Collection[str],
+    eliminated: Collection[str],
+    undecided: Collection[str],
+    center_of: Mapping[str, str],
+    truth_subjects: Collection[str],
+    n_verifications: int,
+) -> DetectionRow:
+    """Compare what quality control did up to the end of `cycle` with the truth.
+
+    Args:
+        cycle: the cycle that has just ended.
+        flagged_ever: subjects put on the revisit list at least once.
+        eliminated: in the run so far.
+        undecided: on the revisit list.
+        center_of: center of every training subject.
+        truth_subjects: harmful ones; those that are not in training do not count.
+        n_verifications: made so far.
+
+    Raises:
+        ValueError: a subject flagged, eliminated or undecided is no training subject.
+    """
+    if strangers := {*flagged_ever, *eliminated, *undecided} - set(center_of):
+        raise ValueError(f"not among the training subjects: {', '.join(sorted(strangers))}")
+    harmful = set(truth_subjects) & set(center_of)
+    by_scan, by_flag = detect(eliminated, harmful), detect(flagged_ever, harmful)
+    harmful_centers = whole_centers(harmful, center_of)
+    eliminated_centers = whole_centers(eliminated, center_of)
+    by_center = detect(eliminated_centers, harmful_centers)
+    return DetectionRow(
+        cycle=cycle,
+        n_harmful=len(harmful),
+        n_eliminated=len(set(eliminated)),
+        precision=by_scan.precision,
+        recall=by_scan.recall,
+        f1=by_scan.f1,
+        n_flagged=len(set(flagged_ever)),
+        flagged_precision=by_flag.precision,
+        flagged_recall=by_flag.recall,
+        flagged_f1=by_flag.f1,
+        n_harmful_centers=len(harmful_centers),
+        n_eliminated_centers=len(eliminated_centers),
+        center_precision=by_center.precision,
+        center_recall=by_center.recall,
+        center_f1=by_center.f1,
+        n_good_lost=by_scan.false_alarms,
+        n_undecided=len(set(undecided)),
+        n_undecided_harmful=len(set(undecided) & harmful),
+        n_verifications=n_verifications,
+    )
+
+
+def write_detection(path: Path, rows: Iterable[DetectionRow]) -> None:
+    """Write `detection.csv`, one row a cycle; floats in full precision, None as an empty cell."""
+    write_csv(path, DETECTION_COLUMNS, (astuple(row) for row in rows))
+
+
+def detection_metrics(row: DetectionRow) -> dict[str, float | None]:
+    """Name the scores for the tracker: `detect/precision`, `detect/flagged_recall`, `detect/good_lost`, ..."""
+    values = {name: value for name, value in asdict(row).items() if name != "cycle"}
+    return {f"detect/{name.removeprefix('n_')}": value for name, value in values.items()}

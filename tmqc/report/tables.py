@@ -1,0 +1,181 @@
+"""Closing tables of a run on standard output, and the comparison of several runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from tmqc.core.records import CycleReport
+from tmqc.errors import InputError, RunError
+from tmqc.report.events import eliminated_in, find_waits, read_trace
+from tmqc.report.metrics import ALL, METRIC_NAMES, SubgroupMetrics, last_cycle, read_metrics
+from tmqc.report.scores import DetectionRow
+from tmqc.rundir import LEDGER, METRICS, TRACE, TRUTH
+from tmqc.truth import read_truth
+
+_LABELS = {"f1": "F1", "auroc": "AUROC"}
+_GOOD = "good"
+
+
+def print_training(
+    report: CycleReport,
+    *,
+    test: Mapping[str, float | None],
+    detection: DetectionRow | None,
+    note: str | None,
+    directory: Path,
+    console: Console | None = None,
+) -> None:
+    """Print how a training run ended.
+
+    Args:
+        report: of the last cycle.
+        test: metrics of the final model on the test split, 0..1; empty without one.
+        detection: scores after the last cycle; None where the truth is not known or nothing was controlled.
+        note: said above the table, such as that the cohort is a phantom.
+        directory: of the run, named below the table.
+        console: where to; None is standard output.
+    """
+    table = Table("", "after the last cycle", title=f"cycle {report.cycle}", title_justify="left")
+    table.add_row("training loss", _number(report.train_loss))
+    table.add_row("verification FPR / FNR", f"{report.rates.fpr:.3f} / {report.rates.fnr:.3f}")
+    table.add_row("verification accuracy", _number(report.verification.counts.accuracy))
+    for name, value in test.items():
+        table.add_row(f"test {_LABELS.get(name, name)}", _number(value))
+    if report.n_eliminated or report.n_waiting or detection is not None:
+        table.add_section()
+        table.add_row("eliminated", str(report.n_eliminated))
+        table.add_row("undecided", str(report.n_waiting))
+    if detection is not None:
+        _add_detection(table, detection)
+    _print(table, note, directory, console)
+
+
+def print_inference(
+    rows: Sequence[SubgroupMetrics], *, note: str | None, directory: Path, console: Console | None = None
+) -> None:
+    """Print the metrics of the last cycle, of all, the sexes and the age groups.
+
+    Args:
+        rows: of any number of cycles.
+        note: said above the table, such as that the cohort is a phantom.
+        directory: of the run, named below the table.
+        console: where to; None is standard output.
+    """
+    last = [row for row in last_cycle(rows) if not row.subgroup.startswith("center=")]
+    title = f"test split, cycle {last[0].cycle}" if last else "test split: nothing was scored"
+    table = _metrics_table("Subgroup", title)
+    for row in last:
+        table.add_row(escape(row.subgroup), str(row.n), *_metrics_cells(row))
+    _print(table, note, directory, console)
+
+
+def comparison(
+    runs: Mapping[str, Path],
+    *,
+    qc: Path | None = None,
+    note: str | None = None,
+    console: Console | None = None,
+) -> None:
+    """Print the test metrics of several models side by side, then everyone eliminated against the truth.
+
+    Args:
+        runs: label -> directory of an inference run; the last cycle of its `metrics.csv` counts.
+        qc: directory of a QC run; None leaves the second table out.
+        note: said above the tables, such as that the cohort is a phantom.
+        console: where to; None is standard output.
+
+    Raises:
+        RunError: files are missing; names all of them and what writes them.
+    """
+    faults: list[str] = []
+    table = _metrics_table("Model", "test split, last cycle", "cycle")
+    for label, directory in runs.items():
+        try:
+            overall = [r for r in last_cycle(read_metrics(directory / METRICS)) if r.subgroup == ALL]
+        except RunError as error:
+            faults += [f"{label}: {fault}" for fault in error.faults]
+            continue
+        for row in overall:
+            table.add_row(escape(label), str(row.cycle), str(row.n), *_metrics_cells(row))
+    tables = [table]
+    if qc is not None:
+        try:
+            tables.append(_eliminated_table(qc))
+        except InputError as error:
+            faults += error.faults
+    if faults:
+        raise RunError(faults)
+    console = console or Console()
+    if note is not None:
+        console.print(note, style="italic", markup=False)
+    for table in tables:
+        console.print(table)
+
+
+def _eliminated_table(run: Path) -> Table:
+    """Everyone eliminated in a QC run, in order. `truth.csv` may be missing: then nothing is said about it."""
+    waits = find_waits(read_trace(run / TRACE))
+    path = run / LEDGER
+    try:
+        eliminated = json.loads(path.read_text(encoding="utf-8"))["eliminated"]
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror}); it is written by pipeline=qc") from None
+    except (ValueError, KeyError, TypeError):
+        raise RunError(f"{path}: is not the ledger of a QC run; run pipeline=qc again") from None
+    truth = read_truth(run / TRUTH) if (run / TRUTH).exists() else None
+    center_of = {wait.subject: wait.center for wait in waits}
+    cycle_of = eliminated_in(waits)
+    table = Table("Subject", "Center", "In truth", title=f"eliminated: {len(eliminated)}", title_justify="left")
+    table.add_column("Cycle eliminated", justify="right")
+    for subject in eliminated:
+        kind = (truth.kind_of(subject) or _GOOD) if truth is not None else "-"
+        center = center_of.get(subject, "-")
+        table.add_row(escape(subject), escape(center), escape(kind), str(cycle_of.get(subject, "-")))
+    if truth is not None:
+        missed = sorted(truth.subjects - set(eliminated))
+        names = f" ({', '.join(missed)})" if missed else ""
+        table.caption = escape(f"harmful and not eliminated: {len(missed)}{names}")
+        table.caption_justify = "left"
+    return table
+
+
+def _add_detection(table: Table, row: DetectionRow) -> None:
+    table.add_section()
+    table.add_row("harmful scans", str(row.n_harmful))
+    scores = ((row.precision, row.recall, row.f1), (row.center_precision, row.center_recall, row.center_f1))
+    for what, values in zip(("scans", "whole centers"), scores, strict=True):
+        table.add_row(f"eliminated {what}: precision / recall / F1", " / ".join(_number(v) for v in values))
+    flagged = (row.flagged_precision, row.flagged_recall, row.flagged_f1)
+    table.add_row("flagged scans: precision / recall / F1", " / ".join(_number(v) for v in flagged))
+    table.add_row("good scans lost", str(row.n_good_lost))
+    table.add_row("undecided, harmful among them", f"{row.n_undecided}, {row.n_undecided_harmful}")
+    table.add_row("verifications", str(row.n_verifications))
+
+
+def _metrics_table(first: str, title: str, *more: str) -> Table:
+    table = Table(first, title=title, title_justify="left")
+    for name in (*more, "n", *METRIC_NAMES):
+        table.add_column(_LABELS.get(name, name), justify="right")
+    return table
+
+
+def _metrics_cells(row: SubgroupMetrics) -> list[str]:
+    return [_number(getattr(row, name)) for name in METRIC_NAMES]
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _print(table: Table, note: str | None, directory: Path, console: Console | None) -> None:
+    console = console or Console()
+    if note is not None:
+        console.print(note, style="italic", markup=False)
+    console.print(table)
+    console.print(str(directory), markup=False, highlight=False, soft_wrap=True)
