@@ -1,0 +1,154 @@
+"""The entrypoint as a user meets it: in a process of its own, from another directory."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tiny import tiny_overrides
+
+REPO = Path(__file__).resolve().parents[1]
+
+
+def tmqc(*arguments, cwd, **env):
+    command = [sys.executable, "-m", "tmqc", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env={**os.environ, **env})
+
+
+def files_of(folder):
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*"))
+
+
+def test_help_lists_groups_and_settings(tmp_path):
+    done = tmqc("--help", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "pipeline: clean, dirty, inference, qc" in done.stdout
+    assert "error: 0.02" in done.stdout
+    assert files_of(tmp_path) == []
+
+
+def test_show_the_resolved_settings(tmp_path):
+    done = tmqc("experiment=paper_qc_samples_noise", "qc.error=0.05", "--cfg", "job", "--resolve", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "error: 0.05" in done.stdout
+    assert "${" not in done.stdout
+    assert files_of(tmp_path) == []
+
+
+def test_the_console_script_is_the_same_program(tmp_path):
+    script = Path(sys.executable).with_name("tmqc")
+    done = subprocess.run([script, "--cfg", "job"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == tmqc("--cfg", "job", cwd=tmp_path).stdout
+
+
+def test_bash_completion_knows_groups_and_settings(tmp_path):
+    completed = tmqc("-sc", "query=bash", cwd=tmp_path, COMP_LINE="tmqc pipeline=", COMP_POINT="14")
+    assert {"pipeline=clean", "pipeline=qc"} <= set(completed.stdout.split())
+    completed = tmqc("-sc", "query=bash", cwd=tmp_path, COMP_LINE="tmqc qc.", COMP_POINT="8")
+    assert {"qc.error=", "qc.revisit="} <= set(completed.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["qc.eror=0.02"], "qc.eror: there is no such setting; did you mean qc.error?"),
+        (["qc.error=2", "qc.revisit=0"], "qc.error=2.0: must be a number from 0 to 1"),
+        (["pipeline=qcc"], "pipeline=qcc: must be one of clean, dirty, inference, qc"),
+        ([], "cohort.train_csv is not set"),
+    ],
+)
+def test_bad_settings_exit_with_2_one_list_and_nothing_written(tmp_path, arguments, told):
+    done = tmqc(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert done.stderr.startswith("tmqc: these settings cannot be used:")
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert files_of(tmp_path) == []
+
+
+def test_bad_scans_are_all_told_at_once(tmp_path, cohort_csvs):
+    """A missing scan, a truncated one and one that is no image: one list, exit code 2, nothing written."""
+    shutil.copytree(cohort_csvs["train"].parent, tmp_path / "data")
+    scans = tmp_path / "data" / "scans"
+    (scans / "Alpha-train-0.nii.gz").unlink()
+    whole = (scans / "Beta-train-1.nii.gz").read_bytes()
+    (scans / "Beta-train-1.nii.gz").write_bytes(whole[: len(whole) // 2])
+    (scans / "Delta-verification-0.nii.gz").write_text("not an image")
+    csvs = {split: tmp_path / "data" / f"{split}.csv" for split in cohort_csvs}
+    done = tmqc("pipeline=clean", *tiny_overrides(csvs, tmp_path / "outputs"), cwd=tmp_path)
+    assert done.returncode == 2
+    for subject in ("Alpha-train-0", "Beta-train-1", "Delta-verification-0"):
+        assert f"subject {subject}" in done.stderr
+    assert len(done.stderr.splitlines()) == 4
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_sweep_runs_every_job_in_its_own_process_and_goes_on_after_a_bad_one(tmp_path, cohort_csvs):
+    overrides = tiny_overrides(cohort_csvs, tmp_path / "outputs")
+    done = tmqc(
+        *("-m", "pipeline=clean", "schedule.cycles=1", "tracking=none", "model.dropout=0.1,2.0,0.3"),
+        *overrides,
+        f"hydra.sweep.dir={tmp_path}/sweep",
+        "hydra.sweep.subdir=${hydra.job.num}",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 2
+    assert "model.dropout=2.0: must be a number from 0 to 0.99" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert sorted(p.name for p in (tmp_path / "sweep").glob("*/cycles.csv")) == ["cycles.csv"] * 2
+    assert (tmp_path / "sweep" / "2" / "checkpoints" / "cycle_00.npz").exists()
+    assert not (tmp_path / "sweep" / "1").exists()
+
+
+def test_ctrl_c_says_so_and_marks_the_run_killed(tmp_path, cohort_csvs):
+    from mlflow import MlflowClient
+
+    outputs = tmp_path / "outputs"
+    command = [sys.executable, "-m", "tmqc", "pipeline=clean", "schedule.cycles=5000", "run.name=long"]
+    command += tiny_overrides(cohort_csvs, outputs)
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    checkpoints = outputs / "clean" / "long" / "checkpoints"
+    waited_until = time.monotonic() + 240
+    while not list(checkpoints.glob("cycle_*.npz")) and time.monotonic() < waited_until:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "Traceback" not in stderr
+    assert stderr.rstrip().endswith("interrupted")
+    client = MlflowClient(f"sqlite:///{outputs}/mlflow.db")
+    ids = [e.experiment_id for e in client.search_experiments()]
+    assert [r.info.status for r in client.search_runs(ids)] == ["KILLED"]
+
+
+def test_a_wheel_works_elsewhere(tmp_path):
+    """Build the wheel, unpack it away from the clone, and show and validate settings from there."""
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path / "dist"), str(REPO)],
+        check=True,
+        capture_output=True,
+    )
+    [wheel] = (tmp_path / "dist").glob("*.whl")
+    site, elsewhere = tmp_path / "site", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    install = [sys.executable, "-m", "pip", "install", "--no-deps", "--target", str(site), str(wheel)]
+    subprocess.run(install, check=True, capture_output=True)
+    done = tmqc("experiment=demo_qc", "--cfg", "job", "--resolve", cwd=elsewhere, PYTHONPATH=str(site))
+    assert done.returncode == 0, done.stderr
+    assert "error: 0.02" in done.stdout
+    where = "import tmqc.cli as c; print(c.conf_dir())"
+    env = {**os.environ, "PYTHONPATH": str(site)}
+    shown = subprocess.run([sys.executable, "-c", where], cwd=elsewhere, env=env, capture_output=True, text=True)
+    assert shown.stdout.strip() == str(site / "tmqc" / "conf")
+    assert tmqc("qc.eror=1", cwd=elsewhere, PYTHONPATH=str(site)).returncode == 2
+    read = "from tmqc.data.phantom import read_centers; print(len(read_centers('real83')))"
+    tables = subprocess.run([sys.executable, "-c", read], cwd=elsewhere, env=env, capture_output=True, text=True)
+    assert tables.stdout.strip() == "83", tables.stderr

@@ -1,0 +1,148 @@
+"""Settings: every experiment composes and validates; every bad value is named with what is allowed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+
+from tmqc.cli import conf_dir, to_config
+from tmqc.config import Config, flatten
+from tmqc.errors import SettingsError
+from tmqc.explain import explain
+from tmqc.validate import validate
+
+EXPERIMENTS = sorted(p.stem for p in (conf_dir() / "experiment").glob("*.yaml"))
+OWN_DATA = ["cohort.train_csv=a.csv", "cohort.test_csv=b.csv", "inference.run=somewhere"]
+
+
+def composed(*overrides):
+    ConfigStore.instance().store(name="schema", node=Config)
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return to_config(compose("config", [*overrides, "run.name=test"]))
+
+
+def faults(*overrides):
+    with pytest.raises(SettingsError) as caught:
+        validate(composed(*overrides))
+    return caught.value.faults
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_composes_and_validates(name):
+    config = composed(f"experiment={name}", *OWN_DATA)
+    validate(config)
+    pipeline = next(p for p in ("clean", "dirty", "qc", "inference") if p in name.split("_"))
+    assert config.pipeline.name == pipeline
+
+
+def test_there_is_one_for_every_published_run():
+    wanted = {
+        f"paper_{p}_{s}_{k}" for p in ("dirty", "qc") for s in ("centers", "samples") for k in ("inverted", "noise")
+    }
+    assert wanted | {"paper_clean", "paper_inference"} <= set(EXPERIMENTS)
+
+
+def test_the_published_runs_are_at_the_published_sizes():
+    config = composed("experiment=paper_qc_centers_inverted", *OWN_DATA)
+    assert config.cohort.shape == [160, 192, 160]
+    assert config.model.filters == [32, 64, 128, 256, 256, 64]
+    assert (config.schedule.start, config.schedule.cycles, config.schedule.seed) == (10, 30, 42)
+    assert (config.schedule.batch_size, config.schedule.learning_rate) == (5, 1e-4)
+    assert config.schedule.decay_start == 10  # the published restart of the rate
+    assert (config.qc.error, config.qc.revisit) == (0.02, 2)
+    clean = composed("experiment=paper_clean", *OWN_DATA)
+    assert (clean.schedule.seed, clean.schedule.start, clean.schedule.decay_start) == (40, 0, 0)
+
+
+@pytest.mark.parametrize("pipeline", ["clean", "dirty", "qc"])
+def test_the_fair_schedule_is_the_same_for_all_three(pipeline):
+    schedule = composed(f"pipeline={pipeline}").schedule
+    assert (schedule.seed, schedule.learning_rate, schedule.decay, schedule.decay_start) == (42, 1e-4, 0.1, 0)
+
+
+def test_the_experiment_wins_over_the_root_and_the_command_line_over_both():
+    assert composed("experiment=demo_clean").schedule.cycles == 26
+    assert composed("experiment=demo_clean", "schedule.cycles=3").schedule.cycles == 3
+
+
+def test_schema_and_yaml_name_the_same_settings():
+    """A default that stands in the dataclass and in YAML must be one value."""
+    assert flatten(composed("cohort=csv")) | {"run.name": None} == flatten(Config()) | {
+        "run.name": None,
+        "schedule.start": 10,
+    }
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("qc.error=-0.1", "qc.error=-0.1: must be a number from 0 to 1"),
+        ("qc.error=nan", "qc.error=nan: must be a number from 0 to 1"),
+        ("qc.revisit=0", "qc.revisit=0: must be a number from 1"),
+        ("qc.rates=other", "qc.rates=other: must be one of standard, published"),
+        ("schedule.cycles=10", "schedule.cycles=10: must exceed schedule.start=10"),
+        ("schedule.learning_rate=0", "schedule.learning_rate=0.0: must be"),
+        ("cohort.shape=[160,192]", "cohort.shape=[160, 192]: must be three sizes"),
+        ("cohort.shape=[160,192,16]", "of 33 voxels or more"),
+        ("cohort.orientation=RAX", "cohort.orientation=RAX: must be three letters"),
+        ("cohort.spacing_mm=[1,1,0]", "cohort.spacing_mm=[1.0, 1.0, 0.0]"),
+        ("model.filters=[8]", "model.filters=[8]: must be two or more"),
+        ("run.precision=float8", "run.precision=float8: must be one of float32"),
+        ("init.cycle=first", "init.cycle=first: must be the number"),
+        ("inference.cycles=some", "inference.cycles=some: must be all, last"),
+        ("inference.age_bins=[60,50]", "inference.age_bins=[60.0, 50.0]: must be"),
+        ("+qc.foo=1", "qc.foo: there is no such setting"),
+        ("+init.foo=1", "init.foo: there is no such setting"),
+    ],
+)
+def test_a_bad_value_is_named_with_what_is_allowed(override, told):
+    assert any(told in fault for fault in faults(*OWN_DATA, "init.from=x", override))
+
+
+def test_all_faults_at_once():
+    found = faults("qc.error=2", "qc.revisit=0", "model.dropout=1.5")
+    assert {f.split("=")[0].split(" ")[0] for f in found} >= {
+        "qc.error",
+        "qc.revisit",
+        "model.dropout",
+        "init.from",
+        "cohort.train_csv",
+        "cohort.verification_csv",
+    }
+
+
+def test_a_clean_run_refuses_harmful_data():
+    assert any("pipeline=clean trains without" in f for f in faults(*OWN_DATA, "pipeline=clean", "harmful=centers"))
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("qc.eror=1", "qc.eror: there is no such setting; did you mean qc.error? qc has error, revisit, rates"),
+        ("modell=sfcn", "modell: there is no such setting; did you mean model?"),
+        ("model=resnet", "model=resnet: must be one of sfcn, sfcn_small"),
+        ("qc.error=high", "qc.error=high: must be a number"),
+        ("qc.revisit=1.5", "qc.revisit=1.5: must be a whole number"),
+        ("run.overwrite=perhaps", "run.overwrite=perhaps: must be true or false"),
+        ("cohort.shape=40", "cohort.shape=40: must be a list"),
+    ],
+)
+def test_hydras_own_complaints_in_our_words(override, told):
+    with pytest.raises(Exception, match=".") as caught:
+        composed(override)
+    assert explain(caught.value) == [told] or told in explain(caught.value)[0]
+
+
+def test_flatten_names_every_scalar():
+    flat = flatten(Config())
+    assert flat["qc.error"] == 0.02
+    assert flat["model.filters"] == "[32, 64, 128, 256, 256, 64]"
+    assert flat["init.from"] is None
+    assert flat["cohort.phantom.centers"] == "demo"
+
+
+def test_conf_lies_beside_the_package_in_a_clone():
+    assert conf_dir() == Path(__file__).resolve().parents[1] / "conf"

@@ -1,0 +1,186 @@
+"""All four pipelines end to end on NIfTI files, and what they leave behind."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from tiny import CENTERS, compose_config, tiny_overrides
+
+from tmqc.checkpoint import checkpoint_path, load_checkpoint, saved_cycles
+from tmqc.cli import run
+from tmqc.errors import InputError, RunError
+from tmqc.trace import COLUMNS
+
+CLEAN, START, CYCLES = 8, 8, 12
+
+
+def go(outputs, csvs, *overrides, name):
+    config = compose_config(*tiny_overrides(csvs, outputs), f"run.name={name}", *overrides)
+    directory = outputs / config.pipeline.name / name
+    run(config, directory)
+    return directory
+
+
+def harm(outputs, **more):
+    settings = {"ids": "[Delta]", "kind": "noise", "sigma": 80, "replace": "true"} | more
+    return [
+        *("harmful=centers", f"schedule.start={START}", f"schedule.cycles={CYCLES}"),
+        *(f"init.from={outputs}/clean/c", "schedule.learning_rate=3e-3"),
+        *(f"harmful.{k}={v}" for k, v in settings.items()),
+    ]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, cohort_csvs):
+    outputs = tmp_path_factory.mktemp("outputs")
+    clean = go(outputs, cohort_csvs, "pipeline=clean", f"schedule.cycles={CYCLES}", name="c")
+    dirty = go(outputs, cohort_csvs, "pipeline=dirty", *harm(outputs), "tracking=none", name="d")
+    qc = go(outputs, cohort_csvs, "pipeline=qc", *harm(outputs), name="q")
+    scored = go(outputs, cohort_csvs, "pipeline=inference", f"inference.run={qc}", "tracking=none", name="i")
+    return {"outputs": outputs, "clean": clean, "dirty": dirty, "qc": qc, "inference": scored}
+
+
+def test_the_clean_model_learns(runs):
+    cycles = pd.read_csv(runs["clean"] / "cycles.csv")
+    assert list(cycles["cycle"]) == list(range(CYCLES))
+    assert cycles["accuracy"].iloc[-1] >= 0.9
+    assert cycles["train_loss"].iloc[-1] < 0.5 * cycles["train_loss"].iloc[0]
+
+
+def test_one_checkpoint_a_cycle_with_all_that_training_touches(runs):
+    assert saved_cycles(runs["clean"]) == list(range(CYCLES))
+    assert saved_cycles(runs["qc"]) == list(range(START, CYCLES))
+    state = load_checkpoint(checkpoint_path(runs["qc"], CYCLES - 1)).state
+    for part in ("norm1/moving_variance", "seed_generator", "adam/iteration", "momentum", "velocity", "conv3/kernel"):
+        assert any(part in name for name in state), part
+
+
+def test_the_starting_state_is_the_clean_models(runs, cohort_csvs):
+    """The first row of the trace is the verification of the clean model after START cycles."""
+    first = pd.read_csv(runs["qc"] / "trace.csv", keep_default_na=False).iloc[0]
+    clean = pd.read_csv(runs["clean"] / "cycles.csv").iloc[START - 1]
+    assert first["Phase"] == "baseline"
+    assert (first["FP"], first["FN"]) == (clean["fp"], clean["fn"])
+    assert first["VerifyLoss"] == pytest.approx(clean["verify_loss"], rel=1e-5)
+
+
+def test_trace_ledger_and_scores_agree(runs):
+    trace = pd.read_csv(runs["qc"] / "trace.csv", keep_default_na=False)
+    assert tuple(trace.columns) == COLUMNS
+    ledger = json.loads((runs["qc"] / "ledger.json").read_text())
+    out = trace[(trace["Phase"] == "revisit") & (trace["Ignored"] == 1)]
+    assert ledger["eliminated"] == list(out["Subject"])
+    flagged = trace[(trace["Phase"] == "retry") & (trace["Ignored"] == 1)]
+    assert sorted(s for due in ledger["revisit"].values() for s in due) == sorted(flagged["Subject"])
+    assert set(trace["Scored"]) == {4 * len(CENTERS)}
+    detection = pd.read_csv(runs["qc"] / "detection.csv")
+    assert list(detection["cycle"]) == list(range(START, CYCLES))
+    harmful = {f"Delta-train-{i}" for i in range(CENTERS["Delta"])}
+    named = set(ledger["eliminated"])
+    last = detection.iloc[-1]
+    if named:
+        assert last["precision"] == pytest.approx(len(named & harmful) / len(named))
+    assert last["recall"] == pytest.approx(len(named & harmful) / len(harmful))
+
+
+def test_the_manifest_tells_who_was_corrupted(runs):
+    with (runs["qc"] / "truth.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [r["Subject"] for r in rows] == [f"Delta-train-{i}" for i in range(CENTERS["Delta"])]
+    assert {r["Kind"] for r in rows} == {"noise"}
+    assert (runs["qc"] / "harmful" / "volumes" / "Delta-train-0.nii.gz").is_file()
+
+
+def test_control_does_not_depend_on_the_truth_being_known(runs, cohort_csvs):
+    """The same harmful scans given as an ordinary cohort, no manifest anywhere: the very same trace."""
+    csvs = cohort_csvs | {"train": runs["qc"] / "harmful" / "train.csv"}
+    settings = [s for s in harm(runs["outputs"]) if not s.startswith("harmful")]
+    blind = go(runs["outputs"], csvs, "pipeline=qc", *settings, "tracking=none", name="blind")
+    one, other = (pd.read_csv(r / "trace.csv").drop(columns="Seconds") for r in (runs["qc"], blind))
+    pd.testing.assert_frame_equal(one, other, check_exact=True)
+    assert not (blind / "detection.csv").exists()
+    assert not (blind / "truth.csv").exists()
+
+
+def test_inference_scores_every_saved_cycle(runs, cohort_csvs):
+    metrics = pd.read_csv(runs["inference"] / "metrics.csv")
+    assert list(metrics.columns) == ["cycle", "subgroup", "n", "accuracy", "sensitivity", "specificity", "f1", "auroc"]
+    assert sorted(metrics["cycle"].unique()) == list(range(START, CYCLES))
+    assert {"all", "sex=F", "sex=M", "center=Alpha"} <= set(metrics["subgroup"])
+    predictions = pd.read_csv(runs["inference"] / "predictions.csv")
+    assert len(predictions) == (CYCLES - START) * 4 * len(CENTERS)
+    last = predictions[predictions["cycle"] == CYCLES - 1]
+    right = ((last["probability"] >= 0.5) == last["Group_bin"]).mean()
+    overall = metrics[(metrics["subgroup"] == "all") & (metrics["cycle"] == CYCLES - 1)]
+    assert overall["accuracy"].item() == pytest.approx(right)
+    for figure in ("cycles.png", "roc.png"):
+        assert (runs["inference"] / "figures" / figure).stat().st_size > 5000
+
+
+def test_mlflow_holds_every_cycle(runs):
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{runs['outputs']}/mlflow.db")
+    [experiment] = [e for e in client.search_experiments() if e.name == "tmqc"]
+    found = {r.info.run_name: r for r in client.search_runs([experiment.experiment_id])}
+    assert set(found) == {"clean/c", "qc/q"}
+    qc = found["qc/q"]
+    assert qc.info.status == "FINISHED"
+    assert qc.data.params["qc.error"] == "0.02"
+    assert qc.data.tags["pipeline"] == "qc"
+    assert qc.data.tags["scenario"] == "centers"
+    cycles = pd.read_csv(runs["qc"] / "cycles.csv")
+    history = client.get_metric_history(qc.info.run_id, "verify/fpr")
+    assert [(m.step, m.value) for m in history] == list(zip(cycles["cycle"], cycles["fpr"], strict=True))
+    assert {"test/auroc", "detect/recall", "train/loss", "qc/waiting"} <= set(qc.data.metrics)
+    kept = {f.path for f in client.list_artifacts(qc.info.run_id)}
+    assert {"config.yaml", "trace.csv", "ledger.json", "detection.csv", "figures"} <= kept
+
+
+def test_the_same_settings_give_the_same_run(runs, cohort_csvs):
+    again = go(runs["outputs"], cohort_csvs, "pipeline=dirty", *harm(runs["outputs"]), "tracking=none", name="again")
+    one, other = (load_checkpoint(checkpoint_path(r, CYCLES - 1)).state for r in (runs["dirty"], again))
+    assert all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def test_a_run_is_never_written_over_unless_asked(runs, cohort_csvs):
+    before = (runs["clean"] / "cycles.csv").read_bytes()
+    short = ["pipeline=clean", "schedule.cycles=1", "tracking=none"]
+    with pytest.raises(RunError, match=r"already holds a run .*run\.overwrite=true"):
+        go(runs["outputs"], cohort_csvs, *short, name="c")
+    assert (runs["clean"] / "cycles.csv").read_bytes() == before
+    once = go(runs["outputs"], cohort_csvs, *short, name="twice")
+    (once / "notes.txt").write_text("mine")
+    go(runs["outputs"], cohort_csvs, *short, "run.overwrite=true", name="twice")
+    assert len(pd.read_csv(once / "cycles.csv")) == 1
+    assert (once / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["init.from=nowhere"], "init.from=nowhere: no such run directory"),
+        (["schedule.start=50", "schedule.cycles=60"], "no checkpoint of cycle 49, it holds cycles 0 to 11"),
+        (["model.filters=[4,8,16]"], "belongs to another model"),
+        (["harmful.ids=[Omega]"], "Omega"),
+        (["cohort.shape=[16,20,18]"], "16 x 20 x 16 voxels, expected 16 x 20 x 18"),
+        (["cohort.train_csv=missing.csv"], "missing.csv"),
+    ],
+)
+def test_bad_input_is_told_before_anything_is_written(runs, cohort_csvs, overrides, told):
+    with pytest.raises(InputError, match=".") as caught:
+        go(runs["outputs"], cohort_csvs, "pipeline=qc", *harm(runs["outputs"]), *overrides, name="bad")
+    assert told in str(caught.value)
+    assert not (runs["outputs"] / "qc" / "bad").exists()
+
+
+def test_inference_of_what_is_not_there(runs, cohort_csvs):
+    base = ["pipeline=inference", "tracking=none"]
+    with pytest.raises(RunError, match="no such directory"):
+        go(runs["outputs"], cohort_csvs, *base, "inference.run=nowhere", name="x")
+    with pytest.raises(RunError, match="holds cycles 8 to 11"):
+        go(runs["outputs"], cohort_csvs, *base, f"inference.run={runs['qc']}", "inference.cycles=3", name="x")

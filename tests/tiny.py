@@ -1,0 +1,66 @@
+"""A tiny cohort of ordinary NIfTI files and CSVs, and the settings to run on it."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+
+from tmqc.cli import conf_dir, to_config
+from tmqc.config import Config
+
+SHAPE = (16, 20, 16)
+COLUMNS = ("Subject", "Path", "Study", "Group_bin", "Sex", "Age", "Scanner")
+CENTERS = {"Alpha": 9, "Beta": 6, "Gamma": 1, "Delta": 3}
+
+
+def write_scan(path: Path, group: int, rng: np.random.Generator) -> None:
+    """Noise around 100, and a darker corner in PD: easy to learn within a few cycles."""
+    voxels = rng.normal(100, 10, SHAPE).clip(0, 255)
+    if group:
+        voxels[:8, :10, :8] -= 60
+    image = sitk.GetImageFromArray(voxels.clip(0, 255).astype(np.uint8).transpose(2, 1, 0))
+    image.SetDirection((-1, 0, 0, 0, -1, 0, 0, 0, 1))  # RAS
+    sitk.WriteImage(image, str(path))
+
+
+def write_cohort(folder: Path, *, seed: int = 0) -> dict[str, Path]:
+    """Three splits; returns their CSVs by name."""
+    rng = np.random.default_rng(seed)
+    (folder / "scans").mkdir(parents=True)
+    paths = {}
+    for split in ("train", "verification", "test"):
+        rows = []
+        for center, n in CENTERS.items():
+            for i in range(n if split == "train" else 4):
+                subject, group = f"{center}-{split}-{i}", i % 2
+                write_scan(folder / "scans" / f"{subject}.nii.gz", group, rng)
+                rows.append((subject, f"scans/{subject}.nii.gz", center, group, "MF"[i % 2], 50 + i, "S1"))
+        paths[split] = folder / f"{split}.csv"
+        with paths[split].open("w", newline="") as file:
+            csv.writer(file).writerows([COLUMNS, *rows])
+    return paths
+
+
+def tiny_overrides(csvs: dict[str, Path], outputs: Path) -> list[str]:
+    """Command-line overrides for a run of seconds."""
+    return [
+        *(f"cohort.{split}_csv={path}" for split, path in csvs.items()),
+        f"cohort.shape=[{','.join(map(str, SHAPE))}]",
+        "model.filters=[4,8,8]",
+        "model.batchnorm_momentum=0.9",
+        "schedule.learning_rate=1e-2",
+        f"run.outputs={outputs}",
+        "run.progress=false",
+    ]
+
+
+def compose_config(*overrides: str) -> Config:
+    """What the command line would give."""
+    ConfigStore.instance().store(name="schema", node=Config)
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return to_config(compose("config", list(overrides)))

@@ -1,0 +1,56 @@
+"""The centers of an in-process run: where samples live, train and are counted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+from operator import add
+
+import numpy as np
+
+from tmqc.core.rates import Verification, score
+from tmqc.data.cohort import Subject
+from tmqc.data.volumes import Volumes
+from tmqc.learner import Learner, Snapshot
+from tmqc.travel import TrainResult
+
+
+class LocalCenters:
+    """All centers in this process: one learner visits them, one resident array holds all volumes."""
+
+    def __init__(
+        self,
+        learner: Learner,
+        *,
+        train: Sequence[Subject],
+        verification: Sequence[Subject],
+        volumes: Volumes,
+        verify_batch_size: int,
+    ) -> None:
+        self.learner = learner
+        self._volumes = volumes
+        self._labels = {s.subject: s.group for s in train}
+        self._verify_array = volumes.block([s.subject for s in verification])
+        self._verify_labels = np.array([s.group for s in verification])
+        studies = np.array([s.study for s in verification])
+        self._rows = [np.flatnonzero(studies == study) for study in dict.fromkeys(studies)]
+        self._batch_size = verify_batch_size
+
+    def train(self, center: str, subjects: tuple[str, ...], *, learning_rate: float) -> TrainResult:
+        """One gradient step on the scans of `subjects`; all of them lie here, whatever their `center`."""
+        labels = np.array([self._labels[s] for s in subjects])
+        volumes = self._volumes.batch(subjects)
+        return TrainResult(*self.learner.train_batch(volumes, labels, learning_rate=learning_rate))
+
+    def verify(self) -> Verification:
+        """Score every center's verification scans, count center by center, add up."""
+        p = self.learner.predict(self._verify_array, batch_size=self._batch_size)
+        return reduce(add, (score(p[rows], self._verify_labels[rows]) for rows in self._rows))
+
+    def snapshot(self) -> Snapshot:
+        """Everything training touches."""
+        return self.learner.snapshot()
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Undo everything since `snapshot`."""
+        self.learner.restore(snapshot)

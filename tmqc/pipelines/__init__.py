@@ -1,0 +1,16 @@
+"""The four pipelines: wiring only. What is computed stands in `core/`, `travel.py` and `report/`."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tmqc.config import Config
+from tmqc.pipelines.baseline import run_baseline
+from tmqc.pipelines.inference import run_inference
+from tmqc.pipelines.qc import run_qc
+
+PIPELINES: dict[str, Callable[[Config, Path], None]] = {
+    "clean": run_baseline,
+    "dirty": run_baseline,
+    "qc": run_qc,
+    "inference": run_inference,
+}

@@ -1,0 +1,89 @@
+"""Inference: every saved cycle's model on the test split (METHOD section 5)."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from tmqc.checkpoint import checkpoint_path, load_checkpoint, saved_cycles, select_cycles
+from tmqc.config import Config, ModelConfig
+from tmqc.errors import RunError
+from tmqc.pipelines.prepare import build_learner, find_cohort, load, load_into
+from tmqc.pipelines.session import hand_over, open_run
+from tmqc.report.figures import plot_inference, plot_roc
+from tmqc.report.metrics import (
+    ALL,
+    METRIC_NAMES,
+    Prediction,
+    SubgroupMetrics,
+    predictions_of,
+    subgroup_metrics,
+    write_metrics,
+    write_predictions,
+)
+from tmqc.report.tables import print_inference
+from tmqc.rundir import CONFIG, FIGURES, METRICS, PREDICTIONS, check_free
+
+log = logging.getLogger("tmqc")
+
+
+def run_inference(config: Config, directory: Path) -> None:
+    """Score the chosen cycles of a run on the test split; metrics, predictions and pictures.
+
+    The model is built as the scored run's own `config.yaml` says, whatever the `model` group of this one.
+
+    Raises:
+        InputError: the input cannot be used; nothing was written.
+    """
+    check_free(directory, overwrite=config.run.overwrite)
+    run, cycles = _find_cycles(config)
+    config = replace(config, model=_model_settings(run))
+    source = find_cohort(config.cohort, Path(config.run.outputs), splits=("test",))
+    test = source.cohort.test
+    volumes = load(config.cohort, list(test))
+    learner, device = build_learner(config)
+    load_into(learner, load_checkpoint(checkpoint_path(run, cycles[0])), run)
+    with open_run(config, directory, device=device, note=source.note, splits={"test": test}) as tracker:
+        rows: list[SubgroupMetrics] = []
+        predictions: list[Prediction] = []
+        for cycle in cycles:
+            load_into(learner, load_checkpoint(checkpoint_path(run, cycle)), run)
+            p = learner.predict(volumes.array, batch_size=config.run.verify_batch_size)
+            rows += subgroup_metrics(test, p, cycle=cycle, age_bins=config.inference.age_bins)
+            predictions += predictions_of(test, p, cycle=cycle)
+            overall = next(row for row in rows if row.cycle == cycle and row.subgroup == ALL)
+            tracker.metrics({f"test/{name}": getattr(overall, name) for name in METRIC_NAMES}, step=cycle)
+            log.info("cycle %d: test accuracy %.3f", cycle, overall.accuracy)
+        write_metrics(directory / METRICS, rows)
+        write_predictions(directory / PREDICTIONS, predictions)
+        plot_inference(rows, directory / FIGURES / "cycles.png", source.note)
+        plot_roc(predictions, directory / FIGURES / "roc.png", source.note, age_bins=config.inference.age_bins)
+        hand_over(tracker, directory, (METRICS, PREDICTIONS))
+        print_inference(rows, note=source.note, directory=directory)
+
+
+def _find_cycles(config: Config) -> tuple[Path, list[int]]:
+    run = Path(str(config.inference.run))
+    if not run.is_dir():
+        raise RunError(f"inference.run={run}: no such directory")
+    saved = saved_cycles(run)
+    chosen = select_cycles(config.inference.cycles, saved)
+    if not chosen:
+        has = f"it holds cycles {saved[0]} to {saved[-1]}" if saved else "it holds no checkpoint at all"
+        raise RunError(f"inference.run={run}, inference.cycles={config.inference.cycles}: no such cycle, {has}")
+    return run, chosen
+
+
+def _model_settings(run: Path) -> ModelConfig:
+    path = run / CONFIG
+    try:
+        saved = OmegaConf.select(OmegaConf.load(path), "model", throw_on_missing=True)
+        settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelConfig), saved))
+    except (OSError, TypeError, ValueError, OmegaConfBaseException) as error:
+        raise RunError(f"{path}: not the config.yaml of a run ({error})") from error
+    assert isinstance(settings, ModelConfig)
+    return settings

@@ -1,0 +1,189 @@
+"""Everything a run needs, checked before anything is written: cohort, volumes, harm, model, starting state."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from tmqc import backend
+from tmqc.centers import LocalCenters
+from tmqc.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
+from tmqc.config import CohortConfig, Config
+from tmqc.core.schedule import LearningRate, Tour
+from tmqc.data.cohort import Cohort, Subject, read_cohort
+from tmqc.data.harmful import draw_harm, write_harmful
+from tmqc.data.phantom import default_directory, is_phantom, make_phantom
+from tmqc.data.volumes import Volumes, load_volumes
+from tmqc.errors import RunError
+from tmqc.learner import Learner
+from tmqc.models.sfcn import sfcn
+from tmqc.rundir import HARMFUL
+from tmqc.travel import Plan
+from tmqc.truth import Truth, read_truth
+
+log = logging.getLogger("tmqc")
+
+PHANTOM_NOTE = "phantom cohort: synthetic scans, no patient was scanned"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A cohort, and a note for every picture and table if it is a phantom."""
+
+    cohort: Cohort
+    note: str | None
+
+
+def find_cohort(settings: CohortConfig, outputs: Path, *, splits: tuple[str, ...]) -> Source:
+    """Read the CSVs of `splits`, making the phantom cohort first if that is the source.
+
+    Raises:
+        CohortError: with every fault of the tables.
+    """
+    if settings.source == "phantom":
+        shape = (settings.shape[0], settings.shape[1], settings.shape[2])
+        directory = (
+            Path(settings.phantom.directory)
+            if settings.phantom.directory
+            else default_directory(settings.phantom, shape, outputs)
+        )
+        make_phantom(settings.phantom, shape=shape, directory=directory)
+        paths = {split: directory / f"{split}.csv" for split in splits}
+    else:
+        given = {"train": settings.train_csv, "verification": settings.verification_csv, "test": settings.test_csv}
+        paths = {split: Path(csv) for split in splits if (csv := given[split]) is not None}
+    cohort = read_cohort(
+        train_csv=paths.get("train"), verification_csv=paths.get("verification"), test_csv=paths.get("test")
+    )
+    for warning in cohort.warnings:
+        log.warning(warning)
+    return Source(cohort, PHANTOM_NOTE if any(is_phantom(path) for path in paths.values()) else None)
+
+
+def load(settings: CohortConfig, subjects: list[Subject]) -> Volumes:
+    """Decode every scan once, checking each against the grid of the settings."""
+    return load_volumes(
+        subjects, shape=settings.shape, spacing_mm=settings.spacing_mm, orientation=settings.orientation
+    )
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A training run, checked and ready.
+
+    Attributes:
+        truth: who is harmful, for evaluation only; None if nobody is known to be.
+        start: the pre-trained state, None for random weights.
+        volumes: verification scans first, then all others.
+    """
+
+    source: Source
+    truth: Truth | None
+    drawn: Truth | None
+    volumes: Volumes
+    start: Checkpoint | None
+    learner: Learner
+    device: backend.Device
+
+    @property
+    def cohort(self) -> Cohort:
+        """The cohort as read: before any scan was made harmful."""
+        return self.source.cohort
+
+
+def prepare(config: Config) -> Prepared:
+    """Read, check and load all of a training run's input; writes nothing but a missing phantom cohort.
+
+    Raises:
+        InputError: with every fault of the tables, then of the volumes, then of the harm and the starting state.
+    """
+    source = find_cohort(config.cohort, Path(config.run.outputs), splits=("train", "verification", "test"))
+    cohort = source.cohort
+    drawn = draw_harm(cohort.train, config.harmful) if config.harmful.scenario != "none" else None
+    known = read_truth(Path(config.cohort.truth_csv)) if config.cohort.truth_csv else None
+    start = _find_start(config)
+    volumes = load(config.cohort, [*cohort.verification, *cohort.test, *cohort.train])
+    learner, device = build_learner(config)
+    if start is not None:
+        load_into(learner, start, config.init["from"])
+    return Prepared(source, drawn or known, drawn, volumes, start, learner, device)
+
+
+def build_learner(config: Config) -> tuple[Learner, backend.Device]:
+    """The model with fresh weights on whatever device there is."""
+    device = backend.set_up(deterministic=config.run.deterministic)
+    model = sfcn(config.cohort.shape, config.model, seed=config.run.seed, precision=config.run.precision)
+    jit = backend.jit_compile(config.run.jit, device, deterministic=config.run.deterministic)
+    return Learner(model, jit_compile=jit), device
+
+
+def load_into(learner: Learner, checkpoint: Checkpoint, origin: object) -> None:
+    """Put a saved state into a learner.
+
+    Raises:
+        RunError: it is another model's.
+    """
+    try:
+        learner.load_state(checkpoint.state)
+    except ValueError as error:
+        raise RunError(f"{origin}: {error}; use the same model and cohort.shape") from error
+
+
+def _find_start(config: Config) -> Checkpoint | None:
+    if (origin := config.init["from"]) is None:
+        return None
+    cycle = config.init["cycle"]
+    wanted = config.schedule.start - 1 if cycle is None else cycle
+    if wanted < 0:
+        raise RunError(f"init.from={origin} with schedule.start=0: set init.cycle to the saved cycle to start from")
+    return load_checkpoint(find_checkpoint(Path(origin), wanted))
+
+
+def corrupt(prepared: Prepared, directory: Path) -> tuple[Subject, ...]:
+    """Write the harmful copies of this run's scans, put them in place of the good ones in memory, give the rows.
+
+    The rows tell nothing of who is harmful but a path, which nothing below reads again.
+    """
+    train = prepared.cohort.train
+    if prepared.drawn is None:
+        return train
+    rows = write_harmful(train, prepared.drawn, directory / HARMFUL)
+    changed = [s for s in rows if s.subject in prepared.drawn.subjects]
+    shape = prepared.volumes.array.shape[1:4]
+    prepared.volumes.replace(load_volumes(changed, shape=shape, spacing_mm=None, orientation=None))
+    return rows
+
+
+def make_plan(config: Config, train: tuple[Subject, ...]) -> Plan:
+    """Settings and training rows to what `travel` takes."""
+    schedule = config.schedule
+    by_center: dict[str, list[str]] = {}
+    for subject in train:
+        by_center.setdefault(subject.study, []).append(subject.subject)
+    tour = Tour(
+        centers=tuple(by_center),
+        seed=schedule.seed,
+        start=schedule.start,
+        batch_size=schedule.batch_size,
+        local_epochs=schedule.local_epochs,
+        keep_remainder=schedule.keep_remainder,
+    )
+    return Plan(
+        tour=tour,
+        subjects={center: tuple(subjects) for center, subjects in by_center.items()},
+        cycles=schedule.cycles,
+        learning_rate=LearningRate(schedule.learning_rate, schedule.decay, schedule.decay_start),
+        rates=config.qc.rates,
+    )
+
+
+def make_centers(config: Config, prepared: Prepared, train: tuple[Subject, ...]) -> LocalCenters:
+    """The centers of this process."""
+    return LocalCenters(
+        prepared.learner,
+        train=train,
+        verification=prepared.cohort.verification,
+        volumes=prepared.volumes,
+        verify_batch_size=config.run.verify_batch_size,
+    )

@@ -1,0 +1,84 @@
+"""One run as the outside sees it: its directory, log file and tracker, opened together and closed whatever happens."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from tmqc.backend import Device
+from tmqc.config import Config, flatten
+from tmqc.data.cohort import Subject, digest
+from tmqc.provenance import git_revision, versions
+from tmqc.rundir import CONFIG, LOG, artifacts, claim, write_text
+from tmqc.tracking import TRACKERS, Tracker
+
+log = logging.getLogger("tmqc")
+
+
+@contextmanager
+def open_run(
+    config: Config, directory: Path, *, device: Device, note: str | None, splits: Mapping[str, tuple[Subject, ...]]
+) -> Iterator[Tracker]:
+    """Start tracking, claim the directory, write the resolved config; in the end say how it ended.
+
+    Raises:
+        RunError: tracking cannot be reached, or the directory holds a run. Nothing has been touched then.
+    """
+    tracker = TRACKERS[config.tracking.name](config.tracking, Path(config.run.outputs))
+    name = f"{config.pipeline.name}/{config.run.name}"
+    tracker.start(name=name, tags=_tags(config, device, note), settings=flatten(config), description=note or "")
+    status = "FAILED"
+    try:
+        claim(directory, overwrite=config.run.overwrite)
+        with _log_file(directory / LOG):
+            log.info("%s on %s (%s), %s", name, device.name, device.backend, directory)
+            write_text(directory / CONFIG, OmegaConf.to_yaml(OmegaConf.structured(config)))
+            tracker.artifact(directory / CONFIG)
+            for split, subjects in splits.items():
+                if subjects:
+                    tracker.dataset(subjects, split=split, digest=digest(subjects))
+            yield tracker
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        tracker.finish(status)
+
+
+def hand_over(tracker: Tracker, directory: Path, names: tuple[str, ...]) -> None:
+    """Give the tracker the named files of a run as far as they exist, and all figures."""
+    for path in artifacts(directory, names):
+        tracker.artifact(path, folder="figures" if path.suffix == ".png" else None)
+
+
+def _tags(config: Config, device: Device, note: str | None) -> dict[str, str]:
+    tags = {
+        "pipeline": config.pipeline.name,
+        "scenario": config.harmful.scenario,
+        "cohort": config.cohort.source,
+        "device": device.name,
+        "backend": device.backend,
+        **{f"version.{name}": version for name, version in versions().items()},
+    }
+    if note:
+        tags["phantom"] = "true"
+    if revision := git_revision():
+        tags["git_revision"] = revision
+    return tags
+
+
+@contextmanager
+def _log_file(path: Path) -> Iterator[None]:
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        handler.close()

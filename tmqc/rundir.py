@@ -1,0 +1,99 @@
+"""The directory of a run: which files lie where, and that no run writes over another."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from tmqc.core.records import CycleReport
+from tmqc.errors import RunError
+
+CONFIG, LOG = "config.yaml", "run.log"
+TRACE, LEDGER, CYCLES, DETECTION, TRUTH = "trace.csv", "ledger.json", "cycles.csv", "detection.csv", "truth.csv"
+METRICS, PREDICTIONS = "metrics.csv", "predictions.csv"
+FIGURES, HARMFUL, CHECKPOINTS = "figures", "harmful", "checkpoints"
+_FILES = (CONFIG, LOG, TRACE, LEDGER, CYCLES, DETECTION, TRUTH, METRICS, PREDICTIONS)
+_FOLDERS = (FIGURES, HARMFUL, CHECKPOINTS)
+
+
+def check_free(directory: Path, *, overwrite: bool) -> None:
+    """Refuse a directory that holds a run, unless it may be replaced.
+
+    Raises:
+        RunError: it holds a run already.
+    """
+    if (held := _held(directory)) and not overwrite:
+        raise RunError(
+            f"{directory} already holds a run ({', '.join(held)}): choose another run.name, or run.overwrite=true to "
+            "replace it"
+        )
+
+
+def claim(directory: Path, *, overwrite: bool) -> None:
+    """Make the directory, without an earlier run in it. Only files that a run writes are ever removed.
+
+    Raises:
+        RunError: it holds a run already, and `overwrite` is off.
+    """
+    check_free(directory, overwrite=overwrite)
+    for name in _held(directory):
+        path = directory / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    directory.mkdir(parents=True, exist_ok=True)
+
+
+def _held(directory: Path) -> list[str]:
+    return [name for name in (*_FILES, *_FOLDERS) if (directory / name).exists()]
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole file atomically: a reader sees the old one or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".part")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON atomically, readable by people."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def append_cycle(path: Path, report: CycleReport) -> None:
+    """Add one row to `cycles.csv`: the cycle's report, subjects joined by `|`, what does not exist empty."""
+    row: dict[str, object] = {}
+    for field in fields(report):
+        value = getattr(report, field.name)
+        match field.name:
+            case "verification":
+                counts = value.counts
+                row |= {"tp": counts.tp, "fp": counts.fp, "tn": counts.tn, "fn": counts.fn}
+                row |= {"accuracy": counts.accuracy, "verify_loss": value.loss}
+            case "rates":
+                row |= {"fpr": value.fpr, "fnr": value.fnr}
+            case _:
+                row[field.name] = "|".join(value) if isinstance(value, tuple) else value
+    _append(path, row)
+
+
+def _append(path: Path, row: dict[str, object]) -> None:
+    is_new = not path.exists()
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(row), lineterminator="\n")
+        if is_new:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+def artifacts(directory: Path, names: Sequence[str]) -> list[Path]:
+    """Those of the named files that exist, and every figure."""
+    return [p for name in names if (p := directory / name).is_file()] + sorted((directory / FIGURES).glob("*.png"))
