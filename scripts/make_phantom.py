@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 from tmqc.config import PhantomConfig
-from tmqc.data.phantom import SPLITS, default_directory, make_phantom
+from tmqc.data.center_tables import SPLITS
+from tmqc.data.phantom import default_directory, make_phantom
 from tmqc.errors import InputError
 
 

@@ -17,11 +17,11 @@ import pytest
 import SimpleITK as sitk
 
 from tmqc.config import PhantomConfig
-from tmqc.data import phantom
+from tmqc.data import anatomy, center_tables, phantom
 from tmqc.errors import CohortError, SettingsError
 
 SHAPE = (16, 24, 20)  # three different sizes, so that a swapped axis shows
-HEADER = "center," + ",".join(phantom.COUNTS)
+HEADER = "center," + ",".join(center_tables.COUNTS)
 TABLE = f"{HEADER}\none,1,1,1,0,0,1,3,1,2\ntwo,0,1,0,1,1,0,0,5,1\n"
 
 
@@ -29,7 +29,7 @@ TABLE = f"{HEADER}\none,1,1,1,0,0,1,3,1,2\ntwo,0,1,0,1,1,0,0,5,1\n"
 def _anatomy_made_once() -> Iterator[None]:
     """Reading the template takes a second; the module itself has no reason to keep it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(phantom, "build_anatomy", functools.lru_cache(phantom.build_anatomy))
+        patch.setattr(phantom, "build_anatomy", functools.lru_cache(anatomy.build_anatomy))
         yield
 
 
@@ -73,33 +73,33 @@ def test_files_are_ordinary_nifti_in_mni_space(settings: PhantomConfig, tmp_path
         name = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(image.GetDirection())
         assert name == "RAS"
         low = np.array(image.TransformContinuousIndexToPhysicalPoint((-0.5, -0.5, -0.5)))
-        assert np.allclose(low * (-1, -1, 1), phantom.FOV_LOW_MM, atol=1e-3)
+        assert np.allclose(low * (-1, -1, 1), anatomy.FOV_LOW_MM, atol=1e-3)
         values = sitk.GetArrayViewFromImage(image)
         assert values.min() == 0 and values.max() > 120
 
 
 def test_brain_is_where_mni_space_has_it_and_inside_the_field_of_view() -> None:
-    anatomy = phantom.build_anatomy((40, 48, 40))
+    made = anatomy.build_anatomy((40, 48, 40))
     name = "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
     template = sitk.ReadImage(str(resources.files("nilearn") / "datasets" / "data" / name))  # 1 mm
     brain = sitk.GetArrayViewFromImage(template).sum(dtype=float)
-    assert anatomy.t1.sum() * 4**3 == pytest.approx(brain, rel=0.01)  # so nothing is cut off
-    assert all(edge.max() < 5 for edge in (anatomy.t1[[0, -1]], anatomy.t1[:, [0, -1]], anatomy.t1[:, :, [-1]]))
+    assert made.t1.sum() * 4**3 == pytest.approx(brain, rel=0.01)  # so nothing is cut off
+    assert all(edge.max() < 5 for edge in (made.t1[[0, -1]], made.t1[:, [0, -1]], made.t1[:, :, [-1]]))
 
     def at(volume: np.ndarray, point_mm: tuple[float, float, float]) -> float:
-        index = [int((p - low) // 4) for p, low in zip(point_mm, phantom.FOV_LOW_MM, strict=True)]
+        index = [int((p - low) // 4) for p, low in zip(point_mm, anatomy.FOV_LOW_MM, strict=True)]
         return float(volume[tuple(index)])
 
-    assert at(anatomy.white, (28, -20, 30)) > 0.8  # centrum semiovale
-    assert at(anatomy.grey, (13, 12, 10)) > 0.5  # head of the caudate
-    assert at(anatomy.t1, (0, -112, -70)) < 1e-6
+    assert at(made.white, (28, -20, 30)) > 0.8  # centrum semiovale
+    assert at(made.grey, (13, 12, 10)) > 0.5  # head of the caudate
+    assert at(made.t1, (0, -112, -70)) < 1e-6
 
 
 def test_counts_and_columns(settings: PhantomConfig, tmp_path: Path) -> None:
     directory = build(settings, tmp_path / "out")
-    table = phantom.read_centers(settings.centers)
+    table = center_tables.read_centers(settings.centers)
     seen: list[str] = []
-    for split in phantom.SPLITS:
+    for split in center_tables.SPLITS:
         found = rows(directory, split)
         assert list(found[0]) == ["Subject", "Path", "Study", "Group_bin", "Sex", "Age", "Scanner"]
         for center, counts in table.items():
@@ -117,8 +117,8 @@ def test_counts_and_columns(settings: PhantomConfig, tmp_path: Path) -> None:
 
 
 def test_real83_is_the_published_cohort() -> None:
-    table = phantom.read_centers("real83")
-    total = {name: sum(counts[name] for counts in table.values()) for name in phantom.COUNTS}
+    table = center_tables.read_centers("real83")
+    total = {name: sum(counts[name] for counts in table.values()) for name in center_tables.COUNTS}
     assert len(table) == 83
     assert (total["train_hc"], total["train_pd"]) == (730, 680)
     assert (total["test_hc"], total["test_pd"]) == (220, 187)
@@ -129,8 +129,8 @@ def test_real83_is_the_published_cohort() -> None:
 
 
 def test_demo_is_small_balanced_and_has_odd_centers() -> None:
-    table = phantom.read_centers("demo")
-    total = {name: sum(counts[name] for counts in table.values()) for name in phantom.COUNTS}
+    table = center_tables.read_centers("demo")
+    total = {name: sum(counts[name] for counts in table.values()) for name in center_tables.COUNTS}
     sizes = [counts["train_hc"] + counts["train_pd"] for counts in table.values()]
     assert len(table) == 20 and sum(sizes) == 170 and (min(sizes), max(sizes)) == (1, 30)
     assert total["train_hc"] == total["train_pd"] == 85
@@ -141,23 +141,23 @@ def test_demo_is_small_balanced_and_has_odd_centers() -> None:
 
 
 def test_pd_is_local_bilateral_and_only_in_patients(settings: PhantomConfig) -> None:
-    centers = phantom.read_centers(settings.centers)
+    centers = center_tables.read_centers(settings.centers)
     shape = (40, 48, 40)
-    anatomy = phantom.build_anatomy(shape)
+    made = anatomy.build_anatomy(shape)
     pairs = zip(
-        phantom.draw_scans(replace(settings, effect=0.0), centers),
-        phantom.draw_scans(settings, centers),
+        anatomy.draw_scans(replace(settings, effect=0.0), centers),
+        anatomy.draw_scans(settings, centers),
         strict=True,
     )
     for without, with_ in pairs:
         assert with_.noise_seed == without.noise_seed and with_.age == without.age
-        change = phantom.apply_scan(anatomy, without).astype(int) - phantom.apply_scan(anatomy, with_)
+        change = anatomy.apply_scan(made, without).astype(int) - anatomy.apply_scan(made, with_)
         if with_.diagnosis == 0:
             assert not change.any()
             continue
-        assert without.deep - with_.deep >= phantom.SPREAD.pd_least
+        assert without.deep - with_.deep >= anatomy.SPREAD.pd_least
         assert change.max() > 20 and change.min() >= 0  # darker, nowhere brighter
-        points = np.argwhere(change) * 4.0 + 2.0 + phantom.FOV_LOW_MM
+        points = np.argwhere(change) * 4.0 + 2.0 + anatomy.FOV_LOW_MM
         assert abs(points[:, 0]).max() < 50 and points[:, 1].min() > -45 and points[:, 2].max() < 40
         right, left = change[20:].sum(), change[:20].sum()
         assert 0.5 < right / left < 2.0
@@ -207,7 +207,7 @@ def test_rerun_returns_at_once_and_anything_else_is_refused(
 def test_loser_of_a_race_takes_the_winners_phantom(
     settings: PhantomConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    draw = phantom.draw_scans
+    draw = anatomy.draw_scans
 
     def meanwhile(*args: object) -> object:
         monkeypatch.setattr(phantom, "draw_scans", draw)
@@ -255,14 +255,14 @@ def test_bad_tables_name_row_and_column(tmp_path: Path, text: str, parts: list[s
     table = tmp_path / "bad.csv"
     table.write_text(text)
     with pytest.raises(CohortError) as caught:
-        phantom.read_centers(str(table))
+        center_tables.read_centers(str(table))
     for part in parts:
         assert part in str(caught.value)
 
 
 def test_bad_settings_are_all_named(tmp_path: Path) -> None:
     with pytest.raises(CohortError, match="demo, real83"):
-        phantom.read_centers(str(tmp_path / "nowhere.csv"))
+        center_tables.read_centers(str(tmp_path / "nowhere.csv"))
     bad = PhantomConfig(seed=-1, effect=float("nan"))
     with pytest.raises(SettingsError) as caught:
         phantom.make_phantom(bad, shape=(40, 48, 2), directory=tmp_path / "out")
