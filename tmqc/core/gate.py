@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tmqc.core.rates import Rates
+from tmqc.core.rates import Counts, Rates
 
 
 @dataclass(frozen=True)
@@ -29,3 +29,11 @@ def decide(rates: Rates, reference: Rates, *, n_samples: int, error: float) -> V
     tolerance = n_samples * error
     accepted = rates.fpr <= reference.fpr + tolerance and rates.fnr <= reference.fnr + tolerance
     return Verdict(accepted, rates, reference, tolerance)
+
+
+def flip_worth(counts: Counts) -> Rates:
+    """What one flipped prediction moves each standard rate by: 1 / HC and 1 / PD.
+
+    An acceptable error below that lets a single flip reject a step of one sample.
+    """
+    return Rates(fpr=1 / counts.n_hc, fnr=1 / counts.n_pd)

@@ -18,9 +18,9 @@ from tmqc.data.volumes import Volumes, load_volumes
 from tmqc.errors import RunError
 from tmqc.learner import Learner
 from tmqc.models.sfcn import sfcn
-from tmqc.rundir import HARMFUL
+from tmqc.rundir import HARMFUL, TRUTH
 from tmqc.travel import Plan
-from tmqc.truth import Truth, read_truth
+from tmqc.truth import Truth, read_truth, write_truth
 
 log = logging.getLogger("tmqc")
 
@@ -148,6 +148,7 @@ def corrupt(prepared: Prepared, directory: Path) -> tuple[Subject, ...]:
     train = prepared.cohort.train
     if prepared.drawn is None:
         return train
+    write_truth(directory / TRUTH, prepared.drawn)
     rows = write_harmful(train, prepared.drawn, directory / HARMFUL)
     changed = [s for s in rows if s.subject in prepared.drawn.subjects]
     shape = prepared.volumes.array.shape[1:4]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from tmqc.config import Config
+from tmqc.core.gate import flip_worth
+from tmqc.core.rates import Counts
 from tmqc.core.records import CycleReport, Step
 from tmqc.core.schedule import Visit
+from tmqc.data.cohort import Subject
 from tmqc.pipelines.prepare import corrupt, make_centers, make_plan, prepare
 from tmqc.pipelines.session import open_run
 from tmqc.pipelines.training import close_training, keep_cycle, progress_of, splits_of
@@ -16,6 +20,8 @@ from tmqc.rundir import DETECTION, LEDGER, TRACE, check_free, write_json
 from tmqc.trace import TraceWriter
 from tmqc.travel import Control, ControlledTravel, Listener
 from tmqc.truth import Truth
+
+log = logging.getLogger("tmqc")
 
 
 class _Both:
@@ -46,6 +52,7 @@ def run_qc(config: Config, directory: Path) -> None:
     ) as tracker:
         train = corrupt(prepared, directory)
         plan = make_plan(config, train)
+        _warn_of_single_flips(config, prepared.cohort.verification)
         centers = make_centers(config, prepared, train)
         reports: list[CycleReport] = []
         scores: list[DetectionRow] = []
@@ -83,3 +90,14 @@ def _score(reports: Sequence[CycleReport], travelled: ControlledTravel, truth: T
         truth_subjects=truth.subjects,
         n_verifications=1 + sum(report.n_verifications for report in reports),
     )
+
+
+def _warn_of_single_flips(config: Config, verification: Sequence[Subject]) -> None:
+    n_pd = sum(s.group for s in verification)
+    worth = flip_worth(Counts(tp=n_pd, tn=len(verification) - n_pd))
+    if config.qc.error < max(worth.fpr, worth.fnr):
+        log.warning(
+            "qc.error=%g is less than one scan's worth of a rate (FPR %.4f, FNR %.4f with %d HC and %d PD verification "
+            "scans): a single flipped prediction rejects a single scan; expect good scans to be flagged",
+            *(config.qc.error, worth.fpr, worth.fnr, len(verification) - n_pd, n_pd),
+        )

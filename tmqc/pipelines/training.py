@@ -23,7 +23,6 @@ from tmqc.report.tables import print_training
 from tmqc.rundir import CYCLES, DETECTION, FIGURES, LEDGER, TRACE, TRUTH, append_cycle
 from tmqc.tracking import Tracker
 from tmqc.travel import Plan
-from tmqc.truth import write_truth
 
 
 def splits_of(prepared: Prepared) -> dict[str, tuple[Subject, ...]]:
@@ -67,8 +66,6 @@ def close_training(
     detection: DetectionRow | None = None,
 ) -> None:
     """Score the final model on the test split, draw the pictures, hand all files over, print the closing table."""
-    if prepared.drawn is not None:
-        write_truth(directory / TRUTH, prepared.drawn)
     note = prepared.source.note
     plot_cycles(reports, directory / FIGURES / "cycles.png", note)
     if (directory / TRACE).exists():
