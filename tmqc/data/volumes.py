@@ -12,6 +12,7 @@ import gzip
 import math
 import os
 import struct
+import threading
 import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -37,6 +38,7 @@ _TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 7
 
 ITK_LOCK = Lock()  # ITK's readers and writers are not safe in several threads, whatever files they are at
 
+_ITK = threading.Lock()
 sitk.ProcessObject.GlobalWarningDisplayOff()  # faults are reported here, in one list, not printed by ITK
 
 
@@ -262,8 +264,11 @@ def _make_reader(path: Path) -> sitk.ImageFileReader:
 
 def _ask_itk(path: Path, call: Callable[[sitk.ImageFileReader], T]) -> T:
     try:
-        with ITK_LOCK:
-            return call(_make_reader(path))
+        with _ITK:
+            reader = sitk.ImageFileReader()
+            reader.SetImageIO("NiftiImageIO")
+            reader.SetFileName(str(path))
+            return call(reader)
     except RuntimeError as error:
         _scan_file(path, whole=True)  # damage explains more than ITK's words do
         reason = str(error).strip().splitlines()[-1].rpartition("): ")[2]
