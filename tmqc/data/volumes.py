@@ -18,7 +18,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
 from typing import Any, BinaryIO, TypeVar, cast
 
 import numpy as np
@@ -36,9 +35,7 @@ OBLIQUE_TOLERANCE = 1e-3  # of a direction cosine, about 0.06 degrees
 _CHUNK, _HEADER = 1 << 20, 348  # bytes: read at a time; of a NIfTI-1 header
 _TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
 
-ITK_LOCK = Lock()  # ITK's readers and writers are not safe in several threads, whatever files they are at
-
-_ITK = threading.Lock()
+_ITK = threading.Lock()  # ITK's readers are not safe in several threads, whatever files they are at
 sitk.ProcessObject.GlobalWarningDisplayOff()  # faults are reported here, in one list, not printed by ITK
 
 
@@ -253,13 +250,6 @@ def _name_orientation(cosines: Sequence[float]) -> str:
 def _read_pixels(path: Path) -> sitk.Image:
     _scan_file(path, whole=True)
     return _ask_itk(path, sitk.ImageFileReader.Execute)
-
-
-def _make_reader(path: Path) -> sitk.ImageFileReader:
-    reader = sitk.ImageFileReader()
-    reader.SetImageIO("NiftiImageIO")
-    reader.SetFileName(str(path))
-    return reader
 
 
 def _ask_itk(path: Path, call: Callable[[sitk.ImageFileReader], T]) -> T:
