@@ -16,10 +16,13 @@ from tmqc.core.ledger import Ledger
 from tmqc.core.rates import RATES, Rates, Verification
 from tmqc.core.records import BASELINE, BATCH, RETRY, REVISIT, CycleReport, Step, summarize
 from tmqc.core.schedule import LearningRate, Tour, Visit
+from tmqc.errors import InputError
 
 
-class NonFiniteError(ArithmeticError):
+class NonFiniteError(InputError):
     """The training loss is NaN or infinite: the run stops, for no verdict can rest on that."""
+
+    heading = "training had to stop:"
 
 
 @dataclass(frozen=True)
