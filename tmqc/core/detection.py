@@ -41,5 +41,6 @@ def detect(named: Collection[str], harmful: Collection[str]) -> Detection:
 
 def whole_centers(subjects: Collection[str], center_of: Mapping[str, str]) -> frozenset[str]:
     """Centers all of whose training subjects are among `subjects`."""
-    spared = {center for subject, center in center_of.items() if subject not in set(subjects)}
+    named = set(subjects)
+    spared = {center for subject, center in center_of.items() if subject not in named}
     return frozenset(center_of.values()) - spared
