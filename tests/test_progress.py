@@ -37,8 +37,8 @@ REPORT = CycleReport(
     verify_s=2.34,
 )
 LINE = (
-    "cycle 12: FPR 0.032 FNR 0.048 accuracy 0.950 | rejected 3 of 34 batches, flagged 2, waiting 4, eliminated 1 "
-    "| 12.3 s"
+    "cycle 12: FPR 0.032 FNR 0.048 accuracy 0.950 | training loss 0.100 | "
+    "rejected 3 of 34 batches, flagged 2, waiting 4, eliminated 1 | 12.3 s"
 )
 
 
@@ -60,6 +60,11 @@ def run(progress):
 
 def test_the_plain_line():
     assert cycle_line(REPORT) == LINE
+
+
+def test_without_control_the_line_says_nothing_of_it():
+    line = cycle_line(replace(REPORT, n_verifications=1, train_loss=0.25))
+    assert line == "cycle 12: FPR 0.032 FNR 0.048 accuracy 0.950 | training loss 0.250 | 12.3 s"
 
 
 @pytest.mark.parametrize(("enabled", "terminal"), [(True, False), (False, True)])

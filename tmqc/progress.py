@@ -119,8 +119,12 @@ class Progress:
 def cycle_line(report: CycleReport) -> str:
     """Say a cycle in one line: rates, what quality control did, seconds."""
     accuracy = report.verification.counts.accuracy
-    return (
-        f"cycle {report.cycle}: FPR {report.rates.fpr:.3f} FNR {report.rates.fnr:.3f} accuracy {accuracy:.3f} | "
-        f"rejected {report.n_batches_rejected} of {report.n_batches} batches, flagged {len(report.flagged)}, "
-        f"waiting {report.n_waiting}, eliminated {len(report.eliminated)} | {report.train_s + report.verify_s:.1f} s"
-    )
+    line = f"cycle {report.cycle}: FPR {report.rates.fpr:.3f} FNR {report.rates.fnr:.3f} accuracy {accuracy:.3f} | "
+    if report.train_loss is not None:
+        line += f"training loss {report.train_loss:.3f} | "
+    if report.n_verifications >= report.n_steps:  # every step was verified: under control
+        line += (
+            f"rejected {report.n_batches_rejected} of {report.n_batches} batches, flagged {len(report.flagged)}, "
+            f"waiting {report.n_waiting}, eliminated {len(report.eliminated)} | "
+        )
+    return line + f"{report.train_s + report.verify_s:.1f} s"
