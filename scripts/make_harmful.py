@@ -17,6 +17,7 @@ from pathlib import Path
 from tmqc.config import HarmfulConfig
 from tmqc.data.cohort import read_cohort
 from tmqc.data.harmful import KINDS, SCENARIOS, draw_harm, write_harmful
+from tmqc.data.scenarios import PLACEMENTS
 from tmqc.errors import InputError, RunError
 from tmqc.truth import write_truth
 
@@ -40,8 +41,11 @@ def _make(options: argparse.Namespace) -> None:
     settings = HarmfulConfig(
         scenario=options.scenario,
         kind=options.kind,
+        severity=options.severity,
+        placement=options.placement,
         ids=options.ids,
         count=options.count,
+        fraction=options.fraction,
         seed=options.seed,
         mean=options.mean,
         sigma=options.sigma,
@@ -68,9 +72,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         default=[defaults.kind],
         help=f"of {', '.join(KINDS)}; several are dealt out in turn",
     )
+    parser.add_argument("--severity", type=int, help="1 to 10; if not given: 5, but inverted and noise as published")
+    parser.add_argument("--placement", default=defaults.placement, help=f"one of {', '.join(PLACEMENTS)}; %(default)s")
     who = parser.add_mutually_exclusive_group()
     who.add_argument("--ids", nargs="+", default=[], help="these centers or subjects")
     who.add_argument("--count", type=int, default=defaults.count, help="so many, drawn; %(default)s")
+    who.add_argument("--fraction", type=float, help="so large a share of the centers or of the scans, drawn")
     parser.add_argument("--seed", type=int, default=defaults.seed, help="%(default)s")
     parser.add_argument("--mean", type=float, default=defaults.mean, help="of the noise, 0..255; %(default)s")
     parser.add_argument("--sigma", type=float, default=defaults.sigma, help="of the noise, 0..255; %(default)s")

@@ -83,9 +83,12 @@ class HarmfulConfig:
     """Who is corrupted, how and how strongly (METHOD section 8)."""
 
     scenario: str = "none"
-    kind: Any = "inverted"  # one kind, or a list dealt out in turn
-    ids: list[str] = field(default_factory=list)  # centers or subjects; empty: drawn by count and seed
+    kind: Any = "inverted"  # one kind, a list dealt out in turn, or a mapping of kinds to shares
+    severity: int | None = None  # 1 to 10; null: 5, but inverted and noise as published
+    placement: str = "in_place"  # or extra: the good scan stays, its corrupted copy is a further subject
+    ids: list[str] = field(default_factory=list)  # centers or subjects; empty: drawn by count or fraction, and seed
     count: int = 1
+    fraction: float | None = None  # in place of count: share of the centers or of the scans
     seed: int = 0
     mean: float = 0.0  # of the noise, on a 0..255 scale
     sigma: float = 25.0

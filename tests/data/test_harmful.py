@@ -3,6 +3,7 @@ import importlib.util
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 
 from tmqc.config import HarmfulConfig
 from tmqc.data.cohort import Subject, read_cohort
-from tmqc.data.harmful import KINDS, SCENARIOS, check_harmful, draw_harm, inverted, noise, write_harmful
+from tmqc.data.corruptions import inverted, noise
+from tmqc.data.harmful import KINDS, SCENARIOS, check_harmful, draw_harm, write_harmful
 from tmqc.data.volumes import load_volumes, read_image, read_volume
 from tmqc.errors import CohortError, SettingsError
 from tmqc.truth import Harm, Truth, read_truth
@@ -39,7 +41,7 @@ def generator(seed=0):
     return np.random.default_rng(seed)
 
 
-# --- kinds ---
+# --- the published kinds (the others: test_corruptions.py) ---
 
 
 def test_inverted_is_max_plus_min_minus_value_over_the_own_range():
@@ -156,8 +158,25 @@ def test_the_defaults_are_allowed():
     ("setting", "value"),
     [
         ("scenario", "center"),
-        ("kind", "blur"),
-        ("kind", ["noise", "blur"]),
+        ("kind", "haze"),
+        ("kind", ["noise", "haze"]),
+        ("kind", {"haze": 1.0}),
+        ("kind", {"noise": 0.0}),
+        ("kind", {"noise": -0.5, "blur": 1.5}),
+        ("kind", {"noise": float("nan")}),
+        ("kind", {"noise": float("inf")}),
+        ("kind", {"noise": "half"}),
+        ("kind", {"noise": True}),
+        ("kind", {}),
+        ("severity", 0),
+        ("severity", 11),
+        ("severity", 2.5),
+        ("severity", True),
+        ("placement", "beside"),
+        ("fraction", 0.0),
+        ("fraction", -0.1),
+        ("fraction", 1.01),
+        ("fraction", float("nan")),
         ("kind", []),
         ("kind", None),
         ("kind", [["noise"]]),
@@ -258,6 +277,46 @@ def test_the_csv_reads_back_as_the_rows_and_tells_nothing_but_the_path(cohort, t
         load_volumes(written, shape=SHAPE, spacing_mm=None, orientation=None)
 
 
+def test_an_extra_copy_comes_right_after_its_original(cohort, tmp_path):
+    chosen = HarmfulConfig(scenario="samples", ids=["s1", "s3"], kind="inverted", placement="extra")
+    written = write_harmful(cohort, draw_harm(cohort, chosen), tmp_path / "out")
+    assert [row.subject for row in written] == ["s1", "s1_2", "s2", "s3", "s3_2"]
+    assert [written[i] for i in (0, 2, 3)] == cohort
+    assert replace(written[1], subject="s1", path=cohort[0].path) == cohort[0]  # all else is the original's
+    assert written[1].path == tmp_path / "out" / "volumes" / "s1_2.nii.gz"
+    expected = inverted(read_volume(cohort[0].path)[0], generator(), {})
+    np.testing.assert_array_equal(read_volume(written[1].path)[0], expected)
+    table = tmp_path / "out" / "train.csv"
+    assert read_cohort(train_csv=table, verification_csv=None, test_csv=None).train == written
+    assert not any(kind in table.read_text() for kind in KINDS)
+
+
+@pytest.mark.parametrize("placement", ["in_place", "extra"])
+def test_a_flipped_label_changes_the_row_and_writes_no_volume(cohort, tmp_path, placement):
+    chosen = HarmfulConfig(scenario="samples", ids=["s1", "s2"], kind="flipped_label", placement=placement)
+    written = write_harmful(cohort, draw_harm(cohort, chosen), tmp_path / "out")
+    name = {"in_place": "{}", "extra": "{}_2"}[placement].format
+    rows = {row.subject: row for row in written}
+    assert rows[name("s1")] == replace(cohort[0], subject=name("s1"), group=0)
+    assert rows[name("s2")] == replace(cohort[1], subject=name("s2"), group=1)
+    assert rows["s3"] == cohort[2]
+    assert len(rows) == (3 if placement == "in_place" else 5)
+    assert not list((tmp_path / "out" / "volumes").iterdir())
+    table = read_cohort(train_csv=tmp_path / "out" / "train.csv", verification_csv=None, test_csv=None)
+    assert table.train == written
+
+
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"flipped_label"}))
+def test_every_kind_as_written_reads_back_as_its_definition(kind, write_nifti, subject, tmp_path):
+    row = subject("s1", write_nifti("a.nii.gz", np.linspace(0, 255, 336).reshape(SHAPE)))
+    truth = draw_harm([row], HarmfulConfig(scenario="samples", ids=["s1"], kind=kind))
+    written = write_harmful([row], truth, tmp_path / "out")
+    volumes = load_volumes(written, shape=SHAPE, spacing_mm=None, orientation="RAS")  # refuses constant volumes
+    harm = truth.harms[0]
+    made = KINDS[kind](read_volume(row.path)[0], generator(harm.seed), dict(harm.parameters))
+    np.testing.assert_array_equal(volumes.array[0, ..., 0], made.astype(np.uint8))
+
+
 def test_what_cannot_be_corrupted_is_reported_together(cohort, subject, tmp_path):
     train = [*cohort, subject("gone", tmp_path / "gone.nii.gz")]
     harms = tuple(Harm(name, "A", "inverted", (), 1) for name in ("s1", "gone", "stranger"))
@@ -297,12 +356,24 @@ def test_the_script_writes_copies_csv_and_truth(main, train_csv, tmp_path, capsy
     assert "3 of 3 scans" in capsys.readouterr().out
 
 
+def test_the_script_takes_severity_fraction_and_placement(main, train_csv, tmp_path):
+    out = tmp_path / "out"
+    strength = ["--kind", "blur", "--fraction", "0.5", "--severity", "7", "--placement", "extra"]
+    assert main(["--train-csv", train_csv, "--out", str(out), "--scenario", "samples", *strength]) == 0
+    harms = read_truth(out / "truth.csv").harms
+    assert [dict(harm.parameters)["severity"] for harm in harms] == [7, 7]  # 1.5 of 3 scans
+    assert all(harm.subject == f"{dict(harm.parameters)['source']}_2" for harm in harms)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["--ids", "X"], "harmful.ids has 'X'"),
         (["--count", "9"], "harmful.count is 9"),
-        (["--kind", "blur", "--sigma", "0"], "harmful.sigma is 0.0"),
+        (["--kind", "haze", "--sigma", "0"], "harmful.sigma is 0.0"),
+        (["--severity", "11"], "harmful.severity is 11"),
+        (["--fraction", "2"], "harmful.fraction is 2.0"),
+        (["--placement", "beside"], "harmful.placement is 'beside'"),
         (["--scenario", "all"], "harmful.scenario is 'all'"),
         (["--train-csv", "absent.csv"], "absent.csv"),
         (["--out", "."], "not empty"),

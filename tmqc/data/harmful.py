@@ -1,6 +1,6 @@
 """Seeded corruption of training scans (METHOD section 8): draw who, how and with which seed; then apply.
 
-A further kind is one function and its line in KINDS (and in SETTINGS_OF, if it has a strength).
+The kinds are in `corruptions.py`, the scenarios in `scenarios.py`.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ import csv
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,102 +20,67 @@ import SimpleITK as sitk
 
 from tmqc.config import HarmfulConfig
 from tmqc.data.cohort import COLUMNS, Subject
-from tmqc.data.volumes import Array, read_image, to_array
+from tmqc.data.corruptions import DEFAULT_SEVERITY, KINDS, LABEL_KINDS, Value, draw_parameters
+from tmqc.data.scenarios import PLACEMENTS, SCENARIOS, deal_kinds
+from tmqc.data.volumes import read_image, to_array
 from tmqc.errors import CohortError, SettingsError
 from tmqc.truth import Harm, Truth
 
-Parameters = Mapping[str, Any]
-Kind = Callable[[Array, np.random.Generator, Parameters], Array]
+__all__ = ["KINDS", "SCENARIOS", "check_harmful", "draw_harm", "write_harmful"]
 
 # Whole numbers that hold 0..255 and that float32 holds exactly; everything else is written as float32.
 _KEPT_TYPES = (sitk.sitkUInt8, sitk.sitkUInt16, sitk.sitkInt16)
 
 
-def inverted(scan: Array, rng: np.random.Generator, parameters: Parameters) -> Array:
-    """Dark for bright over the scan's own range, (x, y, z): a wrong photometric interpretation at export.
-
-    max + min - v, and not SimpleITK's InvertIntensity, whose maximum is 255 unless set. Nothing is drawn.
-    """
-    flipped: Array = scan.max() + scan.min() - scan
-    return flipped
-
-
-def noise(scan: Array, rng: np.random.Generator, parameters: Parameters) -> Array:
-    """Gaussian noise on a 0..255 scale, clipped to it, (x, y, z): a failing coil, or a scan far too short.
-
-    `mean` and `sigma` of the noise; `replace`: noise in place of the whole volume (an empty or failed
-    acquisition, as the published README has it) rather than on top of it (as the published script does).
-    """
-    drawn = rng.standard_normal(scan.shape, dtype=np.float32)
-    drawn *= np.float32(parameters["sigma"])
-    drawn += np.float32(parameters["mean"])
-    if not parameters["replace"]:
-        drawn += scan
-    return np.clip(drawn, 0.0, 255.0, out=drawn)
-
-
-KINDS: dict[str, Kind] = {"inverted": inverted, "noise": noise}
-SETTINGS_OF = {"noise": ("mean", "sigma", "replace")}  # the settings that a kind's parameters are taken from
-
-
-def _choose_nothing(train: Sequence[Subject], settings: HarmfulConfig) -> list[list[Subject]]:
-    return []
-
-
-def _choose_centers(train: Sequence[Subject], settings: HarmfulConfig) -> list[list[Subject]]:
-    """Every scan of each chosen center."""
-    names = sorted({row.study for row in train})
-    if settings.ids:
-        _check_ids(settings.ids, names, "center")
-    else:
-        _check_count(settings.count, len(names), "centers")
-    chosen = settings.ids or _shuffle(names, settings.seed)[: settings.count]
-    return [[row for row in train if row.study == name] for name in chosen]
-
-
-def _choose_samples(train: Sequence[Subject], settings: HarmfulConfig) -> list[list[Subject]]:
-    """Single scans. A drawn one leaves its center at least one good scan: an otherwise good center."""
-    rows = {row.subject: row for row in train}
-    if settings.ids:
-        _check_ids(settings.ids, sorted(rows), "subject")
-        return [[rows[name]] for name in settings.ids]
-    good = Counter(row.study for row in train)
-    _check_count(settings.count, len(rows) - len(good), "subjects (one in each center stays good)")
-    chosen: list[list[Subject]] = []
-    for name in _shuffle(sorted(rows), settings.seed):
-        if len(chosen) < settings.count and good[rows[name].study] > 1:
-            good[rows[name].study] -= 1
-            chosen.append([rows[name]])
-    return chosen
-
-
-# Each gives groups of scans; a group is corrupted in one way.
-SCENARIOS: dict[str, Callable[[Sequence[Subject], HarmfulConfig], list[list[Subject]]]] = {
-    "none": _choose_nothing,
-    "centers": _choose_centers,
-    "samples": _choose_samples,
-}
+# The published kinds' own settings: what a kind's parameters are taken from as long as harmful.severity is null.
+SETTINGS_OF: dict[str, tuple[str, ...]] = {"inverted": (), "noise": ("mean", "sigma", "replace")}
+MAX_SEVERITY = 10
 
 
 def check_harmful(settings: HarmfulConfig) -> list[str]:
     """List what is wrong with the settings by themselves; `draw_harm` says whether the ids exist."""
-    kinds = settings.kind if isinstance(settings.kind, list | tuple) else [settings.kind]
     whole = {"count": (settings.count, 1), "seed": (settings.seed, 0)}
-    twice = [name for name, n in Counter(settings.ids).items() if n > 1]
     faults = [
         f"harmful.{name} is {value!r}, allowed is a whole number from {lowest}"
         for name, (value, lowest) in whole.items()
-        if not (isinstance(value, int) and not isinstance(value, bool) and value >= lowest)
+        if not (_is_whole(value) and value >= lowest)
     ]
-    if settings.scenario not in SCENARIOS:
-        faults.append(f"harmful.scenario is {settings.scenario!r}, allowed are {', '.join(SCENARIOS)}")
-    faults += [
-        f"harmful.kind is {kind!r}, allowed are {', '.join(KINDS)}, or a list of them"
-        for kind in kinds or ["[]"]
-        if not (isinstance(kind, str) and kind in KINDS)
-    ]
-    if twice:
+    for name, value, known in (
+        ("scenario", settings.scenario, SCENARIOS),
+        ("placement", settings.placement, PLACEMENTS),
+    ):
+        if value not in known:
+            faults.append(f"harmful.{name} is {value!r}, allowed are {', '.join(known)}")
+    faults += _check_kind(settings.kind) + _check_strength(settings)
+    if settings.fraction is not None and not 0 < settings.fraction <= 1:
+        faults.append(f"harmful.fraction is {settings.fraction!r}, allowed is null or above 0 and up to 1")
+    if twice := [name for name, n in Counter(settings.ids).items() if n > 1]:
         faults.append(f"harmful.ids has {', '.join(twice)} more than once, allowed is each once")
+    return faults
+
+
+def _check_kind(kind: Any) -> list[str]:
+    allowed = f"allowed are {', '.join(KINDS)}, a list of them, or a mapping of them to shares"
+    kinds = list(kind) if isinstance(kind, list | tuple | dict) else [kind]
+    faults = [
+        f"harmful.kind is {each!r}, {allowed}"
+        for each in kinds or [kind]
+        if not (isinstance(each, str) and each in KINDS)
+    ]
+    shares = kind if isinstance(kind, dict) else {}
+    faults += [
+        f"harmful.kind has {share!r} as the share of {each}, allowed is a finite number above 0"
+        for each, share in shares.items()
+        if isinstance(share, bool) or not (isinstance(share, int | float) and 0 < share < math.inf)
+    ]
+    return faults
+
+
+def _check_strength(settings: HarmfulConfig) -> list[str]:
+    faults, severity = [], settings.severity
+    if severity is not None and not (_is_whole(severity) and 1 <= severity <= MAX_SEVERITY):
+        allowed = f"allowed is null or a whole number from 1 to {MAX_SEVERITY}"
+        faults.append(f"harmful.severity is {severity!r}, {allowed}")
     if not math.isfinite(settings.mean):
         faults.append(f"harmful.mean is {settings.mean!r}, allowed is a finite number (on a 0..255 scale)")
     if not 0 < settings.sigma < math.inf:
@@ -124,11 +90,15 @@ def check_harmful(settings: HarmfulConfig) -> list[str]:
     return faults
 
 
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def draw_harm(train: Sequence[Subject], settings: HarmfulConfig) -> Truth:
     """Decide who is corrupted and how; nothing is read or written. Harms come sorted by subject.
 
-    The order of `train` does not matter, and a scan's own seed depends on `settings.seed` and its id alone.
-    Several kinds are dealt out in turn over `settings.ids`, or over the order in which they are drawn.
+    The order of `train` does not matter, and a scan's own seed depends on `settings.seed` and its id alone: an extra
+    copy, whose harm names its original as the parameter `source`, is what the original in place would have become.
 
     Raises:
         SettingsError: every setting out of range, every id that is not in `train`, a count that is too large.
@@ -136,15 +106,32 @@ def draw_harm(train: Sequence[Subject], settings: HarmfulConfig) -> Truth:
     """
     if faults := check_harmful(settings):
         raise SettingsError(faults)
-    kinds = [settings.kind] if isinstance(settings.kind, str) else list(settings.kind)
     groups = SCENARIOS[settings.scenario](train, settings)
+    taken = {row.subject for row in train}
     harms = []
-    for turn, group in enumerate(groups):
-        kind = kinds[turn % len(kinds)]
-        parameters = tuple((name, getattr(settings, name)) for name in sorted(SETTINGS_OF.get(kind, ())))
+    for kind, group in zip(deal_kinds(settings.kind, len(groups)), groups, strict=True):
         for row in group:
-            harms.append(Harm(row.subject, row.study, kind, parameters, _seed(settings.seed, row.subject)))
+            seed = _seed(settings.seed, row.subject)
+            name, parameters = row.subject, _draw_parameters(kind, seed, settings)
+            if settings.placement == "extra":
+                name, parameters["source"] = _name_copy(row.subject, taken), row.subject
+            harms.append(Harm(name, row.study, kind, tuple(sorted(parameters.items())), seed))
     return Truth(tuple(sorted(harms, key=lambda harm: harm.subject)))
+
+
+def _draw_parameters(kind: str, seed: int, settings: HarmfulConfig) -> dict[str, Value]:
+    published: dict[str, Value] = {name: getattr(settings, name) for name in SETTINGS_OF.get(kind, ())}
+    if settings.severity is None and kind in SETTINGS_OF:
+        return published
+    severity = DEFAULT_SEVERITY if settings.severity is None else settings.severity
+    # A stream of its own: the one of the seed alone is for what the kind itself draws.
+    graded = draw_parameters(kind, severity, np.random.default_rng([1, seed]))
+    return graded | {name: value for name, value in published.items() if name != "sigma"}  # the severity's to say
+
+
+def _name_copy(subject: str, taken: Collection[str]) -> str:
+    # As a second scan of the same person would be named: the id must not tell that something was done to it.
+    return next(name for n in count(2) if (name := f"{subject}_{n}") not in taken)
 
 
 def write_harmful(train: Sequence[Subject], truth: Truth, directory: Path) -> tuple[Subject, ...]:
@@ -152,10 +139,11 @@ def write_harmful(train: Sequence[Subject], truth: Truth, directory: Path) -> tu
 
     Writes `directory/volumes/<Subject>.nii.gz`, with the original's geometry, and its pixel type where that
     loses nothing (fractions are cut off, as the published script's astype(uint8) does), and
-    `directory/train.csv`, in which nothing but the path tells a copy from an original.
+    `directory/train.csv`, in which nothing but the path tells a copy from an original. A flipped label changes
+    the row alone: no volume is written.
 
     Returns:
-        The rows of `train` in their order, with the copies' paths.
+        The rows of `train` in their order, with the copies' paths; an extra copy comes right after its original.
 
     Raises:
         CohortError: every scan that cannot be read, or that the truth names and `train` does not hold.
@@ -163,17 +151,36 @@ def write_harmful(train: Sequence[Subject], truth: Truth, directory: Path) -> tu
     """
     directory = directory.absolute()
     (directory / "volumes").mkdir(parents=True, exist_ok=True)
-    harms = {harm.subject: harm for harm in truth.harms}
+    harms = {_source(harm): harm for harm in truth.harms}
     rows = {row.subject: row for row in train}
     faults = [f"subject {name}: is to be corrupted but not in the training split" for name in harms if name not in rows]
-    copies = {name: directory / "volumes" / f"{name}.nii.gz" for name in harms if name in rows}
+    harmed = {name: _harm_row(rows[name], harm, directory) for name, harm in harms.items() if name in rows}
+    copies = [name for name in harmed if harms[name].kind not in LABEL_KINDS]
     # One after another: ITK's writers are no safer in several threads than its readers.
-    faults += [fault for name, path in copies.items() if (fault := _write_copy(rows[name], harms[name], path))]
+    written = (_write_copy(rows[name], harms[name], harmed[name].path) for name in copies)
+    faults += [fault for fault in written if fault]
     if faults:
         raise CohortError(faults)
-    harmful = tuple(replace(row, path=copies.get(row.subject, row.path)) for row in train)
+    harmful: list[Subject] = []
+    for row in train:
+        bad = harmed.get(row.subject)
+        if bad is None or bad.subject != row.subject:
+            harmful.append(row)
+        if bad is not None:
+            harmful.append(bad)
     _write_csv(directory / "train.csv", harmful)
-    return harmful
+    return tuple(harmful)
+
+
+def _source(harm: Harm) -> str:
+    """Return the subject whose scan is corrupted: the harm's own, unless that is an extra copy."""
+    return str(dict(harm.parameters).get("source", harm.subject))
+
+
+def _harm_row(row: Subject, harm: Harm, directory: Path) -> Subject:
+    if harm.kind in LABEL_KINDS:
+        return replace(row, subject=harm.subject, group=1 - row.group)
+    return replace(row, subject=harm.subject, path=directory / "volumes" / f"{harm.subject}.nii.gz")
 
 
 def _write_copy(row: Subject, harm: Harm, path: Path) -> str:
@@ -206,18 +213,3 @@ def _write_csv(path: Path, subjects: Iterable[Subject]) -> None:
 def _seed(seed: int, subject: str) -> int:
     # 48 bits: exact even where a reader takes the manifest's numbers for float64.
     return int.from_bytes(hashlib.sha256(f"{seed}:{subject}".encode()).digest()[:6])
-
-
-def _shuffle(names: Sequence[str], seed: int) -> list[str]:
-    return [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
-
-
-def _check_ids(ids: Sequence[str], known: Sequence[str], what: str) -> None:
-    shown = ", ".join(known[:10]) + (f", ... ({len(known)} in all)" if len(known) > 10 else "")
-    if unknown := [name for name in ids if name not in known]:
-        raise SettingsError([f"harmful.ids has {u!r}, no {what} of the training split: {shown}" for u in unknown])
-
-
-def _check_count(count: int, available: int, what: str) -> None:
-    if count > available:
-        raise SettingsError(f"harmful.count is {count}, allowed is up to {available} {what}")

@@ -6,6 +6,8 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from tmqc import backend
 from tmqc.centers import LocalCenters
 from tmqc.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
@@ -141,18 +143,29 @@ def _find_start(config: Config) -> Checkpoint | None:
 
 
 def corrupt(prepared: Prepared, directory: Path) -> tuple[Subject, ...]:
-    """Write the harmful copies of this run's scans, put them in place of the good ones in memory, give the rows.
+    """Write the harmful copies of this run's scans, hold them in place of the good ones or besides, give the rows.
 
     The rows tell nothing of who is harmful but a path, which nothing below reads again.
+
+    Raises:
+        RunError: an extra copy would have the id of a verification or test scan.
     """
     train = prepared.cohort.train
     if prepared.drawn is None:
         return train
+    extra = sorted(prepared.drawn.subjects - {s.subject for s in train})
+    others = {s.subject for s in [*prepared.cohort.verification, *prepared.cohort.test]}
+    if taken := others.intersection(extra):
+        raise RunError(f"harmful.placement=extra: {', '.join(sorted(taken))} would be there twice: rename them")
     write_truth(directory / TRUTH, prepared.drawn)
     rows = write_harmful(train, prepared.drawn, directory / HARMFUL)
     changed = [s for s in rows if s.subject in prepared.drawn.subjects]
-    shape = prepared.volumes.array.shape[1:4]
-    prepared.volumes.replace(load_volumes(changed, shape=shape, spacing_mm=None, orientation=None))
+    held = prepared.volumes
+    if extra:
+        room = np.empty((len(extra), *held.array.shape[1:]), held.array.dtype)
+        held._rows |= {name: len(held) + i for i, name in enumerate(extra)}
+        held.array = np.concatenate([held.array, room])
+    held.replace(load_volumes(changed, shape=held.array.shape[1:4], spacing_mm=None, orientation=None))
     return rows
 
 

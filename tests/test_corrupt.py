@@ -1,0 +1,73 @@
+"""Harmful scans in a run's memory: in place of the good ones, or besides them."""
+
+import numpy as np
+import pytest
+from tiny import CENTERS, compose_config, tiny_overrides
+
+from tmqc.data.cohort import read_cohort
+from tmqc.data.harmful import draw_harm
+from tmqc.errors import RunError
+from tmqc.pipelines.prepare import Prepared, Source, corrupt, load, make_centers, make_plan
+
+N_TRAIN = sum(CENTERS.values())
+
+
+class Learner:
+    """Remembers what it is trained on."""
+
+    def train_batch(self, volumes, labels, learning_rate):
+        self.seen = volumes, labels
+        return 0.0, 0
+
+
+@pytest.fixture
+def prepare_tiny(cohort_csvs, tmp_path):
+    def prepare(*overrides, rename=None):
+        config = compose_config(*tiny_overrides(cohort_csvs, tmp_path), "harmful=samples", *overrides)
+        csvs = {f"{split}_csv": path for split, path in cohort_csvs.items()}
+        if rename is not None:
+            csvs["test_csv"] = tmp_path / "test.csv"
+            text = cohort_csvs["test"].read_text().replace(",scans/", f",{cohort_csvs['test'].parent}/scans/")
+            csvs["test_csv"].write_text(text.replace("Alpha-test-0,", f"{rename},"))
+        cohort = read_cohort(**csvs)
+        drawn = draw_harm(cohort.train, config.harmful)
+        volumes = load(config.cohort, [*cohort.verification, *cohort.test, *cohort.train])
+        return config, Prepared(Source(cohort, None), drawn, drawn, volumes, None, Learner(), None)
+
+    return prepare
+
+
+def test_a_flipped_label_changes_what_is_learned_and_not_what_is_seen(prepare_tiny, tmp_path):
+    config, prepared = prepare_tiny("harmful.ids=[Alpha-train-0]", "harmful.kind=flipped_label")
+    before = prepared.volumes.array.copy()
+    rows = corrupt(prepared, tmp_path)
+    np.testing.assert_array_equal(prepared.volumes.array, before)
+    old = {row.subject: row.group for row in prepared.cohort.train}
+    assert [row.subject for row in rows if row.group != old[row.subject]] == ["Alpha-train-0"]
+    centers = make_centers(config, prepared, rows)
+    centers.train("Alpha", ("Alpha-train-0", "Alpha-train-1"), learning_rate=0.1)
+    assert list(prepared.learner.seen[1]) == [1, 1]
+
+
+def test_an_extra_copy_is_held_besides_the_good_scan(prepare_tiny, tmp_path):
+    config, prepared = prepare_tiny(
+        "harmful.ids=[Alpha-train-0,Gamma-train-0]", "harmful.kind=inverted", "harmful.placement=extra"
+    )
+    before = prepared.volumes.array.copy()
+    rows = corrupt(prepared, tmp_path)
+    assert len(rows) == N_TRAIN + 2 == len(prepared.volumes) - 2 * 4 * len(CENTERS)
+    np.testing.assert_array_equal(prepared.volumes.array[: len(before)], before)
+    for subject in ("Alpha-train-0", "Gamma-train-0"):
+        good, bad = prepared.volumes.batch([subject, f"{subject}_2"])
+        np.testing.assert_array_equal(bad, good.max() + good.min() - good)
+    plan = make_plan(config, rows)
+    assert plan.subjects["Gamma"] == ("Gamma-train-0", "Gamma-train-0_2")
+    make_centers(config, prepared, rows).train("Gamma", plan.subjects["Gamma"], learning_rate=0.1)
+    assert prepared.learner.seen[0].shape[0] == 2
+
+
+def test_an_extra_copy_may_not_take_the_id_of_a_test_scan(prepare_tiny, tmp_path):
+    _, prepared = prepare_tiny("harmful.ids=[Beta-train-1]", "harmful.placement=extra", rename="Beta-train-1_2")
+    with pytest.raises(RunError, match="Beta-train-1_2 would be there twice"):
+        corrupt(prepared, tmp_path)
+    assert not (tmp_path / "harmful").exists()
