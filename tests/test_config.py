@@ -121,7 +121,7 @@ def test_a_clean_run_refuses_harmful_data():
 @pytest.mark.parametrize(
     ("override", "told"),
     [
-        ("qc.eror=1", "qc.eror: there is no such setting; did you mean qc.error? qc has error, revisit, rates"),
+        ("qc.eror=1", "qc.eror: there is no such setting; did you mean qc.error? qc has control, error, revisit"),
         ("modell=sfcn", "modell: there is no such setting; did you mean model?"),
         ("model=resnet", "model=resnet: must be one of sfcn, sfcn_small"),
         ("qc.error=high", "qc.error=high: must be a number"),

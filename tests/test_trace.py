@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import random
 
+from tmqc.control import Control, ControlledTravel
+from tmqc.core.gate import Gate
 from tmqc.core.ledger import Ledger
 from tmqc.core.rates import Counts, Verification
 from tmqc.core.schedule import LearningRate, Tour
 from tmqc.trace import COLUMNS, TraceWriter
-from tmqc.travel import Control, ControlledTravel, Plan, TrainResult
+from tmqc.travel import Plan, TrainResult
 
 SUBJECTS = {"A": tuple(f"a{i}" for i in range(7)), "B": ("b0",), "C": ("c0", "c1", "c2")}
 START, CYCLES, REVISIT, ERROR = 10, 18, 2, 0.02
@@ -26,6 +28,9 @@ class RandomCenters:
         fp, fn = self._random.randint(0, 7), self._random.randint(0, 7)
         return Verification(Counts(tp=61 - fn, fp=fp, tn=63 - fp, fn=fn), self._random.random())
 
+    def hold_reference(self):
+        pass
+
     def snapshot(self):
         return None
 
@@ -36,7 +41,7 @@ class RandomCenters:
 def run(tmp_path, seed=0):
     plan = Plan(Tour(tuple(SUBJECTS), seed=42, start=START), SUBJECTS, CYCLES, LearningRate(1e-4, 0.1, 0))
     with TraceWriter(tmp_path / "trace.csv") as trace:
-        travelled = ControlledTravel(plan, Control(ERROR, REVISIT), RandomCenters(seed), trace)
+        travelled = ControlledTravel(plan, Control(Gate(error=ERROR), revisit=REVISIT), RandomCenters(seed), trace)
         list(travelled.cycles())
     with (tmp_path / "trace.csv").open(newline="") as file:
         return travelled, list(csv.DictReader(file))
@@ -115,5 +120,5 @@ def test_rows_are_on_disk_before_the_next_step(tmp_path):
     path = tmp_path / "trace.csv"
     plan = Plan(Tour(("B",), seed=0, start=0), {"B": ("b0",)}, 3, LearningRate(1e-4, 0.1, 0))
     with TraceWriter(path) as trace:
-        for report in ControlledTravel(plan, Control(1.0, 1), RandomCenters(0), trace).cycles():
+        for report in ControlledTravel(plan, Control(Gate(error=1.0), revisit=1), RandomCenters(0), trace).cycles():
             assert len(path.read_text().splitlines()) == 2 + report.cycle + 1

@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tmqc.control import Control, ControlledTravel
+from tmqc.core.gate import Gate
 from tmqc.core.rates import Counts, Verification
 from tmqc.core.records import BASELINE, BATCH, RETRY, REVISIT
 from tmqc.core.schedule import LearningRate, Tour
-from tmqc.travel import Control, ControlledTravel, NonFiniteError, Plan, TrainResult, travel
+from tmqc.travel import NonFiniteError, Plan, TrainResult, travel
 
 GOOD = Counts(tp=50, fp=0, tn=50, fn=0)
 
@@ -43,6 +45,9 @@ class ScriptedCenters:
         fp = self._harm(self.state)
         return Verification(Counts(tp=50, fp=fp, tn=50 - fp, fn=0), loss_sum=float(fp))
 
+    def hold_reference(self):
+        pass
+
     def snapshot(self):
         return self.state
 
@@ -58,7 +63,10 @@ def plan(subjects, *, cycles, start=0, batch_size=5):
 def controlled(subjects, centers, *, cycles, error=0.02, revisit=2, start=0, batch_size=5):
     recorder = Recorder()
     run = ControlledTravel(
-        plan(subjects, cycles=cycles, start=start, batch_size=batch_size), Control(error, revisit), centers, recorder
+        plan(subjects, cycles=cycles, start=start, batch_size=batch_size),
+        Control(Gate(error=error), revisit=revisit),
+        centers,
+        recorder,
     )
     return run, list(run.cycles()), recorder.steps
 
@@ -141,7 +149,7 @@ def test_rejected_rates_are_never_the_reference():
 def test_report_adds_up_accepted_steps_only():
     _, [report], steps = controlled({"A": ("bad", "ok")}, ScriptedCenters(n_bad({"bad"})), cycles=1)
     assert report.n_steps == len(steps) - 1 == 3
-    assert report.n_verifications == 3
+    assert report.n_verifications == 4  # the baseline among them
     assert report.train_loss == 0.5
     assert report.train_accuracy == 1.0
     assert report.verification.counts == GOOD

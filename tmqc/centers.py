@@ -7,8 +7,9 @@ from functools import reduce
 from operator import add
 
 import numpy as np
+from numpy.typing import NDArray
 
-from tmqc.core.rates import Verification, score
+from tmqc.core.rates import DECISION_THRESHOLD, Verification, margins, score
 from tmqc.data.cohort import Subject
 from tmqc.data.volumes import Volumes
 from tmqc.learner import Learner, Snapshot
@@ -35,6 +36,8 @@ class LocalCenters:
         studies = np.array([s.study for s in verification])
         self._rows = [np.flatnonzero(studies == study) for study in dict.fromkeys(studies)]
         self._batch_size = verify_batch_size
+        self._last: NDArray[np.bool_] | None = None  # which verification scans the last verification took for PD
+        self._reference: NDArray[np.bool_] | None = None
 
     def train(self, center: str, subjects: tuple[str, ...], *, learning_rate: float) -> TrainResult:
         """One gradient step on the scans of `subjects`; all of them lie here, whatever their `center`."""
@@ -45,7 +48,21 @@ class LocalCenters:
     def verify(self) -> Verification:
         """Score every center's verification scans, count center by center, add up."""
         p = self.learner.predict(self._verify_array, batch_size=self._batch_size)
-        return reduce(add, (score(p[rows], self._verify_labels[rows]) for rows in self._rows))
+        self._last, before = p >= DECISION_THRESHOLD, self._reference
+        counted = (
+            score(p[rows], self._verify_labels[rows], None if before is None else before[rows]) for rows in self._rows
+        )
+        return reduce(add, counted)
+
+    def hold_reference(self) -> None:
+        """Count flips against the last verification from now on."""
+        self._reference = self._last
+
+    def margins(self, center: str, subjects: Sequence[str]) -> tuple[float, ...]:
+        """How strongly the model agrees with the labels of these training scans, in inference mode."""
+        labels = np.array([self._labels[s] for s in subjects])
+        p = self.learner.predict(self._volumes.block(subjects), batch_size=self._batch_size)
+        return tuple(margins(p, labels).tolist())
 
     def snapshot(self) -> Snapshot:
         """Everything training touches."""

@@ -70,12 +70,53 @@ class ScheduleConfig:
 
 
 @dataclass
+class CalibratedConfig:
+    """Tolerances measured by a dry tour before control starts, in place of the acceptable errors."""
+
+    method: str = "none"  # none, quantile or z
+    level: float = 0.99  # of a quantile 0..1; of z in robust standard deviations, as 5
+    n_steps: int = 40  # steps of one scan, and as many of a full batch
+    centers: list[str] = field(default_factory=list)  # the trusted ones; empty: all
+    seed: int = 0
+
+
+@dataclass
+class ScreenConfig:
+    """Judge every scan from one trusted state."""
+
+    every: int = 2  # cycles from one screening to the next
+    loss_z: float = 10.0  # limit of the change in verification loss, in robust standard deviations
+    margin_z: float = 4.0  # limit of the label's contradiction, in robust standard deviations
+    least_loss: float = 1e-4  # nats; a smaller spread of the changes counts as this
+    least_accuracy: float = 0.9  # of a state that may judge
+
+
+@dataclass
+class RunawayConfig:
+    """Notice that control has lost its footing, and what to do then."""
+
+    action: str = "warn"
+    window: int = 20
+    rejected: float = 0.5
+    eliminated: float = 0.5
+
+
+@dataclass
 class QcConfig:
     """Accept or reject, and how long a flagged subject waits (METHOD sections 6 and 7)."""
 
+    control: str = "steps"  # verify every step; or screen
     error: float = 0.02  # acceptable error per sample
     revisit: int = 2  # cycles a flagged subject waits
     rates: str = "standard"
+    signal: str = "rates"
+    loss_error: float = 0.01  # acceptable rise of the verification loss per sample, nats
+    reference: str = "last"
+    chance: float | None = None
+    strikes: int = 1
+    calibrated: CalibratedConfig = field(default_factory=CalibratedConfig)
+    screen: ScreenConfig = field(default_factory=ScreenConfig)
+    runaway: RunawayConfig = field(default_factory=RunawayConfig)
 
 
 @dataclass

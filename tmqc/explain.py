@@ -36,7 +36,8 @@ def _explain_unknown(name: str) -> str:
     known = [*_setting_names(Config()), *(f.name for f in fields(Config))]
     close = get_close_matches(name, known, n=1)
     group = name.rpartition(".")[0]
-    siblings = [each.rpartition(".")[2] for each in known if group and each.rpartition(".")[0] == group]
+    inside = [each.removeprefix(f"{group}.") for each in known if group and each.startswith(f"{group}.")]
+    siblings = list(dict.fromkeys(each.split(".")[0] for each in inside))
     hints = [f"did you mean {close[0]}?"] if close else []
     hints += [f"{group} has {', '.join(siblings)}"] if siblings else []
     return f"{name}: there is no such setting; {'; '.join(hints) or '--help lists all of them'}".replace("?; ", "? ")

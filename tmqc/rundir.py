@@ -80,6 +80,8 @@ def append_cycle(path: Path, report: CycleReport) -> None:
                 row |= {"accuracy": counts.accuracy, "verify_loss": value.loss}
             case "rates":
                 row |= {"fpr": value.fpr, "fnr": value.fnr}
+            case "alarm":
+                row["runaway"] = int(value is not None)
             case _:
                 row[field.name] = "|".join(value) if isinstance(value, tuple) else value
     _append(path, row)

@@ -27,6 +27,11 @@ COLUMNS = (
         "Seconds",
     ),
 )
+# Of gates beyond the published one only: what their verdicts need besides.
+FURTHER_COLUMNS = (
+    *("RefVerifyLoss", "LossTolerance", "BrokenHC", "FixedHC", "BrokenPD", "FixedPD", "Outcome"),
+    *("Margin", "LossZ", "MarginZ", "Strength"),
+)
 NOT_APPLICABLE = "n/a"
 SEPARATOR = "|"  # between the ids in `Subjects`; no id may hold it
 
@@ -40,7 +45,9 @@ def trace_row(step: Step) -> dict[str, object]:
     if step.verification is None or step.rates is None:
         raise ValueError("only verified steps have a row in the trace")
     counts, verdict = step.verification.counts, step.verdict
-    one = {BASELINE: NOT_APPLICABLE, BATCH: "batch"}.get(step.phase) or step.subjects[0]
+    one = NOT_APPLICABLE if step.phase == BASELINE else step.subjects[0]
+    if step.phase == BATCH or len(step.subjects) > 1:
+        one = "batch"
     values = (
         *(step.cycle, one, step.center or NOT_APPLICABLE, counts.accuracy, counts.fp, counts.fn),
         *(step.rates.fpr, step.rates.fnr, int(not step.accepted)),
@@ -51,12 +58,32 @@ def trace_row(step: Step) -> dict[str, object]:
     return dict(zip(COLUMNS, values, strict=True))
 
 
+def further_cells(step: Step) -> dict[str, object]:
+    """What gates beyond the published one have in a row besides: `FURTHER_COLUMNS`, None where there is none."""
+    verdict, evidence = step.verdict, step.evidence
+    flips = verdict.flips if verdict else None
+    values = (
+        *((verdict.loss_reference, verdict.loss_tolerance) if verdict else (None, None)),
+        *((flips.broken_hc, flips.fixed_hc, flips.broken_pd, flips.fixed_pd) if flips else (None,) * 4),
+        step.outcome,
+        *((evidence.margin, evidence.loss_z, evidence.margin_z, evidence.strength) if evidence else (None,) * 4),
+    )
+    return dict(zip(FURTHER_COLUMNS, values, strict=True))
+
+
 class TraceWriter:
     """A `Listener` that appends every verified step to a CSV and flushes it, so that a killed run keeps its rows."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, further: bool = False) -> None:
+        """Begin the file.
+
+        Args:
+            further: write `FURTHER_COLUMNS` too.
+        """
+        self._further = further
         self._file = path.open("x", newline="", encoding="utf-8")
-        self._writer = csv.DictWriter(self._file, COLUMNS, lineterminator="\n")
+        columns = (*COLUMNS, *FURTHER_COLUMNS) if further else COLUMNS
+        self._writer = csv.DictWriter(self._file, columns, lineterminator="\n")
         self._writer.writeheader()
 
     def visit(self, cycle: int, visit: Visit) -> None:
@@ -65,7 +92,7 @@ class TraceWriter:
     def step(self, step: Step) -> None:
         """Append a row if the step was verified."""
         if step.verification is not None:
-            self._writer.writerow(trace_row(step))
+            self._writer.writerow(trace_row(step) | (further_cells(step) if self._further else {}))
             self._file.flush()
 
     def __enter__(self) -> TraceWriter:

@@ -1,4 +1,4 @@
-"""The tour of the travelling model, without control and with it (METHOD sections 4, 6 and 7).
+"""The tour of the travelling model (METHOD section 4); `control.py` and `screening.py` add quality control.
 
 Knows centers only through a Protocol: the same code drives centers of this process and, later, remote ones.
 """
@@ -6,15 +6,13 @@ Knows centers only through a Protocol: the same code drives centers of this proc
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Protocol
 
-from tmqc.core.gate import decide
-from tmqc.core.ledger import Ledger
-from tmqc.core.rates import RATES, Rates, Verification
-from tmqc.core.records import BASELINE, BATCH, RETRY, REVISIT, CycleReport, Step, summarize
+from tmqc.core.rates import RATES, Verification
+from tmqc.core.records import BATCH, CycleReport, Step, summarize
 from tmqc.core.schedule import LearningRate, Tour, Visit
 from tmqc.errors import InputError
 
@@ -41,6 +39,12 @@ class Centers(Protocol):
 
     def verify(self) -> Verification:
         """Score the model on every center's verification scans and add up."""
+
+    def hold_reference(self) -> None:
+        """From now on count flips against the last verification."""
+
+    def margins(self, center: str, subjects: Sequence[str]) -> tuple[float, ...]:
+        """How strongly the model agrees with the labels of training scans of `center`, as `core.rates.margins`."""
 
     def snapshot(self) -> Any:
         """All that training touches."""
@@ -74,14 +78,6 @@ class Plan:
     cycles: int
     learning_rate: LearningRate
     rates: str = "standard"
-
-
-@dataclass(frozen=True)
-class Control:
-    """The thresholds of quality control: acceptable error per sample, and cycles a flagged subject waits."""
-
-    error: float
-    revisit: int
 
 
 def travel(plan: Plan, centers: Centers, listener: Listener) -> Iterator[CycleReport]:
@@ -131,93 +127,3 @@ def train_step(
         n_correct=result.n_correct,
         train_s=perf_counter() - started,
     )
-
-
-class ControlledTravel:
-    """Train under quality control. Iterate over `cycles()`; `ledger` and `reference` are current after each.
-
-    Attributes:
-        ledger: who waits and who is out.
-        reference: verification of the model as it stands: the last accepted one.
-    """
-
-    def __init__(self, plan: Plan, control: Control, centers: Centers, listener: Listener) -> None:
-        self.plan, self.control, self.centers, self.listener = plan, control, centers, listener
-        self.ledger = Ledger()
-        self.reference: Verification
-        self._rates: Callable[..., Rates] = RATES[plan.rates]
-        self._center_of = {s: center for center, subjects in plan.subjects.items() for s in subjects}
-
-    def cycles(self) -> Iterator[CycleReport]:
-        """Verify the pre-trained model, then travel. Yields after every cycle."""
-        self._baseline()
-        for cycle in range(self.plan.tour.start, self.plan.cycles):
-            steps, flagged = self._regular_tour(cycle)
-            self.ledger = self.ledger.flag(flagged, due=cycle + self.control.revisit)
-            steps += self._revisit(cycle)
-            yield summarize(
-                steps,
-                cycle=cycle,
-                learning_rate=self.plan.learning_rate(cycle),
-                verification=self.reference,
-                rates=self._rates(self.reference.counts),
-                flagged=tuple(flagged),
-                n_waiting=len(self.ledger.waiting(cycle + 1)),
-                n_eliminated=len(self.ledger.eliminated),
-            )
-
-    def _baseline(self) -> None:
-        started = perf_counter()
-        self.reference = self.centers.verify()
-        step = Step(
-            cycle=self.plan.tour.start,
-            phase=BASELINE,
-            verification=self.reference,
-            rates=self._rates(self.reference.counts),
-            verify_s=perf_counter() - started,
-        )
-        self.listener.step(step)
-
-    def _regular_tour(self, cycle: int) -> tuple[list[Step], list[str]]:
-        """Every batch a verified step; the samples of a rejected one tried singly. Returns steps and flagged."""
-        eligible = {c: self.ledger.eligible(subjects, cycle) for c, subjects in self.plan.subjects.items()}
-        steps: list[Step] = []
-        flagged: list[str] = []
-        for visit in self.plan.tour.visits(cycle, eligible):
-            self.listener.visit(cycle, visit)
-            for batch in visit.batches:
-                steps.append(self._verified_step(cycle, BATCH, batch))
-                if steps[-1].accepted:
-                    continue
-                for subject in batch:
-                    steps.append(self._verified_step(cycle, RETRY, (subject,)))
-                    if not steps[-1].accepted:
-                        flagged.append(subject)
-        return steps, list(dict.fromkeys(flagged))  # with several local epochs one may be rejected twice
-
-    def _revisit(self, cycle: int) -> list[Step]:
-        steps = []
-        for subject in self.ledger.due(cycle):
-            steps.append(self._verified_step(cycle, REVISIT, (subject,)))
-            if not steps[-1].accepted:
-                self.ledger = self.ledger.eliminate(subject)
-        return steps
-
-    def _verified_step(self, cycle: int, phase: str, subjects: tuple[str, ...]) -> Step:
-        """Train, verify, decide; a rejected step leaves no trace in the model (METHOD section 6)."""
-        before = self.centers.snapshot()
-        rate = self.plan.learning_rate(cycle)
-        trained = train_step(self.centers, cycle, phase, self._center_of[subjects[0]], subjects, rate)
-        started = perf_counter()
-        verification = self.centers.verify()
-        rates = self._rates(verification.counts)
-        verdict = decide(rates, self._rates(self.reference.counts), n_samples=len(subjects), error=self.control.error)
-        if verdict.accepted:
-            self.reference = verification
-        else:
-            self.centers.restore(before)
-        step = replace(
-            trained, verification=verification, rates=rates, verdict=verdict, verify_s=perf_counter() - started
-        )
-        self.listener.step(step)
-        return step

@@ -11,15 +11,23 @@ from itertools import pairwise
 from typing import Any
 
 from tmqc.checkpoint import select_cycles
-from tmqc.config import Config, InferenceConfig
+from tmqc.config import Config, InferenceConfig, QcConfig
+from tmqc.core.calibration import METHODS
+from tmqc.core.gate import REFERENCES, SIGNALS
 from tmqc.core.rates import RATES
+from tmqc.core.runaway import ACTIONS
 from tmqc.data.harmful import check_harmful
 from tmqc.errors import SettingsError
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "pipeline.name": ("clean", "dirty", "qc", "inference"),
     "cohort.source": ("csv", "phantom"),
+    "qc.control": ("steps", "screen"),
     "qc.rates": tuple(RATES),
+    "qc.signal": SIGNALS,
+    "qc.reference": REFERENCES,
+    "qc.calibrated.method": ("none", *METHODS),
+    "qc.runaway.action": ACTIONS,
     "tracking.name": ("mlflow", "none"),
     "run.precision": ("float32", "mixed_bfloat16", "mixed_float16"),
     "run.jit": ("auto", "on", "off"),
@@ -41,6 +49,18 @@ RANGES: dict[str, tuple[float, float]] = {  # both ends allowed
     "schedule.decay_start": (0, 100_000),
     "qc.error": (0.0, 1.0),
     "qc.revisit": (1, 100_000),
+    "qc.loss_error": (0.0, 100.0),
+    "qc.strikes": (1, 1000),
+    "qc.calibrated.n_steps": (2, 100_000),
+    "qc.calibrated.seed": (0, 2**32 - 1),
+    "qc.screen.every": (1, 100_000),
+    "qc.screen.loss_z": (1e-6, 1e6),
+    "qc.screen.margin_z": (1e-6, 1e6),
+    "qc.screen.least_loss": (0.0, 100.0),
+    "qc.screen.least_accuracy": (0.0, 1.0),
+    "qc.runaway.window": (1, 1_000_000),
+    "qc.runaway.rejected": (0.0, 1.0),
+    "qc.runaway.eliminated": (0.0, 1.0),
     "run.seed": (0, 1_000_000),
     "run.verify_batch_size": (1, 100_000),
 }
@@ -62,6 +82,7 @@ def validate(config: Config) -> None:
         if not low <= value <= high:
             faults.append(f"{name}={value}: must be a number from {low:g} to {high:g}")
     faults += _check_grid(config) + _check_span(config) + _check_sources(config)
+    faults += _check_gate(config.qc)
     faults += _check_inference(config.inference) + check_harmful(config.harmful)
     if faults:
         raise SettingsError(faults)
@@ -149,6 +170,22 @@ def _check_sources(config: Config) -> list[str]:
             faults.append("cohort.verification_csv is not set: give the CSV of the verification split (the gate)")
     if name == "inference" and config.inference.run is None:
         faults.append("inference.run is not set: give the directory of a finished run, as outputs/qc/NAME")
+    return faults
+
+
+def _check_gate(qc: QcConfig) -> list[str]:
+    faults = []
+    if qc.chance is not None:
+        if not 0 < qc.chance < 1:
+            faults.append(f"qc.chance={qc.chance}: must be null or a level between 0 and 1, as 0.05")
+        if qc.signal == "loss":
+            faults.append("qc.chance is about flipped predictions and qc.signal=loss counts none: use rates or both")
+    highest = {"quantile": 1.0, "z": 1e6}.get(qc.calibrated.method)
+    if highest is not None and not 0 < qc.calibrated.level <= highest:
+        faults.append(
+            f"qc.calibrated.level={qc.calibrated.level}: must be above 0 and at most {highest:g} "
+            f"for qc.calibrated.method={qc.calibrated.method}"
+        )
     return faults
 
 

@@ -42,10 +42,12 @@ def test_nobody_is_eliminated_or_flagged_twice():
     ledger = Ledger().flag(["a"], due=3).eliminate("a")
     with pytest.raises(ValueError, match="already eliminated: a"):
         ledger.eliminate("a")
-    with pytest.raises(ValueError, match="already eliminated: a"):
+    with pytest.raises(ValueError, match="already eliminated, or due in cycle 4: a"):
         ledger.flag(["a"], due=4)
-    with pytest.raises(ValueError, match="revisit list of cycle 3"):
-        ledger.flag(["b"], due=3)
+    with pytest.raises(ValueError, match="due in cycle 3: a"):
+        Ledger().flag(["a"], due=3).flag(["a"], due=3)
+    with pytest.raises(ValueError, match="a is eliminated, or already due in cycle 5"):
+        ledger.postpone("a", due=5, strike=True)
 
 
 def test_a_ledger_never_changes():

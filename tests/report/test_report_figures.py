@@ -13,6 +13,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
+from tmqc.control import Control, ControlledTravel
 from tmqc.core.rates import Counts, Verification
 from tmqc.core.schedule import Tour
 from tmqc.data.cohort import Subject
@@ -21,7 +22,7 @@ from tmqc.report.events import Wait, eliminated_in, find_waits, read_trace
 from tmqc.report.figures import plot_cycles, plot_inference, plot_qc, plot_roc
 from tmqc.report.metrics import predictions_of, subgroup_metrics
 from tmqc.trace import TraceWriter
-from tmqc.travel import Control, ControlledTravel, Plan, TrainResult
+from tmqc.travel import Plan, TrainResult
 
 NOTE = "phantom cohort: no patient was scanned"
 
@@ -42,6 +43,9 @@ class ScriptedCenters:
     def verify(self):
         return Verification(Counts(tp=10 - self.fn, fp=1, tn=9, fn=self.fn), 8.0)
 
+    def hold_reference(self):
+        pass
+
     def snapshot(self):
         return self.fn
 
@@ -56,7 +60,7 @@ def make_run(tmp_path_factory):
         subjects = {f"c{c}": tuple(f"c{c}s{i}" for i in range(per_center)) for c in range(n_centers)}
         plan = Plan(Tour(tuple(subjects), 42, 10), subjects, 15, lambda cycle: 1e-4)
         with TraceWriter(folder / "trace.csv") as trace:
-            tour = ControlledTravel(plan, Control(0.02, 2), ScriptedCenters(set(harmful)), trace)
+            tour = ControlledTravel(plan, Control(), ScriptedCenters(set(harmful)), trace)
             reports = list(tour.cycles())
         return reports, read_trace(folder / "trace.csv"), tour.ledger
 

@@ -1,34 +1,109 @@
-"""Accept or reject one training step (METHOD section 6)."""
+"""Accept or reject one training step (METHOD section 6), and the gates beyond the published one."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from tmqc.core.rates import Counts, Rates
+from tmqc.core.calibration import Calibration
+from tmqc.core.chance import worsening_p_value
+from tmqc.core.rates import RATES, Counts, Flips, Rates, Verification
+
+SIGNALS = ("rates", "loss", "both")
+REFERENCES = ("last", "best")
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What a verified step is judged by. The defaults are the published gate.
+
+    Attributes:
+        signal: `rates`: neither FPR nor FNR may rise beyond its tolerance; `loss`: the mean verification loss may
+            not; `both`: none of the three may.
+        error: acceptable error per sample, in rate.
+        loss_error: the same for the loss, in nats.
+        rates: how rates are made of counts, a key of `RATES`.
+        reference: `last`: compare with the last accepted verification; `best`: with the best accepted so far, which
+            keeps tolerated steps from adding up.
+        chance: None, or a level: a rate beyond its tolerance rejects only if an exact McNemar test on that class's
+            flipped predictions gives a p-value below it.
+        calibration: None, or tolerances measured on trusted steps, used in place of `error` and `loss_error`.
+    """
+
+    signal: str = "rates"
+    error: float = 0.02
+    loss_error: float = 0.01
+    rates: str = "standard"
+    reference: str = "last"
+    chance: float | None = None
+    calibration: Calibration | None = None
+
+    def rates_of(self, verification: Verification) -> Rates:
+        """The two rates as this gate compares them."""
+        return RATES[self.rates](verification.counts)
+
+    def tolerances(self, n_samples: int) -> tuple[float | None, float | None]:
+        """By how much a rate and the loss may rise in a step of `n_samples`; None for what is not looked at."""
+        if self.calibration is not None:
+            limits = self.calibration.limits(n_samples)
+            rate, loss = limits.rate, limits.loss
+        else:
+            rate, loss = n_samples * self.error, n_samples * self.loss_error
+        return (None if self.signal == "loss" else rate), (None if self.signal == "rates" else loss)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A decision together with everything it was made from."""
+    """A decision together with everything it was made from; tolerances are None where a signal has no say."""
 
     accepted: bool
     rates: Rates
     reference: Rates
-    tolerance: float
+    tolerance: float | None
+    loss: float | None = None
+    loss_reference: float | None = None
+    loss_tolerance: float | None = None
+    flips: Flips = field(default=Flips())
 
 
-def decide(rates: Rates, reference: Rates, *, n_samples: int, error: float) -> Verdict:
-    """The published gate: neither rate may exceed its reference by more than `n_samples * error`.
+def decide(verification: Verification, reference: Verification, *, n_samples: int, gate: Gate = Gate()) -> Verdict:
+    """Judge a step of `n_samples` by the verification after it and the reference verification."""
+    rates, before = gate.rates_of(verification), gate.rates_of(reference)
+    rate_tolerance, loss_tolerance = gate.tolerances(n_samples)
+    flips = verification.flips
+    accepted = True
+    if rate_tolerance is not None:
+        # Not `rate - reference <= tolerance`: a reader of the trace has to arrive at the same bit.
+        fpr_worse = not rates.fpr <= before.fpr + rate_tolerance
+        fnr_worse = not rates.fnr <= before.fnr + rate_tolerance
+        if gate.chance is not None:
+            fpr_worse = fpr_worse and worsening_p_value(flips.broken_hc, flips.fixed_hc) < gate.chance
+            fnr_worse = fnr_worse and worsening_p_value(flips.broken_pd, flips.fixed_pd) < gate.chance
+        accepted = not (fpr_worse or fnr_worse)
+    if loss_tolerance is not None:
+        accepted = accepted and verification.loss <= reference.loss + loss_tolerance
+    return Verdict(
+        accepted=accepted,
+        rates=rates,
+        reference=before,
+        tolerance=rate_tolerance,
+        loss=verification.loss,
+        loss_reference=reference.loss,
+        loss_tolerance=loss_tolerance,
+        flips=flips,
+    )
 
-    Args:
-        rates: of the verification just made.
-        reference: of the last accepted verification.
-        n_samples: samples in the step.
-        error: acceptable error per sample, in rate.
+
+def next_reference(accepted: Verification, reference: Verification, gate: Gate) -> Verification:
+    """What later steps are compared with once `accepted` was accepted.
+
+    Best is the lowest sum of the two rates for the signal `rates`, the lowest loss otherwise; of equals the later.
     """
-    tolerance = n_samples * error
-    accepted = rates.fpr <= reference.fpr + tolerance and rates.fnr <= reference.fnr + tolerance
-    return Verdict(accepted, rates, reference, tolerance)
+    if gate.reference == "last":
+        return accepted
+    if gate.signal == "rates":
+        now, before = gate.rates_of(accepted), gate.rates_of(reference)
+        return accepted if now.fpr + now.fnr <= before.fpr + before.fnr else reference
+    return accepted if accepted.loss <= reference.loss else reference
 
 
 def flip_worth(counts: Counts) -> Rates:

@@ -15,10 +15,13 @@ class Ledger:
     Attributes:
         eliminated: subjects never trained on again, in the order they were eliminated.
         revisit: due cycle -> the subjects flagged for it, in the order flagged. Past cycles stay on record.
+        strikes: subject -> revisits failed in a row without being eliminated for it. Empty in the published method,
+            where the first one eliminates.
     """
 
     eliminated: tuple[str, ...] = ()
     revisit: Mapping[int, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    strikes: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
 
     def waiting(self, cycle: int) -> tuple[str, ...]:
         """Subjects set aside at the start of `cycle`: flagged for it or for a later one."""
@@ -37,13 +40,34 @@ class Ledger:
         """Set `subjects` aside until `due`; an empty list is recorded too.
 
         Raises:
-            ValueError: one of them is eliminated already, or a list for that cycle exists.
+            ValueError: one of them is eliminated already, or on that cycle's list.
         """
-        if due in self.revisit:
-            raise ValueError(f"the revisit list of cycle {due} exists already")
-        if barred := set(subjects) & set(self.eliminated):
-            raise ValueError(f"already eliminated: {', '.join(sorted(barred))}")
-        return replace(self, revisit=MappingProxyType({**self.revisit, due: tuple(dict.fromkeys(subjects))}))
+        listed = self.revisit.get(due, ())
+        if barred := set(subjects) & {*self.eliminated, *listed}:
+            raise ValueError(f"already eliminated, or due in cycle {due}: {', '.join(sorted(barred))}")
+        subjects = tuple(dict.fromkeys((*listed, *subjects)))
+        return replace(self, revisit=MappingProxyType({**self.revisit, due: subjects}))
+
+    def postpone(self, subject: str, *, due: int, strike: bool) -> Ledger:
+        """Put a subject whose revisit failed, or could not be held, back on the list, at the end of cycle `due`'s.
+
+        Args:
+            strike: whether it failed.
+
+        Raises:
+            ValueError: it is eliminated already, or on that list.
+        """
+        listed = self.revisit.get(due, ())
+        if subject in self.eliminated or subject in listed:
+            raise ValueError(f"{subject} is eliminated, or already due in cycle {due}")
+        strikes = {**self.strikes, subject: self.strikes.get(subject, 0) + 1} if strike else self.strikes
+        revisit = {**self.revisit, due: (*listed, subject)}
+        return replace(self, revisit=MappingProxyType(revisit), strikes=MappingProxyType(dict(strikes)))
+
+    def readmit(self, subject: str) -> Ledger:
+        """Take a subject back: its strikes are forgotten."""
+        strikes = {s: n for s, n in self.strikes.items() if s != subject}
+        return replace(self, strikes=MappingProxyType(strikes))
 
     def eliminate(self, subject: str) -> Ledger:
         """Bar `subject` for good.
@@ -61,14 +85,17 @@ class Ledger:
 
     def to_json(self, next_cycle: int) -> dict[str, Any]:
         """The content of `ledger.json` after the cycle before `next_cycle`."""
-        return {
+        content: dict[str, Any] = {
             "eliminated": list(self.eliminated),
             "revisit": {str(due): list(self.revisit[due]) for due in sorted(self.revisit)},
             "undecided": list(self.undecided(next_cycle)),
         }
+        return content | ({"strikes": dict(self.strikes)} if self.strikes else {})
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Ledger:
         """Inverse of `to_json`."""
         revisit = {int(due): tuple(subjects) for due, subjects in content["revisit"].items()}
-        return cls(tuple(content["eliminated"]), MappingProxyType(revisit))
+        return cls(
+            tuple(content["eliminated"]), MappingProxyType(revisit), MappingProxyType(dict(content.get("strikes", {})))
+        )

@@ -46,17 +46,38 @@ class Counts:
 
 
 @dataclass(frozen=True)
-class Verification:
-    """What a verification gives back: counts, and the sum of the binary cross-entropies of all scans in nats.
+class Flips:
+    """Predictions that changed since the reference verification, on the same scans: right to wrong is broken."""
 
-    Sums only, so that those of several centers add up with `+` and no center tells more than its sums.
+    broken_hc: int = 0
+    fixed_hc: int = 0
+    broken_pd: int = 0
+    fixed_pd: int = 0
+
+    def __add__(self, other: Flips) -> Flips:
+        return Flips(
+            self.broken_hc + other.broken_hc,
+            self.fixed_hc + other.fixed_hc,
+            self.broken_pd + other.broken_pd,
+            self.fixed_pd + other.fixed_pd,
+        )
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What a verification gives back. Sums only: those of several centers add up with `+`, no center tells more.
+
+    Attributes:
+        loss_sum: of the binary cross-entropies of all scans, in nats.
+        flips: against the reference; none as long as there is no reference.
     """
 
     counts: Counts
     loss_sum: float = 0.0
+    flips: Flips = Flips()
 
     def __add__(self, other: Verification) -> Verification:
-        return Verification(self.counts + other.counts, self.loss_sum + other.loss_sum)
+        return Verification(self.counts + other.counts, self.loss_sum + other.loss_sum, self.flips + other.flips)
 
     @property
     def loss(self) -> float:
@@ -93,12 +114,17 @@ def published_rates(counts: Counts) -> Rates:
 RATES: dict[str, Callable[[Counts], Rates]] = {"standard": standard_rates, "published": published_rates}
 
 
-def score(probabilities: NDArray[np.floating], labels: NDArray[np.integer]) -> Verification:
+def score(
+    probabilities: NDArray[np.floating],
+    labels: NDArray[np.integer],
+    reference: NDArray[np.bool_] | None = None,
+) -> Verification:
     """Count one center's predictions.
 
     Args:
         probabilities: shape (n,), the model's probability of PD.
         labels: shape (n,), 1 = PD, 0 = HC.
+        reference: shape (n,), which scans the reference model takes for PD; None without one.
 
     Raises:
         ValueError: the shapes differ, or a probability is not finite: that is no verdict, but a broken model.
@@ -116,4 +142,30 @@ def score(probabilities: NDArray[np.floating], labels: NDArray[np.integer]) -> V
         fn=int(np.sum(~predicted & actual)),
     )
     of_label = np.clip(np.where(actual, p, 1.0 - p), _LOG_CLIP, 1.0 - _LOG_CLIP)
-    return Verification(counts, float(-np.sum(np.log(of_label))))
+    flips = Flips() if reference is None else _flips(predicted == actual, reference == actual, actual)
+    return Verification(counts, float(-np.sum(np.log(of_label))), flips)
+
+
+def _flips(right: NDArray[np.bool_], was_right: NDArray[np.bool_], is_pd: NDArray[np.bool_]) -> Flips:
+    broken, fixed = was_right & ~right, right & ~was_right
+    return Flips(
+        broken_hc=int(np.sum(broken & ~is_pd)),
+        fixed_hc=int(np.sum(fixed & ~is_pd)),
+        broken_pd=int(np.sum(broken & is_pd)),
+        fixed_pd=int(np.sum(fixed & is_pd)),
+    )
+
+
+def margins(probabilities: NDArray[np.floating], labels: NDArray[np.integer]) -> NDArray[np.float64]:
+    """How strongly the model agrees with each label: logit(p) where it says PD, -logit(p) where it says HC.
+
+    A scan's loss is log(1 + exp(-margin)); the margin has no such long tail, which robust z-scores need.
+
+    Args:
+        probabilities: shape (n,), the model's probability of PD. labels: shape (n,), 1 = PD, 0 = HC.
+
+    Returns:
+        Shape (n,), from -16.1 to 16.1, higher is better; negative: the model contradicts the label.
+    """
+    p = np.clip(probabilities.astype(np.float64), _LOG_CLIP, 1.0 - _LOG_CLIP)
+    return np.where(labels == 1, 1.0, -1.0) * np.log(p / (1.0 - p))

@@ -8,8 +8,12 @@ from dataclasses import dataclass
 
 from tmqc.core.gate import Verdict
 from tmqc.core.rates import Rates, Verification
+from tmqc.core.runaway import Alarm
+from tmqc.core.screen import Evidence
 
 BASELINE, BATCH, RETRY, REVISIT = "baseline", "batch", "retry", "revisit"
+DRY, SCREEN = "dry", "screen"
+READMITTED, ELIMINATED, POSTPONED = "readmitted", "eliminated", "postponed"
 
 
 @dataclass(frozen=True)
@@ -18,7 +22,8 @@ class Step:
 
     Attributes:
         cycle: counted from 0, over the pre-training too.
-        phase: `baseline` (no training, only the first verification), `batch`, `retry` or `revisit`.
+        phase: `baseline` (no training, only a verification), `batch`, `retry`, `revisit`; `dry` (of the dry tour that
+            measures tolerances) and `screen` are always undone.
         center: where it happened; None for the baseline.
         subjects: trained on in this step, in batch order.
         learning_rate: of this step; None for the baseline.
@@ -28,6 +33,8 @@ class Step:
         rates: of that verification, as the gate uses them; None without one.
         verdict: None for the baseline and in pipelines without control.
         train_s, verify_s: wall-clock seconds.
+        outcome: of a revisit: `readmitted`, `eliminated` or `postponed` (it failed, and waits once more).
+        evidence: of a screening step: what it says about the scan.
     """
 
     cycle: int
@@ -42,10 +49,14 @@ class Step:
     verdict: Verdict | None = None
     train_s: float = 0.0
     verify_s: float = 0.0
+    outcome: str | None = None
+    evidence: Evidence | None = None
 
     @property
     def accepted(self) -> bool:
-        """Whether the model kept what the step taught it; steps without control always are."""
+        """Whether nothing spoke against the step or, in a screening, its scan; without control always."""
+        if self.evidence is not None:
+            return not self.evidence.suspect
         return self.verdict is None or self.verdict.accepted
 
 
@@ -60,6 +71,8 @@ class CycleReport:
         n_batches, n_batches_rejected: of the regular tour.
         flagged: put on the revisit list in this cycle. readmitted, eliminated: by this cycle's revisits.
         n_waiting: on the revisit list when the next cycle starts. n_eliminated: in the run so far.
+        postponed: revisits that failed without eliminating: strikes are left, or the runaway guard holds.
+        n_screened: scans screened. alarm: of the runaway guard.
     """
 
     cycle: int
@@ -79,6 +92,9 @@ class CycleReport:
     n_eliminated: int
     train_s: float
     verify_s: float
+    postponed: tuple[str, ...] = ()
+    n_screened: int = 0
+    alarm: Alarm | None = None
 
 
 def summarize(
@@ -92,16 +108,17 @@ def summarize(
     n_waiting: int = 0,
     n_eliminated: int = 0,
     closing_verify_s: float | None = None,
+    alarm: Alarm | None = None,
 ) -> CycleReport:
     """Add one cycle's steps up.
 
     Args:
         closing_verify_s: seconds of a verification made after the last step, if one was.
     """
-    trained = [s for s in steps if s.accepted and s.loss is not None]
+    trained = [s for s in steps if s.accepted and s.loss is not None and s.phase not in (DRY, SCREEN)]
     n_samples = sum(len(s.subjects) for s in trained)
     batches = [s for s in steps if s.phase == BATCH]
-    revisits = [s for s in steps if s.phase == REVISIT]
+    revisits = [s for s in steps if s.outcome is not None]
     return CycleReport(
         cycle=cycle,
         learning_rate=learning_rate,
@@ -109,15 +126,18 @@ def summarize(
         train_accuracy=sum(s.n_correct for s in trained) / n_samples if n_samples else None,
         verification=verification,
         rates=rates,
-        n_steps=len(steps),
+        n_steps=sum(s.phase != BASELINE for s in steps),
         n_verifications=sum(s.verification is not None for s in steps) + (closing_verify_s is not None),
         n_batches=len(batches),
         n_batches_rejected=sum(not s.accepted for s in batches),
         flagged=flagged,
-        readmitted=tuple(s.subjects[0] for s in revisits if s.accepted),
-        eliminated=tuple(s.subjects[0] for s in revisits if not s.accepted),
+        readmitted=tuple(s.subjects[0] for s in revisits if s.outcome == READMITTED),
+        eliminated=tuple(s.subjects[0] for s in revisits if s.outcome == ELIMINATED),
         n_waiting=n_waiting,
         n_eliminated=n_eliminated,
         train_s=math.fsum(s.train_s for s in steps),
         verify_s=math.fsum(s.verify_s for s in steps) + (closing_verify_s or 0.0),
+        postponed=tuple(s.subjects[0] for s in revisits if s.outcome == POSTPONED),
+        n_screened=sum(s.phase == SCREEN for s in steps),
+        alarm=alarm,
     )

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from tmqc.core.records import RETRY, REVISIT
+from tmqc.core.records import ELIMINATED, READMITTED, RETRY, REVISIT, SCREEN
 from tmqc.errors import RunError
 from tmqc.trace import COLUMNS
-
-READMITTED, ELIMINATED = "readmitted", "eliminated"
 
 
 @dataclass(frozen=True)
@@ -57,19 +55,27 @@ def find_waits(trace: pd.DataFrame) -> tuple[Wait, ...]:
     Args:
         trace: columns of METHOD section 10, rows in the order written.
     """
-    rows = trace[trace["Phase"].isin((RETRY, REVISIT))]
+    rows = trace[trace["Phase"].isin((RETRY, REVISIT, SCREEN))]
     waits: list[Wait] = []
     open_: dict[str, int] = {}
-    columns = (rows["Cycle"], rows["Phase"], rows["Subject"], rows["Study"], rows["Ignored"])
-    for cycle, phase, subject, center, ignored in zip(*columns, strict=True):
-        if phase == RETRY and ignored and subject not in open_:  # several local epochs may reject it twice
-            open_[subject] = len(waits)
-            waits.append(Wait(subject, center, int(cycle)))
-        elif phase == REVISIT and subject in open_:
+    columns = (rows["Cycle"], rows["Phase"], rows["Subject"], rows["Study"], rows["Ignored"], _outcomes(rows))
+    for cycle, phase, subject, center, ignored, outcome in zip(*columns, strict=True):
+        if subject not in open_:
+            if phase != REVISIT and ignored:
+                open_[subject] = len(waits)
+                waits.append(Wait(subject, center, int(cycle)))
+        elif outcome in (READMITTED, ELIMINATED):
             at = open_.pop(subject)
-            outcome = ELIMINATED if ignored else READMITTED
             waits[at] = Wait(subject, center, waits[at].flagged, int(cycle), outcome)
     return tuple(waits)
+
+
+def _outcomes(rows: pd.DataFrame) -> Sequence[str | None]:
+    """Of revisits; None for other steps. The published method's traces need no column for it."""
+    if "Outcome" in rows:
+        return [outcome if isinstance(outcome, str) else None for outcome in rows["Outcome"]]
+    verdicts = zip(rows["Phase"], rows["Ignored"], strict=True)
+    return [(ELIMINATED if ignored else READMITTED) if phase == REVISIT else None for phase, ignored in verdicts]
 
 
 def eliminated_in(waits: Iterable[Wait]) -> dict[str, int]:

@@ -14,6 +14,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import blended_transform_factory
 
+from tmqc.core.records import ELIMINATED, READMITTED
 from tmqc.report.canvas import (
     BLACK,
     BLUE,
@@ -26,7 +27,7 @@ from tmqc.report.canvas import (
     save_figure,
     style_axes,
 )
-from tmqc.report.events import ELIMINATED, READMITTED, Wait, find_waits
+from tmqc.report.events import Wait, find_waits
 
 _MANY_STEPS = 400  # from here on a marker per accepted step would be a smear
 _MANY_ROWS = 150  # from here on subjects' names would be unreadable

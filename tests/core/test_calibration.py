@@ -1,0 +1,57 @@
+import pytest
+
+from tmqc.core.calibration import Calibration, Change, Limits, calibrate, draw_dry_steps
+from tmqc.core.robust import MAD_TO_SD, robust_z, spread
+
+
+def changes(n, rates, losses):
+    return [Change(n, rate, loss) for rate, loss in zip(rates, losses, strict=True)]
+
+
+def test_spread_by_hand():
+    """Median 3; distances 2, 1, 0, 1, 97: their median is 1, whatever the outlier."""
+    assert spread([1, 2, 3, 4, 100]) == (3.0, MAD_TO_SD)
+
+
+def test_z_by_hand():
+    assert robust_z([1, 2, 3, 4, 100]) == pytest.approx([-2 / 1.4826, -1 / 1.4826, 0, 1 / 1.4826, 97 / 1.4826])
+    assert list(robust_z([5, 5, 5, 6])) == [0, 0, 0, float("inf")]
+    assert list(robust_z([5, 5, 5, 6], least=0.5)) == [0, 0, 0, 2]
+
+
+def test_quantile_by_hand():
+    measured = calibrate(changes(1, [0, 0.1, 0.2, 0.3, 0.4], [0, 1, 2, 3, 4]), method="quantile", level=0.75)
+    assert (measured.limits(1).rate, measured.limits(1).loss) == pytest.approx((0.3, 3.0))
+
+
+def test_z_limits_by_hand():
+    """Loss: median 3, spread 1.4826. Rates: nothing flipped, so that one flip stands in for the spread."""
+    [limits] = calibrate(changes(1, [0] * 5, [1, 2, 3, 4, 100]), method="z", level=2.0, flip=0.02).measured.values()
+    assert limits.loss == pytest.approx(3 + 2 * 1.4826)
+    assert limits.rate == pytest.approx(0.04)
+
+
+def test_no_limit_demands_an_improvement():
+    assert calibrate(changes(1, [-0.1] * 3, [-1.0] * 3), method="quantile", level=0.9).limits(1) == Limits(0.0, 0.0)
+
+
+def test_step_sizes_in_between_are_interpolated_and_beyond_held():
+    measured = Calibration({1: Limits(0.0, 1.0), 5: Limits(0.4, 3.0)})
+    assert [measured.limits(n).loss for n in (1, 2, 3, 5, 8)] == [1.0, 1.5, 2.0, 3.0, 3.0]
+
+
+def test_nothing_measured_is_an_error():
+    with pytest.raises(ValueError, match="no trusted step"):
+        calibrate([], method="z", level=3.0)
+
+
+def test_dry_steps_come_from_one_center_each_without_repeats():
+    subjects = {"A": ("a0", "a1", "a2"), "B": ("b0",)}
+    steps = draw_dry_steps(subjects, sizes=(3, 1, 7), n_steps=20, seed=1)
+    assert [len(s) for _, s in steps] == [1] * 20 + [3] * 20  # nobody has seven
+    for center, chosen in steps:
+        assert set(chosen) <= set(subjects[center])
+        assert len(set(chosen)) == len(chosen)
+    assert {center for center, s in steps if len(s) == 1} == {"A", "B"}
+    assert steps == draw_dry_steps(subjects, sizes=(1, 3), n_steps=20, seed=1)
+    assert steps != draw_dry_steps(subjects, sizes=(1, 3), n_steps=20, seed=2)

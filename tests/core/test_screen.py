@@ -1,0 +1,71 @@
+import math
+
+import numpy as np
+import pytest
+
+from tmqc.core.rates import margins
+from tmqc.core.screen import Limits, Record, weigh
+
+LIMITS = Limits(loss_z=10.0, margin_z=4.0, least_loss=0.0)
+
+
+def test_evidence_by_hand():
+    """Changes: median 3, spread 1.4826. Margins: median 5, spread 1.4826."""
+    changes, margin = [1, 2, 3, 4, 100], [-14, 4, 5, 6, 7]
+    found = weigh(changes, margin, LIMITS)
+    assert [e.loss_z for e in found] == pytest.approx([(c - 3) / 1.4826 for c in changes])
+    assert [e.margin_z for e in found] == pytest.approx([(5 - m) / 1.4826 for m in margin])
+    assert [e.suspect for e in found] == [True, False, False, False, True]
+    assert found[0].strength == pytest.approx(19 / 1.4826 / 4)
+    assert found[4].strength == pytest.approx(97 / 1.4826 / 10)
+
+
+def test_what_lowers_the_loss_is_unusual_and_not_harmful():
+    assert not any(e.suspect for e in weigh([0, 1, 2, 3, -500], [5] * 5, LIMITS))
+
+
+def test_a_label_the_model_agrees_with_is_never_suspected():
+    """Far below the others, but still positive."""
+    found = weigh([0.0] * 5, [0.1, 9.9, 10.0, 10.1, 10.2], LIMITS)
+    assert found[0].margin_z > 4
+    assert not found[0].suspect
+
+
+def test_a_tiny_spread_is_not_taken_at_face_value():
+    changes = [0.0, 1e-6, -1e-6, 2e-6, 5e-4]
+    assert weigh(changes, [5] * 5, Limits(least_loss=0.0))[4].suspect
+    assert not weigh(changes, [5] * 5, Limits(least_loss=1e-4))[4].suspect
+
+
+def test_margin_is_the_logit_of_the_label():
+    """p = 0.8: logit log 4. The scan's loss is log(1 + exp(-margin))."""
+    pd, hc = margins(np.array([0.8, 0.8]), np.array([1, 0]))
+    assert (pd, hc) == pytest.approx((math.log(4), -math.log(4)))
+    assert math.log1p(math.exp(-pd)) == pytest.approx(-math.log(0.8))
+
+
+def record(*strengths):
+    return Record(tuple(map(float, strengths)))
+
+
+def test_record_by_hand():
+    assert record(2).mean == 2
+    assert record(2).standard_error is None
+    assert record(1, 3).standard_error == 1.0  # sd sqrt(2), over sqrt(2)
+    with pytest.raises(ValueError, match="no screening"):
+        _ = record().mean
+
+
+@pytest.mark.parametrize(
+    ("strengths", "condemned"),
+    [
+        ((1.1,), True),
+        ((0.9,), False),
+        ((5, 4), True),
+        ((1.5, 0.6), False),  # mean 1.05, standard error 0.45
+        ((9, 0.5), False),  # the last screening saw nothing
+        ((0.2, 5), False),  # mean 2.6, standard error 2.4: 0.2 is left, not beyond the limit
+    ],
+)
+def test_condemned_only_beyond_the_uncertainty(strengths, condemned):
+    assert record(*strengths).condemns is condemned

@@ -1,0 +1,162 @@
+"""Control beyond the published method: strikes, the runaway guard, the dry tour, other signals; a scripted model."""
+
+from __future__ import annotations
+
+import csv
+import math
+
+import pytest
+from test_travel import Recorder, ScriptedCenters, controlled, n_bad, phases, plan
+
+from tmqc.control import Control, ControlledTravel, DryTour
+from tmqc.core.gate import Gate
+from tmqc.core.rates import Counts, Verification
+from tmqc.core.records import BASELINE, BATCH, DRY, RETRY, REVISIT
+from tmqc.core.runaway import Guard
+from tmqc.trace import COLUMNS, FURTHER_COLUMNS, TraceWriter
+
+
+def travelled(subjects, centers, control, *, cycles):
+    recorder = Recorder()
+    run = ControlledTravel(plan(subjects, cycles=cycles), control, centers, recorder)
+    return run, list(run.cycles()), recorder.steps
+
+
+class LossCenters(ScriptedCenters):
+    """`harm(state)` is the mean verification loss; no prediction ever flips."""
+
+    def verify(self):
+        return Verification(Counts(tp=50, fp=0, tn=50, fn=0), loss_sum=100 * self._harm(self.state))
+
+
+def test_two_strikes():
+    """Flagged in 0, revisits fail at the end of 2 and of 4: the second one eliminates."""
+    centers = ScriptedCenters(n_bad({"bad"}))
+    run, reports, steps = travelled({"A": ("bad", "ok")}, centers, Control(strikes=2), cycles=5)
+    assert [(s.cycle, s.outcome) for s in steps if s.phase == REVISIT] == [(2, "postponed"), (4, "eliminated")]
+    assert [r.postponed for r in reports] == [(), (), ("bad",), (), ()]
+    assert [r.eliminated for r in reports] == [(), (), (), (), ("bad",)]
+    assert run.ledger.to_json(5)["strikes"] == {"bad": 1}
+    assert all("bad" not in s.subjects for s in steps if s.cycle in (1, 2, 3) and s.phase == BATCH)
+
+
+def test_being_taken_back_clears_the_strikes():
+    """It does harm, then none at the second revisit: back in the tour, it is flagged anew and needs two more."""
+    tries = {"n": 0}
+
+    def harm(state):
+        return 3 * sum("bad" in batch for batch in state)
+
+    class Moody(ScriptedCenters):
+        def verify(self):
+            trained_bad = self.log and "bad" in self.log[-1]
+            tries["n"] += bool(trained_bad)
+            if tries["n"] == 4:  # batch, retry, first revisit, second revisit
+                self.state = tuple(b for b in self.state if "bad" not in b)
+            return super().verify()
+
+    run, _, steps = travelled({"A": ("bad", "ok")}, Moody(harm), Control(strikes=2), cycles=10)
+    outcomes = [(s.cycle, s.outcome) for s in steps if s.phase == REVISIT]
+    assert outcomes == [(2, "postponed"), (4, "readmitted"), (7, "postponed"), (9, "eliminated")]
+    assert run.ledger.eliminated == ("bad",)
+
+
+@pytest.mark.parametrize("action", ["warn", "pause", "stop"])
+def test_runaway(action):
+    """Everything looks worse than the reference: the published rule eliminates everybody, the guard does not."""
+    subjects = {"A": tuple("abcd"), "B": tuple("efgh")}
+    centers = ScriptedCenters(lambda state: 10 if state else 0)
+    guard = Guard(action, window=2, rejected=0.5, eliminated=1.0)
+    run, reports, _ = travelled(subjects, centers, Control(guard=guard), cycles=4)
+    assert all(report.alarm for report in reports)
+    assert (reports[0].alarm.n_rejected, reports[0].alarm.n_batches) == (2, 2)
+    if action == "warn":
+        assert sorted(run.ledger.eliminated) == list("abcdefgh")
+    else:
+        assert run.ledger.eliminated == ()
+        assert sorted(reports[2].postponed) == list("abcdefgh")
+        assert run.ledger.strikes == {}  # being held is no strike
+        assert sorted(run.ledger.undecided(4)) == list("abcdefgh")
+
+
+def test_never_more_eliminated_than_can_be_harmful():
+    guard = Guard("pause", window=100, eliminated=0.25)
+    centers = ScriptedCenters(n_bad(set("abcd")))
+    run, reports, _ = travelled({"A": tuple("abcd"), "B": tuple("efgh")}, centers, Control(guard=guard), cycles=3)
+    assert len(run.ledger.eliminated) == 2
+    assert reports[2].alarm.by_elimination
+    assert reports[2].alarm.n_condemned == 3
+    assert len(reports[2].postponed) == 2
+
+
+def test_a_loss_that_rises_before_any_prediction_flips():
+    subjects = {"A": ("bad", "ok")}
+    by_loss = LossCenters(lambda state: 0.05 * sum("bad" in batch for batch in state))
+    run, _, steps = travelled(subjects, by_loss, Control(Gate(signal="loss")), cycles=3)
+    assert run.ledger.eliminated == ("bad",)
+    assert [s.verdict.loss_tolerance for s in steps if s.cycle == 0 and s.phase != BASELINE] == [0.02, 0.01, 0.01]
+    by_rates = LossCenters(lambda state: 0.05 * sum("bad" in batch for batch in state))
+    assert travelled(subjects, by_rates, Control(), cycles=3)[0].ledger.eliminated == ()
+
+
+def test_best_reference_stops_drift():
+    """Each cycle 1 of 50 HC more: 0.02, always tolerated against the last; against the best, the second is not."""
+    subjects = {"A": ("a",)}
+    last = travelled(subjects, ScriptedCenters(len), Control(), cycles=4)[2]
+    assert all(s.accepted for s in last)
+    _, _, best = travelled(subjects, ScriptedCenters(len), Control(Gate(reference="best")), cycles=2)
+    assert phases(best)[1:3] == [(0, BATCH, ("a",), True), (1, BATCH, ("a",), False)]
+
+
+def test_dry_tour_measures_undoes_and_sets_the_tolerance():
+    """Dry steps raise the loss by 0.01 a sample: limits 0.01 and 0.02, where the fixed ones would be 0.001."""
+    centers = LossCenters(lambda state: 0.01 * sum(map(len, state)))
+    control = Control(Gate(signal="loss", loss_error=0.001), dry_tour=DryTour(level=1.0, n_steps=3))
+    recorder = Recorder()
+    run = ControlledTravel(plan({"A": ("a", "b")}, cycles=1, batch_size=2), control, centers, recorder)
+    [report] = run.cycles()
+    steps = recorder.steps
+    assert [(s.phase, len(s.subjects)) for s in steps] == [
+        (BASELINE, 0),
+        *[(DRY, 1)] * 3,
+        *[(DRY, 2)] * 3,
+        (BATCH, 2),
+    ]
+    assert [len(batch) for batch in centers.state] == [2]  # nothing of the dry tour is left
+    assert steps[-1].verdict.loss_tolerance == pytest.approx(0.02)
+    assert steps[-1].accepted
+    assert (report.n_steps, report.n_verifications, report.train_loss) == (7, 8, 0.5)
+
+
+def test_dry_tour_of_trusted_centers_only():
+    recorder = Recorder()
+    control = Control(Gate(signal="loss"), dry_tour=DryTour(n_steps=5, centers=("B",)))
+    run = ControlledTravel(plan({"A": ("a",), "B": ("b",)}, cycles=1), control, LossCenters(lambda s: 0.0), recorder)
+    list(run.cycles())
+    assert {s.subjects for s in recorder.steps if s.phase == DRY} == {("b",)}
+
+
+def test_further_columns_rederive_the_verdict(tmp_path):
+    losses = iter([0.5, 0.52, 0.505, 0.6, *[0.5] * 50])
+    centers = LossCenters(lambda state: next(losses))
+    control = Control(Gate(signal="both"))
+    with TraceWriter(tmp_path / "trace.csv", further=True) as trace:
+        list(ControlledTravel(plan({"A": ("a", "b", "c")}, cycles=3), control, centers, trace).cycles())
+    rows = list(csv.DictReader((tmp_path / "trace.csv").open()))
+    assert tuple(rows[0]) == (*COLUMNS, *FURTHER_COLUMNS)
+    reference = rows[0]
+    for row in rows[1:]:
+        assert row["RefVerifyLoss"] == reference["VerifyLoss"]
+        accept = float(row["VerifyLoss"]) <= float(row["RefVerifyLoss"]) + float(row["LossTolerance"])
+        accept &= float(row["PFP"]) <= float(row["RefPFP"]) + float(row["Tolerance"])
+        assert row["Ignored"] == str(int(not accept))
+        reference = row if accept else reference
+    assert {row["Outcome"] for row in rows if row["Phase"] == RETRY} <= {""}
+
+
+def test_published_control_is_what_it_was():
+    """The same scripted harm under default rules and under explicitly published ones: one and the same story."""
+    first = controlled({"A": ("bad", "ok")}, ScriptedCenters(n_bad({"bad"})), cycles=4)[2]
+    second = travelled({"A": ("bad", "ok")}, ScriptedCenters(n_bad({"bad"})), Control(), cycles=4)[2]
+    assert phases(first) == phases(second)
+    assert math.isclose(first[1].verdict.tolerance, 0.04)

@@ -1,0 +1,121 @@
+"""The screen, driven by a scripted model: the loss that each scan's own step adds is given."""
+
+from __future__ import annotations
+
+import pytest
+from test_travel import Recorder, ScriptedCenters, plan
+
+from tmqc.core.rates import Counts, Verification
+from tmqc.core.records import BASELINE, BATCH, SCREEN
+from tmqc.core.runaway import Guard
+from tmqc.core.screen import Limits
+from tmqc.screening import ScreenedTravel, Screening
+
+GOOD = [f"g{i}" for i in range(12)]
+SUBJECTS = {"A": (*GOOD[:4], "bad"), "B": (*GOOD[4:8], "flipped"), "C": tuple(GOOD[8:])}
+LIMITS = Limits(loss_z=10.0, margin_z=4.0, least_loss=1e-4)
+
+
+class ScreenCenters(ScriptedCenters):
+    """Every step on `bad` adds 0.05 to the loss, others a little; the model contradicts the label of `flipped`."""
+
+    def __init__(self, *, wrong=0, harmless_from=10**9):
+        super().__init__(lambda state: 0)
+        self._wrong, self._harmless_from = wrong, harmless_from
+
+    def verify(self):
+        added = 0.0
+        for subject, *_ in self.state:
+            if subject == "bad" and len(self.log) < self._harmless_from:
+                added += 0.05
+            else:
+                added += 1e-5 * (sum(map(ord, subject)) % 7)
+        counts = Counts(tp=50, fp=self._wrong, tn=50 - self._wrong, fn=0)
+        return Verification(counts, loss_sum=100 * (0.1 + added))
+
+    def margins(self, center, subjects):
+        assert set(subjects) <= set(SUBJECTS[center])
+        return tuple(-5.0 if s == "flipped" else 4.0 + 0.1 * (sum(map(ord, s)) % 5) for s in subjects)
+
+
+def screened(centers, *, cycles, **rules):
+    recorder = Recorder()
+    screening = Screening(**({"limits": LIMITS} | rules))
+    run = ScreenedTravel(plan(SUBJECTS, cycles=cycles), screening, centers, recorder)
+    return run, list(run.cycles()), recorder.steps
+
+
+def trained(steps, cycle):
+    return {s for step in steps if step.phase == BATCH and step.cycle == cycle for s in step.subjects}
+
+
+def test_suspects_are_set_aside_judged_again_and_eliminated():
+    run, reports, steps = screened(ScreenCenters(), cycles=4)
+    first = [s for s in steps if s.cycle == 0]
+    assert [s.phase for s in first[:15]] == [BASELINE, *[SCREEN] * 14]
+    assert {s.subjects[0] for s in first if not s.accepted} == {"bad", "flipped"}
+    assert reports[0].flagged == ("bad", "flipped")
+    assert trained(steps, 0) <= set(GOOD)  # they do not train in the very cycle
+    assert not [s for s in steps if s.cycle in (1, 3) and s.phase in (BASELINE, SCREEN)]
+    assert reports[2].eliminated == ("bad", "flipped")
+    assert run.ledger.to_json(4) == {
+        "eliminated": ["bad", "flipped"],
+        "revisit": {"2": ["bad", "flipped"], "4": []},
+        "undecided": [],
+    }
+    assert [r.n_screened for r in reports] == [14, 0, 14, 0]
+    assert len(run.records["bad"].strengths) == 2
+    assert reports[0].n_verifications == 1 + 14 + 1
+    assert reports[0].train_loss == 0.5
+
+
+def test_a_screening_leaves_no_trace_in_the_model():
+    centers = ScreenCenters()
+    _, _, steps = screened(centers, cycles=1)
+    assert centers.state == tuple(s.subjects for s in steps if s.phase == BATCH)
+    assert [s.verification.loss for s in steps if s.phase == BASELINE] == pytest.approx([0.1])
+
+
+def test_one_that_does_no_harm_any_more_is_taken_back_and_trained_on_at_once():
+    """In cycle 0: 14 single steps; thereafter `bad` is harmless. The label of `flipped` stays contradicted."""
+    run, reports, steps = screened(ScreenCenters(harmless_from=15), cycles=4)
+    assert reports[2].readmitted == ("bad",)
+    assert reports[2].eliminated == ("flipped",)
+    everybody = set().union(*(trained(steps, c) for c in (2, 3)))
+    assert "bad" in everybody
+    assert run.ledger.eliminated == ("flipped",)
+
+
+def test_a_poor_state_judges_nobody():
+    """20 of 100 wrong: accuracy 0.8."""
+    run, reports, steps = screened(ScreenCenters(wrong=20), cycles=3)
+    assert run.refused == [0, 2]
+    assert not [s for s in steps if s.phase == SCREEN]
+    assert all(r.flagged == () for r in reports)
+    assert "bad" in trained(steps, 0)
+
+
+def test_suspects_wait_while_the_state_is_poor():
+    centers = ScreenCenters()
+    recorder = Recorder()
+    run = ScreenedTravel(plan(SUBJECTS, cycles=5), Screening(limits=LIMITS), centers, recorder)
+    for report in run.cycles():
+        centers._wrong = 20 if report.cycle == 1 else 0  # poor at the screening of cycle 2 only
+    assert run.refused == [2]
+    assert run.ledger.revisit[4] == ("bad", "flipped")
+    assert run.ledger.eliminated == ("bad", "flipped")
+    assert all("bad" not in trained(recorder.steps, c) for c in range(5))
+
+
+def test_strikes_and_waiting_beyond_the_next_screening():
+    run, reports, _ = screened(ScreenCenters(), cycles=7, strikes=2, revisit=3)
+    assert [r.cycle for r in reports if r.postponed] == [4]  # flagged in 0, due after 3 cycles, screened in 4
+    assert run.ledger.undecided(7) == ("bad", "flipped")  # their second strike would come in cycle 8
+
+
+def test_the_guard_holds_eliminations():
+    guard = Guard("pause", eliminated=0.0)
+    run, reports, _ = screened(ScreenCenters(), cycles=3, guard=guard)
+    assert run.ledger.eliminated == ()
+    assert reports[2].postponed == ("bad", "flipped")
+    assert reports[2].alarm.by_elimination

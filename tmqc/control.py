@@ -1,0 +1,219 @@
+"""Quality control of every step of the tour: verify, decide, undo, set aside, eliminate (METHOD sections 6 and 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from time import perf_counter
+
+from tmqc.core.calibration import Change, calibrate, draw_dry_steps
+from tmqc.core.gate import Gate, decide, flip_worth, next_reference
+from tmqc.core.ledger import Ledger
+from tmqc.core.rates import Verification
+from tmqc.core.records import (
+    BASELINE,
+    BATCH,
+    DRY,
+    ELIMINATED,
+    POSTPONED,
+    READMITTED,
+    RETRY,
+    REVISIT,
+    CycleReport,
+    Step,
+    summarize,
+)
+from tmqc.core.runaway import Alarm, Guard, find_runaway
+from tmqc.travel import Centers, Listener, Plan, train_step
+
+
+@dataclass(frozen=True)
+class DryTour:
+    """How tolerances are measured before control starts; see `core.calibration`.
+
+    Attributes:
+        method, level: of `calibrate`.
+        n_steps: steps of one scan, and as many of a full batch.
+        centers: the trusted ones; empty: all, trusting that most of their scans are good.
+        seed: of the draw.
+    """
+
+    method: str = "quantile"
+    level: float = 0.99
+    n_steps: int = 40
+    centers: tuple[str, ...] = ()
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Control:
+    """The rules of quality control. The defaults are the published ones.
+
+    Attributes:
+        revisit: cycles a flagged subject waits.
+        strikes: failed revisits in a row that eliminate.
+        dry_tour: None, or how the gate's tolerances are measured.
+    """
+
+    gate: Gate = field(default=Gate())
+    revisit: int = 2
+    strikes: int = 1
+    guard: Guard = field(default=Guard())
+    dry_tour: DryTour | None = None
+
+
+class ControlledTravel:
+    """Train under quality control. Iterate over `cycles()`; `ledger` and `reference` are current after each.
+
+    Attributes:
+        ledger: who waits and who is out.
+        gate: as configured, with its calibration once that is measured.
+        reference: what steps are compared with: the last accepted verification, or the best.
+        current: verification of the model as it stands.
+    """
+
+    def __init__(self, plan: Plan, control: Control, centers: Centers, listener: Listener) -> None:
+        self.plan, self.control, self.centers, self.listener = plan, control, centers, listener
+        self.ledger = Ledger()
+        self.gate = control.gate
+        self.reference: Verification
+        self.current: Verification
+        self._rejected: list[bool] = []  # of every batch of the regular tours so far
+        self._center_of = {s: center for center, subjects in plan.subjects.items() for s in subjects}
+
+    def cycles(self) -> Iterator[CycleReport]:
+        """Verify the pre-trained model, then travel. Yields after every cycle."""
+        opening = [self._baseline()]
+        if self.control.dry_tour is not None:
+            opening += self._dry_tour(self.control.dry_tour)
+        for cycle in range(self.plan.tour.start, self.plan.cycles):
+            steps, flagged = self._regular_tour(cycle)
+            self.ledger = self.ledger.flag(flagged, due=cycle + self.control.revisit)
+            revisits, alarm = self._revisit(cycle)
+            yield summarize(
+                [*opening, *steps, *revisits],
+                cycle=cycle,
+                learning_rate=self.plan.learning_rate(cycle),
+                verification=self.current,
+                rates=self.gate.rates_of(self.current),
+                flagged=tuple(flagged),
+                n_waiting=len(self.ledger.waiting(cycle + 1)),
+                n_eliminated=len(self.ledger.eliminated),
+                alarm=alarm,
+            )
+            opening = []
+
+    def _baseline(self) -> Step:
+        started = perf_counter()
+        self.reference = self.current = self.centers.verify()
+        self.centers.hold_reference()
+        step = Step(
+            cycle=self.plan.tour.start,
+            phase=BASELINE,
+            verification=self.reference,
+            rates=self.gate.rates_of(self.reference),
+            verify_s=perf_counter() - started,
+        )
+        return self._told(step)
+
+    def _dry_tour(self, settings: DryTour) -> list[Step]:
+        """Take steps on trusted data, verify and undo each; the gate's tolerances are made of what they changed."""
+        trusted = {c: s for c, s in self.plan.subjects.items() if not settings.centers or c in settings.centers}
+        sizes = (1, self.plan.tour.batch_size)
+        steps, changes = [], []
+        before = self.gate.rates_of(self.reference)
+        for _, subjects in draw_dry_steps(trusted, sizes=sizes, n_steps=settings.n_steps, seed=settings.seed):
+            step = self._try_step(self.plan.tour.start, DRY, subjects, judge=False)
+            assert step.verification is not None and step.rates is not None
+            rate = max(step.rates.fpr - before.fpr, step.rates.fnr - before.fnr)
+            changes.append(Change(len(subjects), rate, step.verification.loss - self.reference.loss))
+            steps.append(self._told(step))
+        flip = flip_worth(self.reference.counts)
+        calibration = calibrate(changes, method=settings.method, level=settings.level, flip=max(flip.fpr, flip.fnr))
+        self.gate = replace(self.gate, calibration=calibration)
+        return steps
+
+    def _regular_tour(self, cycle: int) -> tuple[list[Step], list[str]]:
+        """Every batch a verified step; the samples of a rejected one tried singly. Returns steps and flagged."""
+        eligible = {c: self.ledger.eligible(subjects, cycle) for c, subjects in self.plan.subjects.items()}
+        steps: list[Step] = []
+        flagged: list[str] = []
+        for visit in self.plan.tour.visits(cycle, eligible):
+            self.listener.visit(cycle, visit)
+            for batch in visit.batches:
+                steps.append(self._told(self._try_step(cycle, BATCH, batch)))
+                self._rejected.append(not steps[-1].accepted)
+                if steps[-1].accepted:
+                    continue
+                for subject in batch:
+                    steps.append(self._told(self._try_step(cycle, RETRY, (subject,))))
+                    if not steps[-1].accepted:
+                        flagged.append(subject)
+        return steps, list(dict.fromkeys(flagged))  # with several local epochs one may be rejected twice
+
+    def _revisit(self, cycle: int) -> tuple[list[Step], Alarm | None]:
+        """Try everybody who is due once more. Returns the steps, and the guard's first alarm of this cycle."""
+        steps = []
+        alarm = self._find_runaway(0)
+        for subject in self.ledger.due(cycle):
+            step = self._try_step(cycle, REVISIT, (subject,))
+            alarm = alarm or (None if step.accepted else self._find_runaway(1))
+            steps.append(self._told(replace(step, outcome=self._decide(cycle, subject, step.accepted, alarm))))
+        return steps, alarm
+
+    def _decide(self, cycle: int, subject: str, accepted: bool, alarm: Alarm | None) -> str:
+        """Take a revisited subject back, eliminate it, or let it wait once more."""
+        if accepted:
+            self.ledger = self.ledger.readmit(subject)
+            return READMITTED
+        held = alarm is not None and self.control.guard.pauses
+        if held or self.ledger.strikes.get(subject, 0) + 1 < self.control.strikes:
+            self.ledger = self.ledger.postpone(subject, due=cycle + self.control.revisit, strike=not held)
+            return POSTPONED
+        self.ledger = self.ledger.eliminate(subject)
+        return ELIMINATED
+
+    def _find_runaway(self, n_more: int) -> Alarm | None:
+        return find_runaway(
+            self.control.guard,
+            self._rejected,
+            n_condemned=len(self.ledger.eliminated) + n_more,
+            n_subjects=len(self._center_of),
+        )
+
+    def _told(self, step: Step) -> Step:
+        self.listener.step(step)
+        return step
+
+    def _try_step(self, cycle: int, phase: str, subjects: tuple[str, ...], *, judge: bool = True) -> Step:
+        """Train, verify, decide; a rejected step leaves no trace in the model (METHOD section 6).
+
+        Args:
+            judge: False: a dry step, which has no verdict and is always undone.
+        """
+        before = self.centers.snapshot()
+        rate = self.plan.learning_rate(cycle)
+        trained = train_step(self.centers, cycle, phase, self._center_of[subjects[0]], subjects, rate)
+        started = perf_counter()
+        verification = self.centers.verify()
+        verdict = None
+        if judge:
+            verdict = decide(verification, self.reference, n_samples=len(subjects), gate=self.gate)
+        if verdict is not None and verdict.accepted:
+            self._accept(verification)
+        else:
+            self.centers.restore(before)
+        return replace(
+            trained,
+            verification=verification,
+            rates=self.gate.rates_of(verification),
+            verdict=verdict,
+            verify_s=perf_counter() - started,
+        )
+
+    def _accept(self, verification: Verification) -> None:
+        self.current = verification
+        reference = next_reference(verification, self.reference, self.gate)
+        if reference is not self.reference:
+            self.centers.hold_reference()
+        self.reference = reference

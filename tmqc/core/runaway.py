@@ -1,0 +1,69 @@
+"""Is quality control still judging the data, or has it lost its footing?
+
+The published rule can come to a reference from which almost every step looks worse; it then rejects most batches and
+eliminates everybody within a few cycles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+ACTIONS = ("off", "warn", "pause", "stop")
+
+
+@dataclass(frozen=True)
+class Guard:
+    """When to sound the alarm, and what follows.
+
+    Attributes:
+        action: `off`; `warn`: go on all the same; `pause`: nobody is eliminated while it lasts, revisits that fail
+            wait again; `stop`: the same, and the run stops after the cycle.
+        window: batches of the regular tours looked back on; no alarm before there are so many.
+        rejected: largest share of them that may be rejected.
+        eliminated: largest share of all training scans that may be harmful by what is known beforehand.
+    """
+
+    action: str = "warn"
+    window: int = 20
+    rejected: float = 0.5
+    eliminated: float = 0.5
+
+    @property
+    def pauses(self) -> bool:
+        """Whether an alarm keeps everybody from being eliminated."""
+        return self.action in ("pause", "stop")
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """The figures of a runaway.
+
+    Attributes:
+        n_rejected, n_batches: rejected ones, and all in the window looked back on.
+        n_condemned, n_subjects: scans eliminated, one about to be among them, and all training scans.
+        by_rejections, by_elimination: which limit was passed.
+    """
+
+    n_rejected: int
+    n_batches: int
+    n_condemned: int
+    n_subjects: int
+    by_rejections: bool
+    by_elimination: bool
+
+
+def find_runaway(guard: Guard, batches: Sequence[bool], *, n_condemned: int, n_subjects: int) -> Alarm | None:
+    """Look at the run so far.
+
+    Args:
+        batches: whether each batch of the regular tours so far was rejected, in order.
+        n_condemned: scans eliminated so far, and the one about to be.
+        n_subjects: all training scans.
+    """
+    recent = batches[-guard.window :]
+    by_rejections = len(recent) == guard.window and sum(recent) > guard.rejected * guard.window
+    by_elimination = n_condemned > guard.eliminated * n_subjects
+    if guard.action == "off" or not (by_rejections or by_elimination):
+        return None
+    return Alarm(sum(recent), len(recent), n_condemned, n_subjects, by_rejections, by_elimination)

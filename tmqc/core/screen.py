@@ -1,0 +1,114 @@
+"""Evidence against single scans from one trusted state, where no accepted step can hide them.
+
+From the same state every scan's own training step is taken, verified and undone. Two things speak against a scan: its
+step makes the model worse at everybody's verification scans, or the model contradicts its label. Neither is about the
+scan looking unusual: anomaly is two-sided, harm is not, and only the harmful side counts here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tmqc.core.robust import robust_z
+
+
+@dataclass(frozen=True)
+class Limits:
+    """From where on evidence makes a scan a suspect; see `Evidence` for what is compared.
+
+    Attributes:
+        loss_z: of the change in verification loss, in robust standard deviations.
+        margin_z: of the margin, in robust standard deviations below the median.
+        least_loss: the spread of the changes is never taken to be smaller than this, in nats: a well-trained state
+            changes so little that rounding would stand out otherwise.
+    """
+
+    loss_z: float = 10.0
+    margin_z: float = 4.0
+    least_loss: float = 1e-4
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What one screening says about one scan.
+
+    Attributes:
+        loss_change: of the mean verification loss by the scan's own step, in nats; higher is worse.
+        margin: `core.rates.margins` of the scan under the trusted state; lower is worse.
+        loss_z, margin_z: robust z-scores of the two over all scans screened, both turned so that higher is worse.
+        strength: the larger of the two relative to its limit; above 1 the scan is a suspect.
+    """
+
+    loss_change: float
+    margin: float
+    loss_z: float
+    margin_z: float
+    strength: float
+
+    @property
+    def suspect(self) -> bool:
+        """Whether the evidence is beyond a limit."""
+        return self.strength > 1.0
+
+
+def weigh(loss_changes: Sequence[float], margins: Sequence[float], limits: Limits) -> tuple[Evidence, ...]:
+    """Compare every scan with all scans of the same screening.
+
+    A margin counts only where it is negative: a scan whose label the model agrees with is not mislabeled, however
+    clearly the others are told apart.
+
+    Args:
+        loss_changes: nats, shape (n,). margins: shape (n,), of the same scans.
+    """
+    loss_z = robust_z(loss_changes, least=limits.least_loss)
+    margin_z = -robust_z(margins)
+    counted = np.where(np.asarray(margins) < 0, margin_z / limits.margin_z, -math.inf)
+    strength = np.maximum(loss_z / limits.loss_z, counted)
+    return tuple(
+        Evidence(float(change), float(margin), float(of_loss), float(of_margin), float(total))
+        for change, margin, of_loss, of_margin, total in zip(
+            loss_changes, margins, loss_z, margin_z, strength, strict=True
+        )
+    )
+
+
+@dataclass(frozen=True)
+class Record:
+    """The evidence against one scan over repeated screenings.
+
+    Attributes:
+        strengths: of `Evidence`, in order.
+    """
+
+    strengths: tuple[float, ...] = ()
+
+    def add(self, evidence: Evidence) -> Record:
+        """The record with one more screening."""
+        return Record((*self.strengths, evidence.strength))
+
+    @property
+    def mean(self) -> float:
+        """Mean strength; above 1 speaks against the scan.
+
+        Raises:
+            ValueError: there was no screening.
+        """
+        if not self.strengths:
+            raise ValueError("no screening is on record")
+        return math.fsum(self.strengths) / len(self.strengths)
+
+    @property
+    def standard_error(self) -> float | None:
+        """Of the mean; None after one screening."""
+        if (n := len(self.strengths)) < 2:
+            return None
+        return math.sqrt(math.fsum((s - self.mean) ** 2 for s in self.strengths) / (n - 1) / n)
+
+    @property
+    def condemns(self) -> bool:
+        """Whether the mean is beyond the limit by its standard error or more, and the last screening agreed."""
+        return self.mean - (self.standard_error or 0.0) > 1.0 and self.strengths[-1] > 1.0

@@ -1,0 +1,149 @@
+"""From the settings of the `qc` group to the rules of control, and what the runaway guard says to people."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
+
+from tmqc.config import Config, QcConfig
+from tmqc.control import Control, ControlledTravel, DryTour
+from tmqc.core.gate import Gate, flip_worth
+from tmqc.core.ledger import Ledger
+from tmqc.core.rates import Counts
+from tmqc.core.records import CycleReport
+from tmqc.core.runaway import Alarm, Guard
+from tmqc.core.screen import Limits
+from tmqc.data.cohort import Subject
+from tmqc.errors import InputError, RunError
+from tmqc.screening import ScreenedTravel, Screening
+from tmqc.travel import Centers, Listener, Plan
+
+log = logging.getLogger("tmqc")
+
+
+class RunawayError(InputError):
+    """Quality control lost its footing, and the settings say to stop then."""
+
+    heading = "quality control had to stop:"
+
+
+class Travelled(Protocol):
+    """A tour under some control."""
+
+    ledger: Ledger
+
+    def cycles(self) -> Iterator[CycleReport]:
+        """Travel; yields after every cycle."""
+
+
+def is_published(qc: QcConfig) -> bool:
+    """Whether verdicts need nothing but the published columns of the trace."""
+    gate = (qc.control, qc.signal, qc.reference, qc.calibrated.method) == ("steps", "rates", "last", "none")
+    return gate and qc.chance is None and qc.strikes == 1 and not _guard(qc).pauses
+
+
+def make_travel(config: Config, plan: Plan, centers: Centers, listener: Listener) -> Travelled:
+    """The tour under the control that the settings ask for.
+
+    Raises:
+        RunError: a trusted center does not exist.
+    """
+    qc = config.qc
+    if qc.control == "screen":
+        return ScreenedTravel(plan, _screening(qc), centers, listener)
+    if unknown := [center for center in qc.calibrated.centers if center not in plan.subjects]:
+        raise RunError(f"qc.calibrated.centers: no center {', '.join(unknown)}; there are {', '.join(plan.subjects)}")
+    return ControlledTravel(plan, _control(qc), centers, listener)
+
+
+def _control(qc: QcConfig) -> Control:
+    calibrated, dry_tour = qc.calibrated, None
+    if calibrated.method != "none":
+        dry_tour = DryTour(
+            method=calibrated.method,
+            level=calibrated.level,
+            n_steps=calibrated.n_steps,
+            centers=tuple(calibrated.centers),
+            seed=calibrated.seed,
+        )
+    gate = Gate(
+        signal=qc.signal,
+        error=qc.error,
+        loss_error=qc.loss_error,
+        rates=qc.rates,
+        reference=qc.reference,
+        chance=qc.chance,
+    )
+    return Control(gate, revisit=qc.revisit, strikes=qc.strikes, guard=_guard(qc), dry_tour=dry_tour)
+
+
+def _screening(qc: QcConfig) -> Screening:
+    screen = qc.screen
+    return Screening(
+        every=screen.every,
+        revisit=qc.revisit,
+        strikes=qc.strikes,
+        limits=Limits(loss_z=screen.loss_z, margin_z=screen.margin_z, least_loss=screen.least_loss),
+        least_accuracy=screen.least_accuracy,
+        guard=_guard(qc),
+    )
+
+
+def _guard(qc: QcConfig) -> Guard:
+    runaway = qc.runaway
+    return Guard(runaway.action, window=runaway.window, rejected=runaway.rejected, eliminated=runaway.eliminated)
+
+
+def heed(alarm: Alarm | None, cycle: int, qc: QcConfig) -> None:
+    """Say what the runaway guard found, and stop if that is wanted.
+
+    Raises:
+        RunawayError: `qc.runaway.action=stop`.
+    """
+    if alarm is None:
+        return
+    message = explain(alarm, cycle, qc)
+    if qc.runaway.action == "stop":
+        raise RunawayError(f"{message}. The run is saved up to here")
+    held = "; nobody is eliminated meanwhile" if qc.runaway.action == "pause" else ""
+    log.warning("%s%s", message, held)
+
+
+def explain(alarm: Alarm, cycle: int, qc: QcConfig) -> str:
+    """Why control looks lost, with the figures, and what to change."""
+    what = []
+    if alarm.by_rejections:
+        what.append(
+            f"{alarm.n_rejected} of the last {alarm.n_batches} batches were rejected "
+            f"(qc.runaway.rejected={qc.runaway.rejected:g})"
+        )
+    if alarm.by_elimination:
+        what.append(
+            f"{alarm.n_condemned} of {alarm.n_subjects} training scans would be out "
+            f"(qc.runaway.eliminated={qc.runaway.eliminated:g})"
+        )
+    return (
+        f"cycle {cycle}: quality control seems to have lost its footing: {' and '.join(what)}. More likely the "
+        "starting model or the threshold is the matter than the data: train the clean model for longer, lower "
+        "schedule.learning_rate, or raise qc.error"
+    )
+
+
+def warn_of_single_flips(qc: QcConfig, verification: Sequence[Subject]) -> None:
+    """Warn, with the figures, if one flipped prediction of one scan is more than the acceptable error."""
+    if qc.control == "screen" or qc.signal == "loss" or qc.calibrated.method != "none":
+        return
+    n_pd = sum(s.group for s in verification)
+    worth = flip_worth(Counts(tp=n_pd, tn=len(verification) - n_pd))
+    if qc.error < max(worth.fpr, worth.fnr):
+        log.warning(
+            "qc.error=%g is less than one scan's worth of a rate (FPR %.4f, FNR %.4f with %d HC and %d PD verification "
+            "scans): a single flipped prediction rejects a single scan; expect good scans to be flagged",
+            *(qc.error, worth.fpr, worth.fnr, len(verification) - n_pd, n_pd),
+        )
+
+
+def center_of(plan: Plan) -> Mapping[str, str]:
+    """Center of every training subject."""
+    return {s: center for center, subjects in plan.subjects.items() for s in subjects}
