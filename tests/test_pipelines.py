@@ -13,7 +13,7 @@ from tiny import CENTERS, compose_config, tiny_overrides
 from tmqc.checkpoint import checkpoint_path, load_checkpoint, saved_cycles
 from tmqc.cli import run
 from tmqc.errors import InputError, RunError
-from tmqc.trace import COLUMNS
+from tmqc.trace import COLUMNS, FURTHER_COLUMNS
 
 CLEAN, START, CYCLES = 8, 8, 12
 
@@ -104,6 +104,47 @@ def test_control_does_not_depend_on_the_truth_being_known(runs, cohort_csvs):
     pd.testing.assert_frame_equal(one, other, check_exact=True)
     assert not (blind / "detection.csv").exists()
     assert not (blind / "truth.csv").exists()
+
+
+@pytest.mark.parametrize("gate", ["screen", "calibrated", "both"])
+def test_other_gates(runs, cohort_csvs, gate):
+    """From the trace alone: what was rejected or suspected, and that dry and screening steps are there."""
+    more = ["qc.calibrated.n_steps=3", "qc.screen.least_accuracy=0.5", "tracking=none"]
+    directory = go(runs["outputs"], cohort_csvs, "pipeline=qc", f"qc={gate}", *harm(runs["outputs"]), *more, name=gate)
+    trace = pd.read_csv(directory / "trace.csv", keep_default_na=False)
+    assert tuple(trace.columns) == (*COLUMNS, *FURTHER_COLUMNS)
+    phases = trace["Phase"].value_counts()
+    n_train = sum(CENTERS.values())
+    if gate == "screen":
+        assert phases["baseline"] == 2
+        assert phases["screen"] >= n_train
+        assert set(trace["Phase"]) == {"baseline", "screen"}
+        first = trace[(trace["Phase"] == "screen") & (trace["Cycle"] == START)]
+        assert len(first) == n_train
+        change = first["VerifyLoss"] - trace["VerifyLoss"].iloc[0]
+        z = (change - change.median()) / max(1.4826 * (change - change.median()).abs().median(), 1e-4)
+        np.testing.assert_allclose(first["LossZ"].astype(float), z, rtol=1e-9)
+        assert list(first["Ignored"]) == list((first["Strength"].astype(float) > 1).astype(int))
+    elif gate == "calibrated":
+        assert phases["dry"] == 6
+        dry = trace[(trace["Phase"] == "dry") & (trace["Subject"] != "batch")]
+        change = dry["VerifyLoss"] - trace["VerifyLoss"].iloc[0]
+        limit = change.median() + 6 * 1.4826 * (change - change.median()).abs().median()
+        [tolerance] = set(trace[trace["Phase"] == "retry"]["LossTolerance"]) or {max(limit, 0.0)}
+        assert float(tolerance) == pytest.approx(max(limit, 0.0))
+    ledger = json.loads((directory / "ledger.json").read_text())
+    assert ledger["eliminated"] == list(trace[trace["Outcome"] == "eliminated"]["Subject"])
+    assert (directory / "figures" / "qc.png").stat().st_size > 5000
+
+
+def test_a_runaway_stops_the_run_if_asked_and_keeps_it(runs, cohort_csvs):
+    settings = ["qc.runaway.action=stop", "qc.runaway.window=4", "qc.runaway.rejected=0", "qc.error=0"]
+    harsh = [*harm(runs["outputs"]), "schedule.learning_rate=1e-1", "tracking=none"]
+    with pytest.raises(InputError, match=r"lost its footing: .* batches were rejected") as caught:
+        go(runs["outputs"], cohort_csvs, "pipeline=qc", *harsh, *settings, name="stopped")
+    assert "qc.runaway.rejected=0" in str(caught.value)
+    assert (runs["outputs"] / "qc" / "stopped" / "ledger.json").is_file()
+    assert saved_cycles(runs["outputs"] / "qc" / "stopped")
 
 
 def test_inference_scores_every_saved_cycle(runs, cohort_csvs):
