@@ -6,6 +6,7 @@ import csv
 
 import pytest
 
+from tmqc.core.detection import History
 from tmqc.report.scores import DETECTION_COLUMNS, detection_metrics, score_detection, write_detection
 
 CENTER_OF = {"a1": "A", "a2": "A", "b1": "B", "b2": "B", "c1": "C"}
@@ -39,6 +40,34 @@ def test_nothing_harmful_and_nothing_found_is_undefined_and_not_zero():
     row = score(flagged_ever=(), eliminated=(), undecided=(), truth_subjects=frozenset())
     assert row.precision is row.recall is row.f1 is row.flagged_f1 is row.center_f1 is None
     assert row.n_good_lost == 0
+
+
+def test_cycles_until_elimination_are_those_of_the_harmful_scans():
+    # control starts in cycle 8; c1 is good: how soon it went is no merit
+    flagged = {"a1": 8, "a2": 9, "b1": 11, "c1": 8}
+    row = score(history=History(8, flagged, {"a1": 10, "a2": 12, "c1": 30}))
+    assert (row.cycles_to_elimination, row.max_cycles_to_elimination) == (4.0, 5)  # of 3 and 5
+    assert (row.cycles_from_flag, row.max_cycles_from_flag) == (2.5, 3)  # of 2 and 3
+
+
+def test_without_harmful_scans_eliminated_there_is_no_number_of_cycles():
+    last = DETECTION_COLUMNS[-4:]
+    assert last == ("cycles_to_elimination", "max_cycles_to_elimination", "cycles_from_flag", "max_cycles_from_flag")
+    for history in (None, History(8, {}, {}), History(8, {"c1": 9}, {"c1": 11})):
+        row = score(history=history)
+        assert [getattr(row, name) for name in last] == [None] * 4
+
+
+def test_ignored_kinds_are_neither_harmful_nor_good():
+    kind_of = {"a1": "noise", "a2": "spikes", "b1": "spikes"}
+    history = History(10, dict.fromkeys(("a1", "a2", "b1", "c1"), 10), {"a1": 10, "a2": 12, "c1": 12})
+    row = score(kind_of=kind_of, ignored_kinds=["spikes"], history=history)
+    # left: a1 harmful, b2 and c1 good; eliminated a1, c1; a2 does not hold center A, nor b1 center B
+    assert (row.n_harmful, row.n_eliminated, row.n_flagged, row.n_undecided) == (1, 2, 2, 0)
+    assert (row.precision, row.recall, row.n_good_lost) == (0.5, 1.0, 1)
+    assert (row.n_harmful_centers, row.n_eliminated_centers, row.center_precision) == (1, 2, 0.5)
+    assert (row.cycles_to_elimination, row.max_cycles_to_elimination) == (1.0, 1)
+    assert score(kind_of=kind_of, ignored_kinds=["ghosts"]) == score()
 
 
 def test_a_stranger_is_refused():

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from statistics import median
+
+from tmqc.core.records import CycleReport
 
 
 @dataclass(frozen=True)
@@ -44,3 +47,103 @@ def whole_centers(subjects: Collection[str], center_of: Mapping[str, str]) -> fr
     named = set(subjects)
     spared = {center for subject, center in center_of.items() if subject not in named}
     return frozenset(center_of.values()) - spared
+
+
+def counted(subjects: Iterable[str], kind_of: Mapping[str, str], *, ignored_kinds: Collection[str]) -> frozenset[str]:
+    """Those of `subjects` that scores are made of: a scan of an ignored kind is neither harmful nor good.
+
+    Args:
+        subjects: any.
+        kind_of: how a subject was corrupted; good ones are not in it.
+        ignored_kinds: kinds that are left out of both sides, such as those found to do no harm.
+    """
+    return frozenset(s for s in subjects if kind_of.get(s) is None or kind_of[s] not in ignored_kinds)
+
+
+def detect_by_kind(named: Collection[str], kind_of: Mapping[str, str]) -> dict[str, Detection]:
+    """Compare the named subjects with the harmful ones of each kind alone, kinds sorted by name.
+
+    A good scan has no kind, so there are no false alarms here, and of the scores only the recall says anything.
+    """
+    by_kind: dict[str, set[str]] = {}
+    for subject, kind in kind_of.items():
+        by_kind.setdefault(kind, set()).add(subject)
+    return {kind: detect(set(named) & by_kind[kind], by_kind[kind]) for kind in sorted(by_kind)}
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What quality control did to the good scans of a subgroup; lower is better."""
+
+    n_good: int
+    n_lost: int  # good and eliminated
+    n_flagged: int  # good and flagged at least once
+
+    @property
+    def share(self) -> float | None:
+        """Share of the good that were eliminated, 0..1; None if nothing is good."""
+        return self.n_lost / self.n_good if self.n_good else None
+
+
+def count_loss(
+    members: Collection[str], harmful: Collection[str], *, eliminated: Collection[str], flagged_ever: Collection[str]
+) -> Loss:
+    """Count the good scans among the members of a subgroup: all, the eliminated, those ever flagged."""
+    good = set(members) - set(harmful)
+    return Loss(len(good), len(good & set(eliminated)), len(good & set(flagged_ever)))
+
+
+@dataclass(frozen=True)
+class History:
+    """When quality control did what to whom.
+
+    Attributes:
+        start: first cycle of control.
+        flagged: subject -> the cycle it was first flagged in.
+        eliminated: subject -> the cycle it was eliminated in.
+    """
+
+    start: int
+    flagged: Mapping[str, int]
+    eliminated: Mapping[str, int]
+
+    def cycles_to_elimination(self, subjects: Iterable[str]) -> tuple[int, ...]:
+        """Cycles under control of each eliminated one of `subjects`; 1: eliminated in the first cycle of control."""
+        return tuple(self.eliminated[s] - self.start + 1 for s in subjects if s in self.eliminated)
+
+    def cycles_from_flag(self, subjects: Iterable[str]) -> tuple[int, ...]:
+        """Cycles from first being flagged to being eliminated: at least the wait for the revisit, 0 without one."""
+        return tuple(self.eliminated[s] - self.flagged[s] for s in subjects if s in self.eliminated)
+
+
+def make_history(reports: Iterable[CycleReport], *, start: int) -> History:
+    """Collect who was flagged and eliminated when.
+
+    Args:
+        reports: of all cycles so far, in order.
+        start: first cycle of control.
+    """
+    flagged: dict[str, int] = {}
+    eliminated: dict[str, int] = {}
+    for report in reports:
+        for subject in report.flagged:
+            flagged.setdefault(subject, report.cycle)  # one that was taken back may be flagged again
+        eliminated |= dict.fromkeys(report.eliminated, report.cycle)
+    return History(start, flagged, eliminated)
+
+
+def median_and_max(cycles: Collection[int]) -> tuple[float | None, int | None]:
+    """Median and longest of the waits, in cycles; (None, None) if there are none."""
+    return (float(median(cycles)), max(cycles)) if cycles else (None, None)
+
+
+def vanished_centers(eliminated: Collection[str], before: Collection[str], center_of: Mapping[str, str]) -> list[str]:
+    """Centers that lost their last training scan, in the order of `center_of`.
+
+    Args:
+        eliminated: by now.
+        before: eliminated earlier; a center gone by then is not named again.
+        center_of: center of every training subject.
+    """
+    new = whole_centers(eliminated, center_of) - whole_centers(before, center_of)
+    return [center for center in dict.fromkeys(center_of.values()) if center in new]

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from tmqc.config import Config
-from tmqc.core.ledger import Ledger
 from tmqc.core.records import CycleReport, Step
 from tmqc.core.schedule import Visit
 from tmqc.pipelines.prepare import corrupt, make_centers, make_plan, prepare
-from tmqc.pipelines.rules import center_of, heed, is_published, make_travel, warn_of_single_flips
+from tmqc.pipelines.rules import heed, is_published, make_travel, warn_of_single_flips
+from tmqc.pipelines.scoring import score_cycle, warn_of_vanished
 from tmqc.pipelines.session import open_run
 from tmqc.pipelines.training import close_training, keep_cycle, progress_of, splits_of
-from tmqc.report.scores import DetectionRow, detection_metrics, score_detection, write_detection
+from tmqc.report.scores import DetectionRow, detection_metrics, write_detection
 from tmqc.rundir import DETECTION, LEDGER, TRACE, check_free, write_json
 from tmqc.trace import TraceWriter
-from tmqc.travel import Listener, Plan
-from tmqc.truth import Truth
+from tmqc.travel import Listener
 
 
 class _Both:
@@ -61,8 +59,10 @@ def run_qc(config: Config, directory: Path) -> None:
                 keep_cycle(report, directory, tracker, prepared.learner, ledger=ledger)
                 write_json(directory / LEDGER, ledger)
                 progress.cycle(report)
+                warn_of_vanished(reports, plan, truth=prepared.truth)
                 if prepared.truth is not None:
-                    scores.append(_score(reports, travelled.ledger, plan, prepared.truth))
+                    undecided = travelled.ledger.undecided(report.cycle + 1)
+                    scores.append(score_cycle(reports, plan, undecided, truth=prepared.truth))
                     write_detection(directory / DETECTION, scores)
                     tracker.metrics(detection_metrics(scores[-1]), step=report.cycle)
                 heed(report.alarm, report.cycle, config.qc)
@@ -74,16 +74,3 @@ def run_qc(config: Config, directory: Path) -> None:
             reports=reports,
             detection=scores[-1] if scores else None,
         )
-
-
-def _score(reports: Sequence[CycleReport], ledger: Ledger, plan: Plan, truth: Truth) -> DetectionRow:
-    next_cycle = reports[-1].cycle + 1
-    return score_detection(
-        cycle=reports[-1].cycle,
-        flagged_ever={s for report in reports for s in report.flagged},
-        eliminated=ledger.eliminated,
-        undecided=ledger.undecided(next_cycle),
-        center_of=center_of(plan),
-        truth_subjects=truth.subjects,
-        n_verifications=sum(report.n_verifications for report in reports),
-    )

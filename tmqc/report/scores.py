@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
-from tmqc.core.detection import detect, whole_centers
+from tmqc.core.detection import Detection, History, counted, detect, median_and_max, whole_centers
 from tmqc.report.metrics import write_csv
 
 
@@ -22,6 +24,9 @@ class DetectionRow:
         n_good_lost: good scans eliminated.
         n_undecided, n_undecided_harmful: waiting for their revisit.
         n_verifications: made so far in the run.
+        cycles_to_elimination, max_...: median and longest, over the harmful scans eliminated, of the cycles under
+            control until then; 1: in the first cycle of control. Lower is sooner.
+        cycles_from_flag, max_...: the same, from first being flagged.
     """
 
     cycle: int
@@ -43,6 +48,10 @@ class DetectionRow:
     n_undecided: int
     n_undecided_harmful: int
     n_verifications: int
+    cycles_to_elimination: float | None
+    max_cycles_to_elimination: int | None
+    cycles_from_flag: float | None
+    max_cycles_from_flag: int | None
 
 
 DETECTION_COLUMNS = tuple(field.name for field in fields(DetectionRow))
@@ -57,6 +66,9 @@ def score_detection(
     center_of: Mapping[str, str],
     truth_subjects: Collection[str],
     n_verifications: int,
+    history: History | None = None,
+    kind_of: Mapping[str, str] = MappingProxyType({}),
+    ignored_kinds: Collection[str] = (),
 ) -> DetectionRow:
     """Compare what quality control did up to the end of `cycle` with the truth.
 
@@ -68,13 +80,20 @@ def score_detection(
         center_of: center of every training subject.
         truth_subjects: harmful ones; those that are not in training do not count.
         n_verifications: made so far.
+        history: when who was flagged and eliminated; None: nothing is said about how long it took.
+        kind_of: how each harmful subject was corrupted; looked at for `ignored_kinds` only.
+        ignored_kinds: their scans are neither harmful nor good, such as those of a kind found to do no harm: the
+            scores are those of a cohort without them.
 
     Raises:
         ValueError: a subject flagged, eliminated or undecided is no training subject.
     """
     if strangers := {*flagged_ever, *eliminated, *undecided} - set(center_of):
         raise ValueError(f"not among the training subjects: {', '.join(sorted(strangers))}")
-    harmful = set(truth_subjects) & set(center_of)
+    scored = counted(center_of, kind_of, ignored_kinds=ignored_kinds)
+    center_of = {subject: center for subject, center in center_of.items() if subject in scored}
+    flagged_ever, eliminated, undecided = (scored.intersection(s) for s in (flagged_ever, eliminated, undecided))
+    harmful = scored.intersection(truth_subjects)
     by_scan, by_flag = detect(eliminated, harmful), detect(flagged_ever, harmful)
     harmful_centers = whole_centers(harmful, center_of)
     eliminated_centers = whole_centers(eliminated, center_of)
@@ -82,24 +101,34 @@ def score_detection(
     return DetectionRow(
         cycle=cycle,
         n_harmful=len(harmful),
-        n_eliminated=len(set(eliminated)),
-        precision=by_scan.precision,
-        recall=by_scan.recall,
-        f1=by_scan.f1,
-        n_flagged=len(set(flagged_ever)),
-        flagged_precision=by_flag.precision,
-        flagged_recall=by_flag.recall,
-        flagged_f1=by_flag.f1,
+        n_eliminated=len(eliminated),
+        n_flagged=len(flagged_ever),
         n_harmful_centers=len(harmful_centers),
         n_eliminated_centers=len(eliminated_centers),
-        center_precision=by_center.precision,
-        center_recall=by_center.recall,
-        center_f1=by_center.f1,
         n_good_lost=by_scan.false_alarms,
-        n_undecided=len(set(undecided)),
-        n_undecided_harmful=len(set(undecided) & harmful),
+        n_undecided=len(undecided),
+        n_undecided_harmful=len(undecided & harmful),
         n_verifications=n_verifications,
+        **_shares("", by_scan),
+        **_shares("flagged_", by_flag),
+        **_shares("center_", by_center),
+        **_waits(history, harmful),
     )
+
+
+def _shares(prefix: str, found: Detection) -> dict[str, Any]:
+    return {prefix + name: getattr(found, name) for name in ("precision", "recall", "f1")}
+
+
+def _waits(history: History | None, harmful: Collection[str]) -> dict[str, Any]:
+    waits = {
+        "cycles_to_elimination": history.cycles_to_elimination(harmful) if history is not None else (),
+        "cycles_from_flag": history.cycles_from_flag(harmful) if history is not None else (),
+    }
+    row: dict[str, Any] = {}
+    for name, cycles in waits.items():
+        row[name], row[f"max_{name}"] = median_and_max(cycles)
+    return row
 
 
 def write_detection(path: Path, rows: Iterable[DetectionRow]) -> None:

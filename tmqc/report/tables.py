@@ -153,6 +153,12 @@ def _add_detection(table: Table, row: DetectionRow) -> None:
         table.add_row(f"eliminated {what}: precision / recall / F1", " / ".join(_number(v) for v in values))
     flagged = (row.flagged_precision, row.flagged_recall, row.flagged_f1)
     table.add_row("flagged scans: precision / recall / F1", " / ".join(_number(v) for v in flagged))
+    waits = (
+        (row.cycles_to_elimination, row.max_cycles_to_elimination),
+        (row.cycles_from_flag, row.max_cycles_from_flag),
+    )
+    for since, (median, longest) in zip(("start of control", "first flag"), waits, strict=True):
+        table.add_row(f"cycles from {since} to elimination: median / max", f"{_cycles(median)} / {_cycles(longest)}")
     table.add_row("good scans lost", str(row.n_good_lost))
     table.add_row("undecided, harmful among them", f"{row.n_undecided}, {row.n_undecided_harmful}")
     table.add_row("verifications", str(row.n_verifications))
@@ -171,6 +177,10 @@ def _metrics_cells(row: SubgroupMetrics) -> list[str]:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
+
+
+def _cycles(value: float | None) -> str:
+    return "-" if value is None else f"{value:g}"
 
 
 def _print(table: Table, note: str | None, directory: Path, console: Console | None) -> None:

@@ -1,0 +1,87 @@
+"""Evaluation beside a QC run, on cycles written by hand."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from tmqc.core.rates import Counts, Rates, Verification
+from tmqc.core.records import CycleReport
+from tmqc.core.schedule import LearningRate, Tour
+from tmqc.pipelines.scoring import score_cycle, warn_of_vanished
+from tmqc.travel import Plan
+from tmqc.truth import Harm, Truth
+
+# Alpha keeps a scan, Beta is good, Gamma harmful, Delta both.
+SUBJECTS = {"Alpha": ("a1", "a2"), "Beta": ("b1", "b2"), "Gamma": ("g1",), "Delta": ("d1", "d2", "d3")}
+PLAN = Plan(Tour(tuple(SUBJECTS), seed=0, start=10), SUBJECTS, 20, LearningRate(1e-3, 0, 0))
+TRUTH = Truth(tuple(Harm(s, "?", "noise", (), 0) for s in ("a1", "g1", "d1", "d3", "not in training")))
+
+
+def report(cycle, flagged=(), eliminated=()):
+    return CycleReport(
+        cycle=cycle,
+        learning_rate=1e-3,
+        train_loss=0.1,
+        train_accuracy=1.0,
+        verification=Verification(Counts(tp=1, tn=1), 0.1),
+        rates=Rates(0.0, 0.0),
+        n_steps=5,
+        n_verifications=5,
+        n_batches=5,
+        n_batches_rejected=0,
+        flagged=flagged,
+        readmitted=(),
+        eliminated=eliminated,
+        n_waiting=0,
+        n_eliminated=0,
+        train_s=1.0,
+        verify_s=1.0,
+    )
+
+
+REPORTS = [
+    report(10, flagged=("a1", "b1", "g1", "d1")),
+    report(11, flagged=("b2", "d2", "d3")),
+    report(12, eliminated=("a1", "b1", "g1")),
+    report(13, flagged=("d1",), eliminated=("b2", "d2", "d3")),  # d1 was taken back in between
+    report(15, eliminated=("d1",)),
+]
+VANISHED = {
+    "Gamma": "cycle 12: center Gamma has no training scan left: all 1 eliminated",
+    "Beta": "cycle 13: center Beta has no training scan left: all 2 eliminated",
+    "Delta": "cycle 15: center Delta has no training scan left: all 3 eliminated",
+}
+
+
+def warned(caplog, truth):
+    with caplog.at_level(logging.WARNING, logger="tmqc"):
+        for n in range(1, len(REPORTS) + 1):
+            warn_of_vanished(REPORTS[:n], PLAN, truth=truth)
+    return caplog.messages
+
+
+def test_a_vanished_center_is_told_once_in_its_cycle(caplog):
+    assert warned(caplog, None) == list(VANISHED.values())
+    assert {record.levelname for record in caplog.records} == {"WARNING"}
+
+
+def test_with_the_truth_it_is_said_whether_it_was_good(caplog):
+    assert warned(caplog, TRUTH) == [
+        VANISHED["Gamma"] + "; all of them are harmful",
+        VANISHED["Beta"] + "; the whole center was good, none of its scans is harmful",
+        VANISHED["Delta"] + "; 2 of them are harmful",
+    ]
+
+
+def test_a_cycle_is_scored_by_all_cycles_so_far():
+    row = score_cycle(REPORTS, PLAN, ("b2",), truth=TRUTH)
+    assert (row.cycle, row.n_harmful, row.n_eliminated, row.n_flagged, row.n_good_lost) == (15, 4, 7, 7, 3)
+    assert (row.recall, row.precision, row.n_undecided, row.n_undecided_harmful) == (1.0, 4 / 7, 1, 0)
+    assert row.n_verifications == 26  # five in each of five cycles, and the first
+    # a1 and g1 in the 3rd cycle of control, d3 in the 4th, d1 in the 6th; since their first flag 2, 2, 2 and 5
+    assert (row.cycles_to_elimination, row.max_cycles_to_elimination) == (3.5, 6)
+    assert (row.cycles_from_flag, row.max_cycles_from_flag) == (2.0, 5)
+    early = score_cycle(REPORTS[:1], PLAN, ("a1",), truth=TRUTH)
+    assert (early.n_flagged, early.flagged_recall, early.cycles_to_elimination) == (4, pytest.approx(3 / 4), None)

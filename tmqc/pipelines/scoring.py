@@ -1,0 +1,64 @@
+"""Evaluation beside a QC run: what it did compared with the truth. Control itself never sees any of this."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+
+from tmqc.core.detection import make_history, vanished_centers
+from tmqc.core.records import CycleReport
+from tmqc.report.scores import DetectionRow, score_detection
+from tmqc.travel import Plan
+from tmqc.truth import Truth
+
+log = logging.getLogger("tmqc")
+
+
+def score_cycle(reports: Sequence[CycleReport], plan: Plan, undecided: Sequence[str], *, truth: Truth) -> DetectionRow:
+    """Compare all that was done up to the last of `reports` with the truth.
+
+    Args:
+        reports: of all cycles so far.
+        plan: of the run.
+        undecided: subjects on the revisit list when the next cycle starts.
+        truth: who is harmful.
+    """
+    history = make_history(reports, start=plan.tour.start)
+    return score_detection(
+        cycle=reports[-1].cycle,
+        flagged_ever=history.flagged,
+        eliminated=history.eliminated,
+        undecided=undecided,
+        center_of=_center_of(plan),
+        truth_subjects=truth.subjects,
+        n_verifications=1 + sum(report.n_verifications for report in reports),
+        history=history,
+    )
+
+
+def warn_of_vanished(reports: Sequence[CycleReport], plan: Plan, *, truth: Truth | None) -> None:
+    """Warn of every center whose last training scan was eliminated in the last of `reports`, once a center.
+
+    With the truth it is also said whether the center was good, as far as is known.
+    """
+    eliminated = [subject for report in reports for subject in report.eliminated]
+    before = eliminated[: len(eliminated) - len(reports[-1].eliminated)]
+    for center in vanished_centers(eliminated, before, _center_of(plan)):
+        subjects = plan.subjects[center]
+        log.warning(
+            "cycle %d: center %s has no training scan left: all %d eliminated%s",
+            *(reports[-1].cycle, center, len(subjects), _judge(subjects, truth)),
+        )
+
+
+def _judge(subjects: Sequence[str], truth: Truth | None) -> str:
+    if truth is None:
+        return ""
+    n_harmful = sum(subject in truth.subjects for subject in subjects)
+    if n_harmful == 0:
+        return "; the whole center was good, none of its scans is harmful"
+    return "; all of them are harmful" if n_harmful == len(subjects) else f"; {n_harmful} of them are harmful"
+
+
+def _center_of(plan: Plan) -> Mapping[str, str]:
+    return {subject: center for center, subjects in plan.subjects.items() for subject in subjects}
