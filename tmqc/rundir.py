@@ -16,9 +16,10 @@ from tmqc.errors import RunError
 
 CONFIG, LOG = "config.yaml", "run.log"
 TRACE, LEDGER, CYCLES, DETECTION, TRUTH = "trace.csv", "ledger.json", "cycles.csv", "detection.csv", "truth.csv"
+GOOD_LOST, BY_KIND = "good_lost.csv", "detection_by_kind.csv"
 METRICS, PREDICTIONS = "metrics.csv", "predictions.csv"
 FIGURES, HARMFUL, CHECKPOINTS = "figures", "harmful", "checkpoints"
-_FILES = (CONFIG, LOG, TRACE, LEDGER, CYCLES, DETECTION, TRUTH, METRICS, PREDICTIONS)
+_FILES = (CONFIG, LOG, TRACE, LEDGER, CYCLES, DETECTION, GOOD_LOST, BY_KIND, TRUTH, METRICS, PREDICTIONS)
 _FOLDERS = (FIGURES, HARMFUL, CHECKPOINTS)
 
 

@@ -42,7 +42,7 @@ class Truth:
     @cached_property
     def subjects(self) -> frozenset[str]:
         """The corrupted scans."""
-        return frozenset(self._kinds)
+        return frozenset(self.kinds)
 
     @cached_property
     def centers(self) -> frozenset[str]:
@@ -51,10 +51,11 @@ class Truth:
 
     def kind_of(self, subject: str) -> str | None:
         """How this scan was corrupted; None if it was not."""
-        return self._kinds.get(subject)
+        return self.kinds.get(subject)
 
     @cached_property
-    def _kinds(self) -> Mapping[str, str]:
+    def kinds(self) -> Mapping[str, str]:
+        """Subject -> how its scan was corrupted."""
         return {harm.subject: harm.kind for harm in self.harms}
 
 

@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from tmqc.core.detection import History
 from tmqc.core.rates import Counts, Rates, Verification
 from tmqc.core.records import CycleReport
 from tmqc.data.cohort import Subject
 from tmqc.errors import RunError
+from tmqc.report.breakdown import Breakdown, GoodLost, KindScore
 from tmqc.report.metrics import subgroup_metrics, write_metrics
 from tmqc.report.scores import score_detection
 from tmqc.report.tables import comparison, print_inference, print_training
@@ -87,8 +89,8 @@ def make_inference_run(folder: Path, probabilities) -> Path:
     return folder
 
 
-def test_a_training_run_closes_with_its_numbers(console, tmp_path):
-    detection = score_detection(
+def score(history=None):
+    return score_detection(
         cycle=29,
         flagged_ever={"a"},
         eliminated={"a"},
@@ -96,7 +98,12 @@ def test_a_training_run_closes_with_its_numbers(console, tmp_path):
         center_of={"a": "A", "b": "B"},
         truth_subjects={"a"},
         n_verifications=77,
+        history=history,
     )
+
+
+def test_a_training_run_closes_with_its_numbers(console, tmp_path):
+    detection = score()
     test = {"accuracy": 0.875, "auroc": None}
     print_training(REPORT, test=test, detection=detection, note=NOTE, directory=tmp_path, console=console)
     shown = cells(console)
@@ -105,7 +112,39 @@ def test_a_training_run_closes_with_its_numbers(console, tmp_path):
     assert ["eliminated", "3"] in shown and ["undecided", "2"] in shown
     assert ["eliminated whole centers: precision / recall / F1", "1.000 / 1.000 / 1.000"] in shown
     assert ["verifications", "77"] in shown
+    assert ["cycles from start of control to elimination: median / max", "- / -"] in shown
+    assert "good scans lost by" not in text(console)
     assert NOTE in text(console) and str(tmp_path) in text(console)
+
+
+def test_the_closing_table_shows_waits_losses_and_kinds(console, tmp_path):
+    lost = (
+        GoodLost("all", 40, 2, 0.05, 3),
+        GoodLost("sex=F", 20, 1, 0.05, 1),
+        GoodLost("sex=M", 19, 1, 1 / 19, 1),
+        GoodLost("age=[50,60)", 20, 0, 0.0, 1),
+        GoodLost("age=[60,70)", 20, 2, 0.1, 2),
+        GoodLost("center_size=1", 0, 0, None, 0),
+    )
+    kinds = (KindScore("inverted", 4, 4, 1, 0.25, 1.0), KindScore("noise", 2, 1, 0, 0.0, 0.5))
+    detection = score(History(10, {"a": 11}, {"a": 13}))
+    common = {"test": {}, "note": None, "directory": tmp_path, "console": console}
+    print_training(REPORT, detection=detection, breakdown=Breakdown(lost, kinds), **common)
+    shown = cells(console)
+    assert ["cycles from start of control to elimination: median / max", "4 / 4"] in shown
+    assert ["cycles from first flag to elimination: median / max", "2 / 2"] in shown
+    assert ["good scans lost by sex", "F: 1 of 20, M: 1 of 19"] in shown
+    assert ["good scans lost by age", "[60,70): 2 of 20"] in shown
+    assert "lost by center size" not in text(console) and "lost by all" not in text(console)
+    assert ["inverted: recall / flagged recall", "0.250 / 1.000 of 4"] in shown
+    assert ["noise: recall / flagged recall", "0.000 / 0.500 of 2"] in shown
+
+
+def test_one_kind_alone_is_not_broken_down(console, tmp_path):
+    breakdown = Breakdown((), (KindScore("noise", 2, 1, 0, 0.0, 0.5),))
+    common = {"test": {}, "note": None, "directory": tmp_path, "console": console}
+    print_training(REPORT, detection=score(), breakdown=breakdown, **common)
+    assert "noise" not in text(console)
 
 
 def test_a_run_without_control_says_nothing_of_it(console, tmp_path):

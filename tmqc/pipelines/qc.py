@@ -9,7 +9,7 @@ from tmqc.core.records import CycleReport, Step
 from tmqc.core.schedule import Visit
 from tmqc.pipelines.prepare import corrupt, make_centers, make_plan, prepare
 from tmqc.pipelines.rules import heed, is_published, make_travel, warn_of_single_flips
-from tmqc.pipelines.scoring import score_cycle, warn_of_vanished
+from tmqc.pipelines.scoring import break_down_run, score_cycle, warn_of_vanished
 from tmqc.pipelines.session import open_run
 from tmqc.pipelines.training import close_training, keep_cycle, progress_of, splits_of
 from tmqc.report.scores import DetectionRow, detection_metrics, write_detection
@@ -66,6 +66,9 @@ def run_qc(config: Config, directory: Path) -> None:
                     write_detection(directory / DETECTION, scores)
                     tracker.metrics(detection_metrics(scores[-1]), step=report.cycle)
                 heed(report.alarm, report.cycle, config.qc)
+        breakdown = None
+        if prepared.truth is not None:
+            breakdown = break_down_run(config, reports, train, truth=prepared.truth, directory=directory)
         close_training(
             config,
             directory,
@@ -73,4 +76,5 @@ def run_qc(config: Config, directory: Path) -> None:
             tracker=tracker,
             reports=reports,
             detection=scores[-1] if scores else None,
+            breakdown=breakdown,
         )

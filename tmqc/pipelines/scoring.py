@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+from tmqc.config import Config
 from tmqc.core.detection import make_history, vanished_centers
 from tmqc.core.records import CycleReport
+from tmqc.data.cohort import Subject
+from tmqc.report.breakdown import Breakdown, break_down, write_by_kind, write_good_lost
 from tmqc.report.scores import DetectionRow, score_detection
+from tmqc.rundir import BY_KIND, GOOD_LOST
 from tmqc.travel import Plan
 from tmqc.truth import Truth
 
@@ -49,6 +54,31 @@ def warn_of_vanished(reports: Sequence[CycleReport], plan: Plan, *, truth: Truth
             "cycle %d: center %s has no training scan left: all %d eliminated%s",
             *(reports[-1].cycle, center, len(subjects), _judge(subjects, truth)),
         )
+
+
+def break_down_run(
+    config: Config, reports: Sequence[CycleReport], train: Sequence[Subject], *, truth: Truth, directory: Path
+) -> Breakdown:
+    """Break the scores of a whole run down; writes `good_lost.csv` and `detection_by_kind.csv`.
+
+    Args:
+        config: has the bounds of the age groups.
+        reports: of all cycles.
+        train: the training scans as they were trained on.
+        truth: who is harmful.
+        directory: of the run.
+    """
+    history = make_history(reports, start=config.schedule.start)
+    breakdown = break_down(
+        train,
+        truth.kinds,
+        eliminated=history.eliminated,
+        flagged_ever=history.flagged,
+        age_bins=config.inference.age_bins,
+    )
+    write_good_lost(directory / GOOD_LOST, breakdown.good_lost)
+    write_by_kind(directory / BY_KIND, breakdown.by_kind)
+    return breakdown
 
 
 def _judge(subjects: Sequence[str], truth: Truth | None) -> str:

@@ -14,13 +14,14 @@ from tmqc.learner import Learner
 from tmqc.pipelines.prepare import Prepared
 from tmqc.pipelines.session import hand_over
 from tmqc.progress import Progress
+from tmqc.report.breakdown import Breakdown
 from tmqc.report.events import read_trace
 from tmqc.report.figures import plot_cycles
 from tmqc.report.metrics import METRIC_NAMES, subgroup_metrics
 from tmqc.report.qc_figure import plot_qc
 from tmqc.report.scores import DetectionRow
 from tmqc.report.tables import print_training
-from tmqc.rundir import CYCLES, DETECTION, FIGURES, LEDGER, TRACE, TRUTH, append_cycle
+from tmqc.rundir import BY_KIND, CYCLES, DETECTION, FIGURES, GOOD_LOST, LEDGER, TRACE, TRUTH, append_cycle
 from tmqc.tracking import Tracker
 from tmqc.travel import Plan
 
@@ -64,6 +65,7 @@ def close_training(
     tracker: Tracker,
     reports: Sequence[CycleReport],
     detection: DetectionRow | None = None,
+    breakdown: Breakdown | None = None,
 ) -> None:
     """Score the final model on the test split, draw the pictures, hand all files over, print the closing table."""
     note = prepared.source.note
@@ -72,9 +74,9 @@ def close_training(
         plot_qc(read_trace(directory / TRACE), directory / FIGURES / "qc.png", note)
     test = score_test(config, prepared)
     tracker.metrics({f"test/{name}": value for name, value in test.items()}, step=reports[-1].cycle)
-    hand_over(tracker, directory, (TRACE, LEDGER, CYCLES, DETECTION, TRUTH))
+    hand_over(tracker, directory, (TRACE, LEDGER, CYCLES, DETECTION, GOOD_LOST, BY_KIND, TRUTH))
     tracker.model(prepared.learner.model, example=prepared.volumes.array[:1])
-    print_training(reports[-1], test=test, detection=detection, note=note, directory=directory)
+    print_training(reports[-1], test=test, detection=detection, breakdown=breakdown, note=note, directory=directory)
 
 
 def score_test(config: Config, prepared: Prepared) -> dict[str, float | None]:

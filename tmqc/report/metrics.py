@@ -112,15 +112,21 @@ def subgroups(
 ) -> Iterator[tuple[str, list[Prediction]]]:
     """Yield name and members of every subgroup that is not empty; who lacks sex or age is in no such group."""
     yield ALL, list(predictions)
-    for sex in ("F", "M"):
-        if members := [p for p in predictions if p.subject.sex == sex]:
-            yield f"sex={sex}", members
-    for low, high in pairwise(age_bins):
-        members = [p for p in predictions if p.subject.age is not None and low <= p.subject.age < high]
-        if members:
-            yield f"age=[{low:g},{high:g})", members
+    for name, subjects in sexes_and_ages([p.subject for p in predictions], age_bins=age_bins):
+        members = set(subjects)
+        yield name, [p for p in predictions if p.subject in members]
     for center in sorted({p.subject.study for p in predictions}):
         yield f"center={center}", [p for p in predictions if p.subject.study == center]
+
+
+def sexes_and_ages(subjects: Sequence[Subject], *, age_bins: Sequence[float]) -> Iterator[tuple[str, list[Subject]]]:
+    """Yield name and members of every sex and age group that is not empty: `sex=F`, `age=[60,70)`."""
+    for sex in ("F", "M"):
+        if members := [s for s in subjects if s.sex == sex]:
+            yield f"sex={sex}", members
+    for low, high in pairwise(age_bins):
+        if members := [s for s in subjects if s.age is not None and low <= s.age < high]:
+            yield f"age=[{low:g},{high:g})", members
 
 
 def _row(name: str, members: Sequence[Prediction]) -> SubgroupMetrics:

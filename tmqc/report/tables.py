@@ -12,6 +12,7 @@ from rich.table import Table
 
 from tmqc.core.records import CycleReport
 from tmqc.errors import InputError, RunError
+from tmqc.report.breakdown import Breakdown
 from tmqc.report.events import eliminated_in, find_waits, read_trace
 from tmqc.report.metrics import ALL, METRIC_NAMES, SubgroupMetrics, last_cycle, read_metrics
 from tmqc.report.scores import DetectionRow
@@ -29,6 +30,7 @@ def print_training(
     detection: DetectionRow | None,
     note: str | None,
     directory: Path,
+    breakdown: Breakdown | None = None,
     console: Console | None = None,
 ) -> None:
     """Print how a training run ended.
@@ -39,6 +41,7 @@ def print_training(
         detection: scores after the last cycle; None where the truth is not known or nothing was controlled.
         note: said above the table, such as that the cohort is a phantom.
         directory: of the run, named below the table.
+        breakdown: of the detection scores; only subgroups with a loss, and kinds if there are several, are shown.
         console: where to; None is standard output.
     """
     table = Table("", "after the last cycle", title=f"cycle {report.cycle}", title_justify="left")
@@ -53,6 +56,8 @@ def print_training(
         table.add_row("undecided", str(report.n_waiting))
     if detection is not None:
         _add_detection(table, detection)
+    if breakdown is not None:
+        _add_breakdown(table, breakdown)
     _print(table, note, directory, console)
 
 
@@ -162,6 +167,24 @@ def _add_detection(table: Table, row: DetectionRow) -> None:
     table.add_row("good scans lost", str(row.n_good_lost))
     table.add_row("undecided, harmful among them", f"{row.n_undecided}, {row.n_undecided_harmful}")
     table.add_row("verifications", str(row.n_verifications))
+
+
+def _add_breakdown(table: Table, breakdown: Breakdown) -> None:
+    # One line a variable, not one a subgroup: `good lost by sex | F: 2 of 40, M: 1 of 38`.
+    lost: dict[str, list[str]] = {}
+    for row in breakdown.good_lost:
+        if row.n_lost and row.subgroup != ALL:
+            variable, _, value = row.subgroup.partition("=")
+            lost.setdefault(variable.replace("_", " "), []).append(f"{value}: {row.n_lost} of {row.n_good}")
+    if lost:
+        table.add_section()
+    for variable, counts in lost.items():
+        table.add_row(f"good scans lost by {variable}", escape(", ".join(counts)))
+    if len(breakdown.by_kind) > 1:
+        table.add_section()
+        for kind in breakdown.by_kind:
+            shares = f"{_number(kind.recall)} / {_number(kind.flagged_recall)}"
+            table.add_row(escape(f"{kind.kind}: recall / flagged recall"), f"{shares} of {kind.n_harmful}")
 
 
 def _metrics_table(first: str, title: str, *more: str) -> Table:
