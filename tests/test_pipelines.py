@@ -87,6 +87,19 @@ def test_trace_ledger_and_scores_agree(runs):
     assert last["recall"] == pytest.approx(len(named & harmful) / len(harmful))
 
 
+def test_a_summary_says_that_a_run_finished(runs):
+    for name in ("clean", "dirty", "qc"):
+        summary = json.loads((runs[name] / "summary.json").read_text())
+        last = pd.read_csv(runs[name] / "cycles.csv").iloc[-1]
+        assert (summary["pipeline"], summary["last_cycle"]) == (name, CYCLES - 1)
+        assert summary["train"]["loss"] == pytest.approx(last["train_loss"])
+        assert [summary["verification"][rate] for rate in ("fpr", "fnr")] == [last["fpr"], last["fnr"]]
+        assert set(summary["test"]) == {"accuracy", "sensitivity", "specificity", "f1", "auroc"}
+        assert (summary["ledger"] is None) == (summary["detection"] is None) == (name != "qc")
+    assert summary["n_verifications"] == len(pd.read_csv(runs["qc"] / "trace.csv"))
+    assert not (runs["inference"] / "summary.json").exists()
+
+
 def test_the_manifest_tells_who_was_corrupted(runs):
     with (runs["qc"] / "truth.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -102,7 +115,8 @@ def test_control_does_not_depend_on_the_truth_being_known(runs, cohort_csvs):
     blind = go(runs["outputs"], csvs, "pipeline=qc", *settings, "tracking=none", name="blind")
     one, other = (pd.read_csv(r / "trace.csv").drop(columns="Seconds") for r in (runs["qc"], blind))
     pd.testing.assert_frame_equal(one, other, check_exact=True)
-    assert not (blind / "detection.csv").exists()
+    assert not any((blind / name).exists() for name in ("detection.csv", "good_lost.csv", "detection_by_kind.csv"))
+    assert json.loads((blind / "summary.json").read_text())["detection"] is None
     assert not (blind / "truth.csv").exists()
 
 
@@ -180,6 +194,7 @@ def test_mlflow_holds_every_cycle(runs):
     assert {"test/auroc", "detect/recall", "train/loss", "qc/waiting"} <= set(qc.data.metrics)
     kept = {f.path for f in client.list_artifacts(qc.info.run_id)}
     assert {"config.yaml", "trace.csv", "ledger.json", "detection.csv", "figures"} <= kept
+    assert {"good_lost.csv", "detection_by_kind.csv"} <= kept
 
 
 def test_the_same_settings_give_the_same_run(runs, cohort_csvs):

@@ -20,8 +20,9 @@ from tmqc.report.figures import plot_cycles
 from tmqc.report.metrics import METRIC_NAMES, subgroup_metrics
 from tmqc.report.qc_figure import plot_qc
 from tmqc.report.scores import DetectionRow
+from tmqc.report.summary import summarize_run, write_summary
 from tmqc.report.tables import print_training
-from tmqc.rundir import BY_KIND, CYCLES, DETECTION, FIGURES, GOOD_LOST, LEDGER, TRACE, TRUTH, append_cycle
+from tmqc.rundir import BY_KIND, CYCLES, DETECTION, FIGURES, GOOD_LOST, LEDGER, SUMMARY, TRACE, TRUTH, append_cycle
 from tmqc.tracking import Tracker
 from tmqc.travel import Plan
 
@@ -67,16 +68,23 @@ def close_training(
     detection: DetectionRow | None = None,
     breakdown: Breakdown | None = None,
 ) -> None:
-    """Score the final model on the test split, draw the pictures, hand all files over, print the closing table."""
+    """Score the final model on the test split, draw the pictures, hand all files over, print the closing table.
+
+    The last thing written is `summary.json`: where it lies, the run finished.
+    """
     note = prepared.source.note
+    controlled = (directory / TRACE).exists()
     plot_cycles(reports, directory / FIGURES / "cycles.png", note)
-    if (directory / TRACE).exists():
+    if controlled:
         plot_qc(read_trace(directory / TRACE), directory / FIGURES / "qc.png", note)
     test = score_test(config, prepared)
     tracker.metrics({f"test/{name}": value for name, value in test.items()}, step=reports[-1].cycle)
     hand_over(tracker, directory, (TRACE, LEDGER, CYCLES, DETECTION, GOOD_LOST, BY_KIND, TRUTH))
     tracker.model(prepared.learner.model, example=prepared.volumes.array[:1])
     print_training(reports[-1], test=test, detection=detection, breakdown=breakdown, note=note, directory=directory)
+    pipeline = config.pipeline.name
+    summary = summarize_run(reports, pipeline=pipeline, test=test, controlled=controlled, detection=detection)
+    write_summary(directory / SUMMARY, summary)
 
 
 def score_test(config: Config, prepared: Prepared) -> dict[str, float | None]:

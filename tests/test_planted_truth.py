@@ -1,0 +1,132 @@
+"""A whole QC run whose verdicts are planted, so that every score of it can be counted by hand."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+
+import pandas as pd
+import pytest
+from tiny import compose_config, tiny_overrides
+
+from tmqc.centers import LocalCenters
+from tmqc.cli import run
+from tmqc.core.rates import Counts, Verification
+
+CYCLES, REVISIT = 5, 2
+# Subject -> which of the times it is trained on the model gets worse. One scan a batch: tour and retry are two times.
+WORSE = {
+    "Delta-train-0": range(1, 99),  # harmful (noise): flagged in cycle 0, out in 2
+    "Delta-train-1": range(2, 99),  # harmful (noise): flagged in cycle 1, out in 3
+    "Alpha-train-0": (1, 2),  # harmful (inverted): flagged in cycle 0, taken back in 2
+    "Alpha-train-1": range(1, 99),  # good: flagged in cycle 0, out in 2
+    "Gamma-train-0": range(1, 99),  # good, and all of its center: flagged in cycle 0, out in 2
+    "Beta-train-5": (1, 2),  # good: flagged in cycle 0, taken back in 2
+    "Beta-train-4": range(4, 99),  # good: flagged in cycle 3, undecided in the end
+}
+KIND_OF = {"Delta-train-0": "noise", "Delta-train-1": "noise", "Delta-train-2": "noise", "Alpha-train-0": "inverted"}
+
+
+class Planted(LocalCenters):
+    """Trains as ever; says after a planted step that every prediction is wrong."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.times, self.worse = dict.fromkeys(WORSE, 0), False
+
+    def train(self, center, subjects, *, learning_rate):
+        [subject] = subjects
+        if subject in WORSE:
+            self.times[subject] += 1
+        self.worse = subject in WORSE and self.times[subject] in WORSE[subject]
+        return super().train(center, subjects, learning_rate=learning_rate)
+
+    def verify(self):
+        return Verification(Counts(fp=8, fn=8) if self.worse else Counts(tp=8, tn=8), 1.0)
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory, cohort_csvs):
+    """Directory of the run, and what was warned of."""
+    outputs = tmp_path_factory.mktemp("planted")
+    with (outputs / "truth.csv").open("w", newline="") as file:
+        rows = [(subject, subject.split("-")[0], kind, "{}", 0) for subject, kind in KIND_OF.items()]
+        csv.writer(file).writerows([("Subject", "Study", "Kind", "Parameters", "Seed"), *rows])
+    schedule = ("pipeline=qc", "schedule.start=0", f"schedule.cycles={CYCLES}", "schedule.batch_size=1")
+    others = (f"cohort.truth_csv={outputs}/truth.csv", f"qc.revisit={REVISIT}", "inference.age_bins=[50,52,55,90]")
+    config = compose_config(
+        *tiny_overrides(cohort_csvs, outputs), *schedule, *others, "tracking=none", "run.name=planted"
+    )
+    messages = []
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tmqc.pipelines.prepare.LocalCenters", Planted)
+        logging.getLogger("tmqc").addHandler(handler)
+        try:
+            run(config, outputs / "planted")
+        finally:
+            logging.getLogger("tmqc").removeHandler(handler)
+    return outputs / "planted", messages
+
+
+def test_the_verdicts_are_those_planted(planted):
+    ledger = json.loads((planted[0] / "ledger.json").read_text())
+    assert set(ledger["eliminated"]) == {"Delta-train-0", "Delta-train-1", "Alpha-train-1", "Gamma-train-0"}
+    assert ledger["undecided"] == ["Beta-train-4"]
+    waited = {"Delta-train-0", "Alpha-train-0", "Alpha-train-1", "Gamma-train-0", "Beta-train-5"}
+    assert set(ledger["revisit"]["2"]) == waited and ledger["revisit"]["3"] == ["Delta-train-1"]
+
+
+def test_scores_of_the_last_cycle(planted):
+    last = pd.read_csv(planted[0] / "detection.csv").iloc[-1]
+    assert (last["precision"], last["recall"]) == (2 / 4, 2 / 4)
+    assert (last["flagged_precision"], last["flagged_recall"], last["n_flagged"]) == (3 / 7, 3 / 4, 7)
+    assert (last["n_good_lost"], last["n_undecided"], last["n_undecided_harmful"]) == (2, 1, 0)
+    assert (last["n_harmful_centers"], last["n_eliminated_centers"]) == (1, 1)  # Delta; Gamma
+    # out in the 3rd and in the 4th cycle of control, each two cycles after its flag
+    assert list(last.iloc[-4:]) == [3.5, 4, 2.0, 2]
+    early = pd.read_csv(planted[0] / "detection.csv").iloc[1]
+    assert early.iloc[-4:].isna().all()
+
+
+def test_good_scans_lost_by_subgroup(planted):
+    # ages are 50 + number, even numbers are HC men, odd ones PD women
+    rows = pd.read_csv(planted[0] / "good_lost.csv", index_col="subgroup")
+    counts = {name: tuple(row) for name, row in rows[["n_good", "n_lost", "n_flagged"]].iterrows()}
+    assert counts == {
+        "all": (15, 2, 4),
+        "class=HC": (8, 1, 2),  # of 5, 3, 1 and 2 all but Alpha-0, Delta-0 and Delta-2
+        "class=PD": (7, 1, 2),
+        "sex=F": (7, 1, 2),
+        "sex=M": (8, 1, 2),
+        "age=[50,52)": (4, 2, 2),  # Alpha-1, Beta-0, Beta-1, Gamma-0
+        "age=[52,55)": (6, 0, 1),  # three each of Alpha and Beta
+        "age=[55,90)": (5, 0, 1),  # Alpha-5 to Alpha-8, Beta-5
+        "center_size=1": (1, 1, 1),
+        "center_size=2-4": (0, 0, 0),
+        "center_size=5-9": (14, 1, 3),
+    }
+    assert rows["share_lost"]["all"] == 2 / 15 and pd.isna(rows["share_lost"]["center_size=2-4"])
+
+
+def test_harm_by_kind(planted):
+    rows = pd.read_csv(planted[0] / "detection_by_kind.csv")
+    assert [tuple(row) for row in rows.itertuples(index=False)] == [
+        ("inverted", 1, 1, 0, 0.0, 1.0),
+        ("noise", 3, 2, 2, 2 / 3, 2 / 3),
+    ]
+
+
+def test_the_good_center_that_vanished_is_told_once(planted):
+    [message] = [m for m in planted[1] if "no training scan left" in m]
+    assert message.startswith("cycle 2: center Gamma has no training scan left: all 1 eliminated; the whole center was")
+
+
+def test_the_summary_has_the_last_row_of_detection(planted):
+    summary = json.loads((planted[0] / "summary.json").read_text())
+    last = pd.read_csv(planted[0] / "detection.csv").iloc[-1]
+    assert {name: value for name, value in summary["detection"].items() if value is not None} == dict(last.dropna())
+    assert summary["ledger"] == {"n_flagged": 7, "n_eliminated": 4, "n_undecided": 1}
+    assert summary["n_verifications"] == len(pd.read_csv(planted[0] / "trace.csv"))
