@@ -112,7 +112,7 @@ def test_a_training_run_closes_with_its_numbers(console, tmp_path):
     assert ["eliminated", "3"] in shown and ["undecided", "2"] in shown
     assert ["eliminated whole centers: precision / recall / F1", "1.000 / 1.000 / 1.000"] in shown
     assert ["verifications", "77"] in shown
-    assert ["cycles from start of control to elimination: median / max", "- / -"] in shown
+    assert ["cycles of control to elimination: median / max", "- / -"] in shown
     assert "good scans lost by" not in text(console)
     assert NOTE in text(console) and str(tmp_path) in text(console)
 
@@ -131,8 +131,8 @@ def test_the_closing_table_shows_waits_losses_and_kinds(console, tmp_path):
     common = {"test": {}, "note": None, "directory": tmp_path, "console": console}
     print_training(REPORT, detection=detection, breakdown=Breakdown(lost, kinds), **common)
     shown = cells(console)
-    assert ["cycles from start of control to elimination: median / max", "4 / 4"] in shown
-    assert ["cycles from first flag to elimination: median / max", "2 / 2"] in shown
+    assert ["cycles of control to elimination: median / max", "4 / 4"] in shown
+    assert ["cycles from flag to elimination: median / max", "2 / 2"] in shown
     assert ["good scans lost by sex", "F: 1 of 20, M: 1 of 19"] in shown
     assert ["good scans lost by age", "[60,70): 2 of 20"] in shown
     assert "lost by center size" not in text(console) and "lost by all" not in text(console)

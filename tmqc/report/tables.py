@@ -162,8 +162,8 @@ def _add_detection(table: Table, row: DetectionRow) -> None:
         (row.cycles_to_elimination, row.max_cycles_to_elimination),
         (row.cycles_from_flag, row.max_cycles_from_flag),
     )
-    for since, (median, longest) in zip(("start of control", "first flag"), waits, strict=True):
-        table.add_row(f"cycles from {since} to elimination: median / max", f"{_cycles(median)} / {_cycles(longest)}")
+    for since, (median, longest) in zip(("of control", "from flag"), waits, strict=True):
+        table.add_row(f"cycles {since} to elimination: median / max", f"{_cycles(median)} / {_cycles(longest)}")
     table.add_row("good scans lost", str(row.n_good_lost))
     table.add_row("undecided, harmful among them", f"{row.n_undecided}, {row.n_undecided_harmful}")
     table.add_row("verifications", str(row.n_verifications))
