@@ -63,8 +63,15 @@ def test_the_plain_line():
 
 
 def test_without_control_the_line_says_nothing_of_it():
-    line = cycle_line(replace(REPORT, n_verifications=1, train_loss=0.25))
+    nothing = {"flagged": (), "eliminated": (), "n_waiting": 0, "n_eliminated": 0}
+    line = cycle_line(replace(REPORT, n_verifications=1, train_loss=0.25, **nothing))
     assert line == "cycle 12: FPR 0.032 FNR 0.048 accuracy 0.950 | training loss 0.250 | 12.3 s"
+
+
+def test_the_line_of_a_screened_cycle():
+    line = cycle_line(replace(REPORT, n_verifications=15, n_steps=20, n_screened=14, train_loss=None))
+    assert "| screened 14 scans, flagged" in line
+    assert "batches" not in line
 
 
 @pytest.mark.parametrize(("enabled", "terminal"), [(True, False), (False, True)])

@@ -122,9 +122,10 @@ def cycle_line(report: CycleReport) -> str:
     line = f"cycle {report.cycle}: FPR {report.rates.fpr:.3f} FNR {report.rates.fnr:.3f} accuracy {accuracy:.3f} | "
     if report.train_loss is not None:
         line += f"training loss {report.train_loss:.3f} | "
-    if report.n_verifications >= report.n_steps:  # every step was verified: under control
-        line += (
-            f"rejected {report.n_batches_rejected} of {report.n_batches} batches, flagged {len(report.flagged)}, "
-            f"waiting {report.n_waiting}, eliminated {len(report.eliminated)} | "
-        )
+    if report.n_screened:
+        line += f"screened {report.n_screened} scans, "
+    if report.n_verifications >= report.n_steps:  # every step was verified
+        line += f"rejected {report.n_batches_rejected} of {report.n_batches} batches, "
+    if report.n_screened or report.n_waiting or report.n_eliminated or report.n_verifications >= report.n_steps:
+        line += f"flagged {len(report.flagged)}, waiting {report.n_waiting}, eliminated {len(report.eliminated)} | "
     return line + f"{report.train_s + report.verify_s:.1f} s"

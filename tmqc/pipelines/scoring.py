@@ -36,7 +36,7 @@ def score_cycle(reports: Sequence[CycleReport], plan: Plan, undecided: Sequence[
         undecided=undecided,
         center_of=_center_of(plan),
         truth_subjects=truth.subjects,
-        n_verifications=1 + sum(report.n_verifications for report in reports),
+        n_verifications=sum(report.n_verifications for report in reports),
         history=history,
     )
 

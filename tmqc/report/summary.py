@@ -55,7 +55,7 @@ def summarize_run(
         "test": dict(test) or None,
         "ledger": ledger if controlled else None,
         "detection": None if detection is None else asdict(detection),
-        "n_verifications": int(controlled) + sum(report.n_verifications for report in reports),
+        "n_verifications": sum(report.n_verifications for report in reports),
         "train_s": math.fsum(report.train_s for report in reports),
         "verify_s": math.fsum(report.verify_s for report in reports),
     }
