@@ -16,7 +16,7 @@ FLOORS = [
     {"tmqc.truth", "tmqc.models", "tmqc.backend", "tmqc.checkpoint", "tmqc.rundir", "tmqc.explain"},
     {"tmqc.data", "tmqc.learner", "tmqc.travel", "tmqc.control", "tmqc.screening", "tmqc.trace"},
     {"tmqc.centers", "tmqc.tracking", "tmqc.report", "tmqc.progress", "tmqc.validate"},
-    {"tmqc.pipelines"},
+    {"tmqc.pipelines", "tmqc.study"},
     {"tmqc.cli"},
     {"tmqc.__main__"},
 ]

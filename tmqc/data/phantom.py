@@ -28,6 +28,8 @@ NOTICE = (
     "(T1, grey and white matter maps) that the package nilearn carries. No patient was scanned."
 )
 
+PHANTOM_NOTE = "phantom cohort: synthetic scans, no patient was scanned"  # said wherever one is shown
+
 
 def make_phantom(
     settings: PhantomConfig, *, shape: tuple[int, int, int], directory: Path, n_jobs: int | None = None

@@ -15,7 +15,7 @@ from tmqc.config import CohortConfig, Config
 from tmqc.core.schedule import LearningRate, Tour
 from tmqc.data.cohort import Cohort, Subject, read_cohort
 from tmqc.data.harmful import draw_harm, write_harmful
-from tmqc.data.phantom import default_directory, is_phantom, make_phantom
+from tmqc.data.phantom import PHANTOM_NOTE, default_directory, is_phantom, make_phantom
 from tmqc.data.volumes import Volumes, load_volumes
 from tmqc.errors import RunError
 from tmqc.learner import Learner
@@ -25,8 +25,6 @@ from tmqc.travel import Plan
 from tmqc.truth import Truth, read_truth, write_truth
 
 log = logging.getLogger("tmqc")
-
-PHANTOM_NOTE = "phantom cohort: synthetic scans, no patient was scanned"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,96 @@
+"""The tables and the page of a study, from made-up runs whose means are known."""
+
+import math
+
+import pandas as pd
+import pytest
+
+from tmqc.report.study import compare_models, write_study
+from tmqc.study.collect import DETECTION, average, half_width, measure_harm
+
+NOTE = "phantom cohort"
+
+
+def row(pipeline, seed, *, auroc, scenario=None, gate=None, **more):
+    return {
+        **{"run": f"{pipeline}{seed}{gate}{more.get('error')}", "pipeline": pipeline, "seed": seed},
+        **{"scenario": scenario, "gate": gate, "error": None, "revisit": None, "loss_error": None},
+        **{"verify_accuracy": 0.9, "verify_loss": 0.2 if pipeline == "clean" else 0.5, "start_accuracy": 0.95},
+        **{"test_accuracy": auroc - 0.1, "test_auroc": auroc, "n_verifications": 100, "seconds": 10.0},
+        **dict.fromkeys(DETECTION),
+        **more,
+    }
+
+
+@pytest.fixture
+def runs():
+    qc = {"scenario": "centers", "gate": "published", "revisit": 2}
+    return pd.DataFrame(
+        [
+            row("clean", 0, auroc=0.90),
+            row("clean", 1, auroc=0.96),
+            row("dirty", 0, auroc=0.70, scenario="centers"),
+            row("dirty", 1, auroc=0.80, scenario="centers"),
+            row("dirty", 0, auroc=0.90, scenario="blur"),
+            row("qc", 0, auroc=0.88, error=0.02, recall=1.0, precision=0.5, cycles_to_elimination=3.0, **qc),
+            row("qc", 1, auroc=0.92, error=0.02, recall=0.0, precision=None, **qc),
+            row("qc", 0, auroc=0.86, error=0.05, recall=0.5, precision=1.0, cycles_to_elimination=4.0, **qc),
+        ]
+    )
+
+
+def test_interval_by_hand():
+    """Two values 0.1 apart: the t quantile with one degree of freedom is 12.706, the standard error 0.05."""
+    assert half_width([0.9, 1.0]) == pytest.approx(12.7062 * 0.05, rel=1e-5)
+    assert half_width([0.9]) is None
+
+
+def test_average_by_hand(runs):
+    qc = runs[runs["pipeline"] == "qc"]
+    means = average(qc, ["scenario", "gate", "error"], ["recall", "precision"]).set_index("error")
+    assert list(means["n"]) == [2, 1]
+    assert (means.loc[0.02, "recall"], means.loc[0.02, "recall_least"], means.loc[0.02, "recall_most"]) == (0.5, 0, 1)
+    assert means.loc[0.02, "precision"] == 0.5  # of the one run that eliminated anybody
+
+
+def test_harm_is_clean_minus_dirty_of_the_same_seed(runs):
+    harm = measure_harm(runs)
+    assert list(harm["drop_auroc"]) == pytest.approx([0.2, 0.16, 0.0])
+    assert list(harm["rise_loss"]) == pytest.approx([0.3] * 3)
+
+
+def test_models_side_by_side(runs):
+    table = compare_models(runs, exclude=["blur"]).set_index("model")
+    assert list(table.index) == ["clean", "dirty", "published 0.02, R 2", "published 0.05, R 2"]
+    assert table.loc["dirty", "test_auroc"] == pytest.approx(0.75)
+    assert table.loc["clean", "test_auroc"] == pytest.approx(0.93)
+
+
+@pytest.mark.parametrize("with_rivals", [True, False])
+def test_files_of_a_study(runs, tmp_path, with_rivals):
+    rivals = pd.DataFrame()
+    if with_rivals:
+        more = {"n": 9, "n_harmful": 2, "average_precision": 0.5, "precision_at_k": 0.5, "recall_at_k": 0.5}
+        more |= {"forward_passes": 9, "backward_passes": 0, "seconds": 0.1}
+        rivals = pd.DataFrame(
+            [{"seed": 0, "scenario": "centers", "rival": name, "auroc": auroc, **more} for name, auroc in RANKED]
+        )
+    path = write_study(
+        runs, rivals, tmp_path, title="A study", command="make study", harms=["blur"], failed=["qc-9"], note=NOTE
+    )
+    text = path.read_text()
+    for said in ("# A study", f"*{NOTE}*", "make study", "Missing, for they failed:** qc-9", "0.750 [0.700, 0.800]"):
+        assert said in text
+    assert ("| template | 1 | 0.800" in text) is with_rivals
+    assert "nan" not in text.lower()
+    assert "None" not in text
+    written = {p.name for p in tmp_path.iterdir()}
+    expected = {"runs.csv", "gates.csv", "harm.csv", "report.md", "precision_recall.png", "test_auroc.png"}
+    expected |= {"cycles_to_elimination.png"} | ({"rivals.csv", "rivals.png"} if with_rivals else set())
+    assert written == expected
+    assert all(f"({name})" in text for name in written if name.endswith(".png"))
+    kept = pd.read_csv(tmp_path / "runs.csv")
+    assert math.isclose(kept["test_auroc"].sum(), runs["test_auroc"].sum())
+
+
+RANKED = [("random", 0.5), ("template", 0.8)]

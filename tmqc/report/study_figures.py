@@ -1,0 +1,129 @@
+"""The pictures of a study, from its tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from tmqc.report.canvas import GRAY, MARKERS, PALETTE, new_figure, save_figure, style_axes
+
+_PANEL_IN = 4.2
+
+
+def plot_precision_recall(runs: pd.DataFrame, path: Path, note: str | None) -> None:
+    """Draw precision against recall of elimination, a panel a scenario: a line a gate over its errors.
+
+    Args:
+        runs: as `study.collect.collect_runs`; QC runs count. Nothing eliminated has no precision and is drawn hollow
+            at precision 1: no good scan was lost either.
+        path: of the figure.
+        note: printed at its foot.
+    """
+    qc = runs[runs["pipeline"] == "qc"]
+    scenarios, gates = _names(qc["scenario"]), _names(qc["gate"])
+    figure = new_figure(_PANEL_IN * max(len(scenarios), 1) + 1.6, _PANEL_IN)
+    panels = np.atleast_1d(figure.subplots(1, max(len(scenarios), 1)))
+    for axes, scenario in zip(panels, scenarios, strict=False):
+        for at, gate in enumerate(gates):
+            of = qc[(qc["scenario"] == scenario) & (qc["gate"] == gate)]
+            if not of.empty:
+                _draw_gate(axes, of, gate, at)
+        style_axes(axes, title=scenario, xlabel="recall", ylabel="precision")
+        axes.set_xlim(-0.04, 1.04)
+        axes.set_ylim(-0.04, 1.06)
+    panels[-1].legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    save_figure(figure, path, note)
+
+
+def _draw_gate(axes: Axes, runs: pd.DataFrame, gate: str, at: int) -> None:
+    """Small marks for single runs, large ones for the mean over seeds at each setting, joined in order of error."""
+    color, marker = PALETTE[at % len(PALETTE)], MARKERS[at % len(MARKERS)]
+    y = runs["precision"].astype(float)
+    none = y.isna()
+    x = runs["recall"].astype(float)
+    axes.plot(x[~none], y[~none], marker, color=color, markersize=3, alpha=0.45)
+    axes.plot(x[none], np.ones(none.sum()), marker, color=color, markersize=4, alpha=0.45, markerfacecolor="white")
+    means = runs.assign(x=x, y=y.fillna(1.0)).groupby(["error", "revisit"])[["x", "y"]].mean().sort_index()
+    axes.plot(means["x"], means["y"], "-", marker=marker, color=color, markersize=8, linewidth=1, label=gate)
+    if len(means) > 1:
+        for row in means.reset_index().itertuples(index=False):
+            label = f"{row.error:g}, R {row.revisit:g}"
+            axes.annotate(label, (row.x, row.y), (4, 5), textcoords="offset points", fontsize=6, color=color)
+
+
+def plot_cycles_to_elimination(runs: pd.DataFrame, path: Path, note: str | None) -> None:
+    """Draw how many cycles passed until a harmful scan was out: the median of each run, by gate."""
+    qc = runs[(runs["pipeline"] == "qc") & runs["cycles_to_elimination"].notna()]
+    scenarios, gates = _names(qc["scenario"]), _names(qc["gate"])
+    figure = new_figure(_PANEL_IN * 1.8, 0.35 * max(len(gates), 2) + 1.6)
+    axes = figure.subplots()
+    for at, scenario in enumerate(scenarios):
+        of = qc[qc["scenario"] == scenario]
+        y = [gates.index(gate) + 0.14 * (at - (len(scenarios) - 1) / 2) for gate in of["gate"]]
+        axes.plot(of["cycles_to_elimination"], y, MARKERS[at], color=PALETTE[at + 1], alpha=0.7, label=scenario)
+    axes.set_yticks(range(len(gates)), gates)
+    axes.set_ylim(max(len(gates), 1) - 0.5, -0.5)
+    axes.set_xlim(left=0)
+    style_axes(axes, xlabel="cycles of control until elimination, median over a run's eliminated harmful scans")
+    if scenarios:
+        axes.legend(fontsize=7, frameon=False)
+    save_figure(figure, path, note)
+
+
+def plot_test(table: pd.DataFrame, path: Path, note: str | None) -> None:
+    """Draw test AUROC of clean, dirty and every gate's model side by side: mean over seeds, interval, range.
+
+    Args:
+        table: columns scenario, model, n, test_auroc with `_half`, `_least` and `_most` (`study.collect.average`).
+        path: of the figure.
+        note: printed at its foot.
+    """
+    scenarios, models = _names(table["scenario"]), _names(table["model"])
+    figure = new_figure(_PANEL_IN * max(len(scenarios), 1), 0.32 * len(models) + 1.7)
+    panels = np.atleast_1d(figure.subplots(1, max(len(scenarios), 1), sharey=True, sharex=True))
+    for axes, scenario in zip(panels, scenarios, strict=False):
+        of = table[table["scenario"] == scenario].set_index("model")
+        for y, model in enumerate(models):
+            if model not in of.index:
+                continue
+            row = of.loc[model]
+            color = PALETTE[{"clean": 3, "dirty": 2}.get(model, 1)]
+            axes.plot([row["test_auroc_least"], row["test_auroc_most"]], [y, y], color=GRAY, linewidth=1)
+            axes.plot(row["test_auroc"], y, "o", color=color, markersize=6)
+            if row["test_auroc_half"] is not None and np.isfinite(row["test_auroc_half"]):
+                axes.errorbar(row["test_auroc"], y, xerr=row["test_auroc_half"], color=color, capsize=3, linewidth=1.6)
+        style_axes(axes, title=scenario, xlabel="test AUROC")
+        axes.set_yticks(range(len(models)), models)
+        axes.set_ylim(len(models) - 0.5, -0.5)
+    save_figure(figure, path, note)
+
+
+def plot_rivals(rivals: pd.DataFrame, path: Path, note: str | None) -> None:
+    """Draw how well each rival ranks the harmful scans: AUROC of every run, a panel a scenario.
+
+    Args:
+        rivals: as `study.collect.collect_rivals`.
+        path: of the figure.
+        note: printed at its foot.
+    """
+    scenarios, names = _names(rivals["scenario"]), _names(rivals["rival"])
+    figure = new_figure(_PANEL_IN * max(len(scenarios), 1), 0.3 * len(names) + 1.7)
+    panels = np.atleast_1d(figure.subplots(1, max(len(scenarios), 1), sharey=True, sharex=True))
+    for axes, scenario in zip(panels, scenarios, strict=False):
+        of = rivals[rivals["scenario"] == scenario]
+        y = [names.index(name) for name in of["rival"]]
+        axes.axvline(0.5, color="0.7", linewidth=1)
+        axes.plot(of["auroc"], y, "o", color=PALETTE[1], markersize=5, alpha=0.6)
+        style_axes(axes, title=scenario, xlabel="AUROC of the ranking")
+        axes.set_yticks(range(len(names)), names)
+        axes.set_ylim(len(names) - 0.5, -0.5)
+        axes.set_xlim(-0.03, 1.03)
+    save_figure(figure, path, note)
+
+
+def _names(column: pd.Series) -> Sequence[str]:
+    return list(dict.fromkeys(str(name) for name in column.dropna()))

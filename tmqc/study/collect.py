@@ -1,0 +1,116 @@
+"""The finished runs of a study as tables: one row a run, and their means over the seeds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from omegaconf import OmegaConf
+from scipy import stats
+
+from tmqc.rundir import CONFIG, SUMMARY
+from tmqc.study.launch import directory_of, is_done
+from tmqc.study.plan import CLEAN, DIRTY, QC, RIVALS, Job
+
+TEST = ("accuracy", "auroc")
+DETECTION = (
+    *("n_harmful", "n_eliminated", "precision", "recall", "f1", "flagged_precision", "flagged_recall"),
+    *("center_precision", "center_recall", "n_good_lost", "n_undecided", "cycles_to_elimination"),
+)
+INTERVAL = 0.95  # of a mean over seeds, by Student's t
+
+
+def collect_runs(jobs: Sequence[Job], outputs: Path) -> pd.DataFrame:
+    """One row for every training run that has finished.
+
+    Columns: run, pipeline, seed, scenario, gate, error, loss_error, revisit, verify_accuracy and verify_loss (of the
+    last cycle), start_accuracy (on the verification scans, of the model that control started from),
+    test_accuracy, test_auroc, scores as in `detection.csv`, n_verifications, seconds. Empty where there is none.
+    """
+    rows = [_read_run(job, outputs) for job in jobs if job.pipeline != RIVALS and is_done(job, outputs)]
+    return pd.DataFrame(rows)
+
+
+def _read_run(job: Job, outputs: Path) -> dict[str, Any]:
+    directory = directory_of(job, outputs)
+    summary = json.loads((directory / SUMMARY).read_text(encoding="utf-8"))
+    settings: Any = OmegaConf.load(directory / CONFIG)
+    test, detection = summary["test"] or {}, summary["detection"] or {}
+    qc = {"error": settings.qc.error, "loss_error": settings.qc.loss_error, "revisit": settings.qc.revisit}
+    start = None
+    if job.start is not None:
+        before = pd.read_csv(outputs / CLEAN / job.start / "cycles.csv").set_index("cycle")
+        start = float(before.loc[summary["first_cycle"] - 1, "accuracy"])
+    return {
+        **{"run": job.name, "pipeline": job.pipeline, "seed": job.labels["seed"]},
+        **{"scenario": job.labels["scenario"], "gate": job.labels["gate"]},
+        **(qc if job.pipeline == QC else dict.fromkeys(qc)),
+        **{f"verify_{name}": summary["verification"][name] for name in ("accuracy", "loss")},
+        "start_accuracy": start,
+        **{f"test_{name}": test.get(name) for name in TEST},
+        **{name: detection.get(name) for name in DETECTION},
+        "n_verifications": summary["n_verifications"],
+        "seconds": summary["train_s"] + summary["verify_s"],
+    }
+
+
+def collect_rivals(jobs: Sequence[Job], outputs: Path) -> pd.DataFrame:
+    """The rows of every rival run's `rivals.csv`, with seed and scenario in front."""
+    frames = []
+    for job in jobs:
+        if job.pipeline == RIVALS and is_done(job, outputs):
+            frame = pd.read_csv(directory_of(job, outputs) / "rivals.csv")
+            frame.insert(0, "scenario", job.labels["scenario"])
+            frame.insert(0, "seed", job.labels["seed"])
+            frames.append(frame)
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+def average(frame: pd.DataFrame, by: Sequence[str], values: Sequence[str]) -> pd.DataFrame:
+    """Mean over the seeds, with the half-width of its interval.
+
+    Returns:
+        One row for each combination of `by`: n (seeds), and for every value its mean, `..._half` (empty with fewer than
+        two seeds), `..._least` and `..._most`.
+    """
+    rows = []
+    for keys, group in frame.groupby(list(by), sort=False, dropna=False):
+        row: dict[str, Any] = dict(zip(by, keys, strict=True)) | {"n": len(group)}
+        for name in values:
+            of = pd.to_numeric(group[name]).dropna()
+            row[name] = of.mean() if len(of) else None
+            row[f"{name}_half"] = half_width(of.tolist())
+            row[f"{name}_least"], row[f"{name}_most"] = (of.min(), of.max()) if len(of) else (None, None)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def half_width(values: Sequence[float]) -> float | None:
+    """Half the width of the interval of a mean, by Student's t; None with fewer than two values."""
+    if (n := len(values)) < 2:
+        return None
+    return float(stats.t.ppf((1 + INTERVAL) / 2, n - 1) * stats.sem(values))
+
+
+def measure_harm(runs: pd.DataFrame) -> pd.DataFrame:
+    """What harmful data does where nobody looks: dirty minus clean on test and verification, same seed, same cycles.
+
+    Returns:
+        One row a dirty run: seed, scenario, and `drop_accuracy`, `drop_auroc` (of the test metrics, clean - dirty,
+        positive is harm), `rise_loss` (of the verification loss in nats, dirty - clean).
+    """
+    clean = runs[runs["pipeline"] == CLEAN].set_index("seed")
+    dirty = runs[runs["pipeline"] == DIRTY]
+    before = clean.loc[dirty["seed"]].reset_index(drop=True)
+    after = dirty.reset_index(drop=True)
+    return pd.DataFrame(
+        {
+            "seed": after["seed"],
+            "scenario": after["scenario"],
+            **{f"drop_{n}": before[f"test_{n}"].astype(float) - after[f"test_{n}"].astype(float) for n in TEST},
+            "rise_loss": after["verify_loss"] - before["verify_loss"],
+        }
+    )
