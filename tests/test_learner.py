@@ -157,3 +157,65 @@ def test_mixed_precision_gives_float32_probabilities(data):
     assert np.isfinite(one.train_batch(x, y, learning_rate=1e-3)[0])
     assert one.predict(x, batch_size=8).dtype == np.float32
     assert isinstance(one.model, keras.Model)
+
+
+def logistic():
+    """One dense layer over 8 voxels and no BatchNorm: its gradient can be written down."""
+    volume = keras.Input((2, 2, 2, 1))
+    p = keras.layers.Dense(1, activation="sigmoid", kernel_initializer=keras.initializers.GlorotUniform(seed=0))
+    return Learner(keras.Model(volume, p(keras.layers.Flatten()(volume))))
+
+
+def test_the_gradient_of_a_logistic_regression_by_hand():
+    """Mean of (p - y) x for the weights and of p - y for the bias, after earlier steps have filled the moments too."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(6, 2, 2, 2, 1)).astype(np.float32), np.array([0, 1, 1, 0, 1, 1])
+    one = logistic()
+    for _ in range(2):
+        error = one.predict(x, batch_size=6) - y
+        by_hand = np.append((error[:, None] * x.reshape(6, 8)).mean(axis=0), error.mean())
+        np.testing.assert_allclose(one.gradient(x, y), by_hand, rtol=1e-5, atol=1e-7)
+        one.train_batch(x, y, learning_rate=0.1)
+
+
+def test_the_gradient_is_the_slope_of_the_training_loss(data):
+    """Central difference along the gradient itself, BatchNorm and dropout as in training."""
+    x, y = data
+    one = learner()
+    one.train_batch(x, y, learning_rate=1e-3)
+    gradient, snapshot = one.gradient(x, y).astype(np.float64), one.snapshot()
+    assert gradient.shape == (sum(int(np.prod(v.shape)) for v in one.model.trainable_variables),)
+    length, step = np.linalg.norm(gradient), 1e-2
+    losses = []
+    for sign in (1, -1):
+        _move(one, sign * step * gradient / length)
+        losses.append(one.train_batch(x, y, learning_rate=0.0)[0])
+        one.restore(snapshot)
+    assert (losses[0] - losses[1]) / (2 * step) == pytest.approx(length, rel=0.02)
+
+
+def _move(one, along):
+    at = 0
+    for variable in one.model.trainable_variables:
+        n = int(np.prod(variable.shape))
+        variable.assign(np.asarray(variable) + along[at : at + n].reshape(variable.shape))
+        at += n
+
+
+def test_asking_for_gradients_or_features_leaves_no_trace(data):
+    x, y = data
+    one = learner()
+    one.train_batch(x[:5], y[:5], learning_rate=1e-3)
+    before = one.state()
+    first = one.gradient(x[:1], y[:1])
+    assert one.features(x, batch_size=3).shape == (8, *one.model.get_layer("encoder").output_shape[1:])
+    assert np.array_equal(one.gradient(x[:1], y[:1]), first)  # the same dropout mask again
+    after = one.state()
+    assert all(before[name].tobytes() == after[name].tobytes() for name in before)
+
+
+def test_features_are_what_the_classifier_predicts_from(data):
+    x, _ = data
+    one = learner()
+    seen = one.model.get_layer("classifier").predict_on_batch(one.features(x, batch_size=3))[:, 0]
+    np.testing.assert_allclose(seen, one.predict(x, batch_size=8), rtol=1e-5)

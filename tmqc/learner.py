@@ -5,6 +5,7 @@ Written against Keras 3's own API only, so that it runs on the TensorFlow and on
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 
 import keras
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 Snapshot = tuple[object, ...]
 """Device copies of all variables, in the order of `Learner.variables`."""
+_MOMENT = re.compile("optimizer/.*_momentum")  # Adam's first moments
 
 
 class Learner:
@@ -50,6 +52,45 @@ class Learner:
         """Probabilities of PD, shape (n,), for volumes (n, x, y, z, 1)."""
         parts = [self.model.predict_on_batch(x[at : at + batch_size]) for at in range(0, len(x), batch_size)]
         return np.concatenate(parts)[:, 0] if parts else np.zeros(0, np.float32)
+
+    def features(self, x: NDArray[np.float32], *, batch_size: int) -> NDArray[np.float32]:
+        """What the classifier sees of volumes (n, x, y, z, 1): the encoder's output (n, n_features), inference mode.
+
+        Raises:
+            ValueError: the model has no part named `encoder`.
+        """
+        encoder = self.model.get_layer("encoder")
+        encoder.jit_compile = self.model.jit_compile  # a part is not compiled with its model and would go its own way
+        parts = [encoder.predict_on_batch(x[at : at + batch_size]) for at in range(0, len(x), batch_size)]
+        return np.concatenate(parts) if parts else np.zeros((0, *encoder.output_shape[1:]), np.float32)
+
+    def gradient(self, x: NDArray[np.float32], y: NDArray[np.integer]) -> NDArray[np.float32]:
+        """Gradient of the batch's mean loss (nats) with respect to all trainable weights; the model stays as it is.
+
+        It is that of the training-mode loss, as a training step from this state would take it: BatchNorm works with
+        the batch's own statistics, and dropout is on, with one and the same mask for every call from one state.
+
+        Args:
+            x: volumes (b, x, y, z, 1).
+            y: labels (b,), 1 = PD.
+
+        Returns:
+            Shape (n_weights,), in the order of the model's trainable variables.
+        """
+        # Keras has no call for gradients that all backends share. But a step from first moments of zero leaves them at
+        # (1 - beta_1) * gradient, whatever the backend.
+        moments = [v for name, v in self.variables.items() if _MOMENT.fullmatch(name)]
+        before = self.snapshot()
+        try:
+            for moment in moments:
+                moment.assign(ops.zeros_like(moment.value))
+            self.train_batch(x, y, learning_rate=0.0)
+            parts = [np.ravel(ops.convert_to_numpy(moment.value)) for moment in moments]
+        finally:
+            self.restore(before)
+        gradient: NDArray[np.float32] = np.concatenate(parts)
+        gradient /= 1.0 - self.model.optimizer.beta_1
+        return gradient
 
     def snapshot(self) -> Snapshot:
         """Copy everything training touches, on the device. Copies, since JAX's trainer donates its buffers."""
