@@ -15,7 +15,7 @@ FLOORS = [
     {"tmqc.core"},
     {"tmqc.truth", "tmqc.models", "tmqc.backend", "tmqc.checkpoint", "tmqc.rundir", "tmqc.explain"},
     {"tmqc.data", "tmqc.learner", "tmqc.travel", "tmqc.control", "tmqc.screening", "tmqc.trace"},
-    {"tmqc.centers", "tmqc.tracking", "tmqc.report", "tmqc.progress", "tmqc.validate"},
+    {"tmqc.centers", "tmqc.tracking", "tmqc.report", "tmqc.progress", "tmqc.rivals", "tmqc.validate"},
     {"tmqc.pipelines", "tmqc.study"},
     {"tmqc.cli"},
     {"tmqc.__main__"},
@@ -69,6 +69,7 @@ def test_core_is_standard_library_and_numpy(path):
         ("hydra", {"tmqc.cli"}),
         ("tensorflow", {"tmqc.backend"}),
         ("jax", {"tmqc.backend"}),
+        ("cleanlab", {"tmqc.rivals.model"}),
     ],
 )
 def test_each_library_has_one_room(library, modules):
@@ -77,9 +78,9 @@ def test_each_library_has_one_room(library, modules):
 
 
 def test_the_control_side_cannot_reach_the_truth():
-    """Follow imports from everything that trains, verifies and decides: the truth is never among them."""
+    """Follow imports from everything that trains, verifies, decides or scores: the truth is never among them."""
     paths = {name_of(path): path for path in MODULES}
-    seen, queue = set(), [m for m in paths if m.startswith("tmqc.core")]
+    seen, queue = set(), [m for m in paths if m.startswith(("tmqc.core", "tmqc.rivals"))]
     queue += [
         "tmqc.travel",
         "tmqc.control",

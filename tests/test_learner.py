@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
+from tiny import logistic_learner
 
 from tmqc import backend
 from tmqc.config import ModelConfig
@@ -159,18 +160,11 @@ def test_mixed_precision_gives_float32_probabilities(data):
     assert isinstance(one.model, keras.Model)
 
 
-def logistic():
-    """One dense layer over 8 voxels and no BatchNorm: its gradient can be written down."""
-    volume = keras.Input((2, 2, 2, 1))
-    p = keras.layers.Dense(1, activation="sigmoid", kernel_initializer=keras.initializers.GlorotUniform(seed=0))
-    return Learner(keras.Model(volume, p(keras.layers.Flatten()(volume))))
-
-
 def test_the_gradient_of_a_logistic_regression_by_hand():
     """Mean of (p - y) x for the weights and of p - y for the bias, after earlier steps have filled the moments too."""
     rng = np.random.default_rng(0)
-    x, y = rng.normal(size=(6, 2, 2, 2, 1)).astype(np.float32), np.array([0, 1, 1, 0, 1, 1])
-    one = logistic()
+    x, y = rng.normal(size=(6, 8, 1, 1, 1)).astype(np.float32), np.array([0, 1, 1, 0, 1, 1])
+    one = logistic_learner(8)
     for _ in range(2):
         error = one.predict(x, batch_size=6) - y
         by_hand = np.append((error[:, None] * x.reshape(6, 8)).mean(axis=0), error.mean())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import keras
 import numpy as np
 import SimpleITK as sitk
 from hydra import compose, initialize_config_dir
@@ -12,6 +13,7 @@ from hydra.core.config_store import ConfigStore
 
 from tmqc.cli import conf_dir, to_config
 from tmqc.config import Config
+from tmqc.learner import Learner
 
 SHAPE = (16, 20, 16)
 COLUMNS = ("Subject", "Path", "Study", "Group_bin", "Sex", "Age", "Scanner")
@@ -64,3 +66,19 @@ def compose_config(*overrides: str) -> Config:
     ConfigStore.instance().store(name="schema", node=Config)
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         return to_config(compose("config", list(overrides)))
+
+
+def logistic_learner(n_voxels: int, *, weights: list[float] | None = None, bias: float = 0.0) -> Learner:
+    """Scans of (n_voxels, 1, 1, 1), the voxels themselves as features, one dense layer: all of it can be written down.
+
+    Neither BatchNorm nor dropout, so that training and inference see the same. Without `weights`: drawn, seeded.
+    """
+    volume = keras.Input((n_voxels, 1, 1, 1))
+    encoder = keras.Model(volume, keras.layers.Flatten()(volume), name="encoder")
+    features = keras.Input((n_voxels,))
+    initializer = keras.initializers.GlorotUniform(seed=0)
+    pd = keras.layers.Dense(1, activation="sigmoid", kernel_initializer=initializer, name="pd")
+    classifier = keras.Model(features, pd(features), name="classifier")
+    if weights is not None:
+        pd.set_weights([np.array(weights, np.float32)[:, None], np.array([bias], np.float32)])
+    return Learner(keras.Model(volume, classifier(encoder(volume))))

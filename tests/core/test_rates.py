@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from tmqc.core.rates import Counts, Rates, Verification, published_rates, score, standard_rates
+from tmqc.core.rates import Counts, Rates, Verification, cross_entropies, published_rates, score, standard_rates
 
 
 def test_rates_by_hand():
@@ -58,3 +58,10 @@ def test_nan_prediction_is_no_verdict():
 def test_shapes_must_agree():
     with pytest.raises(ValueError, match="probabilities for"):
         score(np.zeros(2), np.zeros(3, int))
+
+
+def test_cross_entropies_are_those_that_a_verification_adds_up():
+    p, labels = np.array([0.25, 0.25, 1.0, 0.0]), np.array([1, 0, 1, 1])
+    got = cross_entropies(p, labels)
+    assert got == pytest.approx([-np.log(0.25), -np.log(0.75), 1e-7, -np.log(1e-7)])
+    assert score(p, labels).loss_sum == float(got.sum())

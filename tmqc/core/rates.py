@@ -141,9 +141,8 @@ def score(
         tn=int(np.sum(~predicted & ~actual)),
         fn=int(np.sum(~predicted & actual)),
     )
-    of_label = np.clip(np.where(actual, p, 1.0 - p), _LOG_CLIP, 1.0 - _LOG_CLIP)
     flips = Flips() if reference is None else _flips(predicted == actual, reference == actual, actual)
-    return Verification(counts, float(-np.sum(np.log(of_label))), flips)
+    return Verification(counts, float(np.sum(cross_entropies(p, labels))), flips)
 
 
 def _flips(right: NDArray[np.bool_], was_right: NDArray[np.bool_], is_pd: NDArray[np.bool_]) -> Flips:
@@ -169,3 +168,16 @@ def margins(probabilities: NDArray[np.floating], labels: NDArray[np.integer]) ->
     """
     p = np.clip(probabilities.astype(np.float64), _LOG_CLIP, 1.0 - _LOG_CLIP)
     return np.where(labels == 1, 1.0, -1.0) * np.log(p / (1.0 - p))
+
+
+def cross_entropies(probabilities: NDArray[np.floating], labels: NDArray[np.integer]) -> NDArray[np.float64]:
+    """Binary cross-entropy of every scan in nats, shape (n,), lower is better; at most 16.1, as Keras clips.
+
+    Args:
+        probabilities: shape (n,), the model's probability of PD.
+        labels: shape (n,), 1 = PD, 0 = HC.
+    """
+    p = probabilities.astype(np.float64)
+    of_label = np.clip(np.where(labels == 1, p, 1.0 - p), _LOG_CLIP, 1.0 - _LOG_CLIP)
+    losses: NDArray[np.float64] = -np.log(of_label)
+    return losses

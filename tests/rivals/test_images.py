@@ -1,0 +1,102 @@
+"""Rivals that look at the scans alone, on arrays whose scores can be told beforehand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tmqc.rivals import RIVALS, Case
+from tmqc.rivals.images import PERCENTILES, correlate, image_statistics
+
+RNG = np.random.default_rng(0)
+
+
+def case_of(scans, groups=None, seed=0):
+    scans = np.asarray(scans, np.float32)[..., None]
+    groups = np.zeros(len(scans), int) if groups is None else np.asarray(groups)
+    return Case(
+        subjects=tuple(f"s{i}" for i in range(len(scans))),
+        scans=scans,
+        groups=groups,
+        verification_scans=scans[:0],
+        verification_groups=groups[:0],
+        learning_rate=1e-3,
+        neighbors=2,
+        seed=seed,
+    )
+
+
+def scores(name, case):
+    return RIVALS[name](case, None)
+
+
+def test_chance_is_seeded():
+    scans = RNG.normal(size=(50, 2, 2, 2))
+    first = scores("random", case_of(scans, seed=3))
+    assert np.array_equal(first, scores("random", case_of(scans, seed=3)))
+    assert not np.array_equal(first, scores("random", case_of(scans, seed=4)))
+    assert ((first >= 0) & (first < 1)).all()
+
+
+def test_correlation_by_hand():
+    a = np.array([1.0, 2.0, 3.0])
+    assert correlate(a, 10 * a + 5) == pytest.approx(1.0)
+    assert correlate(a, np.array([1.0, 3.0, 2.0])) == pytest.approx(0.5)
+
+
+def test_the_template_is_the_median_of_all_and_contrast_does_not_count():
+    anatomy = RNG.uniform(0, 100, (4, 4, 4))
+    got = scores("template", case_of([anatomy, 2 * anatomy + 9, anatomy, anatomy, 255 - anatomy]))
+    np.testing.assert_allclose(got, [0, 0, 0, 0, 2], atol=1e-6)
+
+
+def test_the_group_template_is_the_mean_of_the_same_label():
+    a, b = RNG.uniform(0, 100, (2, 4, 4, 4)).astype(np.float32)
+    got = scores("template_group", case_of([a, a, b, b, b], groups=[0, 0, 1, 1, 0]))
+    mixed = (a.astype(float) + a + b) / 3
+    by_hand = [1 - correlate(a, mixed)] * 2 + [0, 0] + [1 - correlate(b, mixed)]
+    np.testing.assert_allclose(got, by_hand, atol=1e-6)
+    assert got.argmax() == 4  # the one that is labeled as the others are not
+
+
+def test_statistics_of_a_checkerboard():
+    """Zeros and tens in turn: every neighbor is two sd away, two equal bars make one bit."""
+    board = 10.0 * (np.indices((4, 4, 4)).sum(axis=0) % 2)
+    got = image_statistics(board)
+    expected = {"mean": 5, "sd": 5, "skewness": 0, "kurtosis": -2, "entropy": 1, "share_zero": 0.5}
+    assert {name: got[name] for name in expected} == pytest.approx(expected)
+    assert got["share_brightest"] == 0.5
+    assert [got[f"gradient_{axis}"] for axis in "xyz"] == pytest.approx([4, 4, 4])
+    assert [got[f"asymmetry_{axis}"] for axis in "xyz"] == pytest.approx([2, 2, 2])  # of even length: all change places
+    assert [got[f"center_{axis}"] for axis in "xyz"] == pytest.approx([0.5, 0.5, 0.5])
+
+
+def test_statistics_along_each_axis_are_of_that_axis():
+    """A ramp along y: symmetric in x and z, and brighter towards the end of y."""
+    ramp = np.tile(np.arange(5.0)[None, :, None], (3, 1, 4))
+    got = image_statistics(ramp)
+    assert (got["gradient_x"], got["gradient_z"]) == (0, 0)
+    assert got["gradient_y"] == pytest.approx(1 / 2)  # the variance of 0..4 is 2
+    assert (got["asymmetry_x"], got["asymmetry_z"]) == (0, 0)
+    assert got["asymmetry_y"] == pytest.approx(2.4 / np.sqrt(2))  # mean of 4, 2, 0, 2, 4
+    assert got["center_y"] == pytest.approx((1 * 0.25 + 2 * 0.5 + 3 * 0.75 + 4) / 10)
+    assert [got[f"p{q}"] for q in PERCENTILES] == sorted(got[f"p{q}"] for q in PERCENTILES)
+
+
+def test_white_noise_has_a_gradient_energy_of_two():
+    got = image_statistics(RNG.normal(size=(30, 30, 30)))
+    assert [got[f"gradient_{axis}"] for axis in "xyz"] == pytest.approx([2, 2, 2], rel=0.03)
+
+
+def test_a_constant_scan_has_no_statistics():
+    with pytest.raises(ValueError, match="every voxel is 7"):
+        image_statistics(np.full((2, 2, 2), 7.0))
+
+
+def test_the_forest_isolates_the_odd_one():
+    scans = RNG.normal(100, 10, (40, 6, 6, 6))
+    scans[17] = np.sort(scans[17], axis=0)
+    got = scores("image_forest", case_of(scans))
+    assert got.argmax() == 17
+    assert np.array_equal(got, scores("image_forest", case_of(scans)))
+    assert ((got > 0) & (got < 1)).all()

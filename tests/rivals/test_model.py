@@ -1,0 +1,185 @@
+"""Rivals that ask a model, on a logistic regression whose losses and gradients can be written down."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+
+import numpy as np
+import pytest
+from tiny import logistic_learner
+
+from tmqc.rivals import RIVALS, Case, Probe, ScoreError, choose_rivals, score_scans
+
+WEIGHTS, BIAS = [0.5, -0.25, 1.0], 0.1
+
+
+def make_case(**changes):
+    rng = np.random.default_rng(0)
+    scans, verification = rng.normal(size=(7, 3)), rng.normal(size=(5, 3))
+    settings = {
+        "subjects": tuple(f"s{i}" for i in range(7)),
+        "scans": scans,
+        "groups": np.array([0, 1, 1, 0, 1, 0, 0]),
+        "verification_scans": verification,
+        "verification_groups": np.array([1, 0, 1, 0, 1]),
+        "learning_rate": 1e-2,
+        "neighbors": 2,
+        "seed": 0,
+    } | changes
+    for name in ("scans", "verification_scans"):
+        settings[name] = np.asarray(settings[name], np.float32)[:, :, None, None, None]
+    return Case(**settings)
+
+
+@pytest.fixture(scope="module")
+def learner():
+    return logistic_learner(3, weights=WEIGHTS, bias=BIAS)
+
+
+def score(name, case, learner):
+    return score_scans(name, case, learner, batch_size=2)
+
+
+def flat(scans):
+    return scans[..., 0, 0, 0].astype(float)
+
+
+def predict(scans, weights=WEIGHTS, bias=BIAS):
+    return 1 / (1 + np.exp(-(flat(scans) @ np.asarray(weights) + bias)))
+
+
+def loss(scans, groups, weights=WEIGHTS, bias=BIAS):
+    p = predict(scans, weights, bias)
+    return -np.log(np.where(groups == 1, p, 1 - p))
+
+
+def gradients(scans, groups):
+    """(p - y) x for the weights, p - y for the bias, a row a scan."""
+    error = predict(scans) - groups
+    return np.column_stack([error[:, None] * flat(scans), error])
+
+
+def test_loss(learner):
+    case = make_case()
+    np.testing.assert_allclose(score("loss", case, learner).values, loss(case.scans, case.groups), rtol=1e-5)
+
+
+def test_gradient_norm(learner):
+    case = make_case()
+    by_hand = np.linalg.norm(gradients(case.scans, case.groups), axis=1)
+    np.testing.assert_allclose(score("gradient_norm", case, learner).values, by_hand, rtol=1e-5)
+
+
+def test_tracin(learner):
+    """Five verification scans in batches of two: the last and smaller batch must not count for more."""
+    case = make_case()
+    toward = gradients(case.verification_scans, case.verification_groups).mean(axis=0)
+    by_hand = -gradients(case.scans, case.groups) @ toward
+    np.testing.assert_allclose(score("tracin", case, learner).values, by_hand, rtol=1e-4, atol=1e-7)
+
+
+def test_influence(learner):
+    """Adam's first step goes learning_rate down or up in every weight, by the gradient's sign."""
+    case = make_case()
+    judged = (case.verification_scans, case.verification_groups)
+    steps = -case.learning_rate * np.sign(gradients(case.scans, case.groups))
+    after = [loss(*judged, np.add(WEIGHTS, step[:3]), BIAS + step[3]).mean() for step in steps]
+    got = score("influence", case, learner).values
+    np.testing.assert_allclose(got, np.array(after) - loss(*judged).mean(), rtol=1e-3, atol=1e-7)
+    assert (got > 0).any()
+    assert (got < 0).any()
+
+
+def test_a_wrong_label_is_found_by_everything_that_looks_at_labels(learner):
+    """The model is right about all scans but one: that one is labeled as none of its like."""
+    signs = np.array([1, 1, 1, 1, -1, -1, -1, -1])
+    scans = signs[:, None] * np.array([2.0, -1.0, 4.0]) * np.linspace(0.9, 1.1, 8)[:, None]
+    groups = (signs > 0).astype(int)
+    wrong = groups.copy()
+    wrong[2] = 0
+    changes = {"subjects": tuple("abcdefgh"), "scans": scans, "groups": wrong}
+    case = make_case(**changes, verification_scans=scans, verification_groups=groups)
+    for name in ("loss", "gradient_norm", "tracin", "influence", "knn_label"):
+        assert score(name, case, learner).values.argmax() == 2, name
+
+
+def test_neighbors(learner):
+    """On the unit circle at 0, 1, 2, 3 and 90 degrees; lengths do not count, and nobody is his own neighbor."""
+    degrees = np.array([0, 1, 2, 3, 90])
+    points = np.column_stack([np.cos(np.radians(degrees)), np.sin(np.radians(degrees)), np.zeros(5)])
+    scans = points * np.array([1, 5, 2, 1, 3])[:, None]
+    case = make_case(subjects=tuple("abcde"), scans=scans, groups=np.array([0, 1, 0, 0, 0]))
+    chords = 2 * np.sin(np.radians([2, 1, 1, 2, 88]) / 2)
+    np.testing.assert_allclose(score("knn_distance", case, learner).values, chords, rtol=1e-5)
+    # a: b c; b: a c; c: b d; d: c b; e: d c
+    assert score("knn_label", case, learner).values.tolist() == [0.5, 1.0, 0.5, 0.5, 0.0]
+
+
+def test_passes_are_counted_and_nothing_is_left_in_the_model(learner):
+    case = make_case()
+    before = learner.state()
+    got = {name: score(name, case, learner) for name in RIVALS if name not in ("cleanlab", "image_forest")}
+    n, m = 7, 5
+    assert {name: (each.forward_passes, each.backward_passes) for name, each in got.items()} == {
+        "random": (0, 0),
+        "template": (0, 0),
+        "template_group": (0, 0),
+        "loss": (n, 0),
+        "gradient_norm": (n, n),
+        "tracin": (n + m, n + m),
+        "influence": (n + m + n * m, n),
+        "knn_label": (n, 0),
+        "knn_distance": (n, 0),
+    }
+    assert all(each.values.shape == (n,) and each.values.dtype == np.float64 for each in got.values())
+    after = learner.state()
+    assert all(before[name].tobytes() == after[name].tobytes() for name in before)
+
+
+def test_the_gradient_of_many_is_the_mean_of_each(learner):
+    case = make_case()
+    got = Probe(learner, batch_size=3).gradient(case.scans, case.groups)
+    np.testing.assert_allclose(got, gradients(case.scans, case.groups).mean(axis=0), rtol=1e-5, atol=1e-7)
+
+
+def test_a_score_that_is_no_number_stops_it(learner, monkeypatch):
+    monkeypatch.setitem(RIVALS, "loss", lambda case, model: np.array([0, np.nan, 1, 2, np.inf, 3, 4.0]))
+    with pytest.raises(ScoreError, match=r"rival loss: no finite score for s1, s4: look at these scans"):
+        score("loss", make_case(), learner)
+
+
+def test_cleanlab_is_asked_for_the_quality_of_labels(learner, monkeypatch):
+    """Higher quality is less suspicious; probabilities are HC, PD."""
+    asked = []
+
+    def quality(labels, pred_probs, **settings):
+        asked.append((labels, pred_probs, settings))
+        return np.full(len(labels), 0.25)
+
+    rank = ModuleType("cleanlab.rank")
+    rank.get_label_quality_scores = quality
+    monkeypatch.setitem(sys.modules, "cleanlab", ModuleType("cleanlab"))
+    monkeypatch.setitem(sys.modules, "cleanlab.rank", rank)
+    case = make_case()
+    assert score("cleanlab", case, learner).values.tolist() == [0.75] * 7
+    [(labels, p, settings)] = asked
+    assert np.array_equal(labels, case.groups)
+    np.testing.assert_allclose(p[:, 1], predict(case.scans), rtol=1e-5)
+    np.testing.assert_allclose(p.sum(axis=1), 1)
+    assert settings["adjust_pred_probs"]
+
+
+def test_the_real_cleanlab_finds_a_wrong_label(learner):
+    pytest.importorskip("cleanlab")
+    scans = np.array([1, 1, 1, -1, -1, -1])[:, None] * np.array([2.0, -1.0, 4.0])
+    case = make_case(subjects=tuple("abcdef"), scans=scans, groups=np.array([1, 1, 0, 0, 0, 0]))
+    assert score("cleanlab", case, learner).values.argmax() == 2
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_without_names_all_that_are_installed_are_asked(monkeypatch, installed):
+    monkeypatch.setattr("tmqc.rivals.has_cleanlab", lambda: installed)
+    assert ("cleanlab" in choose_rivals([])) is installed
+    assert set(RIVALS) - set(choose_rivals([])) <= {"cleanlab"}
+    assert choose_rivals(["tracin", "loss"]) == ("tracin", "loss")
