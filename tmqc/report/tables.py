@@ -15,6 +15,7 @@ from tmqc.errors import InputError, RunError
 from tmqc.report.breakdown import Breakdown
 from tmqc.report.events import eliminated_in, find_waits, read_trace
 from tmqc.report.metrics import ALL, METRIC_NAMES, SubgroupMetrics, last_cycle, read_metrics
+from tmqc.report.ranking import RivalRow
 from tmqc.report.scores import DetectionRow
 from tmqc.rundir import LEDGER, METRICS, TRACE, TRUTH
 from tmqc.truth import read_truth
@@ -77,6 +78,29 @@ def print_inference(
     table = _metrics_table("Subgroup", title)
     for row in last:
         table.add_row(escape(row.subgroup), str(row.n), *_metrics_cells(row))
+    _print(table, note, directory, console)
+
+
+def print_rivals(
+    rows: Sequence[RivalRow], *, note: str | None, directory: Path, console: Console | None = None
+) -> None:
+    """Print how well and at what cost every rival found the harmful scans, the best AUROC first.
+
+    Args:
+        rows: one a rival.
+        note: said above the table, such as that the cohort is a phantom.
+        directory: of the run, named below the table.
+        console: where to; None is standard output.
+    """
+    n_harmful = rows[0].n_harmful
+    known = "who is harmful is not known" if n_harmful is None else f"k = {n_harmful} of them harmful"
+    table = Table("Rival", title=f"{rows[0].n} training scans, {known}", title_justify="left")
+    for name in ("AUROC", "average\nprecision", "precision =\nrecall at k", "forward +\nbackward", "seconds"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in sorted(rows, key=lambda row: -1.0 if row.auroc is None else row.auroc, reverse=True):
+        passes = f"{row.forward_passes} + {row.backward_passes}"
+        scores = (row.auroc, row.average_precision, row.precision_at_k)
+        table.add_row(row.rival, *(_number(score) for score in scores), passes, f"{row.seconds:.1f}")
     _print(table, note, directory, console)
 
 

@@ -1,0 +1,146 @@
+"""How well rivals rank the harmful scans first, given the truth: `rivals.csv`, `rivals_by_kind.csv`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, astuple, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from tmqc.data.cohort import Subject
+from tmqc.report.metrics import write_csv
+from tmqc.rivals import Scores
+
+_SAME_FOR_ALL = ("rival", "n", "n_harmful")
+
+
+@dataclass(frozen=True)
+class RivalRow:
+    """One rival's row of `rivals.csv`. Scores are 0..1, higher is better, None where undefined or the truth unknown.
+
+    Attributes:
+        n, n_harmful: training scans, and the harmful ones among them.
+        auroc: chance that a harmful scan scores above a good one; 0.5 is guessing. None if nobody is harmful, or all.
+        average_precision: guessing gives n_harmful / n. None if nobody is harmful.
+        precision_at_k, recall_at_k: of naming the k = n_harmful most suspicious scans; as many are named as are
+            harmful, so that the two are one number. None if nobody is harmful.
+        forward_passes, backward_passes: scans put through the model, and gradients taken back through it.
+    """
+
+    rival: str
+    n: int
+    n_harmful: int | None
+    auroc: float | None
+    average_precision: float | None
+    precision_at_k: float | None
+    recall_at_k: float | None
+    forward_passes: int
+    backward_passes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class KindRow:
+    """One row of `rivals_by_kind.csv`: AUROC of the scans harmed in one way against all good ones; None without any."""
+
+    rival: str
+    kind: str
+    n_harmful: int
+    auroc: float | None
+
+
+def rank(scores: Scores, kinds: Sequence[str | None] | None) -> RivalRow:
+    """Compare a rival's scores with the truth.
+
+    Args:
+        scores: of n training scans.
+        kinds: how each of them was harmed, None for a good one; None in place of all: the truth is not known.
+
+    Raises:
+        ValueError: the lengths differ.
+    """
+    n, cost = len(scores.values), (scores.forward_passes, scores.backward_passes, scores.seconds)
+    if kinds is None:
+        return RivalRow(scores.rival, n, None, None, None, None, None, *cost)
+    harmful = _harmful(scores, kinds)
+    n_harmful = int(harmful.sum())
+    at_k = share_at_k(scores.values, harmful)
+    return RivalRow(
+        rival=scores.rival,
+        n=n,
+        n_harmful=n_harmful,
+        auroc=_auroc(harmful, scores.values),
+        average_precision=float(average_precision_score(harmful, scores.values)) if n_harmful else None,
+        precision_at_k=at_k,
+        recall_at_k=at_k,
+        forward_passes=scores.forward_passes,
+        backward_passes=scores.backward_passes,
+        seconds=scores.seconds,
+    )
+
+
+def rank_by_kind(scores: Scores, kinds: Sequence[str | None]) -> list[KindRow]:
+    """One row a kind, in order of first appearance; arguments as of `rank`.
+
+    Raises:
+        ValueError: the lengths differ.
+    """
+    harmful = _harmful(scores, kinds)
+    rows = []
+    for kind in dict.fromkeys(kind for kind in kinds if kind is not None):
+        this = np.array([k == kind for k in kinds])
+        among = this | ~harmful
+        rows.append(KindRow(scores.rival, kind, int(this.sum()), _auroc(this[among], scores.values[among])))
+    return rows
+
+
+def share_at_k(values: NDArray[np.floating], harmful: NDArray[np.bool_]) -> float | None:
+    """Share of harmful ones among the k most suspicious scans, k being how many are harmful; None if nobody is.
+
+    Of scans that tie for the last places so many are named, each as likely as the other: the share expected.
+
+    Args:
+        values: scores (n,), higher = more suspicious.
+        harmful: which scans are, (n,).
+    """
+    if not (k := int(harmful.sum())):
+        return None
+    cut = np.sort(values)[-k]
+    above, tied = values > cut, values == cut
+    found = harmful[above].sum() + (k - above.sum()) * harmful[tied].mean()
+    return float(found / k)
+
+
+def _harmful(scores: Scores, kinds: Sequence[str | None]) -> NDArray[np.bool_]:
+    if len(kinds) != len(scores.values):
+        raise ValueError(f"the truth about {len(kinds)} scans for {len(scores.values)} scores of {scores.rival}")
+    return np.array([kind is not None for kind in kinds], bool)
+
+
+def _auroc(harmful: NDArray[np.bool_], values: NDArray[np.floating]) -> float | None:
+    return float(roc_auc_score(harmful, values)) if harmful.any() and not harmful.all() else None
+
+
+def write_scores(path: Path, subjects: Sequence[Subject], scores: Sequence[Scores]) -> None:
+    """Write `scores.csv`: a row a training scan, a column a rival, in full precision; higher = more suspicious."""
+    columns = [each.values.tolist() for each in scores]
+    rows = ((s.subject, s.study, *values) for s, *values in zip(subjects, *columns, strict=True))
+    write_csv(path, ("Subject", "Study", *(each.rival for each in scores)), rows)
+
+
+def write_ranking(path: Path, rows: Iterable[RivalRow]) -> None:
+    """Write `rivals.csv`, one row a rival; floats in full precision, None as an empty cell."""
+    write_csv(path, [field.name for field in fields(RivalRow)], (astuple(row) for row in rows))
+
+
+def write_ranking_by_kind(path: Path, rows: Iterable[KindRow]) -> None:
+    """Write `rivals_by_kind.csv`, one row a rival and kind; floats in full precision, None as an empty cell."""
+    write_csv(path, [field.name for field in fields(KindRow)], (astuple(row) for row in rows))
+
+
+def ranking_metrics(row: RivalRow) -> dict[str, float | None]:
+    """Name the numbers for the tracker: `rivals/tracin_auroc`, `rivals/tracin_seconds`, ..."""
+    return {f"rivals/{row.rival}_{name}": value for name, value in asdict(row).items() if name not in _SAME_FOR_ALL}
