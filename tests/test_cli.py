@@ -28,7 +28,7 @@ def files_of(folder):
 def test_help_lists_groups_and_settings(tmp_path):
     done = tmqc("--help", cwd=tmp_path)
     assert done.returncode == 0
-    assert "pipeline: clean, dirty, inference, qc" in done.stdout
+    assert "pipeline: clean, dirty, inference, qc, rivals" in done.stdout
     assert "error: 0.02" in done.stdout
     assert files_of(tmp_path) == []
 
@@ -60,7 +60,7 @@ def test_bash_completion_knows_groups_and_settings(tmp_path):
     [
         (["qc.eror=0.02"], "qc.eror: there is no such setting; did you mean qc.error?"),
         (["qc.error=2", "qc.revisit=0"], "qc.error=2.0: must be a number from 0 to 1"),
-        (["pipeline=qcc"], "pipeline=qcc: must be one of clean, dirty, inference, qc"),
+        (["pipeline=qcc"], "pipeline=qcc: must be one of clean, dirty, inference, qc, rivals"),
         ([], "cohort.train_csv is not set"),
     ],
 )

@@ -34,7 +34,7 @@ def faults(*overrides):
 def test_every_experiment_composes_and_validates(name):
     config = composed(f"experiment={name}", *OWN_DATA)
     validate(config)
-    pipeline = next(p for p in ("clean", "dirty", "qc", "inference") if p in name.split("_"))
+    pipeline = next(p for p in ("clean", "dirty", "qc", "inference", "rivals") if p in name.split("_"))
     assert config.pipeline.name == pipeline
 
 
@@ -94,6 +94,10 @@ def test_schema_and_yaml_name_the_same_settings():
         ("init.cycle=first", "init.cycle=first: must be the number"),
         ("inference.cycles=some", "inference.cycles=some: must be all, last"),
         ("inference.age_bins=[60,50]", "inference.age_bins=[60.0, 50.0]: must be"),
+        ("rivals.names=[loss,lost]", "rivals.names has lost: must be one of random, template"),
+        ("rivals.names=[loss,loss]", "rivals.names has loss 2 times: must be once"),
+        ("rivals.neighbors=0", "rivals.neighbors=0: must be a number from 1"),
+        ("rivals.seed=-1", "rivals.seed=-1: must be a number from 0"),
         ("+qc.foo=1", "qc.foo: there is no such setting"),
         ("+init.foo=1", "init.foo: there is no such setting"),
     ],
@@ -116,6 +120,18 @@ def test_all_faults_at_once():
 
 def test_a_clean_run_refuses_harmful_data():
     assert any("pipeline=clean trains without" in f for f in faults(*OWN_DATA, "pipeline=clean", "harmful=centers"))
+
+
+@pytest.mark.parametrize("start", [0, 10])
+def test_rivals_need_a_state_to_judge_from(start):
+    found = faults(*OWN_DATA, "pipeline=rivals", f"schedule.start={start}")
+    assert [f for f in found if "init.from" in f] == [f for f in found if "judges scans by a pre-trained model" in f]
+    validate(composed(*OWN_DATA, "pipeline=rivals", "init.from=x"))
+
+
+def test_a_rival_that_is_not_installed_is_told_by_name(monkeypatch):
+    monkeypatch.setattr("tmqc.rivals.has_cleanlab", lambda: False)
+    assert any("pip install 'tmqc[cleanlab]'" in fault for fault in faults("rivals.names=[cleanlab]"))
 
 
 @pytest.mark.parametrize(

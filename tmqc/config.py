@@ -155,6 +155,15 @@ class InferenceConfig:
 
 
 @dataclass
+class RivalsConfig:
+    """Who scores the training scans besides quality control, and what they are told."""
+
+    names: list[str] = field(default_factory=list)  # empty: all that are installed
+    neighbors: int = 5  # of knn_label and knn_distance
+    seed: int = 0  # of random and image_forest
+
+
+@dataclass
 class RunConfig:
     """How the run is carried out; nothing here is part of the method."""
 
@@ -181,6 +190,7 @@ class Config:
     harmful: HarmfulConfig = field(default_factory=HarmfulConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     inference: InferenceConfig = field(default_factory=InferenceConfig)
+    rivals: RivalsConfig = field(default_factory=RivalsConfig)
     run: RunConfig = field(default_factory=RunConfig)
     # `from` is a Python keyword, so `init.from` cannot be a dataclass field: a dict, checked in validate().
     init: dict[str, Any] = field(default_factory=lambda: {"from": None, "cycle": None})

@@ -18,10 +18,14 @@ CONFIG, LOG = "config.yaml", "run.log"
 TRACE, LEDGER, CYCLES, DETECTION, TRUTH = "trace.csv", "ledger.json", "cycles.csv", "detection.csv", "truth.csv"
 GOOD_LOST, BY_KIND, SUMMARY = "good_lost.csv", "detection_by_kind.csv", "summary.json"
 METRICS, PREDICTIONS = "metrics.csv", "predictions.csv"
+SCORES, RANKING, RANKING_BY_KIND = "scores.csv", "rivals.csv", "rivals_by_kind.csv"
 FIGURES, HARMFUL, CHECKPOINTS = "figures", "harmful", "checkpoints"
 _SCORES = (DETECTION, GOOD_LOST, BY_KIND, TRUTH)
 # The summary first: it says that the run is whole, so it must be gone before anything else is.
-_FILES = (SUMMARY, CONFIG, LOG, TRACE, LEDGER, CYCLES, *_SCORES, METRICS, PREDICTIONS)
+_FILES = (
+    *(SUMMARY, CONFIG, LOG, TRACE, LEDGER, CYCLES, *_SCORES, METRICS, PREDICTIONS),
+    *(SCORES, RANKING, RANKING_BY_KIND),
+)
 _FOLDERS = (FIGURES, HARMFUL, CHECKPOINTS)
 
 

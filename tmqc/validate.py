@@ -11,16 +11,17 @@ from itertools import pairwise
 from typing import Any
 
 from tmqc.checkpoint import select_cycles
-from tmqc.config import Config, InferenceConfig, QcConfig
+from tmqc.config import Config, InferenceConfig, QcConfig, RivalsConfig
 from tmqc.core.calibration import METHODS
 from tmqc.core.gate import REFERENCES, SIGNALS
 from tmqc.core.rates import RATES
 from tmqc.core.runaway import ACTIONS
 from tmqc.data.harmful import check_harmful
 from tmqc.errors import SettingsError
+from tmqc.rivals import RIVALS, missing_rivals
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "pipeline.name": ("clean", "dirty", "qc", "inference"),
+    "pipeline.name": ("clean", "dirty", "qc", "inference", "rivals"),
     "cohort.source": ("csv", "phantom"),
     "qc.control": ("steps", "screen"),
     "qc.rates": tuple(RATES),
@@ -61,6 +62,8 @@ RANGES: dict[str, tuple[float, float]] = {  # both ends allowed
     "qc.runaway.window": (1, 1_000_000),
     "qc.runaway.rejected": (0.0, 1.0),
     "qc.runaway.eliminated": (0.0, 1.0),
+    "rivals.neighbors": (1, 100_000),
+    "rivals.seed": (0, 2**32 - 1),
     "run.seed": (0, 1_000_000),
     "run.verify_batch_size": (1, 100_000),
 }
@@ -83,7 +86,7 @@ def validate(config: Config) -> None:
             faults.append(f"{name}={value}: must be a number from {low:g} to {high:g}")
     faults += _check_grid(config) + _check_span(config) + _check_sources(config)
     faults += _check_gate(config.qc)
-    faults += _check_inference(config.inference) + check_harmful(config.harmful)
+    faults += _check_inference(config.inference) + check_harmful(config.harmful) + _check_rivals(config.rivals)
     if faults:
         raise SettingsError(faults)
 
@@ -141,7 +144,12 @@ def _check_span(config: Config) -> list[str]:
             f"schedule.cycles={schedule.cycles}: must exceed schedule.start={schedule.start}, the first cycle"
         )
     source, cycle = config.init.get("from"), config.init.get("cycle")
-    if schedule.start > 0 and source is None:
+    if name == "rivals" and source is None:
+        faults.append(
+            "init.from is not set: pipeline=rivals judges scans by a pre-trained model; give the directory of a clean "
+            "run (init.from=outputs/clean/NAME)"
+        )
+    elif schedule.start > 0 and source is None:
         faults.append(
             f"init.from is not set: pipeline={name} starts at cycle {schedule.start} from a pre-trained model; give "
             "the directory of a clean run (init.from=outputs/clean/NAME), or schedule.start=0 for random weights"
@@ -198,4 +206,18 @@ def _check_inference(settings: InferenceConfig) -> list[str]:
         select_cycles(settings.cycles, [])
     except ValueError as error:
         faults.append(f"inference.cycles={settings.cycles}: {error}")
+    return faults
+
+
+def _check_rivals(settings: RivalsConfig) -> list[str]:
+    faults = []
+    for name in dict.fromkeys(settings.names):
+        if name not in RIVALS:
+            faults.append(f"rivals.names has {name}: must be one of {', '.join(RIVALS)}")
+        elif name in missing_rivals():
+            faults.append(
+                f"rivals.names has {name}, which is not installed: pip install 'tmqc[{name}]', or leave it out"
+            )
+        if settings.names.count(name) > 1:
+            faults.append(f"rivals.names has {name} {settings.names.count(name)} times: must be once")
     return faults

@@ -1,4 +1,4 @@
-"""The four pipelines: wiring only. What is computed stands in `core/`, `travel.py` and `report/`."""
+"""The pipelines: wiring only. What is computed stands in `core/`, `travel.py`, `rivals/` and `report/`."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,10 +7,12 @@ from tmqc.config import Config
 from tmqc.pipelines.baseline import run_baseline
 from tmqc.pipelines.inference import run_inference
 from tmqc.pipelines.qc import run_qc
+from tmqc.pipelines.rivals import run_rivals
 
 PIPELINES: dict[str, Callable[[Config, Path], None]] = {
     "clean": run_baseline,
     "dirty": run_baseline,
     "qc": run_qc,
     "inference": run_inference,
+    "rivals": run_rivals,
 }
