@@ -14,10 +14,10 @@ from pathlib import Path
 
 from tmqc.data.phantom import PHANTOM_NOTE
 from tmqc.errors import InputError
-from tmqc.report.study import write_study
 from tmqc.study.collect import collect_rivals, collect_runs
 from tmqc.study.launch import launch
 from tmqc.study.plan import make_jobs, read_study
+from tmqc.study.report import write_study
 
 HERE = Path(__file__).resolve().parent
 

@@ -5,8 +5,8 @@ import math
 import pandas as pd
 import pytest
 
-from tmqc.report.study import compare_models, write_study
 from tmqc.study.collect import DETECTION, average, half_width, measure_harm
+from tmqc.study.report import compare_models, write_study
 
 NOTE = "phantom cohort"
 

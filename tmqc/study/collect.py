@@ -11,7 +11,7 @@ import pandas as pd
 from omegaconf import OmegaConf
 from scipy import stats
 
-from tmqc.rundir import CONFIG, SUMMARY
+from tmqc.rundir import CONFIG, RANKING, SUMMARY
 from tmqc.study.launch import directory_of, is_done
 from tmqc.study.plan import CLEAN, DIRTY, QC, RIVALS, Job
 
@@ -62,7 +62,7 @@ def collect_rivals(jobs: Sequence[Job], outputs: Path) -> pd.DataFrame:
     frames = []
     for job in jobs:
         if job.pipeline == RIVALS and is_done(job, outputs):
-            frame = pd.read_csv(directory_of(job, outputs) / "rivals.csv")
+            frame = pd.read_csv(directory_of(job, outputs) / RANKING)
             frame.insert(0, "scenario", job.labels["scenario"])
             frame.insert(0, "seed", job.labels["seed"])
             frames.append(frame)

@@ -12,7 +12,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
-from tmqc.rundir import SUMMARY
+from tmqc.rundir import RANKING, SUMMARY
 from tmqc.study.plan import RIVALS, Job
 
 log = logging.getLogger("tmqc")
@@ -27,7 +27,7 @@ def directory_of(job: Job, outputs: Path) -> Path:
 
 def is_done(job: Job, outputs: Path) -> bool:
     """Whether the run has finished: the last file it writes is there."""
-    last = "rivals.csv" if job.pipeline == RIVALS else SUMMARY
+    last = RANKING if job.pipeline == RIVALS else SUMMARY
     return (directory_of(job, outputs) / last).is_file()
 
 
