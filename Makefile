@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check lock wheel clean
+.PHONY: help demo study study-quick test check lock wheel clean
 
 help:  ## list what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -21,6 +21,12 @@ $(VENV)/.dev: $(VENV)/.run
 
 demo: $(VENV)/.run  ## clean, dirty, QC and inference on a phantom cohort, then one table
 	@$(BIN)/python scripts/demo.py
+
+study: $(VENV)/.run  ## all gates, kinds of harm and rivals over three seeds into outputs/study; days on a CPU, resumable
+	@$(BIN)/python scripts/study.py full
+
+study-quick: $(VENV)/.run  ## the same files from a subset, into outputs/study-quick
+	@$(BIN)/python scripts/study.py quick --outputs outputs/study-quick
 
 test: $(VENV)/.dev  ## the tests
 	$(BIN)/python -m pytest -q

@@ -1,4 +1,4 @@
-"""The whole story on a phantom cohort: clean, dirty, QC and inference through the entrypoint, then one comparison.
+"""The whole story on a phantom cohort: clean, dirty, QC by the published gate and by the screen, then inference.
 
 Run it with `make demo`. Extra arguments are handed on to every training run, for example `run.seed=1`.
 """
@@ -15,7 +15,12 @@ from tmqc.errors import InputError
 from tmqc.report.tables import comparison
 
 OUTPUTS = Path("outputs")
-LABELS = ("clean", "dirty", "qc")
+RUNS = {  # in the table -> pipeline, run and experiment
+    "clean": ("clean", "demo", "demo_clean"),
+    "dirty": ("dirty", "demo", "demo_dirty"),
+    "qc": ("qc", "demo", "demo_qc"),
+    "qc, screen": ("qc", "demo_screen", "demo_qc_screen"),
+}
 
 
 def tmqc(*overrides: str) -> None:
@@ -25,17 +30,17 @@ def tmqc(*overrides: str) -> None:
 
 
 def main() -> int:
-    """Four pipelines, one table."""
+    """Four training runs, their models on the test split, one table."""
     extra = sys.argv[1:]
+    scored: dict[str, Path] = {}
     try:
-        for label in LABELS:
-            tmqc(f"experiment=demo_{label}", "run.name=demo", "run.overwrite=true", *extra)
-        for label in LABELS:
-            run = OUTPUTS / label / "demo"
-            name = f"run.name=demo_{label}"
-            tmqc("experiment=demo_inference", f"inference.run={run}", name, "run.overwrite=true")
-        scored = {label: OUTPUTS / "inference" / f"demo_{label}" for label in LABELS}
-        comparison(scored, qc=OUTPUTS / "qc" / "demo", note=PHANTOM_NOTE)
+        for _, name, experiment in RUNS.values():
+            tmqc(f"experiment={experiment}", f"run.name={name}", "run.overwrite=true", *extra)
+        for label, (pipeline, run, experiment) in RUNS.items():
+            scored[label] = OUTPUTS / "inference" / experiment
+            settings = [f"inference.run={OUTPUTS / pipeline / run}", f"run.name={experiment}", "run.overwrite=true"]
+            tmqc("experiment=demo_inference", *settings)
+        comparison(scored, qc=OUTPUTS / "qc" / "demo_screen", note=PHANTOM_NOTE)
     except subprocess.CalledProcessError as error:
         return error.returncode
     except InputError as error:

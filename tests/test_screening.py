@@ -22,16 +22,21 @@ class ScreenCenters(ScriptedCenters):
     def __init__(self, *, wrong=0, harmless_from=10**9):
         super().__init__(lambda state: 0)
         self._wrong, self._harmless_from = wrong, harmless_from
+        self.worse = 0.0  # added to the loss of a state that has been trained on
 
     def verify(self):
         added = 0.0
-        for subject, *_ in self.state:
+        for subject, *others in self.state:
+            if others:
+                continue  # a batch of the tour
             if subject == "bad" and len(self.log) < self._harmless_from:
                 added += 0.05
             else:
                 added += 1e-5 * (sum(map(ord, subject)) % 7)
         counts = Counts(tp=50, fp=self._wrong, tn=50 - self._wrong, fn=0)
-        return Verification(counts, loss_sum=100 * (0.1 + added))
+        return Verification(
+            counts, loss_sum=100 * (0.1 + added + (self.worse if any(len(b) > 1 for b in self.state) else 0))
+        )
 
     def margins(self, center, subjects):
         assert set(subjects) <= set(SUBJECTS[center])
@@ -95,16 +100,31 @@ def test_a_poor_state_judges_nobody():
     assert "bad" in trained(steps, 0)
 
 
-def test_suspects_wait_while_the_state_is_poor():
+def test_a_state_that_got_worse_does_not_acquit():
+    """At the screening of cycle 2 the model is worse and nothing stands out from it: the state of cycle 0 judges."""
     centers = ScreenCenters()
     recorder = Recorder()
-    run = ScreenedTravel(plan(SUBJECTS, cycles=5), Screening(limits=LIMITS), centers, recorder)
+    run = ScreenedTravel(plan(SUBJECTS, cycles=3), Screening(limits=LIMITS), centers, recorder)
     for report in run.cycles():
-        centers._wrong = 20 if report.cycle == 1 else 0  # poor at the screening of cycle 2 only
-    assert run.refused == [2]
-    assert run.ledger.revisit[4] == ("bad", "flipped")
+        centers.worse = 0.3 if report.cycle == 1 else 0.0
+        if report.cycle == 1:
+            trained = centers.state
     assert run.ledger.eliminated == ("bad", "flipped")
-    assert all("bad" not in trained(recorder.steps, c) for c in range(5))
+    assert [s.subjects for s in recorder.steps if s.phase == SCREEN and s.cycle == 2] == [("bad",), ("flipped",)]
+    assert len(run.records["bad"].strengths) == 1  # the same state has nothing new to say
+    assert centers.state[: len(trained)] == trained  # the tour goes on from the model, not from the judging state
+    assert run.refused == []
+
+
+def test_several_steps_before_the_verification():
+    centers = ScreenCenters()
+    _, reports, steps = screened(centers, cycles=1, steps=3)
+    screening = [s for s in steps if s.phase == SCREEN]
+    assert len(screening) == 14
+    assert centers.log[:6] == [("g0",)] * 3 + [("g1",)] * 3
+    by_name = {s.subjects[0]: s.evidence for s in screening}
+    assert by_name["bad"].loss_change == pytest.approx(0.15)
+    assert reports[0].n_verifications == 16
 
 
 def test_strikes_and_waiting_beyond_the_next_screening():

@@ -85,7 +85,9 @@ class ScreenConfig:
     """Judge every scan from one trusted state."""
 
     every: int = 2  # cycles from one screening to the next
-    loss_z: float = 10.0  # limit of the change in verification loss, in robust standard deviations
+    steps: int = 1  # training steps taken on a scan before it is verified
+    loss_z: float = 6.0  # limit of the change in verification loss, in robust standard deviations
+    unusual_loss_z: float = 1.5  # the same for a scan whose margin is beyond margin_z to either side
     margin_z: float = 4.0  # limit of the label's contradiction, in robust standard deviations
     least_loss: float = 1e-4  # nats; a smaller spread of the changes counts as this
     least_accuracy: float = 0.9  # of a state that may judge

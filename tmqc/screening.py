@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import groupby
 from time import perf_counter
+from typing import Any
 
 from tmqc.core.ledger import Ledger
 from tmqc.core.rates import RATES, Verification
@@ -37,6 +37,7 @@ class Screening:
         every: cycles from one screening to the next; the first is before the first cycle of the run.
         revisit: cycles after which a suspect may be judged again, at the next screening.
         strikes: times in a row the evidence must condemn a suspect to eliminate it.
+        steps: training steps taken on a scan before it is verified; more of them tell weak harm from none.
         limits: from where on a scan is a suspect.
         least_accuracy: of a state that may judge, on the verification scans; a worse one judges nobody.
     """
@@ -44,9 +45,23 @@ class Screening:
     every: int = 2
     revisit: int = 2
     strikes: int = 1
+    steps: int = 1
     limits: Limits = field(default=Limits())
     least_accuracy: float = 0.9
     guard: Guard = field(default=Guard())
+
+
+@dataclass(frozen=True)
+class _Trusted:
+    """The state that judges, its verification, and what each scan did to it: change in loss, and margin.
+
+    One rate for all steps from it, whenever they are taken: changes are compared with one another.
+    """
+
+    snapshot: Any
+    verification: Verification
+    learning_rate: float
+    seen: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
 class ScreenedTravel:
@@ -55,7 +70,7 @@ class ScreenedTravel:
     Attributes:
         ledger: who waits and who is out.
         records: subject -> its evidence over the screenings.
-        refused: cycles whose screening was left out because the model was not good enough to judge.
+        refused: cycles whose screening was left out because no model was good enough to judge.
     """
 
     def __init__(self, plan: Plan, screening: Screening, centers: Centers, listener: Listener) -> None:
@@ -63,6 +78,7 @@ class ScreenedTravel:
         self.ledger = Ledger()
         self.records: dict[str, Record] = {}
         self.refused: list[int] = []
+        self._trusted: _Trusted | None = None
         self._n_subjects = sum(map(len, plan.subjects.values()))
 
     def cycles(self) -> Iterator[CycleReport]:
@@ -111,20 +127,33 @@ class ScreenedTravel:
         return steps
 
     def _screen(self, cycle: int) -> tuple[list[Step], Alarm | None]:
-        """Judge everybody who may be trained on, and the suspects who are due. Returns steps and the first alarm."""
+        """Judge everybody from a better state than before, or only who is due from the best one so far.
+
+        A model that harmful scans have got at since must not acquit them: until it is as good again, the state that
+        accused them judges.
+
+        Returns:
+            Steps, and the guard's first alarm.
+        """
         baseline = self._baseline(cycle)
-        due = self.ledger.due(cycle)
         assert baseline.verification is not None
-        if baseline.verification.counts.accuracy < self.screening.least_accuracy:
+        due = self.ledger.due(cycle)
+        is_better = self._trusted is None or baseline.verification.loss <= self._trusted.verification.loss
+        if is_better:
+            rate = self.plan.learning_rate(cycle)
+            self._trusted = _Trusted(self.centers.snapshot(), baseline.verification, rate)
+        assert self._trusted is not None
+        if self._trusted.verification.counts.accuracy < self.screening.least_accuracy:
             self.refused.append(cycle)
             for subject in due:
                 self._postpone(cycle, subject, strike=False)
             return [baseline], None
         steps, alarm = [baseline], None
-        for tried in self._weigh(self._try_each(cycle, due), baseline.verification):
+        for tried in self._weigh(self._try_each(cycle, due, everybody=is_better), self._trusted):
             [subject] = tried.subjects
             assert tried.evidence is not None
-            self.records[subject] = self.records.get(subject, Record()).add(tried.evidence)
+            if is_better:  # the same state says the same again
+                self.records[subject] = self.records.get(subject, Record()).add(tried.evidence)
             outcome = None
             if subject in due:
                 alarm = alarm or (self._find_runaway() if self.records[subject].condemns else None)
@@ -147,34 +176,44 @@ class ScreenedTravel:
         self.listener.step(step)
         return step
 
-    def _try_each(self, cycle: int, due: Container[str]) -> list[Step]:
-        """Every scan's own step from the state as it is, verified and undone."""
+    def _try_each(self, cycle: int, due: Container[str], *, everybody: bool) -> list[Step]:
+        """Take each scan's own steps from the trusted state, verify, undo; the model is then what it was before."""
+        assert self._trusted is not None
+        now = self.centers.snapshot()
+        self.centers.restore(self._trusted.snapshot)
         steps = []
-        trusted = self.centers.snapshot()
-        rate = self.plan.learning_rate(cycle)
         for center, subjects in self.plan.subjects.items():
-            free = set(self.ledger.eligible(subjects, cycle))
+            free = set(self.ledger.eligible(subjects, cycle)) if everybody else set()
             judged = tuple(s for s in subjects if s in free or s in due)
+            if not judged:
+                continue
             self.listener.visit(cycle, Visit(center, tuple((s,) for s in judged)))
-            for subject in judged:
-                trained = train_step(self.centers, cycle, SCREEN, center, (subject,), rate)
-                started = perf_counter()
-                verification = self.centers.verify()
-                self.centers.restore(trusted)
-                rates = RATES[self.plan.rates](verification.counts)
-                seconds = perf_counter() - started
-                steps.append(replace(trained, verification=verification, rates=rates, verify_s=seconds))
+            margins = self.centers.margins(center, judged)
+            for subject, margin in zip(judged, margins, strict=True):
+                steps.append(self._try_one(cycle, center, subject))
+                verification = steps[-1].verification
+                assert verification is not None
+                self._trusted.seen[subject] = (verification.loss - self._trusted.verification.loss, margin)
+        self.centers.restore(now)
         return steps
 
-    def _weigh(self, steps: Sequence[Step], trusted: Verification) -> list[Step]:
-        """Add the evidence, which needs all of them, to the steps of a screening."""
-        margins: dict[str, float] = {}
-        for center, of_center in groupby(steps, key=lambda s: s.center):
-            subjects = [s.subjects[0] for s in of_center]
-            margins |= zip(subjects, self.centers.margins(str(center), subjects), strict=True)
-        changes = [s.verification.loss - trusted.loss for s in steps if s.verification is not None]
-        evidence = weigh(changes, [margins[s.subjects[0]] for s in steps], self.screening.limits)
-        return [replace(step, evidence=each) for step, each in zip(steps, evidence, strict=True)]
+    def _try_one(self, cycle: int, center: str, subject: str) -> Step:
+        assert self._trusted is not None
+        rate = self._trusted.learning_rate
+        trained = train_step(self.centers, cycle, SCREEN, center, (subject,), rate)
+        for _ in range(self.screening.steps - 1):
+            train_step(self.centers, cycle, SCREEN, center, (subject,), rate)
+        started = perf_counter()
+        verification = self.centers.verify()
+        self.centers.restore(self._trusted.snapshot)
+        rates = RATES[self.plan.rates](verification.counts)
+        return replace(trained, verification=verification, rates=rates, verify_s=perf_counter() - started)
+
+    def _weigh(self, steps: Sequence[Step], trusted: _Trusted) -> list[Step]:
+        """Add the evidence to the steps of a screening, in the light of all scans seen from the same state."""
+        changes, margins = zip(*trusted.seen.values(), strict=True)
+        evidence = dict(zip(trusted.seen, weigh(changes, margins, self.screening.limits), strict=True))
+        return [replace(step, evidence=evidence[step.subjects[0]]) for step in steps]
 
     def _decide(self, cycle: int, subject: str, *, suspect: bool, alarm: Alarm | None) -> str:
         """Take a suspect back, eliminate it, or let it wait for one more screening."""

@@ -6,7 +6,7 @@ import pytest
 from tmqc.core.rates import margins
 from tmqc.core.screen import Limits, Record, weigh
 
-LIMITS = Limits(loss_z=10.0, margin_z=4.0, least_loss=0.0)
+LIMITS = Limits(loss_z=10.0, unusual_loss_z=2.0, margin_z=4.0, least_loss=0.0)
 
 
 def test_evidence_by_hand():
@@ -29,6 +29,20 @@ def test_a_label_the_model_agrees_with_is_never_suspected():
     found = weigh([0.0] * 5, [0.1, 9.9, 10.0, 10.1, 10.2], LIMITS)
     assert found[0].margin_z > 4
     assert not found[0].suspect
+
+
+@pytest.mark.parametrize(("margin", "suspect"), [(5.0, False), (30.0, True), (0.5, False)])
+def test_from_an_unusual_scan_less_is_enough(margin, suspect):
+    """Change 4 / 1.4826 = 2.7 robust standard deviations: below 10, beyond 2. Margins: median 5, spread 1.4826."""
+    found = weigh([1, 2, 3, 4, 7], [4, 5, 6, 5, margin], LIMITS)
+    assert found[4].loss_z == pytest.approx(4 / 1.4826)
+    assert found[4].suspect is suspect
+
+
+def test_an_unusual_scan_that_does_no_harm_is_no_suspect():
+    found = weigh([1, 2, 3, 4, -50], [4, 5, 6, 5, 90.0], LIMITS)
+    assert abs(found[4].margin_z) > 4
+    assert not found[4].suspect
 
 
 def test_a_tiny_spread_is_not_taken_at_face_value():

@@ -14,7 +14,7 @@ NOTE = "phantom cohort"
 def row(pipeline, seed, *, auroc, scenario=None, gate=None, **more):
     return {
         **{"run": f"{pipeline}{seed}{gate}{more.get('error')}", "pipeline": pipeline, "seed": seed},
-        **{"scenario": scenario, "gate": gate, "error": None, "revisit": None, "loss_error": None},
+        **{"scenario": scenario, "gate": gate, "error": None, "revisit": None},
         **{"verify_accuracy": 0.9, "verify_loss": 0.2 if pipeline == "clean" else 0.5, "start_accuracy": 0.95},
         **{"test_accuracy": auroc - 0.1, "test_auroc": auroc, "n_verifications": 100, "seconds": 10.0},
         **dict.fromkeys(DETECTION),

@@ -1,8 +1,8 @@
 """Evidence against single scans from one trusted state, where no accepted step can hide them.
 
 From the same state every scan's own training step is taken, verified and undone. Two things speak against a scan: its
-step makes the model worse at everybody's verification scans, or the model contradicts its label. Neither is about the
-scan looking unusual: anomaly is two-sided, harm is not, and only the harmful side counts here.
+step makes the model worse at everybody's verification scans, or the model contradicts its label. That a scan is unusual
+is no evidence by itself: anomaly is two-sided, harm is not. But from an unusual scan a smaller sign of harm is enough.
 """
 
 from __future__ import annotations
@@ -22,12 +22,15 @@ class Limits:
 
     Attributes:
         loss_z: of the change in verification loss, in robust standard deviations.
-        margin_z: of the margin, in robust standard deviations below the median.
+        unusual_loss_z: the same for a scan whose margin is farther from the median than `margin_z`, to either side:
+            what the model is far too sure about is unlike what it has learnt from.
+        margin_z: of the margin, in robust standard deviations from the median.
         least_loss: the spread of the changes is never taken to be smaller than this, in nats: a well-trained state
             changes so little that rounding would stand out otherwise.
     """
 
-    loss_z: float = 10.0
+    loss_z: float = 6.0
+    unusual_loss_z: float = 1.5
     margin_z: float = 4.0
     least_loss: float = 1e-4
 
@@ -40,7 +43,8 @@ class Evidence:
         loss_change: of the mean verification loss by the scan's own step, in nats; higher is worse.
         margin: `core.rates.margins` of the scan under the trusted state; lower is worse.
         loss_z, margin_z: robust z-scores of the two over all scans screened, both turned so that higher is worse.
-        strength: the larger of the two relative to its limit; above 1 the scan is a suspect.
+        strength: the larger of the two relative to its limit; above 1 the scan is a suspect. The limit of the loss is
+            the lower one where the margin is unusual.
     """
 
     loss_change: float
@@ -66,8 +70,9 @@ def weigh(loss_changes: Sequence[float], margins: Sequence[float], limits: Limit
     """
     loss_z = robust_z(loss_changes, least=limits.least_loss)
     margin_z = -robust_z(margins)
-    counted = np.where(np.asarray(margins) < 0, margin_z / limits.margin_z, -math.inf)
-    strength = np.maximum(loss_z / limits.loss_z, counted)
+    contradicted = np.where(np.asarray(margins) < 0, margin_z / limits.margin_z, -math.inf)
+    is_unusual = np.abs(margin_z) > limits.margin_z
+    strength = np.maximum(loss_z / np.where(is_unusual, limits.unusual_loss_z, limits.loss_z), contradicted)
     return tuple(
         Evidence(float(change), float(margin), float(of_loss), float(of_margin), float(total))
         for change, margin, of_loss, of_margin, total in zip(

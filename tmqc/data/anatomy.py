@@ -37,22 +37,22 @@ DEEP_GREY = {
 class Spread:
     """How much scans differ; calibrated at 4 mm voxels, recorded in phantom.json."""
 
-    version: int = 1  # of the generator: raise it when the same numbers come to mean another image
-    pd_mean: float = 0.48  # relative darkening of deep grey matter in PD at effect 1
-    pd_sd: float = 0.09  # over patients
+    version: int = 2  # of the generator: raise it when the same numbers come to mean another image
+    pd_mean: float = 0.30  # relative darkening of deep grey matter in PD at effect 1
+    pd_sd: float = 0.04  # over patients
     pd_least: float = 0.08  # no patient has less
-    deep_sd: float = 0.11  # of deep grey matter signal in everybody, relative
-    tissue_sd: float = 0.02  # of grey and of white matter signal in everybody, relative
-    atrophy_per_year: float = 0.002  # relative loss of grey matter signal per year above 60
-    warp_sd_mm: float = 2.0  # of the displacement along each axis
+    deep_sd: float = 0.035  # of deep grey matter signal in everybody, relative
+    tissue_sd: float = 0.005  # of grey and of white matter signal in everybody, relative
+    atrophy_per_year: float = 0.001  # relative loss of grey matter signal per year above 60
+    warp_sd_mm: float = 1.0  # of the displacement along each axis
     warp_knots_mm: float = 32.0
-    scanner_sd: float = 0.02  # of grey and of white matter signal over scanner types, relative
-    gamma_sd: float = 0.05  # from here on over centers
-    gain_sd: float = 0.03
-    bias_sd: float = 0.03  # of the bias field's logarithm
+    scanner_sd: float = 0.005  # of grey and of white matter signal over scanner types, relative
+    gamma_sd: float = 0.01  # from here on over centers
+    gain_sd: float = 0.005
+    bias_sd: float = 0.01  # of the bias field's logarithm
     bias_knots_mm: float = 80.0
-    noise_low: float = 2.0  # sigma of the Gaussian noise is uniform between the two, on a 0..255 scale
-    noise_high: float = 6.0
+    noise_low: float = 1.5  # sigma of the Gaussian noise is uniform between the two, on a 0..255 scale
+    noise_high: float = 2.5
 
 
 SPREAD = Spread()

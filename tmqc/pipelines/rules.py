@@ -84,7 +84,13 @@ def _screening(qc: QcConfig) -> Screening:
         every=screen.every,
         revisit=qc.revisit,
         strikes=qc.strikes,
-        limits=Limits(loss_z=screen.loss_z, margin_z=screen.margin_z, least_loss=screen.least_loss),
+        steps=screen.steps,
+        limits=Limits(
+            loss_z=screen.loss_z,
+            unusual_loss_z=screen.unusual_loss_z,
+            margin_z=screen.margin_z,
+            least_loss=screen.least_loss,
+        ),
         least_accuracy=screen.least_accuracy,
         guard=_guard(qc),
     )

@@ -26,9 +26,10 @@ INTERVAL = 0.95  # of a mean over seeds, by Student's t
 def collect_runs(jobs: Sequence[Job], outputs: Path) -> pd.DataFrame:
     """One row for every training run that has finished.
 
-    Columns: run, pipeline, seed, scenario, gate, error, loss_error, revisit, verify_accuracy and verify_loss (of the
-    last cycle), start_accuracy (on the verification scans, of the model that control started from),
-    test_accuracy, test_auroc, scores as in `detection.csv`, n_verifications, seconds. Empty where there is none.
+    Columns: run, pipeline, seed, scenario, gate, error (acceptable a sample, of the gate's own signal), revisit,
+    verify_accuracy and verify_loss (of the last cycle), start_accuracy (on the verification scans, of the model that
+    control started from), test_accuracy, test_auroc, scores as in `detection.csv`, n_verifications, seconds. Empty
+    where there is none.
     """
     rows = [_read_run(job, outputs) for job in jobs if job.pipeline != RIVALS and is_done(job, outputs)]
     return pd.DataFrame(rows)
@@ -39,7 +40,8 @@ def _read_run(job: Job, outputs: Path) -> dict[str, Any]:
     summary = json.loads((directory / SUMMARY).read_text(encoding="utf-8"))
     settings: Any = OmegaConf.load(directory / CONFIG)
     test, detection = summary["test"] or {}, summary["detection"] or {}
-    qc = {"error": settings.qc.error, "loss_error": settings.qc.loss_error, "revisit": settings.qc.revisit}
+    error = settings.qc.loss_error if settings.qc.signal == "loss" else settings.qc.error
+    qc = {"error": None if settings.qc.control == "screen" else error, "revisit": settings.qc.revisit}
     start = None
     if job.start is not None:
         before = pd.read_csv(outputs / CLEAN / job.start / "cycles.csv").set_index("cycle")

@@ -47,7 +47,9 @@ def _draw_gate(axes: Axes, runs: pd.DataFrame, gate: str, at: int) -> None:
     x = runs["recall"].astype(float)
     axes.plot(x[~none], y[~none], marker, color=color, markersize=3, alpha=0.45)
     axes.plot(x[none], np.ones(none.sum()), marker, color=color, markersize=4, alpha=0.45, markerfacecolor="white")
-    means = runs.assign(x=x, y=y.fillna(1.0)).groupby(["error", "revisit"])[["x", "y"]].mean().sort_index()
+    means = (
+        runs.assign(x=x, y=y.fillna(1.0)).groupby(["error", "revisit"], dropna=False)[["x", "y"]].mean().sort_index()
+    )
     axes.plot(means["x"], means["y"], "-", marker=marker, color=color, markersize=8, linewidth=1, label=gate)
     if len(means) > 1:
         for row in means.reset_index().itertuples(index=False):
