@@ -13,8 +13,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "tmqc"
 FLOORS = [
     {"tmqc", "tmqc.errors", "tmqc.config", "tmqc.provenance"},
     {"tmqc.core"},
-    {"tmqc.truth", "tmqc.models", "tmqc.backend", "tmqc.checkpoint", "tmqc.rundir", "tmqc.explain"},
-    {"tmqc.data", "tmqc.learner", "tmqc.travel", "tmqc.control", "tmqc.screening", "tmqc.trace"},
+    {"tmqc.truth", "tmqc.models", "tmqc.backend", "tmqc.checkpoint", "tmqc.rundir", "tmqc.explain", "tmqc.signals"},
+    {"tmqc.data", "tmqc.learner", "tmqc.travel", "tmqc.control", "tmqc.screening", "tmqc.journal", "tmqc.trace"},
     {"tmqc.centers", "tmqc.tracking", "tmqc.report", "tmqc.progress", "tmqc.rivals", "tmqc.validate"},
     {"tmqc.pipelines", "tmqc.study"},
     {"tmqc.cli"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import random
+from time import perf_counter
 
 from tmqc.control import Control, ControlledTravel
 from tmqc.core.gate import Gate
@@ -30,6 +31,9 @@ class RandomCenters:
 
     def hold_reference(self):
         pass
+
+    def clock(self):
+        return perf_counter()
 
     def snapshot(self):
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from time import perf_counter
 
 import pytest
 from hypothesis import given, settings
@@ -47,6 +48,9 @@ class ScriptedCenters:
 
     def hold_reference(self):
         pass
+
+    def clock(self):
+        return perf_counter()
 
     def snapshot(self):
         return self.state

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from operator import add
+from time import perf_counter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,3 +72,28 @@ class LocalCenters:
     def restore(self, snapshot: Snapshot) -> None:
         """Undo everything since `snapshot`."""
         self.learner.restore(snapshot)
+
+    def clock(self) -> float:
+        """Seconds."""
+        return perf_counter()
+
+    def state(self) -> dict[str, NDArray[np.generic]]:
+        """The learner's state, and which scans the last and the reference verification took for PD."""
+        remembered = {"last": self._last, "reference": self._reference}
+        return self.learner.state() | {f"centers/{k}": v for k, v in remembered.items() if v is not None}
+
+    def load_state(self, state: Mapping[str, NDArray[np.generic]]) -> None:
+        """Inverse of `state`; other entries are left alone."""
+        self.learner.load_state({name: state[name] for name in self.learner.variables if name in state})
+        self._last, self._reference = (
+            np.asarray(state[name], bool) if (name := f"centers/{which}") in state else None
+            for which in ("last", "reference")
+        )
+
+    def pack(self, snapshot: Snapshot) -> dict[str, NDArray[np.generic]]:
+        """A snapshot as arrays."""
+        return self.learner.pack(snapshot)
+
+    def unpack(self, arrays: Mapping[str, NDArray[np.generic]]) -> Snapshot:
+        """Inverse of `pack`."""
+        return self.learner.unpack(arrays)

@@ -1,13 +1,17 @@
-"""Checkpoints: one file a cycle holding all that training touches, written atomically, read without pickle."""
+"""Checkpoints: files holding all that training touches, written atomically, read without pickle.
+
+One a cycle stays; between two of them the latest two points at which a run can be resumed are kept.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +20,37 @@ from numpy.typing import NDArray
 
 from tmqc.errors import RunError
 
+log = logging.getLogger("tmqc")
+
 FOLDER = "checkpoints"
 _META = "meta"
 _NAME = re.compile(r"cycle_(\d+)\.npz")
+_LATEST = re.compile(r"latest_(\d+)\.npz")
+_N_LATEST = 2
+_RESUME = ("centers/", "journal/", "held/")  # what only resuming needs
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The state after a cycle: `Learner.state()`, and facts about the run (JSON values)."""
+    """A point of a run.
+
+    Attributes:
+        cycle: finished with it, or, between cycles, the last one finished.
+        state: `Learner.state()`.
+        facts: about the run, JSON values; `entries`: answers on record (`tmqc.journal`).
+        resume: what else is needed to go on from here.
+    """
 
     cycle: int
     state: Mapping[str, NDArray[np.generic]]
     facts: Mapping[str, Any]
+    resume: Mapping[str, NDArray[np.generic]] = field(default_factory=dict)
+
+
+def make_checkpoint(cycle: int, arrays: Mapping[str, NDArray[np.generic]], facts: Mapping[str, Any]) -> Checkpoint:
+    """Tell what the model is from what only resuming needs."""
+    resume = {name: array for name, array in arrays.items() if name.startswith(_RESUME)}
+    return Checkpoint(cycle, {name: a for name, a in arrays.items() if name not in resume}, facts, resume)
 
 
 def checkpoint_path(run: Path, cycle: int) -> Path:
@@ -36,17 +59,68 @@ def checkpoint_path(run: Path, cycle: int) -> Path:
 
 
 def save_checkpoint(run: Path, checkpoint: Checkpoint) -> Path:
-    """Write under a temporary name, sync, rename: a reader sees a whole file or none."""
+    """Write the checkpoint that stays after a cycle.
+
+    Raises:
+        RunError: it cannot be written; the ones before are untouched.
+    """
     path = checkpoint_path(run, checkpoint.cycle)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _save(path, checkpoint)
+    return path
+
+
+def save_latest(run: Path, checkpoint: Checkpoint) -> None:
+    """Write a point to resume from, and remove all such points but the last two.
+
+    Raises:
+        RunError: it cannot be written; the ones before are untouched.
+    """
+    _save(run / FOLDER / f"latest_{checkpoint.facts['entries']:09d}.npz", checkpoint)
+    for path in _latest(run)[:-_N_LATEST]:
+        path.unlink()
+
+
+def drop_latest(run: Path) -> None:
+    """Remove the points between cycles, once a run has finished."""
+    for path in _latest(run):
+        path.unlink()
+
+
+def keep_cycles(run: Path, keep: int | None) -> None:
+    """Remove all but the last `keep` cycles' checkpoints; None keeps all."""
+    if keep is not None:
+        for cycle in saved_cycles(run)[:-keep]:
+            checkpoint_path(run, cycle).unlink()
+
+
+def _latest(run: Path) -> list[Path]:
+    return sorted(p for p in (run / FOLDER).glob("latest_*.npz") if _LATEST.fullmatch(p.name))
+
+
+def _save(path: Path, checkpoint: Checkpoint) -> None:
+    # Under a temporary name, synced, renamed: a reader sees a whole file or none.
     partial = path.with_name(path.name + ".part")
     meta = json.dumps({"cycle": checkpoint.cycle, **checkpoint.facts})
-    with partial.open("wb") as file:
-        np.savez(file, allow_pickle=False, **{_META: np.array(meta)}, **checkpoint.state)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    return path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            np.savez(file, allow_pickle=False, **{_META: np.array(meta)}, **checkpoint.state, **checkpoint.resume)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise RunError(f"{path}: cannot be written ({error.strerror}); the checkpoints before it are whole") from error
+
+
+def _sync_folder(folder: Path) -> None:
+    # Without this the rename itself may not survive a power cut.
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -59,11 +133,31 @@ def load_checkpoint(path: Path) -> Checkpoint:
         with np.load(path, allow_pickle=False) as archive:
             content = {name: archive[name] for name in archive.files}  # every member's CRC is checked here
         facts = json.loads(str(content.pop(_META)))
-        return Checkpoint(int(facts.pop("cycle")), content, facts)
+        return make_checkpoint(int(facts.pop("cycle")), content, facts)
     except FileNotFoundError:
         raise RunError(f"{path}: no such checkpoint") from None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
         raise RunError(f"{path}: not an intact checkpoint ({error}); use another cycle's") from error
+
+
+def find_resumable(run: Path) -> Checkpoint | None:
+    """The farthest point that the run in directory `run` can go on from; None if there is none.
+
+    A torn or corrupted file is told of, and the one before it used.
+    """
+    paths = [*(checkpoint_path(run, cycle) for cycle in saved_cycles(run)), *_latest(run)]
+    found: list[Checkpoint] = []
+    for path in sorted(paths, key=lambda p: p.stat().st_mtime_ns, reverse=True):
+        try:
+            checkpoint = load_checkpoint(path)
+        except RunError as error:
+            log.warning("%s", error.faults[0].replace("use another cycle's", "the one before it is used"))
+            continue
+        if checkpoint.resume:
+            found.append(checkpoint)
+        if len(found) == _N_LATEST:  # written one after another: an older one cannot be farther
+            break
+    return max(found, key=lambda c: int(c.facts["entries"]), default=None)
 
 
 def saved_cycles(run: Path) -> list[int]:

@@ -1,6 +1,6 @@
 """The one entrypoint, and the only module that knows Hydra: compose, check, dispatch, exit code.
 
-Exit codes: 0 done, 1 a fault of ours or of the machine, 2 the input cannot be used, 130 interrupted.
+Exit codes: 0 done, 1 a fault of ours or of the machine, 2 the input cannot be used, 128 + n stopped by signal n.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -23,8 +24,9 @@ from omegaconf.errors import OmegaConfBaseException
 from tmqc.config import Config
 from tmqc.errors import InputError, JobError, SettingsError
 from tmqc.explain import explain
+from tmqc.signals import Interrupted
 
-EXIT_INPUT, EXIT_INTERRUPTED = 2, 130
+EXIT_INPUT, EXIT_INTERRUPTED, EXIT_SIGNAL = 2, 130, 128
 
 _failed: list[str] = []  # jobs of this process whose input could not be used
 
@@ -97,6 +99,8 @@ def main() -> None:
             sys.exit(EXIT_INPUT)
     except (CompactHydraException, OmegaConfBaseException) as error:
         _fail(str(SettingsError(explain(error))))
+    except Interrupted as interrupted:
+        _end(interrupted)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
@@ -123,6 +127,8 @@ def _child(config: Config, directory: Path) -> None:
         run(config, directory)
     except InputError as error:
         _fail(str(error))
+    except Interrupted as interrupted:
+        _end(interrupted)
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
 
@@ -139,6 +145,11 @@ def _log_to_stderr() -> None:
     log.setLevel(logging.INFO)
     if not any(isinstance(handler, _StderrHandler) for handler in log.handlers):
         log.addHandler(_StderrHandler())
+
+
+def _end(interrupted: Interrupted) -> NoReturn:
+    print(f"tmqc: stopped by {interrupted}; the same command with the same run.name goes on from here", file=sys.stderr)
+    sys.exit(EXIT_SIGNAL + interrupted.number)
 
 
 def _fail(message: str) -> None:

@@ -166,12 +166,21 @@ class RivalsConfig:
 
 
 @dataclass
+class CheckpointConfig:
+    """How often a run is saved, and what of it stays."""
+
+    every_s: float = 60.0  # seconds between two points to resume from
+    keep: int | None = None  # cycles whose checkpoints stay; null: all
+
+
+@dataclass
 class RunConfig:
     """How the run is carried out; nothing here is part of the method."""
 
     outputs: str = "outputs"
     name: str = "unnamed"
     overwrite: bool = False
+    resume: str = "auto"
     seed: int = 0  # initial weights and dropout
     deterministic: bool = True
     precision: str = "float32"
@@ -193,6 +202,7 @@ class Config:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     inference: InferenceConfig = field(default_factory=InferenceConfig)
     rivals: RivalsConfig = field(default_factory=RivalsConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     run: RunConfig = field(default_factory=RunConfig)
     # `from` is a Python keyword, so `init.from` cannot be a dataclass field: a dict, checked in validate().
     init: dict[str, Any] = field(default_factory=lambda: {"from": None, "cycle": None})

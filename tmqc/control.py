@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from time import perf_counter
 
 from tmqc.core.calibration import Change, calibrate, draw_dry_steps
 from tmqc.core.gate import Gate, decide, flip_worth, next_reference
@@ -104,7 +103,7 @@ class ControlledTravel:
             opening = []
 
     def _baseline(self) -> Step:
-        started = perf_counter()
+        started = self.centers.clock()
         self.reference = self.current = self.centers.verify()
         self.centers.hold_reference()
         step = Step(
@@ -112,7 +111,7 @@ class ControlledTravel:
             phase=BASELINE,
             verification=self.reference,
             rates=self.gate.rates_of(self.reference),
-            verify_s=perf_counter() - started,
+            verify_s=self.centers.clock() - started,
         )
         return self._told(step)
 
@@ -194,7 +193,7 @@ class ControlledTravel:
         before = self.centers.snapshot()
         rate = self.plan.learning_rate(cycle)
         trained = train_step(self.centers, cycle, phase, self._center_of[subjects[0]], subjects, rate)
-        started = perf_counter()
+        started = self.centers.clock()
         verification = self.centers.verify()
         verdict = None
         if judge:
@@ -208,7 +207,7 @@ class ControlledTravel:
             verification=verification,
             rates=self.gate.rates_of(verification),
             verdict=verdict,
-            verify_s=perf_counter() - started,
+            verify_s=self.centers.clock() - started,
         )
 
     def _accept(self, verification: Verification) -> None:

@@ -33,6 +33,7 @@ class Learner:
         model.compile(optimizer, "binary_crossentropy", metrics=["binary_accuracy"], jit_compile=jit_compile)
         optimizer.build(model.trainable_variables)
         self.variables: dict[str, keras.Variable] = dict(_named_variables(model))
+        self._fix_traces()
 
     def train_batch(self, x: NDArray[np.float32], y: NDArray[np.integer], *, learning_rate: float) -> tuple[float, int]:
         """One gradient step.
@@ -47,6 +48,19 @@ class Learner:
         self.model.reset_metrics()  # Keras reports running means over calls otherwise
         logs = self.model.train_on_batch(x, y.astype(np.float32), return_dict=True)
         return float(logs["loss"]), round(float(logs["binary_accuracy"]) * len(y))
+
+    def _fix_traces(self) -> None:
+        """Have the compiled functions made for batches of one and for batches of any size, once and for all.
+
+        TensorFlow makes them for the first shapes it meets and widens them later; the variants round differently in the
+        last bit. A resumed run meets other shapes first, and would not be the run that never died.
+        """
+        before = self.snapshot()
+        for n in (1, 2):
+            volumes = np.zeros((n, *self.model.input_shape[1:]), np.float32)
+            self.train_batch(volumes, np.zeros(n, np.int64), learning_rate=0.0)
+            self.predict(volumes, batch_size=n)
+        self.restore(before)
 
     def predict(self, x: NDArray[np.float32], *, batch_size: int) -> NDArray[np.float32]:
         """Probabilities of PD, shape (n,), for volumes (n, x, y, z, 1)."""
@@ -100,6 +114,15 @@ class Learner:
         """Go back to `snapshot`, bit for bit. The snapshot stays usable."""
         for variable, value in zip(self.variables.values(), snapshot, strict=True):
             variable.assign(value)
+
+    def pack(self, snapshot: Snapshot) -> dict[str, NDArray[np.generic]]:
+        """A snapshot as NumPy arrays by name, as `state`."""
+        values = zip(self.variables, snapshot, strict=True)
+        return {name: np.array(ops.convert_to_numpy(value)) for name, value in values}
+
+    def unpack(self, arrays: Mapping[str, NDArray[np.generic]]) -> Snapshot:
+        """Inverse of `pack`."""
+        return tuple(ops.convert_to_tensor(arrays[name], dtype=v.dtype) for name, v in self.variables.items())
 
     def state(self) -> dict[str, NDArray[np.generic]]:
         """Everything training touches as NumPy arrays, for checkpoints."""

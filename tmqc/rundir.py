@@ -14,7 +14,7 @@ from typing import Any
 from tmqc.core.records import CycleReport
 from tmqc.errors import RunError
 
-CONFIG, LOG = "config.yaml", "run.log"
+CONFIG, LOG, LOCK = "config.yaml", "run.log", ".lock"
 TRACE, LEDGER, CYCLES, DETECTION, TRUTH = "trace.csv", "ledger.json", "cycles.csv", "detection.csv", "truth.csv"
 GOOD_LOST, BY_KIND, SUMMARY = "good_lost.csv", "detection_by_kind.csv", "summary.json"
 METRICS, PREDICTIONS = "metrics.csv", "predictions.csv"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from time import perf_counter
 from typing import Any
 
 from tmqc.core.ledger import Ledger
@@ -92,7 +91,7 @@ class ScreenedTravel:
                 flagged = tuple(s.subjects[0] for s in steps if s.outcome is None and not s.accepted)
                 self.ledger = self.ledger.flag(flagged, due=self._next_screening(cycle + self.screening.revisit))
             steps += self._train(cycle, readmitted={s.subjects[0] for s in steps if s.outcome == READMITTED})
-            started = perf_counter()
+            started = self.centers.clock()
             verification = self.centers.verify()
             yield summarize(
                 steps,
@@ -103,7 +102,7 @@ class ScreenedTravel:
                 flagged=flagged,
                 n_waiting=len(self.ledger.waiting(cycle + 1)),
                 n_eliminated=len(self.ledger.eliminated),
-                closing_verify_s=perf_counter() - started,
+                closing_verify_s=self.centers.clock() - started,
                 alarm=alarm,
             )
 
@@ -163,14 +162,14 @@ class ScreenedTravel:
         return steps, alarm
 
     def _baseline(self, cycle: int) -> Step:
-        started = perf_counter()
+        started = self.centers.clock()
         verification = self.centers.verify()
         step = Step(
             cycle=cycle,
             phase=BASELINE,
             verification=verification,
             rates=RATES[self.plan.rates](verification.counts),
-            verify_s=perf_counter() - started,
+            verify_s=self.centers.clock() - started,
         )
         self.centers.hold_reference()
         self.listener.step(step)
@@ -203,11 +202,11 @@ class ScreenedTravel:
         trained = train_step(self.centers, cycle, SCREEN, center, (subject,), rate)
         for _ in range(self.screening.steps - 1):
             train_step(self.centers, cycle, SCREEN, center, (subject,), rate)
-        started = perf_counter()
+        started = self.centers.clock()
         verification = self.centers.verify()
         self.centers.restore(self._trusted.snapshot)
         rates = RATES[self.plan.rates](verification.counts)
-        return replace(trained, verification=verification, rates=rates, verify_s=perf_counter() - started)
+        return replace(trained, verification=verification, rates=rates, verify_s=self.centers.clock() - started)
 
     def _weigh(self, steps: Sequence[Step], trusted: _Trusted) -> list[Step]:
         """Add the evidence to the steps of a screening, in the light of all scans seen from the same state."""

@@ -74,14 +74,15 @@ def further_cells(step: Step) -> dict[str, object]:
 class TraceWriter:
     """A `Listener` that appends every verified step to a CSV and flushes it, so that a killed run keeps its rows."""
 
-    def __init__(self, path: Path, *, further: bool = False) -> None:
+    def __init__(self, path: Path, *, further: bool = False, replace: bool = False) -> None:
         """Begin the file.
 
         Args:
             further: write `FURTHER_COLUMNS` too.
+            replace: an earlier file, as that of a run which repeats what is on record; else there may be none.
         """
         self._further = further
-        self._file = path.open("x", newline="", encoding="utf-8")
+        self._file = path.open("w" if replace else "x", newline="", encoding="utf-8")
         columns = (*COLUMNS, *FURTHER_COLUMNS) if further else COLUMNS
         self._writer = csv.DictWriter(self._file, columns, lineterminator="\n")
         self._writer.writeheader()

@@ -32,6 +32,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "tracking.name": ("mlflow", "none"),
     "run.precision": ("float32", "mixed_bfloat16", "mixed_float16"),
     "run.jit": ("auto", "on", "off"),
+    "run.resume": ("auto", "never"),
 }
 RANGES: dict[str, tuple[float, float]] = {  # both ends allowed
     "pipeline.start": (0, 100_000),
@@ -66,6 +67,7 @@ RANGES: dict[str, tuple[float, float]] = {  # both ends allowed
     "qc.runaway.eliminated": (0.0, 1.0),
     "rivals.neighbors": (1, 100_000),
     "rivals.seed": (0, 2**32 - 1),
+    "checkpoint.every_s": (0.0, 1e9),
     "run.seed": (0, 1_000_000),
     "run.verify_batch_size": (1, 100_000),
 }
@@ -87,6 +89,8 @@ def validate(config: Config) -> None:
         if not low <= value <= high:
             faults.append(f"{name}={value}: must be a number from {low:g} to {high:g}")
     faults += _check_grid(config) + _check_span(config) + _check_sources(config)
+    if config.checkpoint.keep is not None and not config.checkpoint.keep >= 1:
+        faults.append(f"checkpoint.keep={config.checkpoint.keep}: must be null, or a number of cycles from 1")
     faults += _check_gate(config.qc)
     faults += _check_inference(config.inference) + check_harmful(config.harmful) + _check_rivals(config.rivals)
     if faults:

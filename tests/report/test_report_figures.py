@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
 import pandas as pd
@@ -45,6 +46,9 @@ class ScriptedCenters:
 
     def hold_reference(self):
         pass
+
+    def clock(self):
+        return perf_counter()
 
     def snapshot(self):
         return self.fn

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from tmqc.config import Config
 from tmqc.pipelines.prepare import corrupt, make_centers, make_plan, prepare
+from tmqc.pipelines.resume import check_place
 from tmqc.pipelines.session import open_run
-from tmqc.pipelines.training import close_training, keep_cycle, progress_of, splits_of
-from tmqc.rundir import check_free
+from tmqc.pipelines.training import Both, Keeper, close_training, progress_of, splits_of
 from tmqc.travel import travel
 
 
@@ -18,18 +18,19 @@ def run_baseline(config: Config, directory: Path) -> None:
     Raises:
         InputError: the input cannot be used; nothing was written.
     """
-    check_free(directory, overwrite=config.run.overwrite)
+    check_place(config, directory)
     prepared = prepare(config)
     with open_run(
         config, directory, device=prepared.device, note=prepared.source.note, splits=splits_of(prepared)
-    ) as tracker:
+    ) as session:
         train = corrupt(prepared, directory)
         plan = make_plan(config, train)
-        centers = make_centers(config, prepared, train)
+        keeper = Keeper(config, session, make_centers(config, prepared, train))
         reports = []
-        with progress_of(config, plan) as progress:
-            for report in travel(plan, centers, progress):
-                keep_cycle(report, directory, tracker, prepared.learner)
-                progress.cycle(report)
+        with progress_of(config, plan) as progress, session.stop.waiting():
+            for report in travel(plan, keeper.centers, Both(progress, keeper)):
                 reports.append(report)
-        close_training(config, directory, prepared=prepared, tracker=tracker, reports=reports)
+                if keeper.cycle(report):
+                    progress.cycle(report)
+        keeper.centers.wake()  # if all cycles were on record, the model is not in place yet
+        close_training(config, directory, prepared=prepared, tracker=session.tracker, reports=reports)

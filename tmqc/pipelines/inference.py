@@ -47,7 +47,8 @@ def run_inference(config: Config, directory: Path) -> None:
     volumes = load(config.cohort, list(test))
     learner, device = build_learner(config)
     load_into(learner, load_checkpoint(checkpoint_path(run, cycles[0])), run)
-    with open_run(config, directory, device=device, note=source.note, splits={"test": test}) as tracker:
+    with open_run(config, directory, device=device, note=source.note, splits={"test": test}) as session:
+        tracker = session.tracker
         rows: list[SubgroupMetrics] = []
         predictions: list[Prediction] = []
         for cycle in cycles:

@@ -5,32 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from tmqc.config import Config
-from tmqc.core.records import CycleReport, Step
-from tmqc.core.schedule import Visit
+from tmqc.core.records import CycleReport
 from tmqc.pipelines.prepare import corrupt, make_centers, make_plan, prepare
+from tmqc.pipelines.resume import check_place
 from tmqc.pipelines.rules import heed, is_published, make_travel, warn_of_single_flips
 from tmqc.pipelines.scoring import break_down_run, score_cycle, warn_of_vanished
 from tmqc.pipelines.session import open_run
-from tmqc.pipelines.training import close_training, keep_cycle, progress_of, splits_of
+from tmqc.pipelines.training import Both, Keeper, close_training, progress_of, splits_of
 from tmqc.report.scores import DetectionRow, detection_metrics, write_detection
-from tmqc.rundir import DETECTION, LEDGER, TRACE, check_free, write_json
+from tmqc.rundir import DETECTION, LEDGER, TRACE, write_json
 from tmqc.trace import TraceWriter
-from tmqc.travel import Listener
-
-
-class _Both:
-    # One listener that tells several.
-
-    def __init__(self, *listeners: Listener) -> None:
-        self._listeners = listeners
-
-    def visit(self, cycle: int, visit: Visit) -> None:
-        for listener in self._listeners:
-            listener.visit(cycle, visit)
-
-    def step(self, step: Step) -> None:
-        for listener in self._listeners:
-            listener.step(step)
 
 
 def run_qc(config: Config, directory: Path) -> None:
@@ -39,33 +23,36 @@ def run_qc(config: Config, directory: Path) -> None:
     Raises:
         InputError: the input cannot be used; nothing was written.
     """
-    check_free(directory, overwrite=config.run.overwrite)
+    check_place(config, directory)
     prepared = prepare(config)
     with open_run(
         config, directory, device=prepared.device, note=prepared.source.note, splits=splits_of(prepared)
-    ) as tracker:
+    ) as session:
         train = corrupt(prepared, directory)
         plan = make_plan(config, train)
         warn_of_single_flips(config.qc, prepared.cohort.verification)
-        centers = make_centers(config, prepared, train)
+        keeper = Keeper(config, session, make_centers(config, prepared, train))
         reports: list[CycleReport] = []
         scores: list[DetectionRow] = []
-        writer = TraceWriter(directory / TRACE, further=not is_published(config.qc))
-        with writer as trace, progress_of(config, plan) as progress:
-            travelled = make_travel(config, plan, centers, _Both(trace, progress))
+        further, replace = not is_published(config.qc), session.point is not None
+        writer = TraceWriter(directory / TRACE, further=further, replace=replace)
+        with writer as trace, progress_of(config, plan) as progress, session.stop.waiting():
+            travelled = make_travel(config, plan, keeper.centers, Both(trace, progress, keeper))
             for report in travelled.cycles():
                 reports.append(report)
                 ledger = travelled.ledger.to_json(report.cycle + 1)
-                keep_cycle(report, directory, tracker, prepared.learner, ledger=ledger)
                 write_json(directory / LEDGER, ledger)
-                progress.cycle(report)
-                warn_of_vanished(reports, plan, truth=prepared.truth)
                 if prepared.truth is not None:
                     undecided = travelled.ledger.undecided(report.cycle + 1)
                     scores.append(score_cycle(reports, plan, undecided, truth=prepared.truth))
                     write_detection(directory / DETECTION, scores)
-                    tracker.metrics(detection_metrics(scores[-1]), step=report.cycle)
-                heed(report.alarm, report.cycle, config.qc)
+                if keeper.cycle(report, ledger):
+                    progress.cycle(report)
+                    warn_of_vanished(reports, plan, truth=prepared.truth)
+                    if scores:
+                        session.tracker.metrics(detection_metrics(scores[-1]), step=report.cycle)
+                    heed(report.alarm, report.cycle, config.qc)
+        keeper.centers.wake()  # if all cycles were on record, the model is not in place yet
         breakdown = None
         if prepared.truth is not None:
             breakdown = break_down_run(config, reports, train, truth=prepared.truth, directory=directory)
@@ -73,7 +60,7 @@ def run_qc(config: Config, directory: Path) -> None:
             config,
             directory,
             prepared=prepared,
-            tracker=tracker,
+            tracker=session.tracker,
             reports=reports,
             detection=scores[-1] if scores else None,
             breakdown=breakdown,

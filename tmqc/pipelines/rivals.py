@@ -44,7 +44,8 @@ def run_rivals(config: Config, directory: Path) -> None:
         raise RunError(f"rivals.neighbors={config.rivals.neighbors}: must be less than the training scans, {n}")
     with open_run(
         config, directory, device=prepared.device, note=prepared.source.note, splits=splits_of(prepared)
-    ) as tracker:
+    ) as session:
+        tracker = session.tracker
         train = corrupt(prepared, directory)
         scores = _score(config, prepared, train, directory / SCORES)
         rows = _evaluate(prepared, train, scores, directory)

@@ -5,49 +5,84 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from omegaconf import OmegaConf
 
 from tmqc.backend import Device
+from tmqc.checkpoint import Checkpoint
 from tmqc.config import Config, flatten
 from tmqc.data.cohort import Subject, digest
+from tmqc.pipelines.resume import check_place, find_point, locked
 from tmqc.provenance import git_revision, versions
-from tmqc.rundir import CONFIG, LOG, artifacts, claim, write_text
+from tmqc.rundir import CONFIG, LOG, SUMMARY, artifacts, claim, write_text
+from tmqc.signals import Interrupted, Stop
 from tmqc.tracking import TRACKERS, Tracker
 
 log = logging.getLogger("tmqc")
 
 
+@dataclass(frozen=True)
+class Session:
+    """A run that is open.
+
+    Attributes:
+        point: where it goes on; None: from the beginning.
+        data: digest of the cohort.
+        stop: says whether the run was asked to end.
+    """
+
+    tracker: Tracker
+    directory: Path
+    point: Checkpoint | None
+    data: str
+    stop: Stop
+
+
 @contextmanager
 def open_run(
     config: Config, directory: Path, *, device: Device, note: str | None, splits: Mapping[str, tuple[Subject, ...]]
-) -> Iterator[Tracker]:
+) -> Iterator[Session]:
     """Start tracking, claim the directory, write the resolved config; in the end say how it ended.
 
     Raises:
-        RunError: tracking cannot be reached, or the directory holds a run. Nothing has been touched then.
+        RunError: tracking cannot be reached, or the directory is not to be had. Nothing has been touched then.
     """
+    data = " ".join(digest(subjects) for subjects in splits.values())
     tracker = TRACKERS[config.tracking.name](config.tracking, Path(config.run.outputs))
     name = f"{config.pipeline.name}/{config.run.name}"
-    tracker.start(name=name, tags=_tags(config, device, note), settings=flatten(config), description=note or "")
-    status = "FAILED"
-    try:
-        claim(directory, overwrite=config.run.overwrite)
-        with _log_file(directory / LOG):
-            log.info("%s on %s (%s), %s", name, device.name, device.backend, directory)
-            write_text(directory / CONFIG, OmegaConf.to_yaml(OmegaConf.structured(config)))
-            tracker.artifact(directory / CONFIG)
-            for split, subjects in splits.items():
-                if subjects:
-                    tracker.dataset(subjects, split=split, digest=digest(subjects))
-            yield tracker
-        status = "FINISHED"
-    except KeyboardInterrupt:
-        status = "KILLED"
-        raise
-    finally:
-        tracker.finish(status)
+    with locked(directory), Stop().listening() as stop:
+        goes_on = check_place(config, directory)
+        point = find_point(directory, data) if goes_on else None
+        tracker.start(name=name, tags=_tags(config, device, note), settings=flatten(config), description=note or "")
+        status = "FAILED"
+        try:
+            if not goes_on:
+                claim(directory, overwrite=config.run.overwrite)
+            (directory / SUMMARY).unlink(missing_ok=True)
+            with _log_file(directory / LOG):
+                log.info("%s on %s (%s), %s", name, device.name, device.backend, directory)
+                if goes_on:
+                    log.info("%s", _tell(point))
+                write_text(directory / CONFIG, OmegaConf.to_yaml(OmegaConf.structured(config)))
+                tracker.artifact(directory / CONFIG)
+                for split, subjects in splits.items():
+                    if subjects:
+                        tracker.dataset(subjects, split=split, digest=digest(subjects))
+                yield Session(tracker, directory, point, data, stop)
+            status = "FINISHED"
+        except (KeyboardInterrupt, Interrupted):
+            status = "KILLED"
+            raise
+        finally:
+            tracker.finish(status)
+
+
+def _tell(point: Checkpoint | None) -> str:
+    if point is None:
+        return "a run of this name died before its first checkpoint: begun anew"
+    return f"going on with a run that died, after cycle {point.cycle} and {point.facts['entries']} recorded answers"
 
 
 def hand_over(tracker: Tracker, directory: Path, names: tuple[str, ...]) -> None:

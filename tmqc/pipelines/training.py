@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tmqc.checkpoint import Checkpoint, save_checkpoint
+from tmqc.centers import LocalCenters
+from tmqc.checkpoint import (
+    Checkpoint,
+    drop_latest,
+    keep_cycles,
+    make_checkpoint,
+    save_checkpoint,
+    save_latest,
+)
 from tmqc.config import Config
-from tmqc.core.records import CycleReport
+from tmqc.core.records import CycleReport, Step
+from tmqc.core.schedule import Visit
 from tmqc.data.cohort import Subject
-from tmqc.learner import Learner
+from tmqc.journal import JournaledCenters
 from tmqc.pipelines.prepare import Prepared
-from tmqc.pipelines.session import hand_over
+from tmqc.pipelines.session import Session, hand_over
 from tmqc.progress import Progress
 from tmqc.report.breakdown import Breakdown
 from tmqc.report.events import read_trace
@@ -24,7 +34,7 @@ from tmqc.report.summary import summarize_run, write_summary
 from tmqc.report.tables import print_training
 from tmqc.rundir import BY_KIND, CYCLES, DETECTION, FIGURES, GOOD_LOST, LEDGER, SUMMARY, TRACE, TRUTH, append_cycle
 from tmqc.tracking import Tracker
-from tmqc.travel import Plan
+from tmqc.travel import Listener, Plan
 
 
 def splits_of(prepared: Prepared) -> dict[str, tuple[Subject, ...]]:
@@ -43,19 +53,74 @@ def progress_of(config: Config, plan: Plan) -> Progress:
     )
 
 
-def keep_cycle(
-    report: CycleReport,
-    directory: Path,
-    tracker: Tracker,
-    learner: Learner,
-    *,
-    ledger: Mapping[str, Any] | None = None,
-) -> None:
-    """Save the model as the cycle leaves it, add the report to `cycles.csv`, tell the tracker."""
-    facts = {"learning_rate": report.learning_rate, "ledger": ledger}
-    save_checkpoint(directory, Checkpoint(report.cycle, learner.state(), facts))
-    append_cycle(directory / CYCLES, report)
-    tracker.cycle(report)
+class Both:
+    """One listener that tells several."""
+
+    def __init__(self, *listeners: Listener) -> None:
+        self._listeners = listeners
+
+    def visit(self, cycle: int, visit: Visit) -> None:
+        """Tell all, in order."""
+        for listener in self._listeners:
+            listener.visit(cycle, visit)
+
+    def step(self, step: Step) -> None:
+        """Tell all, in order."""
+        for listener in self._listeners:
+            listener.step(step)
+
+
+class Keeper:
+    """Keeps a run: every cycle when it is over, and between cycles, as a `Listener`, points to go on from.
+
+    While a resumed run repeats what is on record, there is nothing to keep.
+    """
+
+    def __init__(self, config: Config, session: Session, centers: LocalCenters) -> None:
+        saved = session.point
+        self.centers = JournaledCenters(centers, None if saved is None else {**saved.state, **saved.resume})
+        self._settings, self._session = config.checkpoint, session
+        self._cycle = config.schedule.start - 1
+        self._saved_at = time.monotonic()
+        if saved is not None:
+            (session.directory / CYCLES).unlink(missing_ok=True)  # written again as the record is repeated
+
+    def visit(self, cycle: int, visit: Visit) -> None:
+        """Between two visits."""
+        self._consider()
+
+    def step(self, step: Step) -> None:
+        """After a step."""
+        self._consider()
+
+    def cycle(self, report: CycleReport, ledger: Mapping[str, Any] | None = None) -> bool:
+        """Add the report to `cycles.csv`; save the model as the cycle leaves it and tell the tracker.
+
+        Returns:
+            Whether the cycle is new, and not one that is only repeated.
+        """
+        self._cycle = report.cycle
+        append_cycle(self._session.directory / CYCLES, report)
+        if self.centers.is_repeating:
+            return False
+        facts = {"learning_rate": report.learning_rate, "ledger": ledger}
+        save_checkpoint(self._session.directory, self._point(facts))
+        keep_cycles(self._session.directory, self._settings.keep)
+        self._session.tracker.cycle(report)
+        return True
+
+    def _consider(self) -> None:
+        if self.centers.is_repeating:
+            return
+        asked = self._session.stop.asked is not None
+        if asked or time.monotonic() - self._saved_at >= self._settings.every_s:
+            save_latest(self._session.directory, self._point({}))
+            self._saved_at = time.monotonic()
+        self._session.stop.check()
+
+    def _point(self, facts: Mapping[str, Any]) -> Checkpoint:
+        more = {"entries": self.centers.n_entries, "data": self._session.data}
+        return make_checkpoint(self._cycle, self.centers.state(), {**facts, **more})
 
 
 def close_training(
@@ -85,6 +150,7 @@ def close_training(
     pipeline = config.pipeline.name
     summary = summarize_run(reports, pipeline=pipeline, test=test, controlled=controlled, detection=detection)
     write_summary(directory / SUMMARY, summary)
+    drop_latest(directory)
 
 
 def score_test(config: Config, prepared: Prepared) -> dict[str, float | None]:

@@ -1,0 +1,192 @@
+"""A run that dies and goes on is the run that never died: trace, ledger, weights, metrics, files."""
+
+from __future__ import annotations
+
+import json
+import signal
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_pipelines import CYCLES, START, go, harm
+
+from tmqc.checkpoint import checkpoint_path, find_resumable, load_checkpoint, saved_cycles
+from tmqc.errors import RunError
+from tmqc.pipelines import training
+from tmqc.signals import Interrupted
+
+SAVE_ALWAYS = "checkpoint.every_s=0"
+
+
+class Death(BaseException):
+    """As kill -9: nothing gets to clean up more than the interpreter does."""
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory, cohort_csvs):
+    outputs = tmp_path_factory.mktemp("resume")
+    go(outputs, cohort_csvs, "pipeline=clean", f"schedule.cycles={START}", "tracking=none", name="c")
+    return outputs
+
+
+@pytest.fixture
+def die(monkeypatch):
+    """Let a run die at its n-th step or visit, by a signal or outright."""
+
+    def at(n, *, by=None):
+        count = {"n": 0}
+        consider = training.Keeper._consider
+
+        def counted(keeper):
+            if not keeper.centers.is_repeating:
+                count["n"] += 1
+                if count["n"] == n and by is None:
+                    raise Death
+                if count["n"] == n:
+                    signal.raise_signal(by)
+            consider(keeper)
+
+        monkeypatch.setattr(training.Keeper, "_consider", counted)
+        return monkeypatch.undo
+
+    return at
+
+
+def same(one, other):
+    """Everything that a finished run leaves, except what it says about time."""
+    for name in ("trace.csv", "cycles.csv", "detection.csv"):
+        if (one / name).exists():
+            tables = [pd.read_csv(run / name, keep_default_na=False) for run in (one, other)]
+            tables = [t.drop(columns=[c for c in ("Seconds", "train_s", "verify_s") if c in t]) for t in tables]
+            pd.testing.assert_frame_equal(*tables, check_exact=True)
+    for name in ("ledger.json", "truth.csv", "good_lost.csv"):
+        assert not (one / name).exists() or (one / name).read_bytes() == (other / name).read_bytes()
+    assert saved_cycles(one) == saved_cycles(other)
+    for cycle in saved_cycles(one):
+        first, second = (load_checkpoint(checkpoint_path(run, cycle)).state for run in (one, other))
+        assert first.keys() == second.keys()
+        assert all(np.array_equal(first[name], second[name]) for name in first)
+    summaries = [json.loads((run / "summary.json").read_text()) for run in (one, other)]
+    for summary in summaries:
+        del summary["train_s"], summary["verify_s"]
+    assert summaries[0] == summaries[1]
+    assert not list((other / "checkpoints").glob("latest_*"))
+
+
+GATES = {
+    "published": ["qc.error=0.0"],
+    "screen": ["qc=screen", "qc.screen.least_accuracy=0.4", "qc.screen.loss_z=1.5"],
+    "calibrated": ["qc=calibrated", "qc.calibrated.n_steps=3", "qc.chance=null"],
+}
+
+
+@pytest.fixture(scope="module")
+def whole(outputs, cohort_csvs):
+    """The runs that never died."""
+    return {
+        gate: go(outputs, cohort_csvs, "pipeline=qc", *settings, *harm(outputs), "tracking=none", name=f"{gate}-whole")
+        for gate, settings in GATES.items()
+    }
+
+
+@pytest.mark.parametrize("gate", GATES)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_run_that_dies_twice_is_the_run_that_never_died(outputs, cohort_csvs, whole, die, gate, seed):
+    n_steps = json.loads((whole[gate] / "summary.json").read_text())["n_verifications"]
+    moments = np.random.default_rng([seed, len(gate)]).integers(1, max(n_steps // 2, 2), size=2)
+    settings = ["pipeline=qc", *GATES[gate], *harm(outputs), "tracking=none", SAVE_ALWAYS]
+    for moment in moments:
+        undo = die(int(moment))
+        with pytest.raises(Death):
+            go(outputs, cohort_csvs, *settings, name=f"{gate}-{seed}")
+        undo()
+        assert not (outputs / "qc" / f"{gate}-{seed}" / "summary.json").exists()
+    directory = go(outputs, cohort_csvs, *settings, name=f"{gate}-{seed}")
+    same(whole[gate], directory)
+
+
+def test_a_baseline_goes_on_too(outputs, cohort_csvs, die):
+    settings = ["pipeline=dirty", *harm(outputs), "tracking=none", SAVE_ALWAYS]
+    whole = go(outputs, cohort_csvs, *settings, name="d")
+    undo = die(9)
+    with pytest.raises(Death):
+        go(outputs, cohort_csvs, *settings, name="d-dies")
+    undo()
+    same(whole, go(outputs, cohort_csvs, *settings, name="d-dies"))
+
+
+def test_without_a_point_between_cycles_the_last_cycle_is_the_point(outputs, cohort_csvs, whole, die):
+    undo = die(12)
+    settings = ["pipeline=qc", *GATES["published"], *harm(outputs), "tracking=none"]  # every_s=60: none in between
+    with pytest.raises(Death):
+        go(outputs, cohort_csvs, *settings, name="cycles-only")
+    undo()
+    point = find_resumable(outputs / "qc" / "cycles-only")
+    assert point is not None
+    assert point.cycle >= START
+    same(whole["published"], go(outputs, cohort_csvs, *settings, name="cycles-only"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_ends_the_run_after_the_step_and_it_goes_on_from_there(outputs, cohort_csvs, whole, die, number):
+    name = f"by-{number}"
+    settings = ["pipeline=qc", *GATES["published"], *harm(outputs), "tracking=none"]
+    undo = die(6, by=number)
+    with pytest.raises(Interrupted) as caught:
+        go(outputs, cohort_csvs, *settings, name=name)
+    undo()
+    assert caught.value.number == number
+    assert list((outputs / "qc" / name / "checkpoints").glob("latest_*"))  # saved although a minute has not passed
+    same(whole["published"], go(outputs, cohort_csvs, *settings, name=name))
+
+
+def test_torn_and_corrupted_points_are_told_of_and_the_one_before_is_used(outputs, cohort_csvs, whole, die, caplog):
+    undo = die(14)
+    settings = ["pipeline=qc", *GATES["published"], *harm(outputs), "tracking=none", SAVE_ALWAYS]
+    with pytest.raises(Death):
+        go(outputs, cohort_csvs, *settings, name="torn")
+    undo()
+    directory = outputs / "qc" / "torn"
+    last = sorted((directory / "checkpoints").glob("latest_*"))[-1]
+    content = bytearray(last.read_bytes())
+    content[len(content) // 2] ^= 1
+    last.write_bytes(content)
+    (directory / "checkpoints" / "cycle_99.npz.part").write_bytes(b"half")
+    same(whole["published"], go(outputs, cohort_csvs, *settings, name="torn"))
+    assert "not an intact checkpoint" in caplog.text
+    assert "the one before it is used" in caplog.text
+
+
+def test_a_run_is_made_longer_by_more_cycles_only(outputs, cohort_csvs, whole):
+    settings = ["pipeline=qc", *GATES["screen"], *harm(outputs), "tracking=none"]
+    go(outputs, cohort_csvs, *settings, f"schedule.cycles={CYCLES - 1}", name="longer")
+    with pytest.raises(RunError, match="has finished"):
+        go(outputs, cohort_csvs, *settings, f"schedule.cycles={CYCLES - 1}", name="longer")
+    with pytest.raises(RunError, match=r"schedule.cycles: 11 there, 10 now"):
+        go(outputs, cohort_csvs, *settings, f"schedule.cycles={CYCLES - 2}", name="longer")
+    with pytest.raises(RunError) as caught:
+        go(outputs, cohort_csvs, *settings, "qc.screen.loss_z=3", "run.seed=5", name="longer")
+    assert "qc.screen.loss_z: 1.5 there, 3.0 now" in str(caught.value)
+    assert "run.seed: 0 there, 5 now" in str(caught.value)
+    same(whole["screen"], go(outputs, cohort_csvs, *settings, "run.progress=true", name="longer"))
+
+
+def test_other_data_is_refused(outputs, cohort_csvs, die, tmp_path):
+    undo = die(9)
+    settings = ["pipeline=qc", *GATES["published"], *harm(outputs), "tracking=none", SAVE_ALWAYS]
+    table = tmp_path / "train.csv"
+    text = cohort_csvs["train"].read_text().replace("scans/", f"{cohort_csvs['train'].parent}/scans/")
+    table.write_text(text)
+    with pytest.raises(Death):
+        go(outputs, cohort_csvs | {"train": table}, *settings, name="data")
+    undo()
+    table.write_text(text.replace(",50,", ",51,", 1))
+    with pytest.raises(RunError, match="tables of the cohort have changed"):
+        go(outputs, cohort_csvs | {"train": table}, *settings, name="data")
+    table.write_text(text)
+    go(outputs, cohort_csvs | {"train": table}, *settings, name="data")
+
+
+def test_only_the_last_cycles_are_kept_if_asked(outputs, cohort_csvs):
+    settings = ["pipeline=dirty", *harm(outputs), "tracking=none", "checkpoint.keep=2"]
+    assert saved_cycles(go(outputs, cohort_csvs, *settings, name="few")) == [CYCLES - 2, CYCLES - 1]

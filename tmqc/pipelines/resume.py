@@ -1,0 +1,112 @@
+"""Going on where a run died: may this directory be used, with these settings, and from which point?"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from tmqc.checkpoint import Checkpoint, find_resumable
+from tmqc.config import Config, flatten
+from tmqc.errors import RunError
+from tmqc.rundir import CONFIG, LOCK, SUMMARY, check_free
+
+# Settings that say nothing about what is computed: they may differ when a run goes on.
+_HARMLESS = ("run.overwrite", "run.resume", "run.progress", "run.outputs", "run.name")
+_HARMLESS_GROUPS = ("tracking.", "checkpoint.", "inference.", "rivals.")
+
+
+def check_place(config: Config, directory: Path) -> bool:
+    """See whether the run may have its directory, before anything is loaded.
+
+    Returns:
+        Whether a run that died lies there, to go on from.
+
+    Raises:
+        RunError: it holds a finished run, or one with other settings; all differences are listed.
+    """
+    path = directory / CONFIG
+    travels = config.pipeline.name in ("clean", "dirty", "qc")
+    if config.run.overwrite or config.run.resume == "never" or not (travels and path.is_file()):
+        check_free(directory, overwrite=config.run.overwrite)
+        return False
+    there, now = _read_settings(path), flatten(config)
+    extended = _is_more(there.get("schedule.cycles"), now["schedule.cycles"])
+    differences = [
+        f"{name}: {there.get(name)} there, {now.get(name)} now"
+        for name in sorted({*there, *now})
+        if there.get(name) != now.get(name) and not _is_harmless(name, extended=extended)
+    ]
+    choose = "choose another run.name, or run.overwrite=true to replace it"
+    if differences:
+        raise RunError(f"{directory} already holds a run with other settings ({'; '.join(differences)}): {choose}")
+    if (directory / SUMMARY).is_file() and not extended:
+        raise RunError(f"{directory} already holds a run that has finished: {choose}, or raise schedule.cycles")
+    return True
+
+
+def find_point(directory: Path, data: str) -> Checkpoint | None:
+    """The farthest intact point of the run in `directory`; None if it died before there was any.
+
+    Args:
+        data: digest of the cohort as it is now.
+
+    Raises:
+        RunError: the cohort is not the one that the run began with.
+    """
+    checkpoint = find_resumable(directory)
+    if checkpoint is not None and checkpoint.facts.get("data") != data:
+        raise RunError(
+            f"{directory}: the tables of the cohort have changed since this run began; bring them back, or choose "
+            "another run.name"
+        )
+    return checkpoint
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Hold a run's directory against other processes. The lock goes with the process, however it ends.
+
+    Raises:
+        RunError: another process works in it.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / LOCK).open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            raise RunError(f"{directory}: another process works in it ({file.read().strip() or 'unknown'})") from None
+        file.truncate(0)
+        file.write(json.dumps({"pid": os.getpid(), "host": os.uname().nodename}))
+        file.flush()
+        try:
+            yield
+        finally:
+            if [path.name for path in directory.iterdir()] == [LOCK]:  # nothing came of it
+                (directory / LOCK).unlink()
+                directory.rmdir()
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(path))
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
+        raise RunError(f"{path}: cannot be read ({error}); choose another run.name, or run.overwrite=true") from None
+    return flatten(content) if isinstance(content, dict) else {}
+
+
+def _is_harmless(name: str, *, extended: bool) -> bool:
+    return name in _HARMLESS or name.startswith(_HARMLESS_GROUPS) or (extended and name == "schedule.cycles")
+
+
+def _is_more(there: object, now: object) -> bool:
+    return isinstance(there, int) and isinstance(now, int) and now > there

@@ -1,0 +1,75 @@
+"""Being asked to stop: Ctrl-C, a scheduler's SIGTERM, Slurm's notice by SIGUSR1.
+
+While a run travels it finishes the step, saves and ends; anywhere else it ends at once. A second Ctrl-C never waits.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+class Interrupted(BaseException):  # not an Exception: nothing that handles errors may take it for one
+    """The run was asked to stop.
+
+    Attributes:
+        number: of the signal; by convention the exit code is 128 more.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        super().__init__(signal.Signals(number).name)
+
+
+class Stop:
+    """Listens for signals.
+
+    Attributes:
+        asked: the signal that came while the run was travelling; None as long as there was none.
+    """
+
+    def __init__(self) -> None:
+        self.asked: int | None = None
+        self._waits = False
+
+    @contextmanager
+    def listening(self) -> Iterator[Stop]:
+        """Handle signals inside of the block. In threads other than the main one there are none to handle."""
+        if threading.current_thread() is not threading.main_thread():
+            yield self
+            return
+        before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Inside of the block a signal only sets `asked`; whoever travels looks at it after every step."""
+        self._waits = True
+        try:
+            yield
+        finally:
+            self._waits = False
+
+    def check(self) -> None:
+        """End here if that was asked for.
+
+        Raises:
+            Interrupted: a signal came.
+        """
+        if self.asked is not None:
+            raise Interrupted(self.asked)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._waits and self.asked is None:
+            self.asked = number
+            return
+        raise Interrupted(number)
