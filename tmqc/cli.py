@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -24,7 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from tmqc.config import Config
 from tmqc.errors import InputError, JobError, SettingsError
 from tmqc.explain import explain
-from tmqc.signals import Interrupted
+from tmqc.signals import Interrupted, Stop
 
 EXIT_INPUT, EXIT_INTERRUPTED, EXIT_SIGNAL = 2, 130, 128
 
@@ -117,7 +118,14 @@ def _run_in_own_process(config: Config, directory: Path) -> None:
     """
     process = multiprocessing.get_context("spawn").Process(target=_child, args=(config, directory))
     process.start()
-    process.join()
+    try:
+        with Stop().listening():
+            process.join()
+    except Interrupted as interrupted:
+        if interrupted.number != signal.SIGINT:  # a terminal's Ctrl-C has reached the child already
+            os.kill(process.pid or 0, interrupted.number)
+        process.join()
+        raise
     if process.exitcode != 0:
         raise JobError(f"{directory.name}: exit code {process.exitcode}; see above")
 

@@ -23,7 +23,7 @@ from tmqc.core.records import (
     summarize,
 )
 from tmqc.core.runaway import Alarm, Guard, find_runaway
-from tmqc.travel import Centers, Listener, Plan, train_step
+from tmqc.travel import Centers, Listener, Plan, train_step, verify
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class ControlledTravel:
 
     def _baseline(self) -> Step:
         started = self.centers.clock()
-        self.reference = self.current = self.centers.verify()
+        self.reference = self.current = verify(self.centers, self.plan.tour.start)
         self.centers.hold_reference()
         step = Step(
             cycle=self.plan.tour.start,
@@ -194,7 +194,7 @@ class ControlledTravel:
         rate = self.plan.learning_rate(cycle)
         trained = train_step(self.centers, cycle, phase, self._center_of[subjects[0]], subjects, rate)
         started = self.centers.clock()
-        verification = self.centers.verify()
+        verification = verify(self.centers, cycle, subjects)
         verdict = None
         if judge:
             verdict = decide(verification, self.reference, n_samples=len(subjects), gate=self.gate)

@@ -25,7 +25,7 @@ from tmqc.core.records import (
 from tmqc.core.runaway import Alarm, Guard, find_runaway
 from tmqc.core.schedule import Visit
 from tmqc.core.screen import Limits, Record, weigh
-from tmqc.travel import Centers, Listener, Plan, train_step
+from tmqc.travel import Centers, Listener, Plan, train_step, verify
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class ScreenedTravel:
                 self.ledger = self.ledger.flag(flagged, due=self._next_screening(cycle + self.screening.revisit))
             steps += self._train(cycle, readmitted={s.subjects[0] for s in steps if s.outcome == READMITTED})
             started = self.centers.clock()
-            verification = self.centers.verify()
+            verification = verify(self.centers, cycle)
             yield summarize(
                 steps,
                 cycle=cycle,
@@ -163,7 +163,7 @@ class ScreenedTravel:
 
     def _baseline(self, cycle: int) -> Step:
         started = self.centers.clock()
-        verification = self.centers.verify()
+        verification = verify(self.centers, cycle)
         step = Step(
             cycle=cycle,
             phase=BASELINE,
@@ -203,7 +203,7 @@ class ScreenedTravel:
         for _ in range(self.screening.steps - 1):
             train_step(self.centers, cycle, SCREEN, center, (subject,), rate)
         started = self.centers.clock()
-        verification = self.centers.verify()
+        verification = verify(self.centers, cycle, (subject,))
         self.centers.restore(self._trusted.snapshot)
         rates = RATES[self.plan.rates](verification.counts)
         return replace(trained, verification=verification, rates=rates, verify_s=self.centers.clock() - started)

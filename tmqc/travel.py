@@ -17,7 +17,7 @@ from tmqc.errors import InputError
 
 
 class NonFiniteError(InputError):
-    """The training loss is NaN or infinite: the run stops, for no verdict can rest on that."""
+    """A loss or a prediction is NaN or infinite: the run stops, for no verdict can rest on that."""
 
     heading = "training had to stop:"
 
@@ -93,7 +93,7 @@ def travel(plan: Plan, centers: Centers, listener: Listener) -> Iterator[CycleRe
                 steps.append(train_step(centers, cycle, BATCH, visit.center, subjects, rate))
                 listener.step(steps[-1])
         started = centers.clock()
-        verification = centers.verify()
+        verification = verify(centers, cycle)
         yield summarize(
             steps,
             cycle=cycle,
@@ -129,3 +129,21 @@ def train_step(
         n_correct=result.n_correct,
         train_s=centers.clock() - started,
     )
+
+
+def verify(centers: Centers, cycle: int, subjects: Sequence[str] = ()) -> Verification:
+    """Have the model verified.
+
+    Args:
+        subjects: the model was trained on just before, for the message.
+
+    Raises:
+        NonFiniteError: a prediction is NaN or infinite.
+    """
+    try:
+        return centers.verify()
+    except FloatingPointError as error:
+        after = f" after the step on {', '.join(subjects)}" if subjects else ""
+        raise NonFiniteError(
+            f"{error} in cycle {cycle}{after}: look at these scans, or lower schedule.learning_rate"
+        ) from error

@@ -51,7 +51,7 @@ def test_sums_of_centers_are_the_whole():
 
 
 def test_nan_prediction_is_no_verdict():
-    with pytest.raises(ValueError, match="1 of 2 predictions are not finite"):
+    with pytest.raises(FloatingPointError, match="1 of 2 predictions are not finite"):
         score(np.array([0.5, np.nan]), np.array([1, 0]))
 
 

@@ -127,13 +127,14 @@ def score(
         reference: shape (n,), which scans the reference model takes for PD; None without one.
 
     Raises:
-        ValueError: the shapes differ, or a probability is not finite: that is no verdict, but a broken model.
+        ValueError: the shapes differ.
+        FloatingPointError: a probability is not finite: that is no verdict, but a broken model.
     """
     if probabilities.shape != labels.shape:
         raise ValueError(f"{probabilities.shape} probabilities for {labels.shape} labels")
     p = probabilities.astype(np.float64)
     if not np.isfinite(p).all():
-        raise ValueError(f"{np.count_nonzero(~np.isfinite(p))} of {p.size} predictions are not finite")
+        raise FloatingPointError(f"{np.count_nonzero(~np.isfinite(p))} of {p.size} predictions are not finite")
     predicted, actual = p >= DECISION_THRESHOLD, labels == 1
     counts = Counts(
         tp=int(np.sum(predicted & actual)),

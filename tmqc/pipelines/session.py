@@ -14,6 +14,7 @@ from tmqc.backend import Device
 from tmqc.checkpoint import Checkpoint
 from tmqc.config import Config, flatten
 from tmqc.data.cohort import Subject, digest
+from tmqc.errors import RunError
 from tmqc.pipelines.resume import check_place, find_point, locked
 from tmqc.provenance import git_revision, versions
 from tmqc.rundir import CONFIG, LOG, SUMMARY, artifacts, claim, write_text
@@ -47,7 +48,8 @@ def open_run(
     """Start tracking, claim the directory, write the resolved config; in the end say how it ended.
 
     Raises:
-        RunError: tracking cannot be reached, or the directory is not to be had. Nothing has been touched then.
+        RunError: tracking cannot be reached, or the directory is not to be had: nothing has been touched then. Or a
+            file of the run could not be written or read: the disk is full, or gone.
     """
     data = " ".join(digest(subjects) for subjects in splits.values())
     tracker = TRACKERS[config.tracking.name](config.tracking, Path(config.run.outputs))
@@ -75,6 +77,9 @@ def open_run(
         except (KeyboardInterrupt, Interrupted):
             status = "KILLED"
             raise
+        except OSError as error:
+            where = error.filename or directory
+            raise RunError(f"{where}: {error.strerror}; the last checkpoint is whole, the run can go on") from error
         finally:
             tracker.finish(status)
 
