@@ -130,7 +130,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         RunError: there is no such file, or it is not an intact checkpoint.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             content = {name: archive[name] for name in archive.files}  # every member's CRC is checked here
         facts = json.loads(str(content.pop(_META)))
         return make_checkpoint(int(facts.pop("cycle")), content, facts)

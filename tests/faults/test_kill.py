@@ -1,0 +1,116 @@
+"""kill -9 at random moments of a QC run, also while a checkpoint is written and among the revisits; then go on.
+
+One kill runs with the other tests; `make test-faults` runs them all.
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+from test_pipelines import CLEAN, go, harm
+from test_resume import same
+from tiny import tiny_overrides
+
+SETTINGS = ["pipeline=qc", "qc.error=0.0", "tracking=none", "checkpoint.every_s=0"]
+PATIENCE_S = 300
+N_RANDOM = 14
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory, cohort_csvs):
+    outputs = tmp_path_factory.mktemp("kill")
+    go(outputs, cohort_csvs, "pipeline=clean", f"schedule.cycles={CLEAN}", "tracking=none", name="c")
+    return outputs
+
+
+def launch(outputs, csvs, *settings):
+    command = [sys.executable, "-m", "tmqc", *tiny_overrides(csvs, outputs), *settings]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def settings_of(outputs, name):
+    return [*SETTINGS, *harm(outputs), "schedule.cycles=14", f"run.name={name}"]
+
+
+@pytest.fixture(scope="module")
+def whole(outputs, cohort_csvs):
+    process = launch(outputs, cohort_csvs, *settings_of(outputs, "whole"))
+    _, errors = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, errors
+    trace = pd.read_csv(outputs / "qc" / "whole" / "trace.csv", keep_default_na=False)
+    assert {"batch", "retry", "revisit"} <= set(trace["Phase"])  # else there is nothing to be killed in
+    return outputs / "qc" / "whole"
+
+
+def rows_of(directory):
+    path = directory / "trace.csv"
+    return path.read_text().splitlines()[1:] if path.exists() else []
+
+
+def writing(directory):
+    return list((directory / "checkpoints").glob("*.part"))
+
+
+def kill_when(process, reached):
+    """Kill outright as soon as `reached` says so. Returns whether the run was still going."""
+    until = time.monotonic() + PATIENCE_S
+    while process.poll() is None and time.monotonic() < until:
+        if reached():
+            process.kill()
+            process.wait()
+            return process.returncode == -signal.SIGKILL
+        time.sleep(0.0005)
+    process.communicate(timeout=PATIENCE_S)
+    return False
+
+
+def check(outputs, csvs, whole, name, reached_in):
+    directory = outputs / "qc" / name
+    process = launch(outputs, csvs, *settings_of(outputs, name))
+    assert kill_when(process, lambda: reached_in(directory)), "the run had ended before it could be killed"
+    process = launch(outputs, csvs, *settings_of(outputs, name))
+    _, errors = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, errors
+    assert "Traceback" not in errors
+    same(whole, directory)
+
+
+def test_killed_once(outputs, cohort_csvs, whole):
+    n = len(rows_of(whole)) // 2
+    check(outputs, cohort_csvs, whole, "once", lambda directory: len(rows_of(directory)) >= n)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("seed", range(N_RANDOM))
+def test_killed_at_a_random_moment(outputs, cohort_csvs, whole, seed):
+    chance = random.Random(seed)
+    n = chance.randrange(0, len(rows_of(whole)) - 3)
+    pause = chance.uniform(0, 0.05)
+
+    def reached(directory):
+        if (directory / "config.yaml").exists() and len(rows_of(directory)) >= n:
+            time.sleep(pause)
+            return True
+        return False
+
+    check(outputs, cohort_csvs, whole, f"random-{seed}", reached)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("seed", range(3))
+def test_killed_while_a_checkpoint_is_written(outputs, cohort_csvs, whole, seed):
+    n = random.Random(seed).randrange(0, len(rows_of(whole)) // 2)
+    check(outputs, cohort_csvs, whole, f"writing-{seed}", lambda d: len(rows_of(d)) >= n and bool(writing(d)))
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("seed", range(3))
+def test_killed_among_the_revisits(outputs, cohort_csvs, whole, seed):
+    n = seed + 1
+    check(outputs, cohort_csvs, whole, f"revisit-{seed}", lambda d: sum(",revisit," in row for row in rows_of(d)) >= n)
