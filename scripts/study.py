@@ -42,7 +42,7 @@ def main() -> int:
             return 0
         outputs = (given.outputs / "runs").absolute()
         failed = [] if given.report else launch(jobs, outputs, at_once=max(given.jobs, 1))
-        runs = collect_runs(jobs, outputs)
+        runs = collect_runs(jobs, outputs, harmless=study.harmless)
         if runs.empty:
             raise InputError(f"{outputs}: no run of this study has finished")
         path = write_study(
@@ -54,6 +54,7 @@ def main() -> int:
             harms=list(study.harms),
             failed=failed,
             note=PHANTOM_NOTE,
+            harmless=study.harmless,
         )
     except InputError as error:
         print(f"study: {error}", file=sys.stderr)

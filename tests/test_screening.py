@@ -95,6 +95,7 @@ def test_a_poor_state_judges_nobody():
     """20 of 100 wrong: accuracy 0.8."""
     run, reports, steps = screened(ScreenCenters(wrong=20), cycles=3)
     assert run.refused == [0, 2]
+    assert [r.refused for r in reports] == [True, False, True]
     assert not [s for s in steps if s.phase == SCREEN]
     assert all(r.flagged == () for r in reports)
     assert "bad" in trained(steps, 0)

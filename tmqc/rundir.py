@@ -89,6 +89,8 @@ def append_cycle(path: Path, report: CycleReport) -> None:
                 row |= {"fpr": value.fpr, "fnr": value.fnr}
             case "alarm":
                 row["runaway"] = int(value is not None)
+            case "refused":
+                row["refused"] = int(value)
             case _:
                 row[field.name] = "|".join(value) if isinstance(value, tuple) else value
     _append(path, row)

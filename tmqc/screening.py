@@ -104,6 +104,7 @@ class ScreenedTravel:
                 n_eliminated=len(self.ledger.eliminated),
                 closing_verify_s=self.centers.clock() - started,
                 alarm=alarm,
+                refused=cycle in self.refused,
             )
 
     def _next_screening(self, earliest: int) -> int:

@@ -1,12 +1,15 @@
 """The tables and the page of a study, from made-up runs whose means are known."""
 
+import json
 import math
 
 import pandas as pd
 import pytest
 
-from tmqc.study.collect import DETECTION, average, half_width, measure_harm
+from tmqc.study.collect import DETECTION, REAL, average, collect_runs, half_width, measure_harm
+from tmqc.study.plan import Job
 from tmqc.study.report import compare_models, write_study
+from tmqc.truth import Harm, Truth, write_truth
 
 NOTE = "phantom cohort"
 
@@ -17,7 +20,7 @@ def row(pipeline, seed, *, auroc, scenario=None, gate=None, **more):
         **{"scenario": scenario, "gate": gate, "error": None, "revisit": None},
         **{"verify_accuracy": 0.9, "verify_loss": 0.2 if pipeline == "clean" else 0.5, "start_accuracy": 0.95},
         **{"test_accuracy": auroc - 0.1, "test_auroc": auroc, "n_verifications": 100, "seconds": 10.0},
-        **dict.fromkeys(DETECTION),
+        **dict.fromkeys((*DETECTION, *REAL)),
         **more,
     }
 
@@ -91,6 +94,34 @@ def test_files_of_a_study(runs, tmp_path, with_rivals):
     assert all(f"({name})" in text for name in written if name.endswith(".png"))
     kept = pd.read_csv(tmp_path / "runs.csv")
     assert math.isclose(kept["test_auroc"].sum(), runs["test_auroc"].sum())
+
+
+def test_rows_of_finished_runs_only_and_scores_without_harmless_kinds(tmp_path):
+    """Out: one of two noise scans, the inverted one, a good one. Without inverted: 1 of 2 found, 1 of 2 right."""
+    clean = Job("clean-s0", "clean", (), None, {"seed": 0, "scenario": None, "gate": None})
+    qc = Job("qc-s0", "qc", (), "clean-s0", {"seed": 0, "scenario": "centers", "gate": "published"})
+    unfinished = Job("qc-s1", "qc", (), "clean-s0", {"seed": 0, "scenario": "centers", "gate": "published"})
+    summary = {
+        **{"first_cycle": 3, "verification": {"accuracy": 0.9, "loss": 0.3}, "test": {"accuracy": 0.8, "auroc": 0.9}},
+        **{"detection": {"recall": 2 / 3, "precision": 2 / 3}, "n_verifications": 7, "train_s": 1.0, "verify_s": 2.0},
+    }
+    settings = "qc: {control: steps, signal: loss, error: 0.02, loss_error: 0.005, revisit: 2}"
+    for job in (clean, qc, unfinished):
+        directory = tmp_path / job.pipeline / job.name
+        directory.mkdir(parents=True)
+        (directory / "config.yaml").write_text(settings)
+        if job is not unfinished:
+            (directory / "summary.json").write_text(json.dumps(summary))
+    (tmp_path / "clean" / "clean-s0" / "cycles.csv").write_text("cycle,accuracy\n2,0.95\n3,0.5\n")
+    harms = [Harm(s, "A", kind, (), 0) for s, kind in (("n1", "noise"), ("n2", "noise"), ("i1", "inverted"))]
+    write_truth(tmp_path / "qc" / "qc-s0" / "truth.csv", Truth(tuple(harms)))
+    (tmp_path / "qc" / "qc-s0" / "ledger.json").write_text('{"eliminated": ["n1", "i1", "good"]}')
+    runs = collect_runs([clean, qc, unfinished], tmp_path, harmless=["inverted"])
+    assert list(runs["run"]) == ["clean-s0", "qc-s0"]
+    row = runs.iloc[1]
+    assert (row["error"], row["revisit"], row["start_accuracy"], row["seconds"]) == (0.005, 2, 0.95, 3.0)
+    assert (row["precision_real"], row["recall_real"]) == (0.5, 0.5)
+    assert row["recall"] == pytest.approx(2 / 3)
 
 
 RANKED = [("random", 0.5), ("template", 0.8)]

@@ -73,6 +73,7 @@ class CycleReport:
         n_waiting: on the revisit list when the next cycle starts. n_eliminated: in the run so far.
         postponed: revisits that failed without eliminating: strikes are left, or the runaway guard holds.
         n_screened: scans screened. alarm: of the runaway guard.
+        refused: a screening was due, but no model was good enough to judge.
     """
 
     cycle: int
@@ -95,6 +96,7 @@ class CycleReport:
     postponed: tuple[str, ...] = ()
     n_screened: int = 0
     alarm: Alarm | None = None
+    refused: bool = False
 
 
 def summarize(
@@ -109,6 +111,7 @@ def summarize(
     n_eliminated: int = 0,
     closing_verify_s: float | None = None,
     alarm: Alarm | None = None,
+    refused: bool = False,
 ) -> CycleReport:
     """Add one cycle's steps up.
 
@@ -140,4 +143,5 @@ def summarize(
         postponed=tuple(s.subjects[0] for s in revisits if s.outcome == POSTPONED),
         n_screened=sum(s.phase == SCREEN for s in steps),
         alarm=alarm,
+        refused=refused,
     )

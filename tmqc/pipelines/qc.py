@@ -51,7 +51,7 @@ def run_qc(config: Config, directory: Path) -> None:
                     warn_of_vanished(reports, plan, truth=prepared.truth)
                     if scores:
                         session.tracker.metrics(detection_metrics(scores[-1]), step=report.cycle)
-                    heed(report.alarm, report.cycle, config.qc)
+                    heed(report, config.qc)
         keeper.centers.wake()  # if all cycles were on record, the model is not in place yet
         breakdown = None
         if prepared.truth is not None:

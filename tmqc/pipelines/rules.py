@@ -101,15 +101,21 @@ def _guard(qc: QcConfig) -> Guard:
     return Guard(runaway.action, window=runaway.window, rejected=runaway.rejected, eliminated=runaway.eliminated)
 
 
-def heed(alarm: Alarm | None, cycle: int, qc: QcConfig) -> None:
-    """Say what the runaway guard found, and stop if that is wanted.
+def heed(report: CycleReport, qc: QcConfig) -> None:
+    """Say what stood in the way of a judgement in this cycle, and stop if control ran away and that is wanted.
 
     Raises:
         RunawayError: `qc.runaway.action=stop`.
     """
-    if alarm is None:
+    if report.refused:
+        log.warning(
+            "cycle %d: nobody was screened, for the model is not good enough to judge (verification accuracy below "
+            "qc.screen.least_accuracy=%g): train the clean model for longer",
+            *(report.cycle, qc.screen.least_accuracy),
+        )
+    if report.alarm is None:
         return
-    message = explain(alarm, cycle, qc)
+    message = explain(report.alarm, report.cycle, qc)
     if qc.runaway.action == "stop":
         raise RunawayError(f"{message}. The run is saved up to here")
     held = "; nobody is eliminated meanwhile" if qc.runaway.action == "pause" else ""

@@ -11,31 +11,37 @@ import pandas as pd
 from omegaconf import OmegaConf
 from scipy import stats
 
-from tmqc.rundir import CONFIG, RANKING, SUMMARY
+from tmqc.core.detection import counted, detect
+from tmqc.rundir import CONFIG, LEDGER, RANKING, SUMMARY, TRUTH
 from tmqc.study.launch import directory_of, is_done
 from tmqc.study.plan import CLEAN, DIRTY, QC, RIVALS, Job
+from tmqc.truth import read_truth
 
 TEST = ("accuracy", "auroc")
 DETECTION = (
     *("n_harmful", "n_eliminated", "precision", "recall", "f1", "flagged_precision", "flagged_recall"),
     *("center_precision", "center_recall", "n_good_lost", "n_undecided", "cycles_to_elimination"),
 )
+REAL = ("precision_real", "recall_real")
 INTERVAL = 0.95  # of a mean over seeds, by Student's t
 
 
-def collect_runs(jobs: Sequence[Job], outputs: Path) -> pd.DataFrame:
+def collect_runs(jobs: Sequence[Job], outputs: Path, *, harmless: Sequence[str] = ()) -> pd.DataFrame:
     """One row for every training run that has finished.
+
+    Args:
+        harmless: kinds without which elimination is scored once more, as `precision_real` and `recall_real`.
 
     Columns: run, pipeline, seed, scenario, gate, error (acceptable a sample, of the gate's own signal), revisit,
     verify_accuracy and verify_loss (of the last cycle), start_accuracy (on the verification scans, of the model that
     control started from), test_accuracy, test_auroc, scores as in `detection.csv`, n_verifications, seconds. Empty
     where there is none.
     """
-    rows = [_read_run(job, outputs) for job in jobs if job.pipeline != RIVALS and is_done(job, outputs)]
+    rows = [_read_run(job, outputs, harmless) for job in jobs if job.pipeline != RIVALS and is_done(job, outputs)]
     return pd.DataFrame(rows)
 
 
-def _read_run(job: Job, outputs: Path) -> dict[str, Any]:
+def _read_run(job: Job, outputs: Path, harmless: Sequence[str]) -> dict[str, Any]:
     directory = directory_of(job, outputs)
     summary = json.loads((directory / SUMMARY).read_text(encoding="utf-8"))
     settings: Any = OmegaConf.load(directory / CONFIG)
@@ -54,9 +60,19 @@ def _read_run(job: Job, outputs: Path) -> dict[str, Any]:
         "start_accuracy": start,
         **{f"test_{name}": test.get(name) for name in TEST},
         **{name: detection.get(name) for name in DETECTION},
+        **(_score_real(directory, harmless) if job.pipeline == QC else dict.fromkeys(REAL)),
         "n_verifications": summary["n_verifications"],
         "seconds": summary["train_s"] + summary["verify_s"],
     }
+
+
+def _score_real(directory: Path, harmless: Sequence[str]) -> dict[str, float | None]:
+    """Precision and recall of elimination, scans of harmless kinds left out of both sides."""
+    truth = read_truth(directory / TRUTH)
+    eliminated = json.loads((directory / LEDGER).read_text(encoding="utf-8"))["eliminated"]
+    named, harmful = (counted(s, truth.kinds, ignored_kinds=harmless) for s in (eliminated, truth.subjects))
+    found = detect(named, harmful)
+    return dict(zip(REAL, (found.precision, found.recall), strict=True))
 
 
 def collect_rivals(jobs: Sequence[Job], outputs: Path) -> pd.DataFrame:

@@ -40,6 +40,7 @@ class StudyDefinition:
         gates: name -> how the QC runs differ.
         harms: name -> settings of harmful data that is run dirty only, to measure the harm itself.
         rivals: scenarios that the rivals score; empty: none.
+        harmless: kinds measured to do no harm; detection is also scored without them, neither harmful nor good.
     """
 
     title: str = ""
@@ -51,6 +52,7 @@ class StudyDefinition:
     gates: dict[str, GateDefinition] = field(default_factory=dict)
     harms: dict[str, list[str]] = field(default_factory=dict)
     rivals: list[str] = field(default_factory=list)
+    harmless: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,10 @@ from tmqc.study.figures import plot_cycles_to_elimination, plot_precision_recall
 
 Plot = Callable[[pd.DataFrame, Path, str | None], None]
 
-_OUTCOME = ("recall", "precision", "n_good_lost", "n_undecided", "cycles_to_elimination", "test_auroc", "test_accuracy")
+_OUTCOME = (
+    *("recall", "precision", "recall_real", "precision_real", "n_good_lost", "n_undecided"),
+    *("cycles_to_elimination", "test_auroc", "test_accuracy"),
+)
 _RANKING = ("auroc", "average_precision", "precision_at_k", "recall_at_k", "forward_passes", "backward_passes")
 _LABELS = {"test_auroc": "test AUROC", "auroc": "AUROC", "drop_auroc": "drop of AUROC"}
 
@@ -28,6 +31,7 @@ def write_study(
     harms: Sequence[str],
     failed: Sequence[str],
     note: str | None,
+    harmless: Sequence[str] = (),
 ) -> Path:
     """Write `runs.csv`, `rivals.csv`, `gates.csv`, `harm.csv`, the pictures and `report.md`.
 
@@ -37,6 +41,7 @@ def write_study(
         harms: scenarios that were run dirty only.
         failed: runs that are missing.
         note: said on the page and in every picture.
+        harmless: kinds left out of `..._real`.
 
     Returns:
         Path of the report.
@@ -67,7 +72,12 @@ def write_study(
         page += [f"**Missing, for they failed:** {', '.join(failed)}.", ""]
     page += _section("Where control starts", _starts(runs))
     if not gates.empty:
-        page += _section("What every gate found", _outcome_table(gates))
+        page += _section("What every gate found", _outcome_table(gates, real=bool(harmless)))
+        if harmless:
+            page += [
+                f"*Real*: without the kinds that do no harm ({', '.join(harmless)}), neither harmful nor good.",
+                "",
+            ]
         page += _picture(plot_precision_recall, runs, directory / "precision_recall.png", note)
         page += _picture(plot_cycles_to_elimination, runs, directory / "cycles_to_elimination.png", note)
     page += _section("What that buys: the final models on the test split", _model_table(outcomes))
@@ -112,9 +122,9 @@ def _starts(runs: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _outcome_table(gates: pd.DataFrame) -> pd.DataFrame:
+def _outcome_table(gates: pd.DataFrame, *, real: bool) -> pd.DataFrame:
     table = gates[["scenario", "gate", "error", "revisit", "n"]].copy()
-    for name in _OUTCOME:
+    for name in [name for name in _OUTCOME if real or not name.endswith("_real")]:
         table[_LABELS.get(name, name)] = _ranges(gates, name)
     table["verifications"] = gates["n_verifications"].map("{:.0f}".format)
     return table
