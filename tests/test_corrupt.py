@@ -5,9 +5,8 @@ import pytest
 from tiny import CENTERS, compose_config, tiny_overrides
 
 from tmqc.data.cohort import read_cohort
-from tmqc.data.harmful import draw_harm
 from tmqc.errors import RunError
-from tmqc.pipelines.prepare import Prepared, Source, corrupt, load, make_centers, make_plan
+from tmqc.pipelines.prepare import Prepared, Source, corrupt, draw, load, make_centers, make_plan
 
 N_TRAIN = sum(CENTERS.values())
 
@@ -30,7 +29,7 @@ def prepare_tiny(cohort_csvs, tmp_path):
             text = cohort_csvs["test"].read_text().replace(",scans/", f",{cohort_csvs['test'].parent}/scans/")
             csvs["test_csv"].write_text(text.replace("Alpha-test-0,", f"{rename},"))
         cohort = read_cohort(**csvs)
-        drawn = draw_harm(cohort.train, config.harmful)
+        drawn = draw(config, cohort)
         volumes = load(config.cohort, [*cohort.verification, *cohort.test, *cohort.train])
         return config, Prepared(Source(cohort, None), drawn, drawn, volumes, None, Learner(), None)
 
@@ -67,7 +66,6 @@ def test_an_extra_copy_is_held_besides_the_good_scan(prepare_tiny, tmp_path):
 
 
 def test_an_extra_copy_may_not_take_the_id_of_a_test_scan(prepare_tiny, tmp_path):
-    _, prepared = prepare_tiny("harmful.ids=[Beta-train-1]", "harmful.placement=extra", rename="Beta-train-1_2")
     with pytest.raises(RunError, match="Beta-train-1_2 would be there twice"):
-        corrupt(prepared, tmp_path)
+        prepare_tiny("harmful.ids=[Beta-train-1]", "harmful.placement=extra", rename="Beta-train-1_2")
     assert not (tmp_path / "harmful").exists()

@@ -95,8 +95,13 @@ def test_replace_puts_other_scans_under_the_same_ids():
     volumes = Volumes(np.zeros((3, 1, 1, 1, 1), np.float32), list("abc"))
     volumes.replace(Volumes(np.array([7, 8], np.float32).reshape(2, 1, 1, 1, 1), ["c", "a"]))
     assert volumes.array.ravel().tolist() == [8, 0, 7]
-    with pytest.raises(KeyError, match="x"):
-        volumes.replace(Volumes(np.ones((1, 1, 1, 1, 1), np.float32), ["x"]))
+
+
+def test_replace_puts_new_scans_behind_all_others():
+    volumes = Volumes(np.zeros((3, 1, 1, 1, 1), np.float32), list("abc"))
+    volumes.replace(Volumes(np.array([5, 8], np.float32).reshape(2, 1, 1, 1, 1), ["x", "a"]))
+    assert volumes.array.ravel().tolist() == [8, 0, 0, 5]
+    assert volumes.batch(["x", "b"]).ravel().tolist() == [5, 0]
 
 
 def test_no_subjects_no_volumes():

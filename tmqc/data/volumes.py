@@ -81,7 +81,12 @@ class Volumes:
         return self.array[rows]
 
     def replace(self, other: Volumes) -> None:
-        """Put the scans of `other` in place of those held under the same ids. KeyError names one not held."""
+        """Put the scans of `other` in place of those held under the same ids, further ones behind all that is held."""
+        new = [subject for subject in other._rows if subject not in self._rows]
+        if new:
+            room = np.empty((len(new), *self.array.shape[1:]), self.array.dtype)
+            self._rows |= {subject: len(self) + i for i, subject in enumerate(new)}
+            self.array = np.concatenate([self.array, room])
         self.array[[self._rows[subject] for subject in other._rows]] = other.array
 
 

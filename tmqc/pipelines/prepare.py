@@ -6,8 +6,6 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from tmqc import backend
 from tmqc.centers import LocalCenters
 from tmqc.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
@@ -100,7 +98,7 @@ def prepare(config: Config) -> Prepared:
     """
     source = find_cohort(config.cohort, Path(config.run.outputs), splits=("train", "verification", "test"))
     cohort = source.cohort
-    drawn = draw_harm(cohort.train, config.harmful) if config.harmful.scenario != "none" else None
+    drawn = draw(config, cohort)
     known = read_truth(Path(config.cohort.truth_csv)) if config.cohort.truth_csv else None
     start = _find_start(config)
     volumes = load(config.cohort, [*cohort.verification, *cohort.test, *cohort.train])
@@ -108,6 +106,21 @@ def prepare(config: Config) -> Prepared:
     if start is not None:
         load_into(learner, start, config.init["from"])
     return Prepared(source, drawn or known, drawn, volumes, start, learner, device)
+
+
+def draw(config: Config, cohort: Cohort) -> Truth | None:
+    """Draw who is made harmful in this run; None if nobody is.
+
+    Raises:
+        SettingsError: ids that do not exist, or more than there are.
+        RunError: an extra copy would have the id of a verification or test scan.
+    """
+    if config.harmful.scenario == "none":
+        return None
+    drawn = draw_harm(cohort.train, config.harmful)
+    if taken := drawn.subjects & {s.subject for s in [*cohort.verification, *cohort.test]}:
+        raise RunError(f"harmful.placement=extra: {', '.join(sorted(taken))} would be there twice: rename them")
+    return drawn
 
 
 def build_learner(config: Config) -> tuple[Learner, backend.Device]:
@@ -144,25 +157,14 @@ def corrupt(prepared: Prepared, directory: Path) -> tuple[Subject, ...]:
     """Write the harmful copies of this run's scans, hold them in place of the good ones or besides, give the rows.
 
     The rows tell nothing of who is harmful but a path, which nothing below reads again.
-
-    Raises:
-        RunError: an extra copy would have the id of a verification or test scan.
     """
     train = prepared.cohort.train
     if prepared.drawn is None:
         return train
-    extra = sorted(prepared.drawn.subjects - {s.subject for s in train})
-    others = {s.subject for s in [*prepared.cohort.verification, *prepared.cohort.test]}
-    if taken := others.intersection(extra):
-        raise RunError(f"harmful.placement=extra: {', '.join(sorted(taken))} would be there twice: rename them")
     write_truth(directory / TRUTH, prepared.drawn)
     rows = write_harmful(train, prepared.drawn, directory / HARMFUL)
     changed = [s for s in rows if s.subject in prepared.drawn.subjects]
     held = prepared.volumes
-    if extra:
-        room = np.empty((len(extra), *held.array.shape[1:]), held.array.dtype)
-        held._rows |= {name: len(held) + i for i, name in enumerate(extra)}
-        held.array = np.concatenate([held.array, room])
     held.replace(load_volumes(changed, shape=held.array.shape[1:4], spacing_mm=None, orientation=None))
     return rows
 
