@@ -1,7 +1,8 @@
+import numpy as np
 import pytest
 
 from tmqc.core.calibration import Calibration, Change, Limits, calibrate, draw_dry_steps
-from tmqc.core.robust import MAD_TO_SD, robust_z, spread
+from tmqc.core.robust import MAD_TO_SD, robust_z, shortest_half, spread
 
 
 def changes(n, rates, losses):
@@ -14,9 +15,24 @@ def test_spread_by_hand():
 
 
 def test_z_by_hand():
-    assert robust_z([1, 2, 3, 4, 100]) == pytest.approx([-2 / 1.4826, -1 / 1.4826, 0, 1 / 1.4826, 97 / 1.4826])
+    """Halves of three: 1 to 3 and 2 to 4 are the shortest, their mean center is 2.5, their length 2."""
+    sd = 2 / 1.349
+    assert shortest_half([100, 3, 1, 4, 2]) == (2.5, sd)
+    assert robust_z([1, 2, 3, 4, 100]) == pytest.approx([-1.5 / sd, -0.5 / sd, 0.5 / sd, 1.5 / sd, 97.5 / sd])
     assert list(robust_z([5, 5, 5, 6])) == [0, 0, 0, float("inf")]
     assert list(robust_z([5, 5, 5, 6], least=0.5)) == [0, 0, 0, 2]
+
+
+def test_outliers_to_one_side_do_not_move_the_shortest_half():
+    """A normal sample, 45 % of it moved far away: the shortest half stays with the others, median and MAD do not."""
+    values = np.random.default_rng(0).normal(0, 1, 1000)
+    values[:450] = np.random.default_rng(1).normal(-12, 3, 450)
+    center, sd = shortest_half(values)
+    assert abs(center) < 0.3
+    assert sd < 2.8
+    median, scaled_mad = spread(values.tolist())
+    assert median < -1.2
+    assert scaled_mad > 3
 
 
 def test_quantile_by_hand():

@@ -6,18 +6,19 @@ import pytest
 from tmqc.core.rates import margins
 from tmqc.core.screen import Limits, Record, weigh
 
+SD = 2 / 1.349  # of one to four, the outlier left out
 LIMITS = Limits(loss_z=10.0, unusual_loss_z=2.0, margin_z=4.0, least_loss=0.0)
 
 
 def test_evidence_by_hand():
-    """Changes: median 3, spread 1.4826. Margins: median 5, spread 1.4826."""
+    """Changes: center 2.5, spread 2 / 1.349. Margins: 5.5 and the same spread."""
     changes, margin = [1, 2, 3, 4, 100], [-14, 4, 5, 6, 7]
     found = weigh(changes, margin, LIMITS)
-    assert [e.loss_z for e in found] == pytest.approx([(c - 3) / 1.4826 for c in changes])
-    assert [e.margin_z for e in found] == pytest.approx([(5 - m) / 1.4826 for m in margin])
+    assert [e.loss_z for e in found] == pytest.approx([(c - 2.5) / SD for c in changes])
+    assert [e.margin_z for e in found] == pytest.approx([(5.5 - m) / SD for m in margin])
     assert [e.suspect for e in found] == [True, False, False, False, True]
-    assert found[0].strength == pytest.approx(19 / 1.4826 / 4)
-    assert found[4].strength == pytest.approx(97 / 1.4826 / 10)
+    assert found[0].strength == pytest.approx(19.5 / SD / 4)
+    assert found[4].strength == pytest.approx(97.5 / SD / 10)
 
 
 def test_what_lowers_the_loss_is_unusual_and_not_harmful():
@@ -31,11 +32,11 @@ def test_a_label_the_model_agrees_with_is_never_suspected():
     assert not found[0].suspect
 
 
-@pytest.mark.parametrize(("margin", "suspect"), [(5.0, False), (30.0, True), (0.5, False)])
+@pytest.mark.parametrize(("margin", "suspect"), [(5.0, False), (30.0, True), (0.5, True)])
 def test_from_an_unusual_scan_less_is_enough(margin, suspect):
-    """Change 4 / 1.4826 = 2.7 robust standard deviations: below 10, beyond 2. Margins: median 5, spread 1.4826."""
+    """Change 4.5 of 1.48: 3.0 standard deviations, below 10 and beyond 2. Margins: about 5, spread at most 1.5."""
     found = weigh([1, 2, 3, 4, 7], [4, 5, 6, 5, margin], LIMITS)
-    assert found[4].loss_z == pytest.approx(4 / 1.4826)
+    assert found[4].loss_z == pytest.approx(4.5 / SD)
     assert found[4].suspect is suspect
 
 

@@ -22,16 +22,16 @@ class Limits:
 
     Attributes:
         loss_z: of the change in verification loss, in robust standard deviations.
-        unusual_loss_z: the same for a scan whose margin is farther from the median than `margin_z`, to either side:
+        unusual_loss_z: the same for a scan whose margin is farther from the bulk than `margin_z`, to either side:
             what the model is far too sure about is unlike what it has learnt from.
-        margin_z: of the margin, in robust standard deviations from the median.
+        margin_z: of the margin, in robust standard deviations from the bulk.
         least_loss: the spread of the changes is never taken to be smaller than this, in nats: a well-trained state
             changes so little that rounding would stand out otherwise.
     """
 
     loss_z: float = 6.0
     unusual_loss_z: float = 1.5
-    margin_z: float = 4.0
+    margin_z: float = 3.0
     least_loss: float = 1e-4
 
 
