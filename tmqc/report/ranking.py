@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 
@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from tmqc.data.cohort import Subject
-from tmqc.report.metrics import write_csv
+from tmqc.errors import RunError
+from tmqc.report.metrics import read_rows, write_csv
 from tmqc.rivals import Scores
 
 _SAME_FOR_ALL = ("rival", "n", "n_harmful")
@@ -141,6 +142,28 @@ def write_ranking_by_kind(path: Path, rows: Iterable[KindRow]) -> None:
     write_csv(path, [field.name for field in fields(KindRow)], (astuple(row) for row in rows))
 
 
+def read_ranking(path: Path) -> dict[str, float | None]:
+    """Read what `write_ranking` wrote, named for the tracker; None where a cell is empty.
+
+    Raises:
+        RunError: the file cannot be read, or is not such a file.
+    """
+    values: dict[str, float | None] = {}
+    try:
+        for row in read_rows(path):
+            cells = {name: text for name, text in row.items() if name not in _SAME_FOR_ALL}
+            values |= _named(row["rival"], {name: float(text) if text else None for name, text in cells.items()})
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror}); it is written by pipeline=rivals") from None
+    except (KeyError, ValueError, TypeError) as error:
+        raise RunError(f"{path}: is not a rivals.csv of pipeline=rivals ({error!r})") from None
+    return values
+
+
 def ranking_metrics(row: RivalRow) -> dict[str, float | None]:
     """Name the numbers for the tracker: `rivals/tracin_auroc`, `rivals/tracin_seconds`, ..."""
-    return {f"rivals/{row.rival}_{name}": value for name, value in asdict(row).items() if name not in _SAME_FOR_ALL}
+    return _named(row.rival, {name: value for name, value in asdict(row).items() if name not in _SAME_FOR_ALL})
+
+
+def _named(rival: str, values: Mapping[str, float | None]) -> dict[str, float | None]:
+    return {f"rivals/{rival}_{name}": value for name, value in values.items()}

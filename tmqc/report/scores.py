@@ -9,7 +9,8 @@ from types import MappingProxyType
 from typing import Any
 
 from tmqc.core.detection import Detection, History, counted, detect, median_and_max, whole_centers
-from tmqc.report.metrics import write_csv
+from tmqc.errors import RunError
+from tmqc.report.metrics import read_rows, write_csv
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,25 @@ def write_detection(path: Path, rows: Iterable[DetectionRow]) -> None:
     write_csv(path, DETECTION_COLUMNS, (astuple(row) for row in rows))
 
 
+def read_detection(path: Path) -> list[tuple[int, dict[str, float | None]]]:
+    """Read what `write_detection` wrote: cycle, and the scores named for the tracker; None where a cell is empty.
+
+    Raises:
+        RunError: the file cannot be read, or is not such a file.
+    """
+    try:
+        rows = [{name: float(text) if text else None for name, text in row.items()} for row in read_rows(path)]
+        return [(int(row["cycle"] or 0), _named(row)) for row in rows]
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror}); it is written by pipeline=qc") from None
+    except (KeyError, ValueError, TypeError) as error:
+        raise RunError(f"{path}: is not the detection.csv of a QC run ({error!r})") from None
+
+
 def detection_metrics(row: DetectionRow) -> dict[str, float | None]:
     """Name the scores for the tracker: `detect/precision`, `detect/flagged_recall`, `detect/good_lost`, ..."""
-    values = {name: value for name, value in asdict(row).items() if name != "cycle"}
-    return {f"detect/{name.removeprefix('n_')}": value for name, value in values.items()}
+    return _named(asdict(row))
+
+
+def _named(row: Mapping[str, Any]) -> dict[str, float | None]:
+    return {f"detect/{name.removeprefix('n_')}": value for name, value in row.items() if name != "cycle"}

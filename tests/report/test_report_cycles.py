@@ -1,0 +1,104 @@
+"""What is read back from a run's CSVs is what was written."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from tmqc.core.rates import Counts, Rates, Verification
+from tmqc.core.records import CycleReport
+from tmqc.errors import RunError
+from tmqc.report.cycles import read_cycles
+from tmqc.report.ranking import RivalRow, ranking_metrics, read_ranking, write_ranking
+from tmqc.report.scores import detection_metrics, read_detection, score_detection, write_detection
+from tmqc.rundir import append_cycle
+
+FIRST = CycleReport(
+    cycle=10,
+    learning_rate=1 / 3,
+    train_loss=None,
+    train_accuracy=None,
+    verification=Verification(Counts(tp=1, fp=2, tn=3, fn=4), 5.0),
+    rates=Rates(0.4, 0.8),
+    n_steps=7,
+    n_verifications=7,
+    n_batches=5,
+    n_batches_rejected=1,
+    flagged=("a", "007"),
+    readmitted=(),
+    eliminated=("n/a b",),
+    n_waiting=2,
+    n_eliminated=1,
+    train_s=0.1,
+    verify_s=2.0,
+    postponed=("c",),
+    n_screened=3,
+)
+LAST = replace(FIRST, cycle=11, train_loss=0.1 + 0.2, train_accuracy=1.0, flagged=())
+
+
+@pytest.fixture
+def cycles(tmp_path):
+    for report in (FIRST, LAST):
+        append_cycle(tmp_path / "cycles.csv", report)
+    return tmp_path / "cycles.csv"
+
+
+def test_cycles(cycles):
+    assert read_cycles(cycles) == [FIRST, LAST]
+
+
+def test_the_last_words_of_a_killed_process_are_left_out(cycles):
+    whole = cycles.read_text()
+    cycles.write_text(whole + whole.splitlines()[-1][:-2])
+    assert read_cycles(cycles) == [FIRST, LAST]
+
+
+def test_a_file_of_a_version_without_the_newest_columns(cycles):
+    rows = [line.rsplit(",", 3) for line in cycles.read_text().splitlines()]
+    assert rows[0][1:] == ["postponed", "n_screened", "runaway"]
+    cycles.write_text("".join(row[0] + "\n" for row in rows))
+    assert read_cycles(cycles)[0] == replace(FIRST, postponed=(), n_screened=0)
+
+
+def test_a_loss_that_is_no_number(tmp_path):
+    append_cycle(tmp_path / "cycles.csv", replace(FIRST, train_loss=math.nan))
+    [report] = read_cycles(tmp_path / "cycles.csv")
+    assert report.train_loss is not None and math.isnan(report.train_loss)
+
+
+def test_detection(tmp_path):
+    rows = [
+        score_detection(
+            cycle=cycle,
+            flagged_ever="ab",
+            eliminated=eliminated,
+            undecided="",
+            center_of=dict.fromkeys("abc", "A"),
+            truth_subjects="a",
+            n_verifications=3,
+        )
+        for cycle, eliminated in ((10, ""), (11, "ab"))
+    ]
+    write_detection(tmp_path / "detection.csv", rows)
+    assert read_detection(tmp_path / "detection.csv") == [(row.cycle, detection_metrics(row)) for row in rows]
+
+
+def test_rivals(tmp_path):
+    rows = [
+        RivalRow("loss", 9, 2, 0.75, 0.5, 1 / 3, 1 / 3, 9, 0, 0.25),
+        RivalRow("tracin", 9, 2, None, None, None, None, 9, 9, 1.5),
+    ]
+    write_ranking(tmp_path / "rivals.csv", rows)
+    assert read_ranking(tmp_path / "rivals.csv") == ranking_metrics(rows[0]) | ranking_metrics(rows[1])
+
+
+@pytest.mark.parametrize("read", [read_cycles, read_detection, read_ranking])
+def test_another_file_or_none_is_told(tmp_path, read):
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(RunError, match=r"other.csv: is not"):
+        read(tmp_path / "other.csv")
+    with pytest.raises(RunError, match=r"absent.csv: cannot be read .* written by"):
+        read(tmp_path / "absent.csv")

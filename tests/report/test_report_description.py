@@ -1,0 +1,59 @@
+"""A run in a few lines of Markdown."""
+
+from __future__ import annotations
+
+import pytest
+
+from tmqc.config import Config, HarmfulConfig, QcConfig, flatten
+from tmqc.report.description import describe_run
+
+SUMMARY = {
+    "pipeline": "qc",
+    "first_cycle": 10,
+    "last_cycle": 29,
+    "verification": {"fpr": 0.05, "fnr": 0.1, "accuracy": 0.925, "tp": 9},
+    "test": {"auroc": None, "accuracy": 0.9},
+    "ledger": {"n_flagged": 20, "n_eliminated": 12, "n_undecided": 1},
+    "detection": {"n_harmful": 15, "precision": 0.75, "recall": 0.6, "n_good_lost": 3},
+}
+SETTINGS = flatten(Config(harmful=HarmfulConfig(scenario="samples")))
+
+
+def test_what_was_run_and_what_came_out():
+    assert describe_run(SETTINGS, SUMMARY, note="phantom cohort").splitlines() == [
+        "**phantom cohort**",
+        "",
+        "- Pipeline **qc**, cycles 10 to 29, harmful data: samples",
+        "- Gate: every step by rates, error 0.02 a sample, reference last, revisit after 2 cycles",
+        "- Verification after the last cycle: FPR 0.050, FNR 0.100, accuracy 0.925",
+        "- Test split: AUROC -, accuracy 0.900",
+        "- Scans: 12 eliminated, 1 undecided",
+        "- Detection of 15 harmful scans: precision 0.750, recall 0.600; 3 good scans lost",
+    ]
+
+
+def test_what_does_not_exist_is_left_out():
+    summary = SUMMARY | {"pipeline": "clean", "test": None, "ledger": None, "detection": None}
+    assert describe_run(flatten(Config()), summary, note=None).splitlines() == [
+        "- Pipeline **clean**, cycles 10 to 29, harmful data: none",
+        "- Verification after the last cycle: FPR 0.050, FNR 0.100, accuracy 0.925",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("gate", "said"),
+    [
+        ({"control": "screen"}, "screen, every 2 cycles, 1 steps a scan"),
+        ({"signal": "loss"}, "every step by loss, loss 0.01 nats a sample, reference last, revisit after 2 cycles"),
+        ({"signal": "both", "reference": "best"}, "error 0.02 a sample, loss 0.01 nats a sample, reference best"),
+        ({"chance": 0.05}, "error 0.02 a sample, chance 0.05, reference last"),
+    ],
+)
+def test_gates(gate, said):
+    assert said in describe_run(flatten(Config(qc=QcConfig(**gate))), SUMMARY, note=None)
+
+
+def test_calibrated_tolerances_stand_in_for_the_errors():
+    settings = SETTINGS | {"qc.signal": "loss", "qc.calibrated.method": "z", "qc.calibrated.level": 6.0}
+    text = describe_run(settings, SUMMARY, note=None)
+    assert "every step by loss, tolerances calibrated by z 6.0, reference last" in text

@@ -1,0 +1,63 @@
+"""A training run in a few lines of Markdown: what was run, and what came out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_RATE_SIGNALS = ("rates", "both")
+
+
+def describe_run(settings: Mapping[str, Any], summary: Mapping[str, Any], *, note: str | None) -> str:
+    """Put settings and summary of a finished training run into words. What is not known is left out or a dash.
+
+    Args:
+        settings: flattened, as `config.flatten` does.
+        summary: of `summarize_run`, or as read from `summary.json`.
+        note: said first, such as that the cohort is a phantom.
+    """
+    verification, test, ledger = (summary.get(name) for name in ("verification", "test", "ledger"))
+    cycles = f"cycles {summary['first_cycle']} to {summary['last_cycle']}"
+    lines = [f"Pipeline **{summary['pipeline']}**, {cycles}, harmful data: {settings.get('harmful.scenario', '-')}"]
+    if ledger:
+        lines.append(f"Gate: {_gate(settings)}")
+    if verification:
+        lines.append(f"Verification after the last cycle: {_rates(verification)}")
+    if test:
+        lines.append(f"Test split: AUROC {_number(test.get('auroc'))}, accuracy {_number(test.get('accuracy'))}")
+    if ledger:
+        lines.append(f"Scans: {ledger['n_eliminated']} eliminated, {ledger['n_undecided']} undecided")
+    if detection := summary.get("detection"):
+        lines.append(
+            f"Detection of {detection['n_harmful']} harmful scans: precision {_number(detection['precision'])}, "
+            f"recall {_number(detection['recall'])}; {detection['n_good_lost']} good scans lost"
+        )
+    said = [f"**{note}**", ""] if note is not None else []
+    return "\n".join([*said, *(f"- {line}" for line in lines)])
+
+
+def _gate(settings: Mapping[str, Any]) -> str:
+    def get(name: str) -> Any:
+        return settings.get(f"qc.{name}", "-")
+
+    if get("control") == "screen":
+        return f"screen, every {get('screen.every')} cycles, {get('screen.steps')} steps a scan"
+    signal, method = get("signal"), get("calibrated.method")
+    said = [f"every step by {signal}"]
+    if method not in ("none", "-"):
+        said.append(f"tolerances calibrated by {method} {get('calibrated.level')}")
+    else:
+        said += [f"error {get('error')} a sample"] if signal in _RATE_SIGNALS else []
+        said += [f"loss {get('loss_error')} nats a sample"] if signal != "rates" else []
+    if get("chance") not in (None, "-"):
+        said.append(f"chance {get('chance')}")
+    return ", ".join([*said, f"reference {get('reference')}", f"revisit after {get('revisit')} cycles"])
+
+
+def _rates(verification: Mapping[str, Any]) -> str:
+    rates = (("FPR", "fpr"), ("FNR", "fnr"), ("accuracy", "accuracy"))
+    return ", ".join(f"{label} {_number(verification.get(name))}" for label, name in rates)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
