@@ -145,6 +145,7 @@ class TrackingConfig:
     name: str = "mlflow"
     uri: str | None = None  # default: sqlite:///<run.outputs>/mlflow.db
     experiment: str = "tmqc"
+    required: bool = True  # off: a store that cannot be used at the start does not stop the run
 
 
 @dataclass

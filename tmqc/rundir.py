@@ -18,6 +18,7 @@ CONFIG, LOG, LOCK = "config.yaml", "run.log", ".lock"
 TRACE, LEDGER, CYCLES, DETECTION, TRUTH = "trace.csv", "ledger.json", "cycles.csv", "detection.csv", "truth.csv"
 GOOD_LOST, BY_KIND, SUMMARY = "good_lost.csv", "detection_by_kind.csv", "summary.json"
 METRICS, PREDICTIONS = "metrics.csv", "predictions.csv"
+TRACKING, MODEL = "tracking.jsonl", "model.keras"  # what the tracking store could not be told, until it could
 SCORES, RANKING, RANKING_BY_KIND = "scores.csv", "rivals.csv", "rivals_by_kind.csv"
 FIGURES, HARMFUL, CHECKPOINTS = "figures", "harmful", "checkpoints"
 _SCORES = (DETECTION, GOOD_LOST, BY_KIND, TRUTH)
@@ -25,6 +26,7 @@ _SCORES = (DETECTION, GOOD_LOST, BY_KIND, TRUTH)
 _FILES = (
     *(SUMMARY, CONFIG, LOG, TRACE, LEDGER, CYCLES, *_SCORES, METRICS, PREDICTIONS),
     *(SCORES, RANKING, RANKING_BY_KIND),
+    *(TRACKING, MODEL),
 )
 _FOLDERS = (FIGURES, HARMFUL, CHECKPOINTS)
 

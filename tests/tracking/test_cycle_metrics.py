@@ -13,8 +13,10 @@ import pytest
 from tmqc.config import TrackingConfig
 from tmqc.core.rates import Counts, Rates, Verification
 from tmqc.core.records import CycleReport
+from tmqc.data.cohort import Subject
 from tmqc.tracking import TRACKERS, NoTracker
-from tmqc.tracking.cycle import cycle_metrics
+from tmqc.tracking.cycle import CYCLE_MARK, cycle_metrics
+from tmqc.tracking.dataset import dataset_profile
 from tmqc.tracking.memory import MemoryTracker
 
 REPORT = CycleReport(
@@ -64,7 +66,7 @@ def test_every_number_of_a_report_has_a_name():
 def test_what_does_not_exist_is_left_out():
     values = cycle_metrics(replace(REPORT, train_loss=None, train_accuracy=None))
     assert not {"train/loss", "train/accuracy"} & set(values)
-    assert len(values) == 16
+    assert len(values) == 16 and CYCLE_MARK in values
 
 
 def test_memory_tracker_remembers():
@@ -80,21 +82,42 @@ def test_memory_tracker_remembers():
     assert tracker.models == [(1, 4, 4, 4, 1)] and tracker.status == "FINISHED"
 
 
+def test_memory_tracker_goes_on_with_a_run():
+    tracker = MemoryTracker()
+    tracker.start(name="run", tags={"pipeline": "qc"}, settings={"qc.error": 0.02})
+    assert tracker.last_cycle() is None
+    tracker.cycle(REPORT)
+    tracker.finish("KILLED")
+    tracker.start(name="other", tags={}, settings={}, run_id=tracker.run_id)
+    assert (tracker.run_id, tracker.settings, tracker.status) == ("run", {"qc.error": 0.02}, None)
+    tracker.metrics({"detect/f1": 0.5}, step=13)
+    assert tracker.last_cycle() == 12
+    tracker.describe("what came out")
+    assert tracker.description == "what came out"
+
+
 def test_no_tracker_takes_everything_and_does_nothing(tmp_path):
-    tracker = TRACKERS["none"](TrackingConfig(), tmp_path)
+    tracker = TRACKERS["none"](TrackingConfig(), tmp_path, tmp_path / "run")
     assert isinstance(tracker, NoTracker)
     tracker.start(name="run", tags={}, settings={})
-    tracker.dataset([], split="train", digest="0")
+    tracker.dataset({}, split="train", digest="0")
     tracker.cycle(REPORT)
+    tracker.describe("text")
     tracker.finish("FINISHED")
-    assert tracker.run_id is None and not list(tmp_path.iterdir())
+    assert tracker.run_id is None and tracker.last_cycle() is None and not list(tmp_path.iterdir())
+
+
+def test_a_data_set_is_counted():
+    subjects = [Subject(str(i), Path("x"), "north" if i else "south", int(i == 1), None, None, None) for i in range(3)]
+    assert dataset_profile(subjects) == {"n_subjects": 3, "n_pd": 1, "n_hc": 2, "n_centers": 2}
+    assert set(dataset_profile([]).values()) == {0}
 
 
 @pytest.mark.parametrize("heavy", ["mlflow", "tensorflow", "keras"])
 def test_tracking_none_imports_nothing_heavy(heavy):
     code = (
         "import sys; from pathlib import Path; from tmqc.config import TrackingConfig; "
-        "from tmqc.tracking import TRACKERS; TRACKERS['none'](TrackingConfig(), Path('.')); "
+        "from tmqc.tracking import TRACKERS; TRACKERS['none'](TrackingConfig(), Path('.'), Path('.')); "
         f"sys.exit('{heavy}' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -17,16 +17,16 @@ from urllib.request import url2pathname
 import numpy as np
 import pytest
 
-from tmqc.config import TrackingConfig
 from tmqc.core.rates import Counts, Rates, Verification
 from tmqc.core.records import CycleReport
-from tmqc.data.cohort import Subject
 from tmqc.errors import RunError
-from tmqc.tracking import TRACKERS
+from tmqc.tracking import DIRECTORY_TAG, KEY_TAG
 from tmqc.tracking.cycle import cycle_metrics
 from tmqc.tracking.database import database_path, database_uri
+from tmqc.tracking.faults import ArtifactError, RefusedError, TrackingError
 
 mlflow = pytest.importorskip("mlflow")
+from tmqc.tracking.mlflow_tracker import MlflowTracker  # noqa: E402
 
 REPORT = CycleReport(
     cycle=0,
@@ -47,25 +47,11 @@ REPORT = CycleReport(
     train_s=0.1,
     verify_s=0.2,
 )
-SUBJECTS = [
-    Subject("s1", Path("/data/s1.nii"), "north", 1, "F", 61.0, None),
-    Subject("s2", Path("/data/s2.nii"), "south", 0, "M", 70.0, None),
-    Subject("s3", Path("/data/s3.nii"), "south", 0, None, None, None),
-]
+PROFILE = {"n_subjects": 3, "n_pd": 1, "n_hc": 2, "n_centers": 2}
 
 
-def make(outputs: Path, **config):
-    return TRACKERS["mlflow"](TrackingConfig(**config), outputs)
-
-
-@pytest.fixture(scope="module")
-def outputs(tmp_path_factory):
-    """A folder with an awkward name and a database in it: making one takes seconds."""
-    folder = tmp_path_factory.mktemp("out put é%20#")
-    tracker = make(folder)
-    tracker.start(name="first", tags={}, settings={})
-    tracker.finish("FINISHED")
-    return folder
+def make(outputs: Path, uri: str | None = None, experiment: str = "tmqc"):
+    return MlflowTracker(uri=uri, experiment=experiment, outputs=outputs)
 
 
 @pytest.fixture
@@ -106,9 +92,9 @@ def test_cycles_are_metrics_with_steps(tracker):
     assert set(read(tracker).data.metrics) == {*cycle_metrics(REPORT), "detect/recall"}
 
 
-def test_a_data_set_is_known_by_its_digest_and_not_by_names_or_paths(tracker):
+def test_a_data_set_is_known_by_its_digest_and_numbers(tracker):
     digest = "ab" * 32
-    tracker.dataset(SUBJECTS, split="train", digest=digest)
+    tracker.dataset(PROFILE, split="train", digest=digest)
     (logged,) = read(tracker).inputs.dataset_inputs
     assert logged.dataset.name == "train" and logged.dataset.digest == digest[:36]
     assert {tag.key: tag.value for tag in logged.tags} == {
@@ -116,7 +102,6 @@ def test_a_data_set_is_known_by_its_digest_and_not_by_names_or_paths(tracker):
         "tmqc.digest": digest,
     }
     assert logged.dataset.profile == '{"n_subjects": 3, "n_pd": 1, "n_hc": 2, "n_centers": 2}'
-    assert "s1" not in repr(logged.dataset) and "/data" not in repr(logged.dataset)
     assert mlflow.data.get_source(logged.dataset).to_dict()["tags"]["tmqc.digest"] == digest
 
 
@@ -189,7 +174,7 @@ def test_an_unreachable_server_is_told_soon(tmp_path):
         uri = f"http://127.0.0.1:{free.getsockname()[1]}"
     tracker = make(tmp_path, uri=uri)
     started = time.perf_counter()
-    with pytest.raises(RunError, match=f"tracking.uri={uri}.*tracking=none"):
+    with pytest.raises(RunError, match=f"tracking.uri={uri}.*start the server or correct"):
         tracker.start(name="run", tags={}, settings={})
     assert time.perf_counter() - started < 15
     assert "MLFLOW_HTTP_REQUEST_TIMEOUT" not in os.environ and tracker.run_id is None
@@ -234,24 +219,84 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path):
         make(tmp_path / "file" / "outputs").start(name="run", tags={}, settings={})
 
 
-def test_a_store_that_fails_later_costs_a_line_and_not_the_run(tracker, monkeypatch, caplog):
-    def fail(*args, **kwargs):
-        raise mlflow.exceptions.MlflowException("server is gone\nlong trace")
+def test_a_run_goes_on_with_its_parameters_as_they_are(tracker, outputs):
+    tracker.cycle(replace(REPORT, cycle=10))
+    tracker.metrics({"detect/f1": 1.0}, step=11)
+    tracker.finish("KILLED")
+    later = make(outputs)
+    later.start(name="x", tags={"pipeline": "no"}, settings={"qc.error": 0.9, "new": 1}, run_id=tracker.run_id)
+    run = read(tracker)
+    assert later.run_id == tracker.run_id and run.info.status == "RUNNING" and later.last_cycle() == 10
+    assert (run.data.params["qc.error"], run.data.params["new"], run.data.tags["pipeline"]) == ("0.02", "1", "qc")
+    later.describe("what came out")
+    assert read(later).data.tags["mlflow.note.content"] == "what came out"
 
-    monkeypatch.setattr(tracker._client, "log_batch", fail)
+
+@pytest.mark.parametrize("unknown", ["0" * 32, "no id at all", "deleted"])
+def test_a_run_that_is_not_there_any_more_is_begun_anew_with_a_warning(outputs, caplog, unknown):
+    if unknown == "deleted":
+        gone = make(outputs)
+        gone.start(name="x", tags={}, settings={})
+        mlflow.MlflowClient(gone.uri).delete_run(unknown := gone.run_id)
+    tracker = make(outputs)
     with caplog.at_level(logging.WARNING, logger="tmqc"):
+        tracker.start(name="x", tags={}, settings={"a": 1}, run_id=unknown)
+    assert tracker.run_id != unknown and read(tracker).data.params == {"a": "1"} and tracker.last_cycle() is None
+    [message] = caplog.messages
+    assert f"run {unknown} is not in" in message
+    assert not tracker.knows(unknown) and tracker.knows(tracker.run_id)
+
+
+def test_a_start_can_be_repeated_and_runs_are_found_by_their_directory(outputs, tmp_path):
+    directory = tmp_path / "it's a run"
+    tags = {KEY_TAG: "tmqc-1", DIRECTORY_TAG: str(directory)}
+    first, second = make(outputs), make(outputs)
+    assert make(outputs).runs_of(directory) == []
+    for tracker in (first, second):
+        tracker.start(name="x", tags=tags, settings={"a": 1})
+    assert first.run_id == second.run_id
+    first.finish("KILLED")
+    assert make(outputs).runs_of(directory) == [(first.run_id, "KILLED")]
+
+
+def test_the_same_numbers_of_the_same_time_are_logged_once(tracker):
+    for _ in range(2):
+        tracker.metrics({"verify/fpr": 0.5, "verify/fnr": float("nan")}, step=3, time_ms=1_700_000_000_000)
+    history = mlflow.MlflowClient(tracker.uri).get_metric_history(tracker.run_id, "verify/fpr")
+    assert [(m.step, m.value, m.timestamp) for m in history] == [(3, 0.5, 1_700_000_000_000)]
+
+
+def test_what_fails_is_told_apart(tracker, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+
+    def fail(*args, **kwargs):
+        raise ValueError("Expecting value: line 1 column 1\nlong trace")
+
+    with pytest.raises(RefusedError, match="a \\* b"):
+        tracker.metrics({"a * b": 1.0})
+    with pytest.raises(RefusedError, match="absent.csv: no such file"):
+        tracker.artifact(tmp_path / "absent.csv")
+    monkeypatch.setattr(tracker._client, "log_artifact", fail)
+    with pytest.raises(ArtifactError, match="file not logged"):
+        tracker.artifact(tmp_path / "file")
+    monkeypatch.setattr(tracker._client, "log_batch", fail)
+    with pytest.raises(TrackingError) as caught:
         tracker.cycle(replace(REPORT, cycle=17))
-    assert caplog.messages == ["tracking: the metrics of cycle 17 not logged (server is gone)"]
+    assert caught.value.faults == ["the metrics of cycle 17 not logged (Expecting value: line 1 column 1)"]
+    assert type(caught.value) is TrackingError
+    mlflow.MlflowClient(tracker.uri).delete_run(tracker.run_id)
+    with pytest.raises(TrackingError) as caught:  # not a refusal: the run can be begun anew elsewhere
+        tracker.describe("x")
+    assert type(caught.value) is TrackingError
 
 
 LOG_A_RUN = """
 import sys
 from pathlib import Path
-from tmqc.config import TrackingConfig
-from tmqc.tracking import TRACKERS
+from tmqc.tracking.mlflow_tracker import MlflowTracker
 
 outputs, n = sys.argv[1:]
-tracker = TRACKERS["mlflow"](TrackingConfig(), Path(outputs))
+tracker = MlflowTracker(uri=None, experiment="tmqc", outputs=Path(outputs))
 tracker.start(name=n, tags={}, settings={"n": n})
 for step in range(5):
     tracker.metrics({"verify/fpr": 0.5, "verify/fnr": 0.5}, step=step)

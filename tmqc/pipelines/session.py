@@ -15,11 +15,12 @@ from tmqc.checkpoint import Checkpoint
 from tmqc.config import Config, flatten
 from tmqc.data.cohort import Subject, digest
 from tmqc.errors import RunError
-from tmqc.pipelines.resume import check_place, find_point, locked
+from tmqc.pipelines.resume import check_place, find_point, locked, read_run_id
 from tmqc.provenance import git_revision, versions
-from tmqc.rundir import CONFIG, LOG, SUMMARY, artifacts, claim, write_text
+from tmqc.rundir import CONFIG, LOG, RUN, SUMMARY, artifacts, claim, write_json, write_text
 from tmqc.signals import Interrupted, Stop
 from tmqc.tracking import TRACKERS, Tracker
+from tmqc.tracking.dataset import dataset_profile
 
 log = logging.getLogger("tmqc")
 
@@ -48,16 +49,22 @@ def open_run(
     """Start tracking, claim the directory, write the resolved config; in the end say how it ended.
 
     Raises:
-        RunError: tracking cannot be reached, or the directory is not to be had: nothing has been touched then. Or a
+        RunError: tracking is required and cannot be reached, or the directory is not to be had: nothing has been touched then. Or a
             file of the run could not be written or read: the disk is full, or gone.
     """
     data = " ".join(digest(subjects) for subjects in splits.values())
-    tracker = TRACKERS[config.tracking.name](config.tracking, Path(config.run.outputs))
+    tracker = TRACKERS[config.tracking.name](config.tracking, Path(config.run.outputs), directory)
     name = f"{config.pipeline.name}/{config.run.name}"
     with locked(directory), Stop().listening() as stop:
         goes_on = check_place(config, directory)
         point = find_point(directory, data) if goes_on else None
-        tracker.start(name=name, tags=_tags(config, device, note), settings=flatten(config), description=note or "")
+        tracker.start(
+            name=name,
+            tags=_tags(config, device, note),
+            settings=flatten(config),
+            description=note or "",
+            run_id=read_run_id(directory) if goes_on else None,
+        )
         status = "FAILED"
         try:
             if not goes_on:
@@ -68,10 +75,11 @@ def open_run(
                 if goes_on:
                     log.info("%s", _tell(point))
                 write_text(directory / CONFIG, OmegaConf.to_yaml(OmegaConf.structured(config)))
+                write_json(directory / RUN, {"run_id": tracker.run_id})
                 tracker.artifact(directory / CONFIG)
                 for split, subjects in splits.items():
                     if subjects:
-                        tracker.dataset(subjects, split=split, digest=digest(subjects))
+                        tracker.dataset(dataset_profile(subjects), split=split, digest=digest(subjects))
                 yield Session(tracker, directory, point, data, stop)
             status = "FINISHED"
         except (KeyboardInterrupt, Interrupted):

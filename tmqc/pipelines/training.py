@@ -16,7 +16,7 @@ from tmqc.checkpoint import (
     save_checkpoint,
     save_latest,
 )
-from tmqc.config import Config
+from tmqc.config import Config, flatten
 from tmqc.core.records import CycleReport, Step
 from tmqc.core.schedule import Visit
 from tmqc.data.cohort import Subject
@@ -25,6 +25,7 @@ from tmqc.pipelines.prepare import Prepared
 from tmqc.pipelines.session import Session, hand_over
 from tmqc.progress import Progress
 from tmqc.report.breakdown import Breakdown
+from tmqc.report.description import describe_run
 from tmqc.report.events import read_trace
 from tmqc.report.figures import plot_cycles
 from tmqc.report.metrics import METRIC_NAMES, subgroup_metrics
@@ -149,6 +150,7 @@ def close_training(
     print_training(reports[-1], test=test, detection=detection, breakdown=breakdown, note=note, directory=directory)
     pipeline = config.pipeline.name
     summary = summarize_run(reports, pipeline=pipeline, test=test, controlled=controlled, detection=detection)
+    tracker.describe(describe_run(flatten(config), summary, note=note))
     write_summary(directory / SUMMARY, summary)
     drop_latest(directory)
 

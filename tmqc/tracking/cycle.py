@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from tmqc.core.records import CycleReport
 
+CYCLE_MARK = "verify/accuracy"  # every cycle has one, and nothing else is logged under this name
+
 
 def cycle_metrics(report: CycleReport) -> dict[str, float]:
     """Every number of `report` that exists, by group: `train/...`, `verify/...`, `qc/...`.

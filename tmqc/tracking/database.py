@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import fcntl
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import unquote
 
-from tmqc.errors import RunError
+from tmqc.tracking.faults import TrackingError
 
 _SCHEME = "sqlite:///"
-_MAGIC = b"SQLite format 3\0"
+_PATIENCE_S = 10.0  # with another process that is writing
 
 
 def database_path(uri: str) -> Path | None:
@@ -36,30 +37,32 @@ def creating(database: Path) -> Iterator[None]:
     """Hold a lock beside `database`: of several processes starting at once one makes it, the others wait.
 
     Raises:
-        RunError: the folder cannot be written to, or the file is there and is no SQLite database. (MLflow
-            would try again for minutes before it says so.)
+        TrackingError: the folder cannot be written to, or the file is there and is no SQLite database, or it is
+            locked. (MLflow would try again for minutes before it says so.)
     """
     try:
         database.parent.mkdir(parents=True, exist_ok=True)
         lock = database.with_name(database.name + ".lock").open("a")
     except OSError as error:
-        raise RunError(
-            f"tracking: {database.parent} cannot be written to ({error.strerror}); set run.outputs or "
-            "tracking.uri, or tracking=none"
+        raise TrackingError(
+            f"tracking: {database.parent} cannot be written to ({error.strerror}); set run.outputs or tracking.uri"
         ) from None
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file is closed, also by a killed process
-        _check_header(database)
+        _check_usable(database)
         yield
 
 
-def _check_header(database: Path) -> None:
-    try:
-        with database.open("rb") as file:
-            header = file.read(len(_MAGIC))
-    except FileNotFoundError:
+def _check_usable(database: Path) -> None:
+    if not database.exists():
         return
-    except OSError as error:
-        raise RunError(f"tracking: {database} cannot be read ({error.strerror})") from None
-    if header not in (b"", _MAGIC):
-        raise RunError(f"tracking: {database} is there and is no SQLite database; move it away or set tracking.uri")
+    try:
+        with closing(sqlite3.connect(database, timeout=_PATIENCE_S, isolation_level=None)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("ROLLBACK")
+    except sqlite3.DatabaseError as error:
+        if error.sqlite_errorcode == sqlite3.SQLITE_NOTADB:
+            reason = "is there and is no SQLite database; move it away or set tracking.uri"
+        else:
+            reason = f"cannot be written to ({error}); free it or set tracking.uri"
+        raise TrackingError(f"tracking: {database} {reason}") from None

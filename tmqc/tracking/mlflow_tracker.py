@@ -1,69 +1,48 @@
-"""MLflow, the only module that imports it. Speaks through an explicit client: no global URI, no active run.
+"""One run in MLflow. Says in two words what went wrong: not now (`TrackingError`), or never (`RefusedError`).
 
-So an inherited MLFLOW_RUN_ID or MLFLOW_TRACKING_URI captures nothing. Once the run is open, a tracking store
-that fails costs log lines and not the run: the numbers are in the run's own files as well.
+Keeping what could not be sent is the business of `spool.py`.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from importlib.metadata import version
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, Metric, Param, Run
 from numpy.typing import NDArray
 
 from tmqc.core.records import CycleReport
-from tmqc.data.cohort import Subject
-from tmqc.errors import RunError
-from tmqc.tracking.cycle import cycle_metrics
-from tmqc.tracking.database import artifact_folder, creating, database_path, database_uri
-
-# Read by MLflow while it is imported: no usage reports from a hospital's network, no prints between our bars.
-for _name, _value in {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_LOGGING_LEVEL": "WARNING",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-}.items():
-    os.environ.setdefault(_name, _value)
-
-from mlflow import MlflowClient  # noqa: E402
-from mlflow.entities import (  # noqa: E402
-    Dataset,
-    DatasetInput,
-    Experiment,
-    InputTag,
-    LoggedModelOutput,
-    Metric,
-    Param,
-)
-from mlflow.exceptions import MlflowException  # noqa: E402
-from mlflow.models import Model, ModelSignature  # noqa: E402
-from mlflow.types import Schema, TensorSpec  # noqa: E402
-from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
+from tmqc.tracking import DIRECTORY_TAG, KEY_TAG, check_status
+from tmqc.tracking.cycle import CYCLE_MARK, cycle_metrics
+from tmqc.tracking.database import creating, database_path, database_uri
+from tmqc.tracking.faults import ArtifactError, RefusedError, TrackingError, first_line
+from tmqc.tracking.mlflow_client import find_experiment, find_run, find_tagged, patience
+from tmqc.tracking.mlflow_model import write_model
 
 if TYPE_CHECKING:
     import keras
 
 logger = logging.getLogger("tmqc")
-logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"])  # if it was imported before us
 
 # MLflow's own limits (mlflow.utils.validation, 3.17); a longer parameter it would cut off without a word.
 _MAX_PARAMS, _MAX_METRICS, _MAX_PARAM_LENGTH, _MAX_DIGEST_LENGTH = 100, 1000, 6000, 36
-_FIRST_CONTACT = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
-_MODEL = "model"
+_NUMBERS_S, _FILES_S = 10, 60  # patience with a server; it may hand files on to a place of its own
+_MODEL, _NOTE = "model", "mlflow.note.content"
 
 
 class MlflowTracker:
-    """One MLflow run. By default in `<outputs>/mlflow.db`, files in `<outputs>/mlartifacts`."""
+    """One MLflow run. By default in `<outputs>/mlflow.db`, files in `<outputs>/mlartifacts`.
+
+    Every method but `finish` with another status raises nothing but TrackingError and its kinds.
+    """
 
     def __init__(self, *, uri: str | None, experiment: str, outputs: Path) -> None:
         self.uri = database_uri(outputs / "mlflow.db") if uri is None else uri
@@ -85,107 +64,119 @@ class MlflowTracker:
         tags: Mapping[str, str],
         settings: Mapping[str, str | int | float | bool | None],
         description: str = "",
+        run_id: str | None = None,
     ) -> None:
         """Open a run and log its settings as parameters. None is logged as null, as YAML has it.
 
-        Settings too long for a parameter are left out and named in the tag `tmqc.settings_left_out`.
+        Settings too long for a parameter are left out and named in the tag `tmqc.settings_left_out`. A run that has
+        the `tmqc.key` of `tags` is this one: a start whose answer was lost can be repeated.
 
         Raises:
-            RunError: the tracking store cannot be reached or used.
+            TrackingError: the tracking store cannot be reached or used.
         """
         values = {k: v if isinstance(v, str) else json.dumps(v) for k, v in settings.items()}
         left_out = sorted(k for k, v in values.items() if len(v) > _MAX_PARAM_LENGTH)
-        all_tags = {**tags, "mlflow.note.content": description} if description else dict(tags)
+        all_tags = {**tags, _NOTE: description} if description else dict(tags)
         if left_out:
             all_tags["tmqc.settings_left_out"] = ", ".join(left_out)
-        params = [Param(k, v) for k, v in values.items() if k not in left_out]
-        try:
-            with creating(self._database) if self._database else _impatience():
-                self._client = MlflowClient(self.uri)
-                self._experiment_id = self._find_experiment()
-            run = self._client.create_run(self._experiment_id, tags=all_tags, run_name=name)
-            self._run_id = run.info.run_id
-            for at in range(0, len(params), _MAX_PARAMS):
-                self._client.log_batch(run.info.run_id, params=params[at : at + _MAX_PARAMS])
-        except (
-            MlflowException,
-            SQLAlchemyError,
-            ImportError,
-            OSError,
-        ) as error:  # ImportError: a database's driver
-            if self._run_id is not None:
-                self.finish("FAILED")
-            raise RunError(
-                f"tracking.uri={self.uri}: MLflow cannot be used there ({_first_line(error)}); start the "
-                "server, correct tracking.uri, or set tracking=none"
-            ) from error
+        opened: Run | None = None
+        with self._connecting():
+            try:
+                opened = self._reopen(run_id, tags.get(KEY_TAG)) or self._client.create_run(
+                    self._experiment_id, tags=all_tags, run_name=name
+                )
+                self._run_id = str(opened.info.run_id)
+                self._experiment_id = str(opened.info.experiment_id)
+                known = {*opened.data.params, *left_out}  # parameters are write-once
+                params = [Param(k, v) for k, v in values.items() if k not in known]
+                for at in range(0, len(params), _MAX_PARAMS):
+                    self._client.log_batch(self._run_id, params=params[at : at + _MAX_PARAMS])
+            except Exception:
+                if opened is not None:
+                    with suppress(TrackingError):
+                        self.finish("FAILED")
+                raise
 
-    def dataset(self, subjects: Sequence[Subject], *, split: str, digest: str) -> None:
+    def knows(self, run_id: str) -> bool:
+        """Whether there is such a run.
+
+        Raises:
+            TrackingError: the tracking store cannot be reached or used.
+        """
+        with self._connecting():
+            return find_run(self._client, run_id) is not None
+
+    def runs_of(self, directory: Path) -> list[tuple[str, str]]:
+        """Id and status of the runs of this run directory, the newest first.
+
+        Raises:
+            TrackingError: the tracking store cannot be reached or used.
+        """
+        with self._connecting():
+            runs = find_tagged(self._client, self._experiment_id, DIRECTORY_TAG, str(directory.absolute()))
+        return [(str(run.info.run_id), str(run.info.status)) for run in runs]
+
+    def last_cycle(self) -> int | None:
+        """The highest step of a cycle's numbers."""
+        with self._sending("the last cycle"):
+            history = self._client.get_metric_history(self._opened(), CYCLE_MARK)
+        return max((metric.step for metric in history), default=None)
+
+    def dataset(self, profile: Mapping[str, int], *, split: str, digest: str) -> None:
         """Log a split by its digest and its numbers; neither ids nor paths leave the run directory."""
-        groups = Counter(subject.group for subject in subjects)
-        profile = {
-            "n_subjects": len(subjects),
-            "n_pd": groups[1],
-            "n_hc": groups[0],
-            "n_centers": len({subject.study for subject in subjects}),
-        }
         source = json.dumps({"tags": {"tmqc.split": split, "tmqc.digest": digest}})
         entity = Dataset(
             name=split,
             digest=digest[:_MAX_DIGEST_LENGTH],
             source_type="code",
             source=source,
-            profile=json.dumps(profile),
+            profile=json.dumps(dict(profile)),
         )
         tags = [InputTag("mlflow.data.context", split), InputTag("tmqc.digest", digest)]
-        with self._forgiving(f"the {split} split"):
+        with self._sending(f"the {split} split"):
             self._client.log_inputs(self._opened(), [DatasetInput(entity, tags)])
 
     def cycle(self, report: CycleReport) -> None:
         """Log every number of `report` in one batch, step = cycle."""
         self.metrics(cycle_metrics(report), step=report.cycle)
 
-    def metrics(self, values: Mapping[str, float | None], *, step: int | None = None) -> None:
+    def metrics(
+        self, values: Mapping[str, float | None], *, step: int | None = None, time_ms: int | None = None
+    ) -> None:
         """Log the numbers that exist, in one batch (of 1000 at most)."""
-        now_ms = int(time.time() * 1000)
-        metrics = [Metric(k, float(v), now_ms, step or 0) for k, v in values.items() if v is not None]
-        with self._forgiving("metrics" if step is None else f"the metrics of cycle {step}"):
+        when = int(time.time() * 1000) if time_ms is None else time_ms
+        metrics = [Metric(k, float(v), when, step or 0) for k, v in values.items() if v is not None]
+        with self._sending("metrics" if step is None else f"the metrics of cycle {step}"):
             for at in range(0, len(metrics), _MAX_METRICS):
                 self._client.log_batch(self._opened(), metrics=metrics[at : at + _MAX_METRICS])
 
     def artifact(self, path: Path, *, folder: str | None = None) -> None:
         """Copy the file `path` into the run's artifacts."""
-        with self._forgiving(str(path)):
+        if not path.is_file():
+            raise RefusedError(f"{path}: no such file")
+        with self._sending(str(path), files=True):
             self._client.log_artifact(self._opened(), str(path), folder)
 
     def model(self, model: keras.Model, *, example: NDArray[np.generic]) -> None:
         """Log the model with a signature made of shapes: (-1, ...) of `example` in, (-1, ...) out."""
-        # MLflow's log_model works on the global URI and, without an active run, in the default experiment.
-        import keras
-        from mlflow.keras import save_model
-
-        inputs = TensorSpec(example.dtype, (-1, *example.shape[1:]))
-        outputs = TensorSpec(np.dtype(np.float32), (-1, *model.output_shape[1:]))
-        signature = ModelSignature(Schema([inputs]), Schema([outputs]))
-        with self._forgiving("the model"), tempfile.TemporaryDirectory() as folder:
-            run_id = self._opened()
+        run_id = self._opened()
+        with self._sending("the model"):
             logged = self._client.create_logged_model(self._experiment_id, _MODEL, source_run_id=run_id)
-            save_model(
-                model,
-                str(Path(folder) / _MODEL),
-                mlflow_model=Model(
-                    artifact_path=logged.artifact_location,
-                    run_id=run_id,
-                    model_id=logged.model_id,
-                    model_uuid=logged.model_id,
-                ),
-                signature=signature,
-                # Named here, or MLflow loads the model in another process for a minute to find out.
-                pip_requirements=[f"{name}=={version(name)}" for name in ("keras", keras.backend.backend(), "numpy")],
-            )
-            self._client.log_model_artifacts(logged.model_id, str(Path(folder) / _MODEL))
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                write_model(model, Path(folder) / _MODEL, example=example, logged=logged, run_id=run_id)
+            except Exception as error:  # it would be the same the next time
+                raise RefusedError(f"the model cannot be written ({first_line(error)})") from error
+            with self._sending("the model", files=True):
+                self._client.log_model_artifacts(logged.model_id, str(Path(folder) / _MODEL))
+        with self._sending("the model"):
             self._client.finalize_logged_model(logged.model_id, "READY")
             self._client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
+
+    def describe(self, text: str) -> None:
+        """Set the run's description."""
+        with self._sending("the description"):
+            self._client.set_tag(self._opened(), _NOTE, text)
 
     def finish(self, status: str) -> None:
         """Close the run.
@@ -193,9 +184,8 @@ class MlflowTracker:
         Args:
             status: FINISHED, FAILED or KILLED.
         """
-        if status not in ("FINISHED", "FAILED", "KILLED"):
-            raise ValueError(f"status {status!r}, allowed: FINISHED, FAILED, KILLED")
-        with self._forgiving(f"status {status}"):
+        check_status(status)
+        with self._sending(f"status {status}"):
             self._client.set_terminated(self._opened(), status)
 
     def _opened(self) -> str:
@@ -203,47 +193,58 @@ class MlflowTracker:
             raise RuntimeError("the tracker has not been started")
         return self._run_id
 
-    def _find_experiment(self) -> str:
-        """Id of the experiment, made if it is not there."""
-        found = self._client.get_experiment_by_name(self._experiment)
-        if found is None:
-            location = artifact_folder(self._database).as_uri() if self._database else None
-            try:
-                return str(self._client.create_experiment(self._experiment, location))
-            except MlflowException as error:
-                if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another client of the server was faster
-                    raise
-            found = self._client.get_experiment_by_name(self._experiment)
-        return _usable(found, self._experiment)
+    def _reopen(self, run_id: str | None, key: str | None) -> Run | None:
+        """The run to go on with, open again; None if there is none."""
+        if run_id is not None:
+            run = find_run(self._client, run_id)
+            if run is None:
+                logger.warning("tracking: run %s is not in %s any more; a new one is started", run_id, self.uri)
+        else:
+            run = next(iter(find_tagged(self._client, self._experiment_id, KEY_TAG, key)), None) if key else None
+        if run is not None:
+            self._client.update_run(run.info.run_id, status="RUNNING")
+        return run
 
     @contextmanager
-    def _forgiving(self, what: str) -> Iterator[None]:
+    def _connecting(self) -> Iterator[None]:
+        """Connect, find the experiment, and say in our words what went wrong there or within."""
         try:
-            yield
-        except (MlflowException, OSError) as error:
-            logger.warning("tracking: %s not logged (%s)", what, _first_line(error))
+            with patience(_NUMBERS_S):
+                with creating(self._database) if self._database else nullcontext():
+                    self._client = MlflowClient(self.uri)
+                    self._experiment_id = find_experiment(self._client, self._experiment, self._database)
+                yield
+        except TrackingError:
+            raise
+        except Exception as error:  # not listed anywhere: requests, SQLAlchemy, drivers, a proxy's HTML read as JSON
+            raise TrackingError(
+                f"tracking.uri={self.uri}: MLflow cannot be used there ({first_line(error)}); start the server "
+                "or correct tracking.uri"
+            ) from error
 
+    @contextmanager
+    def _sending(self, what: str, *, files: bool = False) -> Iterator[None]:
+        try:
+            self._check_there()
+            with patience(_FILES_S if files else _NUMBERS_S):
+                yield
+        except Exception as error:  # as above
+            message = f"{what} not logged ({first_line(error)})"
+            if files and self._answers():
+                raise ArtifactError(message) from error
+            if getattr(error, "error_code", None) == "INVALID_PARAMETER_VALUE" and self._answers():
+                raise RefusedError(message) from error
+            raise TrackingError(message) from error
 
-def _usable(experiment: Experiment | None, name: str) -> str:
-    if experiment is None or experiment.lifecycle_stage != "active":
-        raise RunError(
-            f"tracking.experiment={name}: was deleted in MLflow; restore it with `mlflow experiments "
-            "restore`, or choose another name"
-        )
-    return str(experiment.experiment_id)
+    def _answers(self) -> bool:
+        """Whether the store has the run and says so."""
+        try:
+            self._check_there()
+            with patience(_NUMBERS_S):
+                return find_run(self._client, self._opened()) is not None
+        except Exception:
+            return False
 
-
-@contextmanager
-def _impatience() -> Iterator[None]:
-    """Tell a wrong address in seconds, not in the four minutes of MLflow's patience with a busy server."""
-    ours = {k: v for k, v in _FIRST_CONTACT.items() if k not in os.environ}
-    os.environ.update(ours)
-    try:
-        yield
-    finally:
-        for key in ours:
-            del os.environ[key]
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
+    def _check_there(self) -> None:
+        if self._database and not self._database.exists():  # SQLite would make an empty one
+            raise FileNotFoundError(f"{self._database} is gone")

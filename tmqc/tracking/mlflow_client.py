@@ -1,0 +1,86 @@
+"""MLflow's client: connect, find experiment and run. Explicit clients only: no global URI, no active run.
+
+So an inherited MLFLOW_RUN_ID or MLFLOW_TRACKING_URI captures nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+
+from tmqc.tracking.database import artifact_folder
+from tmqc.tracking.faults import TrackingError
+
+logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"])  # if it was imported before us
+
+_ACTIVE = "active"
+_TALKERS = ("mlflow.store.db.utils", "urllib3.connectionpool")  # tracebacks and retries; we say it in one line
+
+
+def find_experiment(client: MlflowClient, name: str, database: Path | None) -> str:
+    """Id of the experiment, made if it is not there: with the files beside `database`, if that is where runs go.
+
+    Raises:
+        TrackingError: it was deleted.
+    """
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        location = artifact_folder(database).as_uri() if database else None
+        try:
+            return str(client.create_experiment(name, location))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another client of the server was faster
+                raise
+        found = client.get_experiment_by_name(name)
+    if found is None or found.lifecycle_stage != _ACTIVE:
+        raise TrackingError(
+            f"tracking.experiment={name}: was deleted in MLflow; restore it with `mlflow experiments "
+            "restore`, or choose another name"
+        )
+    return str(found.experiment_id)
+
+
+def find_run(client: MlflowClient, run_id: str) -> Run | None:
+    """The run of this id; None if it is not there or was deleted."""
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        return None
+    return run if run.info.lifecycle_stage == _ACTIVE else None
+
+
+def find_tagged(client: MlflowClient, experiment_id: str, tag: str, value: str) -> list[Run]:
+    """Runs of the experiment with this value of a tag, the newest first."""
+    quote = '"' if "'" in value else "'"  # there is no escaping in MLflow's filters
+    query = f"tags.`{tag}` = {quote}{value}{quote}"
+    return list(client.search_runs([experiment_id], query, order_by=["start_time DESC"]))
+
+
+@contextmanager
+def patience(timeout_s: int) -> Iterator[None]:
+    """Wait this long for a server's answer, try twice, and quietly; MLflow's own patience is four minutes.
+
+    What the user has set in the environment stays.
+    """
+    wanted = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(timeout_s), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
+    ours = {k: v for k, v in wanted.items() if k not in os.environ}
+    levels = {name: logging.getLogger(name).level for name in _TALKERS}
+    os.environ.update(ours)
+    for name in _TALKERS:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for key in ours:
+            os.environ.pop(key, None)
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)

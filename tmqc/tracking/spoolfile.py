@@ -1,0 +1,62 @@
+"""The file in the run directory that keeps what the tracking store could not be told: `tracking.jsonl`.
+
+One JSON object a line. The first says how to open the run, so that any later process can send the rest; every other
+one is a call, in the order made. Files are named by their path in the run directory.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+from tmqc.rundir import write_text
+from tmqc.tracking.calls import START, Call
+
+log = logging.getLogger("tmqc")
+
+
+class SpoolFile:
+    """Calls in a file; there is no file while there are none."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def exists(self) -> bool:
+        """Whether anything waits."""
+        return self.path.is_file()
+
+    def read(self) -> tuple[Call | None, list[Call]]:
+        """The opening, None if there is none, and the calls. A line cut off by the end of a process is left out."""
+        if not self.exists():
+            return None, []
+        calls: list[Call] = []
+        for number, line in enumerate(self.path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+            try:
+                call = json.loads(line)
+            except ValueError:
+                call = None
+            if isinstance(call, dict) and isinstance(call.get("call"), str):
+                calls.append(call)
+            else:
+                log.warning("%s: line %d cannot be read and is left out", self.path, number)
+        opening = next((call for call in calls if call["call"] == START), None)
+        return opening, [call for call in calls if call["call"] != START]
+
+    def append(self, call: Call, *, opening: Call) -> None:
+        """Add a call, behind `opening` if it is the first."""
+        lines = [call] if self.exists() else [opening, call]
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(_to_lines(lines))
+
+    def keep(self, calls: Iterable[Call], *, opening: Call) -> None:
+        """Let these calls and no others wait; without any the file is removed."""
+        if kept := list(calls):
+            write_text(self.path, _to_lines([opening, *kept]))
+        else:
+            self.path.unlink(missing_ok=True)
+
+
+def _to_lines(calls: Iterable[Call]) -> str:
+    return "".join(json.dumps(call, ensure_ascii=False) + "\n" for call in calls)
