@@ -14,7 +14,7 @@ from typing import Any
 from tmqc.core.records import CycleReport
 from tmqc.errors import RunError
 
-CONFIG, LOG, LOCK = "config.yaml", "run.log", ".lock"
+CONFIG, LOG, LOCK, RUN = "config.yaml", "run.log", ".lock", "run.json"
 TRACE, LEDGER, CYCLES, DETECTION, TRUTH = "trace.csv", "ledger.json", "cycles.csv", "detection.csv", "truth.csv"
 GOOD_LOST, BY_KIND, SUMMARY = "good_lost.csv", "detection_by_kind.csv", "summary.json"
 METRICS, PREDICTIONS = "metrics.csv", "predictions.csv"
@@ -24,7 +24,7 @@ FIGURES, HARMFUL, CHECKPOINTS = "figures", "harmful", "checkpoints"
 _SCORES = (DETECTION, GOOD_LOST, BY_KIND, TRUTH)
 # The summary first: it says that the run is whole, so it must be gone before anything else is.
 _FILES = (
-    *(SUMMARY, CONFIG, LOG, TRACE, LEDGER, CYCLES, *_SCORES, METRICS, PREDICTIONS),
+    *(SUMMARY, CONFIG, RUN, LOG, TRACE, LEDGER, CYCLES, *_SCORES, METRICS, PREDICTIONS),
     *(SCORES, RANKING, RANKING_BY_KIND),
     *(TRACKING, MODEL),
 )

@@ -46,11 +46,10 @@ def run_qc(config: Config, directory: Path) -> None:
                     undecided = travelled.ledger.undecided(report.cycle + 1)
                     scores.append(score_cycle(reports, plan, undecided, truth=prepared.truth))
                     write_detection(directory / DETECTION, scores)
-                if keeper.cycle(report, ledger):
+                found = detection_metrics(scores[-1]) if scores else None
+                if keeper.cycle(report, ledger=ledger, scores=found):
                     progress.cycle(report)
                     warn_of_vanished(reports, plan, truth=prepared.truth)
-                    if scores:
-                        session.tracker.metrics(detection_metrics(scores[-1]), step=report.cycle)
                     heed(report, config.qc)
         keeper.centers.wake()  # if all cycles were on record, the model is not in place yet
         breakdown = None

@@ -17,7 +17,7 @@ from yaml import YAMLError
 from tmqc.checkpoint import Checkpoint, find_resumable
 from tmqc.config import Config, flatten
 from tmqc.errors import RunError
-from tmqc.rundir import CONFIG, LOCK, SUMMARY, check_free
+from tmqc.rundir import CONFIG, LOCK, RUN, SUMMARY, check_free
 
 # Settings that say nothing about what is computed: they may differ when a run goes on.
 _HARMLESS = ("run.overwrite", "run.resume", "run.progress", "run.outputs", "run.name")
@@ -69,6 +69,15 @@ def find_point(directory: Path, data: str) -> Checkpoint | None:
             "another run.name"
         )
     return checkpoint
+
+
+def read_run_id(directory: Path) -> str | None:
+    """The tracker's name of the run in `directory`; None if it is not known."""
+    try:
+        found = json.loads((directory / RUN).read_text(encoding="utf-8"))["run_id"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # the run died before it was written: it becomes another one in the tracking store
+    return str(found) if found is not None else None
 
 
 @contextmanager

@@ -49,8 +49,8 @@ def open_run(
     """Start tracking, claim the directory, write the resolved config; in the end say how it ended.
 
     Raises:
-        RunError: tracking is required and cannot be reached, or the directory is not to be had: nothing has been touched then. Or a
-            file of the run could not be written or read: the disk is full, or gone.
+        RunError: tracking is required and cannot be reached, or the directory is not to be had: nothing has been
+            touched then. Or a file of the run could not be written or read: the disk is full, or gone.
     """
     data = " ".join(digest(subjects) for subjects in splits.values())
     tracker = TRACKERS[config.tracking.name](config.tracking, Path(config.run.outputs), directory)

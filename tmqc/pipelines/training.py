@@ -83,6 +83,7 @@ class Keeper:
         self._settings, self._session = config.checkpoint, session
         self._cycle = config.schedule.start - 1
         self._saved_at = time.monotonic()
+        self._told = session.tracker.last_cycle() if saved is not None else None
         if saved is not None:
             (session.directory / CYCLES).unlink(missing_ok=True)  # written again as the record is repeated
 
@@ -94,21 +95,33 @@ class Keeper:
         """After a step."""
         self._consider()
 
-    def cycle(self, report: CycleReport, ledger: Mapping[str, Any] | None = None) -> bool:
+    def cycle(
+        self,
+        report: CycleReport,
+        *,
+        ledger: Mapping[str, Any] | None = None,
+        scores: Mapping[str, float | None] | None = None,
+    ) -> bool:
         """Add the report to `cycles.csv`; save the model as the cycle leaves it and tell the tracker.
+
+        Args:
+            scores: of detection, for the tracker.
 
         Returns:
             Whether the cycle is new, and not one that is only repeated.
         """
         self._cycle = report.cycle
         append_cycle(self._session.directory / CYCLES, report)
-        if self.centers.is_repeating:
-            return False
-        facts = {"learning_rate": report.learning_rate, "ledger": ledger}
-        save_checkpoint(self._session.directory, self._point(facts))
-        keep_cycles(self._session.directory, self._settings.keep)
-        self._session.tracker.cycle(report)
-        return True
+        is_new = not self.centers.is_repeating
+        if is_new:
+            facts = {"learning_rate": report.learning_rate, "ledger": ledger}
+            save_checkpoint(self._session.directory, self._point(facts))
+            keep_cycles(self._session.directory, self._settings.keep)
+        if self._told is None or report.cycle > self._told:
+            if scores:
+                self._session.tracker.metrics(scores, step=report.cycle)
+            self._session.tracker.cycle(report)
+        return is_new
 
     def _consider(self) -> None:
         if self.centers.is_repeating:

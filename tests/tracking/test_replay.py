@@ -1,0 +1,206 @@
+"""A run replayed from its files: the same run to MLflow as the live one."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny import compose_config, tiny_overrides
+
+from tmqc.cli import run
+from tmqc.report.metrics import SubgroupMetrics, write_metrics
+from tmqc.report.ranking import RivalRow, ranking_metrics, write_ranking
+from tmqc.tracking import DIRECTORY_TAG
+from tmqc.tracking.database import database_uri
+
+mlflow = pytest.importorskip("mlflow")
+from tmqc.tracking.replay import PastRun, numbers_of  # noqa: E402
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "replay_tracking.py"
+NOWHERE = "http://127.0.0.1:9"  # the discard port: nobody listens
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("replay_tracking", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def go(outputs, csvs, name, *overrides):
+    harm = ["harmful=centers", "harmful.ids=[Delta]", "harmful.kind=noise"]
+    settings = ["pipeline=qc", "schedule.start=0", "schedule.cycles=2", f"run.name={name}", *harm, *overrides]
+    config = compose_config(*tiny_overrides(csvs, outputs), *settings)
+    directory = outputs / "qc" / name
+    run(config, directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory, empty_database):
+    folder = tmp_path_factory.mktemp("outputs")
+    shutil.copy(empty_database, folder / "mlflow.db")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def live(outputs, cohort_csvs):
+    """A tiny QC run that MLflow was told of while it ran."""
+    return go(outputs, cohort_csvs, "live")
+
+
+@pytest.fixture(scope="module")
+def unheard(outputs, cohort_csvs):
+    """The same run with a server that was never there."""
+    more = [f"tracking.uri={NOWHERE}", "tracking.required=false"]
+    return go(outputs, cohort_csvs, "unheard", *more)
+
+
+@pytest.fixture
+def store(tmp_path, empty_database):
+    """A store of its own for a replay."""
+    return database_uri(Path(shutil.copy(empty_database, tmp_path / "mlflow.db")))
+
+
+def runs_in(uri, directory):
+    client = mlflow.MlflowClient(uri)
+    experiments = [e.experiment_id for e in client.search_experiments()]
+    return client, [r for r in client.search_runs(experiments) if r.data.tags.get(DIRECTORY_TAG) == str(directory)]
+
+
+def told(uri, directory):
+    """What the one run of the directory holds: settings, points, files, status, description."""
+    client, [found] = runs_in(uri, directory)
+    files = {f.path for f in client.list_artifacts(found.info.run_id)}
+    files |= {f.path for f in client.list_artifacts(found.info.run_id, "figures")}
+    points = {
+        (name, m.step): m.value
+        for name in found.data.metrics
+        for m in client.get_metric_history(found.info.run_id, name)
+    }
+    return {
+        "name": found.info.run_name,
+        "params": found.data.params,
+        "points": points,
+        "files": files,
+        "status": found.info.status,
+        "description": found.data.tags.get("mlflow.note.content"),
+        "tags": {name: found.data.tags.get(name) for name in ("pipeline", "scenario", "cohort", "phantom")},
+    }
+
+
+def test_a_replay_is_the_run(script, live, outputs, store, capsys):
+    assert script.main([str(live), "--uri", store]) == 0
+    one, other = told(database_uri(outputs / "mlflow.db"), live), told(store, live)
+    assert {group.split("/")[0] for group, _ in one["points"]} == {"train", "verify", "qc", "detect", "test"}
+    assert {step for _, step in one["points"]} == {0, 1}
+    assert other.pop("points") == pytest.approx(one.pop("points"), rel=1e-12)
+    assert other == one and one["status"] == "FINISHED" and "config.yaml" in one["files"]
+    assert "Pipeline **qc**, cycles 0 to 1, harmful data: centers" in one["description"]
+
+
+def test_a_run_that_is_there_is_replayed_again_only_if_asked(script, live, store, caplog):
+    caplog.set_level("INFO", logger="tmqc")
+    for arguments, n, said in (([], 1, "is run"), ([], 1, "is there already"), (["--again"], 2, "is run")):
+        assert script.main([str(live), "--uri", store, "--experiment", "later", *arguments]) == 0
+        assert len(runs_in(store, live)[1]) == n and said in caplog.messages[-1]
+
+
+def test_a_live_run_is_there_already(script, live, outputs, caplog):
+    caplog.set_level("INFO", logger="tmqc")
+    assert script.main([str(live)]) == 0
+    assert "is there already" in caplog.messages[-1] and "FINISHED" in caplog.messages[-1]
+    assert len(runs_in(database_uri(outputs / "mlflow.db"), live)[1]) == 1
+
+
+def test_a_dead_run_is_killed_and_its_last_words_do_not_matter(script, live, store, tmp_path):
+    dead = tmp_path / "dead"
+    shutil.copytree(live, dead)
+    (dead / "summary.json").unlink()
+    with (dead / "cycles.csv").open("a") as file:
+        file.write("2,1e-4,0.3")
+    assert script.main([str(dead), "--uri", store]) == 0
+    got = told(store, dead)
+    assert got["status"] == "KILLED" and {step for _, step in got["points"]} == {0, 1}
+    assert not any(name.startswith("test/") for name, _ in got["points"]) and got["description"] is None
+
+
+def test_a_run_that_nobody_heard_of_is_sent_from_its_spool(script, unheard, live, outputs, store, tmp_path, caplog):
+    directory = tmp_path / "copy"
+    shutil.copytree(unheard, directory)
+    calls = [json.loads(line)["call"] for line in (directory / "tracking.jsonl").read_text().splitlines()]
+    assert calls[0] == "start" and calls[-2:] == ["describe", "finish"] and calls.count("dataset") == 3
+    assert (directory / "model.keras").is_file()
+    caplog.set_level("INFO", logger="tmqc")
+    assert script.main([str(directory), "--uri", store]) == 0
+    assert f"{len(calls) - 1} calls that could not be sent" in caplog.messages[0]
+    assert not (directory / "tracking.jsonl").exists() and not (directory / "model.keras").exists()
+    one, other = told(database_uri(outputs / "mlflow.db"), live), told(store, unheard)
+    clocks = {"train/seconds", "verify/seconds"}
+    same = [{at: value for at, value in each["points"].items() if at[0] not in clocks} for each in (one, other)]
+    assert same[1] == same[0] and other["points"].keys() == one["points"].keys()
+    assert (other["status"], other["files"], other["tags"]) == ("FINISHED", one["files"], one["tags"])
+    [found] = runs_in(store, unheard)[1]
+    assert len(found.inputs.dataset_inputs) == 3 and len(found.outputs.model_outputs) == 1
+    assert script.main([str(directory), "--uri", store]) == 0  # a copy is another directory: replayed from its files
+    assert len(runs_in(store, directory)[1]) == 1
+
+
+def test_a_spool_of_a_run_that_the_store_does_not_know_is_replaced_by_a_replay(script, unheard, store, tmp_path):
+    directory = tmp_path / "copy"
+    shutil.copytree(unheard, directory)
+    opening, *calls = (directory / "tracking.jsonl").read_text().splitlines()
+    opening = json.dumps(json.loads(opening) | {"run_id": "0" * 32})
+    (directory / "tracking.jsonl").write_text("\n".join([opening, *calls[:4]]) + "\n")
+    assert script.main([str(directory), "--uri", store]) == 0
+    assert {step for _, step in told(store, directory)["points"]} == {0, 1}
+    assert not (directory / "tracking.jsonl").exists()
+    assert len(runs_in(store, directory)[1][0].inputs.dataset_inputs) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["absent"], "absent: is not the directory of a run"),
+        (["empty"], "empty: is not the directory of a run"),
+        (["other"], "other: is not the directory of a run; config.yaml has no pipeline.name, run.name, run.outputs"),
+        (["broken", "--uri", "STORE"], "is not the cycles.csv of a run"),
+        (["moved"], "gone: is not there any more; say with --uri where to log"),
+        (["moved", "--uri", NOWHERE], f"tracking.uri={NOWHERE}: MLflow cannot be used there"),
+    ],
+)
+def test_what_cannot_be_replayed_is_told(script, store, tmp_path, monkeypatch, capsys, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    config = {"pipeline": {"name": "qc"}, "run": {"name": "r", "outputs": str(tmp_path / "gone")}}
+    for name, content in {"empty": None, "other": {}, "broken": config, "moved": config}.items():
+        (tmp_path / name).mkdir()
+        if content is not None:
+            (tmp_path / name / "config.yaml").write_text(json.dumps(content))
+    (tmp_path / "broken" / "cycles.csv").write_text("cycle\nx\n")
+    assert script.main([store if word == "STORE" else word for word in arguments]) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "gone").exists()
+
+
+def test_inference_and_rivals_have_their_numbers_too(tmp_path):
+    rows = [SubgroupMetrics(c, name, 4, 0.75, 1.0, 0.5, None, 0.9) for c in (8, 9) for name in ("all", "sex=F")]
+    write_metrics(tmp_path / "metrics.csv", rows)
+    ranking = RivalRow("loss", 9, 2, 0.75, None, 0.5, 0.5, 9, 0, 0.25)
+    write_ranking(tmp_path / "rivals.csv", [ranking])
+    past = PastRun(tmp_path, {"pipeline.name": "inference"}, None)
+    test = {"test/accuracy": 0.75, "test/sensitivity": 1.0, "test/specificity": 0.5, "test/f1": None}
+    test["test/auroc"] = 0.9
+    assert list(numbers_of(past)) == [(8, test), (9, test), (None, ranking_metrics(ranking))]
+    assert (past.status, PastRun(tmp_path, {"pipeline.name": "rivals"}, None).status) == ("KILLED", "FINISHED")
+
+
+def test_help_is_quick_and_needs_no_mlflow():
+    code = f"import sys, runpy; sys.argv = ['x', '--help']; runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
+    done = subprocess.run([sys.executable, "-X", "importtime", "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and "RUN_DIRECTORY" in done.stdout and "mlflow" not in done.stderr
