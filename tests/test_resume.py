@@ -142,6 +142,27 @@ def test_a_signal_ends_the_run_after_the_step_and_it_goes_on_from_there(outputs,
     same(whole["published"], go(outputs, cohort_csvs, *settings, name=name))
 
 
+def test_the_run_in_mlflow_goes_on_too(outputs, cohort_csvs, die):
+    """One run there, every cycle once, FINISHED in the end."""
+    from mlflow import MlflowClient
+
+    settings = ["pipeline=qc", *GATES["published"], *harm(outputs), SAVE_ALWAYS, f"run.outputs={outputs}"]
+    undo = die(12)
+    with pytest.raises(Death):
+        go(outputs, cohort_csvs, *settings, name="tracked")
+    undo()
+    client = MlflowClient(f"sqlite:///{outputs}/mlflow.db")
+    [experiment] = client.search_experiments(filter_string="name = 'tmqc'")
+    [before] = client.search_runs([experiment.experiment_id])
+    assert before.info.status == "FAILED"
+    go(outputs, cohort_csvs, *settings, name="tracked")
+    [run] = client.search_runs([experiment.experiment_id])
+    assert (run.info.run_id, run.info.status) == (before.info.run_id, "FINISHED")
+    for name in ("verify/fpr", "detect/recall"):
+        steps = [metric.step for metric in client.get_metric_history(run.info.run_id, name)]
+        assert sorted(steps) == list(range(START, CYCLES)), name
+
+
 def test_torn_and_corrupted_points_are_told_of_and_the_one_before_is_used(outputs, cohort_csvs, whole, die, caplog):
     undo = die(14)
     settings = ["pipeline=qc", *GATES["published"], *harm(outputs), "tracking=none", SAVE_ALWAYS]
