@@ -14,7 +14,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import blended_transform_factory
 
-from tmqc.core.records import ELIMINATED, READMITTED
+from tmqc.core.records import ELIMINATED, READMITTED, SCREEN
 from tmqc.report.canvas import (
     BLACK,
     BLUE,
@@ -72,7 +72,7 @@ def plot_qc(trace: pd.DataFrame, path: Path, note: str | None) -> None:
     fnr.set_xlabel("verification", fontsize=9)
     _label_cycles(fpr, trace)
     place: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1, 1.1)}
-    fpr.legend(handles=_rate_legend(len(trace)), fontsize=7, frameon=False, ncols=4, **place)
+    fpr.legend(handles=_rate_legend(trace), fontsize=7, frameon=False, ncols=4, **place)
     _draw_timeline(timeline, waits, first=int(trace["Cycle"].min()), last=int(trace["Cycle"].max()))
     save_figure(figure, path, note)
 
@@ -117,13 +117,18 @@ def _label_cycles(axes: Axes, trace: pd.DataFrame) -> None:
     axes.text(-0.005, 1.02, "cycle", transform=axes.transAxes, ha="right", fontsize=8, color=GRAY)
 
 
-def _rate_legend(n_steps: int) -> list[Line2D | Patch]:
-    accepted = Line2D([], [], color=BLUE, marker=".", linestyle="", label="accepted step")
-    return [
-        Line2D([], [], color=BLUE, linewidth=1, label="reference: last accepted"),
+def _rate_legend(trace: pd.DataFrame) -> list[Line2D | Patch]:
+    is_screen = bool((trace["Phase"] == SCREEN).any())
+    words = ("a scan's own step, undone", "of a suspect") if is_screen else ("accepted step", "rejected step")
+    accepted = Line2D([], [], color=BLUE, marker=".", linestyle="", label=words[0])
+    judged_by: list[Line2D | Patch] = [
+        Line2D([], [], color=BLUE, linewidth=1, label="reference"),
         Patch(color=ORANGE, alpha=0.3, linewidth=0, label="tolerance: samples in the step x acceptable error"),
-        *([accepted] if n_steps < _MANY_STEPS else []),
-        Line2D([], [], color=VERMILION, marker="x", linestyle="", label="rejected step"),
+    ]
+    return [
+        *([] if is_screen else judged_by),
+        *([accepted] if len(trace) < _MANY_STEPS else []),
+        Line2D([], [], color=VERMILION, marker="x", linestyle="", label=words[1]),
     ]
 
 
