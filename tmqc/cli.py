@@ -100,6 +100,10 @@ def main() -> None:
             sys.exit(EXIT_INPUT)
     except (CompactHydraException, OmegaConfBaseException) as error:
         _fail(str(SettingsError(explain(error))))
+    except ValueError as error:
+        if not str(error).startswith("Config group override"):  # Hydra's, as of qc=1.5
+            raise
+        _fail(str(SettingsError(explain(error))))
     except Interrupted as interrupted:
         _end(interrupted)
     except KeyboardInterrupt:

@@ -17,7 +17,7 @@ from test_pipelines import CLEAN, go, harm
 from test_resume import same
 from tiny import tiny_overrides
 
-SETTINGS = ["pipeline=qc", "qc.error=0.0", "tracking=none", "checkpoint.every_s=0"]
+SETTINGS = ["pipeline=qc", "qc.signal=loss", "qc.loss_error=0.0", "tracking=none", "checkpoint.every_s=0"]
 PATIENCE_S = 300
 N_RANDOM = 14
 

@@ -57,8 +57,8 @@ def test_the_last_words_of_a_killed_process_are_left_out(cycles):
 
 
 def test_a_file_of_a_version_without_the_newest_columns(cycles):
-    rows = [line.rsplit(",", 3) for line in cycles.read_text().splitlines()]
-    assert rows[0][1:] == ["postponed", "n_screened", "runaway"]
+    rows = [line.rsplit(",", 4) for line in cycles.read_text().splitlines()]
+    assert rows[0][1:] == ["postponed", "n_screened", "runaway", "refused"]
     cycles.write_text("".join(row[0] + "\n" for row in rows))
     assert read_cycles(cycles)[0] == replace(FIRST, postponed=(), n_screened=0)
 
