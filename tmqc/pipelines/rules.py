@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from tmqc.config import Config, QcConfig
@@ -154,8 +154,3 @@ def warn_of_single_flips(qc: QcConfig, verification: Sequence[Subject]) -> None:
             "scans): a single flipped prediction rejects a single scan; expect good scans to be flagged",
             *(qc.error, worth.fpr, worth.fnr, len(verification) - n_pd, n_pd),
         )
-
-
-def center_of(plan: Plan) -> Mapping[str, str]:
-    """Center of every training subject."""
-    return {s: center for center, subjects in plan.subjects.items() for s in subjects}
