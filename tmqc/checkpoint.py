@@ -27,6 +27,9 @@ _META = "meta"
 _NAME = re.compile(r"cycle_(\d+)\.npz")
 _LATEST = re.compile(r"latest_(\d+)\.npz")
 _N_LATEST = 2
+# What reading a damaged archive raises; RuntimeError and its kind where a flipped bit asks for what zipfile lacks:
+# encryption, an unknown compression or version.
+_DAMAGED = (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile)
 _RESUME = ("centers/", "journal/", "held/")  # what only resuming needs
 
 
@@ -136,7 +139,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         return make_checkpoint(int(facts.pop("cycle")), content, facts)
     except FileNotFoundError:
         raise RunError(f"{path}: no such checkpoint") from None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
+    except _DAMAGED as error:
         raise RunError(f"{path}: not an intact checkpoint ({error}); use another cycle's") from error
 
 

@@ -57,19 +57,7 @@ def write_study(
         if not table.empty:
             table.to_csv(directory / f"{name}.csv", index=False)
     outcomes = compare_models(runs, exclude=harms)
-    page = [f"# {title}", ""]
-    page += [f"*{note}*", ""] if note else []
-    seeds = sorted(runs["seed"].unique())
-    page += [
-        f"{len(runs)} training runs over seeds {', '.join(map(str, seeds))}"
-        + (f", {rivals.groupby(['seed', 'scenario']).ngroups} rankings by rivals" if not rivals.empty else "")
-        + f". Made again by `{command}`; finished runs are not run twice.",
-        "",
-        "Means over the seeds; in brackets the least and the most. Precision is empty where nothing was eliminated.",
-        "",
-    ]
-    if failed:
-        page += [f"**Missing, for they failed:** {', '.join(failed)}.", ""]
+    page = _opening(runs, rivals, title=title, command=command, failed=failed, note=note)
     page += _section("Where control starts", _starts(runs))
     if not gates.empty:
         page += _section("What every gate found", _outcome_table(gates, real=bool(harmless)))
@@ -89,6 +77,25 @@ def write_study(
     path = directory / "report.md"
     write_text(path, "\n".join(page))
     return path
+
+
+def _opening(
+    runs: pd.DataFrame, rivals: pd.DataFrame, *, title: str, command: str, failed: Sequence[str], note: str | None
+) -> list[str]:
+    page = [f"# {title}", ""]
+    page += [f"*{note}*", ""] if note else []
+    seeds = sorted(runs["seed"].unique())
+    page += [
+        f"{len(runs)} training runs over seeds {', '.join(map(str, seeds))}"
+        + (f", {rivals.groupby(['seed', 'scenario']).ngroups} rankings by rivals" if not rivals.empty else "")
+        + f". Made again by `{command}`; finished runs are not run twice.",
+        "",
+        "Means over the seeds; in brackets the least and the most. Precision is empty where nothing was eliminated.",
+        "",
+    ]
+    if failed:
+        page += [f"**Missing, for they failed:** {', '.join(failed)}.", ""]
+    return page
 
 
 def compare_models(runs: pd.DataFrame, *, exclude: Sequence[str] = ()) -> pd.DataFrame:
