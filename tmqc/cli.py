@@ -23,13 +23,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tmqc.config import Config
-from tmqc.errors import InputError, JobError, SettingsError
+from tmqc.errors import InputError, JobError, RunError, SettingsError
 from tmqc.explain import explain
 from tmqc.signals import Interrupted, Stop
 
 EXIT_INPUT, EXIT_INTERRUPTED, EXIT_SIGNAL = 2, 130, 128
 
-_failed: list[str] = []  # jobs of this process whose input could not be used
+_begun: list[str] = []  # jobs of this process that Hydra has handed over, the directory of each made
+_failed: list[str] = []  # those of them whose input could not be used
 
 
 def conf_dir() -> Path:
@@ -62,6 +63,7 @@ def task(composed: DictConfig) -> None:
 
     job = HydraConfig.get()
     directory = Path(job.runtime.output_dir)
+    _begun.append(directory.name)
     try:
         config = to_config(composed)
         validate(config)
@@ -112,6 +114,11 @@ def main() -> None:
     except BrokenPipeError:  # the reader of our output is gone, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        if _begun:
+            raise
+        # Hydra makes the output directory before it calls us
+        _fail(str(RunError(f"{error.filename}: {error.strerror}; run.outputs must lie where files can be written")))
 
 
 def _run_in_own_process(config: Config, directory: Path) -> None:

@@ -6,11 +6,12 @@ The files do not depend on how many processes wrote them: what is in them was dr
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import json
 import re
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -44,12 +45,30 @@ def make_phantom(
 
     Raises:
         SettingsError: seed, effect or shape out of range.
-        CohortError: a bad center table, or `directory` holds something else.
+        CohortError: a bad center table, `directory` holds something else, or it cannot be written.
     """
-    centers, description = read_centers(settings.centers), describe(settings, shape)
+    centers = read_centers(settings.centers)
     directory = Path(directory).absolute()
-    if _holds(directory, description):
+    if _holds(directory, describe(settings, shape)):
         return directory
+    try:
+        _build(settings, centers, shape, directory, n_jobs)
+    except OSError as error:
+        raise CohortError(
+            f"phantom '{directory}': {error.filename or directory} cannot be written ({error.strerror}); "
+            "set cohort.phantom.directory or run.outputs to a place with room"
+        ) from error
+    return directory
+
+
+def _build(
+    settings: PhantomConfig,
+    centers: Mapping[str, Mapping[str, int]],
+    shape: tuple[int, int, int],
+    directory: Path,
+    n_jobs: int | None,
+) -> None:
+    description = describe(settings, shape)
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(
         prefix=f".{directory.name}.", suffix=".building", dir=directory.parent
@@ -66,7 +85,6 @@ def make_phantom(
         except OSError:  # another process was faster: fine if it built the same
             if not _holds(directory, description):
                 raise
-    return directory
 
 
 def default_directory(settings: PhantomConfig, shape: tuple[int, int, int], outputs: Path) -> Path:
@@ -126,7 +144,10 @@ def _write_volumes(anatomy: Anatomy, scans: Sequence[Scan], folder: Path, n_jobs
 def _write_share(anatomy: Anatomy, scans: Iterable[Scan], folder: Path) -> None:
     for scan in scans:
         path = folder / f"{scan.subject}.nii.gz"
-        sitk.WriteImage(to_image(apply_scan(anatomy, scan)), str(path), useCompression=True)
+        try:
+            sitk.WriteImage(to_image(apply_scan(anatomy, scan)), str(path), useCompression=True)
+        except RuntimeError as error:  # ITK does not say why
+            raise OSError(errno.EIO, "the disk is full or out of reach", str(path)) from error
 
 
 def _write_csv(path: Path, scans: Iterable[Scan]) -> None:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -85,15 +85,15 @@ def locked(directory: Path) -> Iterator[None]:
     """Hold a run's directory against other processes. The lock goes with the process, however it ends.
 
     Raises:
-        RunError: another process works in it.
+        RunError: another process works in it, or it cannot be written to or locked.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / LOCK).open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            raise RunError(f"{directory}: another process works in it ({file.read().strip() or 'unknown'})") from None
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        file = (directory / LOCK).open("a+", encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"{error.filename}: cannot be written ({error.strerror})") from None
+    with file:
+        _lock(file, directory)
         file.truncate(0)
         file.write(json.dumps({"pid": os.getpid(), "host": os.uname().nodename}))
         file.flush()
@@ -103,6 +103,16 @@ def locked(directory: Path) -> Iterator[None]:
             if [path.name for path in directory.iterdir()] == [LOCK]:  # nothing came of it
                 (directory / LOCK).unlink()
                 directory.rmdir()
+
+
+def _lock(file: TextIO, directory: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        raise RunError(f"{directory}: another process works in it ({file.read().strip() or 'unknown'})") from None
+    except OSError as error:  # a file system without locks
+        raise RunError(f"{directory}: cannot be locked ({error.strerror}); set run.outputs to another disk") from None
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
