@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from test_pipelines import CYCLES, START, go, harm
+from tiny import CENTERS
 
 from tmqc.checkpoint import checkpoint_path, find_resumable, load_checkpoint, saved_cycles
 from tmqc.errors import RunError
@@ -122,8 +123,10 @@ def test_a_baseline_goes_on_too(outputs, cohort_csvs, die):
 
 
 def test_without_a_point_between_cycles_the_last_cycle_is_the_point(outputs, cohort_csvs, whole, die):
-    undo = die(12)
-    settings = ["pipeline=qc", *GATES["strict"], *harm(outputs), "tracking=none"]  # every_s=60: none in between
+    trace = pd.read_csv(whole["strict"] / "trace.csv")
+    undo = die(int((trace["Cycle"] == START).sum()) + len(CENTERS) + 3)  # steps and visits of the first cycle, and on
+    settings = ["pipeline=qc", *GATES["strict"], *harm(outputs), "tracking=none"]
+    settings += ["checkpoint.every_s=3600"]
     with pytest.raises(Death):
         go(outputs, cohort_csvs, *settings, name="cycles-only")
     undo()
