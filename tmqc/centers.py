@@ -14,7 +14,7 @@ from tmqc.core.rates import DECISION_THRESHOLD, Verification, margins, score
 from tmqc.data.cohort import Subject
 from tmqc.data.volumes import Volumes
 from tmqc.learner import Learner, Snapshot
-from tmqc.travel import TrainResult
+from tmqc.travel import Foreseen, TrainResult
 
 
 class LocalCenters:
@@ -45,6 +45,9 @@ class LocalCenters:
         labels = np.array([self._labels[s] for s in subjects])
         volumes = self._volumes.batch(subjects)
         return TrainResult(*self.learner.train_batch(volumes, labels, learning_rate=learning_rate))
+
+    def foresee(self, steps: Sequence[Foreseen]) -> None:
+        """Nothing to prepare: all volumes lie in memory."""
 
     def verify(self) -> Verification:
         """Score every center's verification scans, count center by center, add up."""
