@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 Snapshot = tuple[object, ...]
 """Device copies of all variables, in the order of `Learner.variables`."""
+_OPTIMIZER = "optimizer/"  # how the names of its variables begin
 _MOMENT = re.compile("optimizer/.*_momentum")  # Adam's first moments
 
 
@@ -120,6 +121,16 @@ class Learner:
         values = zip(self.variables, snapshot, strict=True)
         return {name: np.array(ops.convert_to_numpy(value)) for name, value in values}
 
+    def pack_weights(self, snapshot: Snapshot) -> dict[str, NDArray[np.generic]]:
+        """What predictions rest on, of a snapshot: weights and BatchNorm statistics, without the optimizer's part."""
+        values = zip(self.variables, snapshot, strict=True)
+        return {name: np.array(ops.convert_to_numpy(v)) for name, v in values if not name.startswith(_OPTIMIZER)}
+
+    def load_weights(self, weights: Mapping[str, NDArray[np.generic]]) -> None:
+        """Inverse of `pack_weights`; the optimizer is left alone."""
+        for name, value in weights.items():
+            self.variables[name].assign(value)
+
     def unpack(self, arrays: Mapping[str, NDArray[np.generic]]) -> Snapshot:
         """Inverse of `pack`."""
         return tuple(ops.convert_to_tensor(arrays[name], dtype=v.dtype) for name, v in self.variables.items())
@@ -153,4 +164,4 @@ def _named_variables(model: keras.Model) -> Iterator[tuple[str, keras.Variable]]
             for variable in layer.variables:
                 yield f"{part.name}/{layer.name}/{variable.name}", variable
     for variable in model.optimizer.variables:
-        yield f"optimizer/{variable.path}", variable
+        yield f"{_OPTIMIZER}{variable.path}", variable
