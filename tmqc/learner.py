@@ -28,13 +28,14 @@ class Learner:
             generator's state, the optimizer's moments, step count and learning rate.
     """
 
-    def __init__(self, model: keras.Model, *, jit_compile: bool = False) -> None:
+    def __init__(self, model: keras.Model, *, jit_compile: bool = False, trains: bool = True) -> None:
+        """Compile `model`. `trains`: whether it will be trained; if not, that is not compiled in advance."""
         self.model = model
         optimizer = keras.optimizers.Adam(name="adam")
         model.compile(optimizer, "binary_crossentropy", metrics=["binary_accuracy"], jit_compile=jit_compile)
         optimizer.build(model.trainable_variables)
         self.variables: dict[str, keras.Variable] = dict(_named_variables(model))
-        self._fix_traces()
+        self._fix_traces(trains=trains)
 
     def train_batch(self, x: NDArray[np.float32], y: NDArray[np.integer], *, learning_rate: float) -> tuple[float, int]:
         """One gradient step.
@@ -50,7 +51,7 @@ class Learner:
         logs = self.model.train_on_batch(x, y.astype(np.float32), return_dict=True)
         return float(logs["loss"]), round(float(logs["binary_accuracy"]) * len(y))
 
-    def _fix_traces(self) -> None:
+    def _fix_traces(self, *, trains: bool) -> None:
         """Have the compiled functions made for batches of one and for batches of any size, once and for all.
 
         TensorFlow makes them for the first shapes it meets and widens them later; the variants round differently in the
@@ -59,7 +60,8 @@ class Learner:
         before = self.snapshot()
         for n in (1, 2):
             volumes = np.zeros((n, *self.model.input_shape[1:]), np.float32)
-            self.train_batch(volumes, np.zeros(n, np.int64), learning_rate=0.0)
+            if trains:
+                self.train_batch(volumes, np.zeros(n, np.int64), learning_rate=0.0)
             self.predict(volumes, batch_size=n)
         self.restore(before)
 

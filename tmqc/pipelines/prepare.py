@@ -129,12 +129,12 @@ def draw(config: Config, cohort: Cohort) -> Truth | None:
     return drawn
 
 
-def build_learner(config: Config) -> tuple[Learner, backend.Device]:
+def build_learner(config: Config, *, trains: bool = True) -> tuple[Learner, backend.Device]:
     """The model with fresh weights on whatever device there is."""
     device = backend.set_up(deterministic=config.run.deterministic)
     model = sfcn(config.cohort.shape, config.model, seed=config.run.seed, precision=config.run.precision)
     jit = backend.jit_compile(config.run.jit, device, deterministic=config.run.deterministic)
-    return Learner(model, jit_compile=jit), device
+    return Learner(model, jit_compile=jit, trains=trains), device
 
 
 def load_into(learner: Learner, checkpoint: Checkpoint, origin: object) -> None:
@@ -227,7 +227,7 @@ def count_verifiers(run: RunConfig, device: backend.Device) -> int:
 
 
 def _build_verifier(config: Config) -> Learner:
-    return build_learner(config)[0]
+    return build_learner(config, trains=False)[0]
 
 
 def make_centers(config: Config, prepared: Prepared, train: tuple[Subject, ...]) -> LocalCenters:
