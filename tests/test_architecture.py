@@ -15,7 +15,8 @@ FLOORS = [
     {"tmqc.core"},
     {"tmqc.truth", "tmqc.models", "tmqc.backend", "tmqc.checkpoint", "tmqc.rundir", "tmqc.explain", "tmqc.signals"},
     {"tmqc.data", "tmqc.learner", "tmqc.travel", "tmqc.control", "tmqc.screening", "tmqc.journal", "tmqc.trace"},
-    {"tmqc.centers", "tmqc.tracking", "tmqc.report", "tmqc.progress", "tmqc.rivals", "tmqc.validate"},
+    {"tmqc.centers", "tmqc.tracking", "tmqc.report", "tmqc.progress", "tmqc.rivals", "tmqc.validate"}
+    | {"tmqc.verifiers", "tmqc.lookahead"},
     {"tmqc.pipelines", "tmqc.study"},
     {"tmqc.cli"},
     {"tmqc.__main__"},

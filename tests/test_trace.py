@@ -25,6 +25,9 @@ class RandomCenters:
     def train(self, center, subjects, *, learning_rate):
         return TrainResult(self._random.random(), len(subjects))
 
+    def foresee(self, steps):
+        pass
+
     def verify(self):
         fp, fn = self._random.randint(0, 7), self._random.randint(0, 7)
         return Verification(Counts(tp=61 - fn, fp=fp, tn=63 - fp, fn=fn), self._random.random())

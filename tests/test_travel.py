@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from itertools import pairwise
 from time import perf_counter
 
 import pytest
@@ -15,7 +16,7 @@ from tmqc.core.gate import Gate
 from tmqc.core.rates import Counts, Verification
 from tmqc.core.records import BASELINE, BATCH, RETRY, REVISIT
 from tmqc.core.schedule import LearningRate, Tour
-from tmqc.travel import NonFiniteError, Plan, TrainResult, travel
+from tmqc.travel import Foreseen, NonFiniteError, Plan, TrainResult, travel
 
 GOOD = Counts(tp=50, fp=0, tn=50, fn=0)
 
@@ -36,11 +37,16 @@ class ScriptedCenters:
 
     def __init__(self, harm, loss=0.5):
         self.state, self.log, self._harm, self._loss = (), [], harm, loss
+        self.foreseen, self._ahead = [], ()  # with every training step, what was to follow it
 
     def train(self, center, subjects, *, learning_rate):
         self.log.append(subjects)
+        self.foreseen.append((Foreseen(center, subjects, learning_rate), self._ahead))
         self.state = (*self.state, subjects)
         return TrainResult(self._loss, len(subjects))
+
+    def foresee(self, steps):
+        self._ahead = steps
 
     def verify(self):
         fp = self._harm(self.state)
@@ -218,6 +224,11 @@ def test_whatever_the_verdicts_the_rules_hold(data):
         elif step.phase == REVISIT:
             eliminated.add(step.subjects[0])
     assert centers.state == tuple(accepted)  # every rejected step is undone, and nothing else
+    taken = [step for step in steps if step.phase != BASELINE]
+    assert len(taken) == len(centers.foreseen)
+    for (step, following), ((_, ahead), (called, _)) in zip(pairwise(taken), pairwise(centers.foreseen), strict=True):
+        if step.cycle == following.cycle and (step.accepted or step.phase != BATCH):
+            assert ahead[0] == called
     ledger = run.ledger
     places = Counter([*ledger.eligible(everybody, 8), *ledger.undecided(8), *ledger.eliminated])
     assert places == Counter(everybody)

@@ -34,7 +34,8 @@ def import_keras() -> None:
 def set_up(*, deterministic: bool) -> Device:
     """Let GPU memory grow instead of taking all of it, and make operations deterministic if asked.
 
-    Must run before any model is built. Seeds are not set here: models take theirs as an argument.
+    Must run before any model is built. Seeds are not set here: models take theirs as an argument. Of several GPUs this
+    process takes the first; the others are for processes of their own, see `pin`.
     """
     import_keras()
     import keras
@@ -70,7 +71,8 @@ def _tensorflow(deterministic: bool) -> Device:
     import tensorflow as tf
 
     gpus = tf.config.list_physical_devices("GPU")
-    for gpu in gpus:
+    tf.config.set_visible_devices(gpus[:1], "GPU")
+    for gpu in gpus[:1]:
         tf.config.experimental.set_memory_growth(gpu, True)
     if deterministic:
         tf.config.experimental.enable_op_determinism()
@@ -81,9 +83,23 @@ def _tensorflow(deterministic: bool) -> Device:
 def _jax() -> Device:
     import jax
 
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     devices = jax.devices()
     on_gpu = devices[0].platform == "gpu"
     return Device("jax", len(devices) if on_gpu else 0, devices[0].device_kind)
+
+
+def pin(number: int, device: Device) -> dict[str, str]:
+    """What to put into the environment of further process `number`, from 0, to give it a GPU that is not the first.
+
+    With more processes than GPUs they share; with one GPU all share that, and without any there is nothing to put.
+    """
+    if device.n_gpus == 0:
+        return {}
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",") if visible else [str(i) for i in range(device.n_gpus)]
+    further = names[1:] or names
+    return {"CUDA_VISIBLE_DEVICES": further[number % len(further)]}
 
 
 def jit_compile(setting: str, device: Device, *, deterministic: bool) -> bool:

@@ -14,11 +14,17 @@ from tmqc.core.rates import DECISION_THRESHOLD, Verification, margins, score
 from tmqc.data.cohort import Subject
 from tmqc.data.volumes import Volumes
 from tmqc.learner import Learner, Snapshot
-from tmqc.travel import TrainResult
+from tmqc.travel import Foreseen, TrainResult
 
 
 class LocalCenters:
-    """All centers in this process: one learner visits them, one resident array holds all volumes."""
+    """All centers in this process: one learner visits them, one resident array holds all volumes.
+
+    Attributes:
+        learner: the model that travels.
+        scans: the verification split, (n, x, y, z, 1) float32.
+        batch_size: scans that are predicted at a time.
+    """
 
     def __init__(
         self,
@@ -32,11 +38,11 @@ class LocalCenters:
         self.learner = learner
         self._volumes = volumes
         self._labels = {s.subject: s.group for s in train}
-        self._verify_array = volumes.block([s.subject for s in verification])
+        self.scans = volumes.block([s.subject for s in verification])
         self._verify_labels = np.array([s.group for s in verification])
         studies = np.array([s.study for s in verification])
         self._rows = [np.flatnonzero(studies == study) for study in dict.fromkeys(studies)]
-        self._batch_size = verify_batch_size
+        self.batch_size = verify_batch_size
         self._last: NDArray[np.bool_] | None = None  # which verification scans the last verification took for PD
         self._reference: NDArray[np.bool_] | None = None
 
@@ -46,9 +52,19 @@ class LocalCenters:
         volumes = self._volumes.batch(subjects)
         return TrainResult(*self.learner.train_batch(volumes, labels, learning_rate=learning_rate))
 
+    def foresee(self, steps: Sequence[Foreseen]) -> None:
+        """Nothing to prepare: all volumes lie in memory."""
+
     def verify(self) -> Verification:
         """Score every center's verification scans, count center by center, add up."""
-        p = self.learner.predict(self._verify_array, batch_size=self._batch_size)
+        return self.count(self.predict(slice(None)))
+
+    def predict(self, rows: slice) -> NDArray[np.float32]:
+        """Probabilities of PD of these verification scans, in the order of the split."""
+        return self.learner.predict(self.scans[rows], batch_size=self.batch_size)
+
+    def count(self, p: NDArray[np.float32]) -> Verification:
+        """Count the probabilities of all verification scans, shape (n,), center by center, and add up."""
         self._last, before = p >= DECISION_THRESHOLD, self._reference
         counted = (
             score(p[rows], self._verify_labels[rows], None if before is None else before[rows]) for rows in self._rows
@@ -62,7 +78,7 @@ class LocalCenters:
     def margins(self, center: str, subjects: Sequence[str]) -> tuple[float, ...]:
         """How strongly the model agrees with the labels of these training scans, in inference mode."""
         labels = np.array([self._labels[s] for s in subjects])
-        p = self.learner.predict(self._volumes.block(subjects), batch_size=self._batch_size)
+        p = self.learner.predict(self._volumes.block(subjects), batch_size=self.batch_size)
         return tuple(margins(p, labels).tolist())
 
     def snapshot(self) -> Snapshot:

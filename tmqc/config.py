@@ -186,6 +186,8 @@ class RunConfig:
     deterministic: bool = True
     precision: str = "float32"
     verify_batch_size: int = 32
+    lookahead: int = 0  # steps trained ahead while others verify
+    verify_workers: int | None = None  # processes that verify; null: one for each further device if looking ahead
     jit: str = "auto"
     progress: bool = True
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from tmqc.core.calibration import Change, calibrate, draw_dry_steps
@@ -23,7 +23,7 @@ from tmqc.core.records import (
     summarize,
 )
 from tmqc.core.runaway import Alarm, Guard, find_runaway
-from tmqc.travel import Centers, Listener, Plan, train_step, verify
+from tmqc.travel import Centers, Foreseen, Listener, Plan, foreseen_of, train_step, verify
 
 
 @dataclass(frozen=True)
@@ -137,15 +137,19 @@ class ControlledTravel:
         eligible = {c: self.ledger.eligible(subjects, cycle) for c, subjects in self.plan.subjects.items()}
         steps: list[Step] = []
         flagged: list[str] = []
-        for visit in self.plan.tour.visits(cycle, eligible):
+        visits = self.plan.tour.visits(cycle, eligible)
+        ahead = foreseen_of(visits, self.plan.learning_rate(cycle)) + self._single_steps(cycle, self.ledger.due(cycle))
+        for visit in visits:
             self.listener.visit(cycle, visit)
             for batch in visit.batches:
-                steps.append(self._told(self._try_step(cycle, BATCH, batch)))
+                ahead = ahead[1:]
+                steps.append(self._told(self._try_step(cycle, BATCH, batch, ahead)))
                 self._rejected.append(not steps[-1].accepted)
                 if steps[-1].accepted:
                     continue
-                for subject in batch:
-                    steps.append(self._told(self._try_step(cycle, RETRY, (subject,))))
+                retries = self._single_steps(cycle, batch) + ahead
+                for i, subject in enumerate(batch, start=1):
+                    steps.append(self._told(self._try_step(cycle, RETRY, (subject,), retries[i:])))
                     if not steps[-1].accepted:
                         flagged.append(subject)
         return steps, list(dict.fromkeys(flagged))  # with several local epochs one may be rejected twice
@@ -154,8 +158,10 @@ class ControlledTravel:
         """Try everybody who is due once more. Returns the steps, and the guard's first alarm of this cycle."""
         steps = []
         alarm = self._find_runaway(0)
-        for subject in self.ledger.due(cycle):
-            step = self._try_step(cycle, REVISIT, (subject,))
+        due = self.ledger.due(cycle)
+        ahead = self._single_steps(cycle, due)
+        for i, subject in enumerate(due, start=1):
+            step = self._try_step(cycle, REVISIT, (subject,), ahead[i:])
             alarm = alarm or (None if step.accepted else self._find_runaway(1))
             steps.append(self._told(replace(step, outcome=self._decide(cycle, subject, step.accepted, alarm))))
         return steps, alarm
@@ -184,12 +190,26 @@ class ControlledTravel:
         self.listener.step(step)
         return step
 
-    def _try_step(self, cycle: int, phase: str, subjects: tuple[str, ...], *, judge: bool = True) -> Step:
+    def _single_steps(self, cycle: int, subjects: Sequence[str]) -> tuple[Foreseen, ...]:
+        rate = self.plan.learning_rate(cycle)
+        return tuple(Foreseen(self._center_of[subject], (subject,), rate) for subject in subjects)
+
+    def _try_step(
+        self,
+        cycle: int,
+        phase: str,
+        subjects: tuple[str, ...],
+        ahead: Sequence[Foreseen] = (),
+        *,
+        judge: bool = True,
+    ) -> Step:
         """Train, verify, decide; a rejected step leaves no trace in the model (METHOD section 6).
 
         Args:
+            ahead: the steps that follow if this one is accepted, and they are.
             judge: False: a dry step, which has no verdict and is always undone.
         """
+        self.centers.foresee(ahead)
         before = self.centers.snapshot()
         rate = self.plan.learning_rate(cycle)
         trained = train_step(self.centers, cycle, phase, self._center_of[subjects[0]], subjects, rate)

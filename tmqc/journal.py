@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tmqc.core.rates import Counts, Flips, Verification
-from tmqc.travel import Centers, TrainResult
+from tmqc.travel import Centers, Foreseen, TrainResult
 
 Arrays = Mapping[str, NDArray[np.generic]]
 
@@ -81,6 +81,11 @@ class JournaledCenters:
             result = self._centers.train(center, subjects, learning_rate=learning_rate)
             values = self._keep(_TRAIN, (result.loss, result.n_correct))
         return TrainResult(values[0], int(values[1]))
+
+    def foresee(self, steps: Sequence[Foreseen]) -> None:
+        """As `Centers.foresee`; on no record, for it has no answer, and passed on only to who will be asked next."""
+        if self.wake():
+            self._centers.foresee(steps)
 
     def verify(self) -> Verification:
         """As `Centers.verify`."""

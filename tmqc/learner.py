@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 Snapshot = tuple[object, ...]
 """Device copies of all variables, in the order of `Learner.variables`."""
+_OPTIMIZER = "optimizer/"  # how the names of its variables begin
 _MOMENT = re.compile("optimizer/.*_momentum")  # Adam's first moments
 
 
@@ -27,13 +28,14 @@ class Learner:
             generator's state, the optimizer's moments, step count and learning rate.
     """
 
-    def __init__(self, model: keras.Model, *, jit_compile: bool = False) -> None:
+    def __init__(self, model: keras.Model, *, jit_compile: bool = False, trains: bool = True) -> None:
+        """Compile `model`. `trains`: whether it will be trained; if not, that is not compiled in advance."""
         self.model = model
         optimizer = keras.optimizers.Adam(name="adam")
         model.compile(optimizer, "binary_crossentropy", metrics=["binary_accuracy"], jit_compile=jit_compile)
         optimizer.build(model.trainable_variables)
         self.variables: dict[str, keras.Variable] = dict(_named_variables(model))
-        self._fix_traces()
+        self._fix_traces(trains=trains)
 
     def train_batch(self, x: NDArray[np.float32], y: NDArray[np.integer], *, learning_rate: float) -> tuple[float, int]:
         """One gradient step.
@@ -49,7 +51,7 @@ class Learner:
         logs = self.model.train_on_batch(x, y.astype(np.float32), return_dict=True)
         return float(logs["loss"]), round(float(logs["binary_accuracy"]) * len(y))
 
-    def _fix_traces(self) -> None:
+    def _fix_traces(self, *, trains: bool) -> None:
         """Have the compiled functions made for batches of one and for batches of any size, once and for all.
 
         TensorFlow makes them for the first shapes it meets and widens them later; the variants round differently in the
@@ -58,7 +60,8 @@ class Learner:
         before = self.snapshot()
         for n in (1, 2):
             volumes = np.zeros((n, *self.model.input_shape[1:]), np.float32)
-            self.train_batch(volumes, np.zeros(n, np.int64), learning_rate=0.0)
+            if trains:
+                self.train_batch(volumes, np.zeros(n, np.int64), learning_rate=0.0)
             self.predict(volumes, batch_size=n)
         self.restore(before)
 
@@ -120,6 +123,16 @@ class Learner:
         values = zip(self.variables, snapshot, strict=True)
         return {name: np.array(ops.convert_to_numpy(value)) for name, value in values}
 
+    def pack_weights(self, snapshot: Snapshot) -> dict[str, NDArray[np.generic]]:
+        """What predictions rest on, of a snapshot: weights and BatchNorm statistics, without the optimizer's part."""
+        values = zip(self.variables, snapshot, strict=True)
+        return {name: np.array(ops.convert_to_numpy(v)) for name, v in values if not name.startswith(_OPTIMIZER)}
+
+    def load_weights(self, weights: Mapping[str, NDArray[np.generic]]) -> None:
+        """Inverse of `pack_weights`; the optimizer is left alone."""
+        for name, value in weights.items():
+            self.variables[name].assign(value)
+
     def unpack(self, arrays: Mapping[str, NDArray[np.generic]]) -> Snapshot:
         """Inverse of `pack`."""
         return tuple(ops.convert_to_tensor(arrays[name], dtype=v.dtype) for name, v in self.variables.items())
@@ -153,4 +166,4 @@ def _named_variables(model: keras.Model) -> Iterator[tuple[str, keras.Variable]]
             for variable in layer.variables:
                 yield f"{part.name}/{layer.name}/{variable.name}", variable
     for variable in model.optimizer.variables:
-        yield f"optimizer/{variable.path}", variable
+        yield f"{_OPTIMIZER}{variable.path}", variable

@@ -25,7 +25,7 @@ from tmqc.core.records import (
 from tmqc.core.runaway import Alarm, Guard, find_runaway
 from tmqc.core.schedule import Visit
 from tmqc.core.screen import Limits, Record, weigh
-from tmqc.travel import Centers, Listener, Plan, train_step, verify
+from tmqc.travel import Centers, Listener, Plan, foreseen_of, train_step, verify
 
 
 @dataclass(frozen=True)
@@ -113,15 +113,18 @@ class ScreenedTravel:
 
     def _train(self, cycle: int, *, readmitted: Container[str]) -> list[Step]:
         """The regular tour, unverified: who is left has been judged."""
-        steps = []
+        steps: list[Step] = []
         eligible = {}
         for center, subjects in self.plan.subjects.items():
             free = set(self.ledger.eligible(subjects, cycle))
             eligible[center] = tuple(s for s in subjects if s in free or s in readmitted)
-        for visit in self.plan.tour.visits(cycle, eligible):
+        rate = self.plan.learning_rate(cycle)
+        visits = self.plan.tour.visits(cycle, eligible)
+        ahead = foreseen_of(visits, rate)
+        for visit in visits:
             self.listener.visit(cycle, visit)
             for batch in visit.batches:
-                rate = self.plan.learning_rate(cycle)
+                self.centers.foresee(ahead[len(steps) + 1 :])
                 steps.append(train_step(self.centers, cycle, BATCH, visit.center, batch, rate))
                 self.listener.step(steps[-1])
         return steps

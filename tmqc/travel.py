@@ -30,11 +30,26 @@ class TrainResult:
     n_correct: int
 
 
+@dataclass(frozen=True)
+class Foreseen:
+    """A training step that may come: what `Centers.train` will be asked for."""
+
+    center: str
+    subjects: tuple[str, ...]
+    learning_rate: float
+
+
 class Centers(Protocol):
     """Where the samples live and the model trains. A snapshot is opaque; it stays valid until it is dropped."""
 
     def train(self, center: str, subjects: tuple[str, ...], *, learning_rate: float) -> TrainResult:
         """One gradient step at `center` on the batch `subjects`."""
+
+    def foresee(self, steps: Sequence[Foreseen]) -> None:
+        """Be told which training steps follow the one that is asked for next, if every one is accepted.
+
+        A hint, to prepare for them: it changes no answer, takes the place of the one before, and may prove wrong.
+        """
 
     def verify(self) -> Verification:
         """Score the model on every center's verification scans and add up."""
@@ -86,10 +101,13 @@ def travel(plan: Plan, centers: Centers, listener: Listener) -> Iterator[CycleRe
     """Train without control: the clean and the dirty baseline. Yields after every cycle."""
     for cycle in range(plan.tour.start, plan.cycles):
         rate = plan.learning_rate(cycle)
-        steps = []
-        for visit in plan.tour.visits(cycle, plan.subjects):
+        steps: list[Step] = []
+        visits = plan.tour.visits(cycle, plan.subjects)
+        ahead = foreseen_of(visits, rate)
+        for visit in visits:
             listener.visit(cycle, visit)
             for subjects in visit.batches:
+                centers.foresee(ahead[len(steps) + 1 :])
                 steps.append(train_step(centers, cycle, BATCH, visit.center, subjects, rate))
                 listener.step(steps[-1])
         started = centers.clock()
@@ -102,6 +120,11 @@ def travel(plan: Plan, centers: Centers, listener: Listener) -> Iterator[CycleRe
             rates=RATES[plan.rates](verification.counts),
             closing_verify_s=centers.clock() - started,
         )
+
+
+def foreseen_of(visits: Sequence[Visit], learning_rate: float) -> tuple[Foreseen, ...]:
+    """All batches of some visits, in order."""
+    return tuple(Foreseen(visit.center, batch, learning_rate) for visit in visits for batch in visit.batches)
 
 
 def train_step(

@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 from tmqc.checkpoint import select_cycles
-from tmqc.config import Config, InferenceConfig, QcConfig, RivalsConfig
+from tmqc.config import Config, InferenceConfig, QcConfig, RivalsConfig, RunConfig
 from tmqc.core.calibration import METHODS
 from tmqc.core.gate import REFERENCES, SIGNALS
 from tmqc.core.rates import RATES
@@ -70,7 +70,9 @@ RANGES: dict[str, tuple[float, float]] = {  # both ends allowed
     "checkpoint.every_s": (0.0, 1e9),
     "run.seed": (0, 1_000_000),
     "run.verify_batch_size": (1, 100_000),
+    "run.lookahead": (0, 100),
 }
+_MOST_WORKERS = 64
 _SMALLEST_GRID = 2  # voxels an axis in front of the average pooling
 
 
@@ -91,7 +93,7 @@ def validate(config: Config) -> None:
     faults += _check_grid(config) + _check_span(config) + _check_sources(config)
     if config.checkpoint.keep is not None and not config.checkpoint.keep >= 1:
         faults.append(f"checkpoint.keep={config.checkpoint.keep}: must be null, or a number of cycles from 1")
-    faults += _check_gate(config.qc)
+    faults += _check_gate(config.qc) + _check_workers(config.run)
     faults += _check_inference(config.inference) + check_harmful(config.harmful) + _check_rivals(config.rivals)
     if faults:
         raise SettingsError(faults)
@@ -185,6 +187,14 @@ def _check_sources(config: Config) -> list[str]:
     if name == "inference" and config.inference.run is None:
         faults.append("inference.run is not set: give the directory of a finished run, as outputs/qc/NAME")
     return faults
+
+
+def _check_workers(run: RunConfig) -> list[str]:
+    n = run.verify_workers
+    if n is None or (run.lookahead == 0 and 0 <= n <= _MOST_WORKERS) or 1 <= n <= _MOST_WORKERS:
+        return []
+    least = f"{int(run.lookahead > 0)}" + (f" with run.lookahead={run.lookahead}" if run.lookahead > 0 else "")
+    return [f"run.verify_workers={n}: must be null, or a number of processes up to {_MOST_WORKERS}, from {least}"]
 
 
 def _check_gate(qc: QcConfig) -> list[str]:

@@ -41,6 +41,9 @@ class ScriptedCenters:
         self.fn = min(10, self.fn + 2 * sum(subject in self.harmful for subject in subjects))
         return TrainResult(0.5, len(subjects))
 
+    def foresee(self, steps):
+        pass
+
     def verify(self):
         return Verification(Counts(tp=10 - self.fn, fp=1, tn=9, fn=self.fn), 8.0)
 

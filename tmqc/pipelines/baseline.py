@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tmqc.config import Config
-from tmqc.pipelines.prepare import corrupt, make_centers, make_plan, prepare
+from tmqc.pipelines.prepare import corrupt, make_plan, open_centers, prepare
 from tmqc.pipelines.resume import check_place
 from tmqc.pipelines.session import open_run
 from tmqc.pipelines.training import Both, Keeper, close_training, progress_of, splits_of
@@ -25,12 +25,16 @@ def run_baseline(config: Config, directory: Path) -> None:
     ) as session:
         train = corrupt(prepared, directory)
         plan = make_plan(config, train)
-        keeper = Keeper(config, session, make_centers(config, prepared, train))
         reports = []
-        with progress_of(config, plan) as progress, session.stop.waiting():
+        with (
+            open_centers(config, prepared, train) as centers,
+            progress_of(config, plan) as progress,
+            session.stop.waiting(),
+        ):
+            keeper = Keeper(config, session, centers)
             for report in travel(plan, keeper.centers, Both(progress, keeper)):
                 reports.append(report)
                 if keeper.cycle(report):
                     progress.cycle(report)
-        keeper.centers.wake()  # if all cycles were on record, the model is not in place yet
+            keeper.centers.wake()  # if all cycles were on record, the model is not in place yet
         close_training(config, directory, prepared=prepared, tracker=session.tracker, reports=reports)

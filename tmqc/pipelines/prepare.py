@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tmqc import backend
 from tmqc.centers import LocalCenters
 from tmqc.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
-from tmqc.config import CohortConfig, Config
+from tmqc.config import CohortConfig, Config, RunConfig
 from tmqc.core.schedule import LearningRate, Tour
 from tmqc.data.cohort import Cohort, Subject, read_cohort
 from tmqc.data.harmful import draw_harm, write_harmful
 from tmqc.data.phantom import PHANTOM_NOTE, default_directory, is_phantom, make_phantom
 from tmqc.data.volumes import Volumes, load_volumes
 from tmqc.errors import RunError
+from tmqc.journal import Stateful
 from tmqc.learner import Learner
+from tmqc.lookahead import LookaheadCenters
 from tmqc.models.sfcn import sfcn
 from tmqc.rundir import HARMFUL, TRUTH
 from tmqc.travel import Plan
 from tmqc.truth import Truth, read_truth, write_truth
+from tmqc.verifiers.pool import Verifiers
 
 log = logging.getLogger("tmqc")
 
@@ -123,12 +129,12 @@ def draw(config: Config, cohort: Cohort) -> Truth | None:
     return drawn
 
 
-def build_learner(config: Config) -> tuple[Learner, backend.Device]:
+def build_learner(config: Config, *, trains: bool = True) -> tuple[Learner, backend.Device]:
     """The model with fresh weights on whatever device there is."""
     device = backend.set_up(deterministic=config.run.deterministic)
     model = sfcn(config.cohort.shape, config.model, seed=config.run.seed, precision=config.run.precision)
     jit = backend.jit_compile(config.run.jit, device, deterministic=config.run.deterministic)
-    return Learner(model, jit_compile=jit), device
+    return Learner(model, jit_compile=jit, trains=trains), device
 
 
 def load_into(learner: Learner, checkpoint: Checkpoint, origin: object) -> None:
@@ -190,6 +196,38 @@ def make_plan(config: Config, train: tuple[Subject, ...]) -> Plan:
         learning_rate=LearningRate(schedule.learning_rate, schedule.decay, schedule.decay_start),
         rates=config.qc.rates,
     )
+
+
+@contextmanager
+def open_centers(config: Config, prepared: Prepared, train: tuple[Subject, ...]) -> Iterator[Stateful]:
+    """The centers, and for as long as the block lasts the processes that verify for them, if there are to be any."""
+    centers = make_centers(config, prepared, train)
+    n = count_verifiers(config.run, prepared.device)
+    if n == 0:
+        yield centers
+        return
+    with Verifiers(
+        partial(_build_verifier, config),
+        centers.scans,
+        batch_size=centers.batch_size,
+        environments=[backend.pin(i, prepared.device) for i in range(n)],
+        weights=centers.learner.pack_weights(centers.snapshot()),
+        predict=centers.predict,
+    ) as verifiers:
+        looking_ahead = LookaheadCenters(centers, verifiers, ahead=config.run.lookahead)
+        yield looking_ahead
+        looking_ahead.settle()
+
+
+def count_verifiers(run: RunConfig, device: backend.Device) -> int:
+    """Processes that verify: as asked for, else one for every device but the first, if any step is trained ahead."""
+    if run.verify_workers is not None:
+        return run.verify_workers
+    return max(1, device.n_gpus - 1) if run.lookahead > 0 else 0
+
+
+def _build_verifier(config: Config) -> Learner:
+    return build_learner(config, trains=False)[0]
 
 
 def make_centers(config: Config, prepared: Prepared, train: tuple[Subject, ...]) -> LocalCenters:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tmqc.config import Config
 from tmqc.core.records import CycleReport
-from tmqc.pipelines.prepare import corrupt, make_centers, make_plan, prepare
+from tmqc.pipelines.prepare import corrupt, make_plan, open_centers, prepare
 from tmqc.pipelines.resume import check_place
 from tmqc.pipelines.rules import heed, is_published, make_travel, warn_of_single_flips
 from tmqc.pipelines.scoring import break_down_run, score_cycle, warn_of_vanished
@@ -31,12 +31,17 @@ def run_qc(config: Config, directory: Path) -> None:
         train = corrupt(prepared, directory)
         plan = make_plan(config, train)
         warn_of_single_flips(config.qc, prepared.cohort.verification)
-        keeper = Keeper(config, session, make_centers(config, prepared, train))
         reports: list[CycleReport] = []
         scores: list[DetectionRow] = []
         further, replace = not is_published(config.qc), session.point is not None
         writer = TraceWriter(directory / TRACE, further=further, replace=replace)
-        with writer as trace, progress_of(config, plan) as progress, session.stop.waiting():
+        with (
+            open_centers(config, prepared, train) as centers,
+            writer as trace,
+            progress_of(config, plan) as progress,
+            session.stop.waiting(),
+        ):
+            keeper = Keeper(config, session, centers)
             travelled = make_travel(config, plan, keeper.centers, Both(trace, progress, keeper))
             for report in travelled.cycles():
                 reports.append(report)
@@ -51,7 +56,7 @@ def run_qc(config: Config, directory: Path) -> None:
                     progress.cycle(report)
                     warn_of_vanished(reports, plan, truth=prepared.truth)
                     heed(report, config.qc)
-        keeper.centers.wake()  # if all cycles were on record, the model is not in place yet
+            keeper.centers.wake()  # if all cycles were on record, the model is not in place yet
         breakdown = None
         if prepared.truth is not None:
             breakdown = break_down_run(config, reports, train, truth=prepared.truth, directory=directory)

@@ -20,7 +20,15 @@ from tmqc.errors import RunError
 from tmqc.rundir import CONFIG, LOCK, RUN, SUMMARY, check_free
 
 # Settings that say nothing about what is computed: they may differ when a run goes on.
-_HARMLESS = ("run.overwrite", "run.resume", "run.progress", "run.outputs", "run.name")
+_HARMLESS = (
+    "run.overwrite",
+    "run.resume",
+    "run.progress",
+    "run.outputs",
+    "run.name",
+    "run.lookahead",
+    "run.verify_workers",
+)
 _HARMLESS_GROUPS = ("tracking.", "checkpoint.", "inference.", "rivals.")
 
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tmqc.centers import LocalCenters
 from tmqc.checkpoint import (
     Checkpoint,
     drop_latest,
@@ -20,7 +19,7 @@ from tmqc.config import Config, flatten
 from tmqc.core.records import CycleReport, Step
 from tmqc.core.schedule import Visit
 from tmqc.data.cohort import Subject
-from tmqc.journal import JournaledCenters
+from tmqc.journal import JournaledCenters, Stateful
 from tmqc.pipelines.prepare import Prepared
 from tmqc.pipelines.session import Session, hand_over
 from tmqc.progress import Progress
@@ -77,7 +76,7 @@ class Keeper:
     While a resumed run repeats what is on record, there is nothing to keep.
     """
 
-    def __init__(self, config: Config, session: Session, centers: LocalCenters) -> None:
+    def __init__(self, config: Config, session: Session, centers: Stateful) -> None:
         saved = session.point
         self.centers = JournaledCenters(centers, None if saved is None else {**saved.state, **saved.resume})
         self._settings, self._session = config.checkpoint, session
