@@ -25,7 +25,7 @@ class RandomCenters:
     def train(self, center, subjects, *, learning_rate):
         return TrainResult(self._random.random(), len(subjects))
 
-    def verify(self):
+    def verify(self, limit=None):
         fp, fn = self._random.randint(0, 7), self._random.randint(0, 7)
         return Verification(Counts(tp=61 - fn, fp=fp, tn=63 - fp, fn=fn), self._random.random())
 

@@ -42,7 +42,7 @@ class ScriptedCenters:
         self.state = (*self.state, subjects)
         return TrainResult(self._loss, len(subjects))
 
-    def verify(self):
+    def verify(self, limit=None):
         fp = self._harm(self.state)
         return Verification(Counts(tp=50, fp=fp, tn=50 - fp, fn=0), loss_sum=float(fp))
 

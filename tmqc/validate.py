@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 from tmqc.checkpoint import select_cycles
-from tmqc.config import Config, InferenceConfig, QcConfig, RivalsConfig
+from tmqc.config import AUTO, Config, InferenceConfig, QcConfig, RivalsConfig
 from tmqc.core.calibration import METHODS
 from tmqc.core.gate import REFERENCES, SIGNALS
 from tmqc.core.rates import RATES
@@ -32,6 +32,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "tracking.name": ("mlflow", "none"),
     "run.precision": ("float32", "mixed_bfloat16", "mixed_float16"),
     "run.jit": ("auto", "on", "off"),
+    "run.onednn": ("default", "on", "off"),
     "run.resume": ("auto", "never"),
 }
 RANGES: dict[str, tuple[float, float]] = {  # both ends allowed
@@ -69,7 +70,6 @@ RANGES: dict[str, tuple[float, float]] = {  # both ends allowed
     "rivals.seed": (0, 2**32 - 1),
     "checkpoint.every_s": (0.0, 1e9),
     "run.seed": (0, 1_000_000),
-    "run.verify_batch_size": (1, 100_000),
 }
 _SMALLEST_GRID = 2  # voxels an axis in front of the average pooling
 
@@ -91,7 +91,7 @@ def validate(config: Config) -> None:
     faults += _check_grid(config) + _check_span(config) + _check_sources(config)
     if config.checkpoint.keep is not None and not config.checkpoint.keep >= 1:
         faults.append(f"checkpoint.keep={config.checkpoint.keep}: must be null, or a number of cycles from 1")
-    faults += _check_gate(config.qc)
+    faults += _check_gate(config.qc) + _check_batch_size(config.run.verify_batch_size)
     faults += _check_inference(config.inference) + check_harmful(config.harmful) + _check_rivals(config.rivals)
     if faults:
         raise SettingsError(faults)
@@ -194,6 +194,10 @@ def _check_gate(qc: QcConfig) -> list[str]:
             faults.append(f"qc.chance={qc.chance}: must be null or a level between 0 and 1, as 0.05")
         if qc.signal == "loss":
             faults.append("qc.chance is about flipped predictions and qc.signal=loss counts none: use rates or both")
+    if qc.early_stop and qc.control == "screen":
+        faults.append(
+            "qc.early_stop ends verifications that reject a step, and qc.control=screen has none: leave it off"
+        )
     highest = {"quantile": 1.0, "z": 1e6}.get(qc.calibrated.method)
     if highest is not None and not 0 < qc.calibrated.level <= highest:
         faults.append(
@@ -201,6 +205,12 @@ def _check_gate(qc: QcConfig) -> list[str]:
             f"for qc.calibrated.method={qc.calibrated.method}"
         )
     return faults
+
+
+def _check_batch_size(value: Any) -> list[str]:
+    if value == AUTO or (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 100_000):
+        return []
+    return [f"run.verify_batch_size={value}: must be auto, or a whole number from 1 to 100000"]
 
 
 def _check_inference(settings: InferenceConfig) -> list[str]:

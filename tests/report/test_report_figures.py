@@ -41,7 +41,7 @@ class ScriptedCenters:
         self.fn = min(10, self.fn + 2 * sum(subject in self.harmful for subject in subjects))
         return TrainResult(0.5, len(subjects))
 
-    def verify(self):
+    def verify(self, limit=None):
         return Verification(Counts(tp=10 - self.fn, fp=1, tn=9, fn=self.fn), 8.0)
 
     def hold_reference(self):

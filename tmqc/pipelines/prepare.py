@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tmqc import backend
+from tmqc.batch_size import settle_batch_size
 from tmqc.centers import LocalCenters
 from tmqc.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
 from tmqc.config import CohortConfig, Config
@@ -141,6 +142,16 @@ def load_into(learner: Learner, checkpoint: Checkpoint, origin: object) -> None:
         learner.load_state(checkpoint.state)
     except ValueError as error:
         raise RunError(f"{origin}: {error}; use the same model and cohort.shape") from error
+
+
+def settle(config: Config, prepared: Prepared, point: Checkpoint | None) -> Config:
+    """The settings with what depends on the machine settled: the batch size of verification, if it is `auto`.
+
+    Args:
+        point: where the run goes on; None: it begins.
+    """
+    volumes = prepared.volumes.block([s.subject for s in prepared.cohort.verification])
+    return settle_batch_size(config, prepared.learner, volumes, point.facts if point else None)
 
 
 def _find_start(config: Config) -> Checkpoint | None:
