@@ -91,6 +91,9 @@ def test_schema_and_yaml_name_the_same_settings():
         ("cohort.spacing_mm=[1,1,0]", "cohort.spacing_mm=[1.0, 1.0, 0.0]"),
         ("model.filters=[8]", "model.filters=[8]: must be two or more"),
         ("run.precision=float8", "run.precision=float8: must be one of float32"),
+        ("run.verify_batch_size=0", "run.verify_batch_size=0: must be auto, or a whole number from 1"),
+        ("run.verify_batch_size=fast", "run.verify_batch_size=fast: must be auto, or"),
+        ("run.onednn=yes", "must be one of default, on, off"),
         ("init.cycle=first", "init.cycle=first: must be the number"),
         ("inference.cycles=some", "inference.cycles=some: must be all, last"),
         ("inference.age_bins=[60,50]", "inference.age_bins=[60.0, 50.0]: must be"),
@@ -104,6 +107,13 @@ def test_schema_and_yaml_name_the_same_settings():
 )
 def test_a_bad_value_is_named_with_what_is_allowed(override, told):
     assert any(told in fault for fault in faults(*OWN_DATA, "init.from=x", override))
+
+
+def test_a_screen_has_nothing_to_stop_early():
+    assert any(
+        "qc.early_stop ends verif" in f for f in faults(*OWN_DATA, "init.from=x", "qc=screen", "qc.early_stop=true")
+    )
+    validate(composed(*OWN_DATA, "init.from=x", "qc.early_stop=true", "run.verify_batch_size=auto"))
 
 
 def test_all_faults_at_once():

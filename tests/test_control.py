@@ -25,7 +25,7 @@ def travelled(subjects, centers, control, *, cycles):
 class LossCenters(ScriptedCenters):
     """`harm(state)` is the mean verification loss; no prediction ever flips."""
 
-    def verify(self):
+    def verify(self, limit=None):
         return Verification(Counts(tp=50, fp=0, tn=50, fn=0), loss_sum=100 * self._harm(self.state))
 
 
@@ -48,7 +48,7 @@ def test_being_taken_back_clears_the_strikes():
         return 3 * sum("bad" in batch for batch in state)
 
     class Moody(ScriptedCenters):
-        def verify(self):
+        def verify(self, limit=None):
             trained_bad = self.log and "bad" in self.log[-1]
             tries["n"] += bool(trained_bad)
             if tries["n"] == 4:  # batch, retry, first revisit, second revisit

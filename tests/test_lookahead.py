@@ -52,6 +52,9 @@ class ScriptedLearner:
         }
         return self.values["weights"] / MODULUS, len(y)
 
+    def hold(self, x):
+        return x
+
     def predict(self, x, *, batch_size):
         scans = x.reshape(len(x)).astype(np.int64)
         return ((self.values["weights"] * (scans + 3) * 7 % MODULUS) / MODULUS).astype(np.float32)
@@ -346,7 +349,7 @@ def test_a_verifier_that_fails_costs_a_warning_and_no_answer(behave, told, monke
         batch_size=BATCH_SIZE,
         environments=[{"behave": behave}],
         weights=centers.learner.pack_weights(centers.snapshot()),
-        predict=centers.predict,
+        predict=centers.scorer.predict,
         patience_s=0.05,
     ) as verifiers:
         [process], [thread] = processes, verifiers._threads

@@ -42,7 +42,7 @@ class Planted(LocalCenters):
         self.worse = subject in WORSE and self.times[subject] in WORSE[subject]
         return super().train(center, subjects, learning_rate=learning_rate)
 
-    def verify(self):
+    def verify(self, limit=None):
         return Verification(Counts(fp=8, fn=8) if self.worse else Counts(tp=8, tn=8), 1.0)
 
 

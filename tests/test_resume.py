@@ -12,11 +12,13 @@ import pytest
 from test_pipelines import CYCLES, START, go, harm
 from tiny import CENTERS
 
+from tmqc import batch_size
 from tmqc.checkpoint import checkpoint_path, find_resumable, load_checkpoint, saved_cycles
 from tmqc.errors import RunError
 from tmqc.learner import Learner
 from tmqc.pipelines import training
 from tmqc.pipelines.resume import locked
+from tmqc.report.events import read_trace
 from tmqc.signals import Interrupted
 from tmqc.travel import NonFiniteError
 
@@ -66,11 +68,7 @@ def same(one, other):
             pd.testing.assert_frame_equal(*tables, check_exact=True)
     for name in ("ledger.json", "truth.csv", "good_lost.csv"):
         assert not (one / name).exists() or (one / name).read_bytes() == (other / name).read_bytes()
-    assert saved_cycles(one) == saved_cycles(other)
-    for cycle in saved_cycles(one):
-        first, second = (load_checkpoint(checkpoint_path(run, cycle)).state for run in (one, other))
-        assert first.keys() == second.keys()
-        assert all(np.array_equal(first[name], second[name]) for name in first)
+    same_models(one, other)
     summaries = [json.loads((run / "summary.json").read_text()) for run in (one, other)]
     for summary in summaries:
         del summary["train_s"], summary["verify_s"]
@@ -78,23 +76,33 @@ def same(one, other):
     assert not list((other / "checkpoints").glob("latest_*"))
 
 
+def same_models(one, other):
+    assert saved_cycles(one) == saved_cycles(other)
+    for cycle in saved_cycles(one):
+        first, second = (load_checkpoint(checkpoint_path(run, cycle)).state for run in (one, other))
+        assert first.keys() == second.keys()
+        assert all(np.array_equal(first[name], second[name]) for name in first)
+
+
 GATES = {
     "strict": ["qc.signal=loss", "qc.loss_error=0.0"],
     "screen": ["qc=screen", "qc.screen.least_accuracy=0.4", "qc.screen.loss_z=1.5"],
     "calibrated": ["qc=calibrated", "qc.calibrated.n_steps=3", "qc.chance=null"],
+    "early": ["qc=both", "qc.error=0.0", "qc.loss_error=0.0", "qc.early_stop=true", "run.verify_batch_size=2"],
 }
 
 
 @pytest.fixture(scope="module")
 def whole(outputs, cohort_csvs):
-    """The runs that never died."""
-    runs = {
-        gate: go(outputs, cohort_csvs, "pipeline=qc", *settings, *harm(outputs), "tracking=none", name=f"{gate}-whole")
-        for gate, settings in GATES.items()
-    }
-    phases = set(pd.read_csv(runs["strict"] / "trace.csv", keep_default_na=False)["Phase"])
-    assert {"retry", "revisit"} <= phases  # else nothing would be rolled back
-    return runs
+    """The runs that never died, by gate, each when it is first asked for."""
+
+    class Runs(dict):
+        def __missing__(self, gate):
+            settings = ["pipeline=qc", *GATES[gate], *harm(outputs), "tracking=none"]
+            self[gate] = go(outputs, cohort_csvs, *settings, name=f"{gate}-whole")
+            return self[gate]
+
+    return Runs()
 
 
 @pytest.mark.parametrize("gate", GATES)
@@ -110,6 +118,46 @@ def test_a_run_that_dies_twice_is_the_run_that_never_died(outputs, cohort_csvs, 
         assert not (outputs / "qc" / f"{gate}-dies" / "summary.json").exists()
     directory = go(outputs, cohort_csvs, *settings, name=f"{gate}-dies")
     same(whole[gate], directory)
+
+
+def test_early_stop_leaves_out_scans_and_changes_nothing_else(outputs, cohort_csvs, whole):
+    """Verdicts, ledger, scores and weights are those of full scoring; rows of rejected steps hold lower bounds."""
+    settings = ["pipeline=qc", *GATES["early"], "qc.early_stop=false", *harm(outputs), "tracking=none"]
+    full = go(outputs, cohort_csvs, *settings, name="full-scoring")
+    traces = [read_trace(run / "trace.csv").drop(columns="Seconds") for run in (full, whole["early"])]
+    there, here = traces
+    rejected = there["Ignored"] == 1
+    pd.testing.assert_frame_equal(there[~rejected], here[~rejected], check_exact=True)
+    partial = here["Scored"] < 16
+    assert 0 < partial.sum() <= rejected.sum()
+    assert set(here.loc[partial, "Ignored"]) == {1}
+    assert (here["TP"] + here["TN"] + here["FP"] + here["FN"] == here["Scored"]).all()
+    for name in ("PFP", "PFN", "VerifyLoss"):
+        assert (here[name] <= there[name]).all()
+    assert (here["ACC"] >= there["ACC"]).all()
+    over = [here[rate] > here[f"Ref{rate}"] + here["Tolerance"] for rate in ("PFP", "PFN")]
+    over.append(here["VerifyLoss"] > here["RefVerifyLoss"] + here["LossTolerance"])
+    assert ((over[0] | over[1] | over[2]) == rejected).all()  # the very comparison of the gate, on what the row holds
+    cells = ["Cycle", "Subject", "Study", "Ignored", "Phase", "Subjects", "RefPFP", "RefPFN", "Tolerance", "LR", "Loss"]
+    pd.testing.assert_frame_equal(there[cells], here[cells], check_exact=True)
+    for name in ("cycles.csv", "detection.csv"):
+        tables = [pd.read_csv(run / name) for run in (full, whole["early"])]
+        tables = [t.drop(columns=[c for c in ("train_s", "verify_s") if c in t]) for t in tables]
+        pd.testing.assert_frame_equal(*tables, check_exact=True)
+    assert (full / "ledger.json").read_bytes() == (whole["early"] / "ledger.json").read_bytes()
+    same_models(full, whole["early"])
+
+
+def test_a_batch_size_found_by_trying_stays_that_of_the_run(outputs, cohort_csvs, whole, die, monkeypatch):
+    settings = ["pipeline=qc", *GATES["early"], *harm(outputs), "tracking=none", SAVE_ALWAYS]
+    settings.append("run.verify_batch_size=auto")
+    monkeypatch.setattr(batch_size, "find_batch_size", lambda learner, volumes: 2)
+    undo = die(9)
+    with pytest.raises(Death):
+        go(outputs, cohort_csvs, *settings, name="auto")
+    undo()
+    monkeypatch.setattr(batch_size, "find_batch_size", lambda learner, volumes: 1 / 0)
+    same(whole["early"], go(outputs, cohort_csvs, *settings, name="auto"))
 
 
 def test_a_baseline_goes_on_too(outputs, cohort_csvs, die):

@@ -24,7 +24,7 @@ class ScreenCenters(ScriptedCenters):
         self._wrong, self._harmless_from = wrong, harmless_from
         self.worse = 0.0  # added to the loss of a state that has been trained on
 
-    def verify(self):
+    def verify(self, limit=None):
         added = 0.0
         for subject, *others in self.state:
             if others:

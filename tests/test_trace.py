@@ -28,7 +28,7 @@ class RandomCenters:
     def foresee(self, steps):
         pass
 
-    def verify(self):
+    def verify(self, limit=None):
         fp, fn = self._random.randint(0, 7), self._random.randint(0, 7)
         return Verification(Counts(tp=61 - fn, fp=fp, tn=63 - fp, fn=fn), self._random.random())
 

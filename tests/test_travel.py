@@ -48,7 +48,7 @@ class ScriptedCenters:
     def foresee(self, steps):
         self._ahead = steps
 
-    def verify(self):
+    def verify(self, limit=None):
         fp = self._harm(self.state)
         return Verification(Counts(tp=50, fp=fp, tn=50 - fp, fn=0), loss_sum=float(fp))
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import reduce
-from operator import add
 from time import perf_counter
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tmqc.core.rates import DECISION_THRESHOLD, Verification, margins, score
+from tmqc.core.early_stop import Limit
+from tmqc.core.rates import Verification, margins
 from tmqc.data.cohort import Subject
 from tmqc.data.volumes import Volumes
 from tmqc.learner import Learner, Snapshot
+from tmqc.scorer import Scorer
 from tmqc.travel import Foreseen, TrainResult
 
 
@@ -22,8 +22,7 @@ class LocalCenters:
 
     Attributes:
         learner: the model that travels.
-        scans: the verification split, (n, x, y, z, 1) float32.
-        batch_size: scans that are predicted at a time.
+        scorer: the verification split.
     """
 
     def __init__(
@@ -38,13 +37,13 @@ class LocalCenters:
         self.learner = learner
         self._volumes = volumes
         self._labels = {s.subject: s.group for s in train}
-        self.scans = volumes.block([s.subject for s in verification])
-        self._verify_labels = np.array([s.group for s in verification])
-        studies = np.array([s.study for s in verification])
-        self._rows = [np.flatnonzero(studies == study) for study in dict.fromkeys(studies)]
-        self.batch_size = verify_batch_size
-        self._last: NDArray[np.bool_] | None = None  # which verification scans the last verification took for PD
-        self._reference: NDArray[np.bool_] | None = None
+        self.scorer = Scorer(
+            learner,
+            volumes.block([s.subject for s in verification]),
+            labels=[s.group for s in verification],
+            centers=[s.study for s in verification],
+            batch_size=verify_batch_size,
+        )
 
     def train(self, center: str, subjects: tuple[str, ...], *, learning_rate: float) -> TrainResult:
         """One gradient step on the scans of `subjects`; all of them lie here, whatever their `center`."""
@@ -55,30 +54,18 @@ class LocalCenters:
     def foresee(self, steps: Sequence[Foreseen]) -> None:
         """Nothing to prepare: all volumes lie in memory."""
 
-    def verify(self) -> Verification:
-        """Score every center's verification scans, count center by center, add up."""
-        return self.count(self.predict(slice(None)))
-
-    def predict(self, rows: slice) -> NDArray[np.float32]:
-        """Probabilities of PD of these verification scans, in the order of the split."""
-        return self.learner.predict(self.scans[rows], batch_size=self.batch_size)
-
-    def count(self, p: NDArray[np.float32]) -> Verification:
-        """Count the probabilities of all verification scans, shape (n,), center by center, and add up."""
-        self._last, before = p >= DECISION_THRESHOLD, self._reference
-        counted = (
-            score(p[rows], self._verify_labels[rows], None if before is None else before[rows]) for rows in self._rows
-        )
-        return reduce(add, counted)
+    def verify(self, limit: Limit | None = None) -> Verification:
+        """Score every center's verification scans, count center by center, add up; with a limit at times not all."""
+        return self.scorer.verify(limit)
 
     def hold_reference(self) -> None:
-        """Count flips against the last verification from now on."""
-        self._reference = self._last
+        """Count flips against the last full verification from now on."""
+        self.scorer.hold_reference()
 
     def margins(self, center: str, subjects: Sequence[str]) -> tuple[float, ...]:
         """How strongly the model agrees with the labels of these training scans, in inference mode."""
         labels = np.array([self._labels[s] for s in subjects])
-        p = self.learner.predict(self._volumes.block(subjects), batch_size=self.batch_size)
+        p = self.learner.predict(self._volumes.block(subjects), batch_size=self.scorer.batch_size)
         return tuple(margins(p, labels).tolist())
 
     def snapshot(self) -> Snapshot:
@@ -94,17 +81,13 @@ class LocalCenters:
         return perf_counter()
 
     def state(self) -> dict[str, NDArray[np.generic]]:
-        """The learner's state, and which scans the last and the reference verification took for PD."""
-        remembered = {"last": self._last, "reference": self._reference}
-        return self.learner.state() | {f"centers/{k}": v for k, v in remembered.items() if v is not None}
+        """The learner's state, and what is remembered of the verification scans."""
+        return self.learner.state() | self.scorer.state()
 
     def load_state(self, state: Mapping[str, NDArray[np.generic]]) -> None:
         """Inverse of `state`; other entries are left alone."""
         self.learner.load_state({name: state[name] for name in self.learner.variables if name in state})
-        self._last, self._reference = (
-            np.asarray(state[name], bool) if (name := f"centers/{which}") in state else None
-            for which in ("last", "reference")
-        )
+        self.scorer.load_state(state)
 
     def pack(self, snapshot: Snapshot) -> dict[str, NDArray[np.generic]]:
         """A snapshot as arrays."""

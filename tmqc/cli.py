@@ -84,7 +84,7 @@ def run(config: Config, directory: Path) -> None:
     """Run one pipeline. Heavy libraries are loaded here and below, so that --help and completion stay quick."""
     from tmqc.backend import import_keras
 
-    import_keras()
+    import_keras(config.run.onednn)
     _log_to_stderr()
     from tmqc.pipelines import PIPELINES
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
+AUTO = "auto"
+
 
 @dataclass
 class PipelineConfig:
@@ -116,6 +118,7 @@ class QcConfig:
     reference: str = "last"
     chance: float | None = None
     strikes: int = 1
+    early_stop: bool = False  # end a verification as soon as rejection is certain
     calibrated: CalibratedConfig = field(default_factory=CalibratedConfig)
     screen: ScreenConfig = field(default_factory=ScreenConfig)
     runaway: RunawayConfig = field(default_factory=RunawayConfig)
@@ -185,10 +188,11 @@ class RunConfig:
     seed: int = 0  # initial weights and dropout
     deterministic: bool = True
     precision: str = "float32"
-    verify_batch_size: int = 32
+    verify_batch_size: Any = 32  # scans scored at once, or AUTO
     lookahead: int = 0  # steps trained ahead while others verify
     verify_workers: int | None = None  # processes that verify; null: one for each further device if looking ahead
     jit: str = "auto"
+    onednn: str = "default"
     progress: bool = True
 
 

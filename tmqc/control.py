@@ -52,6 +52,8 @@ class Control:
         revisit: cycles a flagged subject waits.
         strikes: failed revisits in a row that eliminate.
         dry_tour: None, or how the gate's tolerances are measured.
+        early_stop: end a verification as soon as rejection is certain; verdicts stay the same, but a rejected
+            step's rates and loss are lower bounds then.
     """
 
     gate: Gate = field(default=Gate())
@@ -59,6 +61,7 @@ class Control:
     strikes: int = 1
     guard: Guard = field(default=Guard())
     dry_tour: DryTour | None = None
+    early_stop: bool = False
 
 
 class ControlledTravel:
@@ -214,7 +217,10 @@ class ControlledTravel:
         rate = self.plan.learning_rate(cycle)
         trained = train_step(self.centers, cycle, phase, self._center_of[subjects[0]], subjects, rate)
         started = self.centers.clock()
-        verification = verify(self.centers, cycle, subjects)
+        limit = None
+        if judge and self.control.early_stop:
+            limit = self.gate.limit(self.reference, n_samples=len(subjects))
+        verification = verify(self.centers, cycle, subjects, limit=limit)
         verdict = None
         if judge:
             verdict = decide(verification, self.reference, n_samples=len(subjects), gate=self.gate)

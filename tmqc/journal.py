@@ -14,6 +14,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 from numpy.typing import NDArray
 
+from tmqc.core.early_stop import Limit
 from tmqc.core.rates import Counts, Flips, Verification
 from tmqc.travel import Centers, Foreseen, TrainResult
 
@@ -87,20 +88,21 @@ class JournaledCenters:
         if self.wake():
             self._centers.foresee(steps)
 
-    def verify(self) -> Verification:
+    def verify(self, limit: Limit | None = None) -> Verification:
         """As `Centers.verify`."""
         if (values := self._repeat(_VERIFY)) is None:
-            found = self._centers.verify()
+            found = self._centers.verify(limit)
             counts, flips = found.counts, found.flips
             values = self._keep(
                 _VERIFY,
                 (
                     *(found.loss_sum, counts.tp, counts.fp, counts.tn, counts.fn),
                     *(flips.broken_hc, flips.fixed_hc, flips.broken_pd, flips.fixed_pd),
+                    *(found.unscored_hc, found.unscored_pd),
                 ),
             )
         whole = [int(value) for value in values[1:]]
-        return Verification(Counts(*whole[:4]), values[0], Flips(*whole[4:]))
+        return Verification(Counts(*whole[:4]), values[0], Flips(*whole[4:8]), *whole[8:])
 
     def margins(self, center: str, subjects: Sequence[str]) -> tuple[float, ...]:
         """As `Centers.margins`."""

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 from numpy.typing import NDArray
+
+from tmqc import backend
 
 Snapshot = tuple[object, ...]
 """Device copies of all variables, in the order of `Learner.variables`."""
@@ -65,8 +68,12 @@ class Learner:
             self.predict(volumes, batch_size=n)
         self.restore(before)
 
-    def predict(self, x: NDArray[np.float32], *, batch_size: int) -> NDArray[np.float32]:
-        """Probabilities of PD, shape (n,), for volumes (n, x, y, z, 1)."""
+    def hold(self, x: NDArray[np.float32]) -> Any:
+        """The volumes where `predict` finds them without a copy a call: on the device if there is room, else as is."""
+        return backend.put(x)
+
+    def predict(self, x: Any, *, batch_size: int) -> NDArray[np.float32]:
+        """Probabilities of PD, shape (n,), for volumes (n, x, y, z, 1): an array, or what `hold` gave."""
         parts = [self.model.predict_on_batch(x[at : at + batch_size]) for at in range(0, len(x), batch_size)]
         return np.concatenate(parts)[:, 0] if parts else np.zeros(0, np.float32)
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tmqc.centers import LocalCenters
+from tmqc.core.early_stop import Limit
 from tmqc.core.rates import Verification
 from tmqc.learner import Snapshot
 from tmqc.travel import Foreseen, TrainResult
@@ -64,8 +65,8 @@ class LookaheadCenters:
         self._asked = None
         return result
 
-    def verify(self) -> Verification:
-        """As `LocalCenters.verify`: others score while this process trains ahead, then it helps them."""
+    def verify(self, limit: Limit | None = None) -> Verification:
+        """As `LocalCenters.verify`, always of all scans: others score, this process trains ahead, then helps them."""
         if self._asked is None:
             self._asked = self._submit(self._now)
         if tuple(one.step for one in self._line) != self._hint[: len(self._line)]:
@@ -80,8 +81,8 @@ class LookaheadCenters:
                 self._verifiers.wait(self._asked)
                 continue
             self._put(self._now)
-            self._verifiers.fill(self._asked, rows, self._centers.predict(rows))
-        return self._centers.count(self._asked.probabilities)
+            self._verifiers.fill(self._asked, rows, self._centers.scorer.predict(rows))
+        return self._centers.scorer.count(self._asked.probabilities)
 
     def hold_reference(self) -> None:
         """As `LocalCenters.hold_reference`."""

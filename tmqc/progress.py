@@ -84,7 +84,7 @@ class Progress:
             self._bars.update(self._visits, completed=self._n_visits)
             self._bars.update(self._batches, description="revisits", total=None)
         if step.rates is not None and step.verification is not None:
-            accuracy = step.verification.counts.accuracy
+            accuracy = step.verification.at_best.accuracy
             rates = f"FPR {step.rates.fpr:.3f} FNR {step.rates.fnr:.3f} accuracy {accuracy:.3f}"
             self._bars.update(self._visits, state=rates if step.accepted else f"{rates} rejected")
             self._bars.update(self._cycle, state=self._counts())

@@ -39,6 +39,9 @@ SEPARATOR = "|"  # between the ids in `Subjects`; no id may hold it
 def trace_row(step: Step) -> dict[str, object]:
     """One row of the trace. Floats are written with `repr`, so that reading gives back the very same number.
 
+    `FP`, `FN`, `TP`, `TN` count the scans that were scored. Where some were left out (`qc.early_stop`), `PFP`, `PFN`
+    and `VerifyLoss` are lower bounds over all scans, from which the verdict re-derives, and `ACC` is an upper bound.
+
     Raises:
         ValueError: the step was not verified.
     """
@@ -49,7 +52,8 @@ def trace_row(step: Step) -> dict[str, object]:
     if step.phase == BATCH or len(step.subjects) > 1:
         one = "batch"
     values = (
-        *(step.cycle, one, step.center or NOT_APPLICABLE, counts.accuracy, counts.fp, counts.fn),
+        *(step.cycle, one, step.center or NOT_APPLICABLE),
+        *(step.verification.at_best.accuracy, counts.fp, counts.fn),
         *(step.rates.fpr, step.rates.fnr, int(not step.accepted)),
         *(step.phase, SEPARATOR.join(step.subjects), counts.tp, counts.tn),
         *((verdict.reference.fpr, verdict.reference.fnr, verdict.tolerance) if verdict else (None, None, None)),

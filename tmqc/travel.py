@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from tmqc.core.early_stop import Limit
 from tmqc.core.rates import RATES, Verification
 from tmqc.core.records import BATCH, CycleReport, Step, summarize
 from tmqc.core.schedule import LearningRate, Tour, Visit
@@ -51,8 +52,12 @@ class Centers(Protocol):
         A hint, to prepare for them: it changes no answer, takes the place of the one before, and may prove wrong.
         """
 
-    def verify(self) -> Verification:
-        """Score the model on every center's verification scans and add up."""
+    def verify(self, limit: Limit | None = None) -> Verification:
+        """Score the model on every center's verification scans and add up.
+
+        Args:
+            limit: None: score all of them; else scoring may end as soon as `limit.rejects` what was counted so far.
+        """
 
     def hold_reference(self) -> None:
         """From now on count flips against the last verification."""
@@ -154,17 +159,18 @@ def train_step(
     )
 
 
-def verify(centers: Centers, cycle: int, subjects: Sequence[str] = ()) -> Verification:
+def verify(centers: Centers, cycle: int, subjects: Sequence[str] = (), *, limit: Limit | None = None) -> Verification:
     """Have the model verified.
 
     Args:
         subjects: the model was trained on just before, for the message.
+        limit: as `Centers.verify`.
 
     Raises:
         NonFiniteError: a prediction is NaN or infinite.
     """
     try:
-        return centers.verify()
+        return centers.verify(limit)
     except FloatingPointError as error:
         after = f" after the step on {', '.join(subjects)}" if subjects else ""
         raise NonFiniteError(

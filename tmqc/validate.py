@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 from tmqc.checkpoint import select_cycles
-from tmqc.config import Config, InferenceConfig, QcConfig, RivalsConfig, RunConfig
+from tmqc.config import AUTO, Config, InferenceConfig, QcConfig, RivalsConfig
 from tmqc.core.calibration import METHODS
 from tmqc.core.gate import REFERENCES, SIGNALS
 from tmqc.core.rates import RATES
@@ -32,6 +32,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "tracking.name": ("mlflow", "none"),
     "run.precision": ("float32", "mixed_bfloat16", "mixed_float16"),
     "run.jit": ("auto", "on", "off"),
+    "run.onednn": ("default", "on", "off"),
     "run.resume": ("auto", "never"),
 }
 RANGES: dict[str, tuple[float, float]] = {  # both ends allowed
@@ -69,7 +70,6 @@ RANGES: dict[str, tuple[float, float]] = {  # both ends allowed
     "rivals.seed": (0, 2**32 - 1),
     "checkpoint.every_s": (0.0, 1e9),
     "run.seed": (0, 1_000_000),
-    "run.verify_batch_size": (1, 100_000),
     "run.lookahead": (0, 100),
 }
 _MOST_WORKERS = 64
@@ -93,7 +93,7 @@ def validate(config: Config) -> None:
     faults += _check_grid(config) + _check_span(config) + _check_sources(config)
     if config.checkpoint.keep is not None and not config.checkpoint.keep >= 1:
         faults.append(f"checkpoint.keep={config.checkpoint.keep}: must be null, or a number of cycles from 1")
-    faults += _check_gate(config.qc) + _check_workers(config.run)
+    faults += _check_gate(config.qc) + _check_workers(config) + _check_batch_size(config.run.verify_batch_size)
     faults += _check_inference(config.inference) + check_harmful(config.harmful) + _check_rivals(config.rivals)
     if faults:
         raise SettingsError(faults)
@@ -189,12 +189,19 @@ def _check_sources(config: Config) -> list[str]:
     return faults
 
 
-def _check_workers(run: RunConfig) -> list[str]:
-    n = run.verify_workers
-    if n is None or (run.lookahead == 0 and 0 <= n <= _MOST_WORKERS) or 1 <= n <= _MOST_WORKERS:
-        return []
-    least = f"{int(run.lookahead > 0)}" + (f" with run.lookahead={run.lookahead}" if run.lookahead > 0 else "")
-    return [f"run.verify_workers={n}: must be null, or a number of processes up to {_MOST_WORKERS}, from {least}"]
+def _check_workers(config: Config) -> list[str]:
+    n, ahead, faults = config.run.verify_workers, config.run.lookahead, []
+    if not (n is None or int(ahead > 0) <= n <= _MOST_WORKERS):
+        least = f"{int(ahead > 0)}" + (f" with run.lookahead={ahead}" if ahead > 0 else "")
+        faults.append(
+            f"run.verify_workers={n}: must be null, or a number of processes up to {_MOST_WORKERS}, from {least}"
+        )
+    if config.qc.early_stop and (ahead > 0 or (n or 0) > 0):
+        faults.append(
+            "qc.early_stop=true: batches are scored one after another then, nobody else can help; set run.lookahead=0 "
+            "and run.verify_workers=null, or qc.early_stop=false"
+        )
+    return faults
 
 
 def _check_gate(qc: QcConfig) -> list[str]:
@@ -204,6 +211,10 @@ def _check_gate(qc: QcConfig) -> list[str]:
             faults.append(f"qc.chance={qc.chance}: must be null or a level between 0 and 1, as 0.05")
         if qc.signal == "loss":
             faults.append("qc.chance is about flipped predictions and qc.signal=loss counts none: use rates or both")
+    if qc.early_stop and qc.control == "screen":
+        faults.append(
+            "qc.early_stop ends verifications that reject a step, and qc.control=screen has none: leave it off"
+        )
     highest = {"quantile": 1.0, "z": 1e6}.get(qc.calibrated.method)
     if highest is not None and not 0 < qc.calibrated.level <= highest:
         faults.append(
@@ -211,6 +222,12 @@ def _check_gate(qc: QcConfig) -> list[str]:
             f"for qc.calibrated.method={qc.calibrated.method}"
         )
     return faults
+
+
+def _check_batch_size(value: Any) -> list[str]:
+    if value == AUTO or (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 100_000):
+        return []
+    return [f"run.verify_batch_size={value}: must be auto, or a whole number from 1 to 100000"]
 
 
 def _check_inference(settings: InferenceConfig) -> list[str]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from tmqc.core.calibration import Calibration
 from tmqc.core.chance import worsening_p_value
+from tmqc.core.early_stop import Limit
 from tmqc.core.rates import RATES, Counts, Flips, Rates, Verification
 
 SIGNALS = ("rates", "loss", "both")
@@ -38,8 +39,8 @@ class Gate:
     calibration: Calibration | None = None
 
     def rates_of(self, verification: Verification) -> Rates:
-        """The two rates as this gate compares them."""
-        return RATES[self.rates](verification.counts)
+        """The two rates as this gate compares them; lower bounds if scans were left out."""
+        return RATES[self.rates](verification.at_best)
 
     def tolerances(self, n_samples: int) -> tuple[float | None, float | None]:
         """By how much a rate and the loss may rise in a step of `n_samples`; None for what is not looked at."""
@@ -49,6 +50,19 @@ class Gate:
         else:
             rate, loss = n_samples * self.error, n_samples * self.loss_error
         return (None if self.signal == "loss" else rate), (None if self.signal == "rates" else loss)
+
+    def limit(self, reference: Verification, *, n_samples: int) -> Limit:
+        """From where on the verification of a step of `n_samples` need not be finished to be rejected."""
+        rate, loss = self.tolerances(n_samples)
+        before = self.rates_of(reference)
+        return Limit(
+            fpr=None if rate is None else before.fpr + rate,
+            fnr=None if rate is None else before.fnr + rate,
+            loss=None if loss is None else reference.loss + loss,
+            rates=self.rates,
+            chance=self.chance,
+            reference=reference.counts,
+        )
 
 
 @dataclass(frozen=True)
@@ -66,7 +80,11 @@ class Verdict:
 
 
 def decide(verification: Verification, reference: Verification, *, n_samples: int, gate: Gate = Gate()) -> Verdict:
-    """Judge a step of `n_samples` by the verification after it and the reference verification."""
+    """Judge a step of `n_samples` by the verification after it and the reference verification.
+
+    Raises:
+        ValueError: scans were left out of a verification that does not reject, or of the reference.
+    """
     rates, before = gate.rates_of(verification), gate.rates_of(reference)
     rate_tolerance, loss_tolerance = gate.tolerances(n_samples)
     flips = verification.flips
@@ -81,6 +99,8 @@ def decide(verification: Verification, reference: Verification, *, n_samples: in
         accepted = not (fpr_worse or fnr_worse)
     if loss_tolerance is not None:
         accepted = accepted and verification.loss <= reference.loss + loss_tolerance
+    if reference.is_partial or (accepted and verification.is_partial):
+        raise ValueError("a verification that left scans out can reject a step, not accept it or be the reference")
     return Verdict(
         accepted=accepted,
         rates=rates,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,21 +70,42 @@ class Verification:
     """What a verification gives back. Sums only: those of several centers add up with `+`, no center tells more.
 
     Attributes:
-        loss_sum: of the binary cross-entropies of all scans, in nats.
+        counts: of the scans scored.
+        loss_sum: of the binary cross-entropies of the scans scored, in nats.
         flips: against the reference; none as long as there is no reference.
+        unscored_hc, unscored_pd: scans left out because the step's rejection was certain without them (`early_stop`).
     """
 
     counts: Counts
     loss_sum: float = 0.0
     flips: Flips = Flips()
+    unscored_hc: int = 0
+    unscored_pd: int = 0
 
     def __add__(self, other: Verification) -> Verification:
-        return Verification(self.counts + other.counts, self.loss_sum + other.loss_sum, self.flips + other.flips)
+        return Verification(
+            self.counts + other.counts,
+            self.loss_sum + other.loss_sum,
+            self.flips + other.flips,
+            self.unscored_hc + other.unscored_hc,
+            self.unscored_pd + other.unscored_pd,
+        )
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether scans were left out."""
+        return self.unscored_hc + self.unscored_pd > 0
+
+    @property
+    def at_best(self) -> Counts:
+        """The counts if every scan left out were right: lowest rates, highest accuracy. Without any: the counts."""
+        more = Counts(tp=self.unscored_pd, tn=self.unscored_hc)
+        return self.counts + more
 
     @property
     def loss(self) -> float:
-        """Mean binary cross-entropy in nats, lower is better."""
-        return self.loss_sum / self.counts.n
+        """Mean binary cross-entropy in nats, lower is better; if scans were left out, a lower bound of it."""
+        return self.loss_sum / (self.counts.n + self.unscored_hc + self.unscored_pd)
 
 
 @dataclass(frozen=True)
@@ -118,13 +141,17 @@ def score(
     probabilities: NDArray[np.floating],
     labels: NDArray[np.integer],
     reference: NDArray[np.bool_] | None = None,
+    *,
+    centers: Sequence[NDArray[np.intp]] | None = None,
 ) -> Verification:
-    """Count one center's predictions.
+    """Count predictions.
 
     Args:
         probabilities: shape (n,), the model's probability of PD.
         labels: shape (n,), 1 = PD, 0 = HC.
         reference: shape (n,), which scans the reference model takes for PD; None without one.
+        centers: the rows of each center: losses are then summed as if every center were counted by itself and the
+            results added up, in this order; None: all at once.
 
     Raises:
         ValueError: the shapes differ.
@@ -143,7 +170,9 @@ def score(
         fn=int(np.sum(~predicted & actual)),
     )
     flips = Flips() if reference is None else _flips(predicted == actual, reference == actual, actual)
-    return Verification(counts, float(np.sum(cross_entropies(p, labels))), flips)
+    losses = cross_entropies(p, labels)
+    sums = [float(np.sum(losses))] if centers is None else [float(np.sum(losses[rows])) for rows in centers]
+    return Verification(counts, reduce(add, sums, 0.0), flips)
 
 
 def _flips(right: NDArray[np.bool_], was_right: NDArray[np.bool_], is_pd: NDArray[np.bool_]) -> Flips:
@@ -169,6 +198,12 @@ def margins(probabilities: NDArray[np.floating], labels: NDArray[np.integer]) ->
     """
     p = np.clip(probabilities.astype(np.float64), _LOG_CLIP, 1.0 - _LOG_CLIP)
     return np.where(labels == 1, 1.0, -1.0) * np.log(p / (1.0 - p))
+
+
+def doubts(probabilities: NDArray[np.floating], labels: NDArray[np.integer]) -> NDArray[np.float64]:
+    """How probable the model holds every label to be wrong, shape (n,), 0..1, lower is better; arguments as above."""
+    p = probabilities.astype(np.float64)
+    return np.where(labels == 1, 1.0 - p, p)
 
 
 def cross_entropies(probabilities: NDArray[np.floating], labels: NDArray[np.integer]) -> NDArray[np.float64]:

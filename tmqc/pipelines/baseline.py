@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tmqc.config import Config
-from tmqc.pipelines.prepare import corrupt, make_plan, open_centers, prepare
+from tmqc.pipelines.prepare import corrupt, make_plan, open_centers, prepare, settle
 from tmqc.pipelines.resume import check_place
 from tmqc.pipelines.session import open_run
 from tmqc.pipelines.training import Both, Keeper, close_training, progress_of, splits_of
@@ -23,6 +23,7 @@ def run_baseline(config: Config, directory: Path) -> None:
     with open_run(
         config, directory, device=prepared.device, note=prepared.source.note, splits=splits_of(prepared)
     ) as session:
+        config = settle(config, prepared, session.point)
         train = corrupt(prepared, directory)
         plan = make_plan(config, train)
         reports = []

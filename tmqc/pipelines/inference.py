@@ -9,6 +9,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from tmqc.batch_size import settle_batch_size
 from tmqc.checkpoint import checkpoint_path, load_checkpoint, saved_cycles, select_cycles
 from tmqc.config import Config, ModelConfig
 from tmqc.errors import RunError
@@ -49,6 +50,7 @@ def run_inference(config: Config, directory: Path) -> None:
     load_into(learner, load_checkpoint(checkpoint_path(run, cycles[0])), run)
     with open_run(config, directory, device=device, note=source.note, splits={"test": test}) as session:
         tracker = session.tracker
+        config = settle_batch_size(config, learner, volumes.array, None)
         rows: list[SubgroupMetrics] = []
         predictions: list[Prediction] = []
         for cycle in cycles:

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from tmqc import backend
+from tmqc.batch_size import settle_batch_size
 from tmqc.centers import LocalCenters
 from tmqc.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
 from tmqc.config import CohortConfig, Config, RunConfig
@@ -149,6 +150,16 @@ def load_into(learner: Learner, checkpoint: Checkpoint, origin: object) -> None:
         raise RunError(f"{origin}: {error}; use the same model and cohort.shape") from error
 
 
+def settle(config: Config, prepared: Prepared, point: Checkpoint | None) -> Config:
+    """The settings with what depends on the machine settled: the batch size of verification, if it is `auto`.
+
+    Args:
+        point: where the run goes on; None: it begins.
+    """
+    volumes = prepared.volumes.block([s.subject for s in prepared.cohort.verification])
+    return settle_batch_size(config, prepared.learner, volumes, point.facts if point else None)
+
+
 def _find_start(config: Config) -> Checkpoint | None:
     if (origin := config.init["from"]) is None:
         return None
@@ -208,11 +219,11 @@ def open_centers(config: Config, prepared: Prepared, train: tuple[Subject, ...])
         return
     with Verifiers(
         partial(_build_verifier, config),
-        centers.scans,
-        batch_size=centers.batch_size,
+        centers.scorer.scans,
+        batch_size=centers.scorer.batch_size,
         environments=[backend.pin(i, prepared.device) for i in range(n)],
         weights=centers.learner.pack_weights(centers.snapshot()),
-        predict=centers.predict,
+        predict=centers.scorer.predict,
     ) as verifiers:
         looking_ahead = LookaheadCenters(centers, verifiers, ahead=config.run.lookahead)
         yield looking_ahead

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tmqc.config import Config
 from tmqc.core.records import CycleReport
-from tmqc.pipelines.prepare import corrupt, make_plan, open_centers, prepare
+from tmqc.pipelines.prepare import corrupt, make_plan, open_centers, prepare, settle
 from tmqc.pipelines.resume import check_place
 from tmqc.pipelines.rules import heed, is_published, make_travel, warn_of_single_flips
 from tmqc.pipelines.scoring import break_down_run, score_cycle, warn_of_vanished
@@ -28,6 +28,7 @@ def run_qc(config: Config, directory: Path) -> None:
     with open_run(
         config, directory, device=prepared.device, note=prepared.source.note, splits=splits_of(prepared)
     ) as session:
+        config = settle(config, prepared, session.point)
         train = corrupt(prepared, directory)
         plan = make_plan(config, train)
         warn_of_single_flips(config.qc, prepared.cohort.verification)

@@ -11,7 +11,7 @@ from tmqc.config import Config
 from tmqc.core.schedule import LearningRate
 from tmqc.data.cohort import Subject
 from tmqc.errors import RunError
-from tmqc.pipelines.prepare import Prepared, corrupt, prepare
+from tmqc.pipelines.prepare import Prepared, corrupt, prepare, settle
 from tmqc.pipelines.session import hand_over, open_run
 from tmqc.pipelines.training import splits_of
 from tmqc.report.ranking import (
@@ -75,6 +75,7 @@ def _score(config: Config, prepared: Prepared, train: tuple[Subject, ...], path:
     names = choose_rivals(config.rivals.names)
     if left_out := [name for name in missing_rivals() if name not in names and not config.rivals.names]:
         log.info("left out, for not installed: %s", ", ".join(left_out))
+    config = settle(config, prepared, None)
     case = make_case(config, prepared, train)
     scores: list[Scores] = []
     for name in names:

@@ -75,7 +75,14 @@ def _control(qc: QcConfig) -> Control:
         reference=qc.reference,
         chance=qc.chance,
     )
-    return Control(gate, revisit=qc.revisit, strikes=qc.strikes, guard=_guard(qc), dry_tour=dry_tour)
+    return Control(
+        gate,
+        revisit=qc.revisit,
+        strikes=qc.strikes,
+        guard=_guard(qc),
+        dry_tour=dry_tour,
+        early_stop=qc.early_stop,
+    )
 
 
 def _screening(qc: QcConfig) -> Screening:

@@ -80,6 +80,7 @@ class Keeper:
         saved = session.point
         self.centers = JournaledCenters(centers, None if saved is None else {**saved.state, **saved.resume})
         self._settings, self._session = config.checkpoint, session
+        self._verify_batch_size = config.run.verify_batch_size
         self._cycle = config.schedule.start - 1
         self._saved_at = time.monotonic()
         self._told = session.tracker.last_cycle() if saved is not None else None
@@ -132,7 +133,11 @@ class Keeper:
         self._session.stop.check()
 
     def _point(self, facts: Mapping[str, Any]) -> Checkpoint:
-        more = {"entries": self.centers.n_entries, "data": self._session.data}
+        more = {
+            "entries": self.centers.n_entries,
+            "data": self._session.data,
+            "verify_batch_size": self._verify_batch_size,
+        }
         return make_checkpoint(self._cycle, self.centers.state(), {**facts, **more})
 
 

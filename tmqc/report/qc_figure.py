@@ -120,6 +120,8 @@ def _label_cycles(axes: Axes, trace: pd.DataFrame) -> None:
 def _rate_legend(trace: pd.DataFrame) -> list[Line2D | Patch]:
     is_screen = bool((trace["Phase"] == SCREEN).any())
     words = ("a scan's own step, undone", "of a suspect") if is_screen else ("accepted step", "rejected step")
+    if (trace["Scored"] < trace["Scored"].max()).any():
+        words = (words[0], f"{words[1]} (early stop: at least this rate)")
     accepted = Line2D([], [], color=BLUE, marker=".", linestyle="", label=words[0])
     judged_by: list[Line2D | Patch] = [
         Line2D([], [], color=BLUE, linewidth=1, label="reference"),

@@ -1,0 +1,203 @@
+"""Counting a split, and stopping early: over random runs with any gate, whatever is left out changes no verdict."""
+
+from __future__ import annotations
+
+from functools import reduce
+from operator import add
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tmqc.control import Control, ControlledTravel, DryTour
+from tmqc.core.gate import Gate, decide
+from tmqc.core.rates import score
+from tmqc.core.records import BATCH, RETRY, REVISIT
+from tmqc.core.schedule import LearningRate, Tour
+from tmqc.scorer import Scorer
+from tmqc.travel import Plan, TrainResult
+
+
+class Oracle:
+    """In place of a model: knows a probability for every scan; a scan's volume is its row."""
+
+    def __init__(self, p):
+        self.p = np.asarray(p, np.float32)
+        self.n_scored = 0
+
+    def hold(self, x):
+        return x
+
+    def predict(self, x, *, batch_size):
+        self.n_scored += len(x)
+        return self.p[x]
+
+
+def scorer(oracle, labels, *, centers=None, batch_size=2):
+    rows = np.arange(len(labels))
+    return Scorer(oracle, rows, labels=labels, centers=centers or ["A"] * len(labels), batch_size=batch_size)
+
+
+@given(st.data())
+def test_centers_are_summed_as_if_each_were_counted_by_itself(data):
+    n = data.draw(st.integers(1, 40))
+    rng = np.random.default_rng(data.draw(st.integers(0, 10**6)))
+    p, labels, centers = rng.random(n).astype(np.float32), rng.integers(0, 2, n), rng.integers(0, 4, n)
+    reference = rng.integers(0, 2, n).astype(bool)
+    rows = [np.flatnonzero(centers == c) for c in dict.fromkeys(centers.tolist())]
+    one_by_one = reduce(add, (score(p[r], labels[r], reference[r]) for r in rows))
+    assert score(p, labels, reference, centers=rows) == one_by_one
+
+
+def test_scoring_stops_when_rejection_is_certain_and_begins_with_the_doubtful():
+    """Eight scans in twos. The first full verification says that the last two are the doubtful ones."""
+    labels = [0, 1] * 4
+    oracle = Oracle([0.1, 0.9, 0.1, 0.9, 0.1, 0.9, 0.4, 0.6])
+    one = scorer(oracle, labels)
+    reference = one.verify()
+    one.hold_reference()
+    oracle.p, oracle.n_scored = np.array([0.9, 0.9, 0.1, 0.9, 0.1, 0.9, 0.9, 0.1], np.float32), 0
+    gate = Gate(error=0.02)
+    found = one.verify(gate.limit(reference, n_samples=1))
+    assert oracle.n_scored == found.counts.n == 2
+    assert (found.counts.fp, found.counts.fn, found.unscored_hc, found.unscored_pd) == (1, 1, 3, 3)
+    assert (found.flips.broken_hc, found.flips.broken_pd) == (1, 1)
+    assert gate.rates_of(found).fpr == 1 / 4
+    assert not decide(found, reference, n_samples=1, gate=gate).accepted
+    full = one.verify()  # the reference is still that of the last full one before
+    assert (full.flips.broken_hc, full.flips.broken_pd, full.is_partial) == (2, 1, False)
+
+
+def test_what_is_remembered_goes_with_the_state():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 11).tolist()
+    one, other = scorer(Oracle(rng.random(11)), labels), scorer(Oracle(rng.random(11)), labels)
+    one.verify()
+    one.hold_reference()
+    other.load_state(one.state())
+    again = other.state()
+    assert {name: array.tolist() for name, array in one.state().items()} == {
+        name: array.tolist() for name, array in again.items()
+    }
+    assert other._order == one._order
+
+
+class Drifting:
+    """Centers whose model drifts with every batch trained on; a harmful subject pushes a class across."""
+
+    def __init__(self, seed, labels, *, bad, batch_size):
+        rng = np.random.default_rng(seed)
+        self._base = rng.normal(1.2, 1.0, len(labels))
+        self._labels, self._bad, self._seed = np.array(labels), bad, seed
+        self.state = ()
+        self._oracle = Oracle(np.zeros(len(labels)))
+        centers = [f"C{i % 3}" for i in range(len(labels))]
+        self._scorer = scorer(self._oracle, labels, centers=centers, batch_size=batch_size)
+        self.hold_reference = self._scorer.hold_reference
+
+    def train(self, center, subjects, *, learning_rate):
+        self.state = (*self.state, subjects)
+        return TrainResult(0.5, len(subjects))
+
+    def foresee(self, steps):
+        pass
+
+    def verify(self, limit=None):
+        shift = np.zeros(len(self._labels))
+        for i, batch in enumerate(self.state):
+            rng = np.random.default_rng([self._seed, i, *map(len, batch)])
+            shift += 0.15 * rng.normal(size=len(shift))
+            for subject in batch:
+                if subject in self._bad:
+                    shift -= (self._labels == self._bad[subject]) * rng.exponential(1.0, len(shift))
+        margin = np.where(self._labels == 1, 1.0, -1.0) * (self._base + shift)
+        self._oracle.p = (1.0 / (1.0 + np.exp(-margin))).astype(np.float32)
+        return self._scorer.verify(limit)
+
+    def clock(self):
+        return 0.0
+
+    def snapshot(self):
+        return self.state
+
+    def restore(self, snapshot):
+        self.state = snapshot
+
+
+class Recorder:
+    def __init__(self):
+        self.steps = []
+
+    def visit(self, cycle, visit):
+        pass
+
+    def step(self, step):
+        self.steps.append(step)
+
+
+SUBJECTS = {"A": tuple(f"a{i}" for i in range(6)), "B": ("b0", "b1"), "C": ("c0", "c1", "c2", "c3")}
+GATES = st.builds(
+    Gate,
+    signal=st.sampled_from(["rates", "loss", "both"]),
+    error=st.sampled_from([0.0, 0.01, 0.02, 0.1]),
+    loss_error=st.sampled_from([0.0, 0.01, 0.05]),
+    rates=st.sampled_from(["standard", "published"]),
+    reference=st.sampled_from(["last", "best"]),
+    chance=st.sampled_from([None, 0.05, 0.3]),
+)
+DRY = st.sampled_from([None, DryTour("quantile", level=0.9, n_steps=3), DryTour("z", level=2.0, n_steps=3)])
+
+
+def run(centers, gate, dry_tour, *, early_stop):
+    plan = Plan(
+        Tour(tuple(SUBJECTS), seed=1, start=0, batch_size=3), SUBJECTS, 5, LearningRate(1e-3, 0.1, 0), gate.rates
+    )
+    recorder = Recorder()
+    control = Control(gate, strikes=2, dry_tour=dry_tour, early_stop=early_stop)
+    travelled = ControlledTravel(plan, control, centers, recorder)
+    return recorder.steps, list(travelled.cycles()), travelled.ledger
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    gate=GATES,
+    dry_tour=DRY,
+    seed=st.integers(0, 10**6),
+    labels=st.lists(st.integers(0, 1), min_size=3, max_size=60).map(lambda found: [0, 1, *found]),
+    batch_size=st.integers(1, 9),
+    bad=st.dictionaries(st.sampled_from(["a0", "a3", "b1", "c2"]), st.integers(0, 1), max_size=3),
+)
+def test_a_run_with_early_stop_is_the_run_without(gate, dry_tour, seed, labels, batch_size, bad):
+    runs = {}
+    for early_stop in (False, True):
+        centers = Drifting(seed, labels, bad=bad, batch_size=batch_size)
+        runs[early_stop] = (*run(centers, gate, dry_tour, early_stop=early_stop), centers.state)
+    (full, reports, ledger, state), (early, early_reports, early_ledger, early_state) = runs[False], runs[True]
+    assert (ledger, state, reports) == (early_ledger, early_state, early_reports)
+    assert [(s.phase, s.subjects, s.accepted, s.outcome) for s in full] == [
+        (s.phase, s.subjects, s.accepted, s.outcome) for s in early
+    ]
+    for whole, step in zip(full, early, strict=True):
+        assert not whole.verification.is_partial
+        if not step.verification.is_partial:
+            assert step == whole
+            continue
+        assert step.phase in (BATCH, RETRY, REVISIT)
+        assert not step.accepted
+        assert step.rates.fpr <= whole.rates.fpr
+        assert step.rates.fnr <= whole.rates.fnr
+        assert step.verification.loss <= whole.verification.loss * (1 + 1e-12)
+        assert step.verification.at_best.accuracy >= whole.verification.counts.accuracy
+        assert step.verdict.reference == whole.verdict.reference
+
+
+@pytest.mark.parametrize("signal", ["rates", "loss"])
+def test_rejected_steps_are_scored_in_part(signal):
+    labels = [0, 1] * 30
+    centers = Drifting(3, labels, bad={"a0": 0, "c2": 1}, batch_size=4)
+    steps, _, _ = run(centers, Gate(signal=signal), None, early_stop=True)
+    n_scored = [s.verification.counts.n for s in steps if not s.accepted]
+    assert n_scored
+    assert min(n_scored) < len(labels)
+    assert all(s.verification.counts.n == len(labels) for s in steps if s.accepted)

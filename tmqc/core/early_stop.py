@@ -1,0 +1,79 @@
+"""Stop scoring a verification as soon as its rejection is certain (`qc.early_stop`).
+
+Scans not yet scored can only add false positives, false negatives and loss, so what a partial verification shows is a
+lower bound of all three. Beyond the gate's limit already, the full one would be too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tmqc.core.chance import worsening_p_value
+from tmqc.core.rates import RATES, Counts, Verification
+
+# Sums in another order differ in their last bits: n scans by n * 1.1e-16 of the sum at most. Far more than that.
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class Limit:
+    """The highest values that a step's verification may reach and still be accepted; None: not looked at.
+
+    Attributes:
+        fpr, fnr: rates. loss: mean cross-entropy in nats.
+        rates: how rates are made of counts, a key of `RATES`.
+        chance: a rate that is too high rejects only if the exact McNemar test's p-value is below this level.
+        reference: counts of the verification that flips are counted against.
+    """
+
+    fpr: float | None
+    fnr: float | None
+    loss: float | None
+    rates: str
+    chance: float | None
+    reference: Counts
+
+    def rejects(self, partial: Verification) -> bool:
+        """Whether `partial` will be rejected for certain, whatever the scans not yet scored turn out to be."""
+        return self._rates_reject(partial) or self._loss_rejects(partial)
+
+    def _rates_reject(self, partial: Verification) -> bool:
+        lowest = RATES[self.rates](partial.at_best)
+        counts, flips, before = partial.counts, partial.flips, self.reference
+        # Of those wrong at the reference, how many are left that may turn out to be fixed: all but the scored ones,
+        # which were fixed or have stayed wrong.
+        hc = before.fp - flips.fixed_hc - (counts.fp - flips.broken_hc)
+        pd = before.fn - flips.fixed_pd - (counts.fn - flips.broken_pd)
+        too_many_fp = self.fpr is not None and lowest.fpr > self.fpr
+        too_many_fn = self.fnr is not None and lowest.fnr > self.fnr
+        return (too_many_fp and self._is_no_chance(flips.broken_hc, flips.fixed_hc + min(hc, partial.unscored_hc))) or (
+            too_many_fn and self._is_no_chance(flips.broken_pd, flips.fixed_pd + min(pd, partial.unscored_pd))
+        )
+
+    def _is_no_chance(self, broken: int, fixed: int) -> bool:
+        # More broken ones make the p-value smaller, more fixed ones larger: this is the largest it can still become.
+        return self.chance is None or worsening_p_value(broken, fixed) < self.chance
+
+    def _loss_rejects(self, partial: Verification) -> bool:
+        return self.loss is not None and partial.loss * (1.0 - _ROUNDING) > self.loss
+
+
+def order_batches(doubts: NDArray[np.floating], batch_size: int) -> tuple[int, ...]:
+    """In which order to score the batches of a split: the most doubtful first.
+
+    The batches themselves are always the same, those of full scoring: what else is in its batch may change the last bit
+    of a scan's prediction (measured: it does on a CPU), so single scans cannot be moved without changing results.
+
+    Args:
+        doubts: shape (n,), how probable the model holds each label to be wrong, 0..1; above 1/2: it is wrong.
+        batch_size: scans of a batch; the last one may have fewer.
+
+    Returns:
+        Numbers of the batches, counted from 0 in the split's own order, by the sum of their doubts; of equals the
+        earlier one comes first.
+    """
+    sums = np.add.reduceat(doubts, np.arange(0, len(doubts), batch_size))
+    return tuple(np.argsort(-sums, kind="stable").tolist())
