@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from time import perf_counter
 
 import numpy as np
@@ -15,6 +16,8 @@ from tmqc.data.volumes import Volumes
 from tmqc.learner import Learner, Snapshot
 from tmqc.scorer import Scorer
 from tmqc.travel import Foreseen, TrainResult
+
+_MOST_COPIED = 2  # batches that wait to be trained on: the one asked for next, and the one foreseen behind it
 
 
 class LocalCenters:
@@ -44,15 +47,22 @@ class LocalCenters:
             centers=[s.study for s in verification],
             batch_size=verify_batch_size,
         )
+        self._copier = ThreadPoolExecutor(1, "copier")
+        self._copied: dict[tuple[str, ...], Future[NDArray[np.float32]]] = {}
 
     def train(self, center: str, subjects: tuple[str, ...], *, learning_rate: float) -> TrainResult:
         """One gradient step on the scans of `subjects`; all of them lie here, whatever their `center`."""
         labels = np.array([self._labels[s] for s in subjects])
-        volumes = self._volumes.batch(subjects)
+        copied = self._copied.pop(subjects, None)
+        volumes = self._volumes.batch(subjects) if copied is None else copied.result()
         return TrainResult(*self.learner.train_batch(volumes, labels, learning_rate=learning_rate))
 
     def foresee(self, steps: Sequence[Foreseen]) -> None:
-        """Nothing to prepare: all volumes lie in memory."""
+        """Copy the next batch out while the device works on this one."""
+        subjects = [step.subjects for step in steps[:1] if step.subjects not in self._copied]
+        self._copied |= {one: self._copier.submit(self._volumes.batch, one) for one in subjects}
+        for forgotten in list(self._copied)[:-_MOST_COPIED]:
+            del self._copied[forgotten]
 
     def verify(self, limit: Limit | None = None) -> Verification:
         """Score every center's verification scans, count center by center, add up; with a limit at times not all."""

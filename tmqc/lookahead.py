@@ -51,7 +51,6 @@ class LookaheadCenters:
     def foresee(self, steps: Sequence[Foreseen]) -> None:
         """Be told what to train ahead during the next verification."""
         self._hint = tuple(steps)
-        self._centers.foresee(steps)
 
     def train(self, center: str, subjects: tuple[str, ...], *, learning_rate: float) -> TrainResult:
         """As `LocalCenters.train`; at once if the step was trained ahead."""
@@ -61,7 +60,7 @@ class LookaheadCenters:
             self._now, self._asked = taken.state, taken.request
             return taken.result
         self._forget()
-        result, self._now = self._train(step, self._now)
+        result, self._now = self._train(step, self._now, self._hint)
         self._asked = None
         return result
 
@@ -73,8 +72,8 @@ class LookaheadCenters:
             self._forget()
         while self._has_time(self._asked):
             state = self._line[-1].state if self._line else self._now
-            step = self._hint[len(self._line)]
-            result, state = self._train(step, state)
+            step, *others = self._hint[len(self._line) :]
+            result, state = self._train(step, state, others)
             self._line.append(_Ahead(step, result, state, self._submit(state)))
         while not self._asked.is_complete:
             if (rows := self._verifiers.claim(self._asked)) is None:
@@ -138,9 +137,10 @@ class LookaheadCenters:
         n = len(self._line)
         return n < min(self._ahead, len(self._hint)) and self._verifiers.n_ready > 0 and not request.is_complete
 
-    def _train(self, step: Foreseen, state: Snapshot) -> tuple[TrainResult, Snapshot]:
-        """Train from `state`; the answer, and the state then."""
+    def _train(self, step: Foreseen, state: Snapshot, others: Sequence[Foreseen]) -> tuple[TrainResult, Snapshot]:
+        """Train from `state`, with `others` to follow; the answer, and the state then."""
         self._put(state)
+        self._centers.foresee(others)
         self._at = None  # a step that fails leaves the learner anywhere
         result = self._centers.train(step.center, step.subjects, learning_rate=step.learning_rate)
         self._at = state = self._centers.snapshot()

@@ -218,7 +218,7 @@ def open_centers(config: Config, prepared: Prepared, train: tuple[Subject, ...])
         yield centers
         return
     with Verifiers(
-        partial(_build_verifier, config),
+        partial(build_verifier, config),
         centers.scorer.scans,
         batch_size=centers.scorer.batch_size,
         environments=[backend.pin(i, prepared.device) for i in range(n)],
@@ -237,7 +237,8 @@ def count_verifiers(run: RunConfig, device: backend.Device) -> int:
     return max(1, device.n_gpus - 1) if run.lookahead > 0 else 0
 
 
-def _build_verifier(config: Config) -> Learner:
+def build_verifier(config: Config) -> Learner:
+    """The same model in another process, to predict with only."""
     return build_learner(config, trains=False)[0]
 
 
