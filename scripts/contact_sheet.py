@@ -18,8 +18,8 @@ from tmqc.config import PhantomConfig
 from tmqc.data.anatomy import apply_scan, build_anatomy, draw_scans
 from tmqc.data.center_tables import read_centers
 from tmqc.data.corruptions import GRADED, KINDS, LABEL_KINDS, draw_parameters
+from tmqc.data.nifti import Array, read_volume
 from tmqc.data.phantom import is_phantom
-from tmqc.data.volumes import Array, read_volume
 from tmqc.errors import InputError, RunError
 from tmqc.report.canvas import new_figure, save_figure
 

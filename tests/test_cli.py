@@ -75,7 +75,7 @@ def test_bad_settings_exit_with_2_one_list_and_nothing_written(tmp_path, argumen
 
 
 def test_bad_scans_are_all_told_at_once(tmp_path, cohort_csvs):
-    """A missing scan, a truncated one and one that is no image: one list, exit code 2, nothing written."""
+    """A missing scan, a truncated one and one that is no image: one list, exit code 2, no run begun."""
     shutil.copytree(cohort_csvs["train"].parent, tmp_path / "data")
     scans = tmp_path / "data" / "scans"
     (scans / "Alpha-train-0.nii.gz").unlink()
@@ -88,7 +88,7 @@ def test_bad_scans_are_all_told_at_once(tmp_path, cohort_csvs):
     for subject in ("Alpha-train-0", "Beta-train-1", "Delta-verification-0"):
         assert f"subject {subject}" in done.stderr
     assert len(done.stderr.splitlines()) == 4
-    assert not (tmp_path / "outputs").exists()
+    assert [path.name for path in (tmp_path / "outputs").iterdir()] == ["cache"]  # of the good scans
 
 
 def test_sweep_runs_every_job_in_its_own_process_and_goes_on_after_a_bad_one(tmp_path, cohort_csvs):

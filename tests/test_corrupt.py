@@ -38,9 +38,10 @@ def prepare_tiny(cohort_csvs, tmp_path):
 
 def test_a_flipped_label_changes_what_is_learned_and_not_what_is_seen(prepare_tiny, tmp_path):
     config, prepared = prepare_tiny("harmful.ids=[Alpha-train-0]", "harmful.kind=flipped_label")
-    before = prepared.volumes.array.copy()
+    subjects = [row.subject for row in prepared.cohort.train]
+    before = prepared.volumes.batch(subjects)
     rows = corrupt(prepared, tmp_path)
-    np.testing.assert_array_equal(prepared.volumes.array, before)
+    np.testing.assert_array_equal(prepared.volumes.batch(subjects), before)
     old = {row.subject: row.group for row in prepared.cohort.train}
     assert [row.subject for row in rows if row.group != old[row.subject]] == ["Alpha-train-0"]
     centers = make_centers(config, prepared, rows)
@@ -52,10 +53,11 @@ def test_an_extra_copy_is_held_besides_the_good_scan(prepare_tiny, tmp_path):
     config, prepared = prepare_tiny(
         "harmful.ids=[Alpha-train-0,Gamma-train-0]", "harmful.kind=inverted", "harmful.placement=extra"
     )
-    before = prepared.volumes.array.copy()
+    subjects = [row.subject for row in prepared.cohort.train]
+    before = prepared.volumes.batch(subjects)
     rows = corrupt(prepared, tmp_path)
     assert len(rows) == N_TRAIN + 2 == len(prepared.volumes) - 2 * 4 * len(CENTERS)
-    np.testing.assert_array_equal(prepared.volumes.array[: len(before)], before)
+    np.testing.assert_array_equal(prepared.volumes.batch(subjects), before)
     for subject in ("Alpha-train-0", "Gamma-train-0"):
         good, bad = prepared.volumes.batch([subject, f"{subject}_2"])
         np.testing.assert_array_equal(bad, good.max() + good.min() - good)

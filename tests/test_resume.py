@@ -9,15 +9,16 @@ import signal
 import numpy as np
 import pandas as pd
 import pytest
+from omegaconf import OmegaConf
 from test_pipelines import CYCLES, START, go, harm
-from tiny import CENTERS
+from tiny import CENTERS, compose_config
 
 from tmqc import batch_size
 from tmqc.checkpoint import checkpoint_path, find_resumable, load_checkpoint, saved_cycles
 from tmqc.errors import RunError
 from tmqc.learner import Learner
 from tmqc.pipelines import training
-from tmqc.pipelines.resume import locked
+from tmqc.pipelines.resume import check_place, locked
 from tmqc.report.events import read_trace
 from tmqc.signals import Interrupted
 from tmqc.travel import NonFiniteError
@@ -246,6 +247,16 @@ def test_a_run_is_made_longer_by_more_cycles_only(outputs, cohort_csvs, whole):
     assert "qc.screen.loss_z: 1.5 there, 3.0 now" in str(caught.value)
     assert "run.seed: 0 there, 5 now" in str(caught.value)
     same(whole["screen"], go(outputs, cohort_csvs, *settings, "run.progress=true", name="longer"))
+
+
+def test_how_scans_are_kept_may_change_but_not_whether_they_are_rounded(tmp_path):
+    def kept(*overrides):
+        return compose_config("run.name=x", "cohort.train_csv=a.csv", *overrides)
+
+    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.structured(kept())))
+    assert check_place(kept("cache.enabled=false", "cache.ram_gb=1", "cache.dtype=float32", "run.name=y"), tmp_path)
+    with pytest.raises(RunError, match="cache.dtype: auto there, float16 now"):
+        check_place(kept("cache.dtype=float16", "cache.directory=elsewhere"), tmp_path)
 
 
 def test_other_data_is_refused(outputs, cohort_csvs, die, tmp_path):

@@ -178,6 +178,16 @@ class CheckpointConfig:
 
 
 @dataclass
+class CacheConfig:
+    """Where decoded scans are kept, and in which type; nothing here is part of the method."""
+
+    enabled: bool = True
+    directory: str | None = None  # default: <run.outputs>/cache
+    dtype: str = "auto"
+    ram_gb: float | None = None  # of scans in memory, beyond it they are mapped; null: half of what is available
+
+
+@dataclass
 class RunConfig:
     """How the run is carried out; nothing here is part of the method."""
 
@@ -210,6 +220,7 @@ class Config:
     inference: InferenceConfig = field(default_factory=InferenceConfig)
     rivals: RivalsConfig = field(default_factory=RivalsConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    cache: CacheConfig = field(default_factory=CacheConfig)
     run: RunConfig = field(default_factory=RunConfig)
     # `from` is a Python keyword, so `init.from` cannot be a dataclass field: a dict, checked in validate().
     init: dict[str, Any] = field(default_factory=lambda: {"from": None, "cycle": None})

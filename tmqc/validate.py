@@ -17,6 +17,7 @@ from tmqc.core.gate import REFERENCES, SIGNALS
 from tmqc.core.rates import RATES
 from tmqc.core.runaway import ACTIONS
 from tmqc.data.harmful import check_harmful
+from tmqc.data.storage import DTYPES
 from tmqc.errors import SettingsError
 from tmqc.rivals import RIVALS, missing_rivals
 
@@ -30,6 +31,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "qc.calibrated.method": ("none", *METHODS),
     "qc.runaway.action": ACTIONS,
     "tracking.name": ("mlflow", "none"),
+    "cache.dtype": DTYPES,
     "run.precision": ("float32", "mixed_bfloat16", "mixed_float16"),
     "run.jit": ("auto", "on", "off"),
     "run.onednn": ("default", "on", "off"),
@@ -93,6 +95,8 @@ def validate(config: Config) -> None:
     faults += _check_grid(config) + _check_span(config) + _check_sources(config)
     if config.checkpoint.keep is not None and not config.checkpoint.keep >= 1:
         faults.append(f"checkpoint.keep={config.checkpoint.keep}: must be null, or a number of cycles from 1")
+    if config.cache.ram_gb is not None and not 0 <= config.cache.ram_gb < math.inf:
+        faults.append(f"cache.ram_gb={config.cache.ram_gb}: must be null, or a number of GB from 0")
     faults += _check_gate(config.qc) + _check_workers(config) + _check_batch_size(config.run.verify_batch_size)
     faults += _check_inference(config.inference) + check_harmful(config.harmful) + _check_rivals(config.rivals)
     if faults:

@@ -16,7 +16,8 @@ from tmqc.config import HarmfulConfig
 from tmqc.data.cohort import Subject, read_cohort
 from tmqc.data.corruptions import inverted, noise
 from tmqc.data.harmful import KINDS, SCENARIOS, check_harmful, draw_harm, write_harmful
-from tmqc.data.volumes import load_volumes, read_image, read_volume
+from tmqc.data.nifti import read_image, read_volume
+from tmqc.data.volumes import load_volumes
 from tmqc.errors import CohortError, SettingsError
 from tmqc.truth import Harm, Truth, read_truth
 
@@ -314,7 +315,7 @@ def test_every_kind_as_written_reads_back_as_its_definition(kind, write_nifti, s
     volumes = load_volumes(written, shape=SHAPE, spacing_mm=None, orientation="RAS")  # refuses constant volumes
     harm = truth.harms[0]
     made = KINDS[kind](read_volume(row.path)[0], generator(harm.seed), dict(harm.parameters))
-    np.testing.assert_array_equal(volumes.array[0, ..., 0], made.astype(np.uint8))
+    np.testing.assert_array_equal(volumes.batch([written[0].subject])[0, ..., 0], made.astype(np.uint8))
 
 
 def test_what_cannot_be_corrupted_is_reported_together(cohort, subject, tmp_path):

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from tmqc.data.volumes import Volumes, load_volumes, read_image, read_volume
+from tmqc.data.nifti import read_image, read_volume
+from tmqc.data.storage import Budget
+from tmqc.data.volumes import Block, Volumes, load_volumes
 from tmqc.errors import CohortError
 
 SHAPE = (6, 7, 8)
@@ -62,19 +64,20 @@ def test_the_slope_of_the_header_is_applied(write_nifti):
     np.testing.assert_allclose(read_volume(path)[0], plain * 0.5 + 3.0)
 
 
-def test_loads_into_one_array_and_hands_out_copies(write_nifti, subject):
+def test_holds_the_smallest_type_and_hands_out_float32_copies(write_nifti, subject):
     rows = [subject(f"s{i}", write_nifti(f"{i}.nii.gz", np.full(SHAPE, i) + np.indices(SHAPE)[0])) for i in range(5)]
     volumes = load([*rows, rows[0]], n_workers=2)
     assert len(volumes) == 5
-    assert volumes.array.shape == (5, *SHAPE, 1) and volumes.array.dtype == np.float32
-    assert volumes.n_bytes == 5 * 6 * 7 * 8 * 4
+    assert volumes.shape == SHAPE
+    assert volumes.n_bytes == 5 * 6 * 7 * 8
     batch = volumes.batch(["s3", "s0", "s3"])
     assert batch.shape == (3, *SHAPE, 1) and batch.dtype == np.float32
     assert batch[:, 0, 0, 0, 0].tolist() == [3.0, 0.0, 3.0]
     batch[:] = -1
-    assert volumes.array.min() == 0
+    assert volumes.batch([f"s{i}" for i in range(5)]).min() == 0
     with pytest.raises(KeyError, match="s9"):
         volumes.batch(["s9"])
+    assert "0 of 5 scans from no cache" in volumes.describe() and "uint8 (5)" in volumes.describe()
 
 
 def test_volumes_refuses_rows_that_do_not_fit():
@@ -82,30 +85,38 @@ def test_volumes_refuses_rows_that_do_not_fit():
         Volumes(np.zeros((2, *SHAPE, 1), np.float32), ["a", "a"])
 
 
-def test_block_is_a_view_of_neighbors_and_else_a_copy():
-    volumes = Volumes(np.arange(4, dtype=np.float32).reshape(4, 1, 1, 1, 1), list("abcd"))
-    assert volumes.block(["b", "c"]).ravel().tolist() == [1, 2]
-    assert np.shares_memory(volumes.block(["b", "c"]), volumes.array)
-    for apart, values in ((["c", "b"], [2, 1]), (["a", "c"], [0, 2]), ([], [])):
-        assert volumes.block(apart).ravel().tolist() == values
-        assert not np.shares_memory(volumes.block(apart), volumes.array)
+def test_block_is_an_array_within_the_budget_and_else_reads_like_one():
+    scans = np.random.default_rng(0).integers(0, 256, (4, *SHAPE, 1), np.uint8)
+    volumes = Volumes(scans, list("abcd"))
+    volumes.cache.budget = Budget(3 * 4 * 336)
+    array = volumes.block(list("dab"))
+    assert isinstance(array, np.ndarray) and array.dtype == np.float32
+    block = volumes.block(["c"])
+    assert isinstance(block, Block)
+    del array  # and its memory is there for others
+    assert isinstance(volumes.block(["c"]), np.ndarray)
+    block, array = volumes.block(list("dcab")), scans[[3, 2, 0, 1]].astype(np.float32)
+    assert isinstance(block, Block) and len(block) == 4
+    assert (block.shape, block.dtype, block.nbytes) == (array.shape, array.dtype, array.nbytes)
+    for key in (
+        *(slice(1, 3), slice(None), slice(3, 9), slice(4, 4), 0, -1, np.int64(2), np.array([2, 0]), [1]),
+        *((slice(None), 2), (slice(1, 3), slice(2, 4), 0), (1, 2, 3, 4), (np.array([3, 1]), ..., 0)),
+    ):
+        np.testing.assert_array_equal(block[key], array[key], strict=True)
+    np.testing.assert_array_equal(np.asarray(block), array, strict=True)
+    np.testing.assert_array_equal(np.stack(list(block)), array, strict=True)
 
 
-def test_replace_puts_other_scans_under_the_same_ids():
+def test_replace_puts_other_scans_under_the_same_ids_and_new_ones_besides():
     volumes = Volumes(np.zeros((3, 1, 1, 1, 1), np.float32), list("abc"))
-    volumes.replace(Volumes(np.array([7, 8], np.float32).reshape(2, 1, 1, 1, 1), ["c", "a"]))
-    assert volumes.array.ravel().tolist() == [8, 0, 7]
-
-
-def test_replace_puts_new_scans_behind_all_others():
-    volumes = Volumes(np.zeros((3, 1, 1, 1, 1), np.float32), list("abc"))
-    volumes.replace(Volumes(np.array([5, 8], np.float32).reshape(2, 1, 1, 1, 1), ["x", "a"]))
-    assert volumes.array.ravel().tolist() == [8, 0, 0, 5]
-    assert volumes.batch(["x", "b"]).ravel().tolist() == [5, 0]
+    volumes.replace(Volumes(np.array([5, 8], np.uint8).reshape(2, 1, 1, 1), ["x", "a"]))
+    assert volumes.batch(list("abcx")).ravel().tolist() == [8, 0, 0, 5]
+    assert len(volumes) == 4
 
 
 def test_no_subjects_no_volumes():
-    assert load([]).array.shape == (0, *SHAPE, 1)
+    assert len(load([])) == 0
+    assert load([]).block([]).shape[0] == 0
 
 
 def test_missing_and_directory(tmp_path, subject):
@@ -268,12 +279,12 @@ def test_pixels_are_not_read_where_the_header_is_wrong(write_nifti, subject, mon
     def fail(path):
         raise AssertionError(f"{path} was read")
 
-    monkeypatch.setattr("tmqc.data.volumes._read_pixels", fail)
+    monkeypatch.setattr("tmqc.data.nifti._read_pixels", fail)
     assert "spacing" in fault_of(subject, write_nifti(spacing=(3.0, 1.0, 1.0)))
 
 
 def test_more_memory_than_there_is_is_said(subject):
-    with pytest.raises(CohortError, match="GiB of memory"):
+    with pytest.raises(CohortError, match=r"need at least 80000\.0 GB of memory, available are \d"):
         load([subject()], shape=(200_000, 200_000, 2_000))
 
 

@@ -18,7 +18,7 @@ from scipy.ndimage import convolve1d
 from scipy.special import ive
 
 from tmqc.data.kspace import AXES, Parameters, fit, ghosting, gibbs, motion, spike
-from tmqc.data.volumes import Array
+from tmqc.data.nifti import Array
 
 Kind = Callable[[Array, np.random.Generator, Parameters], Array]
 Value = bool | int | float | str

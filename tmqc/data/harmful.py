@@ -6,11 +6,16 @@ The kinds are in `corruptions.py`, the scenarios in `scenarios.py`.
 from __future__ import annotations
 
 import csv
+import functools
 import hashlib
+import inspect
+import json
 import math
+import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -19,10 +24,12 @@ import numpy as np
 import SimpleITK as sitk
 
 from tmqc.config import HarmfulConfig
+from tmqc.data import corruptions, kspace
+from tmqc.data.cache import VolumeCache
 from tmqc.data.cohort import COLUMNS, Subject
 from tmqc.data.corruptions import DEFAULT_SEVERITY, KINDS, LABEL_KINDS, Value, draw_parameters
+from tmqc.data.nifti import read_image, to_array
 from tmqc.data.scenarios import PLACEMENTS, SCENARIOS, deal_kinds
-from tmqc.data.volumes import read_image, to_array
 from tmqc.errors import CohortError, SettingsError
 from tmqc.truth import Harm, Truth
 
@@ -134,13 +141,15 @@ def _name_copy(subject: str, taken: Collection[str]) -> str:
     return next(name for n in count(2) if (name := f"{subject}_{n}") not in taken)
 
 
-def write_harmful(train: Sequence[Subject], truth: Truth, directory: Path) -> tuple[Subject, ...]:
+def write_harmful(
+    train: Sequence[Subject], truth: Truth, directory: Path, cache: VolumeCache | None = None
+) -> tuple[Subject, ...]:
     """Write the corrupted copies and a training CSV that names them.
 
     Writes `directory/volumes/<Subject>.nii.gz`, with the original's geometry, and its pixel type where that
     loses nothing (fractions are cut off, as the published script's astype(uint8) does), and
     `directory/train.csv`, in which nothing but the path tells a copy from an original. A flipped label changes
-    the row alone: no volume is written.
+    the row alone: no volume is written. A copy that `cache` has of an earlier run is written as it was then.
 
     Returns:
         The rows of `train` in their order, with the copies' paths; an extra copy comes right after its original.
@@ -157,7 +166,8 @@ def write_harmful(train: Sequence[Subject], truth: Truth, directory: Path) -> tu
     harmed = {name: _harm_row(rows[name], harm, directory) for name, harm in harms.items() if name in rows}
     copies = [name for name in harmed if harms[name].kind not in LABEL_KINDS]
     # One after another: ITK's writers are no safer in several threads than its readers.
-    written = (_write_copy(rows[name], harms[name], harmed[name].path) for name in copies)
+    cache = cache or VolumeCache()
+    written = (_write_copy(rows[name], harms[name], harmed[name].path, cache) for name in copies)
     faults += [fault for fault in written if fault]
     if faults:
         raise CohortError(faults)
@@ -183,8 +193,35 @@ def _harm_row(row: Subject, harm: Harm, directory: Path) -> Subject:
     return replace(row, subject=harm.subject, path=directory / "volumes" / f"{harm.subject}.nii.gz")
 
 
-def _write_copy(row: Subject, harm: Harm, path: Path) -> str:
+def _write_copy(row: Subject, harm: Harm, path: Path, cache: VolumeCache) -> str:
     """Corrupt one scan; why it could not be done, empty if it was."""
+    if cache.directory is None:
+        return _make_copy(row, harm, path)
+    try:
+        key = _copy_key(cache.digest(row.path), harm)
+    except OSError:
+        return _make_copy(row, harm, path)  # which says what is wrong with it
+    if cache.copy_made(key, path):
+        return ""
+    if not (fault := _make_copy(row, harm, path)):
+        cache.keep_made(key, path)
+    return fault
+
+
+def _copy_key(content: str, harm: Harm) -> str:
+    """Name everything that a copy depends on: the scan's content, what is done to it, and by which code."""
+    parameters = {name: value for name, value in harm.parameters if name != "source"}
+    parts = [content, harm.kind, parameters, harm.seed, _code()]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+@functools.cache
+def _code() -> list[str]:
+    sources = [inspect.getsource(module) for module in (corruptions, kspace, sys.modules[__name__])]
+    return [*sources, *(f"{name} {version(name)}" for name in ("numpy", "scipy", "SimpleITK"))]
+
+
+def _make_copy(row: Subject, harm: Harm, path: Path) -> str:
     try:
         original = read_image(row.path)
     except CohortError as error:

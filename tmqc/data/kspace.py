@@ -15,7 +15,7 @@ from scipy import fft
 from scipy.ndimage import affine_transform, fourier_shift
 from scipy.spatial.transform import Rotation
 
-from tmqc.data.volumes import Array
+from tmqc.data.nifti import Array
 
 Parameters = Mapping[str, Any]
 AXES = "xyz"

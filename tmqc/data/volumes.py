@@ -1,93 +1,152 @@
-"""NIfTI files -> one resident float32 array. Every fault of every file is reported at once.
-
-ITK reads a truncated or damaged .nii.gz without a word, puts zeros in the gap and in place of NaN and infinity, and
-never looks at gzip's checksum. So each file is first read in chunks here: zlib checks the sum, and the length is held
-against the header. Threads do the work: zlib and NumPy's copies release the GIL. ITK does too, but is entered by one
-thread at a time: reading in several crashes the process now and then (SimpleITK issue 74; seen here, 1 in 100 runs).
-"""
+"""All scans of a run by subject: held as small as loses nothing, handed out as float32. Every fault at once."""
 
 from __future__ import annotations
 
-import gzip
 import math
 import os
-import struct
-import threading
-import zlib
-from collections.abc import Callable, Sequence
+import weakref
+from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, BinaryIO, TypeVar, cast
+from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
-import SimpleITK as sitk
+from numpy.typing import NDArray
 
+from tmqc.data.cache import GB, Entry, VolumeCache, Voxels
 from tmqc.data.cohort import Subject
-from tmqc.errors import CohortError
-
-T = TypeVar("T")
-Array = npt.NDArray[np.float32]
-
-SPACING_TOLERANCE_MM = 1e-3
-OBLIQUE_TOLERANCE = 1e-3  # of a direction cosine, about 0.06 degrees
-_CHUNK, _HEADER = 1 << 20, 348  # bytes: read at a time; of a NIfTI-1 header
-_TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
-
-_ITK = threading.Lock()  # ITK's readers are not safe in several threads, whatever files they are at
-sitk.ProcessObject.GlobalWarningDisplayOff()  # faults are reported here, in one list, not printed by ITK
-
-
-class _UnusableError(Exception):
-    """What is wrong with one file, in words."""
-
-
-@dataclass(frozen=True)
-class _Geometry:
-    """Size in voxels and spacing in mm, both x, y, z; orientation as three letters such as RAS."""
-
-    shape: tuple[int, ...]
-    spacing_mm: tuple[float, ...]
-    orientation: str
+from tmqc.data.nifti import Array, Geometry, UnusableError, by, compare, read_geometry
+from tmqc.data.storage import available_bytes
+from tmqc.errors import CohortError, RunError
 
 
 class Volumes:
-    """Scans held in memory: `array`, (n, x, y, z, 1) float32, and the row of every subject in it."""
+    """Scans of one shape, (x, y, z) each, in memory or mapped from the cache, by subject."""
 
-    def __init__(self, array: Array, subjects: Sequence[str]) -> None:
-        if len(subjects) != len(array) or len(set(subjects)) != len(array):
-            raise ValueError(f"{len(array)} volumes need as many different subjects, got {list(subjects)}")
-        self.array = array
-        self._rows = {subject: row for row, subject in enumerate(subjects)}
+    def __init__(
+        self,
+        scans: Sequence[Voxels | Entry] | NDArray[Any],
+        subjects: Sequence[str],
+        *,
+        cache: VolumeCache | None = None,
+    ) -> None:
+        """Scans as (x, y, z) or (x, y, z, 1), or all as one array (n, x, y, z, 1); they are not copied."""
+        if len(subjects) != len(scans) or len(set(subjects)) != len(scans):
+            raise ValueError(f"{len(scans)} volumes need as many different subjects, got {list(subjects)}")
+        self.cache = cache or VolumeCache()
+        self._scans: dict[str, Voxels | Entry] = dict(zip(subjects, scans, strict=True))
 
     def __len__(self) -> int:
-        return len(self.array)
+        return len(self._scans)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Voxels in x, y, z; zeros if there is no scan."""
+        scan = next(iter(self._scans.values()), np.empty((0, 0, 0), np.float32))
+        return scan.geometry.shape if isinstance(scan, Entry) else scan.shape[:3]
 
     @property
     def n_bytes(self) -> int:
-        """Memory that the array takes."""
-        return self.array.nbytes
+        """Memory that the scans take; mapped ones take none that the system could not have back."""
+        return sum(scan.nbytes for scan in self._scans.values() if not isinstance(scan, Entry))
 
     def batch(self, subjects: Sequence[str]) -> Array:
         """Copy these scans out, in this order, (b, x, y, z, 1) float32. KeyError: one that is not held."""
-        return self.array[[self._rows[subject] for subject in subjects]]
+        out: Array = np.empty((len(subjects), *self.shape, 1), np.float32)
+        for row, subject in zip(out, subjects, strict=True):
+            row[..., 0] = self.read(subject)
+        return out
 
     def block(self, subjects: Sequence[str]) -> Array:
-        """These scans in this order, (b, x, y, z, 1): a view if they lie one after another, else a copy."""
-        rows = [self._rows[subject] for subject in subjects]
-        if rows and rows == list(range(rows[0], rows[0] + len(rows))):
-            return self.array[rows[0] : rows[0] + len(rows)]
-        return self.array[rows]
+        """These scans in this order, to be used again and again: (b, x, y, z, 1) float32.
+
+        An array where the memory budget has room for one, else a `Block`, which reads like one.
+        """
+        block = Block(self, subjects)
+        if not self.cache.budget.take(block.nbytes):
+            return cast(Array, block)
+        array = self.batch(subjects)
+        weakref.finalize(array, self.cache.budget.give, array.nbytes).atexit = False
+        return array
 
     def replace(self, other: Volumes) -> None:
-        """Put the scans of `other` in place of those held under the same ids, further ones behind all that is held."""
-        new = [subject for subject in other._rows if subject not in self._rows]
-        if new:
-            room = np.empty((len(new), *self.array.shape[1:]), self.array.dtype)
-            self._rows |= {subject: len(self) + i for i, subject in enumerate(new)}
-            self.array = np.concatenate([self.array, room])
-        self.array[[self._rows[subject] for subject in other._rows]] = other.array
+        """Take the scans of `other` in place of those held under the same ids, further ones besides."""
+        replaced = (self._scans.get(subject) for subject in other._scans)
+        self.cache.budget.give(sum(s.nbytes for s in replaced if s is not None and not isinstance(s, Entry)))
+        self._scans |= other._scans
+
+    def describe(self) -> str:
+        """Where the scans came from and what they take, in a line."""
+        stats, cache = self.cache.stats, self.cache
+        types = Counter(scan.dtype.name for scan in self._scans.values())
+        mapped = [scan.nbytes for scan in self._scans.values() if isinstance(scan, Entry)]
+        parts = [
+            f"{stats.hits} of {stats.hits + stats.decodes} scans from {cache.directory or 'no cache'}",
+            f"{stats.bytes_decoded / GB:.2f} GB decoded, {self.n_bytes / GB:.2f} GB held",
+            "as " + ", ".join(f"{name} ({n})" for name, n in types.most_common()),
+        ]
+        parts += [f"{sum(mapped) / GB:.2f} GB ({len(mapped)} scans) mapped"] * bool(mapped)
+        parts += [f"{stats.copied} of {stats.copied + stats.made} corrupted copies from the cache"] * bool(
+            stats.copied + stats.made
+        )
+        parts += [f"{stats.rebuilt} damaged entries made again"] * bool(stats.rebuilt)
+        return ", ".join(parts)
+
+    def read(self, subject: str) -> Voxels:
+        """One scan, (x, y, z), as it is held: not to be written to.
+
+        Raises:
+            KeyError: it is not held.
+            RunError: it has to be decoded once more, and is gone, damaged or another one now.
+        """
+        scan = self._scans[subject]
+        if isinstance(scan, Entry):
+            try:
+                return self.cache.read(scan)
+            except UnusableError as error:
+                raise RunError(f"subject {subject}, {scan.source}: {error}") from None
+        return scan.reshape(scan.shape[:3])
+
+
+class Block:
+    """Scans that read like a float32 array (n, x, y, z, 1) and are converted, or mapped, as they are asked for.
+
+    The first index picks scans (a number, a slice, or an array of rows), further ones voxels, as in NumPy.
+    """
+
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, volumes: Volumes, subjects: Sequence[str]) -> None:
+        self._volumes, self._subjects = volumes, list(subjects)
+
+    def __len__(self) -> int:
+        return len(self._subjects)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n, x, y, z, 1)."""
+        return (len(self), *self._volumes.shape, 1)
+
+    @property
+    def nbytes(self) -> int:
+        """What an array of them would take."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def __getitem__(self, key: Any) -> NDArray[np.float32]:
+        first, *rest = key if isinstance(key, tuple) else (key,)
+        if isinstance(first, int | np.integer):
+            return self._voxels(self._subjects[first], rest)
+        chosen = self._subjects[first] if isinstance(first, slice) else [self._subjects[row] for row in first]
+        if not rest:
+            return self._volumes.batch(chosen)
+        return np.stack([self._voxels(subject, rest) for subject in chosen])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return self[:].astype(dtype or self.dtype, copy=False)
+
+    def _voxels(self, subject: str, rest: list[Any]) -> NDArray[np.float32]:
+        chosen: NDArray[Any] = self._volumes.read(subject)[..., None][tuple(rest)]
+        return chosen.astype(np.float32)
 
 
 def load_volumes(
@@ -96,175 +155,74 @@ def load_volumes(
     shape: Sequence[int],
     spacing_mm: Sequence[float] | None,
     orientation: str | None,
+    cache: VolumeCache | None = None,
     n_workers: int | None = None,
 ) -> Volumes:
     """Read, check and hold the scans of `subjects`; a row given twice is held once.
 
-    `shape` (voxels) and `spacing_mm` are in x, y, z, `orientation` names where x, y, z run to, such as RAS. A
-    spacing or orientation of None is that of the first readable scan. `n_workers` threads; None: one a core.
+    Args:
+        subjects: the first ones are held in memory, where the budget of `cache` does not do for all.
+        shape: voxels in x, y, z.
+        spacing_mm: in x, y, z; None: as the first readable scan.
+        orientation: where x, y, z run to, such as RAS; None: as the first readable scan.
+        cache: where scans may be found and are kept; None: all are decoded.
+        n_workers: threads; None: one a core.
 
-    Raises CohortError: a line per scan that is missing, unreadable, of other geometry, constant, not finite.
+    Raises:
+        CohortError: a line per scan that is missing, unreadable, of other geometry, constant, not finite.
     """
     unique = list(dict.fromkeys(subjects))
-    n = len(unique)
-    try:
-        array: Array = np.empty((n, *shape, 1), np.float32)
-    except MemoryError:
-        need = f"need {n * math.prod(shape) * 4 / 2**30:.1f} GiB of memory, more than there is"
-        raise CohortError(f"{n} volumes of {_by(shape)} voxels {need}") from None
+    cache = cache or VolumeCache()
+    _check_memory(len(unique), shape, cache)
     with ThreadPoolExecutor(n_workers or os.cpu_count()) as pool:
-        found = list(pool.map(_try_geometry, unique))
-        first = next((one for one in found if isinstance(one, _Geometry)), _Geometry((), (), ""))
+        found = list(pool.map(lambda s: _look(s, cache), unique))
+        grids = (one.geometry if isinstance(one, Entry) else one for one in found)
+        first = next((grid for grid in grids if isinstance(grid, Geometry)), Geometry((), (), ""))
         spacing = first.spacing_mm if spacing_mm is None else tuple(spacing_mm)
-        expected = _Geometry(tuple(shape), spacing, orientation or first.orientation)
-        reasons = list(pool.map(_fill, array[..., 0], (s.path for s in unique), found, [expected] * n))
-    if any(reasons):
-        told = zip(unique, reasons, strict=True)
-        raise CohortError([f"subject {s.subject}, {s.path}: {why}" for s, why in told if why])
-    return Volumes(array, [s.subject for s in unique])
+        expected = Geometry(tuple(shape), spacing, orientation or first.orientation)
+        scans = list(pool.map(lambda s, one: _load(s, one, expected, cache), unique, found))
+    faults = [
+        f"subject {s.subject}, {s.path}: {why}" for s, why in zip(unique, scans, strict=True) if isinstance(why, str)
+    ]
+    if faults:
+        raise CohortError(faults)
+    return Volumes([scan for scan in scans if not isinstance(scan, str)], [s.subject for s in unique], cache=cache)
 
 
-def read_volume(path: Path) -> tuple[Array, tuple[float, ...], str]:
-    """One scan: (x, y, z) float32, spacing in mm (x, y, z), orientation such as RAS. Raises as `read_image`."""
-    image = read_image(path)
-    return to_array(image), image.GetSpacing(), _name_orientation(image.GetDirection())
+def _check_memory(n: int, shape: Sequence[int], cache: VolumeCache) -> None:
+    """Refuse what cannot do: without a cache all scans are held, with one they are decoded one by one."""
+    one = math.prod(shape)
+    least, available = (4 * one if cache.directory else n * one), available_bytes()
+    if available is not None and least > available:
+        raise CohortError(
+            f"{n} volumes of {by(shape)} voxels need at least {least / GB:.1f} GB of memory, available are "
+            f"{available / GB:.1f} GB"
+        )
 
 
-def read_image(path: Path) -> sitk.Image:
-    """One scan in its own pixel type. Raises CohortError: missing, damaged or not one plain 3-D NIfTI-1 image."""
+def _look(subject: Subject, cache: VolumeCache) -> Entry | Geometry | str:
+    """The entry of a scan, else what its header says, else what is wrong with it."""
+    if (entry := cache.find(subject.path)) is not None:
+        return entry
     try:
-        _read_geometry(path)
-        return _read_pixels(path)
-    except _UnusableError as error:
-        raise CohortError(f"{path}: {error}") from None
-
-
-def to_array(image: sitk.Image) -> Array:
-    """Copy the voxels out as (x, y, z) float32. SimpleITK's arrays are z, y, x: transposed, never reshaped."""
-    return np.array(sitk.GetArrayViewFromImage(image).transpose(2, 1, 0), np.float32, order="C")
-
-
-def _try_geometry(subject: Subject) -> _Geometry | str:
-    try:
-        return _read_geometry(subject.path)
-    except _UnusableError as error:
+        return read_geometry(subject.path)
+    except UnusableError as error:
         return str(error)
 
 
-def _fill(out: Array, path: Path, found: _Geometry | str, expected: _Geometry) -> str:
-    """Put one scan into `out` (x, y, z); what is wrong with it, empty if nothing."""
-    if wrong := found if isinstance(found, str) else _compare(found, expected):
+def _load(
+    subject: Subject, found: Entry | Geometry | str, expected: Geometry, cache: VolumeCache
+) -> Voxels | Entry | str:
+    """One scan, or what is wrong with it."""
+    if isinstance(found, str):
+        return found
+    entry = found if isinstance(found, Entry) else None
+    geometry = found.geometry if isinstance(found, Entry) else found
+    if wrong := compare(geometry, expected):
         return wrong
     try:
-        image = _read_pixels(path)
-    except _UnusableError as error:
+        return cache.load(subject.path, geometry, entry)
+    except UnusableError as error:
         return str(error)
-    with np.errstate(over="ignore"):  # what float32 cannot hold turns infinite, and is reported below
-        out[...] = sitk.GetArrayViewFromImage(image).transpose(2, 1, 0)
-    low, high = float(out.min()), float(out.max())
-    if not (math.isfinite(low) and math.isfinite(high)):
-        return f"has voxels from {low:g} to {high:g}, expected numbers that float32 holds"
-    return f"every voxel is {low:g}, expected a scan" if low == high else ""
-
-
-def _compare(found: _Geometry, expected: _Geometry) -> str:
-    wrong = []
-    if found.shape != expected.shape:
-        wrong.append(f"{_by(found.shape)} voxels, expected {_by(expected.shape)}")
-    if not np.allclose(found.spacing_mm, expected.spacing_mm, rtol=0, atol=SPACING_TOLERANCE_MM):
-        wrong.append(f"spacing {_by(found.spacing_mm)} mm, expected {_by(expected.spacing_mm)}")
-    if found.orientation != expected.orientation:
-        wrong.append(f"orientation {found.orientation}, expected {expected.orientation}")
-    return "; ".join(wrong)
-
-
-def _by(numbers: Sequence[float]) -> str:
-    return " x ".join(f"{number:.6g}" for number in numbers)
-
-
-def _open(path: Path) -> BinaryIO:
-    with path.open("rb") as file:
-        packed = file.read(2) == b"\x1f\x8b"  # gzip, whatever the name says: ITK goes by the name
-    if packed and not path.name.lower().endswith(".gz"):
-        raise _UnusableError("is compressed, expected the name to end in .nii.gz")
-    return cast(BinaryIO, gzip.open(path) if packed else path.open("rb"))
-
-
-def _parse_header(header: bytes) -> tuple[int, int, np.dtype[Any]]:
-    """Return the bytes where the voxels start and end, and their type (source: nifti1.h)."""
-    order = "<" if header[:4] == struct.pack("<i", _HEADER) else ">"
-    if header[:4] != struct.pack(order + "i", _HEADER) or header[344:] != b"n+1\0":
-        raise _UnusableError("is not a NIfTI-1 image (.nii or .nii.gz)")
-    rank, *sizes = struct.unpack(order + "8h", header[40:56])
-    (code,) = struct.unpack(order + "h", header[70:72])
-    (start,) = struct.unpack(order + "f", header[108:112])
-    if not (1 <= rank <= 7 and min(sizes[:rank]) >= 1 and _HEADER <= start < _CHUNK):
-        raise _UnusableError(f"has a damaged header: {rank} dimensions, sizes {sizes}, voxels from byte {start}")
-    if code not in _TYPES:
-        raise _UnusableError(f"has voxels of NIfTI type {code} (color, complex or unknown), expected plain numbers")
-    dtype = np.dtype(order + _TYPES[code])
-    return int(start), int(start) + math.prod(sizes[:rank]) * dtype.itemsize, dtype
-
-
-def _scan_file(path: Path, *, whole: bool) -> None:
-    """Check the header and, if `whole`, that nothing after it is missing, damaged or not a finite number."""
-    n_bad = 0
-    try:
-        with _open(path) as file:
-            start, end, dtype = _parse_header(file.read(_HEADER))
-            n = _HEADER + len(file.read(start - _HEADER))
-            while whole and (chunk := file.read(_CHUNK)):
-                n += len(chunk)
-                if dtype.kind == "f":
-                    voxels = np.frombuffer(chunk, dtype, len(chunk) // dtype.itemsize)
-                    n_bad += int(np.count_nonzero(~np.isfinite(voxels)))
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise _UnusableError(f"is {'truncated' if isinstance(error, EOFError) else 'damaged'}: {error}") from None
-    except OSError as error:
-        raise _UnusableError(f"cannot be read: {error.strerror}") from None
-    if whole and n < end:
-        raise _UnusableError(f"is truncated: {n} of {end} bytes are there")
-    if n_bad:
-        raise _UnusableError(f"has {n_bad} voxels that are NaN or infinite, expected none")
-
-
-def _read_geometry(path: Path) -> _Geometry:
-    """Read the header only. Raises _UnusableError."""
-    _scan_file(path, whole=False)
-    return _ask_itk(path, _check_reader)
-
-
-def _check_reader(reader: sitk.ImageFileReader) -> _Geometry:
-    reader.ReadImageInformation()
-    size = reader.GetSize()
-    if len(size) != 3:
-        raise _UnusableError(f"has {len(size)} dimensions ({_by(size)}), expected 3")
-    if (n := reader.GetNumberOfComponents()) != 1:
-        raise _UnusableError(f"has {n} values a voxel, expected 1")
-    cosines = np.asarray(reader.GetDirection())
-    if np.abs(cosines - cosines.round()).max() > OBLIQUE_TOLERANCE:
-        shown = " ".join(f"{value:.4g}" for value in cosines)
-        raise _UnusableError(f"is oblique (direction cosines {shown}), expected axes along the patient's")
-    return _Geometry(size, reader.GetSpacing(), _name_orientation(reader.GetDirection()))
-
-
-def _name_orientation(cosines: Sequence[float]) -> str:
-    return cast(str, sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(cosines))
-
-
-def _read_pixels(path: Path) -> sitk.Image:
-    _scan_file(path, whole=True)
-    return _ask_itk(path, sitk.ImageFileReader.Execute)
-
-
-def _ask_itk(path: Path, call: Callable[[sitk.ImageFileReader], T]) -> T:
-    try:
-        with _ITK:
-            reader = sitk.ImageFileReader()
-            reader.SetImageIO("NiftiImageIO")
-            reader.SetFileName(str(path))
-            return call(reader)
-    except RuntimeError as error:
-        _scan_file(path, whole=True)  # damage explains more than ITK's words do
-        reason = str(error).strip().splitlines()[-1].rpartition("): ")[2]
-        raise _UnusableError(f"cannot be read by ITK: {reason}") from None
+    except MemoryError:
+        return "there is no memory left to hold it: lower cache.ram_gb, with cache.enabled=true"

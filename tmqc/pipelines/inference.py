@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from tmqc.batch_size import settle_batch_size
 from tmqc.checkpoint import checkpoint_path, load_checkpoint, saved_cycles, select_cycles
 from tmqc.config import Config, ModelConfig
+from tmqc.data.cache import open_cache
 from tmqc.errors import RunError
 from tmqc.pipelines.prepare import build_learner, find_cohort, load, load_into
 from tmqc.pipelines.session import hand_over, open_run
@@ -45,17 +46,19 @@ def run_inference(config: Config, directory: Path) -> None:
     config = replace(config, model=_model_settings(run))
     source = find_cohort(config.cohort, Path(config.run.outputs), splits=("test",))
     test = source.cohort.test
-    volumes = load(config.cohort, list(test))
+    volumes = load(config.cohort, list(test), open_cache(config.cache, Path(config.run.outputs)))
     learner, device = build_learner(config)
     load_into(learner, load_checkpoint(checkpoint_path(run, cycles[0])), run)
     with open_run(config, directory, device=device, note=source.note, splits={"test": test}) as session:
         tracker = session.tracker
-        config = settle_batch_size(config, learner, volumes.array, None)
+        log.info("%s", volumes.describe())
+        scans = volumes.block([s.subject for s in test])
+        config = settle_batch_size(config, learner, scans, None)
         rows: list[SubgroupMetrics] = []
         predictions: list[Prediction] = []
         for cycle in cycles:
             load_into(learner, load_checkpoint(checkpoint_path(run, cycle)), run)
-            p = learner.predict(volumes.array, batch_size=config.run.verify_batch_size)
+            p = learner.predict(scans, batch_size=config.run.verify_batch_size)
             rows += subgroup_metrics(test, p, cycle=cycle, age_bins=config.inference.age_bins)
             predictions += predictions_of(test, p, cycle=cycle)
             overall = next(row for row in rows if row.cycle == cycle and row.subgroup == ALL)

@@ -13,8 +13,9 @@ from tmqc import backend
 from tmqc.batch_size import settle_batch_size
 from tmqc.centers import LocalCenters
 from tmqc.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
-from tmqc.config import CohortConfig, Config, RunConfig
+from tmqc.config import AUTO, CohortConfig, Config, RunConfig
 from tmqc.core.schedule import LearningRate, Tour
+from tmqc.data.cache import VolumeCache, open_cache
 from tmqc.data.cohort import Cohort, Subject, read_cohort
 from tmqc.data.harmful import draw_harm, write_harmful
 from tmqc.data.phantom import PHANTOM_NOTE, default_directory, is_phantom, make_phantom
@@ -66,10 +67,10 @@ def find_cohort(settings: CohortConfig, outputs: Path, *, splits: tuple[str, ...
     return Source(cohort, PHANTOM_NOTE if any(is_phantom(path) for path in paths.values()) else None)
 
 
-def load(settings: CohortConfig, subjects: list[Subject]) -> Volumes:
-    """Decode every scan once, checking each against the grid of the settings."""
+def load(settings: CohortConfig, subjects: list[Subject], cache: VolumeCache | None = None) -> Volumes:
+    """Have every scan from the cache, or decode it, checking each against the grid of the settings."""
     return load_volumes(
-        subjects, shape=settings.shape, spacing_mm=settings.spacing_mm, orientation=settings.orientation
+        subjects, shape=settings.shape, spacing_mm=settings.spacing_mm, orientation=settings.orientation, cache=cache
     )
 
 
@@ -80,7 +81,7 @@ class Prepared:
     Attributes:
         truth: who is harmful, for evaluation only; None if nobody is known to be.
         start: the pre-trained state, None for random weights.
-        volumes: verification scans first, then all others.
+        volumes: of all splits.
     """
 
     source: Source
@@ -98,7 +99,9 @@ class Prepared:
 
 
 def prepare(config: Config) -> Prepared:
-    """Read, check and load all of a training run's input; writes nothing but a missing phantom cohort.
+    """Read, check and load all of a training run's input.
+
+    Writes nothing but a missing phantom cohort and the cache of decoded scans.
 
     Raises:
         InputError: with every fault of the tables, then of the volumes, then of the harm and the starting state.
@@ -108,7 +111,9 @@ def prepare(config: Config) -> Prepared:
     drawn = draw(config, cohort)
     known = read_truth(Path(config.cohort.truth_csv)) if config.cohort.truth_csv else None
     start = _find_start(config)
-    volumes = load(config.cohort, [*cohort.verification, *cohort.test, *cohort.train])
+    cache = open_cache(config.cache, Path(config.run.outputs))
+    # Where memory does not do for all, it is for those that are used most.
+    volumes = load(config.cohort, [*cohort.verification, *cohort.train, *cohort.test], cache)
     learner, device = build_learner(config)
     if start is not None:
         load_into(learner, start, config.init["from"])
@@ -156,6 +161,8 @@ def settle(config: Config, prepared: Prepared, point: Checkpoint | None) -> Conf
     Args:
         point: where the run goes on; None: it begins.
     """
+    if config.run.verify_batch_size != AUTO:
+        return config
     volumes = prepared.volumes.block([s.subject for s in prepared.cohort.verification])
     return settle_batch_size(config, prepared.learner, volumes, point.facts if point else None)
 
@@ -176,14 +183,14 @@ def corrupt(prepared: Prepared, directory: Path) -> tuple[Subject, ...]:
     The rows tell nothing of who is harmful but a path, which nothing below reads again.
     """
     train = prepared.cohort.train
-    if prepared.drawn is None:
-        return train
-    write_truth(directory / TRUTH, prepared.drawn)
-    rows = write_harmful(train, prepared.drawn, directory / HARMFUL)
-    changed = [s for s in rows if s.subject in prepared.drawn.subjects]
     held = prepared.volumes
-    held.replace(load_volumes(changed, shape=held.array.shape[1:4], spacing_mm=None, orientation=None))
-    return rows
+    if prepared.drawn is not None:
+        write_truth(directory / TRUTH, prepared.drawn)
+        train = write_harmful(train, prepared.drawn, directory / HARMFUL, held.cache)
+        changed = [s for s in train if s.subject in prepared.drawn.subjects]
+        held.replace(load_volumes(changed, shape=held.shape, spacing_mm=None, orientation=None, cache=held.cache))
+    log.info("%s", held.describe())
+    return train
 
 
 def make_plan(config: Config, train: tuple[Subject, ...]) -> Plan:

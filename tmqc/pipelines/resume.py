@@ -16,6 +16,7 @@ from yaml import YAMLError
 
 from tmqc.checkpoint import Checkpoint, find_resumable
 from tmqc.config import Config, flatten
+from tmqc.data.storage import LOSSY
 from tmqc.errors import RunError
 from tmqc.rundir import CONFIG, LOCK, RUN, SUMMARY, check_free
 
@@ -29,7 +30,7 @@ _HARMLESS = (
     "run.lookahead",
     "run.verify_workers",
 )
-_HARMLESS_GROUPS = ("tracking.", "checkpoint.", "inference.", "rivals.")
+_HARMLESS_GROUPS = ("tracking.", "checkpoint.", "inference.", "rivals.", "cache.")
 
 
 def check_place(config: Config, directory: Path) -> bool:
@@ -51,7 +52,7 @@ def check_place(config: Config, directory: Path) -> bool:
     differences = [
         f"{name}: {there.get(name)} there, {now.get(name)} now"
         for name in sorted({*there, *now})
-        if there.get(name) != now.get(name) and not _is_harmless(name, extended=extended)
+        if there.get(name) != now.get(name) and not _is_harmless(name, there, now, extended=extended)
     ]
     choose = "choose another run.name, or run.overwrite=true to replace it"
     if differences:
@@ -131,7 +132,9 @@ def _read_settings(path: Path) -> dict[str, Any]:
     return flatten(content) if isinstance(content, dict) else {}
 
 
-def _is_harmless(name: str, *, extended: bool) -> bool:
+def _is_harmless(name: str, there: dict[str, Any], now: dict[str, Any], *, extended: bool) -> bool:
+    if name == "cache.dtype":  # says nothing, unless scans are rounded
+        return LOSSY not in (there.get(name), now.get(name))
     return name in _HARMLESS or name.startswith(_HARMLESS_GROUPS) or (extended and name == "schedule.cycles")
 
 

@@ -163,7 +163,8 @@ def close_training(
     test = score_test(config, prepared)
     tracker.metrics({f"test/{name}": value for name, value in test.items()}, step=reports[-1].cycle)
     hand_over(tracker, directory, (TRACE, LEDGER, CYCLES, DETECTION, GOOD_LOST, BY_KIND, TRUTH))
-    tracker.model(prepared.learner.model, example=prepared.volumes.array[:1])
+    example = prepared.volumes.batch([prepared.cohort.verification[0].subject])
+    tracker.model(prepared.learner.model, example=example)
     print_training(reports[-1], test=test, detection=detection, breakdown=breakdown, note=note, directory=directory)
     pipeline = config.pipeline.name
     summary = summarize_run(reports, pipeline=pipeline, test=test, controlled=controlled, detection=detection)

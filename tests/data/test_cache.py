@@ -1,0 +1,371 @@
+"""What is in the cache is what was decoded, or it is decoded again; where there can be no cache, the run goes on."""
+
+import os
+import resource
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from tmqc.config import CacheConfig, HarmfulConfig
+from tmqc.data import cache as module
+from tmqc.data import contents, harmful
+from tmqc.data.cache import VolumeCache, open_cache
+from tmqc.data.harmful import draw_harm, write_harmful
+from tmqc.data.sealed import START, DamagedError, seal, unseal
+from tmqc.data.volumes import Block, load_volumes
+from tmqc.errors import CohortError, RunError
+
+SHAPE = (6, 7, 8)
+N = 336  # voxels
+
+
+@pytest.fixture(autouse=True)
+def settled(monkeypatch):
+    """Files of a test are always young; here their index is trusted all the same."""
+    monkeypatch.setattr(contents, "SETTLED_NS", -(10**18))
+
+
+@pytest.fixture
+def place(tmp_path):
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def rows(write_nifti, subject):
+    rng = np.random.default_rng(0)
+    voxels = {"s1": rng.integers(0, 256, SHAPE), "s2": rng.normal(0, 1e4, SHAPE), "s3": rng.normal(100, 9, SHAPE)}
+    dtypes = {"s1": np.uint8, "s2": np.int16, "s3": np.float32}
+    return [subject(name, write_nifti(f"{name}.nii.gz", voxels[name], dtype=dtypes[name])) for name in voxels]
+
+
+def load(rows, cache, **more):
+    return load_volumes(rows, shape=SHAPE, spacing_mm=(1.0, 1.0, 1.0), orientation="RAS", cache=cache, **more)
+
+
+def scans_of(rows, cache=None):
+    return load(rows, cache).batch([row.subject for row in rows])
+
+
+def entries(place, kind="scans"):
+    return sorted((place / kind).iterdir())
+
+
+def told(caplog):
+    return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+
+@pytest.mark.parametrize("dtype", ["auto", "float32"])
+def test_scans_come_back_bit_for_bit_without_their_files_being_read(rows, place, monkeypatch, dtype):
+    expected = scans_of(rows)
+    first = VolumeCache(place, dtype=dtype)
+    np.testing.assert_array_equal(scans_of(rows, first), expected, strict=True)
+    assert (first.stats.decodes, first.stats.hits) == (3, 0)
+
+    def fail(path, *, whole):
+        raise AssertionError(f"{path} was read")
+
+    monkeypatch.setattr("tmqc.data.nifti._scan_file", fail)
+    monkeypatch.setattr(contents.hashlib, "file_digest", fail)
+    for ram_bytes in (None, 0, 2 * N):
+        again = VolumeCache(place, dtype=dtype, ram_bytes=ram_bytes)
+        volumes = load(rows, again, n_workers=1)
+        np.testing.assert_array_equal(volumes.batch([r.subject for r in rows]), expected, strict=True)
+        assert (again.stats.decodes, again.stats.hits, again.stats.rebuilt) == (0, 3, 0)
+        assert ram_bytes is None or volumes.n_bytes <= ram_bytes
+        held = {"auto": [1, 2, 4], "float32": [4, 4, 4]}[dtype]
+        assert again.stats.bytes_read == sum(held) * N
+        assert volumes.n_bytes == (sum(held) * N if ram_bytes is None else ram_bytes and dtype == "auto" and N)
+
+
+def test_within_the_budget_in_memory_beyond_it_mapped(rows, place):
+    expected = scans_of(rows)
+    for cache in (VolumeCache(place, ram_bytes=N), VolumeCache(place, ram_bytes=N)):
+        volumes = load(rows, cache, n_workers=1)
+        assert volumes.n_bytes == N
+        assert f"{6 * N / 1e9:.2f} GB (2 scans) mapped" in volumes.describe()
+        block = volumes.block(["s3", "s1", "s2"])
+        assert isinstance(block, Block)
+        np.testing.assert_array_equal(block[:], expected[[2, 0, 1]])
+        assert volumes.shape == SHAPE
+
+
+def test_asked_for_float16_rounds_alike_with_and_without_a_cache(rows, place):
+    exact = scans_of(rows)
+    rounded = scans_of(rows, VolumeCache(None, dtype="float16"))
+    np.testing.assert_array_equal(rounded[:2], exact[:2])
+    np.testing.assert_array_equal(rounded[2], exact[2].astype(np.float16))
+    for _ in range(2):
+        np.testing.assert_array_equal(scans_of(rows, VolumeCache(place, dtype="float16")), rounded)
+    np.testing.assert_array_equal(scans_of(rows, VolumeCache(place)), exact)  # each has entries of its own
+
+
+def test_another_path_of_the_same_content_is_a_hit(rows, place, tmp_path, subject):
+    expected = scans_of(rows, VolumeCache(place))
+    copy = tmp_path / "copy.nii.gz"
+    copy.write_bytes(rows[0].path.read_bytes())
+    cache = VolumeCache(place)
+    np.testing.assert_array_equal(scans_of([subject("copy", copy)], cache), expected[:1])
+    assert (cache.stats.hits, cache.stats.decodes) == (1, 0)
+
+
+@pytest.mark.parametrize("change", ["content", "size", "mtime"])
+def test_a_file_that_has_changed_is_decoded_again(subject, place, write_nifti, change):
+    voxels = np.random.default_rng(9).integers(0, 256, (2, *SHAPE))
+    path = write_nifti("s1.nii", voxels[0])  # not compressed: every content has the same size
+    before = path.stat()
+    rows = [subject("s1", path)]
+    scans_of(rows, VolumeCache(place))
+    match change:
+        case "content":  # and the times that tools can set are as they were
+            write_nifti("s1.nii", voxels[1])
+            os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+            assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+        case "size":
+            write_nifti("s1.nii", voxels[1])
+            path.write_bytes(path.read_bytes() + b"\0")
+        case "mtime":
+            os.utime(path, ns=(0, 0))
+    cache = VolumeCache(place)
+    assert cache.find(path) is None
+    found = scans_of(rows, cache)
+    np.testing.assert_array_equal(found[0, ..., 0], voxels[0 if change == "mtime" else 1])
+    assert cache.stats.decodes == (0 if change == "mtime" else 1)  # another time alone: the content is known
+
+
+def test_the_index_of_a_young_file_is_not_trusted(rows, place, monkeypatch):
+    """Its content may change again within the resolution of its times."""
+    monkeypatch.setattr(contents, "SETTLED_NS", 2 * 10**9)
+    scans_of(rows, VolumeCache(place))
+    assert all(VolumeCache(place).find(row.path) is None for row in rows)
+    monkeypatch.setattr(contents.time, "time_ns", lambda: time.time() * 10**9 + 10**10)
+    assert scans_of(rows, cache := VolumeCache(place)) is not None
+    assert (cache.stats.hits, cache.stats.decodes) == (3, 0)
+    assert all(VolumeCache(place).find(row.path) is not None for row in rows)
+
+
+def _overwrite(path, content):
+    path.unlink()
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda raw: b"",
+        lambda raw: raw[:10],
+        lambda raw: raw[:START],
+        lambda raw: raw[:-1],
+        lambda raw: raw + b"\0",
+        lambda raw: raw[:20] + bytes([raw[20] ^ 1]) + raw[21:],  # the header
+        lambda raw: b"X" + raw[1:],
+        lambda raw: raw[: START + 5] + bytes([raw[START + 5] ^ 16]) + raw[START + 6 :],  # one bit of one voxel
+        lambda raw: raw[:-1] + bytes([raw[-1] ^ 1]),
+    ],
+)
+@pytest.mark.parametrize("kind", ["scans", "index"])
+def test_damaged_entries_are_made_again_never_read(rows, place, kind, damage):
+    expected = scans_of(rows, VolumeCache(place))
+    good = [path.read_bytes() for path in entries(place, kind)]
+    for path, raw in zip(entries(place, kind), good, strict=True):
+        _overwrite(path, damage(raw + b"padding" * (kind == "index")))
+    cache = VolumeCache(place)
+    np.testing.assert_array_equal(scans_of(rows, cache), expected)
+    assert cache.stats.rebuilt == cache.stats.decodes == (3 if kind == "scans" else 0)
+    after = VolumeCache(place)
+    np.testing.assert_array_equal(scans_of(rows, after), expected)
+    assert (after.stats.hits, after.stats.rebuilt, after.stats.decodes) == (3, 0, 0)
+
+
+def test_the_grid_is_checked_at_every_use(rows, place):
+    scans_of(rows, VolumeCache(place))
+    for expected, words in (
+        ({"shape": (8, 7, 6)}, "6 x 7 x 8 voxels, expected 8 x 7 x 6"),
+        ({"spacing_mm": (2.0, 1.0, 1.0)}, "spacing 1 x 1 x 1 mm, expected 2 x 1 x 1"),
+        ({"orientation": "LPS"}, "orientation RAS, expected LPS"),
+    ):
+        wanted = {"shape": SHAPE, "spacing_mm": (1.0, 1.0, 1.0), "orientation": "RAS"} | expected
+        with pytest.raises(CohortError, match=words):
+            load_volumes(rows, cache=VolumeCache(place), **wanted)
+
+
+def test_a_scan_that_is_gone_is_told_although_it_is_in_the_cache(rows, place):
+    scans_of(rows, VolumeCache(place))
+    rows[1].path.unlink()
+    with pytest.raises(CohortError, match=r"subject s2, .*s2\.nii\.gz: cannot be read: No such file"):
+        scans_of(rows, VolumeCache(place))
+
+
+def test_a_cache_deleted_under_a_run_costs_a_decoding_and_changed_scans_stop_it(rows, place, write_nifti):
+    expected = scans_of(rows)
+    volumes = load(rows, VolumeCache(place, ram_bytes=0))
+    for path in entries(place):
+        path.unlink()
+    np.testing.assert_array_equal(volumes.batch(["s1", "s2", "s3"]), expected)
+    assert volumes.cache.stats.decodes == 6
+    np.testing.assert_array_equal(volumes.batch(["s1", "s2", "s3"]), expected)
+    assert volumes.cache.stats.decodes == 6  # they were put back
+    for path in entries(place):
+        path.unlink()
+    write_nifti("s1.nii.gz", np.random.default_rng(5).integers(0, 256, SHAPE))
+    rows[1].path.unlink()
+    with pytest.raises(RunError, match=r"subject s1, .*: has changed since the run began"):
+        volumes.batch(["s1"])
+    with pytest.raises(RunError, match=r"subject s2, .*: cannot be read: No such file"):
+        volumes.batch(["s2"])
+
+
+@pytest.mark.parametrize("where", ["cache", "cache/deeper"])
+def test_a_file_in_the_place_of_the_directory_is_told_once_and_the_run_goes_on(rows, tmp_path, caplog, where):
+    (tmp_path / "cache").write_text("not a directory")
+    cache = VolumeCache(tmp_path / where, ram_bytes=N)
+    np.testing.assert_array_equal(scans_of(rows, cache), scans_of(rows))
+    assert cache.stats.decodes == 3
+    written, exceeded = told(caplog)
+    assert f"cache.directory={tmp_path / where}: cannot be written (" in written
+    assert "cache.ram_gb" in exceeded
+
+
+def test_a_full_disk_is_told_once_and_the_run_goes_on(rows, place, caplog):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    cache = VolumeCache(place)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (START + N // 2, hard))
+    try:
+        found = scans_of(rows, cache)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    np.testing.assert_array_equal(found, scans_of(rows))
+    (warning,) = told(caplog)
+    assert "cannot be written (File too large)" in warning
+    assert entries(place) == []  # no part of one, either
+
+
+def test_a_process_that_dies_while_it_writes_leaves_no_entry(rows, place, monkeypatch):
+    class Death(BaseException):
+        pass
+
+    def die(fd):
+        raise Death
+
+    monkeypatch.setattr("tmqc.data.sealed.os.fsync", die)
+    with pytest.raises(Death):
+        seal(place.with_name("x"), {}, np.zeros(9, np.uint8))
+    assert not place.with_name("x").exists()
+    monkeypatch.undo()
+    (place / "scans").mkdir(parents=True)
+    old, young = place / "scans" / "a.1.part", place / "scans" / "b.2.part"
+    for path in (old, young):
+        path.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    scans_of(rows, VolumeCache(place))
+    assert young.exists() and not old.exists()
+
+
+SCRIPT = """
+import sys, time
+from pathlib import Path
+import numpy as np
+from tmqc.data.cache import VolumeCache
+from tmqc.data.cohort import Subject
+from tmqc.data.volumes import load_volumes
+place, *paths = map(Path, sys.argv[1:])
+rows = [Subject(path.name, path, "A", 0, None, None, None) for path in paths]
+print("ready", flush=True)
+sys.stdin.readline()
+for _ in range(5):
+    volumes = load_volumes(rows, shape=(6, 7, 8), spacing_mm=None, orientation=None, cache=VolumeCache(place))
+    print(volumes.batch([row.subject for row in rows]).tobytes().hex())
+"""
+
+
+def test_four_processes_build_one_cache_at_once(write_nifti, subject, place):
+    rng = np.random.default_rng(1)
+    rows = [subject(f"{i}.nii.gz", write_nifti(f"{i}.nii.gz", rng.integers(0, 256, SHAPE))) for i in range(12)]
+    command = [sys.executable, "-c", SCRIPT, str(place), *(str(row.path) for row in rows)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen(command, **pipes) for _ in range(4)]
+    for process in processes:
+        assert process.stdout.readline() == "ready\n", process.communicate()[1]
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    answers = [process.communicate() for process in processes]
+    expected = scans_of(rows).tobytes().hex()
+    assert [set(out.split()) for out, _ in answers] == [{expected}] * 4
+    assert all(err == "" for _, err in answers)
+    cache = VolumeCache(place)
+    assert scans_of(rows, cache).tobytes().hex() == expected
+    assert (cache.stats.hits, cache.stats.rebuilt) == (12, 0)
+    assert len(entries(place)) == len(entries(place, "index")) == 12  # no partial file is left
+
+
+def corrupted(rows, out, cache, **settings):
+    chosen = HarmfulConfig(scenario="samples", ids=["s1"], **({"kind": "noise"} | settings))
+    [row] = [r for r in write_harmful(rows, draw_harm(rows, chosen), out, cache) if r.path.parent == out / "volumes"]
+    return row.path.read_bytes()
+
+
+def test_corrupted_copies_come_from_the_cache(rows, place, tmp_path, monkeypatch):
+    expected = corrupted(rows, tmp_path / "plain", None)
+    first = VolumeCache(place)
+    assert corrupted(rows, tmp_path / "a", first) == expected
+    assert (first.stats.made, first.stats.copied) == (1, 0)
+    for more in ({}, {"placement": "extra"}):  # which is what the original in place would have become
+        again = VolumeCache(place)
+        assert corrupted(rows, tmp_path / f"b{more}", again, **more) == expected
+        assert (again.stats.made, again.stats.copied) == (0, 1)
+    for more in ({"seed": 1}, {"sigma": 26.0}, {"kind": "inverted"}, {"kind": "blur", "severity": 3}):
+        other = VolumeCache(place)
+        assert corrupted(rows, tmp_path / f"c{more}", other, **more) != expected
+        assert (other.stats.made, other.stats.copied) == (1, 0)
+    monkeypatch.setattr(harmful, "_code", lambda: ["another version"])
+    assert corrupted(rows, tmp_path / "d", other := VolumeCache(place)) == expected
+    assert other.stats.made == 1
+
+
+def test_a_damaged_corrupted_copy_is_made_again(rows, place, tmp_path):
+    expected = corrupted(rows, tmp_path / "a", VolumeCache(place))
+    [path] = entries(place, "made")
+    raw = path.read_bytes()
+    _overwrite(path, raw[:-3] + bytes([raw[-3] ^ 1]) + raw[-2:])
+    cache = VolumeCache(place)
+    assert corrupted(rows, tmp_path / "b", cache) == expected
+    assert (cache.stats.made, cache.stats.copied, cache.stats.rebuilt) == (1, 0, 1)
+
+
+def test_a_copy_of_a_scan_that_is_gone_is_told(rows, place, tmp_path):
+    rows[0].path.unlink()
+    with pytest.raises(CohortError, match=r"subject s1, .*s1\.nii\.gz: cannot be read: No such file"):
+        corrupted(rows, tmp_path / "a", VolumeCache(place))
+
+
+def test_sealed_files_say_what_they_hold(tmp_path):
+    path = tmp_path / "x"
+    payload = np.arange(10, dtype=np.int16).reshape(2, 5)
+    seal(path, {"a": [1, "b"]}, payload)
+    sealed = unseal(path)
+    assert sealed.facts == {"a": [1, "b"]}
+    assert sealed.check().tobytes() == sealed.map().tobytes() == payload.tobytes()
+    with pytest.raises((ValueError, OSError)):
+        sealed.map()[0] = 1
+    with path.open("r+b") as file:
+        file.truncate(START + 3)
+    with pytest.raises(DamagedError, match="x: "):
+        sealed.map()
+    with pytest.raises(ValueError, match="at most"):
+        seal(path, {"a": "b" * START}, payload)
+
+
+def test_settings(tmp_path, caplog):
+    assert open_cache(CacheConfig(enabled=False), tmp_path).directory is None
+    assert open_cache(CacheConfig(), tmp_path).directory == tmp_path / "cache"
+    assert open_cache(CacheConfig(directory="/else/where"), tmp_path).directory.as_posix() == "/else/where"
+    assert open_cache(CacheConfig(ram_gb=1.5), tmp_path).budget.limit == 1_500_000_000
+    assert open_cache(CacheConfig(ram_gb=0), tmp_path).budget.limit == 0
+    available = module.available_bytes()
+    assert open_cache(CacheConfig(), tmp_path).budget.limit == pytest.approx(available / 2, rel=0.3)
+    assert told(caplog) == [] and list(tmp_path.iterdir()) == []
+    open_cache(CacheConfig(dtype="float16"), tmp_path)
+    assert "rounds" in told(caplog)[0]
