@@ -11,13 +11,14 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "tmqc"
 # From the ground to the roof; a module may import from its own floor and those below it.
 FLOORS = [
-    {"tmqc", "tmqc.errors", "tmqc.config", "tmqc.provenance"},
+    {"tmqc", "tmqc.errors", "tmqc.config", "tmqc.sameness", "tmqc.provenance"},
     {"tmqc.core"},
     {"tmqc.truth", "tmqc.models", "tmqc.backend", "tmqc.checkpoint", "tmqc.rundir", "tmqc.explain", "tmqc.signals"},
     {"tmqc.data", "tmqc.learner", "tmqc.travel", "tmqc.control", "tmqc.screening", "tmqc.journal", "tmqc.trace"},
     {"tmqc.centers", "tmqc.tracking", "tmqc.report", "tmqc.progress", "tmqc.rivals", "tmqc.validate"},
     {"tmqc.pipelines", "tmqc.study"},
-    {"tmqc.cli"},
+    {"tmqc.jobs", "tmqc.pretrain", "tmqc.sweep"},
+    {"tmqc.cli", "tmqc.multirun"},
     {"tmqc.__main__"},
 ]
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -66,7 +67,7 @@ def test_core_is_standard_library_and_numpy(path):
     ("library", "modules"),
     [
         ("mlflow", {"tmqc.tracking"}),
-        ("hydra", {"tmqc.cli"}),
+        ("hydra", {"tmqc.cli", "tmqc.multirun"}),
         ("tensorflow", {"tmqc.backend"}),
         ("jax", {"tmqc.backend"}),
         ("cleanlab", {"tmqc.rivals.model"}),

@@ -18,10 +18,12 @@ from tmqc.core.rates import RATES
 from tmqc.core.runaway import ACTIONS
 from tmqc.data.harmful import check_harmful
 from tmqc.errors import SettingsError
+from tmqc.report.summary import number_names
 from tmqc.rivals import RIVALS, missing_rivals
 
+TRAINING = ("clean", "dirty", "qc")
 CHOICES: dict[str, tuple[str, ...]] = {
-    "pipeline.name": ("clean", "dirty", "qc", "inference", "rivals"),
+    "pipeline.name": (*TRAINING, "inference", "rivals"),
     "cohort.source": ("csv", "phantom"),
     "qc.control": ("steps", "screen"),
     "qc.rates": tuple(RATES),
@@ -33,6 +35,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "run.precision": ("float32", "mixed_bfloat16", "mixed_float16"),
     "run.jit": ("auto", "on", "off"),
     "run.resume": ("auto", "never"),
+    "sweep.direction": ("maximize", "minimize"),
 }
 RANGES: dict[str, tuple[float, float]] = {  # both ends allowed
     "pipeline.start": (0, 100_000),
@@ -91,6 +94,9 @@ def validate(config: Config) -> None:
     faults += _check_grid(config) + _check_span(config) + _check_sources(config)
     if config.checkpoint.keep is not None and not config.checkpoint.keep >= 1:
         faults.append(f"checkpoint.keep={config.checkpoint.keep}: must be null, or a number of cycles from 1")
+    if config.run.threads is not None and not config.run.threads >= 1:
+        faults.append(f"run.threads={config.run.threads}: must be null, or a number of threads from 1")
+    faults += check_sweep(config)
     faults += _check_gate(config.qc)
     faults += _check_inference(config.inference) + check_harmful(config.harmful) + _check_rivals(config.rivals)
     if faults:
@@ -113,9 +119,9 @@ def _extras(config: Any, prefix: str = "") -> list[str]:
             faults += _extras(value, f"{prefix}{name}.")
     if isinstance(config, Config):
         faults += [
-            f"init.{name}: there is no such setting; init has from and cycle"
+            f"init.{name}: there is no such setting; init has from, cycle and pretrain"
             for name in config.init
-            if name not in ("from", "cycle")
+            if name not in ("from", "cycle", "pretrain")
         ]
     return faults
 
@@ -158,8 +164,11 @@ def _check_span(config: Config) -> list[str]:
     elif schedule.start > 0 and source is None:
         faults.append(
             f"init.from is not set: pipeline={name} starts at cycle {schedule.start} from a pre-trained model; give "
-            "the directory of a clean run (init.from=outputs/clean/NAME), or schedule.start=0 for random weights"
+            "the directory of a clean run (init.from=outputs/clean/NAME), init.pretrain=true to have one trained, or "
+            "schedule.start=0 for random weights"
         )
+    if not isinstance(pretrain := config.init.get("pretrain", False), bool):
+        faults.append(f"init.pretrain={pretrain}: must be true or false")
     if cycle is not None and (isinstance(cycle, bool) or not isinstance(cycle, int) or cycle < 0):
         faults.append(f"init.cycle={cycle}: must be the number of a saved cycle, or null for schedule.start - 1")
     if name == "clean" and config.harmful.scenario != "none":
@@ -184,6 +193,24 @@ def _check_sources(config: Config) -> list[str]:
             faults.append("cohort.verification_csv is not set: give the CSV of the verification split (the gate)")
     if name == "inference" and config.inference.run is None:
         faults.append("inference.run is not set: give the directory of a finished run, as outputs/qc/NAME")
+    return faults
+
+
+def check_sweep(config: Config) -> list[str]:
+    """Faults of the `sweep` group."""
+    sweep, known = config.sweep, number_names()
+    faults = []
+    if sweep.name is not None and (not sweep.name.strip(".") or "/" in sweep.name):
+        faults.append(f"sweep.name={sweep.name}: must be the name of a folder, without /")
+    if sweep.objective is None:
+        return faults
+    if sweep.objective not in known:
+        faults.append(f"sweep.objective={sweep.objective}: must be one of {', '.join(known)}")
+    if config.pipeline.name not in TRAINING:
+        faults.append(
+            f"sweep.objective={sweep.objective}: pipeline={config.pipeline.name} has no such number, only those that "
+            f"train have: {', '.join(TRAINING)}"
+        )
     return faults
 
 
