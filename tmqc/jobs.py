@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
+import pickle
 import signal
+import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from tmqc.config import Config
 from tmqc.errors import InputError
 from tmqc.signals import WAITING, Interrupted, Stop
 
 EXIT_INPUT, EXIT_INTERRUPTED, EXIT_SIGNAL = 2, 130, 128
+# Not by multiprocessing, which cannot start processes from inside of joblib's.
+_COMMAND = [sys.executable, "-c", "from tmqc.jobs import work; work()"]
 
 
 @dataclass(frozen=True)
@@ -49,28 +53,32 @@ def run_in_own_process(config: Config, directory: Path, *, output: Path | None =
     Raises:
         Interrupted: we were asked to stop; the job was told, has saved and ended.
     """
-    spawn = multiprocessing.get_context("spawn")
-    told, tells = spawn.Pipe(duplex=False)
-    process = spawn.Process(target=_child, args=(config, directory, tells, output))
-    process.start()
-    tells.close()  # ours: or the end of the job would not be the end of the pipe
-    try:
-        with Stop().listening(WAITING):
-            process.join()
-    except BaseException as error:  # also the SystemExit by which submitit gives a machine back
-        hand_on = error.number if isinstance(error, Interrupted) and error.number != signal.SIGINT else signal.SIGTERM
-        os.kill(process.pid or 0, hand_on)
-        process.join()
-        raise
-    code = process.exitcode or 0
-    return Ended(code, None if code == 0 else _hear(told) or _name_end(code))
+    hears, tells = os.pipe()
+    with _opened(output) as file:
+        process = subprocess.Popen(
+            [*_COMMAND, str(tells)], stdin=subprocess.PIPE, stdout=file, stderr=file, pass_fds=[tells]
+        )
+    os.close(tells)  # ours: or the end of the job would not be the end of the pipe
+    with os.fdopen(hears, encoding="utf-8") as reason:
+        try:
+            with Stop().listening(WAITING):
+                process.communicate(pickle.dumps((config, directory)))
+        except BaseException as error:  # also the SystemExit by which submitit gives a machine back
+            by_us = isinstance(error, Interrupted) and error.number != signal.SIGINT
+            process.send_signal(error.number if by_us else signal.SIGTERM)
+            process.wait()
+            raise
+        code = process.returncode
+        return Ended(code, None if code == 0 else reason.read() or _name_end(code))
 
 
-def _hear(told: Connection) -> str | None:
-    try:
-        return str(told.recv()) if told.poll() else None
-    except EOFError:  # it died before it could say anything
-        return None
+@contextmanager
+def _opened(output: Path | None) -> Iterator[TextIO | None]:
+    if output is None:
+        yield None
+    else:
+        with output.open("a", encoding="utf-8") as file:
+            yield file
 
 
 def _name_end(code: int) -> str:
@@ -79,23 +87,22 @@ def _name_end(code: int) -> str:
     return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
-def _child(config: Config, directory: Path, tells: Connection, output: Path | None) -> None:
-    if output is not None:
-        with output.open("a", encoding="utf-8") as file:
-            os.dup2(file.fileno(), sys.stdout.fileno())
-            os.dup2(file.fileno(), sys.stderr.fileno())
-    try:
-        run(config, directory)
-    except InputError as error:
-        tells.send("; ".join(error.faults))
-        fail(str(error))
-    except Interrupted as interrupted:
-        end(interrupted)
-    except KeyboardInterrupt:
-        sys.exit(EXIT_INTERRUPTED)
-    except Exception as error:
-        tells.send(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
-        raise
+def work() -> None:
+    """What a job's own process does: settings from standard input, why it failed to the file descriptor given."""
+    config, directory = pickle.load(sys.stdin.buffer)
+    with os.fdopen(int(sys.argv[1]), "w", encoding="utf-8") as reason:
+        try:
+            run(config, directory)
+        except InputError as error:
+            reason.write("; ".join(error.faults))
+            fail(str(error))
+        except Interrupted as interrupted:
+            end(interrupted)
+        except KeyboardInterrupt:
+            sys.exit(EXIT_INTERRUPTED)
+        except Exception as error:
+            reason.write(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
+            raise
 
 
 class _StderrHandler(logging.Handler):
