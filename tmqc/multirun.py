@@ -51,6 +51,8 @@ class OpenSweep(Callback):
         try:
             plan = make_plan(config)
             opened.append(open_sweep(plan))
+            if "n_jobs" in config.hydra.launcher and plan.base.run.threads is None:
+                opened[0].board.say("every job takes all cores of this machine; run.threads=N gives each N of them")
         except Exception as error:
             raise OpeningError(error) from error
 

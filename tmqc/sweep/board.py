@@ -70,7 +70,8 @@ class Board:
 
     def table(self, outcomes: Sequence[Outcome]) -> None:
         """Print all jobs, those that did not finish with the reason."""
-        table = Table(title=f"{self._sweep.name}: {count(outcomes, self._n_jobs)}", title_justify="left")
+        self.say(f"{self._sweep.name}: {count(outcomes, self._n_jobs)}")
+        table = Table()
         longest = max((len(o.name) for o in outcomes), default=0)
         table.add_column("job", overflow="fold", min_width=min(longest, _WIDEST))
         table.add_column("")
