@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo study study-quick test test-faults check lock wheel clean
+.PHONY: help demo study study-quick test test-slow test-faults check lock wheel clean
 
 help:  ## list what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -30,6 +30,9 @@ study-quick: $(VENV)/.run  ## the same files from a subset, into outputs/study-q
 
 test: $(VENV)/.dev  ## the tests
 	$(BIN)/python -m pytest -q
+
+test-slow: $(VENV)/.dev  ## the tests that take minutes: launchers, search, a tracking server
+	$(BIN)/python -m pytest -q -m slow
 
 test-faults: $(VENV)/.dev  ## runs killed at random moments, thousands of broken inputs
 	$(BIN)/python -m pytest -q -m faults

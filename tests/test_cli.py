@@ -91,23 +91,6 @@ def test_bad_scans_are_all_told_at_once(tmp_path, cohort_csvs):
     assert [path.name for path in (tmp_path / "outputs").iterdir()] == ["cache"]  # of the good scans
 
 
-def test_sweep_runs_every_job_in_its_own_process_and_goes_on_after_a_bad_one(tmp_path, cohort_csvs):
-    overrides = tiny_overrides(cohort_csvs, tmp_path / "outputs")
-    done = tmqc(
-        *("-m", "pipeline=clean", "schedule.cycles=1", "tracking=none", "model.dropout=0.1,2.0,0.3"),
-        *overrides,
-        f"hydra.sweep.dir={tmp_path}/sweep",
-        "hydra.sweep.subdir=${hydra.job.num}",
-        cwd=tmp_path,
-    )
-    assert done.returncode == 2
-    assert "model.dropout=2.0: must be a number from 0 to 0.99" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert sorted(p.name for p in (tmp_path / "sweep").glob("*/cycles.csv")) == ["cycles.csv"] * 2
-    assert (tmp_path / "sweep" / "2" / "checkpoints" / "cycle_00.npz").exists()
-    assert not (tmp_path / "sweep" / "1").exists()
-
-
 def test_ctrl_c_says_so_and_marks_the_run_killed(tmp_path, cohort_csvs):
     from mlflow import MlflowClient
 

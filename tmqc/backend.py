@@ -57,18 +57,22 @@ def import_keras(onednn: str = "default") -> None:
             tf.config.list_physical_devices("GPU")
 
 
-def set_up(*, deterministic: bool) -> Device:
+def set_up(*, deterministic: bool, threads: int | None = None) -> Device:
     """Let GPU memory grow instead of taking all of it, and make operations deterministic if asked.
 
     Must run before any model is built. Seeds are not set here: models take theirs as an argument. Of several GPUs this
     process takes the first; the others are for processes of their own, see `pin`.
+
+    Args:
+        deterministic: the same result every time, on the same machine with as many threads.
+        threads: of the CPU, for TensorFlow; None: as many as it likes, which is one a core.
     """
     import_keras()
     import keras
 
     backend = keras.backend.backend()
     if backend == "tensorflow":
-        return _tensorflow(deterministic)
+        return _tensorflow(deterministic, threads)
     if backend == "jax":
         return _jax()
     return Device(backend, 0, backend)
@@ -93,9 +97,12 @@ def _held_back_stderr() -> Iterator[None]:
             os.close(kept)
 
 
-def _tensorflow(deterministic: bool) -> Device:
+def _tensorflow(deterministic: bool, threads: int | None) -> Device:
     import tensorflow as tf
 
+    if threads is not None and tf.config.threading.get_intra_op_parallelism_threads() != threads:
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
     gpus = tf.config.list_physical_devices("GPU")
     tf.config.set_visible_devices(gpus[:1], "GPU")
     for gpu in gpus[:1]:

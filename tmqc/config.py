@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 AUTO = "auto"
+LOSSY = "float16"  # the one type that scans are rounded to
 
 
 @dataclass
@@ -149,6 +150,7 @@ class TrackingConfig:
     uri: str | None = None  # default: sqlite:///<run.outputs>/mlflow.db
     experiment: str = "tmqc"
     required: bool = True  # off: a store that cannot be used at the start does not stop the run
+    parent: str | None = None  # id of the run this one is nested under; a sweep sets it for its jobs
 
 
 @dataclass
@@ -188,6 +190,15 @@ class CacheConfig:
 
 
 @dataclass
+class SweepConfig:
+    """What the jobs of a sweep share besides settings; a single run takes no notice."""
+
+    name: str | None = None  # of its directory; null: made of the settings that all its jobs share
+    objective: str | None = None  # the number that a search is after, by its name in MLflow
+    direction: str = "maximize"
+
+
+@dataclass
 class RunConfig:
     """How the run is carried out; nothing here is part of the method."""
 
@@ -197,6 +208,7 @@ class RunConfig:
     resume: str = "auto"
     seed: int = 0  # initial weights and dropout
     deterministic: bool = True
+    threads: int | None = None  # of the CPU; null: one a core
     precision: str = "float32"
     verify_batch_size: Any = 32  # scans scored at once, or AUTO
     lookahead: int = 0  # steps trained ahead while others verify
@@ -221,9 +233,10 @@ class Config:
     rivals: RivalsConfig = field(default_factory=RivalsConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)
     run: RunConfig = field(default_factory=RunConfig)
     # `from` is a Python keyword, so `init.from` cannot be a dataclass field: a dict, checked in validate().
-    init: dict[str, Any] = field(default_factory=lambda: {"from": None, "cycle": None})
+    init: dict[str, Any] = field(default_factory=lambda: {"from": None, "cycle": None, "pretrain": False})
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, str | int | float | bool | None]:

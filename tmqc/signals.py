@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+WAITING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # for those who only wait for a job's process
+_SIGNALS = (*WAITING, signal.SIGUSR2)  # submitit's notice, which a job's process gets as well
 
 
 class Interrupted(BaseException):  # not an Exception: nothing that handles errors may take it for one
@@ -38,12 +39,12 @@ class Stop:
         self._waits = False
 
     @contextmanager
-    def listening(self) -> Iterator[Stop]:
+    def listening(self, numbers: Sequence[signal.Signals] = _SIGNALS) -> Iterator[Stop]:
         """Handle signals inside of the block. In threads other than the main one there are none to handle."""
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
-        before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
+        before = {number: signal.signal(number, self._handle) for number in numbers}
         try:
             yield self
         finally:
@@ -69,7 +70,8 @@ class Stop:
             raise Interrupted(self.asked)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._waits and self.asked is None:
-            self.asked = number
+        # A scheduler's notice may come twice, from itself and handed on by who waits for us: only Ctrl-C is impatient.
+        if self._waits and (self.asked is None or number != signal.SIGINT):
+            self.asked = self.asked or number
             return
         raise Interrupted(number)

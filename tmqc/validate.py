@@ -19,10 +19,12 @@ from tmqc.core.runaway import ACTIONS
 from tmqc.data.harmful import check_harmful
 from tmqc.data.storage import DTYPES
 from tmqc.errors import SettingsError
+from tmqc.report.summary import number_names
 from tmqc.rivals import RIVALS, missing_rivals
 
+TRAINING = ("clean", "dirty", "qc")
 CHOICES: dict[str, tuple[str, ...]] = {
-    "pipeline.name": ("clean", "dirty", "qc", "inference", "rivals"),
+    "pipeline.name": (*TRAINING, "inference", "rivals"),
     "cohort.source": ("csv", "phantom"),
     "qc.control": ("steps", "screen"),
     "qc.rates": tuple(RATES),
@@ -36,6 +38,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "run.jit": ("auto", "on", "off"),
     "run.onednn": ("default", "on", "off"),
     "run.resume": ("auto", "never"),
+    "sweep.direction": ("maximize", "minimize"),
 }
 RANGES: dict[str, tuple[float, float]] = {  # both ends allowed
     "pipeline.start": (0, 100_000),
@@ -97,7 +100,10 @@ def validate(config: Config) -> None:
         faults.append(f"checkpoint.keep={config.checkpoint.keep}: must be null, or a number of cycles from 1")
     if config.cache.ram_gb is not None and not 0 <= config.cache.ram_gb < math.inf:
         faults.append(f"cache.ram_gb={config.cache.ram_gb}: must be null, or a number of GB from 0")
+    if config.run.threads is not None and not config.run.threads >= 1:
+        faults.append(f"run.threads={config.run.threads}: must be null, or a number of threads from 1")
     faults += _check_gate(config.qc) + _check_workers(config) + _check_batch_size(config.run.verify_batch_size)
+    faults += check_sweep(config)
     faults += _check_inference(config.inference) + check_harmful(config.harmful) + _check_rivals(config.rivals)
     if faults:
         raise SettingsError(faults)
@@ -119,9 +125,9 @@ def _extras(config: Any, prefix: str = "") -> list[str]:
             faults += _extras(value, f"{prefix}{name}.")
     if isinstance(config, Config):
         faults += [
-            f"init.{name}: there is no such setting; init has from and cycle"
+            f"init.{name}: there is no such setting; init has from, cycle and pretrain"
             for name in config.init
-            if name not in ("from", "cycle")
+            if name not in ("from", "cycle", "pretrain")
         ]
     return faults
 
@@ -164,8 +170,11 @@ def _check_span(config: Config) -> list[str]:
     elif schedule.start > 0 and source is None:
         faults.append(
             f"init.from is not set: pipeline={name} starts at cycle {schedule.start} from a pre-trained model; give "
-            "the directory of a clean run (init.from=outputs/clean/NAME), or schedule.start=0 for random weights"
+            "the directory of a clean run (init.from=outputs/clean/NAME), init.pretrain=true to have one trained, or "
+            "schedule.start=0 for random weights"
         )
+    if not isinstance(pretrain := config.init.get("pretrain", False), bool):
+        faults.append(f"init.pretrain={pretrain}: must be true or false")
     if cycle is not None and (isinstance(cycle, bool) or not isinstance(cycle, int) or cycle < 0):
         faults.append(f"init.cycle={cycle}: must be the number of a saved cycle, or null for schedule.start - 1")
     if name == "clean" and config.harmful.scenario != "none":
@@ -204,6 +213,24 @@ def _check_workers(config: Config) -> list[str]:
         faults.append(
             "qc.early_stop=true: batches are scored one after another then, nobody else can help; set run.lookahead=0 "
             "and run.verify_workers=null, or qc.early_stop=false"
+        )
+    return faults
+
+
+def check_sweep(config: Config) -> list[str]:
+    """Faults of the `sweep` group."""
+    sweep, known = config.sweep, number_names()
+    faults = []
+    if sweep.name is not None and (not sweep.name.strip(".") or "/" in sweep.name):
+        faults.append(f"sweep.name={sweep.name}: must be the name of a folder, without /")
+    if sweep.objective is None:
+        return faults
+    if sweep.objective not in known:
+        faults.append(f"sweep.objective={sweep.objective}: must be one of {', '.join(known)}")
+    if config.pipeline.name not in TRAINING:
+        faults.append(
+            f"sweep.objective={sweep.objective}: pipeline={config.pipeline.name} has no such number, only those that "
+            f"train have: {', '.join(TRAINING)}"
         )
     return faults
 

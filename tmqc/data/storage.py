@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tmqc.config import LOSSY
+
 log = logging.getLogger("tmqc")
 
 DTYPES = ("auto", "float32", "float16")  # the choices of `cache.dtype`
-LOSSY = "float16"
+
 _HALF, _SINGLE = np.dtype("<f2"), np.dtype("<f4")
 _LARGEST_HALF = 65504.0
 # From the smallest, with the numbers that can be cast to them.

@@ -16,21 +16,9 @@ from yaml import YAMLError
 
 from tmqc.checkpoint import Checkpoint, find_resumable
 from tmqc.config import Config, flatten
-from tmqc.data.storage import LOSSY
 from tmqc.errors import RunError
 from tmqc.rundir import CONFIG, LOCK, RUN, SUMMARY, check_free
-
-# Settings that say nothing about what is computed: they may differ when a run goes on.
-_HARMLESS = (
-    "run.overwrite",
-    "run.resume",
-    "run.progress",
-    "run.outputs",
-    "run.name",
-    "run.lookahead",
-    "run.verify_workers",
-)
-_HARMLESS_GROUPS = ("tracking.", "checkpoint.", "inference.", "rivals.", "cache.")
+from tmqc.sameness import is_harmless, meaning
 
 
 def check_place(config: Config, directory: Path) -> bool:
@@ -52,7 +40,9 @@ def check_place(config: Config, directory: Path) -> bool:
     differences = [
         f"{name}: {there.get(name)} there, {now.get(name)} now"
         for name in sorted({*there, *now})
-        if there.get(name) != now.get(name) and not _is_harmless(name, there, now, extended=extended)
+        if meaning(name, there.get(name)) != meaning(name, now.get(name))
+        and not is_harmless(name, pipeline=config.pipeline.name)
+        and not (extended and name == "schedule.cycles")
     ]
     choose = "choose another run.name, or run.overwrite=true to replace it"
     if differences:
@@ -130,12 +120,6 @@ def _read_settings(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
         raise RunError(f"{path}: cannot be read ({error}); choose another run.name, or run.overwrite=true") from None
     return flatten(content) if isinstance(content, dict) else {}
-
-
-def _is_harmless(name: str, there: dict[str, Any], now: dict[str, Any], *, extended: bool) -> bool:
-    if name == "cache.dtype":  # says nothing, unless scans are rounded
-        return LOSSY not in (there.get(name), now.get(name))
-    return name in _HARMLESS or name.startswith(_HARMLESS_GROUPS) or (extended and name == "schedule.cycles")
 
 
 def _is_more(there: object, now: object) -> bool:

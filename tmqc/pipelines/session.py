@@ -18,8 +18,9 @@ from tmqc.errors import RunError
 from tmqc.pipelines.resume import check_place, find_point, locked, read_run_id
 from tmqc.provenance import git_revision, versions
 from tmqc.rundir import CONFIG, LOG, RUN, SUMMARY, artifacts, claim, write_json, write_text
+from tmqc.sameness import settings_digest
 from tmqc.signals import Interrupted, Stop
-from tmqc.tracking import TRACKERS, Tracker
+from tmqc.tracking import PARENT_TAG, SWEEP_TAG, TRACKERS, Tracker
 from tmqc.tracking.dataset import dataset_profile
 
 log = logging.getLogger("tmqc")
@@ -111,8 +112,13 @@ def _tags(config: Config, device: Device, note: str | None) -> dict[str, str]:
         "cohort": config.cohort.source,
         "device": device.name,
         "backend": device.backend,
+        "tmqc.settings": settings_digest(config),
         **{f"version.{name}": version for name, version in versions().items()},
     }
+    if config.tracking.parent is not None:
+        tags[PARENT_TAG] = config.tracking.parent
+    if config.sweep.name is not None:
+        tags[SWEEP_TAG] = config.sweep.name
     if note:
         tags["phantom"] = "true"
     if revision := git_revision():

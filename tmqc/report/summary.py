@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from tmqc.core.records import CycleReport
+from tmqc.report.metrics import METRIC_NAMES
 from tmqc.report.scores import DetectionRow
 from tmqc.rundir import write_json
+
+_VERIFICATION = ("accuracy", "loss", "fpr", "fnr")
 
 
 def summarize_run(
@@ -59,6 +62,33 @@ def summarize_run(
         "train_s": math.fsum(report.train_s for report in reports),
         "verify_s": math.fsum(report.verify_s for report in reports),
     }
+
+
+def numbers_of(summary: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers in `summary.json` that exist, under their names in MLflow: `test/auroc`, `detect/f1`, ..."""
+    ledger = summary.get("ledger") or {}
+    values: dict[str, Any] = {
+        **{f"test/{name}": value for name, value in (summary.get("test") or {}).items()},
+        **{f"verify/{name}": (summary.get("verification") or {}).get(name) for name in _VERIFICATION},
+        "verify/verifications": summary.get("n_verifications"),
+        "qc/flagged": ledger.get("n_flagged"),
+        "qc/eliminated_total": ledger.get("n_eliminated"),
+        "qc/waiting": ledger.get("n_undecided"),
+        **{_detect(name): value for name, value in (summary.get("detection") or {}).items() if name != "cycle"},
+    }
+    return {name: float(value) for name, value in values.items() if value is not None}
+
+
+def number_names() -> tuple[str, ...]:
+    """All names that `numbers_of` may give."""
+    test = [f"test/{name}" for name in METRIC_NAMES]
+    verify = [f"verify/{name}" for name in (*_VERIFICATION, "verifications")]
+    detect = [_detect(field.name) for field in fields(DetectionRow) if field.name != "cycle"]
+    return (*test, *verify, "qc/flagged", "qc/eliminated_total", "qc/waiting", *detect)
+
+
+def _detect(name: str) -> str:
+    return f"detect/{name.removeprefix('n_')}"
 
 
 def write_summary(path: Path, summary: Mapping[str, Any]) -> None:

@@ -23,6 +23,9 @@ Setting = str | int | float | bool | None
 STATUSES = ("FINISHED", "FAILED", "KILLED")
 # Tags of every run: its directory, by which a replay finds it, and a name of its own that does not depend on the store.
 DIRECTORY_TAG, KEY_TAG = "tmqc.directory", "tmqc.key"
+OWN_ID = "tmqc-"  # begins our own name of a run that the store may not know yet
+# Of the jobs of a sweep: the run that shows them nested under it, and the sweep's name.
+PARENT_TAG, SWEEP_TAG = "mlflow.parentRunId", "tmqc.sweep"
 
 
 # Read by MLflow while it is imported: no usage reports from a hospital's network, no prints between our bars. Without

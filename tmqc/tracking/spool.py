@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tmqc.core.records import CycleReport
 from tmqc.errors import RunError
 from tmqc.rundir import MODEL, TRACKING
-from tmqc.tracking import DIRECTORY_TAG, KEY_TAG, Setting, Tracker, check_status
+from tmqc.tracking import DIRECTORY_TAG, KEY_TAG, OWN_ID, Setting, Tracker, check_status
 from tmqc.tracking.calls import FILES, NUMBERS, START, Call, lane_of, send_call
 from tmqc.tracking.cycle import CYCLE_MARK, cycle_metrics
 from tmqc.tracking.faults import ArtifactError, RefusedError, TrackingError, first_line
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("tmqc")
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 30.0, 600.0  # between attempts, doubling: each may cost the seconds of a timeout
-_KEY = "tmqc-"  # begins the name of a run that the store may not know yet
 _WITHOUT = "tracking.required=false logs the run later, tracking=none never"
 
 
@@ -73,8 +72,8 @@ class SpoolingTracker:
         Raises:
             TrackingError: the store cannot be used, and it is required.
         """
-        is_key = run_id is not None and run_id.startswith(_KEY)
-        key = run_id if is_key else _KEY + uuid4().hex
+        is_key = run_id is not None and run_id.startswith(OWN_ID)
+        key = run_id if is_key else OWN_ID + uuid4().hex
         ours = {DIRECTORY_TAG: str(self._directory), KEY_TAG: key}
         self._opening = {"call": START, "name": name, "tags": {**tags, **ours}, "settings": dict(settings)}
         self._opening |= {"description": description, "run_id": None if is_key else run_id}

@@ -1,0 +1,238 @@
+"""One job of a sweep and the pre-training that several share, with a stand-in for the run itself."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+from rich.console import Console
+
+from tmqc import pretrain as pretrain_module
+from tmqc.config import Config
+from tmqc.errors import JobError, SettingsError
+from tmqc.jobs import Ended
+from tmqc.pretrain import last_clean_cycle, name_clean, pretrain
+from tmqc.rundir import write_json, write_text
+from tmqc.signals import Interrupted
+from tmqc.sweep import job as module
+from tmqc.sweep.board import Board
+from tmqc.sweep.job import Made, Place, carry_out
+from tmqc.sweep.outcome import FAILED, FINISHED, KILLED, SKIPPED, Outcome, read_outcome, write_outcome
+
+SUMMARY = {"test": {"auroc": 0.75, "f1": None}, "ledger": {"n_eliminated": 3, "n_flagged": 4, "n_undecided": 0}}
+
+
+class Runs:
+    """Stands in for the process of a run: writes what a finished run leaves, unless told to end otherwise."""
+
+    def __init__(self):
+        self.of: list[Path] = []
+        self.ends: list[Ended | BaseException] = []
+
+    def __call__(self, config, directory, *, output=None):
+        self.of.append(directory)
+        write_text(directory / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
+        ends = self.ends.pop(0) if self.ends else Ended(0, None)
+        if isinstance(ends, BaseException):
+            raise ends
+        if ends.code == 0:
+            write_json(directory / "summary.json", SUMMARY)
+        return ends
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    runs = Runs()
+    monkeypatch.setattr(module, "run_in_own_process", runs)
+    monkeypatch.setattr(pretrain_module, "run_in_own_process", runs)
+    monkeypatch.setattr(module, "_asked", [])
+    return runs
+
+
+def place_in(sweep, *, launch="first"):
+    (sweep / "jobs").mkdir(parents=True, exist_ok=True)
+    return Place(sweep, launch, sweep / "qc.error=0.02", terminal=True)
+
+
+def made(*, error=0.02, overwrite=False):
+    config = Config()
+    config.qc.error, config.run.overwrite = error, overwrite
+    return Made(config, None)
+
+
+def test_a_job_that_has_finished_is_skipped_and_keeps_its_numbers(runs, tmp_path):
+    first = carry_out(place_in(tmp_path), made)
+    assert first.status == FINISHED
+    assert first.numbers == {"test/auroc": 0.75, "qc/eliminated_total": 3, "qc/flagged": 4, "qc/waiting": 0}
+    for launch in ("second", "third"):
+        again = carry_out(place_in(tmp_path, launch=launch), made)
+        assert again.status == SKIPPED
+        assert (again.numbers, again.seconds) == (first.numbers, first.seconds)
+        assert read_outcome(tmp_path, "qc.error=0.02") == again
+    assert len(runs.of) == 1
+
+
+@pytest.mark.parametrize("change", [{"error": 0.05}, {"overwrite": True}])
+def test_other_settings_and_overwrite_run_it_again(runs, tmp_path, change):
+    carry_out(place_in(tmp_path), made)
+    assert carry_out(place_in(tmp_path), lambda: made(**change)).status == FINISHED
+    assert len(runs.of) == 2
+
+
+def test_settings_that_say_nothing_about_the_result_do_not(runs, tmp_path):
+    carry_out(place_in(tmp_path), made)
+    other = made()
+    other.config.run.name, other.config.tracking.name, other.config.checkpoint.every_s = "other", "none", 1.0
+    assert carry_out(place_in(tmp_path), lambda: other).status == SKIPPED
+
+
+def test_a_table_that_has_changed_does(runs, tmp_path):
+    table = tmp_path / "train.csv"
+
+    def with_table():
+        job = made()
+        job.config.cohort.train_csv = str(table)
+        return job
+
+    table.write_text("one")
+    carry_out(place_in(tmp_path / "s"), with_table)
+    table.write_text("two")
+    carry_out(place_in(tmp_path / "s"), with_table)
+    assert len(runs.of) == 2
+
+
+def test_a_job_that_failed_or_died_is_run_again(runs, tmp_path):
+    runs.ends = [Ended(2, "no such scan"), Ended(-9, "killed by SIGKILL"), Ended(143, "stopped by SIGTERM")]
+    for status, code in ((FAILED, 2), (FAILED, -9), (KILLED, 143), (FINISHED, 0)):
+        outcome = carry_out(place_in(tmp_path), made)
+        assert (outcome.status, outcome.code) == (status, code)
+    assert len(runs.of) == 4
+
+
+def test_a_run_that_finished_though_nobody_saw_it_is_skipped(runs, tmp_path):
+    """Whoever waited for it was killed: the outcome still says that it is running."""
+    place = place_in(tmp_path)
+    carry_out(place, made)
+    seen = read_outcome(tmp_path, place.name)
+    write_outcome(tmp_path, Outcome(seen.name, seen.directory, seen.launch, "running", seen.digest))
+    assert carry_out(place, made).status == SKIPPED
+    (place.directory / "config.yaml").unlink()  # and one that was removed is not
+    assert carry_out(place, made).status == FINISHED
+
+
+def test_settings_that_cannot_be_used_are_the_reason(runs, tmp_path, capsys):
+    def bad():
+        raise SettingsError("qc.error=2: must be a number from 0 to 1")
+
+    outcome = carry_out(place_in(tmp_path), bad)
+    assert (outcome.status, outcome.code) == (FAILED, 2)
+    assert outcome.reason == "qc.error=2: must be a number from 0 to 1"
+    assert "must be a number from 0 to 1" in capsys.readouterr().err
+    assert runs.of == []
+
+
+def test_after_a_signal_no_further_job_is_begun(runs, tmp_path):
+    runs.ends = [Interrupted(15)]
+    with pytest.raises(Interrupted):
+        carry_out(place_in(tmp_path), made)
+    assert read_outcome(tmp_path, "qc.error=0.02").status == KILLED
+    assert carry_out(place_in(tmp_path), made) is None
+    assert len(runs.of) == 1
+
+
+def test_inference_begins_anew_where_it_died(runs, tmp_path):
+    overwritten = []
+
+    def inference():
+        job = made()
+        job.config.pipeline.name = "inference"
+        overwritten.append(job.config.run)
+        return job
+
+    runs.ends = [Ended(-9, "killed by SIGKILL")]
+    carry_out(place_in(tmp_path), inference)
+    assert carry_out(place_in(tmp_path), inference).status == FINISHED
+    assert [run.overwrite for run in overwritten] == [False, True]
+
+
+def clean_in(outputs, *, seed=0):
+    clean = Config()
+    clean.run.outputs, clean.run.seed = str(outputs), seed
+    return clean, name_clean(clean)
+
+
+def test_several_jobs_train_their_clean_model_once(runs, tmp_path):
+    clean, directory = clean_in(tmp_path)
+    waiting = threading.Barrier(4)
+
+    def job():
+        waiting.wait()
+        pretrain(clean, directory)
+
+    threads = [threading.Thread(target=job) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert runs.of == [directory]
+    pretrain(clean, directory)
+    assert len(runs.of) == 1
+
+
+def test_each_clean_model_has_its_own_place(tmp_path):
+    _, first = clean_in(tmp_path)
+    _, other = clean_in(tmp_path, seed=1)
+    assert first != other
+    again, same = clean_in(tmp_path)
+    again.qc.error, again.harmful.kind = 0.5, "noise"  # none of a clean run's business
+    assert first == same == name_clean(again)
+
+
+def test_a_clean_model_that_cannot_be_trained_is_the_reason(runs, tmp_path):
+    runs.ends = [Ended(2, "no such scan")]
+    clean, directory = clean_in(tmp_path)
+    with pytest.raises(JobError, match="the clean model to start from: no such scan"):
+        pretrain(clean, directory)
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "wanted", "start", "cycle", "last"),
+    [
+        ("qc", True, 10, None, 9),
+        ("dirty", True, 10, 4, 4),
+        ("qc", False, 10, None, None),
+        ("qc", True, 0, None, None),
+        ("clean", True, 10, None, None),
+        ("qc", True, 10, "x", None),
+    ],
+)
+def test_which_clean_cycle_is_wanted(pipeline, wanted, start, cycle, last):
+    config = Config()
+    config.pipeline.name, config.schedule.start = pipeline, start
+    config.init |= {"pretrain": wanted, "cycle": cycle}
+    assert last_clean_cycle(config) == last
+
+
+def test_the_board_tells_every_job_once_and_the_table_all(tmp_path):
+    console = Console(record=True, width=120)
+    jobs = [
+        Outcome("a=1", "d", "now", FINISHED, seconds=3.0, numbers={"test/auroc": 0.5, "qc/eliminated_total": 2.0}),
+        Outcome("a=2", "d", "now", FAILED, seconds=1.0, code=2, reason="no such scan"),
+        Outcome("a=3", "d", "now", "running"),
+        Outcome("a=4", "d", "before", FINISHED),
+    ]
+    for outcome in jobs:
+        write_outcome(tmp_path, outcome)
+    with Board(tmp_path, "now", n_jobs=5, objective="detect/f1", console=console) as board:
+        board.look()
+        board.look()
+    board.table(jobs[:3])
+    told = console.export_text()
+    assert told.count("a=1: finished, 3 s, test AUROC 0.500, eliminated 2") == 1
+    assert "[2/5] a=2: failed, 1 s: no such scan" in told
+    assert "5 jobs: 1 finished, 1 failed, 1 running, 2 not begun" in told
+    assert "a=4" not in told
+    assert json.loads((tmp_path / "jobs" / "a=1.json").read_text())["status"] == FINISHED

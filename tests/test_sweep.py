@@ -1,0 +1,193 @@
+"""Sweeps as a user launches them: in a process of their own, with every launcher, and again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+from tiny import tiny_overrides
+
+from tmqc.multirun import folder_name
+
+PATIENCE_S = 600
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory):
+    return tmp_path_factory.mktemp("sweeps")
+
+
+def command_of(csvs, outputs, *arguments):
+    fixed = [o for o in tiny_overrides(csvs, outputs) if not o.startswith("schedule.learning_rate")]
+    return [sys.executable, "-m", "tmqc", "-m", *fixed, "run.threads=1", *arguments]
+
+
+def sweep(csvs, outputs, *arguments, **env):
+    command = command_of(csvs, outputs, *arguments)
+    environment = {**os.environ, "COLUMNS": "200", **env}
+    return subprocess.run(command, cwd=outputs, capture_output=True, text=True, env=environment, timeout=PATIENCE_S)
+
+
+def statuses(directory):
+    jobs = [json.loads(path.read_text()) for path in (directory / "jobs").glob("*.json")]
+    return {job["name"]: job["status"] for job in jobs}
+
+
+def the_sweep(outputs):
+    [directory] = (outputs / "sweeps").iterdir()
+    return directory
+
+
+GOOD = ["model.dropout=0.1,run.seed=0", "model.dropout=0.1,run.seed=1"]
+BAD = ["model.dropout=2.0,run.seed=0", "model.dropout=2.0,run.seed=1"]
+TWO_BY_TWO = ["pipeline=clean", "schedule.cycles=1", "model.dropout=0.1,2.0", "run.seed=0,1"]
+
+
+@pytest.fixture(scope="module")
+def parallel(outputs, cohort_csvs):
+    """Four jobs, two of them bad, two at a time, all logging to one SQLite file that is not there yet."""
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    arguments = [*TWO_BY_TWO, "hydra/launcher=parallel", "hydra.launcher.n_jobs=2"]
+    return sweep(cohort_csvs, outputs, *arguments, MLFLOW_RUN_ID="0" * 32)
+
+
+def test_bad_jobs_are_told_at_once_and_in_the_end_and_the_others_complete(parallel, outputs):
+    assert parallel.returncode == 2, parallel.stderr
+    assert "Traceback" not in parallel.stderr + parallel.stdout
+    assert statuses(the_sweep(outputs)) == dict.fromkeys(GOOD, "finished") | dict.fromkeys(BAD, "failed")
+    assert "4 jobs: 2 finished, 2 failed" in parallel.stdout
+    for name in BAD:
+        assert parallel.stdout.count(f"{name}: failed: model.dropout=2.0: must be a number from 0 to 0.99") == 1
+        assert f"failed: {name}: model.dropout=2.0" in parallel.stdout
+        assert not (the_sweep(outputs) / name).exists()
+    for name in GOOD:
+        assert (the_sweep(outputs) / name / "checkpoints" / "cycle_00.npz").exists()
+    assert "mlflow ui --backend-store-uri" in parallel.stdout
+
+
+def test_jobs_are_nested_under_one_run_that_says_how_they_ended(parallel, outputs):
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{outputs}/mlflow.db")
+    runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    [parent] = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    children = [run for run in runs if run is not parent]
+    assert parent.info.run_name == f"sweep/{the_sweep(outputs).name}"
+    assert parent.info.status == "FAILED"
+    assert "2 finished, 2 failed" in parent.data.tags["mlflow.note.content"]
+    assert "`model.dropout`: 0.1,2.0" in parent.data.tags["mlflow.note.content"]
+    assert parent.data.params["schedule.cycles"] == "1"
+    assert not {"model.dropout", "run.seed"} & parent.data.params.keys()
+    assert sorted(run.info.run_name for run in children) == [f"clean/{name}" for name in GOOD]
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
+    assert {run.info.status for run in children} == {"FINISHED"}
+    assert {run.data.metrics["verify/verifications"] for run in children} == {1.0}
+
+
+def test_a_rerun_skips_what_has_finished_in_the_same_run(parallel, outputs, cohort_csvs):
+    from mlflow import MlflowClient
+
+    directory = the_sweep(outputs)
+    written = (directory / GOOD[0] / "summary.json").stat().st_mtime_ns
+    again = sweep(cohort_csvs, outputs, *TWO_BY_TWO)
+    assert again.returncode == 2
+    assert the_sweep(outputs) == directory
+    assert statuses(directory) == dict.fromkeys(GOOD, "skipped") | dict.fromkeys(BAD, "failed")
+    assert (directory / GOOD[0] / "summary.json").stat().st_mtime_ns == written
+    client = MlflowClient(f"sqlite:///{outputs}/mlflow.db")
+    runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    assert len(runs) == 3
+
+
+def test_faults_of_the_whole_sweep_are_told_once_before_any_job(outputs, cohort_csvs, tmp_path):
+    for argument, told in (
+        ("qc.eror=0.1,0.2", "qc.eror: there is no such setting; did you mean qc.error?"),
+        ("sweep.objective=test/aurc", "sweep.objective=test/aurc: must be one of test/accuracy"),
+        ("sweep.name=a/b", "sweep.name=a/b: must be the name of a folder"),
+    ):
+        done = sweep(cohort_csvs, tmp_path, "pipeline=clean", "run.seed=0,1", "tracking=none", argument)
+        assert done.returncode == 2
+        assert done.stderr.count(told) == 1
+        assert "Traceback" not in done.stderr
+        assert not list(tmp_path.glob("sweeps/*"))
+
+
+def test_folders_are_named_by_overrides_and_never_paths():
+    assert folder_name("qc.error=0.01,qc.revisit=2") == "qc.error=0.01,qc.revisit=2"
+    assert folder_name("") == "job"
+    names = {folder_name(f"init.from=a/{x}") for x in "bc"} | {folder_name("x" * 300), folder_name("x" * 301)}
+    assert len(names) == 4
+    assert all("/" not in name and len(name) < 140 for name in names)
+
+
+@pytest.mark.slow
+def test_stopped_by_ctrl_c_it_goes_on_where_it_was(cohort_csvs, tmp_path):
+    """Two jobs at a time, stopped in the middle of both; then the same command, one after another."""
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    settings = ["pipeline=clean", "schedule.cycles=60", "run.seed=0,1", "checkpoint.every_s=0"]
+    tracked = [*settings, f"run.outputs={tmp_path}/stopped"]
+    command = [*command_of(cohort_csvs, tmp_path, *tracked), "hydra/launcher=parallel"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    until = time.monotonic() + PATIENCE_S
+    while len(list(tmp_path.glob("stopped/sweeps/*/*/checkpoints/cycle_02.npz"))) < 2 and time.monotonic() < until:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    told, _ = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 130, told
+    assert "2 jobs: 2 killed" in told
+    directory = the_sweep(tmp_path / "stopped")
+    assert not list(directory.glob("*/summary.json"))
+    again = sweep(cohort_csvs, tmp_path, *tracked)
+    assert again.returncode == 0, again.stderr
+    assert again.stderr.count("going on with a run that died") == 2
+    whole = sweep(cohort_csvs, tmp_path, *settings, "tracking=none", f"run.outputs={tmp_path}/whole")
+    assert whole.returncode == 0, whole.stderr
+    for seed in (0, 1):
+        tables = [
+            pd.read_csv(the_sweep(tmp_path / name) / f"run.seed={seed}" / "cycles.csv").drop(
+                columns=["train_s", "verify_s"]
+            )
+            for name in ("stopped", "whole")
+        ]
+        pd.testing.assert_frame_equal(*tables, check_exact=True)
+
+
+@pytest.mark.slow
+def test_submitit_runs_the_jobs_and_their_clean_model_once(cohort_csvs, tmp_path):
+    """The launcher for Slurm, with its executor for one machine; two of three jobs share a clean model."""
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    settings = ["pipeline=qc", "schedule.start=1", "schedule.cycles=2", "init.pretrain=true", "harmful=samples"]
+    settings += ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=30", "tracking=none"]
+    done = sweep(cohort_csvs, tmp_path, *settings, "qc.error=0.02,0.5", "sweep.name=shared")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert statuses(tmp_path / "sweeps" / "shared") == {"qc.error=0.02": "finished", "qc.error=0.5": "finished"}
+    [clean] = (path for path in (tmp_path / "clean").iterdir() if path.is_dir())
+    assert json.loads((clean / "summary.json").read_text())["last_cycle"] == 0
+    assert (clean / "run.log").read_text().count("cycle 0:") == 1
+    done = sweep(cohort_csvs, tmp_path, *settings, "qc.error=0.02,0.5,2.0", "sweep.name=shared")
+    assert done.returncode == 2
+    assert "3 jobs: 2 skipped, 1 failed" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_search_finds_its_trials_again(cohort_csvs, tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    settings = ["pipeline=clean", "schedule.cycles=1", "tracking=none", "schedule.learning_rate=interval(0.001,0.02)"]
+    settings += ["hydra/sweeper=search", "hydra.sweeper.n_trials=3"]
+    settings += ["sweep.objective=verify/loss", "sweep.direction=minimize"]
+    for status in ("finished", "skipped"):
+        done = sweep(cohort_csvs, tmp_path, *settings)
+        assert done.returncode == 0, done.stdout + done.stderr
+        directory = the_sweep(tmp_path)
+        assert list(statuses(directory).values()) == [status] * 3
+        losses = [
+            json.loads(path.read_text())["numbers"]["verify/loss"] for path in (directory / "jobs").glob("*.json")
+        ]
+        assert f"best_value: {min(losses)}" in (directory / "optimization_results.yaml").read_text()

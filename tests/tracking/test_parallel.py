@@ -1,0 +1,112 @@
+"""Several processes at once on one tracking store: a SQLite file that is not there yet, and a server."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import pytest
+
+N_PROCESSES, N_CYCLES = 4, 25
+# A job as the tracking store sees it.
+JOB = """
+import json, pathlib, sys
+from tmqc.config import TrackingConfig
+from tmqc.tracking import PARENT_TAG, TRACKERS
+outputs, uri, parent, number = sys.argv[1:]
+directory = pathlib.Path(outputs, f"job-{number}")
+directory.mkdir()
+tracker = TRACKERS["mlflow"](TrackingConfig(uri=uri or None), pathlib.Path(outputs), directory)
+settings = {f"setting.{i}": i for i in range(150)}
+tracker.start(name=f"job-{number}", tags={PARENT_TAG: parent} if parent else {}, settings=settings)
+for cycle in range(int(sys.stdin.read())):
+    tracker.metrics({f"verify/{name}": cycle for name in "abcdefgh"}, step=cycle)
+tracker.artifact(pathlib.Path(__file__) if "__file__" in globals() else pathlib.Path(sys.executable).resolve())
+tracker.finish("FINISHED")
+assert not (directory / "tracking.jsonl").exists(), (directory / "tracking.jsonl").read_text()
+print(json.dumps(tracker.run_id))
+"""
+
+
+def run_jobs(outputs, uri):
+    """A parent, then its jobs all at once, in an environment that names another run."""
+    script = outputs / "job.py"
+    script.write_text(JOB)
+    environment = {**os.environ, "MLFLOW_RUN_ID": "0" * 32}
+
+    def start(parent, number):
+        command = [sys.executable, str(script), str(outputs), uri, parent, number]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen(command, text=True, env=environment, **pipes)
+
+    def finish(process, cycles):
+        told, errors = process.communicate(str(cycles), timeout=300)
+        assert process.returncode == 0, errors
+        assert "tracking:" not in errors
+        return json.loads(told.splitlines()[-1])
+
+    parent = finish(start("", "parent"), 0)
+    jobs = [start(parent, str(number)) for number in range(N_PROCESSES)]
+    for job in jobs:  # what they wait for: so that they log at the same time
+        job.stdin.write(str(N_CYCLES))
+        job.stdin.flush()
+    return parent, [finish(job, "") for job in jobs]
+
+
+def check(uri, parent, children):
+    from mlflow import MlflowClient
+
+    client = MlflowClient(uri)
+    runs = [client.get_run(run_id) for run_id in children]
+    assert len(set(children)) == N_PROCESSES
+    assert {run.data.tags["mlflow.parentRunId"] for run in runs} == {parent}
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    for run in runs:
+        assert len(run.data.params) == 150
+        history = client.get_metric_history(run.info.run_id, "verify/h")
+        assert [metric.step for metric in history] == list(range(N_CYCLES))
+        assert len(client.list_artifacts(run.info.run_id)) == 1
+
+
+def test_four_jobs_on_one_sqlite_file(tmp_path):
+    parent, children = run_jobs(tmp_path, "")
+    check(f"sqlite:///{tmp_path}/mlflow.db", parent, children)
+
+
+@pytest.mark.slow
+def test_four_jobs_on_a_server(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    uri = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += [
+        "--backend-store-uri",
+        f"sqlite:///{tmp_path}/server.db",
+        "--artifacts-destination",
+        f"{tmp_path}/files",
+    ]
+    server = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(f"{uri}/health", server)
+        check(uri, *run_jobs(tmp_path, uri))
+    finally:
+        server.terminate()
+        server.wait(timeout=60)
+
+
+def wait_for(url, server):
+    until = time.monotonic() + 300
+    while time.monotonic() < until:
+        assert server.poll() is None, "the server has ended"
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except OSError:
+            time.sleep(0.5)
+    raise TimeoutError(url)

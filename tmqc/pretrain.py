@@ -1,0 +1,70 @@
+"""The clean model that runs start from, trained once for all that need it (`init.pretrain`)."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tmqc.config import Config, HarmfulConfig, QcConfig
+from tmqc.errors import JobError
+from tmqc.jobs import run_in_own_process
+from tmqc.rundir import SUMMARY
+from tmqc.sameness import settings_digest
+from tmqc.signals import Stop
+
+log = logging.getLogger("tmqc")
+
+_FOLDER, _N_DIGITS = "clean", 12
+
+
+def last_clean_cycle(config: Config) -> int | None:
+    """The cycle whose model the run is to start from, if it wants one to be trained; else None."""
+    if config.init.get("pretrain") is not True or config.pipeline.name in ("clean", "inference"):
+        return None
+    cycle = config.init["cycle"]
+    last = config.schedule.start - 1 if cycle is None else cycle
+    return last if isinstance(last, int) and last >= 0 else None
+
+
+def name_clean(clean: Config) -> Path:
+    """Name the clean run by its settings, so that all runs with the same ones share it; returns its directory."""
+    clean.harmful, clean.qc, clean.cohort.truth_csv = HarmfulConfig(), QcConfig(), None  # of the run that needs it
+    clean.sweep.name = clean.sweep.objective = None
+    clean.run.overwrite, clean.run.resume = False, "auto"
+    clean.run.name = f"pretrained-{settings_digest(clean)[:_N_DIGITS]}"
+    return Path(clean.run.outputs) / _FOLDER / clean.run.name
+
+
+def pretrain(clean: Config, directory: Path, *, output: Path | None = None) -> None:
+    """Train the clean run in a process of its own unless it has finished; of several callers one does, the others wait.
+
+    Args:
+        clean: its settings, named by `name_clean`.
+        directory: of the clean run.
+        output: a file for what it prints; None: where we print.
+
+    Raises:
+        JobError: it could not be trained.
+        Interrupted: we were asked to stop.
+    """
+    if (directory / SUMMARY).is_file():
+        return
+    with _only_one(directory.with_name(directory.name + ".lock")):
+        if (directory / SUMMARY).is_file():
+            return
+        ended = run_in_own_process(clean, directory, output=output)
+    if ended.code != 0:
+        raise JobError(f"{directory}, the clean model to start from: {ended.reason}")
+
+
+@contextmanager
+def _only_one(lock: Path) -> Iterator[None]:
+    # The lock goes with the process, however it ends; whoever waited goes on with what is there.
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("a") as file:
+        with Stop().listening():
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield

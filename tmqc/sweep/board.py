@@ -1,0 +1,123 @@
+"""What the terminal shows of a sweep: a line a job as it ends, and a table in the end."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tmqc.sweep.outcome import DONE, FAILED, RUNNING, Outcome, output_path, read_outcomes
+
+_LOOK_S = 0.5
+_WIDEST = 36  # of a job's name before it is folded
+# Shown of every job that has them, in this order.
+_SHOWN = {
+    "test/auroc": "test AUROC",
+    "test/accuracy": "accuracy",
+    "qc/eliminated_total": "eliminated",
+    "detect/precision": "precision",
+    "detect/recall": "recall",
+}
+_COLORS = {"failed": "red", "killed": "yellow", "skipped": "dim"}
+
+
+class Board:
+    """Watches a sweep's directory, wherever its jobs run. Use as a context manager.
+
+    Args:
+        sweep: its directory.
+        launch: whose jobs are shown.
+        n_jobs: how many there will be; None: not known.
+        objective: a further number to be shown.
+    """
+
+    def __init__(
+        self, sweep: Path, launch: str, *, n_jobs: int | None, objective: str | None, console: Console | None = None
+    ) -> None:
+        self._sweep, self._launch, self._n_jobs = sweep, launch, n_jobs
+        self._shown = _SHOWN if objective is None or objective in _SHOWN else {objective: objective, **_SHOWN}
+        self._console = console or Console()
+        self._told: set[str] = set()
+        self._looking = threading.Lock()  # not two at once: or a job would be told of twice
+        self._over = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> Board:
+        self._watcher.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._watcher.join()
+        self.look()
+
+    def look(self) -> None:
+        """Tell of the jobs that have ended since the last look."""
+        with self._looking:
+            for outcome in read_outcomes(self._sweep, self._launch):
+                if outcome.status != RUNNING and outcome.name not in self._told:
+                    self._told.add(outcome.name)
+                    self.say(self._line(outcome))
+
+    def say(self, line: str) -> None:
+        """Print a line as it is."""
+        self._console.print(Text(line), soft_wrap=True)
+
+    def table(self, outcomes: Sequence[Outcome]) -> None:
+        """Print all jobs, those that did not finish with the reason."""
+        self.say(f"{self._sweep.name}: {count(outcomes, self._n_jobs)}")
+        table = Table()
+        longest = max((len(o.name) for o in outcomes), default=0)
+        table.add_column("job", overflow="fold", min_width=min(longest, _WIDEST))
+        table.add_column("")
+        shown = {name: label for name, label in self._shown.items() if any(name in o.numbers for o in outcomes)}
+        for label in ("seconds", *shown.values()):
+            table.add_column(label, justify="right")
+        for o in outcomes:
+            cells = [_seconds(o), *(_number(name, o.numbers.get(name)) for name in shown)]
+            table.add_row(Text(o.name), Text(o.status), *cells, style=_COLORS.get(o.status))
+        self._console.print(table)
+        for o in outcomes:
+            if o.status not in DONE:
+                self.say(f"{o.status}: {o.name}: {o.reason or 'it has not ended'}")
+
+    def _watch(self) -> None:
+        while not self._over.wait(_LOOK_S):
+            self.look()
+
+    def _line(self, outcome: Outcome) -> str:
+        said = [outcome.status, f"{_seconds(outcome)} s"] if outcome.seconds is not None else [outcome.status]
+        said += [
+            f"{label} {_number(name, outcome.numbers[name])}"
+            for name, label in self._shown.items()
+            if name in outcome.numbers
+        ]
+        line = f"[{len(self._told)}/{self._n_jobs or '?'}] {outcome.name}: {', '.join(said)}"
+        if outcome.status in DONE:
+            return line
+        output = output_path(self._sweep, outcome.name)
+        see = f"; see {output}" if outcome.status == FAILED and output.is_file() else ""
+        return f"{line}: {outcome.reason}{see}"
+
+
+def count(outcomes: Sequence[Outcome], n_jobs: int | None) -> str:
+    """How the jobs ended, as `4 jobs: 2 finished, 1 skipped, 1 not begun`."""
+    n_all = max(len(outcomes), n_jobs or 0)
+    counts = [f"{n} {status}" for status, n in Counter(o.status for o in outcomes).items()]
+    counts += [f"{missing} not begun"] if (missing := n_all - len(outcomes)) else []
+    return f"{n_all} jobs: {', '.join(counts) or 'none begun'}"
+
+
+def _seconds(outcome: Outcome) -> str:
+    return "" if outcome.seconds is None else f"{outcome.seconds:.0f}"
+
+
+def _number(name: str, value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.0f}" if name.startswith("qc/") else f"{value:.3f}"  # the former are counts

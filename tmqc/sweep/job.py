@@ -1,0 +1,164 @@
+"""One job of a sweep: skipped if it has finished, gone on with if it died, and its outcome written down."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from tmqc.config import Config
+from tmqc.errors import InputError
+from tmqc.jobs import EXIT_INPUT, EXIT_SIGNAL, run_in_own_process
+from tmqc.pretrain import pretrain
+from tmqc.report.summary import numbers_of
+from tmqc.rundir import CONFIG, SUMMARY
+from tmqc.sameness import settings_digest
+from tmqc.signals import WAITING, Interrupted
+from tmqc.sweep.outcome import (
+    DONE,
+    FAILED,
+    FINISHED,
+    KILLED,
+    RUNNING,
+    SKIPPED,
+    Outcome,
+    output_path,
+    read_outcome,
+    write_outcome,
+)
+from tmqc.validate import TRAINING
+
+log = logging.getLogger("tmqc")
+
+_asked: list[int] = []  # signals that this process was sent while it worked for a sweep: no further job is begun
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a job belongs.
+
+    Attributes:
+        sweep: the sweep's directory.
+        launch: of the sweep.
+        directory: of the job's run.
+        terminal: whether its output may go to the terminal: not if other jobs run at the same time.
+    """
+
+    sweep: Path
+    launch: str
+    directory: Path
+    terminal: bool
+
+    @property
+    def name(self) -> str:
+        """Of the job: its folder in the sweep's directory."""
+        inside = self.directory.is_relative_to(self.sweep)
+        return "_".join(self.directory.relative_to(self.sweep).parts) if inside else self.directory.name
+
+
+@dataclass(frozen=True)
+class Made:
+    """Checked settings of a job, and those of the clean run that it needs, if it needs one to be trained."""
+
+    config: Config
+    clean: Config | None
+
+
+def heed_signals() -> None:
+    """Let a signal end this process' jobs and not the process: the launcher it works for would take that badly."""
+    if threading.current_thread() is threading.main_thread():
+        for number in WAITING:
+            if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+                signal.signal(number, lambda number, frame: _asked.append(number))
+
+
+def carry_out(place: Place, make: Callable[[], Made]) -> Outcome | None:
+    """Do what is left of a job; None if this process has been asked to stop before.
+
+    Args:
+        place: where it belongs.
+        make: gives its settings, or raises InputError.
+
+    Raises:
+        Interrupted: it was asked to stop; its outcome says so.
+    """
+    if _asked:
+        return None
+    before = read_outcome(place.sweep, place.name)
+    outcome = Outcome(
+        place.name, str(place.directory), place.launch, RUNNING, host=os.uname().nodename, pid=os.getpid()
+    )
+    begun = time.monotonic()
+    try:
+        made = make()
+        config, digest = made.config, settings_digest(made.config)
+        outcome = replace(outcome, digest=digest)
+        if not config.run.overwrite and _has_finished(place, before, digest):
+            seconds = before.seconds if before is not None else None
+            outcome = replace(outcome, status=SKIPPED, seconds=seconds, numbers=_numbers(place.directory))
+        else:
+            if config.pipeline.name not in TRAINING and before is not None and before.digest == digest:
+                config.run.overwrite = True  # these begin anew instead of going on
+            write_outcome(place.sweep, outcome)
+            outcome = _run(place, made, outcome, begun)
+    except InputError as error:
+        print(f"tmqc: {place.name}: {error}", file=sys.stderr)
+        outcome = replace(outcome, status=FAILED, code=EXIT_INPUT, reason="; ".join(error.faults))
+    except BaseException as error:
+        number = error.number if isinstance(error, Interrupted) else signal.SIGTERM
+        reason = f"stopped by {error}" if isinstance(error, Interrupted) else f"stopped: {type(error).__name__}"
+        killed = replace(outcome, status=KILLED, code=EXIT_SIGNAL + number, reason=reason)
+        write_outcome(place.sweep, replace(killed, seconds=time.monotonic() - begun))
+        _asked.append(number)
+        raise
+    write_outcome(place.sweep, outcome)
+    return outcome
+
+
+def _run(place: Place, made: Made, outcome: Outcome, begun: float) -> Outcome:
+    output = None if place.terminal else output_path(place.sweep, place.name)
+    if made.clean is not None:
+        pretrain(made.clean, Path(made.config.init["from"]), output=output)
+    ended = run_in_own_process(made.config, place.directory, output=output)
+    outcome = replace(outcome, seconds=time.monotonic() - begun, code=ended.code, reason=ended.reason)
+    if ended.code == 0:
+        return replace(outcome, status=FINISHED, numbers=_numbers(place.directory))
+    return replace(outcome, status=KILLED if ended.code > EXIT_SIGNAL else FAILED)
+
+
+def _has_finished(place: Place, before: Outcome | None, digest: str) -> bool:
+    there = place.directory / CONFIG
+    if not there.is_file():
+        return False
+    if before is not None and before.status in DONE:
+        return before.digest == digest
+    return (place.directory / SUMMARY).is_file() and _digest_of(there) == digest  # it ended, but not in this way
+
+
+def _digest_of(path: Path) -> str | None:
+    try:
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path)))
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException):
+        return None  # the run says what is the matter with it
+    assert isinstance(config, Config)
+    return settings_digest(config)
+
+
+def _numbers(directory: Path) -> dict[str, float]:
+    try:
+        summary: dict[str, Any] = json.loads((directory / SUMMARY).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}  # inference and rivals have none
+    return numbers_of(summary)

@@ -1,0 +1,162 @@
+"""A sweep as the outside sees it: its directory, its run in the tracking store, its signals and how it ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from uuid import uuid4
+
+from tmqc.config import Config, flatten
+from tmqc.jobs import EXIT_INPUT, EXIT_SIGNAL
+from tmqc.rundir import write_json
+from tmqc.signals import WAITING, Interrupted
+from tmqc.sweep.board import Board, count
+from tmqc.sweep.outcome import DONE, FAILED, RUNNING, SKIPPED, Outcome, read_outcomes
+from tmqc.tracking import OWN_ID, SWEEP_TAG, TRACKERS, Tracker
+
+SWEEP = "sweep.json"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sweep is made of.
+
+    Attributes:
+        name: of the sweep.
+        base: the settings that its jobs share; of those that are swept, the value is any.
+        swept: setting -> its values as written on the command line.
+        n_jobs: None: not known before.
+    """
+
+    name: str
+    directory: Path
+    base: Config
+    swept: Mapping[str, str]
+    n_jobs: int | None
+
+
+@dataclass
+class Sweep:
+    """A sweep that is open. The files tell its jobs, wherever they run, all they need to know of it."""
+
+    plan: Plan
+    tracker: Tracker
+    board: Board
+    launch: str
+    asked: int | None = None
+    _handlers: dict[int, object] = field(default_factory=dict)
+
+    def listen(self) -> None:
+        """Hand signals on to jobs of this machine, and wait for them; a second one, or without such jobs, does not."""
+        if threading.current_thread() is threading.main_thread():
+            self._handlers = {number: signal.signal(number, self._handle) for number in WAITING}
+
+    def close(self, *, stopped_by: int | None = None) -> int:
+        """Tell how all jobs ended, on the terminal and in the tracking store. Returns the exit code."""
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+        stopped_by = stopped_by or self.asked
+        self.board.__exit__()
+        outcomes = read_outcomes(self.plan.directory, self.launch)
+        self.board.table(outcomes)
+        for line in where_to_look(self.plan, outcomes):
+            self.board.say(line)
+        failed = [o for o in outcomes if o.status not in DONE]
+        self.tracker.describe(describe(self.plan, outcomes))
+        self.tracker.finish("KILLED" if stopped_by else "FAILED" if failed else "FINISHED")
+        if stopped_by:
+            return EXIT_SIGNAL + stopped_by
+        return 0 if not failed else EXIT_INPUT if all(o.code == EXIT_INPUT for o in failed) else 1
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        running = [
+            o
+            for o in read_outcomes(self.plan.directory, self.launch)
+            if o.status == RUNNING and o.host == os.uname().nodename and o.pid != os.getpid()
+        ]
+        if self.asked is not None or not running:
+            raise Interrupted(number)
+        self.asked = number
+        for outcome in running:
+            with suppress(ProcessLookupError):
+                os.kill(outcome.pid, signal.SIGTERM if number == signal.SIGINT else number)
+
+
+def open_sweep(plan: Plan) -> Sweep:
+    """Open the sweep's run in the tracking store, making the store if need be, before any job does.
+
+    Raises:
+        RunError: tracking is required and cannot be reached.
+    """
+    base, path = plan.base, plan.directory / SWEEP
+    tracker = TRACKERS[base.tracking.name](base.tracking, Path(base.run.outputs).absolute(), plan.directory)
+    settings = {
+        name: value
+        for name, value in flatten(base).items()
+        if not any(name == key or name.startswith(f"{key}.") for key in plan.swept)
+    }
+    plan.directory.mkdir(parents=True, exist_ok=True)
+    tracker.start(
+        name=f"sweep/{plan.name}",
+        tags={SWEEP_TAG: plan.name, "pipeline": "sweep"},
+        settings=settings,
+        description=describe(plan, []),
+        run_id=read_sweep(plan.directory).get("run_id"),
+    )
+    launch = uuid4().hex
+    swept = dict(plan.swept)
+    write_json(path, {"name": plan.name, "launch": launch, "run_id": tracker.run_id, "swept": swept})
+    board = Board(plan.directory, launch, n_jobs=plan.n_jobs, objective=base.sweep.objective)
+    n_jobs = "a search" if plan.n_jobs is None else f"{plan.n_jobs} jobs"
+    board.say(f"{plan.name}: {n_jobs} over {_list(swept)}; {plan.directory}")
+    sweep = Sweep(plan, tracker, board.__enter__(), launch)
+    sweep.listen()
+    return sweep
+
+
+def nesting(run_id: str | None) -> str | None:
+    """The run to nest jobs under; None as long as the tracking store does not know it."""
+    return None if run_id is None or run_id.startswith(OWN_ID) else run_id
+
+
+def read_sweep(directory: Path) -> dict[str, str]:
+    """What a sweep's file tells its jobs: name, launch, run_id; empty if there is none."""
+    try:
+        content = json.loads((directory / SWEEP).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return {name: content[name] for name in ("name", "launch", "run_id") if content.get(name) is not None}
+
+
+def describe(plan: Plan, outcomes: Sequence[Outcome]) -> str:
+    """A sweep in a few lines of Markdown: what was swept, and how its jobs ended."""
+    lines = [f"Sweep **{plan.name}** over", *(f"- `{name}`: {values}" for name, values in plan.swept.items()), ""]
+    if outcomes:
+        lines += [count(outcomes, plan.n_jobs), ""]
+        lines += [f"- {o.status}: `{o.name}`: {o.reason}" for o in outcomes if o.status not in DONE]
+    return "\n".join(lines).rstrip()
+
+
+def where_to_look(plan: Plan, outcomes: Sequence[Outcome]) -> list[str]:
+    """The commands and places to look at next."""
+    lines = [f"runs: {plan.directory}"]
+    if plan.base.tracking.name == "mlflow":
+        uri = plan.base.tracking.uri or f"sqlite:///{Path(plan.base.run.outputs).absolute() / 'mlflow.db'}"
+        place = uri if uri.startswith("http") else f"mlflow ui --backend-store-uri '{uri}'"
+        lines.append(f"MLflow: {place}")
+    if any(o.status == SKIPPED for o in outcomes):
+        lines.append("skipped jobs had finished before; run.overwrite=true runs them again")
+    if any(o.status not in (*DONE, FAILED) for o in outcomes) or len(outcomes) < (plan.n_jobs or 0):
+        lines.append("the same command goes on with what has not finished")
+    return lines
+
+
+def _list(swept: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} ({values})" for name, values in swept.items()) or "nothing"
