@@ -8,7 +8,7 @@ from tmqc.config import Config
 from tmqc.pipelines.prepare import corrupt, make_centers, make_plan, prepare
 from tmqc.pipelines.resume import check_place
 from tmqc.pipelines.session import open_run
-from tmqc.pipelines.training import Both, Keeper, close_training, progress_of, splits_of
+from tmqc.pipelines.training import Both, Keeper, close_training, predict_test, progress_of, splits_of
 from tmqc.travel import travel
 
 
@@ -25,6 +25,7 @@ def run_baseline(config: Config, directory: Path) -> None:
     ) as session:
         train = corrupt(prepared, directory)
         plan = make_plan(config, train)
+        before = predict_test(config, prepared, cycle=prepared.start.cycle if prepared.start else None)
         keeper = Keeper(config, session, make_centers(config, prepared, train))
         reports = []
         with progress_of(config, plan) as progress, session.stop.waiting():
@@ -33,4 +34,4 @@ def run_baseline(config: Config, directory: Path) -> None:
                 if keeper.cycle(report):
                     progress.cycle(report)
         keeper.centers.wake()  # if all cycles were on record, the model is not in place yet
-        close_training(config, directory, prepared=prepared, tracker=session.tracker, reports=reports)
+        close_training(config, directory, prepared=prepared, tracker=session.tracker, reports=reports, before=before)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
@@ -32,6 +33,12 @@ from tmqc.report.events import Wait, find_waits
 _MANY_STEPS = 400  # from here on a marker per accepted step would be a smear
 _MANY_ROWS = 150  # from here on subjects' names would be unreadable
 _RATES_IN, _ROW_IN, _MAX_TIMELINE_IN = 2.1, 0.17, 16.0
+_TOO_MANY_STEPS = 2000
+_PANELS = {  # label -> value, its reference and the tolerance above that, columns of the trace
+    "FPR": ("PFP", "RefPFP", "Tolerance"),
+    "FNR": ("PFN", "RefPFN", "Tolerance"),
+    "loss in nats": ("VerifyLoss", "RefVerifyLoss", "LossTolerance"),
+}
 _TICK_MANY = 30  # cycles; from here on not every one is numbered
 
 # Told apart by shape as well as by color.
@@ -65,24 +72,54 @@ def plot_qc(trace: pd.DataFrame, path: Path, note: str | None) -> None:
     heights = (_RATES_IN, _RATES_IN, timeline_in)
     figure = new_figure(10.0, sum(heights) + 0.6)
     fpr, fnr, timeline = figure.subplots(3, 1, height_ratios=heights)
-    fnr.sharex(fpr)
-    _draw_rate(fpr, trace, "PFP", "RefPFP", "FPR")
-    _draw_rate(fnr, trace, "PFN", "RefPFN", "FNR")
-    fpr.tick_params(labelbottom=False)
-    fnr.set_xlabel("verification", fontsize=9)
-    _label_cycles(fpr, trace)
-    place: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1, 1.1)}
-    fpr.legend(handles=_rate_legend(trace), fontsize=7, frameon=False, ncols=4, **place)
+    _draw_panels(trace, {"FPR": fpr, "FNR": fnr})
     _draw_timeline(timeline, waits, first=int(trace["Cycle"].min()), last=int(trace["Cycle"].max()))
     save_figure(figure, path, note)
 
 
-def _draw_rate(axes: Axes, trace: pd.DataFrame, rate: str, reference: str, name: str) -> None:
+def draw_steps(trace: pd.DataFrame) -> Figure:
+    """Draw FPR, FNR and mean loss of every verification with their tolerances, one above the other.
+
+    Args:
+        trace: as of `plot_qc`, at least one row.
+    """
+    figure = new_figure(10.0, len(_PANELS) * _RATES_IN + 0.6)
+    panels = dict(zip(_PANELS, figure.subplots(len(_PANELS), 1), strict=True))
+    _draw_panels(trace, panels)
+    if len(trace) > _TOO_MANY_STEPS:
+        for axes in panels.values():
+            axes.set_rasterization_zorder(5)  # else every single one of them is a path in a vector graphic
+    return figure
+
+
+def draw_timeline(trace: pd.DataFrame) -> Figure:
+    """Draw what became of every subject ever flagged, grouped by center; the lower part of `plot_qc`."""
+    waits = find_waits(trace)
+    n_rows, n_centers = len({wait.subject for wait in waits}), len({wait.center for wait in waits})
+    figure = new_figure(10.0, min(_MAX_TIMELINE_IN, 0.9 + _ROW_IN * max(n_rows + 0.3 * n_centers, 3)))
+    _draw_timeline(figure.subplots(), waits, first=int(trace["Cycle"].min()), last=int(trace["Cycle"].max()))
+    return figure
+
+
+def _draw_panels(trace: pd.DataFrame, panels: Mapping[str, Axes]) -> None:
+    """Draw what `_PANELS` names; cycles are numbered above the first, steps below the last."""
+    first, *_ = axes_of = list(panels.values())
+    for name, axes in panels.items():
+        _draw_rate(axes, trace, _PANELS[name], name)
+        axes.sharex(first) if axes is not first else None
+        axes.tick_params(labelbottom=axes is axes_of[-1])
+    axes_of[-1].set_xlabel("verification", fontsize=9)
+    _label_cycles(first, trace)
+    place: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1, 1.1)}
+    first.legend(handles=_rate_legend(trace), fontsize=7, frameon=False, ncols=4, **place)
+
+
+def _draw_rate(axes: Axes, trace: pd.DataFrame, columns: Sequence[str], name: str) -> None:
     """Draw one rate, its reference (the last accepted value) and the tolerance above that; x = row of the trace."""
     x = np.arange(len(trace))
+    gaps = pd.Series(np.nan, index=trace.index)  # the baseline has no reference, the published gate none of the loss
     y, base, tolerance, ignored = (
-        pd.to_numeric(trace[name], errors="coerce").to_numpy(float)  # the baseline has no reference
-        for name in (rate, reference, "Tolerance", "Ignored")
+        pd.to_numeric(trace.get(column, gaps), errors="coerce").to_numpy(float) for column in (*columns, "Ignored")
     )
     top, rejected = base + tolerance, ignored == 1
     edges = np.arange(len(trace) + 1) - 0.5
@@ -186,15 +223,16 @@ def _draw_wait(axes: Axes, wait: Wait, y: float, last: int, size: float) -> None
 def _label_rows(axes: Axes, waits: Sequence[Wait], rows: dict[str, float]) -> None:
     """Name subjects at the left and centers at the right, with a band behind every second center."""
     names = list(rows) if len(rows) < _MANY_ROWS else []
-    axes.set_yticks([rows[name] for name in names], names, fontsize=7)
+    axes.set_yticks([rows[name] for name in names], names, fontsize=7, parse_math=False)  # an id may hold dollars
     axes.tick_params(axis="y", length=0)
     place = blended_transform_factory(axes.transAxes, axes.transData)
+    small: dict[str, Any] = {"fontsize": 7, "color": GRAY}
     centers: dict[str, list[float]] = {}
     for wait in waits:
         centers.setdefault(wait.center, []).append(rows[wait.subject])
     for index, center in enumerate(sorted(centers)):
         low, high = min(centers[center]), max(centers[center])
-        axes.text(1.005, (low + high) / 2, center, transform=place, va="center", fontsize=7, color=GRAY)
+        axes.text(1.005, (low + high) / 2, center, transform=place, va="center", parse_math=False, **small)
         if index % 2 == 0:
             axes.axhspan(low - 0.6, high + 0.6, color="0.95", linewidth=0, zorder=0)
 
