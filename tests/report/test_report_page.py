@@ -102,7 +102,7 @@ def test_every_section_is_there(page):
         *("warnings", "steps", "cycles", "timeline", "ledger", "gallery", "test", "detection", "cost", "settings"),
     ]
     assert "look out" in page.text["warnings"] and "fine" not in page.text["warnings"]
-    assert "FPR +0.300 (allowed 0.020)" in page.text["ledger"] and "PD M" not in page.text["ledger"]
+    assert "FPR +0.300, FNR +0.000 (allowed 0.020)" in page.text["ledger"] and "PD M" not in page.text["ledger"]
     assert "qc.revisit" in page.text["settings"] and "2.1" in page.text["settings"]
 
 

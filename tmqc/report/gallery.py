@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from PIL import Image
 from tmqc.data.cohort import Subject
 from tmqc.data.volumes import Array, read_volume
 from tmqc.errors import CohortError
-from tmqc.report.histories import History
+from tmqc.report.histories import OUTCOMES, History
 
 LIMIT = 40  # scans; each takes 10 to 80 kB of the page
 _MAX_SIDE = 192  # pixels of one slice
@@ -38,9 +39,10 @@ class Picture:
 
 @dataclass(frozen=True)
 class Shelf:
-    """The pictures of one center: of those flagged, and of a scan that never was, to compare with."""
+    """The pictures of one center: of those flagged (`n_flagged` with the ones left out), and of a scan that never was."""
 
     center: str
+    n_flagged: int
     flagged: tuple[tuple[History, Picture], ...]
     compared: tuple[Subject, Picture] | None
 
@@ -60,7 +62,7 @@ class Gallery:
 
 
 def make_gallery(histories: Sequence[History], scans: Sequence[Subject], *, limit: int = LIMIT) -> Gallery:
-    """Draw the first `limit` of `histories`, grouped by center.
+    """Draw at most `limit` of `histories`, grouped by center: the gravest outcomes, and of these all centers in turn.
 
     Args:
         histories: everyone ever flagged, the gravest outcome first; those without a row in the table are left out.
@@ -68,7 +70,7 @@ def make_gallery(histories: Sequence[History], scans: Sequence[Subject], *, limi
         limit: most scans to draw, without those to compare with.
     """
     drawable = [history for history in histories if history.scan is not None]
-    shown, flagged = drawable[:limit], {history.subject for history in histories}
+    shown, flagged = _choose(drawable, limit), {history.subject for history in histories}
     compared: dict[str, Subject] = {}
     for scan in scans:
         if scan.subject not in flagged:
@@ -83,12 +85,23 @@ def make_gallery(histories: Sequence[History], scans: Sequence[Subject], *, limi
     shelves = [
         Shelf(
             center,
+            sum(history.center == center for history in histories),
             tuple((history, pictures[history.subject]) for history in shown if history.center == center),
             (compared[center], pictures[compared[center].subject]) if center in compared else None,
         )
         for center in centers
     ]
     return Gallery(tuple(shelves), window if read else None, len(histories) - len(shown))
+
+
+def _choose(histories: Sequence[History], limit: int) -> list[History]:
+    turns: Counter[tuple[str, str]] = Counter()
+    turn_of = {}
+    for history in histories:
+        turn_of[history.subject] = turns[history.outcome, history.center]
+        turns[history.outcome, history.center] += 1
+    order = sorted(histories, key=lambda h: (OUTCOMES.index(h.outcome), turn_of[h.subject]))
+    return order[:limit]
 
 
 def three_slices(scan: Array, orientation: str, spacing_mm: Sequence[float]) -> list[Array]:

@@ -103,7 +103,7 @@ def _tell(row: Mapping[Hashable, Any]) -> str:
     change, margin = number("LossZ"), number("MarginZ")
     if change is not None and margin is not None:
         return f"its step's effect on everybody's loss {change:+.1f} sd, contradiction of its label {margin:+.1f} sd"
-    said = []
+    said: dict[str, list[str]] = {}  # by what was allowed: the rates share it
     for label, value, reference, tolerance in (
         ("FPR", "PFP", "RefPFP", "Tolerance"),
         ("FNR", "PFN", "RefPFN", "Tolerance"),
@@ -111,5 +111,5 @@ def _tell(row: Mapping[Hashable, Any]) -> str:
     ):
         after, before, allowed = number(value), number(reference), number(tolerance)
         if after is not None and before is not None and allowed is not None:
-            said.append(f"{label} {after - before:+.3f} (allowed {allowed:.3f})")
-    return ", ".join(said)
+            said.setdefault(f"{allowed:.3f}", []).append(f"{label} {after - before:+.3f}")
+    return "; ".join(f"{', '.join(changes)} (allowed {allowed})" for allowed, changes in said.items())

@@ -13,9 +13,10 @@ from tmqc.report.histories import by_center
 from tmqc.report.metrics import METRIC_NAMES, last_cycle, read_metrics
 from tmqc.report.parts import Figure, Section, make_table, say, say_number
 from tmqc.report.planted import detection_section, rivals_section
-from tmqc.report.qc_figure import draw_steps, draw_timeline
+from tmqc.report.qc_figure import draw_steps
 from tmqc.report.roc import LEVEL, N_RESAMPLES, SEED, draw_rocs
 from tmqc.report.story import Known
+from tmqc.report.timeline_figure import draw_timelines
 
 _WARNING = " WARNING "
 _MOST_WARNINGS = 50
@@ -83,14 +84,18 @@ def _cycles(known: Known) -> Section | None:
 
 
 def _timeline(known: Known) -> Section | None:
-    if known.trace is None or known.trace.empty:
+    if known.trace is None or not known.histories:
         return None
     lead = (
         "A row a scan, grouped by center: flagged (triangle), waiting (bar), taken back (ring) or eliminated (square; "
         "the line after it says that it is out for good). A bar that ends open at the right is undecided."
     )
-    alt = f"timeline of {len(known.histories)} flagged scans"
-    return Section("timeline", "Timeline of flagged scans", lead, (Figure(to_svg(draw_timeline(known.trace)), alt),))
+    figures = draw_timelines(known.trace)
+    drawn = tuple(
+        Figure(to_svg(figure), f"timeline of flagged scans, part {i} of {len(figures)}; in words in the ledger")
+        for i, figure in enumerate(figures, start=1)
+    )
+    return Section("timeline", "Timeline of flagged scans", lead, drawn)
 
 
 def _ledger(known: Known) -> Section | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -79,7 +80,8 @@ def _tell_harm(known: Known) -> str:
     if scenario in (None, "none"):
         return "No scan was made harmful on purpose."
     who = "all training scans of some centers" if scenario == "centers" else "single training scans in good centers"
-    return f"To try the method, {who} had been made harmful on purpose ({kind}); the control knew nothing of it."
+    kinds = re.sub(r"[\[\]{}'\"]", "", str(kind)).replace("_", " ")
+    return f"To try the method, {who} had been made harmful on purpose ({kinds}); the control knew nothing of it."
 
 
 def _tell_steps(known: Known) -> list[str]:

@@ -2,7 +2,7 @@
 // Sort a table by the column whose head is pressed; again turns the order round. Numbers by value, dashes last.
 for (const table of document.querySelectorAll("table.sortable")) {
   const heads = [...table.tHead.rows[0].cells];
-  heads.forEach((head, column) => head.querySelector("button").addEventListener("click", () => {
+  const sortBy = (head, column) => {
     const descending = head.getAttribute("aria-sort") === "ascending";
     for (const other of heads) other.removeAttribute("aria-sort");
     head.setAttribute("aria-sort", descending ? "descending" : "ascending");
@@ -15,7 +15,16 @@ for (const table of document.querySelectorAll("table.sortable")) {
       return descending ? compare(b, a) : compare(a, b);
     });
     table.tBodies[0].append(...rows);
-  }));
+  };
+  heads.forEach((head, column) => {
+    const button = head.querySelector("span");
+    button.addEventListener("click", () => sortBy(head, column));
+    button.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" && event.key !== " ") return;
+      event.preventDefault();
+      sortBy(head, column);
+    });
+  });
 }
 // Nothing is folded away on paper, nor left to be loaded.
 addEventListener("beforeprint", () => {
