@@ -39,7 +39,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Shelf:
-    """The pictures of one center: of those flagged (`n_flagged` with the ones left out), and of a scan that never was."""
+    """The pictures of one center: of those flagged (`n_flagged` in all), and of a scan that never was."""
 
     center: str
     n_flagged: int
