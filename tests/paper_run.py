@@ -63,7 +63,7 @@ def write_paper_run(folder: Path) -> Path:
     write_json(run / "run.json", {"run_id": None, "environment": {"device": "CPU", "numpy": "2.1"}})
     write_text(run / "run.log", "2026-01-01 10:00:00,000 WARNING look out\n2026-01-01 10:00:01,000 INFO fine\n")
     _trace().to_csv(run / "trace.csv", index=False)
-    reports = _reports()
+    reports = make_reports()
     for report in reports:
         append_cycle(run / "cycles.csv", report)
     write_json(run / "ledger.json", {"eliminated": [EVIL, MONEY], "revisit": {}, "undecided": ["a2"]})
@@ -98,7 +98,8 @@ def _trace() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _reports() -> list[CycleReport]:
+def make_reports() -> list[CycleReport]:
+    """Three cycles."""
     counts = Counts(tp=9, fp=1, tn=9, fn=1)
     first = CycleReport(
         *(5, 1e-4, 0.5, 0.9, Verification(counts, 8.0), Rates(0.1, 0.1), 7, 8, 3, 2),

@@ -91,22 +91,35 @@ def bootstrap_roc(scored: Scored, *, n_resamples: int = N_RESAMPLES, level: floa
 
     Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
     """
-    pd_rows, hc_rows = np.flatnonzero(scored.actual == 1), np.flatnonzero(scored.actual == 0)
-    if not (len(pd_rows) and len(hc_rows)):
+    is_pd = scored.actual == 1
+    n_pd, n_hc = int(is_pd.sum()), int((~is_pd).sum())
+    if not (n_pd and n_hc):
         raise ValueError("one class only: there is no ROC")
-    rng = np.random.default_rng(seed)
-    areas, curves = np.empty(n_resamples), np.empty((n_resamples, len(_GRID)))
-    for i in range(n_resamples):
-        rows = np.concatenate([rng.choice(pd_rows, len(pd_rows)), rng.choice(hc_rows, len(hc_rows))])
-        fpr, tpr, _ = roc_curve(scored.actual[rows], scored.probability[rows], drop_intermediate=False)
-        areas[i], curves[i] = auc(fpr, tpr), sensitivity_at(_GRID, fpr, tpr)
+    # How often each scan is drawn, instead of the scans: then one sorting does for all resamples.
+    rng, times = np.random.default_rng(seed), np.empty((n_resamples, len(is_pd)))
+    times[:, is_pd] = rng.multinomial(n_pd, np.full(n_pd, 1 / n_pd), n_resamples)
+    times[:, ~is_pd] = rng.multinomial(n_hc, np.full(n_hc, 1 / n_hc), n_resamples)
+    fprs, tprs = _curves(times, is_pd, scored.probability)
+    areas = np.sum(np.diff(fprs) * (tprs[:, 1:] + tprs[:, :-1]) / 2, axis=1)
+    bands = np.array([sensitivity_at(_GRID, fpr, tpr) for fpr, tpr in zip(fprs, tprs, strict=True)])
     fpr, tpr, _ = roc_curve(scored.actual, scored.probability, drop_intermediate=False)
     tails = ((1 - level) / 2, (1 + level) / 2)
-    (low, high), (band_low, band_high) = np.quantile(areas, tails), np.quantile(curves, tails, axis=0)
+    (low, high), (band_low, band_high) = np.quantile(areas, tails), np.quantile(bands, tails, axis=0)
     return Roc(
-        *(len(pd_rows), len(hc_rows), fpr, tpr, float(auc(fpr, tpr)), float(low), float(high)),
+        *(n_pd, n_hc, fpr, tpr, float(auc(fpr, tpr)), float(low), float(high)),
         *(_GRID, band_low, band_high, areas),
     )
+
+
+def _curves(times: Floats, is_pd: NDArray[np.bool_], probability: Floats) -> tuple[Floats, Floats]:
+    """1 - specificity and sensitivity at every threshold, (resamples, thresholds + 1), from how often each is drawn."""
+    order = np.argsort(-probability, kind="stable")
+    ends = np.append(np.flatnonzero(np.diff(probability[order])), len(order) - 1)  # of those that tie
+    curves = []
+    for members in (~is_pd, is_pd):
+        passed = np.cumsum(np.where(members, times, 0.0)[:, order], axis=1)[:, ends] / members.sum()
+        curves.append(np.hstack([np.zeros((len(times), 1)), passed]))
+    return curves[0], curves[1]
 
 
 def difference(later: Roc, earlier: Roc, *, level: float = LEVEL) -> tuple[float, float, float]:
