@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -35,3 +36,18 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+_FACTS = ("device", "backend", "platform", "git_revision")
+
+
+def environment(*, device: str, backend: str) -> dict[str, str]:
+    """What a run runs on: device, operating system, the revision if it is known, versions."""
+    revision = git_revision()
+    facts = {"device": device, "backend": backend, "platform": platform.platform()}
+    return {**facts, **({"git_revision": revision} if revision else {}), **versions()}
+
+
+def environment_tags(found: Mapping[str, str]) -> dict[str, str]:
+    """Name what `environment` gave for the tracker: versions as `version.keras`."""
+    return {name if name in _FACTS else f"version.{name}": value for name, value in found.items()}

@@ -17,14 +17,14 @@ from tmqc.errors import RunError
 CONFIG, LOG, LOCK, RUN = "config.yaml", "run.log", ".lock", "run.json"
 TRACE, LEDGER, CYCLES, DETECTION, TRUTH = "trace.csv", "ledger.json", "cycles.csv", "detection.csv", "truth.csv"
 GOOD_LOST, BY_KIND, SUMMARY = "good_lost.csv", "detection_by_kind.csv", "summary.json"
-METRICS, PREDICTIONS = "metrics.csv", "predictions.csv"
+METRICS, PREDICTIONS, REPORT = "metrics.csv", "predictions.csv", "report.html"
 TRACKING, MODEL = "tracking.jsonl", "model.keras"  # what the tracking store could not be told, until it could
 SCORES, RANKING, RANKING_BY_KIND = "scores.csv", "rivals.csv", "rivals_by_kind.csv"
 FIGURES, HARMFUL, CHECKPOINTS = "figures", "harmful", "checkpoints"
 _SCORES = (DETECTION, GOOD_LOST, BY_KIND, TRUTH)
 # The summary first: it says that the run is whole, so it must be gone before anything else is.
 _FILES = (
-    *(SUMMARY, CONFIG, RUN, LOG, TRACE, LEDGER, CYCLES, *_SCORES, METRICS, PREDICTIONS),
+    *(SUMMARY, CONFIG, RUN, LOG, TRACE, LEDGER, CYCLES, *_SCORES, METRICS, PREDICTIONS, REPORT),
     *(SCORES, RANKING, RANKING_BY_KIND),
     *(TRACKING, MODEL),
 )

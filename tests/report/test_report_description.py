@@ -16,6 +16,10 @@ SUMMARY = {
     "ledger": {"n_flagged": 20, "n_eliminated": 12, "n_undecided": 1},
     "detection": {"n_harmful": 15, "precision": 0.75, "recall": 0.6, "n_good_lost": 3},
 }
+READ = (
+    "Pictures, flagged scans and intervals: `report.html` among the artifacts. FPR, FNR and losses (nats): lower is "
+    "better; other rates and scores (0..1): higher is better. The experiment's description explains every number."
+)
 SETTINGS = flatten(Config(harmful=HarmfulConfig(scenario="samples")))
 
 
@@ -29,6 +33,8 @@ def test_what_was_run_and_what_came_out():
         "- Test split: AUROC -, accuracy 0.900",
         "- Scans: 12 eliminated, 1 undecided",
         "- Detection of 15 harmful scans: precision 0.750, recall 0.600; 3 good scans lost",
+        "",
+        READ,
     ]
 
 
@@ -37,6 +43,8 @@ def test_what_does_not_exist_is_left_out():
     assert describe_run(flatten(Config()), summary, note=None).splitlines() == [
         "- Pipeline **clean**, cycles 10 to 29, harmful data: none",
         "- Verification after the last cycle: FPR 0.050, FNR 0.100, accuracy 0.925",
+        "",
+        READ,
     ]
 
 

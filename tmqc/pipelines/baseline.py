@@ -8,7 +8,7 @@ from tmqc.config import Config
 from tmqc.pipelines.prepare import corrupt, make_plan, open_centers, prepare, settle
 from tmqc.pipelines.resume import check_place
 from tmqc.pipelines.session import open_run
-from tmqc.pipelines.training import Both, Keeper, close_training, progress_of, splits_of
+from tmqc.pipelines.training import Both, Keeper, close_training, predict_test, progress_of, splits_of
 from tmqc.travel import travel
 
 
@@ -26,6 +26,7 @@ def run_baseline(config: Config, directory: Path) -> None:
         config = settle(config, prepared, session.point)
         train = corrupt(prepared, directory)
         plan = make_plan(config, train)
+        before = predict_test(config, prepared, cycle=prepared.start.cycle if prepared.start else None)
         reports = []
         with (
             open_centers(config, prepared, train) as centers,
@@ -38,4 +39,4 @@ def run_baseline(config: Config, directory: Path) -> None:
                 if keeper.cycle(report):
                     progress.cycle(report)
             keeper.centers.wake()  # if all cycles were on record, the model is not in place yet
-        close_training(config, directory, prepared=prepared, tracker=session.tracker, reports=reports)
+        close_training(config, directory, prepared=prepared, tracker=session.tracker, reports=reports, before=before)

@@ -15,7 +15,7 @@ from tmqc.config import Config, ModelConfig
 from tmqc.data.cache import open_cache
 from tmqc.errors import RunError
 from tmqc.pipelines.prepare import build_learner, find_cohort, load, load_into
-from tmqc.pipelines.session import hand_over, open_run
+from tmqc.pipelines.session import hand_over, open_run, report_run
 from tmqc.report.figures import plot_inference, plot_roc
 from tmqc.report.metrics import (
     ALL,
@@ -28,7 +28,7 @@ from tmqc.report.metrics import (
     write_predictions,
 )
 from tmqc.report.tables import print_inference
-from tmqc.rundir import CONFIG, FIGURES, METRICS, PREDICTIONS, check_free
+from tmqc.rundir import CONFIG, FIGURES, METRICS, PREDICTIONS, REPORT, check_free
 
 log = logging.getLogger("tmqc")
 
@@ -68,7 +68,8 @@ def run_inference(config: Config, directory: Path) -> None:
         write_predictions(directory / PREDICTIONS, predictions)
         plot_inference(rows, directory / FIGURES / "cycles.png", source.note)
         plot_roc(predictions, directory / FIGURES / "roc.png", source.note, age_bins=config.inference.age_bins)
-        hand_over(tracker, directory, (METRICS, PREDICTIONS))
+        report_run(directory)
+        hand_over(tracker, directory, (METRICS, PREDICTIONS, REPORT))
         print_inference(rows, note=source.note, directory=directory)
 
 

@@ -11,7 +11,7 @@ from tmqc.pipelines.resume import check_place
 from tmqc.pipelines.rules import heed, is_published, make_travel, warn_of_single_flips
 from tmqc.pipelines.scoring import break_down_run, score_cycle, warn_of_vanished
 from tmqc.pipelines.session import open_run
-from tmqc.pipelines.training import Both, Keeper, close_training, progress_of, splits_of
+from tmqc.pipelines.training import Both, Keeper, close_training, predict_test, progress_of, splits_of
 from tmqc.report.scores import DetectionRow, detection_metrics, write_detection
 from tmqc.rundir import DETECTION, LEDGER, TRACE, write_json
 from tmqc.trace import TraceWriter
@@ -32,6 +32,7 @@ def run_qc(config: Config, directory: Path) -> None:
         train = corrupt(prepared, directory)
         plan = make_plan(config, train)
         warn_of_single_flips(config.qc, prepared.cohort.verification)
+        before = predict_test(config, prepared, cycle=prepared.start.cycle if prepared.start else None)
         reports: list[CycleReport] = []
         scores: list[DetectionRow] = []
         further, replace = not is_published(config.qc), session.point is not None
@@ -67,6 +68,7 @@ def run_qc(config: Config, directory: Path) -> None:
             prepared=prepared,
             tracker=session.tracker,
             reports=reports,
+            before=before,
             detection=scores[-1] if scores else None,
             breakdown=breakdown,
         )

@@ -12,7 +12,7 @@ from tmqc.core.schedule import LearningRate
 from tmqc.data.cohort import Subject
 from tmqc.errors import RunError
 from tmqc.pipelines.prepare import Prepared, corrupt, prepare, settle
-from tmqc.pipelines.session import hand_over, open_run
+from tmqc.pipelines.session import hand_over, open_run, report_run
 from tmqc.pipelines.training import splits_of
 from tmqc.report.ranking import (
     RivalRow,
@@ -26,7 +26,7 @@ from tmqc.report.ranking import (
 from tmqc.report.ranking_figure import plot_ranking
 from tmqc.report.tables import print_rivals
 from tmqc.rivals import Case, Scores, choose_rivals, missing_rivals, score_scans
-from tmqc.rundir import FIGURES, RANKING, RANKING_BY_KIND, SCORES, TRUTH, check_free
+from tmqc.rundir import FIGURES, RANKING, RANKING_BY_KIND, REPORT, SCORES, TRUTH, check_free
 from tmqc.tracking import Tracker
 
 log = logging.getLogger("tmqc")
@@ -50,7 +50,8 @@ def run_rivals(config: Config, directory: Path) -> None:
         scores = _score(config, prepared, train, directory / SCORES)
         rows = _evaluate(prepared, train, scores, directory)
         _track(tracker, rows)
-        hand_over(tracker, directory, (SCORES, RANKING, RANKING_BY_KIND, TRUTH))
+        report_run(directory)
+        hand_over(tracker, directory, (SCORES, RANKING, RANKING_BY_KIND, TRUTH, REPORT))
         print_rivals(rows, note=prepared.source.note, directory=directory)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -16,8 +17,9 @@ from tmqc.config import Config, flatten
 from tmqc.data.cohort import Subject, digest
 from tmqc.errors import RunError
 from tmqc.pipelines.resume import check_place, find_point, locked, read_run_id
-from tmqc.provenance import git_revision, versions
-from tmqc.rundir import CONFIG, LOG, RUN, SUMMARY, artifacts, claim, write_json, write_text
+from tmqc.provenance import environment, environment_tags
+from tmqc.report.page import write_report
+from tmqc.rundir import CONFIG, LOG, REPORT, RUN, SUMMARY, artifacts, claim, write_json, write_text
 from tmqc.sameness import settings_digest
 from tmqc.signals import Interrupted, Stop
 from tmqc.tracking import PARENT_TAG, SWEEP_TAG, TRACKERS, Tracker
@@ -56,12 +58,13 @@ def open_run(
     data = " ".join(digest(subjects) for subjects in splits.values())
     tracker = TRACKERS[config.tracking.name](config.tracking, Path(config.run.outputs), directory)
     name = f"{config.pipeline.name}/{config.run.name}"
+    ran_with = environment(device=device.name, backend=device.backend)
     with locked(directory), Stop().listening() as stop:
         goes_on = check_place(config, directory)
         point = find_point(directory, data) if goes_on else None
         tracker.start(
             name=name,
-            tags=_tags(config, device, note),
+            tags=_tags(config, ran_with, note),
             settings=flatten(config),
             description=note or "",
             run_id=read_run_id(directory) if goes_on else None,
@@ -76,7 +79,7 @@ def open_run(
                 if goes_on:
                     log.info("%s", _tell(point))
                 write_text(directory / CONFIG, OmegaConf.to_yaml(OmegaConf.structured(config)))
-                write_json(directory / RUN, {"run_id": tracker.run_id})
+                write_json(directory / RUN, {"run_id": tracker.run_id, "environment": ran_with})
                 tracker.artifact(directory / CONFIG)
                 for split, subjects in splits.items():
                     if subjects:
@@ -105,25 +108,33 @@ def hand_over(tracker: Tracker, directory: Path, names: tuple[str, ...]) -> None
         tracker.artifact(path, folder="figures" if path.suffix == ".png" else None)
 
 
-def _tags(config: Config, device: Device, note: str | None) -> dict[str, str]:
+def report_run(directory: Path, *, summary: Mapping[str, Any] | None = None) -> None:
+    """Make the run's page from its files. A page that cannot be made costs a warning: the records matter more.
+
+    Args:
+        directory: of the run.
+        summary: of a run that finishes; it is written after this.
+    """
+    try:
+        write_report(directory, summary=summary)
+    except Exception as error:  # whatever is wrong with a picture or a file of the cohort
+        why = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        log.warning("%s was not made (%s); `python scripts/report.py %s` tries again", REPORT, why, directory)
+
+
+def _tags(config: Config, ran_with: Mapping[str, str], note: str | None) -> dict[str, str]:
     tags = {
         "pipeline": config.pipeline.name,
         "scenario": config.harmful.scenario,
         "cohort": config.cohort.source,
-        "device": device.name,
-        "backend": device.backend,
         "tmqc.settings": settings_digest(config),
-        **{f"version.{name}": version for name, version in versions().items()},
+        **environment_tags(ran_with),
     }
     if config.tracking.parent is not None:
         tags[PARENT_TAG] = config.tracking.parent
     if config.sweep.name is not None:
         tags[SWEEP_TAG] = config.sweep.name
-    if note:
-        tags["phantom"] = "true"
-    if revision := git_revision():
-        tags["git_revision"] = revision
-    return tags
+    return tags | ({"phantom": "true"} if note else {})
 
 
 @contextmanager

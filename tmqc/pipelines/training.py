@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tmqc.checkpoint import (
     Checkpoint,
     drop_latest,
@@ -21,20 +23,39 @@ from tmqc.core.schedule import Visit
 from tmqc.data.cohort import Subject
 from tmqc.journal import JournaledCenters, Stateful
 from tmqc.pipelines.prepare import Prepared
-from tmqc.pipelines.session import Session, hand_over
+from tmqc.pipelines.session import Session, hand_over, report_run
 from tmqc.progress import Progress
 from tmqc.report.breakdown import Breakdown
 from tmqc.report.description import describe_run
 from tmqc.report.events import read_trace
 from tmqc.report.figures import plot_cycles
-from tmqc.report.metrics import METRIC_NAMES, subgroup_metrics
+from tmqc.report.metrics import (
+    METRIC_NAMES,
+    Prediction,
+    predictions_of,
+    subgroup_metrics,
+    write_predictions,
+)
 from tmqc.report.qc_figure import plot_qc
 from tmqc.report.scores import DetectionRow
 from tmqc.report.summary import summarize_run, write_summary
 from tmqc.report.tables import print_training
-from tmqc.rundir import BY_KIND, CYCLES, DETECTION, FIGURES, GOOD_LOST, LEDGER, SUMMARY, TRACE, TRUTH, append_cycle
+from tmqc.rundir import (
+    BY_KIND,
+    CYCLES,
+    DETECTION,
+    FIGURES,
+    GOOD_LOST,
+    LEDGER,
+    PREDICTIONS,
+    REPORT,
+    SUMMARY,
+    TRACE,
+    TRUTH,
+    append_cycle,
+)
 from tmqc.tracking import Tracker
-from tmqc.travel import Listener, Plan
+from tmqc.travel import Listener, NonFiniteError, Plan
 
 
 def splits_of(prepared: Prepared) -> dict[str, tuple[Subject, ...]]:
@@ -148,36 +169,60 @@ def close_training(
     prepared: Prepared,
     tracker: Tracker,
     reports: Sequence[CycleReport],
+    before: Sequence[Prediction],
     detection: DetectionRow | None = None,
     breakdown: Breakdown | None = None,
 ) -> None:
-    """Score the final model on the test split, draw the pictures, hand all files over, print the closing table.
+    """Score the final model on the test split, draw pictures and report, hand all files over, print the closing table.
 
     The last thing written is `summary.json`: where it lies, the run finished.
+
+    Args:
+        before: the test split as the model scored it that the run started from.
     """
     note = prepared.source.note
     controlled = (directory / TRACE).exists()
     plot_cycles(reports, directory / FIGURES / "cycles.png", note)
     if controlled:
         plot_qc(read_trace(directory / TRACE), directory / FIGURES / "qc.png", note)
-    test = score_test(config, prepared)
+    after = predict_test(config, prepared, cycle=reports[-1].cycle)
+    if after:
+        write_predictions(directory / PREDICTIONS, [*before, *after])
+    test = _metrics_of(after)
     tracker.metrics({f"test/{name}": value for name, value in test.items()}, step=reports[-1].cycle)
-    hand_over(tracker, directory, (TRACE, LEDGER, CYCLES, DETECTION, GOOD_LOST, BY_KIND, TRUTH))
+    pipeline = config.pipeline.name
+    summary = summarize_run(reports, pipeline=pipeline, test=test, controlled=controlled, detection=detection)
+    report_run(directory, summary=summary)
+    hand_over(tracker, directory, (TRACE, LEDGER, CYCLES, PREDICTIONS, DETECTION, GOOD_LOST, BY_KIND, TRUTH, REPORT))
     example = prepared.volumes.batch([prepared.cohort.verification[0].subject])
     tracker.model(prepared.learner.model, example=example)
     print_training(reports[-1], test=test, detection=detection, breakdown=breakdown, note=note, directory=directory)
-    pipeline = config.pipeline.name
-    summary = summarize_run(reports, pipeline=pipeline, test=test, controlled=controlled, detection=detection)
     tracker.describe(describe_run(flatten(config), summary, note=note))
     write_summary(directory / SUMMARY, summary)
     drop_latest(directory)
 
 
-def score_test(config: Config, prepared: Prepared) -> dict[str, float | None]:
-    """Metrics of the model as it stands on the whole test split; empty without one."""
-    if not (test := prepared.cohort.test):
-        return {}
+def predict_test(config: Config, prepared: Prepared, *, cycle: int | None) -> list[Prediction]:
+    """Have the model as it stands score the test split; nothing is trained or changed.
+
+    Args:
+        cycle: that it has finished with; None: it starts from random weights, and there is nothing to score.
+
+    Raises:
+        NonFiniteError: a prediction is NaN or infinite.
+    """
+    if cycle is None or not (test := prepared.cohort.test):
+        return []
     volumes = prepared.volumes.block([s.subject for s in test])
     p = prepared.learner.predict(volumes, batch_size=config.run.verify_batch_size)
-    [overall] = subgroup_metrics(test, p, cycle=0, age_bins=None)
+    if not np.isfinite(p).all():
+        raise NonFiniteError(f"the model of cycle {cycle} predicts NaN or infinity for scans of the test split")
+    return predictions_of(test, p, cycle=cycle)
+
+
+def _metrics_of(predictions: Sequence[Prediction]) -> dict[str, float | None]:
+    if not predictions:
+        return {}
+    p = np.array([prediction.probability for prediction in predictions])
+    [overall] = subgroup_metrics([each.subject for each in predictions], p, cycle=0, age_bins=None)
     return {name: getattr(overall, name) for name in METRIC_NAMES}

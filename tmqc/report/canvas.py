@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -33,6 +35,14 @@ def save_figure(figure: Figure, path: Path, note: str | None) -> None:
         figure.text(0.5, 0.06 / figure.get_figheight(), note, ha="center", va="bottom", style="italic", fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=_DPI)
+
+
+def to_svg(figure: Figure) -> bytes:
+    """Draw the figure as a vector graphic that needs no fonts; the same figure gives the same bytes."""
+    buffer = io.BytesIO()
+    with rc_context({"svg.hashsalt": "tmqc"}):
+        figure.savefig(buffer, format="svg", dpi=_DPI, metadata={"Date": None})
+    return buffer.getvalue()
 
 
 def style_axes(axes: Axes, *, title: str = "", xlabel: str = "", ylabel: str = "") -> None:

@@ -5,6 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tmqc.rundir import REPORT
+
+_HOW_TO_READ = (
+    f"Pictures, flagged scans and intervals: `{REPORT}` among the artifacts. FPR, FNR and losses (nats): lower is "
+    "better; other rates and scores (0..1): higher is better. The experiment's description explains every number."
+)
 _RATE_SIGNALS = ("rates", "both")
 
 
@@ -33,7 +39,7 @@ def describe_run(settings: Mapping[str, Any], summary: Mapping[str, Any], *, not
             f"recall {_number(detection['recall'])}; {detection['n_good_lost']} good scans lost"
         )
     said = [f"**{note}**", ""] if note is not None else []
-    return "\n".join([*said, *(f"- {line}" for line in lines)])
+    return "\n".join([*said, *(f"- {line}" for line in lines), "", _HOW_TO_READ])
 
 
 def _gate(settings: Mapping[str, Any]) -> str:

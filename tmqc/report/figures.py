@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from tmqc.core.records import CycleReport
@@ -36,6 +37,11 @@ def plot_cycles(cycles: Sequence[CycleReport], path: Path, note: str | None) -> 
     Raises:
         ValueError: there are no cycles.
     """
+    save_figure(draw_cycles(cycles), path, note)
+
+
+def draw_cycles(cycles: Sequence[CycleReport]) -> Figure:
+    """The figure of `plot_cycles`. Raises as that."""
     if not cycles:
         raise ValueError("no cycles to draw")
     figure = new_figure(9.0, 3.6)
@@ -58,7 +64,7 @@ def plot_cycles(cycles: Sequence[CycleReport], path: Path, note: str | None) -> 
     for axes in (losses, rates):
         count_cycles(axes)
         axes.legend(fontsize=8, frameon=False)
-    save_figure(figure, path, note)
+    return figure
 
 
 def plot_inference(rows: Sequence[SubgroupMetrics], path: Path, note: str | None) -> None:
@@ -67,6 +73,11 @@ def plot_inference(rows: Sequence[SubgroupMetrics], path: Path, note: str | None
     Raises:
         ValueError: there is no row of subgroup `all`.
     """
+    save_figure(draw_inference(rows), path, note)
+
+
+def draw_inference(rows: Sequence[SubgroupMetrics]) -> Figure:
+    """The figure of `plot_inference`. Raises as that."""
     of_all = sorted((row for row in rows if row.subgroup == ALL), key=lambda row: row.cycle)
     if not of_all:
         raise ValueError("no metrics of subgroup 'all' to draw")
@@ -79,7 +90,7 @@ def plot_inference(rows: Sequence[SubgroupMetrics], path: Path, note: str | None
     count_cycles(axes)
     axes.set_ylim(-0.03, 1.03)
     figure.legend(loc="outside right center", fontsize=8, frameon=False)
-    save_figure(figure, path, note)
+    return figure
 
 
 def plot_roc(predictions: Sequence[Prediction], path: Path, note: str | None, *, age_bins: Sequence[float]) -> None:

@@ -1,0 +1,52 @@
+"""Make a run's page again: `report.html` of a finished or dead run, from the files of its directory.
+
+Examples:
+    python scripts/report.py outputs/qc/NAME
+    python scripts/report.py outputs/qc/NAME --gallery 200
+
+Nothing else in the directory is touched, and nothing is sent to a tracking store.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tmqc.errors import InputError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit code 0 when every page is written; 2 with one line a fault."""
+    given = _parse(arguments)
+    from tmqc.report.page import write_report  # takes seconds: --help is not to wait
+
+    code = 0
+    for directory in given.runs:
+        try:
+            print(write_report(directory, limit=given.gallery))
+        except InputError as error:
+            print(f"report: {error}", file=sys.stderr)
+            code = 2
+        except OSError as error:
+            print(f"report: {error.filename or directory}: {error.strerror}", file=sys.stderr)
+            code = 2
+    return code
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN_DIRECTORY", help="as outputs/qc/NAME")
+    parser.add_argument("--gallery", type=_count, default=40, metavar="N", help="scans in the gallery; %(default)s")
+    return parser.parse_args(arguments)
+
+
+def _count(text: str) -> int:
+    if not (text.isdigit() and text.isascii()):
+        raise argparse.ArgumentTypeError(f"{text!r}: a whole number from 0 is allowed")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

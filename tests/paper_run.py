@@ -1,0 +1,113 @@
+"""The directory of a finished QC run, written down by hand: every number in it can be looked up here."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from omegaconf import OmegaConf
+from tiny import COLUMNS, compose_config, tiny_overrides, write_scan
+
+from tmqc.core.rates import Counts, Rates, Verification
+from tmqc.core.records import CycleReport
+from tmqc.data.cohort import Subject
+from tmqc.report.metrics import predictions_of, write_predictions
+from tmqc.report.scores import score_detection, write_detection
+from tmqc.report.summary import summarize_run
+from tmqc.rundir import append_cycle, write_json, write_text
+from tmqc.trace import COLUMNS as TRACE_COLUMNS
+from tmqc.truth import Harm, Truth, write_truth
+
+# Names as a stranger might choose them to run a script in somebody's browser, or to upset Matplotlib's formulas.
+EVIL, MONEY = "<script>alert(1)<script>", "$x_$"
+EVIL_CENTER = "</style><img src=x onerror=alert(1)>"
+SCANS = {EVIL: EVIL_CENTER, MONEY: EVIL_CENTER, "a1": "A", "a2": "A", "a3": "A", "b1": "B"}
+# cycle, phase, subject, rejected: two eliminated, one taken back, one undecided
+STORY = (
+    *((5, "baseline", "n/a", 0), (5, "batch", EVIL, 1), (5, "retry", EVIL, 1), (5, "retry", MONEY, 1)),
+    *((5, "batch", "a1", 1), (5, "retry", "a1", 1), (5, "retry", "a2", 0), (5, "batch", "b1", 0)),
+    *((6, "batch", "a3", 0), (7, "revisit", EVIL, 1), (7, "revisit", MONEY, 1), (7, "revisit", "a1", 0)),
+    *((7, "batch", "a2", 1), (7, "retry", "a2", 1)),
+)
+SETTINGS = ("pipeline=qc", "schedule.start=5", "schedule.cycles=8", "harmful=centers", "run.name=paper")
+PREDICTED = {  # cycle -> of 20 test scans, HC and PD by turns
+    4: [0.5 + 0.02 * i * (-1) ** i for i in range(20)],
+    7: [0.1 + 0.8 * (i % 2) for i in range(20)],
+}
+
+
+def write_table(folder: Path) -> Path:
+    """The training scans of SCANS as NIfTI files, and their CSV."""
+    (folder / "scans").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    rows = []
+    for i, (subject, center) in enumerate(SCANS.items()):
+        write_scan(folder / "scans" / f"{i}.nii.gz", i % 2, rng)
+        rows.append((subject, f"scans/{i}.nii.gz", center, i % 2, "MF"[i % 2], 60 + i, "S1"))
+    path = folder / "train.csv"
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([COLUMNS, *rows])
+    return path
+
+
+def write_paper_run(folder: Path) -> Path:
+    """Everything that a QC run leaves but checkpoints and figures; returns the run directory."""
+    train, run = write_table(folder / "cohort"), folder / "outputs" / "qc" / "paper"
+    run.mkdir(parents=True)
+    config = compose_config(*tiny_overrides({"train": train}, folder / "outputs"), *SETTINGS)
+    write_text(run / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
+    write_json(run / "run.json", {"run_id": None, "environment": {"device": "CPU", "numpy": "2.1"}})
+    write_text(run / "run.log", "2026-01-01 10:00:00,000 WARNING look out\n2026-01-01 10:00:01,000 INFO fine\n")
+    _trace().to_csv(run / "trace.csv", index=False)
+    reports = make_reports()
+    for report in reports:
+        append_cycle(run / "cycles.csv", report)
+    write_json(run / "ledger.json", {"eliminated": [EVIL, MONEY], "revisit": {}, "undecided": ["a2"]})
+    row = score_detection(
+        cycle=7,
+        flagged_ever=[EVIL, MONEY, "a1", "a2"],
+        eliminated=[EVIL, MONEY],
+        undecided=["a2"],
+        center_of=SCANS,
+        truth_subjects=[EVIL, MONEY],
+        n_verifications=14,
+    )
+    write_detection(run / "detection.csv", [row])
+    write_truth(run / "truth.csv", Truth((Harm(EVIL, EVIL_CENTER, "noise", (), 1), Harm("b1", "B", "noise", (), 2))))
+    test = [Subject(f"t{i}", Path("t"), "T", i % 2, None, None, None) for i in range(20)]
+    predictions = [each for cycle, p in PREDICTED.items() for each in predictions_of(test, np.array(p), cycle=cycle)]
+    write_predictions(run / "predictions.csv", predictions)
+    summary = summarize_run(
+        reports, pipeline="qc", test={"accuracy": 1.0, "auroc": 1.0}, controlled=True, detection=row
+    )
+    write_text(run / "summary.json", json.dumps(summary))
+    return run
+
+
+def _trace() -> pd.DataFrame:
+    rows = []
+    for cycle, phase, subject, rejected in STORY:
+        row = dict.fromkeys(TRACE_COLUMNS, 0.1) | {"Cycle": cycle, "Phase": phase, "Ignored": rejected, "Scored": 20}
+        row |= {"Subject": "batch" if phase == "batch" else subject, "Subjects": subject}
+        row |= {"Study": SCANS.get(subject, "n/a"), "PFP": 0.1 + 0.3 * rejected, "RefPFP": 0.1, "Tolerance": 0.02}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def make_reports() -> list[CycleReport]:
+    """Three cycles."""
+    counts = Counts(tp=9, fp=1, tn=9, fn=1)
+    first = CycleReport(
+        *(5, 1e-4, 0.5, 0.9, Verification(counts, 8.0), Rates(0.1, 0.1), 7, 8, 3, 2),
+        *((EVIL, MONEY, "a1"), (), (), 3, 0, 1.5, 2.5),
+    )
+    middle = replace(first, cycle=6, n_batches=1, n_batches_rejected=0, flagged=(), n_verifications=1)
+    last = replace(
+        first, cycle=7, flagged=("a2",), readmitted=("a1",), eliminated=(EVIL, MONEY), n_waiting=1, n_eliminated=2,
+        n_verifications=5,
+    )  # fmt: skip
+    return [first, middle, last]

@@ -1,0 +1,81 @@
+"""Slices lie as they are said to lie, whatever the scan's own orientation."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from PIL import Image
+
+from tmqc.data.cohort import Subject
+from tmqc.report.gallery import make_gallery, three_slices
+from tmqc.report.histories import History
+
+# x, y, z to the right, to the front, up: bright to the right, brighter to the front, brightest above.
+RAS = np.fromfunction(lambda x, y, z: x + 10 * y + 100 * z, (4, 6, 8), dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    ("orientation", "scan"),
+    [
+        ("RAS", RAS),
+        ("LPS", RAS[::-1, ::-1]),
+        ("RSA", RAS.transpose(0, 2, 1)),
+        ("SAL", RAS.transpose(2, 1, 0)[:, :, ::-1]),
+    ],
+)
+def test_three_slices(orientation, scan):
+    sagittal, coronal, axial = three_slices(scan, orientation, (1.0, 1.0, 1.0))
+    for view, source in ((sagittal, RAS[2]), (coronal, RAS[:, 3]), (axial, RAS[:, :, 4])):
+        np.testing.assert_array_equal(view, source.T[::-1])  # up is up; the patient's right on the right
+    assert (sagittal.shape, coronal.shape, axial.shape) == ((8, 6), (8, 4), (6, 4))
+
+
+def test_pixels_are_square_and_not_too_many():
+    sagittal, coronal, axial = three_slices(RAS, "RAS", (2.0, 1.0, 3.0))
+    assert (sagittal.shape, coronal.shape, axial.shape) == ((24, 6), (12, 4), (6, 8))
+    large = three_slices(np.zeros((400, 10, 300), np.float32), "RAS", (0.5, 0.5, 0.5))
+    assert max(max(view.shape) for view in large) == 192
+
+
+def history(subject, center, outcome, path):
+    scan = Subject(subject, path, center, 0, None, None, None)
+    return History(subject, center, scan, (1,), None, outcome, "")
+
+
+def write(path, voxels):
+    image = sitk.GetImageFromArray(voxels.transpose(2, 1, 0))
+    image.SetDirection((-1, 0, 0, 0, -1, 0, 0, 0, 1))
+    sitk.WriteImage(image, str(path))
+    return path
+
+
+def test_every_center_has_its_turn_and_eliminated_scans_come_first(tmp_path):
+    path = write(tmp_path / "a.nii.gz", RAS)
+    histories = [history(f"{c}{i}", c, outcome, path) for outcome in ("eliminated", "undecided") for c, n in
+                 (("A", 3), ("B", 1)) for i in [f"{outcome[0]}{k}" for k in range(n)]]  # fmt: skip
+    gallery = make_gallery(histories, [], limit=3)
+    assert [(s.center, s.n_flagged, [h.subject for h, _ in s.flagged]) for s in gallery.shelves] == [
+        ("A", 6, ["Ae0", "Ae1"]),
+        ("B", 2, ["Be0"]),
+    ]
+    assert gallery.left_out == 5
+
+
+def test_one_gray_scale_for_all_that_most_scans_set(tmp_path):
+    """A scan ten times too bright is white all over, and its own range is told."""
+    paths = [write(tmp_path / f"{i}.nii.gz", RAS * scale) for i, scale in enumerate((1, 1, 10))]
+    gallery = make_gallery([history(str(i), "A", "undecided", path) for i, path in enumerate(paths)], [])
+    low, high = gallery.window
+    assert 0 <= low < 50 and 700 < high < 760
+    strips = [np.array(Image.open(io.BytesIO(picture.png))) for _, picture in gallery.shelves[0].flagged]
+    assert (strips[2] == 255).mean() > 0.4 > 0.1 > (strips[0] == 255).mean()
+    assert [picture.high for _, picture in gallery.shelves[0].flagged] == [RAS.max(), RAS.max(), 10 * RAS.max()]
+
+
+def test_a_scan_that_cannot_be_read_is_told_of():
+    [shelf] = make_gallery([history("a", "A", "undecided", Path("/no/such.nii.gz"))], []).shelves
+    assert shelf.flagged[0][1].png is None and "cannot be read" in shelf.flagged[0][1].fault

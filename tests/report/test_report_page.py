@@ -1,0 +1,172 @@
+"""A run's own page: it says what the files say, whole and safe, and does without any of them."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from html import escape
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from paper_run import EVIL, EVIL_CENTER, MONEY, write_paper_run
+
+from tmqc.errors import RunError
+from tmqc.pipelines import session
+from tmqc.report.page import write_report
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "report.py"
+VOID = {"meta", "link", "img", "br"}
+
+
+class Page(HTMLParser):
+    """What a browser would see: elements with their attributes, and the text of every section."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.elements, self.text, self.open, self._section = [], {}, [], ""
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        if tag == "section":
+            self._section = dict(attributes).get("id", "")
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text[self._section] = f"{self.text.get(self._section, '')} {' '.join(data.split())}".strip()
+
+    def of(self, tag):
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return write_paper_run(tmp_path_factory.mktemp("paper"))
+
+
+@pytest.fixture(scope="module")
+def page(run):
+    return Page(write_report(run).read_text("utf-8"))
+
+
+@pytest.fixture
+def copy(run, tmp_path):
+    return Path(shutil.copytree(run, tmp_path / "run"))
+
+
+def read(directory, **more):
+    return Page(write_report(directory, **more).read_text("utf-8"))
+
+
+def test_it_is_well_formed_and_loads_nothing(page):
+    assert page.open == []
+    sources = [a["src"] for a in page.of("img")]
+    assert len(sources) >= 9 and all(re.match(r"data:image/(png|svg\+xml);base64,", source) for source in sources)
+    assert all(a["alt"] for a in page.of("img"))
+    assert all(a.get("href", "").startswith(("#", "data:,")) for a in page.of("link") + page.of("a"))
+    [policy] = [a["content"] for a in page.of("meta") if a.get("http-equiv") == "Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'; img-src data:;") and "script-src 'sha256-" in policy
+
+
+def test_names_are_text(run, page):
+    """One script, ours; no element and no attribute comes from an id or a center's name."""
+    html = (run / "report.html").read_text("utf-8")
+    assert len(page.of("script")) == 1 and EVIL not in html and EVIL_CENTER not in html
+    assert escape(EVIL) in html and escape(EVIL_CENTER) in html and escape(MONEY) in html
+    assert not any("onerror" in attributes for _, attributes in page.elements)
+    assert len(page.of("style")) == 1
+
+
+def test_it_says_what_was_done_and_what_came_out(page):
+    story = page.text[""]
+    assert "through 3 centers with 6 training scans" in story and "cycles 5 to 7" in story
+    assert "scored on the 20 verification scans" in story
+    assert "4 scans of 2 centers flagged at least once: 2 eliminated, 1 undecided, 1 readmitted." in story
+    assert "In cycle 5, 7 more than half of all batches were rejected" in story
+    assert "after this run: test AUROC 1.000 (95 % interval 1.000 to 1.000)" in story
+    assert "It took 14 verifications" in story
+    assert "has not finished" not in story
+
+
+def test_every_section_is_there(page):
+    sections = [a["id"] for a in page.of("section") if "id" in a]
+    assert sections == [
+        *("warnings", "steps", "cycles", "timeline", "ledger", "gallery", "test", "detection", "cost", "settings"),
+    ]
+    assert "look out" in page.text["warnings"] and "fine" not in page.text["warnings"]
+    assert "FPR +0.300, FNR +0.000 (allowed 0.020)" in page.text["ledger"] and "PD M" not in page.text["ledger"]
+    assert "qc.revisit" in page.text["settings"] and "2.1" in page.text["settings"]
+
+
+def test_the_truth_is_set_apart(page):
+    """Who is harmful stands in the one section that says how it is known, and nowhere before it."""
+    [planted] = [a["id"] for a in page.of("section") if a.get("class") == "planted"]
+    assert planted == "detection" and "only because the harm was planted" in page.text["detection"]
+    assert "never flagged" in page.text["detection"]  # b1, harmful and missed
+    assert not any("noise" in text for name, text in page.text.items() if name not in ("detection", "settings"))
+
+
+def test_the_gallery_shows_and_says_what_it_does_not_show(copy, page):
+    assert "not shown" not in page.text["gallery"]
+    assert "Every training scan of this center was flagged" in page.text["gallery"]
+    assert "a3 (HC): never flagged, to compare with" in page.text["gallery"]
+    limited = read(copy, limit=1)
+    assert "3 more flagged scans are not shown" in limited.text["gallery"]
+    assert len(limited.of("img")) == len(page.of("img")) - 4  # two of A and one to compare with, one of the other
+
+
+def test_the_same_files_give_the_same_page(run, page):
+    first = (run / "report.html").read_bytes()
+    assert write_report(run).read_bytes() == first
+
+
+def test_a_dead_run_has_a_page(copy):
+    for name in ("summary.json", "predictions.csv", "detection.csv", "run.json", "run.log"):
+        (copy / name).unlink()
+    with (copy / "cycles.csv").open("a") as file:
+        file.write("8,1e-4,0.3")
+    page = read(copy)
+    assert "This run has not finished" in page.text[""]
+    assert next(a["id"] for a in page.of("section") if "id" in a) == "steps"
+    assert "finished" not in read(copy, summary={"test": None}).text[""]
+
+
+def test_a_cohort_that_is_gone_costs_the_pictures_only(copy):
+    config = (copy / "config.yaml").read_text().replace("train.csv", "gone.csv")
+    (copy / "config.yaml").write_text(config)
+    page = read(copy)
+    assert "not to be had any more" in page.text[""] and "4 scans of 2 centers" in page.text[""]
+    assert EVIL in page.text["ledger"] and "gallery" not in page.text
+
+
+def test_a_scan_that_is_gone_is_told_of(tmp_path):
+    run = write_paper_run(tmp_path)
+    (tmp_path / "cohort" / "scans" / "0.nii.gz").unlink()
+    assert "cannot be read" in read(run).text["gallery"]
+
+
+def test_a_page_that_cannot_be_made_is_a_warning(copy, caplog):
+    (copy / "trace.csv").write_text("not,a,trace\n")
+    session.report_run(copy, summary={"test": None})
+    assert "report.html was not made (RunError:" in caplog.text and "scripts/report.py" in caplog.text
+
+
+def test_what_is_no_run_is_refused(tmp_path):
+    with pytest.raises(RunError, match="is not the directory of a run"):
+        write_report(tmp_path)
+
+
+def test_the_script_makes_it_again(copy, tmp_path):
+    (copy / "report.html").unlink(missing_ok=True)
+    command = [sys.executable, str(SCRIPT), str(copy), str(tmp_path / "nothing"), "--gallery", "0"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and "nothing: is not the directory of a run" in done.stderr
+    assert "4 more flagged scans are not shown" in (copy / "report.html").read_text("utf-8")

@@ -1,0 +1,71 @@
+"""ROC curves with bootstrap intervals, against values that are known otherwise."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+from sklearn.metrics import roc_auc_score
+
+from tmqc.errors import RunError
+from tmqc.report.roc import Scored, bootstrap_roc, difference, read_scored, sensitivity_at
+
+
+def scored(actual, probability):
+    return Scored(tuple(map(str, range(len(actual)))), np.array(actual), np.array(probability, float))
+
+
+def test_a_curve_that_can_be_counted():
+    """Of the four pairs of PD and HC three are in order: 0.75."""
+    roc = bootstrap_roc(scored([1, 0, 1, 0], [0.9, 0.8, 0.7, 0.1]))
+    assert roc.auroc == 0.75 and (roc.n_pd, roc.n_hc) == (2, 2)
+    assert list(zip(roc.fpr, roc.tpr, strict=True)) == [(0, 0), (0, 0.5), (0.5, 0.5), (0.5, 1), (1, 1)]
+    assert set(np.round(roc.resampled, 9)) <= {0.0, 0.25, 0.5, 0.75, 1.0} and (roc.low, roc.high) == (0.25, 1.0)
+
+
+def test_sensitivity_where_the_curve_rises_and_where_it_ties():
+    fpr, tpr = np.array([0, 0, 0.5, 0.5, 1]), np.array([0, 0.5, 0.5, 1, 1])
+    assert sensitivity_at(np.array([0, 0.25, 0.5, 1]), fpr, tpr).tolist() == [0.5, 0.5, 1, 1]
+    diagonal = np.array([0.0, 1.0])
+    assert sensitivity_at(np.array([0, 0.25, 1]), diagonal, diagonal).tolist() == [0, 0.25, 1]
+
+
+def test_one_threshold_for_all_is_a_guess_without_a_spread():
+    roc = bootstrap_roc(scored([1, 0, 1, 0, 0], [0.5] * 5))
+    assert (roc.auroc, roc.low, roc.high) == (0.5, 0.5, 0.5)
+    np.testing.assert_allclose(roc.band_low, roc.grid)
+
+
+def test_the_interval_has_the_width_that_theory_gives():
+    """Two normals a standard deviation apart: AUROC and its standard error by Hanley and McNeil.
+
+    doi 10.1148/radiology.143.1.7063747
+    """
+    n, rng = 300, np.random.default_rng(3)
+    values = np.concatenate([rng.normal(1, 1, n), rng.normal(0, 1, n)])
+    roc = bootstrap_roc(scored([1] * n + [0] * n, norm.cdf(values)))
+    a = roc.auroc
+    q1, q2 = a / (2 - a), 2 * a * a / (1 + a)
+    error = np.sqrt((a * (1 - a) + (n - 1) * (q1 - a * a) + (n - 1) * (q2 - a * a)) / n**2)
+    assert a == pytest.approx(norm.cdf(1 / np.sqrt(2)), abs=0.04)
+    assert roc.high - roc.low == pytest.approx(2 * 1.96 * error, rel=0.1)
+    assert np.all(roc.band_low <= roc.band_high)
+
+
+def test_it_is_seeded_and_paired():
+    rng = np.random.default_rng(0)
+    actual, p = [1, 0] * 20, rng.random(40)
+    one, again = bootstrap_roc(scored(actual, p)), bootstrap_roc(scored(actual, p))
+    assert np.array_equal(one.resampled, again.resampled)
+    assert one.auroc == pytest.approx(roc_auc_score(actual, p))
+    same = bootstrap_roc(scored(actual, p / 2 + 0.5))  # the same ranking by another model
+    assert difference(same, one) == (0.0, 0.0, 0.0)
+    assert not np.array_equal(one.resampled, bootstrap_roc(scored(actual, p), seed=1).resampled)
+
+
+def test_what_has_no_curve_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="one class only"):
+        bootstrap_roc(scored([1, 1], [0.2, 0.3]))
+    (tmp_path / "p.csv").write_text("cycle,Subject\n1,a\n")
+    with pytest.raises(RunError, match="not the predictions"):
+        read_scored(tmp_path / "p.csv")

@@ -1,0 +1,172 @@
+"""Pictures of flagged scans, for the person who has to find out what went wrong at a center."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from tmqc.data.cohort import Subject
+from tmqc.data.nifti import Array, read_volume
+from tmqc.errors import CohortError
+from tmqc.report.histories import OUTCOMES, History
+
+LIMIT = 40  # scans; each takes 10 to 80 kB of the page
+_MAX_SIDE = 192  # pixels of one slice
+_GAP = 4
+_AXES = ("RL", "AP", "SI")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Three slices of one scan.
+
+    Attributes:
+        png: sagittal, coronal and axial slice through the middle, side by side; None if the scan cannot be read.
+        low, high: the scan's own intensities; None as `png`.
+        fault: why there is no picture.
+    """
+
+    png: bytes | None
+    low: float | None = None
+    high: float | None = None
+    fault: str = ""
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """The pictures of one center: of those flagged (`n_flagged` in all), and of a scan that never was."""
+
+    center: str
+    n_flagged: int
+    flagged: tuple[tuple[History, Picture], ...]
+    compared: tuple[Subject, Picture] | None
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Shelves, the center with the gravest outcome first.
+
+    Attributes:
+        window: the intensities drawn black and white, the same for all; None without pictures.
+        left_out: flagged scans beyond the limit.
+    """
+
+    shelves: tuple[Shelf, ...]
+    window: tuple[float, float] | None
+    left_out: int
+
+
+def make_gallery(histories: Sequence[History], scans: Sequence[Subject], *, limit: int = LIMIT) -> Gallery:
+    """Draw at most `limit` of `histories`, grouped by center: the gravest outcomes, and of these all centers in turn.
+
+    Args:
+        histories: everyone ever flagged, the gravest outcome first; those without a row in the table are left out.
+        scans: all training scans.
+        limit: most scans to draw, without those to compare with.
+    """
+    drawable = [history for history in histories if history.scan is not None]
+    shown, flagged = _choose(drawable, limit), {history.subject for history in histories}
+    compared: dict[str, Subject] = {}
+    for scan in scans:
+        if scan.subject not in flagged:
+            compared.setdefault(scan.study, scan)
+    centers = list(dict.fromkeys(history.center for history in shown))
+    wanted = [history.scan for history in shown if history.scan is not None]
+    wanted += [compared[center] for center in centers if center in compared]
+    slices = {scan.subject: _try_slices(scan) for scan in wanted}
+    read = [found for found in slices.values() if not isinstance(found, str)]
+    window = _find_window(read)
+    pictures = {subject: _draw(found, window) for subject, found in slices.items()}
+    shelves = [
+        Shelf(
+            center,
+            sum(history.center == center for history in histories),
+            tuple((history, pictures[history.subject]) for history in shown if history.center == center),
+            (compared[center], pictures[compared[center].subject]) if center in compared else None,
+        )
+        for center in centers
+    ]
+    return Gallery(tuple(shelves), window if read else None, len(histories) - len(shown))
+
+
+def _choose(histories: Sequence[History], limit: int) -> list[History]:
+    turns: Counter[tuple[str, str]] = Counter()
+    turn_of = {}
+    for history in histories:
+        turn_of[history.subject] = turns[history.outcome, history.center]
+        turns[history.outcome, history.center] += 1
+    order = sorted(histories, key=lambda h: (OUTCOMES.index(h.outcome), turn_of[h.subject]))
+    return order[:limit]
+
+
+def three_slices(scan: Array, orientation: str, spacing_mm: Sequence[float]) -> list[Array]:
+    """Sagittal, coronal and axial slice through the middle, (rows, columns), crown or nose up, pixels square.
+
+    Args:
+        scan: (x, y, z).
+        orientation: where x, y, z run to, three letters such as RAS. In coronal and axial slices the patient's left
+            is on the left; sagittal ones look to the right.
+        spacing_mm: of x, y, z.
+    """
+    order = [next(i for i, letter in enumerate(orientation) if letter in pair) for pair in _AXES]
+    flip = [slice(None, None, 1 if orientation[i] == pair[0] else -1) for i, pair in zip(order, _AXES, strict=True)]
+    ras = scan.transpose(order)[tuple(flip)]
+    x, y, z = (n // 2 for n in ras.shape)
+    sx, sy, sz = (spacing_mm[i] for i in order)
+    views = ((ras[x], sy, sz), (ras[:, y], sx, sz), (ras[:, :, z], sx, sy))
+    return [_square(view.T[::-1], wide, high) for view, wide, high in views]
+
+
+def _square(view: Array, wide_mm: float, high_mm: float) -> Array:
+    """Resample to square pixels of the finer spacing, nothing invented in between, at most `_MAX_SIDE` a side."""
+    rows, columns = view.shape
+    pixel = max(min(wide_mm, high_mm), max(columns * wide_mm, rows * high_mm) / _MAX_SIDE)
+    wide, high = (max(1, round(n * mm / pixel)) for n, mm in ((columns, wide_mm), (rows, high_mm)))
+    picture: Array = view[np.arange(high) * rows // high][:, np.arange(wide) * columns // wide]
+    return picture
+
+
+@dataclass(frozen=True)
+class _Slices:
+    views: list[Array]
+    low: float
+    high: float
+
+
+def _try_slices(scan: Subject) -> _Slices | str:
+    try:
+        voxels, spacing_mm, orientation = read_volume(scan.path)
+    except CohortError as error:
+        return error.faults[0].removeprefix(f"{scan.path}: ")
+    return _Slices(three_slices(voxels, orientation, spacing_mm), float(voxels.min()), float(voxels.max()))
+
+
+def _find_window(read: Sequence[_Slices]) -> tuple[float, float]:
+    """Black and white for all pictures: of most scans, so that one far off the scale shows as that."""
+    if not read:
+        return 0.0, 1.0
+    ends = [np.quantile(np.concatenate([view.ravel() for view in one.views]), (0.005, 0.995)) for one in read]
+    low, high = np.median(ends, axis=0)
+    return float(low), float(high) if high > low else float(low) + 1.0
+
+
+def _draw(found: _Slices | str, window: tuple[float, float]) -> Picture:
+    if isinstance(found, str):
+        return Picture(None, fault=found)
+    low, high = window
+    rows = max(view.shape[0] for view in found.views)
+    columns = sum(view.shape[1] for view in found.views) + _GAP * (len(found.views) - 1)
+    strip, at = np.zeros((rows, columns), np.uint8), 0
+    for view in found.views:
+        gray = np.clip((view - low) / (high - low), 0, 1) * 255
+        top = (rows - view.shape[0]) // 2
+        strip[top : top + view.shape[0], at : at + view.shape[1]] = gray.round().astype(np.uint8)
+        at += view.shape[1] + _GAP
+    buffer = io.BytesIO()
+    Image.fromarray(strip).save(buffer, format="png", optimize=True)
+    return Picture(buffer.getvalue(), found.low, found.high)

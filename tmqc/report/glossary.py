@@ -1,0 +1,95 @@
+"""What the logged numbers are: unit, which way is better, meaning. Said in MLflow and on a run's own page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+HIGHER, LOWER, NEITHER = "higher", "lower", "-"
+
+
+@dataclass(frozen=True)
+class Term:
+    """One logged number: `unit` (0..1, nats, s, scans, ...), `better` (higher, lower or -), `meaning`."""
+
+    unit: str
+    better: str
+    meaning: str
+
+
+GROUPS = {
+    "train/": "the model while it trains, over the steps that were kept",
+    "verify/": "the model at the end of a cycle, on the verification scans of all centers",
+    "qc/": "what quality control did in a cycle",
+    "detect/": "what it did compared with who was made harmful; known only where the harm was planted",
+    "test/": "the model on the test split, which decides nothing",
+    "rivals/": "how other methods rank the harmful scans",
+}
+
+_SCORED = {
+    "precision": ("0..1", HIGHER, "share of harmful ones among"),
+    "recall": ("0..1", HIGHER, "share of all harmful ones that are"),
+    "f1": ("0..1", HIGHER, "harmonic mean of precision and recall of"),
+}
+
+
+def _scored(prefix: str, what: str) -> dict[str, Term]:
+    return {
+        f"detect/{prefix}{name}": Term(unit, better, f"{meaning} {what}")
+        for name, (unit, better, meaning) in _SCORED.items()
+    }
+
+
+TERMS: dict[str, Term] = {
+    "train/loss": Term("nats", LOWER, "mean cross-entropy of a training sample, before its update"),
+    "train/accuracy": Term("0..1", HIGHER, "training samples classified correctly, before their update"),
+    "train/learning_rate": Term("-", NEITHER, "of the cycle"),
+    "train/seconds": Term("s", LOWER, "spent training in the cycle"),
+    "train/steps": Term("steps", NEITHER, "taken in the cycle, undone ones included"),
+    "verify/fpr": Term("0..1", LOWER, "false positive rate: healthy called PD"),
+    "verify/fnr": Term("0..1", LOWER, "false negative rate: PD called healthy"),
+    "verify/accuracy": Term("0..1", HIGHER, "verification scans classified correctly"),
+    "verify/loss": Term("nats", LOWER, "mean cross-entropy of a verification scan"),
+    "verify/seconds": Term("s", LOWER, "spent verifying in the cycle"),
+    "verify/verifications": Term("verifications", LOWER, "made in the cycle; what quality control costs"),
+    "qc/batches": Term("batches", NEITHER, "of the regular tour"),
+    "qc/batches_rejected": Term("batches", NEITHER, "of these, undone; most of them: control has lost its footing"),
+    "qc/flagged": Term("scans", NEITHER, "put on the revisit list in the cycle"),
+    "qc/readmitted": Term("scans", NEITHER, "taken back in the cycle"),
+    "qc/eliminated": Term("scans", NEITHER, "eliminated in the cycle"),
+    "qc/waiting": Term("scans", NEITHER, "on the revisit list when the next cycle starts; undecided after the last"),
+    "qc/eliminated_total": Term("scans", NEITHER, "eliminated in the run so far"),
+    "detect/harmful": Term("scans", NEITHER, "harmful ones in training"),
+    "detect/eliminated": Term("scans", NEITHER, "eliminated so far, good or harmful"),
+    **_scored("", "the eliminated scans"),
+    "detect/flagged": Term("scans", NEITHER, "ever flagged so far, good or harmful"),
+    **_scored("flagged_", "the scans ever flagged"),
+    "detect/harmful_centers": Term("centers", NEITHER, "all of whose scans are harmful"),
+    "detect/eliminated_centers": Term("centers", NEITHER, "all of whose scans are eliminated"),
+    **_scored("center_", "the centers eliminated as a whole"),
+    "detect/good_lost": Term("scans", LOWER, "good ones eliminated"),
+    "detect/undecided": Term("scans", LOWER, "waiting for their revisit"),
+    "detect/undecided_harmful": Term("scans", NEITHER, "of these, harmful"),
+    "detect/verifications": Term("verifications", LOWER, "made in the run so far"),
+    "detect/cycles_to_elimination": Term("cycles", LOWER, "median over harmful scans, from the start of control"),
+    "detect/max_cycles_to_elimination": Term("cycles", LOWER, "the longest of these"),
+    "detect/cycles_from_flag": Term("cycles", LOWER, "median over harmful scans, from first being flagged"),
+    "detect/max_cycles_from_flag": Term("cycles", LOWER, "the longest of these"),
+    "test/accuracy": Term("0..1", HIGHER, "test scans classified correctly"),
+    "test/sensitivity": Term("0..1", HIGHER, "share of PD called PD"),
+    "test/specificity": Term("0..1", HIGHER, "share of healthy called healthy"),
+    "test/f1": Term("0..1", HIGHER, "harmonic mean of sensitivity and precision"),
+    "test/auroc": Term("0..1", HIGHER, "area under the ROC curve; 0.5 is guessing"),
+}
+
+
+def glossary() -> str:
+    """All groups and numbers as Markdown, for a tracker's page."""
+    lines = ["One point a cycle. Settings are parameters.", ""]
+    for group, meaning in GROUPS.items():
+        lines.append(f"**{group}** {meaning}")
+        terms = {name: term for name, term in TERMS.items() if name.startswith(group)}
+        if terms:
+            lines += ["", "| number | unit | better | meaning |", "|---|---|---|---|"]
+            lines += [f"| `{name}` | {t.unit} | {t.better} | {t.meaning} |" for name, t in terms.items()]
+        lines.append("")
+    return "\n".join(lines)

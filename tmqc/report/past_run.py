@@ -1,0 +1,114 @@
+"""A run as its directory has it, whether it finished or died: settings, summary, environment, training scans."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from tmqc import rundir
+from tmqc.config import PhantomConfig, flatten
+from tmqc.data.cohort import Subject, read_cohort
+from tmqc.data.phantom import PHANTOM_NOTE, default_directory, is_phantom
+from tmqc.errors import RunError
+
+# Written last by their pipelines; every other pipeline ends with summary.json.
+_LAST = {"inference": rundir.PREDICTIONS, "rivals": rundir.RANKING}
+
+Setting = str | int | float | bool | None
+
+
+@dataclass(frozen=True)
+class PastRun:
+    """A run as its files have it.
+
+    Attributes:
+        settings: flattened.
+        summary: None if it did not finish, or leaves none.
+        environment: device, revision and versions it last ran with; empty if they were not written down.
+    """
+
+    directory: Path
+    settings: dict[str, Setting]
+    summary: dict[str, Any] | None
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def pipeline(self) -> str:
+        """Its name."""
+        return str(self.settings["pipeline.name"])
+
+    @property
+    def status(self) -> str:
+        """FINISHED if the file that such a run writes last is there, else KILLED."""
+        return "FINISHED" if (self.directory / _LAST.get(self.pipeline, rundir.SUMMARY)).is_file() else "KILLED"
+
+    @property
+    def note(self) -> str | None:
+        """That the cohort is a phantom, if it is."""
+        csvs = [self.settings.get(f"cohort.{split}_csv") for split in ("train", "verification", "test")]
+        made = self.settings.get("cohort.source") == "phantom" or any(is_phantom(Path(str(csv))) for csv in csvs if csv)
+        return PHANTOM_NOTE if made else None
+
+
+def read_run(directory: Path) -> PastRun:
+    """Read settings and summary of a run directory.
+
+    Raises:
+        RunError: it holds no run.
+    """
+    path, summary = directory / rundir.CONFIG, directory / rundir.SUMMARY
+    try:
+        settings = flatten(OmegaConf.to_container(OmegaConf.load(path)))
+    except (OSError, AttributeError, ValueError, OmegaConfBaseException) as error:
+        raise RunError(f"{directory}: is not the directory of a run; {path.name} cannot be read ({error})") from None
+    if missing := [name for name in ("pipeline.name", "run.name", "run.outputs") if name not in settings]:
+        raise RunError(f"{directory}: is not the directory of a run; {path.name} has no {', '.join(missing)}")
+    try:
+        found = json.loads(summary.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        found = None
+    except (OSError, ValueError) as error:
+        raise RunError(f"{summary}: cannot be read ({error})") from None
+    return PastRun(directory.absolute(), settings, found, _read_environment(directory / rundir.RUN))
+
+
+def _read_environment(path: Path) -> dict[str, str]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))["environment"]
+        return {str(name): str(value) for name, value in found.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}  # an older run, or one that died before it was written
+
+
+def training_scans(run: PastRun) -> tuple[Subject, ...]:
+    """The training scans as they were trained on, harmful copies in their places. Nothing but a path tells them.
+
+    Raises:
+        InputError: the table is gone, or is faulty by now.
+    """
+    copies = run.directory / rundir.HARMFUL / "train.csv"
+    path = copies if copies.is_file() else _train_csv(run)
+    return read_cohort(train_csv=path, verification_csv=None, test_csv=None).train
+
+
+def _train_csv(run: PastRun) -> Path:
+    settings = run.settings
+    if settings.get("cohort.source") != "phantom":
+        if (given := settings.get("cohort.train_csv")) is None:
+            raise RunError(f"{run.directory}: its settings name no cohort.train_csv")
+        return Path(str(given))
+    if (directory := settings.get("cohort.phantom.directory")) is not None:
+        return Path(str(directory)) / "train.csv"
+    x, y, z = json.loads(str(settings["cohort.shape"]))
+    phantom = PhantomConfig(
+        centers=str(settings["cohort.phantom.centers"]),
+        seed=int(str(settings["cohort.phantom.seed"])),
+        effect=float(str(settings["cohort.phantom.effect"])),
+    )
+    return default_directory(phantom, (x, y, z), Path(str(settings["run.outputs"]))) / "train.csv"
