@@ -25,8 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = _parse(arguments)
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("tmqc").setLevel(logging.INFO)
-    from tmqc.tracking.mlflow_tracker import MlflowTracker  # takes seconds: --help is not to wait
-    from tmqc.tracking.replay import read_run, replay
+    from tmqc.report.past_run import read_run  # takes seconds: --help is not to wait
+    from tmqc.tracking.mlflow_tracker import MlflowTracker
+    from tmqc.tracking.replay import replay
 
     try:
         run = read_run(given.run)

@@ -14,12 +14,13 @@ from tiny import compose_config, tiny_overrides
 
 from tmqc.cli import run
 from tmqc.report.metrics import SubgroupMetrics, write_metrics
+from tmqc.report.past_run import PastRun
 from tmqc.report.ranking import RivalRow, ranking_metrics, write_ranking
 from tmqc.tracking import DIRECTORY_TAG
 from tmqc.tracking.database import database_uri
 
 mlflow = pytest.importorskip("mlflow")
-from tmqc.tracking.replay import PastRun, numbers_of  # noqa: E402
+from tmqc.tracking.replay import numbers_of  # noqa: E402
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "replay_tracking.py"
 NOWHERE = "http://127.0.0.1:9"  # the discard port: nobody listens

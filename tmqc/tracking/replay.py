@@ -6,27 +6,21 @@ sets' digests and the model (but for those that wait in a spool), and the times 
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
 from tmqc import rundir
-from tmqc.config import flatten
-from tmqc.data.phantom import PHANTOM_NOTE, is_phantom
 from tmqc.errors import RunError
 from tmqc.report.cycles import read_cycles
 from tmqc.report.description import describe_run
 from tmqc.report.metrics import ALL, METRIC_NAMES, read_metrics
+from tmqc.report.past_run import PastRun
 from tmqc.report.ranking import read_ranking
 from tmqc.report.scores import read_detection
-from tmqc.tracking import DIRECTORY_TAG, Setting, Tracker
+from tmqc.tracking import DIRECTORY_TAG, Tracker
 from tmqc.tracking.calls import send_call
 from tmqc.tracking.cycle import cycle_metrics
 from tmqc.tracking.faults import RefusedError, TrackingError, first_line
@@ -36,59 +30,10 @@ from tmqc.tracking.spoolfile import SpoolFile
 
 log = logging.getLogger("tmqc")
 
-# Written last by their pipelines; every other pipeline ends with summary.json.
-_LAST = {"inference": rundir.PREDICTIONS, "rivals": rundir.RANKING}
 _ARTIFACTS = (
     *(rundir.CONFIG, rundir.TRACE, rundir.LEDGER, rundir.CYCLES, rundir.DETECTION, rundir.GOOD_LOST, rundir.BY_KIND),
     *(rundir.TRUTH, rundir.METRICS, rundir.PREDICTIONS, rundir.SCORES, rundir.RANKING, rundir.RANKING_BY_KIND),
 )
-
-
-@dataclass(frozen=True)
-class PastRun:
-    """A run as its files have it: `settings` flattened, `summary` None if it did not finish."""
-
-    directory: Path
-    settings: dict[str, Setting]
-    summary: dict[str, Any] | None
-
-    @property
-    def pipeline(self) -> str:
-        """Its name."""
-        return str(self.settings["pipeline.name"])
-
-    @property
-    def status(self) -> str:
-        """FINISHED if the file that such a run writes last is there, else KILLED."""
-        return "FINISHED" if (self.directory / _LAST.get(self.pipeline, rundir.SUMMARY)).is_file() else "KILLED"
-
-    @property
-    def note(self) -> str | None:
-        """That the cohort is a phantom, if it is."""
-        csvs = [self.settings.get(f"cohort.{split}_csv") for split in ("train", "verification", "test")]
-        made = self.settings.get("cohort.source") == "phantom" or any(is_phantom(Path(str(csv))) for csv in csvs if csv)
-        return PHANTOM_NOTE if made else None
-
-
-def read_run(directory: Path) -> PastRun:
-    """Read settings and summary of a run directory.
-
-    Raises:
-        RunError: it holds no run.
-    """
-    path, summary = directory / rundir.CONFIG, directory / rundir.SUMMARY
-    try:
-        settings = flatten(OmegaConf.to_container(OmegaConf.load(path)))
-    except (OSError, AttributeError, ValueError, OmegaConfBaseException) as error:
-        raise RunError(f"{directory}: is not the directory of a run; {path.name} cannot be read ({error})") from None
-    if missing := [name for name in ("pipeline.name", "run.name", "run.outputs") if name not in settings]:
-        raise RunError(f"{directory}: is not the directory of a run; {path.name} has no {', '.join(missing)}")
-    try:
-        return PastRun(directory.absolute(), settings, json.loads(summary.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return PastRun(directory.absolute(), settings, None)
-    except (OSError, ValueError) as error:
-        raise RunError(f"{summary}: cannot be read ({error})") from None
 
 
 def numbers_of(run: PastRun) -> Iterator[tuple[int | None, dict[str, float | None]]]:
