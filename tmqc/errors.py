@@ -41,3 +41,9 @@ class JobError(InputError):
     """A job of a sweep ended with an exit code other than 0."""
 
     heading = "a job of this sweep failed:"
+
+
+class ComparisonError(InputError):
+    """There are no runs to compare, or they cannot be found."""
+
+    heading = "nothing to compare:"

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tmqc.errors import RunError
+from tmqc.errors import ComparisonError, RunError
 from tmqc.report.compare.records import PIPELINES, RunRecord, record_of
 from tmqc.report.past_run import read_run
 from tmqc.rundir import CONFIG
@@ -42,12 +42,10 @@ def gather(paths: Sequence[Path]) -> Gathered:
     """Read the run directories among `paths` and below them, such as all jobs of a sweep.
 
     Raises:
-        RunError: a path is no directory; names all such.
+        ComparisonError: a path is no directory; names all such.
     """
     if wrong := [str(path) for path in paths if not path.is_dir()]:
-        raise RunError(
-            [f"{path}: no such directory; give run directories, or folders that hold some" for path in wrong]
-        )
+        raise ComparisonError([f"{path}: no such directory; give a run's, or one that holds some" for path in wrong])
     records: list[RunRecord] = []
     left_out: list[LeftOut] = []
     found = dict.fromkeys(run for path in paths for run in _run_directories(path.absolute(), 0))
