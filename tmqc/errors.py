@@ -47,3 +47,9 @@ class ComparisonError(InputError):
     """There are no runs to compare, or they cannot be found."""
 
     heading = "nothing to compare:"
+
+
+class ModelFileError(InputError):
+    """A saved model cannot be read, or is not the one that is wanted."""
+
+    heading = "this model cannot be imported:"

@@ -11,7 +11,7 @@ from tmqc.report.past_run import Setting
 # They say where a run lies or who is told of it, not what it computes.
 _SILENT = (
     *("run.name", "run.outputs", "run.overwrite", "run.resume", "run.progress", "cohort.phantom.directory"),
-    *("tracking.", "checkpoint.", "inference.", "rivals.", "pipeline."),
+    *("tracking.", "checkpoint.", "inference.", "rivals.", "pipeline.", "sweep.", "init.pretrain"),
 )
 _START = "init.from"
 ERROR, LOSS_ERROR, REVISIT = "qc.error", "qc.loss_error", "qc.revisit"
