@@ -24,9 +24,9 @@ _HEAT = {
     "test_accuracy": ("test accuracy", True),
     "recall": ("recall of elimination", True),
     "precision": ("precision of elimination", True),
-    "n_good_lost": ("good scans lost", False),
-    "n_undecided": ("undecided scans", False),
-    "n_verifications": ("verifications", False),
+    "n_good_lost": ("good scans lost, fewer is better", False),
+    "n_undecided": ("undecided scans, fewer is better", False),
+    "n_verifications": ("verifications, fewer is cheaper", False),
 }
 _COLORMAP = mpl.colormaps["cividis"]  # the color-blind see it as everybody does, and it prints in gray
 
@@ -117,7 +117,7 @@ def _draw_map(axes: Axes, means: pd.DataFrame, counts: pd.DataFrame, name: str) 
             axes.text(j, i, "-", ha="center", va="center", fontsize=8, color=GRAY)
             continue
         text = f"{value:.3f}" if is_share else f"{value:.4g}"
-        ink = "white" if value < 0.55 * top else "black"
+        ink = "white" if value < 0.48 * top else "black"
         axes.text(j, i, f"{text}\nn={n[i, j]}", ha="center", va="center", fontsize=8, color=ink)
     axes.set_title(title, fontsize=9, loc="left", fontweight="bold")
     axes.set_xticks(range(means.shape[1]), [_tick(value) for value in means.columns.to_numpy(float)])
@@ -132,7 +132,9 @@ def _tick(value: float) -> str:
 
 
 def draw_precision_recall(runs: pd.DataFrame) -> Figure | None:
-    """Draw precision against recall of elimination: small marks for runs, large ones for means, joined over the errors.
+    """Draw precision against recall of elimination: small marks for runs, large ones for means at each setting.
+
+    The means are joined over the errors, a line a revisit.
 
     Args:
         runs: with columns gate, error, revisit, precision and recall. Nothing eliminated has no precision and is
@@ -166,10 +168,12 @@ def draw_gate(axes: Axes, runs: pd.DataFrame, gate: str, at: int) -> None:
     axes.plot(x[~none], y[~none], marker, color=color, markersize=3, alpha=0.45)
     axes.plot(x[none], np.ones(none.sum()), marker, color=color, markersize=4, alpha=0.45, markerfacecolor="white")
     means = (
-        runs.assign(x=x, y=y.fillna(1.0)).groupby(["error", "revisit"], dropna=False)[["x", "y"]].mean().sort_index()
-    )
-    axes.plot(means["x"], means["y"], "-", marker=marker, color=color, markersize=8, linewidth=1, label=gate)
+        runs.assign(x=x, y=y.fillna(1.0)).groupby(["revisit", "error"], dropna=False)[["x", "y"]].mean().sort_index()
+    ).reset_index()
+    for i, (_, of) in enumerate(means.groupby("revisit", dropna=False)):
+        label = gate if i == 0 else None  # once in the legend
+        axes.plot(of["x"], of["y"], "-", marker=marker, color=color, markersize=8, linewidth=1, label=label)
     if len(means) > 1:
-        for row in means.reset_index().itertuples(index=False):
-            label = f"{row.error:g}, R {row.revisit:g}"
-            axes.annotate(label, (row.x, row.y), (4, 5), textcoords="offset points", fontsize=6, color=color)
+        for row in means.itertuples(index=False):
+            text = f"{row.error:g}, R {row.revisit:g}"
+            axes.annotate(text, (row.x, row.y), (4, 5), textcoords="offset points", fontsize=6, color=color)
