@@ -3,7 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo study study-quick test test-slow test-faults check lock wheel clean
+RUNS ?= outputs
+
+.PHONY: help demo compare study study-quick test test-slow test-faults check lock wheel clean
 
 help:  ## list what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -21,6 +23,9 @@ $(VENV)/.dev: $(VENV)/.run
 
 demo: $(VENV)/.run  ## clean, dirty, QC and inference on a phantom cohort, then one table
 	@$(BIN)/python scripts/demo.py
+
+compare: $(VENV)/.run  ## runs side by side: make compare RUNS="outputs/sweeps/NAME outputs/clean/demo"; default: all in outputs
+	@$(BIN)/python scripts/compare.py $(RUNS)
 
 study: $(VENV)/.run  ## all gates, kinds of harm and rivals over three seeds into outputs/study; days on a CPU, resumable
 	@$(BIN)/python scripts/study.py full

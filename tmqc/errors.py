@@ -41,3 +41,15 @@ class JobError(InputError):
     """A job of a sweep ended with an exit code other than 0."""
 
     heading = "a job of this sweep failed:"
+
+
+class ComparisonError(InputError):
+    """There are no runs to compare, or they cannot be found."""
+
+    heading = "nothing to compare:"
+
+
+class ModelFileError(InputError):
+    """A saved model cannot be read, or is not the one that is wanted."""
+
+    heading = "this model cannot be imported:"

@@ -6,7 +6,7 @@ import math
 import pandas as pd
 import pytest
 
-from tmqc.study.collect import DETECTION, REAL, average, collect_runs, half_width, measure_harm
+from tmqc.study.collect import DETECTION, REAL, collect_runs, measure_harm
 from tmqc.study.plan import Job
 from tmqc.study.report import compare_models, write_study
 from tmqc.truth import Harm, Truth, write_truth
@@ -40,20 +40,6 @@ def runs():
             row("qc", 0, auroc=0.86, error=0.05, recall=0.5, precision=1.0, cycles_to_elimination=4.0, **qc),
         ]
     )
-
-
-def test_interval_by_hand():
-    """Two values 0.1 apart: the t quantile with one degree of freedom is 12.706, the standard error 0.05."""
-    assert half_width([0.9, 1.0]) == pytest.approx(12.7062 * 0.05, rel=1e-5)
-    assert half_width([0.9]) is None
-
-
-def test_average_by_hand(runs):
-    qc = runs[runs["pipeline"] == "qc"]
-    means = average(qc, ["scenario", "gate", "error"], ["recall", "precision"]).set_index("error")
-    assert list(means["n"]) == [2, 1]
-    assert (means.loc[0.02, "recall"], means.loc[0.02, "recall_least"], means.loc[0.02, "recall_most"]) == (0.5, 0, 1)
-    assert means.loc[0.02, "precision"] == 0.5  # of the one run that eliminated anybody
 
 
 def test_harm_is_clean_minus_dirty_of_the_same_seed(runs):

@@ -10,6 +10,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from tmqc import rundir
 from tmqc.config import PhantomConfig, flatten
@@ -65,7 +66,7 @@ def read_run(directory: Path) -> PastRun:
     path, summary = directory / rundir.CONFIG, directory / rundir.SUMMARY
     try:
         settings = flatten(OmegaConf.to_container(OmegaConf.load(path)))
-    except (OSError, AttributeError, ValueError, OmegaConfBaseException) as error:
+    except (OSError, AttributeError, ValueError, YAMLError, OmegaConfBaseException) as error:
         raise RunError(f"{directory}: is not the directory of a run; {path.name} cannot be read ({error})") from None
     if missing := [name for name in ("pipeline.name", "run.name", "run.outputs") if name not in settings]:
         raise RunError(f"{directory}: is not the directory of a run; {path.name} has no {', '.join(missing)}")

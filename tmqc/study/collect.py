@@ -9,7 +9,6 @@ from typing import Any
 
 import pandas as pd
 from omegaconf import OmegaConf
-from scipy import stats
 
 from tmqc.core.detection import counted, detect
 from tmqc.rundir import CONFIG, LEDGER, RANKING, SUMMARY, TRUTH
@@ -23,7 +22,6 @@ DETECTION = (
     *("center_precision", "center_recall", "n_good_lost", "n_undecided", "cycles_to_elimination"),
 )
 REAL = ("precision_real", "recall_real")
-INTERVAL = 0.95  # of a mean over seeds, by Student's t
 
 
 def collect_runs(jobs: Sequence[Job], outputs: Path, *, harmless: Sequence[str] = ()) -> pd.DataFrame:
@@ -85,32 +83,6 @@ def collect_rivals(jobs: Sequence[Job], outputs: Path) -> pd.DataFrame:
             frame.insert(0, "seed", job.labels["seed"])
             frames.append(frame)
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
-
-
-def average(frame: pd.DataFrame, by: Sequence[str], values: Sequence[str]) -> pd.DataFrame:
-    """Mean over the seeds, with the half-width of its interval.
-
-    Returns:
-        One row for each combination of `by`: n (seeds), and for every value its mean, `..._half` (empty with fewer than
-        two seeds), `..._least` and `..._most`.
-    """
-    rows = []
-    for keys, group in frame.groupby(list(by), sort=False, dropna=False):
-        row: dict[str, Any] = dict(zip(by, keys, strict=True)) | {"n": len(group)}
-        for name in values:
-            of = pd.to_numeric(group[name]).dropna()
-            row[name] = of.mean() if len(of) else None
-            row[f"{name}_half"] = half_width(of.tolist())
-            row[f"{name}_least"], row[f"{name}_most"] = (of.min(), of.max()) if len(of) else (None, None)
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def half_width(values: Sequence[float]) -> float | None:
-    """Half the width of the interval of a mean, by Student's t; None with fewer than two values."""
-    if (n := len(values)) < 2:
-        return None
-    return float(stats.t.ppf((1 + INTERVAL) / 2, n - 1) * stats.sem(values))
 
 
 def measure_harm(runs: pd.DataFrame) -> pd.DataFrame:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 
 from tmqc.report.canvas import GRAY, MARKERS, PALETTE, new_figure, save_figure, style_axes
+from tmqc.report.compare.figures import draw_gate
 
 _PANEL_IN = 4.2
 
@@ -31,30 +31,12 @@ def plot_precision_recall(runs: pd.DataFrame, path: Path, note: str | None) -> N
         for at, gate in enumerate(gates):
             of = qc[(qc["scenario"] == scenario) & (qc["gate"] == gate)]
             if not of.empty:
-                _draw_gate(axes, of, gate, at)
+                draw_gate(axes, of, gate, at)
         style_axes(axes, title=scenario, xlabel="recall", ylabel="precision")
         axes.set_xlim(-0.04, 1.04)
         axes.set_ylim(-0.04, 1.06)
     panels[-1].legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     save_figure(figure, path, note)
-
-
-def _draw_gate(axes: Axes, runs: pd.DataFrame, gate: str, at: int) -> None:
-    """Small marks for single runs, large ones for the mean over seeds at each setting, joined in order of error."""
-    color, marker = PALETTE[at % len(PALETTE)], MARKERS[at % len(MARKERS)]
-    y = runs["precision"].astype(float)
-    none = y.isna()
-    x = runs["recall"].astype(float)
-    axes.plot(x[~none], y[~none], marker, color=color, markersize=3, alpha=0.45)
-    axes.plot(x[none], np.ones(none.sum()), marker, color=color, markersize=4, alpha=0.45, markerfacecolor="white")
-    means = (
-        runs.assign(x=x, y=y.fillna(1.0)).groupby(["error", "revisit"], dropna=False)[["x", "y"]].mean().sort_index()
-    )
-    axes.plot(means["x"], means["y"], "-", marker=marker, color=color, markersize=8, linewidth=1, label=gate)
-    if len(means) > 1:
-        for row in means.reset_index().itertuples(index=False):
-            label = f"{row.error:g}, R {row.revisit:g}"
-            axes.annotate(label, (row.x, row.y), (4, 5), textcoords="offset points", fontsize=6, color=color)
 
 
 def plot_cycles_to_elimination(runs: pd.DataFrame, path: Path, note: str | None) -> None:

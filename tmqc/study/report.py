@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from tmqc.report.compare.means import average
 from tmqc.rundir import write_text
-from tmqc.study.collect import average, measure_harm
+from tmqc.study.collect import measure_harm
 from tmqc.study.figures import plot_cycles_to_elimination, plot_precision_recall, plot_rivals, plot_test
 
 Plot = Callable[[pd.DataFrame, Path, str | None], None]

@@ -1,0 +1,90 @@
+"""Import a model saved by the published scripts, `encoder_*.h5` with its `classifier_PD_*.h5`, as a starting point.
+
+Example:
+    python scripts/import_h5.py encoder_distributed_BS5_09.h5 classifier_PD_distributed_BS5_09.h5
+    tmqc experiment=paper_qc_centers_noise init.from=outputs/imported/encoder_distributed_BS5_09 ...
+
+The directory it writes holds one checkpoint; `init.from` and `inference.run` take it as they take a run. The published
+scripts keep two Adam optimizers, one a part, in these files: their moments and step count become those of our one Adam.
+Where they are missing, or do not fit, it starts afresh, and a line says so. Nothing that the files hold is run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tmqc.errors import InputError, ModelFileError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit code 0; 2 with one line a fault if the model cannot be imported."""
+    given = _parse(arguments)
+    from tmqc.backend import import_keras  # takes seconds: --help is not to wait
+
+    import_keras()
+    from tmqc.models.h5 import read_pair
+    from tmqc.models.imported import turn_axes, write_imported
+
+    try:
+        cycle = given.cycle if given.cycle is not None else _cycle_of([given.encoder, given.classifier])
+        pair = read_pair(given.encoder, given.classifier)
+        if given.axes == "zyx":
+            pair = turn_axes(pair)
+        directory = given.output or Path("outputs", "imported", given.encoder.stem)
+        facts = {"imported": {path.name: _digest(path) for path in (given.encoder, given.classifier)}}
+        path = write_imported(pair, directory, cycle=cycle, seed=given.seed, facts=facts)
+    except InputError as error:
+        print(f"import_h5: {error}", file=sys.stderr)
+        return 2
+    if pair.moments is not None:
+        print(f"optimizer: moments and step count {pair.moments.step} imported")
+    else:
+        print(f"optimizer: starts afresh, for {pair.fresh}")
+    shape, settings = ",".join(map(str, pair.shape)), pair.settings
+    filters = ",".join(map(str, settings.filters))
+    print(f"settings: cohort.shape=[{shape}] model.filters=[{filters}] model.dropout={settings.dropout:g}", end=" ")
+    print(f"model.batchnorm_momentum={settings.batchnorm_momentum:g} ", end="")
+    print(f"model.batchnorm_epsilon={settings.batchnorm_epsilon:g}")
+    print(f"start:    init.from={directory} schedule.start={cycle + 1}")
+    print(path)
+    return 0
+
+
+def _cycle_of(paths: Sequence[Path]) -> int:
+    """The cycle in the files' names, as in `encoder_distributed_BS5_09.h5`.
+
+    Raises:
+        ModelFileError: there is none, or they differ.
+    """
+    found = {path.name: re.search(r"_(\d+)$", path.stem) for path in paths}
+    if none := [name for name, match in found.items() if match is None]:
+        raise ModelFileError([f"{name}: no cycle in its name; give it with --cycle" for name in none])
+    cycles = {name: int(match.group(1)) for name, match in found.items() if match}
+    if len(set(cycles.values())) > 1:
+        raise ModelFileError(f"the files are of different cycles: {cycles}; if they belong together, say --cycle")
+    return next(iter(cycles.values()))
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("encoder", type=Path, help="encoder_*.h5")
+    parser.add_argument("classifier", type=Path, help="classifier_PD_*.h5")
+    parser.add_argument("--output", type=Path, help="directory; default: outputs/imported/<name of the encoder's file>")
+    parser.add_argument("--cycle", type=int, help="that the model has finished with; default: as the files' names say")
+    axes = "order in which the model was trained on the axes; default: %(default)s, as the published scripts do"
+    parser.add_argument("--axes", choices=("zyx", "xyz"), default="zyx", help=axes)
+    parser.add_argument("--seed", type=int, default=0, help="of the dropout generator; default: %(default)s")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

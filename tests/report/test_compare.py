@@ -1,0 +1,199 @@
+"""A comparison of runs made by hand: who is averaged with whom, what the page and the table say, what is named."""
+
+import importlib.util
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from report.made_runs import HARM, make_run
+
+from tmqc.errors import ComparisonError
+from tmqc.report.compare.figures import draw_heat_maps, to_svg
+from tmqc.report.compare.gather import gather
+from tmqc.report.compare.groups import differing, effective, group_runs, shared
+from tmqc.report.compare.page import write_comparison
+from tmqc.report.compare.tables import average_groups, gate_runs, heat_maps, tabulate_runs
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "compare.py"
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("compare", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def outputs(tmp_path):
+    """Clean, dirty, and QC over two errors and two revisits at two seeds; one combination at one seed only."""
+    for seed in (0, 1):
+        make_run(tmp_path, "clean", f"c{seed}", f"run.seed={seed}", test=0.98)
+        start = f"init.from=/runs/clean/c{seed}"
+        make_run(tmp_path, "dirty", f"d{seed}", f"run.seed={seed}", start, *HARM, test=0.6 + seed / 10)
+        for error in (0.01, 0.02):
+            for revisit in (1, 2):
+                if (error, revisit, seed) == (0.02, 2, 1):
+                    continue
+                qc = [f"run.seed={seed}", start, *HARM, f"qc.error={error}", f"qc.revisit={revisit}"]
+                found = {"n_harmful": 4, "n_eliminated": 0, "recall": 0.0, "precision": None, "n_good_lost": 0}
+                if revisit == 1:
+                    found = {"n_harmful": 4, "n_eliminated": 2, "recall": 0.5 * seed, "precision": 1.0 * seed}
+                    found |= {"n_good_lost": 2 - 2 * seed}
+                make_run(tmp_path, "qc", f"e{error}-r{revisit}-s{seed}", *qc, test=0.9, detection=found)
+    return tmp_path
+
+
+def test_runs_that_differ_in_their_seeds_only_are_one_group(outputs):
+    """The start follows the seed, so it does not tell groups apart."""
+    groups = group_runs(gather([outputs]).records)
+    labels = [f"qc: error {e}, revisit {r}" for e in (0.01, 0.02) for r in (1, 2)]
+    assert [group.label for group in groups] == ["clean", "dirty", *labels]
+    assert [len(group.records) for group in groups] == [2, 2, 2, 2, 2, 1]
+    means = average_groups(groups).set_index("group")
+    assert means.loc["dirty", "test_accuracy"] == pytest.approx(0.65)
+    assert means.loc["dirty", "test_accuracy_half"] == pytest.approx(12.7062 * 0.05, rel=1e-5)
+    assert pd.isna(means.loc["clean", "recall"])
+
+
+def test_a_start_that_differs_at_one_seed_is_a_setting(tmp_path):
+    for name in ("a", "b"):
+        make_run(tmp_path, "qc", name, f"init.from=/clean/{name}")
+    assert [g.label for g in group_runs(gather([tmp_path]).records)] == ["qc: from /clean/a", "qc: from /clean/b"]
+
+
+def test_the_same_run_twice_counts_once(tmp_path):
+    make_run(tmp_path, "qc", "a", "tracking.name=none")
+    make_run(tmp_path, "qc", "b", "checkpoint.every_s=1")
+    [group] = group_runs(gather([tmp_path]).records)
+    assert ([r.name for r in group.records], [r.name for r in group.repeats]) == (["a"], ["b"])
+    text = write_comparison(gather([tmp_path]), tmp_path, title="t").read_text()
+    assert "counted once" in text
+
+
+def test_settings_without_a_say_do_not_differ(tmp_path):
+    """No gate's without control, no harm's without harm, no acceptable error where the screen judges."""
+    make_run(tmp_path, "clean", "c", "qc.error=0.5", "harmful.count=9", "cohort.phantom.seed=7")
+    make_run(tmp_path, "dirty", "d", "qc.revisit=9")
+    make_run(tmp_path, "qc", "q", "qc.loss_error=0.5", "qc.screen.every=7")
+    make_run(tmp_path, "qc", "s", "qc.control=screen", "qc.error=0.7")
+    records = gather([tmp_path]).records
+    assert not [name for name in differing(records[:2]) if name != "schedule.start"]
+    assert differing(records[2:]) == ["qc.control"]  # what only one of them has does not differ
+    assert "qc.loss_error" not in effective(records[2].settings)
+    assert shared(records)["schedule.cycles"] == 4
+
+
+def test_heat_maps_by_hand(outputs):
+    runs = gate_runs(group_runs(gather([outputs]).records))
+    [(gate, means, counts)] = heat_maps(runs, "recall")
+    assert gate == "qc"
+    assert means.to_dict() == {1: {0.01: 0.25, 0.02: 0.25}, 2: {0.01: 0.0, 0.02: 0.0}}
+    assert counts.to_dict() == {1: {0.01: 2, 0.02: 2}, 2: {0.01: 2, 0.02: 1}}
+    [(_, means, counts)] = heat_maps(runs, "precision")  # none where nobody was eliminated: empty, not 0
+    assert means[2].isna().all()
+    assert list(counts[2]) == [0, 0]
+    [(_, figure)] = draw_heat_maps(runs)
+    assert "n=1" in to_svg(figure)
+
+
+def test_no_heat_map_where_neither_setting_varies(outputs):
+    runs = gate_runs(group_runs(gather([outputs]).records))
+    assert not list(heat_maps(runs[(runs["error"] == 0.01) & (runs["revisit"] == 1)], "recall"))
+
+
+class Page(HTMLParser):
+    """What a page would fetch, and which of its elements are never closed."""
+
+    def __init__(self):
+        super().__init__()
+        self.fetched, self.open = [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.fetched += [v for k, v in attrs if k in ("src", "href", "xlink:href") and not v.startswith("#")]
+        if tag not in ("meta", "path", "use", "rect", "stop", "br", "img", "link", "image"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag, attrs):
+        self.fetched += [v for k, v in attrs if k in ("src", "href", "xlink:href") and not v.startswith("#")]
+
+
+def test_the_page_needs_nothing_else_and_names_what_is_missing(outputs, tmp_path):
+    make_run(outputs, "qc", "slow<b>", *HARM, finished=False)
+    make_run(outputs, "inference", "i", finished=False)
+    (broken := outputs / "qc" / "broken").mkdir()
+    (broken / "config.yaml").write_text("{")
+    text = write_comparison(gather([outputs]), tmp_path / "page", title="A & B", command="x").read_text()
+    page = Page()
+    page.feed(text)
+    assert (page.open, [url for url in page.fetched if not url.startswith("data:image")]) == ([], [])
+    for said in ("A &amp; B", "slow&lt;b&gt;: unfinished, 2 of 4 cycles", str(broken), "pipeline=inference"):
+        assert said in text
+    assert "slow<b>" not in text
+    assert text.count("<svg") == 3  # models, precision against recall, maps
+    assert "0.650 (0.015 to 1.000)" in text  # dirty: an interval of a share ends at 1
+    assert ">nan<" not in text.lower()
+
+
+def test_the_table_holds_every_run_and_leaves_unknown_numbers_empty(outputs, tmp_path):
+    make_run(outputs, "qc", "slow", *HARM, finished=False)
+    write_comparison(gather([outputs]), tmp_path / "page", title="t")
+    table = pd.read_csv(tmp_path / "page" / "comparison.csv").set_index("run")
+    assert len(table) == 12
+    assert pd.isna(table.loc["e0.01-r2-s0", "precision"])
+    assert table.loc["e0.01-r2-s0", "recall"] == 0
+    assert pd.isna(table.loc["c0", "qc.error"])
+    assert (table.loc["slow", "counted"], table.loc["slow", "state"]) == (False, "unfinished, 2 of 4 cycles")
+    assert table.loc["slow", ["test_accuracy", "seconds", "n_good_lost"]].isna().all()
+
+
+def test_without_the_truth_the_ledger_counts(tmp_path):
+    make_run(tmp_path, "qc", "a", test=None)
+    records = gather([tmp_path]).records
+    row = tabulate_runs(records, group_runs(records)).iloc[0]
+    assert (row["n_eliminated"], row["n_undecided"], row["seconds"]) == (2, 1, 3.0)
+    assert pd.isna(row["recall"])
+    assert pd.isna(row["test_accuracy"])
+    assert write_comparison(gather([tmp_path]), tmp_path, title="t").read_text().count("<svg") == 0
+
+
+def test_a_run_below_a_sweep_is_found_and_copies_of_its_files_are_not(tmp_path):
+    make_run(tmp_path, "qc", "qc.error=0.1", folder=tmp_path / "sweeps" / "today")
+    make_run(tmp_path, "qc", "copy", folder=tmp_path / "mlartifacts" / "1")
+    assert [record.name for record in gather([tmp_path]).records] == ["qc.error=0.1"]
+    assert len(gather([tmp_path, tmp_path / "sweeps"]).records) == 1
+
+
+def test_nothing_to_compare_is_said(tmp_path):
+    make_run(tmp_path, "qc", "slow", finished=False)
+    with pytest.raises(ComparisonError, match="2 of 4 cycles"):
+        write_comparison(gather([tmp_path]), tmp_path / "page", title="t")
+    with pytest.raises(ComparisonError, match="nowhere"):
+        gather([tmp_path / "nowhere"])
+    assert not (tmp_path / "page").exists()
+
+
+def test_script(script, outputs, capsys):
+    arguments = [str(outputs), "--output", str(outputs / "page")]
+    assert script.main(arguments) == 0
+    assert capsys.readouterr().out.strip() == str(outputs / "page" / "comparison.html")
+    (outputs / "qc" / "e0.01-r1-s0" / "summary.json").write_text("{}")
+    assert script.main(arguments) == 1
+    assert "summary.json is not that of a training run" in capsys.readouterr().err
+    assert script.main([str(outputs / "none")]) == 2
+    with pytest.raises(SystemExit):
+        script.main(["--uri", "x"])
+
+
+def test_help_is_quick():
+    code = f"import sys, runpy; sys.argv = ['x', '--help']; runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
+    done = subprocess.run([sys.executable, "-X", "importtime", "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert not any(name in done.stderr for name in ("matplotlib", "mlflow", "pandas"))

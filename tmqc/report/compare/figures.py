@@ -1,0 +1,179 @@
+"""The pictures of a comparison, from its tables."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from tmqc.report.canvas import BLUE, GRAY, GREEN, MARKERS, PALETTE, VERMILION, new_figure, style_axes
+from tmqc.report.compare.groups import Group
+from tmqc.report.compare.tables import heat_maps
+
+_COLORS = {"clean": GREEN, "dirty": VERMILION, "qc": BLUE}
+_SHAPES = {"clean": "o", "dirty": "X", "qc": "s"}
+_TEST = {"test_accuracy": "accuracy", "test_auroc": "AUROC", "test_sensitivity": "sensitivity"}
+_TEST |= {"test_specificity": "specificity"}
+# What a heat map shows -> its title, and whether it is a share of 1.
+_HEAT = {
+    "test_accuracy": ("test accuracy", True),
+    "recall": ("recall of elimination", True),
+    "precision": ("precision of elimination", True),
+    "n_good_lost": ("good scans lost, fewer is better", False),
+    "n_undecided": ("undecided scans, fewer is better", False),
+    "n_verifications": ("verifications, fewer is cheaper", False),
+}
+_COLORMAP = mpl.colormaps["cividis"]  # the color-blind see it as everybody does, and it prints in gray
+
+
+def to_svg(figure: Figure) -> str:
+    """The figure as an `<svg>` element, its text as text."""
+    buffer = io.StringIO()
+    # A fixed salt: the same figure gives the same ids, and so the same file.
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "tmqc"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
+
+
+def draw_models(groups: Sequence[Group], means: pd.DataFrame) -> Figure | None:
+    """Draw the test metrics of every group side by side: single runs, their mean, its interval. None without any.
+
+    Args:
+        groups: in the order in which they are drawn.
+        means: as `average_groups`.
+    """
+    names = [name for name in _TEST if means[name].notna().any()]
+    if not names:
+        return None
+    figure = new_figure(2.0 + 2.6 * len(names), 0.9 + 0.34 * max(len(groups), 2))
+    panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    for axes, name in zip(panels, names, strict=True):
+        for y, (group, row) in enumerate(zip(groups, means.to_dict("records"), strict=True)):
+            values = [v for record in group.records if (v := record.numbers.get(name)) is not None]
+            if values:
+                _draw_mean(axes, y, values, row[f"{name}_half"], group.pipeline)
+        style_axes(axes, xlabel=f"test {_TEST[name]}")
+        axes.set_yticks(range(len(groups)), [group.label for group in groups])
+        axes.set_ylim(len(groups) - 0.5, -0.5)
+    return figure
+
+
+def _draw_mean(axes: Axes, y: int, values: Sequence[float], half: float | None, pipeline: str) -> None:
+    color, mean = _COLORS[pipeline], float(np.mean(values))
+    if len(values) > 1:
+        axes.plot(values, [y] * len(values), "|", color=GRAY, markersize=9, markeredgewidth=1.2)
+    if half is not None and np.isfinite(half):
+        low, high = max(mean - half, 0.0), min(mean + half, 1.0)
+        axes.plot([low, high], [y, y], color=color, linewidth=1.8)
+    axes.plot(mean, y, _SHAPES[pipeline], color=color, markersize=7)
+
+
+def draw_heat_maps(runs: pd.DataFrame) -> list[tuple[str, Figure]]:
+    """Draw maps over acceptable error and revisit, a figure a gate in which either of them varies.
+
+    Args:
+        runs: as `tables.gate_runs`.
+
+    Returns:
+        Gate and figure. A cell holds the mean over the seeds and their number n; it is empty where nothing was run, or
+        where no run has such a number.
+    """
+    maps: dict[str, list[tuple[str, pd.DataFrame, pd.DataFrame]]] = {}
+    for name in _HEAT:
+        for gate, means, counts in heat_maps(runs, name):
+            if means.notna().any(axis=None):
+                maps.setdefault(gate, []).append((name, means, counts))
+    return [(gate, _draw_maps(runs[runs["gate"] == gate], of)) for gate, of in maps.items()]
+
+
+def _draw_maps(runs: pd.DataFrame, maps: Sequence[tuple[str, pd.DataFrame, pd.DataFrame]]) -> Figure:
+    n_rows, n_columns = maps[0][1].shape
+    across = min(3, len(maps))
+    down = -(-len(maps) // across)
+    figure = new_figure(across * max(2.4, 0.9 + 0.85 * n_columns), down * (1.1 + 0.5 * n_rows))
+    panels = figure.subplots(down, across, squeeze=False).ravel()
+    label = next((str(name) for name in runs["error_name"].dropna()), "")
+    for axes, (name, means, counts) in zip(panels, maps, strict=False):
+        _draw_map(axes, means, counts, name)
+        axes.set_ylabel(label, fontsize=8)
+    for axes in panels[len(maps) :]:
+        axes.set_axis_off()
+    return figure
+
+
+def _draw_map(axes: Axes, means: pd.DataFrame, counts: pd.DataFrame, name: str) -> None:
+    title, is_share = _HEAT[name]
+    values, n = means.to_numpy(float), counts.to_numpy(int)
+    top = 1.0 if is_share else max(float(np.nanmax(values)), 1.0)
+    axes.imshow(values, cmap=_COLORMAP, vmin=0.0, vmax=top, aspect="auto")
+    for (i, j), value in np.ndenumerate(values):
+        if np.isnan(value):
+            axes.text(j, i, "-", ha="center", va="center", fontsize=8, color=GRAY)
+            continue
+        text = f"{value:.3f}" if is_share else f"{value:.4g}"
+        ink = "white" if value < 0.48 * top else "black"
+        axes.text(j, i, f"{text}\nn={n[i, j]}", ha="center", va="center", fontsize=8, color=ink)
+    axes.set_title(title, fontsize=9, loc="left", fontweight="bold")
+    axes.set_xticks(range(means.shape[1]), [_tick(value) for value in means.columns.to_numpy(float)])
+    axes.set_yticks(range(means.shape[0]), [_tick(value) for value in means.index.to_numpy(float)])
+    axes.set_xlabel("qc.revisit", fontsize=8)
+    axes.tick_params(labelsize=8, length=0)
+    axes.spines[:].set_visible(False)
+
+
+def _tick(value: float) -> str:
+    return "-" if pd.isna(value) else f"{value:g}"
+
+
+def draw_precision_recall(runs: pd.DataFrame) -> Figure | None:
+    """Draw precision against recall of elimination: small marks for runs, large ones for means at each setting.
+
+    The means are joined over the errors, a line a revisit.
+
+    Args:
+        runs: with columns gate, error, revisit, precision and recall. Nothing eliminated has no precision and is
+            drawn hollow at precision 1: no good scan was lost either.
+
+    Returns:
+        None if no run has scores.
+    """
+    scored = runs[runs["recall"].notna()]
+    if scored.empty:
+        return None
+    gates = list(dict.fromkeys(scored["gate"]))
+    figure = new_figure(6.4, 4.2)
+    axes = figure.subplots()
+    for at, gate in enumerate(gates):
+        draw_gate(axes, scored[scored["gate"] == gate], str(gate), at)
+    style_axes(axes, xlabel="recall: harmful scans eliminated", ylabel="precision: eliminated scans that are harmful")
+    axes.set_xlim(-0.04, 1.04)
+    axes.set_ylim(-0.04, 1.06)
+    if len(gates) > 1:
+        figure.legend(loc="outside lower center", fontsize=8, frameon=False)
+    return figure
+
+
+def draw_gate(axes: Axes, runs: pd.DataFrame, gate: str, at: int) -> None:
+    """Draw one gate's runs and the means at each of its settings, as `draw_precision_recall` says."""
+    color, marker = PALETTE[at % len(PALETTE)], MARKERS[at % len(MARKERS)]
+    y = runs["precision"].astype(float)
+    none = y.isna()
+    x = runs["recall"].astype(float)
+    axes.plot(x[~none], y[~none], marker, color=color, markersize=3, alpha=0.45)
+    axes.plot(x[none], np.ones(none.sum()), marker, color=color, markersize=4, alpha=0.45, markerfacecolor="white")
+    means = (
+        runs.assign(x=x, y=y.fillna(1.0)).groupby(["revisit", "error"], dropna=False)[["x", "y"]].mean().sort_index()
+    ).reset_index()
+    for i, (_, of) in enumerate(means.groupby("revisit", dropna=False)):
+        label = gate if i == 0 else None  # once in the legend
+        axes.plot(of["x"], of["y"], "-", marker=marker, color=color, markersize=8, linewidth=1, label=label)
+    if len(means) > 1:
+        for row in means.itertuples(index=False):
+            text = f"{row.error:g}, R {row.revisit:g}"
+            axes.annotate(text, (row.x, row.y), (4, 5), textcoords="offset points", fontsize=6, color=color)

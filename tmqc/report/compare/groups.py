@@ -1,0 +1,144 @@
+"""Which settings tell runs apart, and which runs repeat each other over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from tmqc.report.compare.records import RunRecord
+from tmqc.report.past_run import Setting
+
+# They say where a run lies or who is told of it, not what it computes.
+_SILENT = (
+    *("run.name", "run.outputs", "run.overwrite", "run.resume", "run.progress", "cohort.phantom.directory"),
+    *("tracking.", "checkpoint.", "inference.", "rivals.", "pipeline.", "sweep.", "init.pretrain"),
+)
+_START = "init.from"
+ERROR, LOSS_ERROR, REVISIT = "qc.error", "qc.loss_error", "qc.revisit"
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in nothing but their seeds.
+
+    Attributes:
+        label: the pipeline, and the settings in which it differs from other runs of this pipeline.
+        settings: those settings.
+        records: one for every combination of seeds.
+        repeats: further runs with the same settings and seeds as one of `records`; they count for nothing.
+    """
+
+    label: str
+    pipeline: str
+    settings: Mapping[str, Setting]
+    records: tuple[RunRecord, ...]
+    repeats: tuple[RunRecord, ...]
+
+
+def effective(settings: Mapping[str, Setting]) -> dict[str, Setting]:
+    """The settings that had a say in what the run computed: no gate's without control, no harm's without harm."""
+    idle = list(_SILENT)
+    if settings.get("pipeline.name") != "qc":
+        idle.append("qc.")
+    if settings.get("harmful.scenario") == "none":
+        idle += [name for name in settings if name.startswith("harmful.") and name != "harmful.scenario"]
+    if settings.get("cohort.source") != "phantom":
+        idle.append("cohort.phantom.")
+    idle += _idle_in_gate(settings)
+    return {name: value for name, value in settings.items() if not name.startswith(tuple(idle))}
+
+
+def _idle_in_gate(settings: Mapping[str, Setting]) -> list[str]:
+    if settings.get("qc.control") == "screen":
+        return [ERROR, LOSS_ERROR, "qc.signal", "qc.reference", "qc.chance", "qc.calibrated."]
+    idle = ["qc.screen."]
+    if settings.get("qc.calibrated.method") not in ("none", None):
+        return [*idle, ERROR, LOSS_ERROR]  # measured tolerances stand in their place
+    signal = settings.get("qc.signal")
+    return [*idle, "qc.calibrated.", *([ERROR] if signal == "loss" else [LOSS_ERROR] if signal == "rates" else [])]
+
+
+def is_seed(name: str) -> bool:
+    """Whether a setting is a seed: runs that differ in seeds only are averaged."""
+    return name.rpartition(".")[2] == "seed"
+
+
+def differing(records: Sequence[RunRecord]) -> list[str]:
+    """Names of the effective settings with more than one value among the runs they have a say in, in their order."""
+    return [name for name, values in _values(records).items() if len({str(value) for value in values}) > 1]
+
+
+def shared(records: Sequence[RunRecord]) -> dict[str, Setting]:
+    """The effective settings with the same value in all runs they have a say in."""
+    return {name: values[0] for name, values in _values(records).items() if len({str(value) for value in values}) == 1}
+
+
+def _values(records: Sequence[RunRecord]) -> dict[str, list[Setting]]:
+    values: dict[str, list[Setting]] = {}
+    for record in records:
+        for name, value in effective(record.settings).items():
+            values.setdefault(name, []).append(value)
+    return values
+
+
+def group_runs(records: Sequence[RunRecord]) -> list[Group]:
+    """Put runs together that differ in nothing but their seeds, in the order in which they come.
+
+    The run that they start from differs with the seed as a rule, each seed having a pre-trained model of its own. Only
+    where runs of the same seeds start from different ones it is a setting like any other.
+    """
+    found: list[Group] = []
+    seeds = [name for name in differing(records) if is_seed(name)]
+    for pipeline in dict.fromkeys(record.pipeline for record in records):
+        of = [record for record in records if record.pipeline == pipeline]
+        names = [name for name in differing(of) if not is_seed(name)]
+        if _START in names and _follows_seeds(of, seeds):
+            names.remove(_START)
+        found += _groups_of(pipeline, of, names, seeds)
+    return found
+
+
+def _follows_seeds(records: Sequence[RunRecord], seeds: Sequence[str]) -> bool:
+    starts: dict[tuple[str, ...], set[str]] = {}
+    for record in records:
+        key = tuple(str(record.settings.get(name)) for name in seeds)
+        starts.setdefault(key, set()).add(str(record.settings.get(_START)))
+    return all(len(of) == 1 for of in starts.values())
+
+
+def _groups_of(pipeline: str, records: Sequence[RunRecord], names: Sequence[str], seeds: Sequence[str]) -> list[Group]:
+    together: dict[tuple[tuple[str, Setting], ...], list[RunRecord]] = {}
+    for record in records:
+        settings = effective(record.settings)
+        key = tuple((name, settings[name]) for name in names if name in settings)
+        together.setdefault(key, []).append(record)
+    groups = []
+    for key, members in together.items():
+        first: dict[tuple[str, ...], RunRecord] = {}
+        for record in members:
+            first.setdefault(tuple(str(record.settings.get(name)) for name in seeds), record)
+        kept = tuple(first.values())
+        groups.append(
+            Group(
+                label=f"{pipeline}: {describe(dict(key))}" if key else pipeline,
+                pipeline=pipeline,
+                settings=dict(key),
+                records=kept,
+                repeats=tuple(record for record in members if not any(record is other for other in kept)),
+            )
+        )
+    return groups
+
+
+def describe(settings: Mapping[str, Setting]) -> str:
+    """Settings in words: `error 0.01, revisit 2`; the whole name where two share its last part."""
+    last = [name.rpartition(".")[2] for name in settings]
+    short = [part if last.count(part) == 1 else name for name, part in zip(settings, last, strict=True)]
+    return ", ".join(f"{name} {plain(value)}" for name, value in zip(short, settings.values(), strict=True))
+
+
+def plain(value: Setting) -> str:
+    """A setting's value as on the command line."""
+    if isinstance(value, bool) or value is None:
+        return "null" if value is None else str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else value if isinstance(value, str) else str(value)

@@ -1,0 +1,101 @@
+"""The runs as one table, and what their groups come to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pandas as pd
+
+from tmqc.report.compare.groups import ERROR, LOSS_ERROR, REVISIT, Group, describe, differing, effective
+from tmqc.report.compare.means import average
+from tmqc.report.compare.records import NUMBERS, RunRecord
+
+
+def tabulate_runs(records: Sequence[RunRecord], groups: Sequence[Group]) -> pd.DataFrame:
+    """One row a run, unfinished ones too, as the CSV has it.
+
+    Returns:
+        Columns run, pipeline, state, group, counted (in the means: finished, and no repeat of another), the settings
+        that differ under their full names, `NUMBERS`, origin. Empty where there is nothing to say.
+    """
+    names = differing([record for group in groups for record in (*group.records, *group.repeats)])
+    home = {id(record): (group.label, True) for group in groups for record in group.records}
+    home |= {id(record): (group.label, False) for group in groups for record in group.repeats}
+    rows: list[dict[str, Any]] = []
+    for record in records:
+        label, counted = home.get(id(record), (None, False))
+        settings = effective(record.settings)
+        rows.append(
+            {
+                **{"run": record.name, "pipeline": record.pipeline, "state": record.state},
+                **{"group": label, "counted": counted},
+                **{name: settings.get(name) for name in names},
+                **{name: record.numbers.get(name) for name in NUMBERS},
+                "origin": record.origin,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def average_groups(groups: Sequence[Group]) -> pd.DataFrame:
+    """Means over the seeds, one row a group, in their order.
+
+    Returns:
+        Columns group, pipeline, n, and `NUMBERS` as `average` gives them.
+    """
+    rows = [
+        {"group": group.label, "pipeline": group.pipeline, **{name: record.numbers.get(name) for name in NUMBERS}}
+        for group in groups
+        for record in group.records
+    ]
+    return average(pd.DataFrame(rows), ["group", "pipeline"], NUMBERS)
+
+
+def gate_runs(groups: Sequence[Group]) -> pd.DataFrame:
+    """The runs under control, for pictures over acceptable error and revisit.
+
+    Returns:
+        One row a run: gate (all settings of its group but these two), error (a sample, of the gate's own signal; empty
+        for a screen), error_name (of its setting), revisit, and `NUMBERS`.
+    """
+    rows = []
+    for group in groups:
+        if group.pipeline != "qc":
+            continue
+        rest = {name: value for name, value in group.settings.items() if name not in (ERROR, LOSS_ERROR, REVISIT)}
+        for record in group.records:
+            settings = effective(record.settings)
+            name = next((n for n in (ERROR, LOSS_ERROR) if settings.get(n) is not None), None)
+            rows.append(
+                {
+                    "gate": describe(rest) or "qc",
+                    "error": settings.get(name) if name else None,
+                    "error_name": name,
+                    "revisit": settings.get(REVISIT),
+                    **{number: record.numbers.get(number) for number in NUMBERS},
+                }
+            )
+    columns = ["gate", "error", "error_name", "revisit", *NUMBERS]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def heat_maps(runs: pd.DataFrame, name: str) -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame]]:
+    """Yield gate, means over seeds and number of seeds of `name`, for gates whose error or revisit varies.
+
+    Args:
+        runs: as `gate_runs`.
+        name: of the number.
+
+    Yields:
+        Two tables, a row an acceptable error, a column a revisit; a combination that was not run, or has no such
+        number, is empty in the first and 0 in the second.
+    """
+    for gate, of in runs.groupby("gate", sort=False):
+        if of["error"].nunique() < 2 and of["revisit"].nunique() < 2:
+            continue
+        values = of.assign(value=pd.to_numeric(of[name]))
+        means, counts = (
+            values.pivot_table("value", "error", "revisit", aggfunc=what, dropna=False) for what in ("mean", "count")
+        )
+        yield str(gate), means, counts.fillna(0).astype(int)
