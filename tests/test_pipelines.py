@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from omegaconf import OmegaConf
 from tiny import CENTERS, compose_config, tiny_overrides
 
 from tmqc.checkpoint import checkpoint_path, load_checkpoint, saved_cycles
@@ -151,6 +152,19 @@ def test_the_cache_changes_no_result(runs, cohort_csvs, settings, caplog):
     assert line in (other / "run.log").read_text()
 
 
+def rederive_strengths(rows, directory):
+    """What the screen's verdicts rest on, from the rows' z-scores and the settings alone; checked against the rows."""
+    limits = OmegaConf.load(directory / "config.yaml").qc.screen
+    margin, loss_z, margin_z, image_z, strength = (
+        rows[name].astype(float) for name in ("Margin", "LossZ", "MarginZ", "ImageZ", "Strength")
+    )
+    unusual = (margin_z.abs() > limits["margin_z"]) | (image_z > limits["image_z"])
+    of_loss = loss_z / np.where(unusual, limits["unusual_loss_z"], limits["loss_z"])
+    of_margin = (margin_z / limits["margin_z"]).where(margin < 0, -np.inf)
+    np.testing.assert_allclose(strength, np.maximum(of_loss, of_margin), rtol=1e-12)
+    return strength
+
+
 @pytest.mark.parametrize("gate", ["screen", "calibrated", "both"])
 def test_other_gates(runs, cohort_csvs, gate):
     """From the trace alone: what was rejected or suspected, and that dry and screening steps are there."""
@@ -170,7 +184,7 @@ def test_other_gates(runs, cohort_csvs, gate):
         center, sd = shortest_half(change)
         z = (change - center) / max(sd, 1e-4)
         np.testing.assert_allclose(first["LossZ"].astype(float), z, rtol=1e-9)
-        assert list(first["Ignored"]) == list((first["Strength"].astype(float) > 1).astype(int))
+        assert list(first["Ignored"]) == list((rederive_strengths(first, directory) > 1).astype(int))
     elif gate == "calibrated":
         assert phases["dry"] == 6
         dry = trace[(trace["Phase"] == "dry") & (trace["Subject"] != "batch")]

@@ -128,6 +128,21 @@ def test_several_steps_before_the_verification():
     assert reports[0].n_verifications == 16
 
 
+def test_an_unlike_image_lowers_the_limit_of_its_own_scan_alone():
+    """`g8`'s step costs 3e-5 nats and more, less than the limit; with its image unlike the others it is a suspect."""
+    unlike = {s: -5.0 + 0.01 * i for i, s in enumerate(s for of in SUBJECTS.values() for s in of)}
+    limits = Limits(loss_z=10.0, unusual_loss_z=0.1, margin_z=4.0, image_z=6.0, least_loss=1e-5)
+    flagged = []
+    for unlikeness in (None, unlike, unlike | {"g8": -1.0}):
+        recorder = Recorder()
+        run = ScreenedTravel(
+            plan(SUBJECTS, cycles=1), Screening(limits=limits), ScreenCenters(), recorder, unlikeness=unlikeness
+        )
+        [report] = run.cycles()
+        flagged.append(set(report.flagged))
+    assert flagged == [{"bad", "flipped"}, {"bad", "flipped"}, {"bad", "flipped", "g8"}]
+
+
 def test_strikes_and_waiting_beyond_the_next_screening():
     run, reports, _ = screened(ScreenCenters(), cycles=7, strikes=2, revisit=3)
     assert [r.cycle for r in reports if r.postponed] == [4]  # flagged in 0, due after 3 cycles, screened in 4

@@ -5,7 +5,7 @@ No accepted step can hide a harmful scan among good ones, and no reference can d
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -72,8 +72,22 @@ class ScreenedTravel:
         refused: cycles whose screening was left out because no model was good enough to judge.
     """
 
-    def __init__(self, plan: Plan, screening: Screening, centers: Centers, listener: Listener) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        screening: Screening,
+        centers: Centers,
+        listener: Listener,
+        *,
+        unlikeness: Mapping[str, float] | None = None,
+    ) -> None:
+        """Begin.
+
+        Args:
+            unlikeness: subject -> `core.likeness.unlikeness` of its scan; None: images are not looked at.
+        """
         self.plan, self.screening, self.centers, self.listener = plan, screening, centers, listener
+        self._unlikeness = unlikeness
         self.ledger = Ledger()
         self.records: dict[str, Record] = {}
         self.refused: list[int] = []
@@ -215,7 +229,8 @@ class ScreenedTravel:
     def _weigh(self, steps: Sequence[Step], trusted: _Trusted) -> list[Step]:
         """Add the evidence to the steps of a screening, in the light of all scans seen from the same state."""
         changes, margins = zip(*trusted.seen.values(), strict=True)
-        evidence = dict(zip(trusted.seen, weigh(changes, margins, self.screening.limits), strict=True))
+        images = None if self._unlikeness is None else [self._unlikeness[subject] for subject in trusted.seen]
+        evidence = dict(zip(trusted.seen, weigh(changes, margins, self.screening.limits, images), strict=True))
         return [replace(step, evidence=evidence[step.subjects[0]]) for step in steps]
 
     def _decide(self, cycle: int, subject: str, *, suspect: bool, alarm: Alarm | None) -> str:

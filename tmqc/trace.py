@@ -30,7 +30,7 @@ COLUMNS = (
 # Of gates beyond the published one only: what their verdicts need besides.
 FURTHER_COLUMNS = (
     *("RefVerifyLoss", "LossTolerance", "BrokenHC", "FixedHC", "BrokenPD", "FixedPD", "Outcome"),
-    *("Margin", "LossZ", "MarginZ", "Strength"),
+    *("Margin", "LossZ", "MarginZ", "Strength", "ImageZ"),
 )
 NOT_APPLICABLE = "n/a"
 SEPARATOR = "|"  # between the ids in `Subjects`; no id may hold it
@@ -71,6 +71,7 @@ def further_cells(step: Step) -> dict[str, object]:
         *((flips.broken_hc, flips.fixed_hc, flips.broken_pd, flips.fixed_pd) if flips else (None,) * 4),
         step.outcome,
         *((evidence.margin, evidence.loss_z, evidence.margin_z, evidence.strength) if evidence else (None,) * 4),
+        evidence.image_z if evidence else None,
     )
     return dict(zip(FURTHER_COLUMNS, values, strict=True))
 

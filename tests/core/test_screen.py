@@ -46,6 +46,23 @@ def test_an_unusual_scan_that_does_no_harm_is_no_suspect():
     assert not found[4].suspect
 
 
+@pytest.mark.parametrize(("image_z", "unlike", "suspect"), [(3.0, 9.0, True), (5.0, 9.0, False), (None, 9.0, False)])
+def test_from_an_image_unlike_the_others_less_is_enough(image_z, unlike, suspect):
+    """Change: 3.0 standard deviations, as above. Unlikeness: center 2.5, spread 2 / 1.349; 9 is 4.4 of them away."""
+    limits = Limits(loss_z=10.0, unusual_loss_z=2.0, margin_z=4.0, image_z=image_z, least_loss=0.0)
+    found = weigh([1, 2, 3, 4, 7], [5] * 5, limits, [1, 2, 3, 4, unlike])
+    assert found[4].suspect is suspect
+    assert [e.image_z is None for e in found] == [image_z is None] * 5
+    assert image_z is None or found[4].image_z == pytest.approx((unlike - 2.5) / SD)
+
+
+def test_an_image_unlike_the_others_that_does_no_harm_is_no_suspect():
+    """Nor is one that is more alike than the others, whatever it does below the ordinary limit."""
+    limits = Limits(loss_z=10.0, unusual_loss_z=2.0, margin_z=4.0, image_z=3.0, least_loss=0.0)
+    assert not weigh([1, 2, 3, 4, -50], [5] * 5, limits, [1, 2, 3, 4, 100])[4].suspect
+    assert not weigh([1, 2, 3, 4, 7], [5] * 5, limits, [1, 2, 3, 4, -100])[4].suspect
+
+
 def test_a_tiny_spread_is_not_taken_at_face_value():
     changes = [0.0, 1e-6, -1e-6, 2e-6, 5e-4]
     assert weigh(changes, [5] * 5, Limits(least_loss=0.0))[4].suspect

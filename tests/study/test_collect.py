@@ -20,6 +20,7 @@ def row(pipeline, seed, *, auroc, scenario=None, gate=None, **more):
         **{"scenario": scenario, "gate": gate, "error": None, "revisit": None},
         **{"verify_accuracy": 0.9, "verify_loss": 0.2 if pipeline == "clean" else 0.5, "start_accuracy": 0.95},
         **{"test_accuracy": auroc - 0.1, "test_auroc": auroc, "n_verifications": 100, "seconds": 10.0},
+        "cpu_seconds": 12.0 if pipeline == "clean" else None,
         **dict.fromkeys((*DETECTION, *REAL)),
         **more,
     }
@@ -68,7 +69,14 @@ def test_files_of_a_study(runs, tmp_path, with_rivals):
         runs, rivals, tmp_path, title="A study", command="make study", harms=["blur"], failed=["qc-9"], note=NOTE
     )
     text = path.read_text()
-    for said in ("# A study", f"*{NOTE}*", "make study", "Missing, for they failed:** qc-9", "0.750 [0.700, 0.800]"):
+    for said in (
+        "# A study",
+        f"*{NOTE}*",
+        "make study",
+        "Missing, for they failed:** qc-9",
+        "0.750 [0.700, 0.800]",
+        "run: clean 12.",
+    ):
         assert said in text
     assert ("| template | 1 | 0.800" in text) is with_rivals
     assert "nan" not in text.lower()
@@ -98,6 +106,7 @@ def test_rows_of_finished_runs_only_and_scores_without_harmless_kinds(tmp_path):
         (directory / "config.yaml").write_text(settings)
         if job is not unfinished:
             (directory / "summary.json").write_text(json.dumps(summary))
+    (tmp_path / "qc" / "qc-s0" / "cost.json").write_text('{"seconds": 9.0, "cpu_seconds": 4.5}')
     (tmp_path / "clean" / "clean-s0" / "cycles.csv").write_text("cycle,accuracy\n2,0.95\n3,0.5\n")
     harms = [Harm(s, "A", kind, (), 0) for s, kind in (("n1", "noise"), ("n2", "noise"), ("i1", "inverted"))]
     write_truth(tmp_path / "qc" / "qc-s0" / "truth.csv", Truth(tuple(harms)))
@@ -106,6 +115,7 @@ def test_rows_of_finished_runs_only_and_scores_without_harmless_kinds(tmp_path):
     assert list(runs["run"]) == ["clean-s0", "qc-s0"]
     row = runs.iloc[1]
     assert (row["error"], row["revisit"], row["start_accuracy"], row["seconds"]) == (0.005, 2, 0.95, 3.0)
+    assert (row["cpu_seconds"], math.isnan(runs.iloc[0]["cpu_seconds"])) == (4.5, True)
     assert (row["precision_real"], row["recall_real"]) == (0.5, 0.5)
     assert row["recall"] == pytest.approx(2 / 3)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tmqc.study import launch as module
-from tmqc.study.launch import directory_of, is_done, launch
+from tmqc.study.launch import COST, directory_of, is_done, launch
 from tmqc.study.plan import Job
 
 CLEAN = Job("clean-s0", "clean", ("a=1",), None, {})
@@ -28,13 +28,13 @@ def pretend(monkeypatch, tmp_path):
     def prepare(*failing):
         script = tmp_path / "pretend.py"
         script.write_text(RUN.format(failing=list(failing)))
-        real = module.subprocess.run
+        real = module.subprocess.Popen
 
-        def run(command, **more):
+        def start(command, **more):
             assert command[1:3] == ["-m", "tmqc"]
             return real([sys.executable, str(script), *command[1:]], **more)
 
-        monkeypatch.setattr(module.subprocess, "run", run)
+        monkeypatch.setattr(module.subprocess, "Popen", start)
 
     return prepare
 
@@ -49,6 +49,8 @@ def test_each_runs_once_after_what_it_starts_from(pretend, tmp_path):
     assert launch([CLEAN, DIRTY, QC], outputs, at_once=3) == []
     assert settings_of(QC, outputs) | {"c": "3", "started": True} == settings_of(QC, outputs)
     assert settings_of(DIRTY, outputs)["init.from"] == str(outputs / "clean" / "clean-s0")
+    cost = json.loads((directory_of(QC, outputs) / COST).read_text())
+    assert 0 < cost["cpu_seconds"] < 60
     before = (directory_of(QC, outputs) / "summary.json").stat().st_mtime_ns
     directory_of(DIRTY, outputs).joinpath("summary.json").unlink()
     assert not is_done(DIRTY, outputs)

@@ -1,8 +1,9 @@
 """Evidence against single scans from one trusted state, where no accepted step can hide them.
 
 From the same state every scan's own training step is taken, verified and undone. Two things speak against a scan: its
-step makes the model worse at everybody's verification scans, or the model contradicts its label. That a scan is unusual
-is no evidence by itself: anomaly is two-sided, harm is not. But from an unusual scan a smaller sign of harm is enough.
+step makes the model worse at everybody's verification scans, or the model contradicts its label. That a scan is
+unusual, to the model or as an image, is no evidence by itself: anomaly is two-sided, harm is not. But from an unusual
+scan a smaller sign of harm is enough.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ class Limits:
 
     Attributes:
         loss_z: of the change in verification loss, in robust standard deviations.
-        unusual_loss_z: the same for a scan whose margin is farther from the bulk than `margin_z`, to either side:
-            what the model is far too sure about is unlike what it has learnt from.
+        unusual_loss_z: the same for an unusual scan. Unusual is a margin farther from the bulk than `margin_z`, to
+            either side, for what the model is far too sure about is unlike what it has learnt from; or an image less
+            alike to all others than `image_z`.
         margin_z: of the margin, in robust standard deviations from the bulk.
+        image_z: of `core.likeness.unlikeness`, likewise; None: images are not looked at.
         least_loss: the spread of the changes is never taken to be smaller than this, in nats: a well-trained state
             changes so little that rounding would stand out otherwise.
     """
@@ -32,6 +35,7 @@ class Limits:
     loss_z: float = 6.0
     unusual_loss_z: float = 1.5
     margin_z: float = 3.0
+    image_z: float | None = None
     least_loss: float = 1e-4
 
 
@@ -44,7 +48,8 @@ class Evidence:
         margin: `core.rates.margins` of the scan under the trusted state; lower is worse.
         loss_z, margin_z: robust z-scores of the two over all scans screened, both turned so that higher is worse.
         strength: the larger of the two relative to its limit; above 1 the scan is a suspect. The limit of the loss is
-            the lower one where the margin is unusual.
+            the lower one where the scan is unusual.
+        image_z: robust z-score of the unlikeness over all scans; None where images are not looked at.
     """
 
     loss_change: float
@@ -52,6 +57,7 @@ class Evidence:
     loss_z: float
     margin_z: float
     strength: float
+    image_z: float | None = None
 
     @property
     def suspect(self) -> bool:
@@ -59,7 +65,12 @@ class Evidence:
         return self.strength > 1.0
 
 
-def weigh(loss_changes: Sequence[float], margins: Sequence[float], limits: Limits) -> tuple[Evidence, ...]:
+def weigh(
+    loss_changes: Sequence[float],
+    margins: Sequence[float],
+    limits: Limits,
+    unlikenesses: Sequence[float] | None = None,
+) -> tuple[Evidence, ...]:
     """Compare every scan with all scans of the same screening.
 
     A margin counts only where it is negative: a scan whose label the model agrees with is not mislabeled, however
@@ -67,16 +78,22 @@ def weigh(loss_changes: Sequence[float], margins: Sequence[float], limits: Limit
 
     Args:
         loss_changes: nats, shape (n,). margins: shape (n,), of the same scans.
+        unlikenesses: of the same scans, shape (n,); None: images are not looked at.
     """
     loss_z = robust_z(loss_changes, least=limits.least_loss)
     margin_z = -robust_z(margins)
-    contradicted = np.where(np.asarray(margins) < 0, margin_z / limits.margin_z, -math.inf)
+    image_z: Sequence[float | None] = [None] * len(loss_changes)
     is_unusual = np.abs(margin_z) > limits.margin_z
+    if unlikenesses is not None and limits.image_z is not None:
+        of_image = robust_z(unlikenesses)
+        is_unusual |= of_image > limits.image_z
+        image_z = of_image.tolist()
+    contradicted = np.where(np.asarray(margins) < 0, margin_z / limits.margin_z, -math.inf)
     strength = np.maximum(loss_z / np.where(is_unusual, limits.unusual_loss_z, limits.loss_z), contradicted)
     return tuple(
-        Evidence(float(change), float(margin), float(of_loss), float(of_margin), float(total))
-        for change, margin, of_loss, of_margin, total in zip(
-            loss_changes, margins, loss_z, margin_z, strength, strict=True
+        Evidence(float(change), float(margin), float(of_loss), float(of_margin), float(total), image)
+        for change, margin, of_loss, of_margin, total, image in zip(
+            loss_changes, margins, loss_z, margin_z, strength, image_z, strict=True
         )
     )
 

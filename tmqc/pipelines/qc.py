@@ -6,9 +6,10 @@ from pathlib import Path
 
 from tmqc.config import Config
 from tmqc.core.records import CycleReport
+from tmqc.pipelines.likeness import measure_unlikeness
 from tmqc.pipelines.prepare import corrupt, make_plan, open_centers, prepare, settle
 from tmqc.pipelines.resume import check_place
-from tmqc.pipelines.rules import heed, is_published, make_travel, warn_of_single_flips
+from tmqc.pipelines.rules import heed, is_published, looks_at_images, make_travel, warn_of_single_flips
 from tmqc.pipelines.scoring import break_down_run, score_cycle, warn_of_vanished
 from tmqc.pipelines.session import open_run
 from tmqc.pipelines.training import Both, Keeper, close_training, predict_test, progress_of, splits_of
@@ -33,6 +34,7 @@ def run_qc(config: Config, directory: Path) -> None:
         plan = make_plan(config, train)
         warn_of_single_flips(config.qc, prepared.cohort.verification)
         before = predict_test(config, prepared, cycle=prepared.start.cycle if prepared.start else None)
+        unlike = measure_unlikeness(plan.subjects, prepared.volumes) if looks_at_images(config.qc) else None
         reports: list[CycleReport] = []
         scores: list[DetectionRow] = []
         further, replace = not is_published(config.qc), session.point is not None
@@ -44,7 +46,7 @@ def run_qc(config: Config, directory: Path) -> None:
             session.stop.waiting(),
         ):
             keeper = Keeper(config, session, centers)
-            travelled = make_travel(config, plan, keeper.centers, Both(trace, progress, keeper))
+            travelled = make_travel(config, plan, keeper.centers, Both(trace, progress, keeper), unlikeness=unlike)
             for report in travelled.cycles():
                 reports.append(report)
                 ledger = travelled.ledger.to_json(report.cycle + 1)

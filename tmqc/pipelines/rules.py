@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 from tmqc.config import Config, QcConfig
@@ -43,15 +43,30 @@ def is_published(qc: QcConfig) -> bool:
     return gate and qc.chance is None and qc.strikes == 1 and not _guard(qc).pauses
 
 
-def make_travel(config: Config, plan: Plan, centers: Centers, listener: Listener) -> Travelled:
+def looks_at_images(qc: QcConfig) -> bool:
+    """Whether control wants to know how unlike the others each image is."""
+    return qc.control == "screen" and qc.screen.image_z is not None
+
+
+def make_travel(
+    config: Config,
+    plan: Plan,
+    centers: Centers,
+    listener: Listener,
+    *,
+    unlikeness: Mapping[str, float] | None = None,
+) -> Travelled:
     """The tour under the control that the settings ask for.
+
+    Args:
+        unlikeness: of every training scan, if `looks_at_images`.
 
     Raises:
         RunError: a trusted center does not exist.
     """
     qc = config.qc
     if qc.control == "screen":
-        return ScreenedTravel(plan, _screening(qc), centers, listener)
+        return ScreenedTravel(plan, _screening(qc), centers, listener, unlikeness=unlikeness)
     if unknown := [center for center in qc.calibrated.centers if center not in plan.subjects]:
         raise RunError(f"qc.calibrated.centers: no center {', '.join(unknown)}; there are {', '.join(plan.subjects)}")
     return ControlledTravel(plan, _control(qc), centers, listener)
@@ -96,6 +111,7 @@ def _screening(qc: QcConfig) -> Screening:
             loss_z=screen.loss_z,
             unusual_loss_z=screen.unusual_loss_z,
             margin_z=screen.margin_z,
+            image_z=screen.image_z,
             least_loss=screen.least_loss,
         ),
         least_accuracy=screen.least_accuracy,

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from tmqc.core.detection import counted, detect
 from tmqc.rundir import CONFIG, LEDGER, RANKING, SUMMARY, TRUTH
-from tmqc.study.launch import directory_of, is_done
+from tmqc.study.launch import COST, directory_of, is_done
 from tmqc.study.plan import CLEAN, DIRTY, QC, RIVALS, Job
 from tmqc.truth import read_truth
 
@@ -32,8 +32,8 @@ def collect_runs(jobs: Sequence[Job], outputs: Path, *, harmless: Sequence[str] 
 
     Columns: run, pipeline, seed, scenario, gate, error (acceptable a sample, of the gate's own signal), revisit,
     verify_accuracy and verify_loss (of the last cycle), start_accuracy (on the verification scans, of the model that
-    control started from), test_accuracy, test_auroc, scores as in `detection.csv`, n_verifications, seconds. Empty
-    where there is none.
+    control started from), test_accuracy, test_auroc, scores as in `detection.csv`, n_verifications, seconds (of
+    training and verification), cpu_seconds (of the whole process). Empty where there is none.
     """
     rows = [_read_run(job, outputs, harmless) for job in jobs if job.pipeline != RIVALS and is_done(job, outputs)]
     return pd.DataFrame(rows)
@@ -61,7 +61,14 @@ def _read_run(job: Job, outputs: Path, harmless: Sequence[str]) -> dict[str, Any
         **(_score_real(directory, harmless) if job.pipeline == QC else dict.fromkeys(REAL)),
         "n_verifications": summary["n_verifications"],
         "seconds": summary["train_s"] + summary["verify_s"],
+        "cpu_seconds": _read_cost(directory),
     }
+
+
+def _read_cost(directory: Path) -> float | None:
+    """Seconds of the processor that a run took; None if nobody measured them, as of a run not made by a study."""
+    path = directory / COST
+    return float(json.loads(path.read_text(encoding="utf-8"))["cpu_seconds"]) if path.is_file() else None
 
 
 def _score_real(directory: Path, harmless: Sequence[str]) -> dict[str, float | None]:

@@ -12,12 +12,13 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
-from tmqc.rundir import RANKING, SUMMARY
+from tmqc.rundir import RANKING, SUMMARY, write_json
 from tmqc.study.plan import RIVALS, Job
 
 log = logging.getLogger("tmqc")
 
 OUTPUT = "output.txt"  # what the run printed
+COST = "cost.json"  # what it took, of this machine's time and of its cores'
 
 
 def directory_of(job: Job, outputs: Path) -> Path:
@@ -66,7 +67,8 @@ def launch(jobs: Sequence[Job], outputs: Path, *, at_once: int) -> list[str]:
                 ran = future.result()
                 if ran.code == 0:
                     done.add(job.name)
-                    log.info("[%d/%d] %s: %.0f s", n_ended, n_to_do, job.name, ran.seconds)
+                    took = (ran.seconds, ran.cpu_seconds)
+                    log.info("[%d/%d] %s: %.0f s, %.0f of the processor's", n_ended, n_to_do, job.name, *took)
                 else:
                     failed.append(job.name)
                     told = (n_ended, n_to_do, job.name, ran.code, ran.output)
@@ -76,10 +78,16 @@ def launch(jobs: Sequence[Job], outputs: Path, *, at_once: int) -> list[str]:
 
 @dataclass(frozen=True)
 class Ran:
-    """How a job's process ended, after how many seconds, and the file that holds all it printed."""
+    """How a job's process ended, after how many seconds, and the file that holds all it printed.
+
+    Attributes:
+        cpu_seconds: of the processor, user and system, all cores added up: unlike `seconds` they hardly depend on what
+            else the machine does.
+    """
 
     code: int
     seconds: float
+    cpu_seconds: float
     output: Path
 
 
@@ -99,8 +107,12 @@ def run_job(job: Job, outputs: Path, *, threads: int) -> Ran:
     started = time.monotonic()
     with path.open("w", encoding="utf-8") as output:
         command = [sys.executable, "-m", "tmqc", *overrides]
-        ended = subprocess.run(command, check=False, stdout=output, stderr=subprocess.STDOUT, env=environment)
-    return Ran(ended.returncode, time.monotonic() - started, path)
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
+        _, status, used = os.wait4(process.pid, 0)  # as wait(), but tells what this very process used
+        process.returncode = os.waitstatus_to_exitcode(status)
+    seconds, cpu_seconds = time.monotonic() - started, used.ru_utime + used.ru_stime
+    write_json(directory / COST, {"seconds": seconds, "cpu_seconds": cpu_seconds})
+    return Ran(process.returncode, seconds, cpu_seconds, path)
 
 
 def _threads(at_once: int) -> int:

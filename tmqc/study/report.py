@@ -94,6 +94,10 @@ def _opening(
         "Means over the seeds; in brackets the least and the most. Precision is empty where nothing was eliminated.",
         "",
     ]
+    cost = runs.groupby("pipeline", sort=False)["cpu_seconds"].mean().dropna()
+    if not cost.empty:
+        each = ", ".join(f"{pipeline} {seconds:.0f}" for pipeline, seconds in cost.items())
+        page += [f"Seconds of a processor core, mean of a run: {each}.", ""]
     if failed:
         page += [f"**Missing, for they failed:** {', '.join(failed)}.", ""]
     return page
