@@ -134,14 +134,16 @@ def test_the_cache_changes_no_result(runs, cohort_csvs, caplog, *, settings, nam
     assert all(np.array_equal(states[0][name], states[1][name]) for name in states[0])
     for file in ("ledger.json", "truth.csv", "harmful/volumes/Delta-train-0.nii.gz"):
         assert (one / file).read_bytes() == (other / file).read_bytes()
-    n = sum(CENTERS.values()) + 2 * 4 * len(CENTERS) + CENTERS["Delta"]
+    n_held = sum(CENTERS.values()) + 2 * 4 * len(CENTERS)
+    n = n_held + CENTERS["Delta"]  # which are read good, then harmful
     line = next(line for line in caplog.messages if " scans from " in line)
     if name == "uncached":
         assert line.startswith(f"0 of {n} scans from no cache, ")
         assert "mapped" not in line
     else:
-        assert line.startswith(f"{n} of {n} scans from {runs['outputs']}/cache, 0.00 GB decoded, 0.00 GB held as ")
-        assert f"({n - CENTERS['Delta']} scans) mapped, 3 of 3 corrupted copies from the cache" in line
+        held = f"0.0 MB decoded, 0.0 MB held and 0.3 MB ({n_held} scans) mapped as uint8 ({n_held})"
+        copied = "3 of 3 corrupted copies from the cache"
+        assert line == f"{n} of {n} scans from {runs['outputs']}/cache, {held}, {copied}"
     assert line in (other / "run.log").read_text()
 
 
