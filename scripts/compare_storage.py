@@ -2,7 +2,8 @@
 
 Needs `pip install zarr blosc2` besides tmqc, which uses neither. What is timed is what tmqc does with a scan: from the
 disk into one scan's place in a float32 batch. `cold`: the file was dropped from the page cache before. Other work on
-the machine adds to a time and never takes from it, so the least of `--repeats` is given for each scan, then the mean.
+the machine adds to a time and never takes from it, so the least of `--repeats` is given for each scan, then the mean;
+so little is added to the processor's own time that it can be compared on a busy machine.
 All work in one thread. A raw file is flushed to the disk when it is written, the others are not.
 """
 
@@ -85,18 +86,20 @@ def forget(path: Path) -> None:
         os.close(handle)
 
 
-def least(repeats: int, work: Callable[[], object], before: Callable[[], object] = bool) -> float:
-    seconds = []
+def least(repeats: int, work: Callable[[], object], before: Callable[[], object] = bool) -> tuple[float, float]:
+    """Milliseconds on the clock, and of the processor, each the least of all repeats."""
+    clock, processor = [], []
     for _ in range(repeats):
         before()
-        started = time.perf_counter()
+        started = time.perf_counter(), time.process_time()
         work()
-        seconds.append(time.perf_counter() - started)
-    return min(seconds)
+        clock.append(time.perf_counter() - started[0])
+        processor.append(time.process_time() - started[1])
+    return 1e3 * min(clock), 1e3 * min(processor)
 
 
 def compare(name: str, scans: list[Scan], folder: Path, repeats: int) -> tuple[float, ...]:
-    """Milliseconds a scan to write, to read cold and warm; bytes on disk a byte of voxels."""
+    """Milliseconds a scan to write, to read cold, to read warm, of the processor for that; bytes a byte of voxels."""
     write, read = WAYS[name]
     place = np.empty(scans[0].shape, np.float32)
 
@@ -106,13 +109,12 @@ def compare(name: str, scans: list[Scan], folder: Path, repeats: int) -> tuple[f
     rows, n_bytes = [], 0
     for i, scan in enumerate(scans):
         path = folder / f"{name}-{i}".replace(" ", "_")
-        written = least(1, partial(write, path, scan))
-        cold = least(repeats, partial(fill, path, scan), partial(forget, path))
-        rows.append((written, cold, least(repeats, partial(fill, path, scan))))
+        written, _ = least(1, partial(write, path, scan))
+        cold, _ = least(repeats, partial(fill, path, scan), partial(forget, path))
+        rows.append((written, cold, *least(repeats, partial(fill, path, scan))))
         assert np.array_equal(place, scan.astype(np.float32)), name
         n_bytes += sum(file.stat().st_size for file in files_of(path))
-    written, cold, warm = (1e3 * float(np.mean(column)) for column in zip(*rows, strict=True))
-    return written, cold, warm, n_bytes / sum(scan.nbytes for scan in scans)
+    return (*np.mean(rows, axis=0).tolist(), n_bytes / sum(scan.nbytes for scan in scans))
 
 
 def main() -> int:
@@ -131,12 +133,13 @@ def main() -> int:
     print(
         f"{len(scans)} scans of {' x '.join(map(str, scans[0].shape))} voxels held as {types}, {os.cpu_count()} cores"
     )
-    print(f"{'':26}  write ms  cold ms  warm ms  size")
-    print(f"{'NIfTI, decoded':26}  {'':8}  {'':7}  {1e3 * float(np.mean(decoded)):7.2f}  {packed:.3f}")
+    print("| | write | cold | warm | warm, processor | size |\n|---|---|---|---|---|---|")
+    warm, processor = np.mean(decoded, axis=0)
+    print(f"| NIfTI, decoded | | | {warm:.1f} | {processor:.1f} | {packed:.2f} |")
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         for name in WAYS:
-            write, cold, warm, size = compare(name, scans, Path(folder), options.repeats)
-            print(f"{name:26}  {write:8.2f}  {cold:7.2f}  {warm:7.2f}  {size:.3f}")
+            *times, size = compare(name, scans, Path(folder), options.repeats)
+            print(f"| {name} | {' | '.join(f'{ms:.2f}' for ms in times)} | {size:.2f} |")
     return 0
 
 

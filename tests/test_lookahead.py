@@ -134,7 +134,7 @@ TRAIN = [subject(s, c, i % 2) for c, group in SUBJECTS.items() for i, s in enume
 VERIFICATION = [subject(f"v{i}", "AB"[i % 2], i % 3 % 2) for i in range(N_VERIFICATION)]
 NAMES = [s.subject for s in (*VERIFICATION, *TRAIN)]
 VOLUMES = Volumes(np.arange(len(NAMES), dtype=np.float32).reshape(-1, 1, 1, 1, 1), NAMES)
-SCANS = VOLUMES.array[:N_VERIFICATION]
+SCANS = VOLUMES.block(NAMES[:N_VERIFICATION])
 
 
 def local(seed):

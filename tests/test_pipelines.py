@@ -122,33 +122,28 @@ def test_control_does_not_depend_on_the_truth_being_known(runs, cohort_csvs):
     assert not (blind / "truth.csv").exists()
 
 
-@pytest.mark.parametrize("settings", ["cache.enabled=false", "cache.ram_gb=0"])
-def test_the_cache_changes_no_result(runs, cohort_csvs, settings, caplog):
+@pytest.mark.parametrize(("settings", "name"), [("cache.enabled=false", "uncached"), ("cache.ram_gb=0", "mapped")])
+def test_the_cache_changes_no_result(runs, cohort_csvs, caplog, *, settings, name):
     """Decoded anew, mapped from the cache: the very same trace, model and scores."""
     caplog.set_level("INFO", "tmqc")
-    one, other = (
-        runs["qc"],
-        go(
-            runs["outputs"],
-            cohort_csvs,
-            "pipeline=qc",
-            *harm(runs["outputs"]),
-            "tracking=none",
-            settings,
-            name=settings[6:],
-        ),
-    )
+    one, more = runs["qc"], ("tracking=none", settings)
+    other = go(runs["outputs"], cohort_csvs, "pipeline=qc", *harm(runs["outputs"]), *more, name=name)
     traces = [pd.read_csv(run / "trace.csv").drop(columns="Seconds") for run in (one, other)]
     pd.testing.assert_frame_equal(*traces, check_exact=True)
     states = [load_checkpoint(checkpoint_path(run, CYCLES - 1)).state for run in (one, other)]
     assert all(np.array_equal(states[0][name], states[1][name]) for name in states[0])
-    for name in ("ledger.json", "truth.csv", "harmful/volumes/Delta-train-0.nii.gz"):
-        assert (one / name).read_bytes() == (other / name).read_bytes()
-    n = sum(CENTERS.values()) + 2 * 4 * len(CENTERS) + CENTERS["Delta"]
-    place = "no cache" if settings == "cache.enabled=false" else runs["outputs"] / "cache"
+    for file in ("ledger.json", "truth.csv", "harmful/volumes/Delta-train-0.nii.gz"):
+        assert (one / file).read_bytes() == (other / file).read_bytes()
+    n_held = sum(CENTERS.values()) + 2 * 4 * len(CENTERS)
+    n = n_held + CENTERS["Delta"]  # which are read good, then harmful
     line = next(line for line in caplog.messages if " scans from " in line)
-    assert line.startswith(f"{0 if settings == 'cache.enabled=false' else n} of {n} scans from {place}, ")
-    assert ("mapped" in line) == ("3 of 3 corrupted copies from the cache" in line) == (settings == "cache.ram_gb=0")
+    if name == "uncached":
+        assert line.startswith(f"0 of {n} scans from no cache, ")
+        assert "mapped" not in line
+    else:
+        held = f"0.0 MB decoded, 0.0 MB held and 0.3 MB ({n_held} scans) mapped as uint8 ({n_held})"
+        copied = "3 of 3 corrupted copies from the cache"
+        assert line == f"{n} of {n} scans from {runs['outputs']}/cache, {held}, {copied}"
     assert line in (other / "run.log").read_text()
 
 

@@ -80,12 +80,14 @@ class Volumes:
         stats, cache = self.cache.stats, self.cache
         types = Counter(scan.dtype.name for scan in self._scans.values())
         mapped = [scan.nbytes for scan in self._scans.values() if isinstance(scan, Entry)]
+        held = f"{_size(self.n_bytes)} held"
+        if mapped:
+            held += f" and {_size(sum(mapped))} ({len(mapped)} scans) mapped"
         parts = [
             f"{stats.hits} of {stats.hits + stats.decodes} scans from {cache.directory or 'no cache'}",
-            f"{stats.bytes_decoded / GB:.2f} GB decoded, {self.n_bytes / GB:.2f} GB held",
-            "as " + ", ".join(f"{name} ({n})" for name, n in types.most_common()),
+            f"{_size(stats.bytes_decoded)} decoded",
+            f"{held} as " + ", ".join(f"{name} ({n})" for name, n in types.most_common()),
         ]
-        parts += [f"{sum(mapped) / GB:.2f} GB ({len(mapped)} scans) mapped"] * bool(mapped)
         parts += [f"{stats.copied} of {stats.copied + stats.made} corrupted copies from the cache"] * bool(
             stats.copied + stats.made
         )
@@ -187,6 +189,10 @@ def load_volumes(
     if faults:
         raise CohortError(faults)
     return Volumes([scan for scan in scans if not isinstance(scan, str)], [s.subject for s in unique], cache=cache)
+
+
+def _size(n_bytes: int) -> str:
+    return f"{n_bytes / GB:.2f} GB" if n_bytes >= GB / 10 else f"{n_bytes / 1e6:.1f} MB"
 
 
 def _check_memory(n: int, shape: Sequence[int], cache: VolumeCache) -> None:
