@@ -1,12 +1,14 @@
 """What looking ahead costs on this machine, and what it would gain on several devices as fast as this one.
 
 Takes the same verified steps on random scans one way after the other, in turns: on a machine that others use, nothing
-but the ratios within one call means much. With --train-s and --verify-s, of a step measured elsewhere, the model alone.
+but the ratios within one call means much, and of those the CPU seconds' most: with all cores at work they are what
+looking ahead costs. With --train-s and --verify-s, of a step measured elsewhere, the model alone.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import pickle
 import sys
 import time
@@ -100,42 +102,60 @@ def measure(given: argparse.Namespace) -> StepTimes:
     batches = [tuple(names[at : at + BATCH_SIZE]) for at in range(0, len(names), BATCH_SIZE)]
     with Verifiers(
         partial(build_verifier, config),
-        local.scans,
-        batch_size=local.batch_size,
+        local.scorer.scans,
+        batch_size=local.scorer.batch_size,
         environments=[{}] * given.workers,
         weights=weights,
-        predict=local.predict,
+        predict=local.scorer.predict,
     ) as verifiers:
         while verifiers.n_ready < given.workers:
             time.sleep(0.1)
         ways: dict[str, Any] = {"sequential": local}
         ways |= {f"lookahead={n}": LookaheadCenters(local, verifiers, ahead=n) for n in (0, 1, 2)}
         times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+        cpu: dict[str, list[float]] = {name: [] for name in ways}
         said: list[Any] = []
         for _ in range(given.rounds + 1):
             for name, centers in ways.items():
                 centers.load_state(start)
                 steps = [batches[i % len(batches)] for i in range(given.steps)]
+                before_s = cpu_s(verifiers)
                 train_s, other_s, answers = take_steps(centers, steps, given.reject_every)
+                cpu[name].append((cpu_s(verifiers) - before_s) / given.steps)
                 times[name].append((train_s / given.steps, other_s / given.steps))
                 said.append(answers)
     if any(answers != said[0] for answers in said):
         sys.exit("the answers differ from one way to another")
-    warm = {name: rounds[1:] for name, rounds in times.items()}
-    print_measured({name: [sum(parts) for parts in rounds] for name, rounds in warm.items()}, given)
-    train_s, verify_s = (median(part) for part in zip(*warm["sequential"], strict=True))
+    step_s = {name: [sum(parts) for parts in rounds[1:]] for name, rounds in times.items()}  # the first warms up
+    print_measured(step_s, {name: rounds[1:] for name, rounds in cpu.items()}, given)
+    train_s, verify_s = (median(part) for part in zip(*times["sequential"][1:], strict=True))
     return StepTimes(train_s, verify_s, handover_s)
 
 
-def print_measured(step_s: dict[str, list[float]], given: argparse.Namespace) -> None:
-    print(
-        f"{given.workers} verifier(s), {given.scans} scans, every {given.reject_every}th step rejected; same answers.\n"
-    )
-    print("| way | s a step, median of rounds | times the sequential way, median (lowest to highest round) |")
-    print("|---|---|---|")
+def cpu_s(verifiers: Any) -> float:
+    """CPU seconds that this process and all verifiers have used; without /proc, this one alone."""
+    used = time.process_time()
+    for pid in verifiers.pids:
+        stat = Path(f"/proc/{pid}/stat")
+        if stat.exists():
+            ticks = stat.read_text(encoding="ascii").rpartition(")")[2].split()[11:13]
+            used += sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
+    return used
+
+
+def print_measured(step_s: dict[str, list[float]], cpu: dict[str, list[float]], given: argparse.Namespace) -> None:
+    share = f"every {given.reject_every}th step" if given.reject_every else "no step"
+    print(f"{given.workers} verifier(s), {given.scans} scans, {share} rejected, the same answers every way.\n")
+    print("| way | s a step | CPU s a step | s, times sequential: median (lowest to highest round) | CPU s, the same |")
+    print("|---|---|---|---|---|")
     for name, seconds in step_s.items():
-        ratios = [one / other for one, other in zip(seconds, step_s["sequential"], strict=True)]
-        print(f"| {name} | {median(seconds):.3f} | {median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) |")
+        ratios = f"{ratio(step_s, name)} | {ratio(cpu, name)}"
+        print(f"| {name} | {median(seconds):.3f} | {median(cpu[name]):.3f} | {ratios} |")
+
+
+def ratio(values: dict[str, list[float]], name: str) -> str:
+    ratios = [one / other for one, other in zip(values[name], values["sequential"], strict=True)]
+    return f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
 def print_model(times: StepTimes) -> None:

@@ -95,8 +95,9 @@ class ScriptedVerifiers:
     def n_ready(self):
         return self.chance.randint(0, 2)
 
-    def submit(self, weights):
+    def submit(self, weights, order):
         assert set(weights) == {"weights"}
+        assert sorted(order) == list(range(-(-N_VERIFICATION // BATCH_SIZE)))
         request = Request(pickle.dumps(weights), N_VERIFICATION, range(0, N_VERIFICATION, BATCH_SIZE))
         self.waiting[request] = [slice(start, min(start + BATCH_SIZE, N_VERIFICATION)) for start in request.missing]
         self._work(request)
@@ -114,7 +115,7 @@ class ScriptedVerifiers:
             return self.waiting[request].pop()
         return None
 
-    def wait(self, request):
+    def wait(self, request, rows):
         self._work(request, self.chance.choice([0.5, 1.0]))
 
     def fill(self, request, rows, probabilities):
@@ -169,6 +170,9 @@ class Watcher:
 TOURS = {
     "loss": lambda *others: ControlledTravel(
         plan_of(), Control(Gate(signal="loss", loss_error=0.05)), *others
+    ).cycles(),
+    "early": lambda *others: ControlledTravel(
+        plan_of(), Control(Gate(signal="both", error=0.1, loss_error=0.05), early_stop=True), *others
     ).cycles(),
     "flips": lambda *others: ControlledTravel(
         plan_of(), Control(Gate(error=0.2, reference="best", chance=0.4)), *others
@@ -232,7 +236,7 @@ def test_what_is_trained_ahead_is_used_kept_over_a_checkpoint_and_forgotten_on_a
     looking.verify()
     assert centers.learner.n_trained == 4  # a3
     looking.restore(before)
-    assert verifiers.n_cancelled == 2
+    assert verifiers.n_cancelled == 3  # that of a1, and those of a2 and a3
     looking.train("A", ("a2",), learning_rate=0.1)  # as trained ahead, but from another state
     assert centers.learner.n_trained == 5
     assert looking.state()["optimizer/step"] == 1

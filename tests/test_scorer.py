@@ -80,7 +80,7 @@ def test_what_is_remembered_goes_with_the_state():
     assert {name: array.tolist() for name, array in one.state().items()} == {
         name: array.tolist() for name, array in again.items()
     }
-    assert other._order == one._order
+    assert other.order == one.order
 
 
 class Drifting:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,7 +66,7 @@ class LookaheadCenters:
         return result
 
     def verify(self, limit: Limit | None = None) -> Verification:
-        """As `LocalCenters.verify`, always of all scans: others score, this process trains ahead, then helps them."""
+        """As `LocalCenters.verify`: others score while this process trains ahead, then it helps them."""
         if self._asked is None:
             self._asked = self._submit(self._now)
         if tuple(one.step for one in self._line) != self._hint[: len(self._line)]:
@@ -75,13 +76,7 @@ class LookaheadCenters:
             step, *others = self._hint[len(self._line) :]
             result, state = self._train(step, state, others)
             self._line.append(_Ahead(step, result, state, self._submit(state)))
-        while not self._asked.is_complete:
-            if (rows := self._verifiers.claim(self._asked)) is None:
-                self._verifiers.wait(self._asked)
-                continue
-            self._put(self._now)
-            self._verifiers.fill(self._asked, rows, self._centers.scorer.predict(rows))
-        return self._centers.scorer.count(self._asked.probabilities)
+        return self._centers.scorer.verify(limit, partial(self._find_out, self._asked))
 
     def hold_reference(self) -> None:
         """As `LocalCenters.hold_reference`."""
@@ -101,6 +96,8 @@ class LookaheadCenters:
         if snapshot is self._now:
             return
         self._forget()
+        if self._asked is not None:  # rejection may have been certain before all was scored
+            self._verifiers.cancel(self._asked)
         self._now, self._asked = snapshot, None
 
     def clock(self) -> float:
@@ -147,7 +144,17 @@ class LookaheadCenters:
         return result, state
 
     def _submit(self, state: Snapshot) -> Request:
-        return self._verifiers.submit(self._centers.learner.pack_weights(state))
+        return self._verifiers.submit(self._centers.learner.pack_weights(state), self._centers.scorer.order)
+
+    def _find_out(self, request: Request, rows: slice) -> NDArray[np.float32]:
+        """What the model says of `rows` in the state that the tour is in, by whoever is free to score them."""
+        while request.lacks(rows):
+            if (batch := self._verifiers.claim(request)) is None:
+                self._verifiers.wait(request, rows)
+                continue
+            self._put(self._now)
+            self._verifiers.fill(request, batch, self._centers.scorer.predict(batch))
+        return request.probabilities[rows]
 
     def _put(self, state: Snapshot) -> None:
         if self._at is not state:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from tmqc.core.rates import DECISION_THRESHOLD, Counts, Verification, doubts, sc
 from tmqc.learner import Learner
 
 Arrays = Mapping[str, NDArray[np.generic]]
+Predict = Callable[[slice], NDArray[np.float32]]
 
 
 class Scorer:
@@ -23,6 +24,7 @@ class Scorer:
     Attributes:
         scans: (n, x, y, z, 1) float32.
         batch_size: scans scored at once.
+        order: numbers of the batches, the most doubtful first.
     """
 
     def __init__(
@@ -45,19 +47,24 @@ class Scorer:
         self._labels = np.array(labels)
         studies = np.array(centers)
         self._centers = [np.flatnonzero(studies == study) for study in dict.fromkeys(centers)]
-        self._order: tuple[int, ...] = tuple(range(-(-len(self._labels) // batch_size)))
+        self.order: tuple[int, ...] = tuple(range(-(-len(self._labels) // batch_size)))
         self._last: NDArray[np.bool_] | None = None  # which scans the last full verification took for PD
         self._reference: NDArray[np.bool_] | None = None
 
-    def verify(self, limit: Limit | None = None) -> Verification:
-        """Score all scans, or, with a limit, until it is certain that they reject."""
+    def verify(self, limit: Limit | None = None, predict: Predict | None = None) -> Verification:
+        """Score all scans, or, with a limit, until it is certain that they reject.
+
+        Args:
+            predict: who is asked for probabilities, in place of `predict` here.
+        """
+        predict = predict or self.predict
         if limit is None:
-            return self.count(self.predict(slice(None)))
+            return self.count(predict(slice(0, len(self._labels))))
         p = np.full(len(self._labels), np.nan, np.float32)
-        for i, batch in enumerate(self._order, start=1):
+        for i, batch in enumerate(self.order, start=1):
             rows = slice(batch * self.batch_size, (batch + 1) * self.batch_size)
-            p[rows] = self.predict(rows)
-            if i < len(self._order) and limit.rejects(partial := self._count_some(p, self._order[:i])):
+            p[rows] = predict(rows)
+            if i < len(self.order) and limit.rejects(partial := self._count_some(p, self.order[:i])):
                 return partial
         return self.count(p)
 
@@ -69,7 +76,7 @@ class Scorer:
         """Count the probabilities of all scans, shape (n,), center by center, add up, and remember them."""
         whole = score(p, self._labels, self._reference, centers=self._centers)
         self._last = p >= DECISION_THRESHOLD
-        self._order = order_batches(doubts(p, self._labels), self.batch_size)
+        self.order = order_batches(doubts(p, self._labels), self.batch_size)
         return whole
 
     def hold_reference(self) -> None:
@@ -78,7 +85,7 @@ class Scorer:
 
     def state(self) -> dict[str, NDArray[np.generic]]:
         """What is remembered."""
-        remembered = {"last": self._last, "reference": self._reference, "order": np.array(self._order)}
+        remembered = {"last": self._last, "reference": self._reference, "order": np.array(self.order)}
         return {f"centers/{name}": array for name, array in remembered.items() if array is not None}
 
     def load_state(self, state: Arrays) -> None:
@@ -88,7 +95,7 @@ class Scorer:
             for which in ("last", "reference")
         )
         if "centers/order" in state:
-            self._order = tuple(state["centers/order"].tolist())
+            self.order = tuple(state["centers/order"].tolist())
 
     def _count_some(self, p: NDArray[np.float32], batches: Sequence[int]) -> Verification:
         scored = np.isin(np.arange(len(p)) // self.batch_size, batches)

@@ -209,11 +209,6 @@ def _check_workers(config: Config) -> list[str]:
         faults.append(
             f"run.verify_workers={n}: must be null, or a number of processes up to {_MOST_WORKERS}, from {least}"
         )
-    if config.qc.early_stop and (ahead > 0 or (n or 0) > 0):
-        faults.append(
-            "qc.early_stop=true: batches are scored one after another then, nobody else can help; set run.lookahead=0 "
-            "and run.verify_workers=null, or qc.early_stop=false"
-        )
     return faults
 
 

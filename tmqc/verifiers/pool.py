@@ -89,11 +89,16 @@ class Verifiers:
         for thread in self._threads:
             thread.join()
 
-    def submit(self, weights: Weights) -> Request:
-        """Have a state verified, after those submitted before it."""
+    @property
+    def pids(self) -> list[int]:
+        """The processes' numbers."""
+        return [process.pid for process in self._processes]
+
+    def submit(self, weights: Weights, order: Sequence[int]) -> Request:
+        """Have a state verified, after those submitted before it, by batches of these numbers one after another."""
         request = Request(pickle.dumps(dict(weights)), self._n, self._starts)
         with self._changed:
-            self._waiting.extend(Job(request, self._rows(start)) for start in self._starts)
+            self._waiting.extend(Job(request, self._rows(self._starts[i])) for i in order)
             self._changed.notify_all()
         return request
 
@@ -118,10 +123,10 @@ class Verifiers:
             request.missing.discard(rows.start)
             self._changed.notify_all()
 
-    def wait(self, request: Request) -> None:
-        """Wait until `request` is complete, or a batch of it has come back from a verifier that failed."""
+    def wait(self, request: Request, rows: slice) -> None:
+        """Wait until these rows are there, or a batch of `request` has come back from a verifier that failed."""
         with self._changed:
-            while not (request.is_complete or any(job.request is request for job in self._waiting)):
+            while request.lacks(rows) and not any(job.request is request for job in self._waiting):
                 now = time.monotonic()
                 since = min((since for _, since in self._held.values()), default=now)
                 self._changed.wait(max(since + self._patience_s - now, 0.01))

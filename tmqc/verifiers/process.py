@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import Pipe
@@ -28,10 +28,14 @@ class Request:
         missing: first rows of the batches that have not.
     """
 
-    def __init__(self, weights: bytes, n: int, starts: Sequence[int]) -> None:
+    def __init__(self, weights: bytes, n: int, starts: Iterable[int]) -> None:
         self.weights = weights
         self.probabilities = np.zeros(n, np.float32)
         self.missing = set(starts)
+
+    def lacks(self, rows: slice) -> bool:
+        """Whether any of these rows, the first of which begins a batch, has not come in."""
+        return any(rows.start <= start < rows.stop for start in tuple(self.missing))
 
     @property
     def is_complete(self) -> bool:
@@ -104,8 +108,13 @@ class Process:
 
 @contextmanager
 def shared(scans: NDArray[np.float32]) -> Iterator[int]:
-    """Copy scans into a nameless file in memory, on disk where there is none; it goes with the last who has it open."""
-    with os.fdopen(os.memfd_create("scans"), "wb") if hasattr(os, "memfd_create") else tempfile.TemporaryFile() as file:
+    """Copy scans into a file without a name, in memory if that has room; it goes with the last who has it open.
+
+    Args:
+        scans: an array, or what reads like one, as it does where memory has no room for an array.
+    """
+    in_memory = isinstance(scans, np.ndarray) and hasattr(os, "memfd_create")
+    with os.fdopen(os.memfd_create("scans"), "wb") if in_memory else tempfile.TemporaryFile() as file:
         for scan in scans:
             file.write(np.ascontiguousarray(scan).data)
         file.flush()

@@ -25,11 +25,12 @@ def serve(pipe: Connection, scans_fd: int) -> None:
     scans = np.frombuffer(mmap.mmap(scans_fd, n_bytes, prot=mmap.PROT_READ), np.float32).reshape(shape)
     import_keras()
     learner = pickle.loads(pipe.recv_bytes())()
+    held = learner.hold(scans)
     while True:
         rows, has_weights = pipe.recv()
         if has_weights:
             learner.load_weights(pickle.loads(pipe.recv_bytes()))
-        pipe.send(learner.predict(scans[rows], batch_size=batch_size))
+        pipe.send(learner.predict(held[rows], batch_size=batch_size))
 
 
 def main() -> None:
