@@ -215,9 +215,8 @@ def test_features_are_what_the_classifier_predicts_from(data):
     np.testing.assert_allclose(seen, one.predict(x, batch_size=8), rtol=1e-5)
 
 
-def test_going_back_stays_on_the_device(data, monkeypatch):
+def test_going_back_stays_on_the_device(monkeypatch):
     """No value passes through NumPy."""
-    x, y = data
     one = learner()
     before = one.state()
     with monkeypatch.context() as patched:
