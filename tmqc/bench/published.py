@@ -23,7 +23,7 @@ from tmqc.core.early_stop import Limit
 from tmqc.core.rates import DECISION_THRESHOLD, Verification, margins, score
 from tmqc.data.cohort import Cohort
 from tmqc.learner import Learner
-from tmqc.travel import TrainResult
+from tmqc.travel import Foreseen, TrainResult
 
 
 def read_scan(table: Path, subject: str) -> NDArray[np.float32]:
@@ -85,6 +85,9 @@ class PublishedCenters:
     def hold_reference(self) -> None:
         """Count flips against the last verification from now on."""
         self._reference = self._last
+
+    def foresee(self, steps: Sequence[Foreseen]) -> None:
+        """Nothing is prepared."""
 
     def margins(self, center: str, subjects: Sequence[str]) -> tuple[float, ...]:
         """As `Centers.margins`."""
