@@ -12,6 +12,7 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -24,7 +25,7 @@ def main() -> int:
     given = _read_arguments()
     sizes = quick(Sizes()) if given.quick else Sizes()
     options = ("shape", "filters", "n_verify", "n_steps", "n_pretrain", "full_verify", "verify_batch_size", "matrix")
-    chosen = {name: getattr(given, name) for name in options if getattr(given, name) is not None}
+    chosen: dict[str, Any] = {name: getattr(given, name) for name in options if getattr(given, name) is not None}
     sizes = replace(sizes, **{name: tuple(v) if isinstance(v, list) else v for name, v in chosen.items()})
     outputs = given.outputs.absolute()
     outputs.mkdir(parents=True, exist_ok=True)

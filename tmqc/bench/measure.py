@@ -54,7 +54,7 @@ def pretrain(setting: Setting, device: backend.Device, turn: Turnstile, *, n_ste
         chosen = [s for group, n in zip(groups, halves, strict=True) for s in rng.choice(group, n)]
         centers.train("all", tuple(chosen), learning_rate=setting.learning_rate)
     found = centers.verify()
-    np.savez(path, **learner.state())
+    np.savez(path, allow_pickle=False, **learner.state())
     return {"accuracy": found.counts.accuracy, "loss": found.loss}
 
 

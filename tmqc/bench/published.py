@@ -31,10 +31,11 @@ def read_scan(table: Path, subject: str) -> NDArray[np.float32]:
     rows = pd.read_csv(table)
     path = rows.loc[rows["Subject"] == subject, "Path"].to_numpy()[0]
     voxels = sitk.GetArrayFromImage(sitk.ReadImage(str(table.parent / path)))
-    return np.float32(voxels.transpose(2, 1, 0))[None, ..., None]
+    scan: NDArray[np.float32] = voxels.transpose(2, 1, 0).astype(np.float32)
+    return scan[None, ..., None]
 
 
-class _OneByOne(keras.utils.PyDataset):
+class _OneByOne(keras.utils.PyDataset):  # type: ignore[misc]
     """Batches of one scan, read by `read`."""
 
     def __init__(self, read: Callable[[Path, str], NDArray[np.float32]], table: Path, subjects: Sequence[str]) -> None:

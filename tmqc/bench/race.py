@@ -60,8 +60,9 @@ def race(contenders: Sequence[Contender], *, n_steps: int) -> dict[str, Ran]:
 
 
 def speedup(slow: Ran, fast: Ran, clock: str = "wall_s") -> float:
-    """How many times faster `fast` was: the median over steps, so that no single hiccup of the machine counts."""
-    return median(a[clock] / b[clock] for a, b in zip(slow.steps, fast.steps, strict=True))
+    """How many times faster `fast` was: the median over their steps in common; no single hiccup of the machine counts."""
+    ratios = [float(a[clock]) / float(b[clock]) for a, b in zip(slow.steps, fast.steps, strict=False)]
+    return median(ratios)
 
 
 def speedup_at(share: float, slow: Ran, fast: Ran, clock: str = "wall_s") -> float | None:
@@ -69,9 +70,11 @@ def speedup_at(share: float, slow: Ran, fast: Ran, clock: str = "wall_s") -> flo
 
     Of the mean accepted and the mean rejected step, as measured. None: there was none of a kind.
     """
-    times = []
+    times: list[float] = []
     for ran in (slow, fast):
-        kinds = [[step[clock] for step in ran.steps if step["accepted"] is accepted] for accepted in (True, False)]
+        kinds = [
+            [float(step[clock]) for step in ran.steps if step["accepted"] is accepted] for accepted in (True, False)
+        ]
         if not all(kinds):
             return None
         times.append((1.0 - share) * mean(kinds[0]) + share * mean(kinds[1]))
