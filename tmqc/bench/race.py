@@ -60,7 +60,7 @@ def race(contenders: Sequence[Contender], *, n_steps: int) -> dict[str, Ran]:
 
 
 def speedup(slow: Ran, fast: Ran, clock: str = "wall_s") -> float:
-    """How many times faster `fast` was: the median over their steps in common; no single hiccup of the machine counts."""
+    """How many times faster `fast` was: the median over their common steps: no single hiccup of the machine counts."""
     ratios = [float(a[clock]) / float(b[clock]) for a, b in zip(slow.steps, fast.steps, strict=False)]
     return median(ratios)
 
