@@ -26,7 +26,8 @@ def main() -> int:
     sizes = quick(Sizes()) if given.quick else Sizes()
     options = ("shape", "filters", "n_verify", "n_steps", "n_pretrain", "full_verify", "verify_batch_size", "matrix")
     chosen: dict[str, Any] = {name: getattr(given, name) for name in options if getattr(given, name) is not None}
-    sizes = replace(sizes, **{name: tuple(v) if isinstance(v, list) else v for name, v in chosen.items()})
+    chosen |= {name: tuple(chosen[name]) for name in ("shape", "filters") if name in chosen}
+    sizes = replace(sizes, **chosen)
     outputs = given.outputs.absolute()
     outputs.mkdir(parents=True, exist_ok=True)
     base, found = base_setting(sizes, outputs), {}
