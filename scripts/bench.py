@@ -24,9 +24,19 @@ def main() -> int:
     """Exit code 0, or 1 if the contenders came to different verdicts."""
     given = _read_arguments()
     sizes = quick(Sizes()) if given.quick else Sizes()
-    options = ("shape", "filters", "n_verify", "n_steps", "n_pretrain", "full_verify", "verify_batch_size", "matrix")
+    options = (
+        "shape",
+        "filters",
+        "full_shape",
+        "n_verify",
+        "n_steps",
+        "n_pretrain",
+        "full_verify",
+        "verify_batch_size",
+        "matrix",
+    )
     chosen: dict[str, Any] = {name: getattr(given, name) for name in options if getattr(given, name) is not None}
-    chosen |= {name: tuple(chosen[name]) for name in ("shape", "filters") if name in chosen}
+    chosen |= {name: tuple(chosen[name]) for name in ("shape", "filters", "full_shape") if name in chosen}
     sizes = replace(sizes, **chosen)
     outputs = given.outputs.absolute()
     outputs.mkdir(parents=True, exist_ok=True)
@@ -48,11 +58,14 @@ def _read_arguments() -> argparse.Namespace:
     parser.add_argument("--outputs", type=Path, default=Path("outputs/bench"), help="default: %(default)s")
     parser.add_argument("--shape", type=int, nargs=3, help="voxels in x, y, z of the cycle, default: 48 56 48")
     parser.add_argument("--filters", type=int, nargs="+", help="of the SFCN, default: the published ones")
+    parser.add_argument(
+        "--full-shape", type=int, nargs=3, help="of the parts full_size and rates, default: 160 192 160"
+    )
     for name, told in {
         "--n-verify": "verification scans of the cycle",
         "--n-steps": "verified steps of the cycle at most",
         "--n-pretrain": "training steps before the cycle",
-        "--full-verify": "scans scored at 160 x 192 x 160",
+        "--full-verify": "scans scored in the parts full_size and rates",
         "--verify-batch-size": "scans scored at once",
         "--matrix": "rows of the matrices whose product is the yardstick",
     }.items():

@@ -126,6 +126,7 @@ def rates(
         "device": device.name,
         "backend": device.backend,
         "precision": setting.precision,
+        "shape": list(setting.shape),
         "verify_volumes_per_s": rate,
         "train_volumes_per_s": setting.batch_size / min(training[1:]),
         "gflop_per_volume": flops / 1e9,

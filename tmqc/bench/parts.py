@@ -10,9 +10,8 @@ from typing import Any
 
 from tmqc.bench.contender import Contender
 from tmqc.bench.race import A_FIFTH, Ran, race, speedup, speedup_at
-from tmqc.bench.setting import HARMFUL, PUBLISHED, Setting, make_cohort
+from tmqc.bench.setting import FULL_SIZE, HARMFUL, PUBLISHED, Setting, make_cohort
 
-FULL_SIZE = (160, 192, 160)
 EARLY, ONEDNN, BOTH = "tmqc, early stop", "tmqc, oneDNN", "tmqc, oneDNN, early stop"
 
 
@@ -23,7 +22,7 @@ class Sizes:
     Attributes:
         n_verify: verification scans. n_centers: good centers of ten training scans, beside a harmful one of five.
         n_steps: verified steps of the cycle at most. n_pretrain: training steps before it.
-        full_verify, full_steps: the same at 160 x 192 x 160.
+        full_shape, full_verify, full_steps: the same at the published size.
         n_rounds: of each throughput. matrix: rows of the matrices multiplied.
         scaling: verification scans at x1 and training scans at x1.
     """
@@ -34,6 +33,7 @@ class Sizes:
     n_centers: int = 4
     n_steps: int = 100
     n_pretrain: int = 60
+    full_shape: tuple[int, int, int] = FULL_SIZE
     full_verify: int = 4
     full_steps: int = 2
     n_rounds: int = 5
@@ -89,8 +89,8 @@ def measure_cycle(sizes: Sizes, base: Setting, outputs: Path) -> dict[str, Any]:
 def measure_full_size(sizes: Sizes, base: Setting, outputs: Path) -> dict[str, Any]:
     """The same on a handful of scans of 160 x 192 x 160, steps of one scan, fresh weights: every step is accepted."""
     counts = {"center_0": (max(sizes.full_steps, 2), sizes.full_verify)}
-    folder = make_cohort(outputs, name="full", shape=FULL_SIZE, counts=counts)
-    one = replace(base, folder=folder, shape=FULL_SIZE, batch_size=1, verify_batch_size=1, error=1.0)
+    folder = make_cohort(outputs, name="full", shape=sizes.full_shape, counts=counts)
+    one = replace(base, folder=folder, shape=sizes.full_shape, batch_size=1, verify_batch_size=1, error=1.0)
     settings = [replace(one, name="published", way=PUBLISHED), one]
     if has_onednn():
         settings.append(replace(one, name=ONEDNN, onednn="on"))
@@ -111,7 +111,7 @@ def measure_rates(sizes: Sizes, base: Setting, outputs: Path) -> dict[str, Any]:
     """Scoring and training at 160 x 192 x 160 as shares of the device's matrix rate, in float32 and bfloat16."""
     found = []
     for precision in ("float32", "mixed_bfloat16"):
-        one = replace(base, shape=FULL_SIZE, precision=precision, onednn="on" if has_onednn() else "default")
+        one = replace(base, shape=sizes.full_shape, precision=precision, onednn="on" if has_onednn() else "default")
         if sizes.full_verify < one.verify_batch_size:  # a handful of scans on a CPU: two of them fit into memory
             one = replace(one, batch_size=2, verify_batch_size=2)
         with Contender(one) as contender:
