@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 RUNS ?= outputs
 
-.PHONY: help demo compare study study-quick test test-slow test-faults check lock wheel clean
+.PHONY: help demo compare study study-quick bench test test-slow test-faults check lock wheel clean
 
 help:  ## list what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -32,6 +32,9 @@ study: $(VENV)/.run  ## all gates, kinds of harm and rivals over three seeds int
 
 study-quick: $(VENV)/.run  ## the same files from a subset, into outputs/study-quick
 	@$(BIN)/python scripts/study.py quick --outputs outputs/study-quick
+
+bench: $(VENV)/.run  ## speed of verification and of QC cycles beside the published way, into outputs/bench; minutes
+	@$(BIN)/python scripts/bench.py $(BENCH)
 
 test: $(VENV)/.dev  ## the tests
 	$(BIN)/python -m pytest -q

@@ -35,7 +35,7 @@ FLOORS = [
         "tmqc.verifiers",
         "tmqc.lookahead",
     },
-    {"tmqc.pipelines", "tmqc.study"},
+    {"tmqc.pipelines", "tmqc.study", "tmqc.bench"},
     {"tmqc.jobs", "tmqc.pretrain", "tmqc.sweep"},
     {"tmqc.cli", "tmqc.multirun"},
     {"tmqc.__main__"},

@@ -213,3 +213,30 @@ def test_features_are_what_the_classifier_predicts_from(data):
     one = learner()
     seen = one.model.get_layer("classifier").predict_on_batch(one.features(x, batch_size=3))[:, 0]
     np.testing.assert_allclose(seen, one.predict(x, batch_size=8), rtol=1e-5)
+
+
+def test_going_back_stays_on_the_device(monkeypatch):
+    """No value passes through NumPy."""
+    one = learner()
+    before = one.state()
+    with monkeypatch.context() as patched:
+        patched.setattr(keras.ops, "convert_to_numpy", lambda value: 1 / 0)
+        snapshot = one.snapshot()
+        assert not any(isinstance(value, np.ndarray) for value in snapshot)
+        for variable in one.model.trainable_variables:
+            variable.assign_add(keras.ops.ones_like(variable.value))
+        one.restore(snapshot)
+    after = one.state()
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="counts TensorFlow's traces")
+def test_no_size_of_a_batch_is_traced_anew(data):
+    x, y = data
+    one = learner()
+    functions = (one.model.predict_function, one.model.train_function)
+    counts = [function.experimental_get_tracing_count() for function in functions]
+    for size in (3, 8, 1, 5):
+        one.predict(one.hold(x), batch_size=size)
+        one.train_batch(x[:size], y[:size], learning_rate=1e-3)
+    assert [function.experimental_get_tracing_count() for function in functions] == counts

@@ -53,12 +53,7 @@ def find_batch_size(learner: Learner, volumes: NDArray[np.float32]) -> int:
     rates: dict[int, float] = {}
     for size in dict.fromkeys(min(size, len(volumes)) for size in _SIZES):
         if rates and room is not None and size * need > room:
-            log.info(
-                "verify_batch_size=auto: %d scans would need %.1f GB, %.1f are free",
-                size,
-                size * need / 1e9,
-                room / 1e9,
-            )
+            log.info("verify_batch_size=auto: no room for %d scans at once, %.1f GB each", size, need / 1e9)
             break
         try:
             rates[size] = _measure(learner, volumes[:size])
@@ -66,6 +61,8 @@ def find_batch_size(learner: Learner, volumes: NDArray[np.float32]) -> int:
             if not (rates and backend.is_out_of_memory(error)):
                 raise
             log.info("verify_batch_size=auto: %d scans at once do not fit into memory", size)
+            break
+        if size >= 4 * choose(rates):  # two sizes on, nothing is gained any more
             break
     best = choose(rates)
     told = ", ".join(f"{size}: {rate:.1f}" for size, rate in rates.items())

@@ -1,0 +1,105 @@
+"""The bench: its arithmetic in closed form, and that the published way of working comes to the same verdicts."""
+
+from __future__ import annotations
+
+import pytest
+from tiny import SHAPE
+
+from tmqc import backend
+from tmqc.bench import measure
+from tmqc.bench.contender import EnoughError
+from tmqc.bench.race import Ran, speedup, speedup_at
+from tmqc.bench.report import published_hours, summarize
+from tmqc.bench.setting import PUBLISHED, Setting
+from tmqc.config import ModelConfig
+from tmqc.models.sfcn import sfcn
+
+DEVICE = backend.set_up(deterministic=True)
+
+
+class Turns:
+    """Keeps what a contender tells, without anybody to take turns with."""
+
+    def __init__(self):
+        self.told = []
+
+    def begin(self, n_steps):
+        self._n = n_steps
+
+    def visit(self, cycle, visit):
+        pass
+
+    def step(self, step):
+        self.told.append((step.phase, step.subjects, step.accepted, step.verification.counts))
+        if len(self.told) == self._n:
+            raise EnoughError
+
+
+@pytest.mark.parametrize("error", [0.0, -1.0])  # the latter rejects every step
+def test_the_published_way_comes_to_the_same_verdicts(cohort_csvs, error):
+    folder = cohort_csvs["train"].parent
+    told, closing = {}, {}
+    for way in (PUBLISHED, "tmqc"):
+        setting = Setting(way, folder, SHAPE, (4, 8, 8), way=way, learning_rate=1e-2, verify_batch_size=4, error=error)
+        turns = Turns()
+        closing[way] = measure.cycle(setting, DEVICE, turns, n_steps=4)
+        told[way] = turns.told
+    assert told[PUBLISHED] == told["tmqc"]
+    assert len(told["tmqc"]) >= 5
+    assert all(accepted is (error == 0.0) for _, _, accepted, _ in told["tmqc"][1:])
+    assert closing["tmqc"]["n_decodes_after_first_pass"] == 0
+
+
+def test_verification_and_rates_are_measured(cohort_csvs):
+    setting = Setting("tmqc", cohort_csvs["train"].parent, SHAPE, (4, 8, 8), verify_batch_size=4)
+    found = measure.verification(setting, DEVICE, Turns(), n_rounds=2)
+    assert found["n_volumes"] == 16
+    assert found["verify_volumes_per_s"] > 0
+    row = measure.rates(setting, DEVICE, Turns(), n_volumes=4, n_rounds=1, matrix=64)
+    assert row["share_of_matrix_rate"] == pytest.approx(row["verify_tflops"] / row["matrix_tflops"])
+    grown = [measure.scaling(setting, DEVICE, Turns(), n_verify=n, n_train=5)["volumes_mb"] for n in (5, 15)]
+    assert grown[1] == 2 * grown[0]
+
+
+def test_a_forward_pass_at_the_published_size_is_132_gflop():
+    """METHOD section 3. By hand: sum of 2 * 27 * in * out * voxels over the blocks, then 1x1x1, then 768 weights."""
+    by_hand, voxels, channels = 0, 160 * 192 * 160, 1
+    for filters in (32, 64, 128, 256, 256):
+        by_hand += 2 * 27 * channels * filters * voxels
+        channels, voxels = filters, voxels // 8
+    by_hand += 2 * 256 * 64 * (5 * 6 * 5) + 2 * 768
+    flops = measure.forward_flops(sfcn((160, 192, 160), ModelConfig(), seed=0))
+    assert flops == by_hand
+    assert 131e9 < flops < 133e9
+
+
+def ran(*steps):
+    return Ran(tuple({"accepted": accepted, "wall_s": seconds} for accepted, seconds in steps), {})
+
+
+def test_a_cycle_with_a_fifth_rejected_is_weighed_from_the_two_kinds_of_steps():
+    """0.8 * 10 + 0.2 * 10 = 10 s a step beside 0.8 * 2 + 0.2 * 1 = 1.8 s."""
+    slow = ran((True, 10.0), (True, 10.0), (False, 10.0))
+    fast = ran((True, 2.0), (True, 2.0), (False, 1.0))
+    assert speedup(slow, fast) == 5.0
+    assert speedup_at(0.2, slow, fast) == pytest.approx(10.0 / 1.8)
+    assert speedup_at(0.2, ran((True, 10.0)), ran((True, 2.0))) is None
+
+
+def test_hours_of_the_published_run():
+    """One volume a second: 407 s a verification, 5800 batches; training at five volumes a second adds one second."""
+    row = {"precision": "float32", "verify_volumes_per_s": 1.0, "train_volumes_per_s": 5.0}
+    hours = published_hours(row)
+    assert hours["verification"] == pytest.approx(5800 * 407 / 3600)
+    assert hours["with_training"] == pytest.approx(5800 * 408 / 3600)
+    assert hours["with_retries"] == pytest.approx((5800 * 408 + 5800 * (407 + 0.2)) / 3600)
+
+
+def test_what_was_not_measured_is_none():
+    summary = summarize({"verification": {"verify_vs_bare": 1.0, "verify_volumes_per_s": 20.0}})
+    assert summary["verify_vs_bare"] == 1.0
+    assert summary["cycle_vs_published"] is None
+    assert {
+        *("verify_vs_bare", "cycle_vs_published", "cycle_vs_published_early_stop", "cycle_vs_published_full_size"),
+        *("decodes_after_first_pass", "peak_rss_mb", "verify_volumes_per_s"),
+    } <= set(summary)

@@ -1,0 +1,159 @@
+"""The parts of the bench: which contenders there are, on what, and what is kept of their answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tmqc.bench.contender import Contender
+from tmqc.bench.race import A_FIFTH, Ran, race, speedup, speedup_at
+from tmqc.bench.setting import FULL_SIZE, HARMFUL, PUBLISHED, Setting, make_cohort
+
+EARLY, ONEDNN, BOTH = "tmqc, early stop", "tmqc, oneDNN", "tmqc, oneDNN, early stop"
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured; lengths in voxels.
+
+    Attributes:
+        n_verify: verification scans. n_centers: good centers of ten training scans, beside a harmful one of five.
+        n_steps: verified steps of the cycle at most. n_pretrain: training steps before it.
+        full_shape, full_verify, full_steps: the same at the published size.
+        n_rounds: of each throughput. matrix: rows of the matrices multiplied.
+        scaling: verification scans at x1 and training scans at x1.
+    """
+
+    shape: tuple[int, int, int] = (48, 56, 48)
+    filters: tuple[int, ...] = (32, 64, 128, 256, 256, 64)
+    n_verify: int = 80
+    n_centers: int = 4
+    n_steps: int = 100
+    n_pretrain: int = 60
+    full_shape: tuple[int, int, int] = FULL_SIZE
+    full_verify: int = 4
+    full_steps: int = 2
+    n_rounds: int = 5
+    matrix: int = 1024
+    scaling: tuple[int, int] = (16, 10)
+    batch_size: int = 5
+    verify_batch_size: int = 8
+
+
+def quick(sizes: Sizes) -> Sizes:
+    """Less of everything, on the same grid."""
+    less = replace(sizes, n_verify=20, n_centers=1, n_steps=6, n_pretrain=20, full_verify=2, full_steps=1, n_rounds=3)
+    return replace(less, scaling=(8, 5))
+
+
+def base_setting(sizes: Sizes, outputs: Path) -> Setting:
+    """TensorFlow as it is; fresh weights; the cohort is made if it is missing."""
+    names = [f"center_{i}" for i in range(sizes.n_centers)]
+    share = -(-sizes.n_verify // (sizes.n_centers + 1))
+    counts = dict.fromkeys(names, (10, share)) | {HARMFUL: (5, share)}
+    folder = make_cohort(outputs, name="cycle", shape=sizes.shape, counts=counts)
+    return Setting(
+        "tmqc",
+        folder,
+        sizes.shape,
+        sizes.filters,
+        batch_size=sizes.batch_size,
+        verify_batch_size=sizes.verify_batch_size,
+    )
+
+
+def measure_verification(sizes: Sizes, base: Setting, outputs: Path) -> dict[str, Any]:
+    """Verification beside bare `predict_on_batch`."""
+    with Contender(base) as one:
+        return dict(one.ask("verification", n_rounds=sizes.n_rounds))
+
+
+def measure_cycle(sizes: Sizes, base: Setting, outputs: Path) -> dict[str, Any]:
+    """A QC cycle beside the published way, from a model trained a little, one center's labels flipped."""
+    start = outputs / "start.npz"
+    with Contender(base) as one:
+        trained = one.ask("pretrain", n_steps=sizes.n_pretrain, path=str(start))
+    base = replace(base, start=start)
+    settings = [replace(base, name="published", way=PUBLISHED), base, replace(base, name=EARLY, early_stop=True)]
+    if has_onednn():
+        settings += [
+            replace(base, name=ONEDNN, onednn="on"),
+            replace(base, name=BOTH, onednn="on", early_stop=True),
+        ]
+    return {"start": trained, **_race(settings, n_steps=sizes.n_steps)}
+
+
+def measure_full_size(sizes: Sizes, base: Setting, outputs: Path) -> dict[str, Any]:
+    """The same on a handful of scans of 160 x 192 x 160, steps of one scan, fresh weights: every step is accepted."""
+    counts = {"center_0": (max(sizes.full_steps, 2), sizes.full_verify)}
+    folder = make_cohort(outputs, name="full", shape=sizes.full_shape, counts=counts)
+    one = replace(base, folder=folder, shape=sizes.full_shape, batch_size=1, verify_batch_size=1, error=1.0)
+    settings = [replace(one, name="published", way=PUBLISHED), one]
+    if has_onednn():
+        settings.append(replace(one, name=ONEDNN, onednn="on"))
+    return _race(settings, n_steps=sizes.full_steps)
+
+
+def measure_scaling(sizes: Sizes, base: Setting, outputs: Path) -> dict[str, Any]:
+    """Seconds and peak memory at one, two and four times the verification scans and the training scans."""
+    n_verify, n_train = sizes.scaling
+    found = []
+    for verify_times, train_times in ((1, 1), (2, 1), (4, 1), (1, 2), (1, 4)):
+        with Contender(base) as one:
+            found.append(one.ask("scaling", n_verify=verify_times * n_verify, n_train=train_times * n_train))
+    return {"rows": found}
+
+
+def measure_rates(sizes: Sizes, base: Setting, outputs: Path) -> dict[str, Any]:
+    """Scoring and training at 160 x 192 x 160 as shares of the device's matrix rate, in float32 and bfloat16."""
+    found = []
+    for precision in ("float32", "mixed_bfloat16"):
+        one = replace(base, shape=sizes.full_shape, precision=precision, onednn="on" if has_onednn() else "default")
+        if sizes.full_verify < one.verify_batch_size:  # a handful of scans on a CPU: two of them fit into memory
+            one = replace(one, batch_size=2, verify_batch_size=2)
+        with Contender(one) as contender:
+            found.append(contender.ask("rates", n_volumes=sizes.full_verify, n_rounds=1, matrix=sizes.matrix))
+    return {"rows": found}
+
+
+PARTS: dict[str, Callable[[Sizes, Setting, Path], dict[str, Any]]] = {
+    "verification": measure_verification,
+    "cycle": measure_cycle,
+    "full_size": measure_full_size,
+    "scaling": measure_scaling,
+    "rates": measure_rates,
+}
+
+
+def has_onednn() -> bool:
+    """Whether models compute with TensorFlow: only there is oneDNN a choice."""
+    import os
+
+    return os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow"
+
+
+def _race(settings: Sequence[Setting], *, n_steps: int) -> dict[str, Any]:
+    with ExitStack() as stack:
+        ran = race([stack.enter_context(Contender(setting)) for setting in settings], n_steps=n_steps)
+    published = ran["published"]
+    return {
+        "n_steps": len(published.steps),
+        "share_rejected": published.share_rejected,
+        "verdicts_identical": all(each.verdicts == published.verdicts for each in ran.values()),
+        "contenders": {name: _describe(published, each) for name, each in ran.items()},
+    }
+
+
+def _describe(published: Ran, each: Ran) -> dict[str, Any]:
+    return {
+        "seconds": each.seconds(),
+        "cpu_seconds": each.seconds("cpu_s"),
+        "times_faster": speedup(published, each),
+        "times_less_cpu": speedup(published, each, "cpu_s"),
+        "times_faster_at_a_fifth_rejected": speedup_at(A_FIFTH, published, each),
+        "scored_of_rejected": [step["n_scored"] for step in each.steps if not step["accepted"]],
+        **each.closing,
+    }

@@ -1,0 +1,104 @@
+"""What the bench found, as one page of numbers and one table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from tmqc.bench.parts import BOTH, EARLY, ONEDNN
+from tmqc.bench.race import A_FIFTH
+from tmqc.bench.setting import FULL_SIZE
+
+# The published run: METHOD sections 2 and 4.
+N_SCANS, N_BATCHES, N_CYCLES, BATCH_SIZE = 407, 290, 20, 5
+
+
+def summarize(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The numbers that matter, of the parts that were measured; None for the others.
+
+    `cycle_vs_published...` are those of tmqc with `run.onednn=on`, where that is a choice; `..._default` those with
+    TensorFlow as it is. `peak_rss_mb` is that of tmqc's process in the cycle.
+    """
+    contenders = found.get("cycle", {}).get("contenders", {})
+    full = found.get("full_size", {}).get("contenders", {})
+    plain, early = contenders.get(ONEDNN, contenders.get("tmqc", {})), contenders.get(BOTH, contenders.get(EARLY, {}))
+    ours, verification = contenders.get("tmqc", {}), found.get("verification", {})
+    return {
+        "verify_vs_bare": verification.get("verify_vs_bare"),
+        "cycle_vs_published": plain.get("times_faster"),
+        "cycle_vs_published_early_stop": early.get("times_faster_at_a_fifth_rejected"),
+        "cycle_vs_published_full_size": full.get(ONEDNN, full.get("tmqc", {})).get("times_faster"),
+        "decodes_after_first_pass": ours.get("n_decodes_after_first_pass"),
+        "peak_rss_mb": ours.get("peak_rss_mb"),
+        "verify_volumes_per_s": verification.get("verify_volumes_per_s"),
+        "cycle_vs_published_default": ours.get("times_faster"),
+        "cycle_vs_published_early_stop_default": contenders.get(EARLY, {}).get("times_faster_at_a_fifth_rejected"),
+        "cycle_vs_published_full_size_default": full.get("tmqc", {}).get("times_faster"),
+        "verdicts_identical": found.get("cycle", {}).get("verdicts_identical"),
+        "share_rejected": found.get("cycle", {}).get("share_rejected"),
+        "published_run_hours": [
+            published_hours(row) for row in found.get("rates", {}).get("rows", []) if tuple(row["shape"]) == FULL_SIZE
+        ],
+    }
+
+
+def published_hours(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Hours of the published run by the rates of one row: verification only, with training, with retries, and a cycle.
+
+    407 scans after each of 290 batches of five in 20 cycles. Retries: a fifth of the batches rejected, each of which
+    adds five steps of one scan, verified as well.
+    """
+    verify_s = N_SCANS / row["verify_volumes_per_s"]
+    n, scan_s = N_BATCHES * N_CYCLES, 1.0 / row["train_volumes_per_s"]
+    retries = n * A_FIFTH * BATCH_SIZE
+    return {
+        "precision": row["precision"],
+        "one_cycle_with_training": N_BATCHES * (verify_s + BATCH_SIZE * scan_s) / 3600,
+        "verification": n * verify_s / 3600,
+        "with_training": n * (verify_s + BATCH_SIZE * scan_s) / 3600,
+        "with_retries": (n * (verify_s + BATCH_SIZE * scan_s) + retries * (verify_s + scan_s)) / 3600,
+    }
+
+
+def print_summary(summary: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]], console: Console) -> None:
+    """One table: each number, and what it should be at least or at most."""
+    table = Table("measured", "value", "target", title="tmqc bench")
+    targets = {
+        "verify_vs_bare": ">= 0.95",
+        "cycle_vs_published": ">= 3",
+        "cycle_vs_published_early_stop": ">= 5",
+        "cycle_vs_published_full_size": ">= 3",
+        "decodes_after_first_pass": "0",
+        "verdicts_identical": "True",
+    }
+    for name, value in summary.items():
+        if name != "published_run_hours":
+            table.add_row(name, _show(value), targets.get(name, ""))
+    for part in ("cycle", "full_size"):
+        for name, each in found.get(part, {}).get("contenders", {}).items():
+            told = (
+                f"{each['seconds']:.1f} s, {each['times_faster']:.2f} times as fast, peak {each['peak_rss_mb']:.0f} MB"
+            )
+            table.add_row(f"{part}: {name}", told, "")
+    for row in found.get("scaling", {}).get("rows", []):
+        told = f"verify {row['verify_s']:.2f} s, train {row['train_s']:.2f} s, peak {row['peak_rss_mb']:.0f} MB"
+        table.add_row(f"scaling: {row['n_verify']} verification, {row['n_train']} training", told, "")
+    for row in found.get("rates", {}).get("rows", []):
+        told = (
+            f"verify {row['verify_volumes_per_s']:.3f}, train {row['train_volumes_per_s']:.3f} volumes/s; "
+            f"{100 * row['share_of_matrix_rate']:.0f} % of the matrix rate {row['matrix_tflops']:.3f} TFLOP/s"
+        )
+        table.add_row(f"rates: {row['device']}, {row['precision']}", told, "")
+    for hours in summary["published_run_hours"]:
+        told = f"{hours['with_training']:.1f} h; with retries of a fifth of the batches {hours['with_retries']:.1f} h"
+        table.add_row(f"published run, {hours['precision']}, estimated", told, "")
+    console.print(table)
+
+
+def _show(value: object) -> str:
+    if value is None:
+        return "not measured"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
