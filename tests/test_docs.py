@@ -11,7 +11,8 @@ import pytest
 from tmqc.config import Config, flatten
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("published-scripts.md", "tutorial.md")
+PAGES = sorted(path.name for path in (ROOT / "docs").glob("*.md"))
+FILES = ("csv", "html", "json", "jsonl", "log", "npz", "py", "yaml")
 GROUPS = "|".join(field.name for field in fields(Config))
 
 
@@ -19,11 +20,9 @@ GROUPS = "|".join(field.name for field in fields(Config))
 def test_what_a_page_names_exists(name):
     text = (ROOT / "docs" / name).read_text("utf-8")
     settings = set(re.findall(rf"(?<![\w./-])((?:{GROUPS})\.[a-z_]+(?:\.[a-z_]+)*)(?=[\s=`,;:)]|$)", text))
-    assert settings - set(flatten(Config())) - {f"run.{suffix}" for suffix in ("py", "log", "json")} == set()
+    assert {name for name in settings if not name.endswith(FILES)} <= set(flatten(Config()))
     for experiment in set(re.findall(r"experiment=(\w+)", text)):
         assert (ROOT / "conf" / "experiment" / f"{experiment}.yaml").is_file(), experiment
-    for path in {
-        *re.findall(r"\bscripts/\w+\.py", text),
-        *(f"docs/{p}" for p in re.findall(r"\]\(([\w/-]+\.png)\)", text)),
-    }:
+    pictures = {f"docs/{path}" for path in re.findall(r"\]\(([\w/-]+\.png)\)", text)}
+    for path in pictures | set(re.findall(r"\bscripts/\w+\.py", text)):
         assert (ROOT / path).is_file(), path

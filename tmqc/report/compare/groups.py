@@ -7,12 +7,10 @@ from dataclasses import dataclass
 
 from tmqc.report.compare.records import RunRecord
 from tmqc.report.past_run import Setting
+from tmqc.sameness import is_harmless
 
-# They say where a run lies or who is told of it, not what it computes.
-_SILENT = (
-    *("run.name", "run.outputs", "run.overwrite", "run.resume", "run.progress", "cohort.phantom.directory"),
-    *("tracking.", "checkpoint.", "inference.", "rivals.", "pipeline.", "sweep.", "init.pretrain"),
-)
+# Besides those that say nothing about a result: the pipeline has a column of its own.
+_SILENT = ("pipeline.", "cohort.phantom.directory")
 _START = "init.from"
 ERROR, LOSS_ERROR, REVISIT = "qc.error", "qc.loss_error", "qc.revisit"
 
@@ -45,7 +43,12 @@ def effective(settings: Mapping[str, Setting]) -> dict[str, Setting]:
     if settings.get("cohort.source") != "phantom":
         idle.append("cohort.phantom.")
     idle += _idle_in_gate(settings)
-    return {name: value for name, value in settings.items() if not name.startswith(tuple(idle))}
+    pipeline = str(settings.get("pipeline.name"))
+    return {
+        name: value
+        for name, value in settings.items()
+        if not name.startswith(tuple(idle)) and not is_harmless(name, pipeline=pipeline)
+    }
 
 
 def _idle_in_gate(settings: Mapping[str, Setting]) -> list[str]:

@@ -80,17 +80,16 @@ def write_comparison(gathered: Gathered, directory: Path, *, title: str, command
 def _render(
     gathered: Gathered, finished: Sequence[RunRecord], groups: Sequence[Group], *, title: str, command: str | None
 ) -> str:
-    loader = jinja2.PackageLoader("tmqc.report.compare", ".")
-    template = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined).get_template(
-        "page.html.j2"
-    )
+    templates = files("tmqc.report") / "templates"
+    loader = jinja2.FunctionLoader(lambda name: (templates / name).read_text("utf-8"))
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
     means, gates = average_groups(groups), gate_runs(groups)
     models, scatter = draw_models(groups, means), draw_precision_recall(gates)
     scored = means[means["n_eliminated"].notna()]
-    return template.render(
+    return environment.get_template("comparison.html.jinja").render(
         title=title,
         command=command,
-        css=Markup(files("tmqc.report").joinpath("page.css").read_text("utf-8")),
+        style=Markup((templates / "report.css").read_text("utf-8")),  # ours, as all of a run's own page
         note=next((record.note for record in finished if record.note), None),
         opening=_opening(gathered, finished, groups),
         unfinished=[record for record in gathered.records if not record.finished],
