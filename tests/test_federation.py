@@ -81,7 +81,7 @@ def same(here, remote):
 
 
 GATES = {
-    "published": ["qc.error=0.0", "schedule.learning_rate=3e-2"],
+    "published": ["qc.error=0.0", "schedule.learning_rate=1e-1"],
     "both": ["qc=both", "qc.chance=0.2"],
     "screen": [
         "qc=screen",
