@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from test_pipelines import START, go, harm
+from test_resume import SAVE_ALWAYS, Death, die  # noqa: F401
 
 from tmqc.checkpoint import checkpoint_path, load_checkpoint, saved_cycles
 from tmqc.federation.messages import STATE, check_reply, check_request, decode
@@ -105,6 +106,20 @@ def test_a_federated_run_is_the_run_in_one_process(outputs, cohort_csvs, exchang
     assert trace["BytesSent"].astype(int).sum() > 0
     assert trace["Ignored"].any(), "a run that undoes nothing proves little"
     assert len(list((remote / "sites").iterdir())) == 3
+
+
+@pytest.mark.federation
+def test_a_server_that_is_killed_goes_on(outputs, cohort_csvs, die):  # noqa: F811
+    settings = ["pipeline=qc", *harm(outputs), *GATES["published"], *ALIKE]
+    here = outputs / "qc" / "published-here"
+    if not here.exists():
+        go(outputs, cohort_csvs, *settings, name=here.name)
+    for moment in (5, 9):
+        undo = die(moment)
+        with pytest.raises(Death):
+            go(outputs, cohort_csvs, *settings, *LOCAL, SAVE_ALWAYS, name="killed")
+        undo()
+    same(here, go(outputs, cohort_csvs, *settings, *LOCAL, SAVE_ALWAYS, name="killed"))
 
 
 def test_no_message_holds_what_must_stay_at_a_site(outputs, cohort_csvs, exchanged):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,6 +12,7 @@ from hypothesis.extra import numpy as arrays
 
 from tmqc.core.cells import group_centers
 from tmqc.federation.messages import (
+    ERROR_REPLY,
     TASKS,
     MessageError,
     check_reply,
@@ -124,3 +127,14 @@ def test_no_group_is_smaller_than_allowed_and_no_center_is_lost(sizes, min_cell)
     assert all(sum(sizes[center] for center in group) >= min_cell for group in groups)
     everybody = sorted(center for group in groups for center in group)
     assert everybody == (sorted(sizes) if sum(sizes.values()) >= min_cell else [])
+
+
+def test_the_page_tells_of_every_field():
+    page = (Path(__file__).resolve().parents[1] / "docs" / "federation.md").read_text()
+    for name, task in TASKS.items():
+        for way, fields in (("to the site", task.request), ("from the site", task.reply)):
+            for field, told in fields.items():
+                optional = " (optional)" if told.optional else ""
+                assert f"| `{name}` | {way} | `{field}` | {told.meaning}{optional} |" in page
+    for field, told in ERROR_REPLY.items():
+        assert f"| `{field}` | {told.meaning} |" in page
