@@ -8,12 +8,14 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from test_federation import ALIKE, GATES, outputs, same  # noqa: F401
-from test_pipelines import go, harm
+from test_pipelines import START, go, harm
 
-from tmqc.data.cohort import Subject
+from tmqc.checkpoint import checkpoint_path, load_checkpoint
+from tmqc.data.cohort import Subject, read_cohort
 from tmqc.federation.simulated import lay_out
 
 pytest.importorskip("nvflare")
@@ -88,6 +90,27 @@ def test_a_site_that_dies_mid_visit_and_comes_back_changes_nothing(outputs, coho
     assert "site site-2: is gone" in caplog.text or "site site-2: gave no answer" in caplog.text
     waited = pd.read_csv(remote / "trace.csv")["WaitedSeconds"]
     assert (waited > 0).sum() >= 1
+
+
+def test_a_real_federation_needs_no_table_on_the_server(outputs, cohort_csvs, tmp_path):  # noqa: F811
+    """As in production: the system is there already, and tmqc has an administrator's kit and names, nothing else."""
+    cohort = read_cohort(train_csv=cohort_csvs["train"], verification_csv=cohort_csvs["verification"], test_csv=None)
+    rows = {"train": cohort.train, "verification": cohort.verification}
+    files = lay_out(tmp_path / "sites", **rows, n_sites=2, min_cell=5, share_margins=False)
+    system = flare_system.System(tmp_path / "flare", files)
+    try:
+        settings = ["pipeline=dirty", f"schedule.start={START}", f"schedule.cycles={START + 1}", *ALIKE]
+        settings += [f"init.from={outputs}/clean/c"]
+        here = go(outputs, cohort_csvs, *settings, name="real-here")
+        real = ["federation=nvflare", f"federation.sites=[{','.join(files)}]", f"federation.admin_kit={system.admin}"]
+        remote = go(outputs, {}, *settings, *real, name="real-sites")
+    finally:
+        system.stop()
+    one, other = (load_checkpoint(checkpoint_path(run, START)).state for run in (here, remote))
+    assert all(np.array_equal(one[name], other[name]) for name in one)
+    cycles = [pd.read_csv(run / "cycles.csv") for run in (here, remote)]
+    for name in ("tp", "fp", "tn", "fn", "n_steps"):
+        assert list(cycles[0][name]) == list(cycles[1][name])
 
 
 def test_nobody_is_let_in_by_certificates_of_another_authority(tmp_path, files_of_one):

@@ -84,7 +84,7 @@ class FlareTransport:
         """As `Transport.exchange`."""
         try:
             if self._connection is None:
-                self._start(timeout_s)
+                self._start()
             found = self._ask(requests, timeout_s)
         except (EOFError, OSError, FlareError) as error:
             self._stop()
@@ -120,7 +120,7 @@ class FlareTransport:
             return all(answered for answered, _ in self._ask(dict.fromkeys(sites, b""), timeout_s).values())
         return False
 
-    def _start(self, timeout_s: float) -> None:
+    def _start(self) -> None:
         address = self._folder / "relay"
         address.unlink(missing_ok=True)
         key = write_key(address)
@@ -129,7 +129,7 @@ class FlareTransport:
             self._connection = self._accept(listener)
         connected = self._launched.connected()
         there = [site for site in self._sites if connected is None or site in connected]
-        until = time.monotonic() + min(_START_S, timeout_s)
+        until = time.monotonic() + _START_S
         while there and time.monotonic() < until and not self._are_up(there, 5.0):
             time.sleep(0.2)
 

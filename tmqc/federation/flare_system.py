@@ -170,6 +170,16 @@ def _free_ports(n: int) -> list[int]:
     return ports
 
 
+def _end_leftovers(folder: Path) -> None:
+    """End what an earlier system in this folder left running, whose tmqc process was killed."""
+    for process in psutil.process_iter():
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            words = process.cmdline()
+            is_ours = any(word.startswith(str(folder)) for word in words)
+            if is_ours and any(word.startswith("nvflare.private") or word.endswith("sub_start.sh") for word in words):
+                process.kill()
+
+
 class System:
     """A whole FLARE system on this machine: a server, a process a site, mutual TLS between them."""
 
@@ -183,6 +193,7 @@ class System:
         Raises:
             FlareError: it does not come up.
         """
+        _end_leftovers(folder)
         self.kits = provision(folder, list(files))
         join(self.kits / SERVER, None)
         for site, path in files.items():
