@@ -142,7 +142,7 @@ def test_no_message_holds_what_must_stay_at_a_site(outputs, cohort_csvs, exchang
         if asked["task"] == "train":
             assert ("loss" in told) == ("n_correct" in told) == (len(asked["tokens"]) >= 5)
         replies += "error" not in told
-    assert replies > 50
+    assert replies > 20
     opened = [decode(answer) for _, request, answer in exchanged if decode(request)["task"] == "open"]
     assert all(hc + pd >= 5 for one in opened for hc, pd in zip(one["n_hc"], one["n_pd"], strict=True))
     trace = pd.read_csv(directory / "trace.csv", keep_default_na=False)
