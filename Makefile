@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 RUNS ?= outputs
 
-.PHONY: help demo compare study study-quick bench test test-slow test-faults check lock wheel clean
+.PHONY: help demo compare study study-quick bench test test-slow test-faults test-federation check lock wheel clean
 
 help:  ## list what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -19,6 +19,10 @@ $(VENV)/.run: pyproject.toml requirements.lock
 $(VENV)/.dev: $(VENV)/.run
 	@echo "installing the development tools into $(VENV) ..."
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c requirements.lock -e '.[dev]'
+	@touch $@
+
+$(VENV)/.federation: $(VENV)/.dev
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c requirements.lock -e '.[nvflare]'
 	@touch $@
 
 demo: $(VENV)/.run  ## clean, dirty, QC and inference on a phantom cohort, then one table
@@ -44,6 +48,9 @@ test-slow: $(VENV)/.dev  ## the tests that take minutes: launchers, search, a tr
 
 test-faults: $(VENV)/.dev  ## runs killed at random moments, thousands of broken inputs
 	$(BIN)/python -m pytest -q -m faults
+
+test-federation: $(VENV)/.federation  ## sites as processes under NVIDIA FLARE: simulator, real sockets, faults
+	$(BIN)/python -m pytest -q -m federation
 
 check: $(VENV)/.dev  ## format, lint and types
 	$(BIN)/ruff format --check .

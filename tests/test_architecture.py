@@ -13,7 +13,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "tmqc"
 FLOORS = [
     {"tmqc", "tmqc.errors", "tmqc.config", "tmqc.sameness", "tmqc.provenance"},
     {"tmqc.core"},
-    {"tmqc.truth", "tmqc.models", "tmqc.backend", "tmqc.checkpoint", "tmqc.rundir", "tmqc.explain", "tmqc.signals"},
+    {"tmqc.truth", "tmqc.models", "tmqc.backend", "tmqc.checkpoint", "tmqc.rundir", "tmqc.explain", "tmqc.signals"}
+    | {"tmqc.federation.rules"},
     {
         "tmqc.data",
         "tmqc.learner",
@@ -35,7 +36,7 @@ FLOORS = [
         "tmqc.verifiers",
         "tmqc.lookahead",
     },
-    {"tmqc.pipelines", "tmqc.study", "tmqc.bench"},
+    {"tmqc.pipelines", "tmqc.study", "tmqc.bench", "tmqc.federation"},
     {"tmqc.jobs", "tmqc.pretrain", "tmqc.sweep"},
     {"tmqc.cli", "tmqc.multirun"},
     {"tmqc.__main__"},
@@ -90,6 +91,7 @@ def test_core_is_standard_library_and_numpy(path):
         ("tensorflow", {"tmqc.backend"}),
         ("jax", {"tmqc.backend"}),
         ("cleanlab", {"tmqc.rivals.model"}),
+        ("nvflare", {"tmqc.federation.flare_job", "tmqc.federation.flare_system"}),
     ],
 )
 def test_each_library_has_one_room(library, modules):
@@ -109,6 +111,7 @@ def test_the_control_side_cannot_reach_the_truth():
         "tmqc.learner",
         "tmqc.trace",
         "tmqc.checkpoint",
+        *(f"tmqc.federation.{name}" for name in ("messages", "site", "replies", "caller", "remote", "transport")),
     ]
     while queue:
         module = queue.pop()

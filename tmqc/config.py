@@ -173,6 +173,23 @@ class RivalsConfig:
 
 
 @dataclass
+class FederationConfig:
+    """Where the centers are: here, or at sites that keep their scans."""
+
+    name: str = "none"
+    sites: list[str] = field(default_factory=list)  # of a real federation: who takes part, in the order of the tour
+    n_sites: int = 3  # of a simulated one: the cohort's centers are dealt out to as many
+    min_cell: int = 5  # of simulated sites; a real site has its own
+    share_margins: bool = False  # of simulated sites; qc.control=screen needs it
+    on_fault: str = "wait"  # until a site answers; skip its visit; or stop
+    partial: bool = False  # with skip: verdicts may go without sites that do not answer
+    timeout_s: float = 600.0  # for one answer
+    patience_s: float | None = None  # to wait for a site in all; null: for ever
+    pause_s: float = 2.0  # between two attempts
+    admin_kit: str | None = None  # of a real federation: the administrator's start-up kit
+
+
+@dataclass
 class CheckpointConfig:
     """How often a run is saved, and what of it stays."""
 
@@ -232,6 +249,7 @@ class Config:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     inference: InferenceConfig = field(default_factory=InferenceConfig)
     rivals: RivalsConfig = field(default_factory=RivalsConfig)
+    federation: FederationConfig = field(default_factory=FederationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)

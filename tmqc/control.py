@@ -10,6 +10,7 @@ from tmqc.core.gate import Gate, decide, flip_worth, next_reference
 from tmqc.core.ledger import Ledger
 from tmqc.core.rates import Verification
 from tmqc.core.records import (
+    AWAY,
     BASELINE,
     BATCH,
     DRY,
@@ -23,7 +24,8 @@ from tmqc.core.records import (
     summarize,
 )
 from tmqc.core.runaway import Alarm, Guard, find_runaway
-from tmqc.travel import Centers, Foreseen, Listener, Plan, foreseen_of, train_step, verify
+from tmqc.core.schedule import Visit
+from tmqc.travel import AwayError, Centers, Foreseen, Listener, Plan, foreseen_of, train_step, verify
 
 
 @dataclass(frozen=True)
@@ -144,18 +146,32 @@ class ControlledTravel:
         ahead = foreseen_of(visits, self.plan.learning_rate(cycle)) + self._single_steps(cycle, self.ledger.due(cycle))
         for visit in visits:
             self.listener.visit(cycle, visit)
-            for batch in visit.batches:
-                ahead = ahead[1:]
-                steps.append(self._told(self._try_step(cycle, BATCH, batch, ahead)))
-                self._rejected.append(not steps[-1].accepted)
-                if steps[-1].accepted:
-                    continue
-                retries = self._single_steps(cycle, batch) + ahead
-                for i, subject in enumerate(batch, start=1):
-                    steps.append(self._told(self._try_step(cycle, RETRY, (subject,), retries[i:])))
-                    if not steps[-1].accepted:
-                        flagged.append(subject)
+            for step in self._visit(cycle, visit, ahead):
+                steps.append(step)
+                if step.phase == RETRY and not step.accepted:
+                    flagged += step.subjects
+            ahead = ahead[len(visit.batches) :]
         return steps, list(dict.fromkeys(flagged))  # with several local epochs one may be rejected twice
+
+    def _visit(self, cycle: int, visit: Visit, ahead: tuple[Foreseen, ...]) -> Iterator[Step]:
+        """The steps of one visit; a center that goes away ends it, told as a step of phase `away`.
+
+        Args:
+            ahead: what is foreseen from here on, the visit's own batches first.
+        """
+        due: tuple[str, ...] = ()
+        try:
+            for batch in visit.batches:
+                due, ahead = batch, ahead[1:]
+                step = self._told(self._try_step(cycle, BATCH, batch, ahead))
+                self._rejected.append(not step.accepted)
+                yield step
+                retries = self._single_steps(cycle, batch) + ahead
+                for i, subject in enumerate(() if step.accepted else batch, start=1):
+                    due = (subject,)
+                    yield self._told(self._try_step(cycle, RETRY, due, retries[i:]))
+        except AwayError:
+            self._told(Step(cycle, AWAY, center=visit.center, subjects=due))
 
     def _revisit(self, cycle: int) -> tuple[list[Step], Alarm | None]:
         """Try everybody who is due once more. Returns the steps, and the guard's first alarm of this cycle."""
@@ -164,7 +180,12 @@ class ControlledTravel:
         due = self.ledger.due(cycle)
         ahead = self._single_steps(cycle, due)
         for i, subject in enumerate(due, start=1):
-            step = self._try_step(cycle, REVISIT, (subject,), ahead[i:])
+            try:
+                step = self._try_step(cycle, REVISIT, (subject,), ahead[i:])
+            except AwayError as away:
+                self._told(Step(cycle, AWAY, center=away.center, subjects=(subject,)))
+                self.ledger = self.ledger.postpone(subject, due=cycle + self.control.revisit, strike=False)
+                continue
             alarm = alarm or (None if step.accepted else self._find_runaway(1))
             steps.append(self._told(replace(step, outcome=self._decide(cycle, subject, step.accepted, alarm))))
         return steps, alarm

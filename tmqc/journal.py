@@ -7,7 +7,7 @@ saved: it is put in when the record ends, and from there on the centers answer f
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 
 from tmqc.core.early_stop import Limit
 from tmqc.core.rates import Counts, Flips, Verification
-from tmqc.travel import Centers, Foreseen, TrainResult
+from tmqc.travel import AwayError, Centers, Foreseen, TrainResult
 
 Arrays = Mapping[str, NDArray[np.generic]]
 
 # What can be asked of centers. Those without an answer are on record too: the saved state belongs behind the last one.
-_TRAIN, _VERIFY, _MARGINS, _CLOCK, _HOLD, _SNAPSHOT, _RESTORE = range(7)
+_TRAIN, _VERIFY, _MARGINS, _CLOCK, _HOLD, _SNAPSHOT, _RESTORE, _TOLD = range(8)
+_AWAY = (0.0,)  # on record in place of loss and number correct; a loss kept back is on record as nothing
 _HELD = "held"
 
 
@@ -79,9 +80,15 @@ class JournaledCenters:
     def train(self, center: str, subjects: tuple[str, ...], *, learning_rate: float) -> TrainResult:
         """As `Centers.train`."""
         if (values := self._repeat(_TRAIN)) is None:
-            result = self._centers.train(center, subjects, learning_rate=learning_rate)
-            values = self._keep(_TRAIN, (result.loss, result.n_correct))
-        return TrainResult(values[0], int(values[1]))
+            try:
+                result = self._centers.train(center, subjects, learning_rate=learning_rate)
+            except AwayError:
+                self._keep(_TRAIN, _AWAY)
+                raise
+            values = self._keep(_TRAIN, () if result.loss is None else (result.loss, result.n_correct))
+        if values == _AWAY:
+            raise AwayError(center)
+        return TrainResult(values[0], int(values[1])) if values else TrainResult(None, 0)
 
     def foresee(self, steps: Sequence[Foreseen]) -> None:
         """As `Centers.foresee`; on no record, for it has no answer, and passed on only to who will be asked next."""
@@ -115,6 +122,12 @@ class JournaledCenters:
         if (values := self._repeat(_CLOCK)) is None:
             values = self._keep(_CLOCK, (self._centers.clock() + self._clock_offset,))
         return values[0]
+
+    def told(self, ask: Callable[[], Sequence[float]]) -> tuple[float, ...]:
+        """Whatever else a listener wants to know of the centers, and to be told again when the record is repeated."""
+        if (values := self._repeat(_TOLD)) is None:
+            values = self._keep(_TOLD, tuple(ask()))
+        return values
 
     def hold_reference(self) -> None:
         """As `Centers.hold_reference`."""

@@ -21,14 +21,16 @@ METRICS, PREDICTIONS, REPORT = "metrics.csv", "predictions.csv", "report.html"
 TRACKING, MODEL = "tracking.jsonl", "model.keras"  # what the tracking store could not be told, until it could
 SCORES, RANKING, RANKING_BY_KIND = "scores.csv", "rivals.csv", "rivals_by_kind.csv"
 FIGURES, HARMFUL, CHECKPOINTS = "figures", "harmful", "checkpoints"
+SITES_FILE, SITES = "sites.json", "sites"  # which tables the sites had; the sites of a simulation
+FLARE, FLARE_LOG = "flare", "flare.log"  # what NVIDIA FLARE writes on this machine
 _SCORES = (DETECTION, GOOD_LOST, BY_KIND, TRUTH)
 # The summary first: it says that the run is whole, so it must be gone before anything else is.
 _FILES = (
     *(SUMMARY, CONFIG, RUN, LOG, TRACE, LEDGER, CYCLES, *_SCORES, METRICS, PREDICTIONS, REPORT),
     *(SCORES, RANKING, RANKING_BY_KIND),
-    *(TRACKING, MODEL),
+    *(TRACKING, MODEL, SITES_FILE, FLARE_LOG),
 )
-_FOLDERS = (FIGURES, HARMFUL, CHECKPOINTS)
+_FOLDERS = (FIGURES, HARMFUL, CHECKPOINTS, SITES, FLARE)
 
 
 def check_free(directory: Path, *, overwrite: bool) -> None:
@@ -75,6 +77,18 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write JSON atomically, readable by people."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """What `write_json` wrote.
+
+    Raises:
+        RunError: it is missing or damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: cannot be read ({error})") from None
 
 
 def append_cycle(path: Path, report: CycleReport) -> None:

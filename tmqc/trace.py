@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 
-from tmqc.core.records import BASELINE, BATCH, Step
+from tmqc.core.records import AWAY, BASELINE, BATCH, Step
 from tmqc.core.schedule import Visit
 
 PUBLISHED_COLUMNS = ("Cycle", "Subject", "Study", "ACC", "FP", "FN", "PFP", "PFN", "Ignored")
@@ -32,6 +33,9 @@ FURTHER_COLUMNS = (
     *("RefVerifyLoss", "LossTolerance", "BrokenHC", "FixedHC", "BrokenPD", "FixedPD", "Outcome"),
     *("Margin", "LossZ", "MarginZ", "Strength", "ImageZ"),
 )
+# Of federated runs only: bytes of messages since the row before, seconds that sites computed (the slowest counts),
+# seconds lost to sites that did not answer as they should, and sites that the verification went without.
+TRAFFIC_COLUMNS = ("BytesSent", "BytesReceived", "SiteSeconds", "WaitedSeconds", "Missing")
 NOT_APPLICABLE = "n/a"
 SEPARATOR = "|"  # between the ids in `Subjects`; no id may hold it
 
@@ -76,19 +80,34 @@ def further_cells(step: Step) -> dict[str, object]:
     return dict(zip(FURTHER_COLUMNS, values, strict=True))
 
 
+def away_row(step: Step) -> dict[str, object]:
+    """The row of a step that was due and could not be taken: there is nothing to be told but that."""
+    one = step.subjects[0] if len(step.subjects) == 1 else "batch"
+    values = (step.cycle, one, step.center, step.phase, SEPARATOR.join(step.subjects))
+    return dict(zip(("Cycle", "Subject", "Study", "Phase", "Subjects"), values, strict=True))
+
+
 class TraceWriter:
     """A `Listener` that appends every verified step to a CSV and flushes it, so that a killed run keeps its rows."""
 
-    def __init__(self, path: Path, *, further: bool = False, replace: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        further: bool = False,
+        replace: bool = False,
+        traffic: Callable[[], Mapping[str, object]] | None = None,
+    ) -> None:
         """Begin the file.
 
         Args:
             further: write `FURTHER_COLUMNS` too.
             replace: an earlier file, as that of a run which repeats what is on record; else there may be none.
+            traffic: gives the cells of `TRAFFIC_COLUMNS` for the step that is being told; None: there are none.
         """
-        self._further = further
+        self._further, self._traffic = further, traffic
         self._file = path.open("w" if replace else "x", newline="", encoding="utf-8")
-        columns = (*COLUMNS, *FURTHER_COLUMNS) if further else COLUMNS
+        columns = (*COLUMNS, *(FURTHER_COLUMNS if further else ()), *(TRAFFIC_COLUMNS if traffic else ()))
         self._writer = csv.DictWriter(self._file, columns, lineterminator="\n")
         self._writer.writeheader()
 
@@ -96,10 +115,14 @@ class TraceWriter:
         """Nothing to write."""
 
     def step(self, step: Step) -> None:
-        """Append a row if the step was verified."""
-        if step.verification is not None:
-            self._writer.writerow(trace_row(step) | (further_cells(step) if self._further else {}))
-            self._file.flush()
+        """Append a row if the step was verified, or could not be taken."""
+        if step.verification is None and step.phase != AWAY:
+            return
+        row = away_row(step) if step.phase == AWAY else trace_row(step)
+        if self._further and step.phase != AWAY:
+            row |= further_cells(step)
+        self._writer.writerow(row | (dict(self._traffic()) if self._traffic else {}))
+        self._file.flush()
 
     def __enter__(self) -> TraceWriter:
         return self

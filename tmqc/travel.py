@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from tmqc.core.early_stop import Limit
 from tmqc.core.rates import RATES, Verification
-from tmqc.core.records import BATCH, CycleReport, Step, summarize
+from tmqc.core.records import AWAY, BATCH, CycleReport, Step, summarize
 from tmqc.core.schedule import LearningRate, Tour, Visit
 from tmqc.errors import InputError
 
@@ -23,11 +23,24 @@ class NonFiniteError(InputError):
     heading = "training had to stop:"
 
 
+class AwayError(InputError):
+    """A center did not answer, and the run is to go on without it: the rest of its visit is left out this cycle."""
+
+    heading = "a center is away:"
+
+    def __init__(self, center: str) -> None:
+        self.center = center
+        super().__init__(f"center {center} does not answer, and this step cannot be left out")
+
+
 @dataclass(frozen=True)
 class TrainResult:
-    """Of one training step: mean loss in nats and number of correct predictions, both before the update."""
+    """Of one training step: mean loss in nats and number of correct predictions, both before the update.
 
-    loss: float
+    The loss is None where the center keeps it to itself, as that of too few scans.
+    """
+
+    loss: float | None
     n_correct: int
 
 
@@ -44,7 +57,7 @@ class Centers(Protocol):
     """Where the samples live and the model trains. A snapshot is opaque; it stays valid until it is dropped."""
 
     def train(self, center: str, subjects: tuple[str, ...], *, learning_rate: float) -> TrainResult:
-        """One gradient step at `center` on the batch `subjects`."""
+        """One gradient step at `center` on the batch `subjects`. AwayError: it cannot be reached."""
 
     def foresee(self, steps: Sequence[Foreseen]) -> None:
         """Be told which training steps follow the one that is asked for next, if every one is accepted.
@@ -111,10 +124,15 @@ def travel(plan: Plan, centers: Centers, listener: Listener) -> Iterator[CycleRe
         ahead = foreseen_of(visits, rate)
         for visit in visits:
             listener.visit(cycle, visit)
-            for subjects in visit.batches:
-                centers.foresee(ahead[len(steps) + 1 :])
-                steps.append(train_step(centers, cycle, BATCH, visit.center, subjects, rate))
+            for i, subjects in enumerate(visit.batches, start=1):
+                centers.foresee(ahead[i:])
+                try:
+                    steps.append(train_step(centers, cycle, BATCH, visit.center, subjects, rate))
+                except AwayError:
+                    listener.step(Step(cycle, AWAY, center=visit.center, subjects=subjects))
+                    break
                 listener.step(steps[-1])
+            ahead = ahead[len(visit.batches) :]
         started = centers.clock()
         verification = verify(centers, cycle)
         yield summarize(
@@ -142,7 +160,7 @@ def train_step(
     """
     started = centers.clock()
     result = centers.train(center, subjects, learning_rate=learning_rate)
-    if not math.isfinite(result.loss):
+    if result.loss is not None and not math.isfinite(result.loss):
         raise NonFiniteError(
             f"training loss {result.loss} in cycle {cycle} at center {center}, subjects {', '.join(subjects)}: "
             "look at these scans, or lower schedule.learning_rate"

@@ -19,6 +19,7 @@ from tmqc.core.runaway import ACTIONS
 from tmqc.data.harmful import check_harmful
 from tmqc.data.storage import DTYPES
 from tmqc.errors import SettingsError
+from tmqc.federation.rules import ON_FAULT, check_federation
 from tmqc.report.summary import number_names
 from tmqc.rivals import RIVALS, missing_rivals
 
@@ -34,6 +35,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "qc.runaway.action": ACTIONS,
     "tracking.name": ("mlflow", "none"),
     "cache.dtype": DTYPES,
+    "federation.name": ("none", "local", "nvflare-sim", "nvflare-poc", "nvflare"),
+    "federation.on_fault": ON_FAULT,
     "run.precision": ("float32", "mixed_bfloat16", "mixed_float16"),
     "run.jit": ("auto", "on", "off"),
     "run.onednn": ("default", "on", "off"),
@@ -73,6 +76,10 @@ RANGES: dict[str, tuple[float, float]] = {  # both ends allowed
     "qc.runaway.eliminated": (0.0, 1.0),
     "rivals.neighbors": (1, 100_000),
     "rivals.seed": (0, 2**32 - 1),
+    "federation.n_sites": (1, 1000),
+    "federation.min_cell": (1, 1_000_000),
+    "federation.timeout_s": (1e-3, 1e9),
+    "federation.pause_s": (0.0, 1e6),
     "checkpoint.every_s": (0.0, 1e9),
     "run.seed": (0, 1_000_000),
     "run.lookahead": (0, 100),
@@ -103,7 +110,7 @@ def validate(config: Config) -> None:
     if config.run.threads is not None and not config.run.threads >= 1:
         faults.append(f"run.threads={config.run.threads}: must be null, or a number of threads from 1")
     faults += _check_gate(config.qc) + _check_workers(config) + _check_batch_size(config.run.verify_batch_size)
-    faults += check_sweep(config)
+    faults += check_sweep(config) + check_federation(config)
     faults += _check_inference(config.inference) + check_harmful(config.harmful) + _check_rivals(config.rivals)
     if faults:
         raise SettingsError(faults)
@@ -189,13 +196,15 @@ def _check_sources(config: Config) -> list[str]:
     cohort, name = config.cohort, config.pipeline.name
     faults = []
     if cohort.source == "csv":
-        needed = ("test_csv",) if name == "inference" else ("train_csv",)
+        needed: tuple[str, ...] = ("test_csv",) if name == "inference" else ("train_csv",)
+        if config.federation.name == "nvflare":
+            needed = ()
         for field_name in needed:
             if getattr(cohort, field_name) is None:
                 faults.append(
                     f"cohort.{field_name} is not set: give the path of a CSV, or cohort=phantom for a phantom cohort"
                 )
-        if name != "inference" and cohort.verification_csv is None and cohort.test_csv is None:
+        if needed == ("train_csv",) and cohort.verification_csv is None and cohort.test_csv is None:
             faults.append("cohort.verification_csv is not set: give the CSV of the verification split (the gate)")
     if name == "inference" and config.inference.run is None:
         faults.append("inference.run is not set: give the directory of a finished run, as outputs/qc/NAME")

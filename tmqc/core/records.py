@@ -13,6 +13,7 @@ from tmqc.core.screen import Evidence
 
 BASELINE, BATCH, RETRY, REVISIT = "baseline", "batch", "retry", "revisit"
 DRY, SCREEN = "dry", "screen"
+AWAY = "away"
 READMITTED, ELIMINATED, POSTPONED = "readmitted", "eliminated", "postponed"
 
 
@@ -23,11 +24,12 @@ class Step:
     Attributes:
         cycle: counted from 0, over the pre-training too.
         phase: `baseline` (no training, only a verification), `batch`, `retry`, `revisit`; `dry` (of the dry tour that
-            measures tolerances) and `screen` are always undone.
+            measures tolerances) and `screen` are always undone; `away`: a step was due, its center did not answer.
         center: where it happened; None for the baseline.
         subjects: trained on in this step, in batch order.
         learning_rate: of this step; None for the baseline.
-        loss: training loss in nats, mean over the step's samples, before the update; None for the baseline.
+        loss: training loss in nats, mean over the step's samples, before the update; None for the baseline, and where
+            the center keeps it to itself.
         n_correct: of the step's samples, classified correctly during training.
         verification: over all centers after the step; None in pipelines without control.
         rates: of that verification, as the gate uses them; None without one.

@@ -63,21 +63,25 @@ class _Table:
     frame: pd.DataFrame
 
 
-def read_cohort(*, train_csv: Path | None, verification_csv: Path | None, test_csv: Path | None) -> Cohort:
+def read_cohort(
+    *, train_csv: Path | None, verification_csv: Path | None, test_csv: Path | None, is_part: bool = False
+) -> Cohort:
     """Read and check the CSVs of up to three splits.
 
     Without a verification CSV, or with the test CSV in its place, a cohort to train on is verified on its
-    test split, as the published scripts do, and a warning says so.
+    test split, as the published scripts do, and a warning says so. `is_part`: these are some centers of a cohort
+    only, which may lack a class or a verification split.
 
     Raises CohortError with every fault found in any of the files. Source: METHOD section 2.
     """
-    shared = _same_file(verification_csv, test_csv) or (train_csv is not None and verification_csv is None)
+    alone = train_csv is not None and verification_csv is None and not is_part
+    shared = _same_file(verification_csv, test_csv) or alone
     paths = {"train": train_csv, "verification": None if shared else verification_csv, "test": test_csv}
     read = {split: _read_table(Path(path)) for split, path in paths.items() if path is not None}
     tables = {split: table for split, (table, _) in read.items() if table is not None}
     faults = list(dict.fromkeys(fault for _, found in read.values() for fault in found))
     faults += _find_overlaps(tables)
-    faults += _find_missing_class(tables.get("test" if shared else "verification"))
+    faults += [] if is_part else _find_missing_class(tables.get("test" if shared else "verification"))
     if faults:
         raise CohortError(faults)
     splits = {split: _to_subjects(tables[split]) if split in tables else () for split in paths}

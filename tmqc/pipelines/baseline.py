@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from tmqc.config import Config
-from tmqc.pipelines.prepare import corrupt, make_plan, open_centers, prepare, settle
+from tmqc.pipelines.prepare import prepare, settle
+from tmqc.pipelines.ready import get_ready
 from tmqc.pipelines.resume import check_place
 from tmqc.pipelines.session import open_run
+from tmqc.pipelines.traffic import TrafficMeter
 from tmqc.pipelines.training import Both, Keeper, close_training, predict_test, progress_of, splits_of
 from tmqc.travel import travel
 
@@ -20,23 +22,20 @@ def run_baseline(config: Config, directory: Path) -> None:
     """
     check_place(config, directory)
     prepared = prepare(config)
-    with open_run(
-        config, directory, device=prepared.device, note=prepared.source.note, splits=splits_of(prepared)
-    ) as session:
-        config = settle(config, prepared, session.point)
-        train = corrupt(prepared, directory)
-        plan = make_plan(config, train)
+    with (
+        open_run(
+            config, directory, device=prepared.device, note=prepared.source.note, splits=splits_of(prepared)
+        ) as session,
+        get_ready(config := settle(config, prepared, session.point), prepared, session) as ready,
+    ):
+        keeper = Keeper(config, session, ready.centers)
+        meter = TrafficMeter(ready, keeper.centers)
         before = predict_test(config, prepared, cycle=prepared.start.cycle if prepared.start else None)
         reports = []
-        with (
-            open_centers(config, prepared, train) as centers,
-            progress_of(config, plan) as progress,
-            session.stop.waiting(),
-        ):
-            keeper = Keeper(config, session, centers)
-            for report in travel(plan, keeper.centers, Both(progress, keeper)):
+        with progress_of(config, ready.plan) as progress, session.stop.waiting():
+            for report in travel(ready.plan, keeper.centers, Both(meter, progress, keeper)):
                 reports.append(report)
-                if keeper.cycle(report):
+                if keeper.cycle(report, further=meter.take_metrics()):
                     progress.cycle(report)
-            keeper.centers.wake()  # if all cycles were on record, the model is not in place yet
+        keeper.settle(prepared.learner)
         close_training(config, directory, prepared=prepared, tracker=session.tracker, reports=reports, before=before)

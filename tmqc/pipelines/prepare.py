@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -81,7 +81,7 @@ class Prepared:
     Attributes:
         truth: who is harmful, for evaluation only; None if nobody is known to be.
         start: the pre-trained state, None for random weights.
-        volumes: of all splits.
+        volumes: of all splits; of a federated run only the test scans.
     """
 
     source: Source
@@ -113,7 +113,8 @@ def prepare(config: Config) -> Prepared:
     start = _find_start(config)
     cache = open_cache(config.cache, Path(config.run.outputs))
     # Where memory does not do for all, it is for those that are used most.
-    volumes = load(config.cohort, [*cohort.verification, *cohort.train, *cohort.test], cache)
+    held = [*cohort.verification, *cohort.train, *cohort.test] if config.federation.name == "none" else [*cohort.test]
+    volumes = load(config.cohort, held, cache)
     learner, device = build_learner(config)
     if start is not None:
         load_into(learner, start, config.init["from"])
@@ -177,28 +178,35 @@ def _find_start(config: Config) -> Checkpoint | None:
     return load_checkpoint(find_checkpoint(Path(origin), wanted))
 
 
-def corrupt(prepared: Prepared, directory: Path) -> tuple[Subject, ...]:
+def corrupt(prepared: Prepared, directory: Path, *, hold: bool = True) -> tuple[Subject, ...]:
     """Write the harmful copies of this run's scans, hold them in place of the good ones or besides, give the rows.
 
-    The rows tell nothing of who is harmful but a path, which nothing below reads again.
+    The rows tell nothing of who is harmful but a path, which nothing below reads again. Without `hold` the copies are
+    only written, for the scans are held elsewhere.
     """
     train = prepared.cohort.train
     held = prepared.volumes
     if prepared.drawn is not None:
         write_truth(directory / TRUTH, prepared.drawn)
         train = write_harmful(train, prepared.drawn, directory / HARMFUL, held.cache)
-        changed = [s for s in train if s.subject in prepared.drawn.subjects]
-        held.replace(load_volumes(changed, shape=held.shape, spacing_mm=None, orientation=None, cache=held.cache))
+        if hold:
+            changed = [s for s in train if s.subject in prepared.drawn.subjects]
+            held.replace(load_volumes(changed, shape=held.shape, spacing_mm=None, orientation=None, cache=held.cache))
     log.info("%s", held.describe())
     return train
 
 
 def make_plan(config: Config, train: tuple[Subject, ...]) -> Plan:
     """Settings and training rows to what `travel` takes."""
-    schedule = config.schedule
     by_center: dict[str, list[str]] = {}
     for subject in train:
         by_center.setdefault(subject.study, []).append(subject.subject)
+    return plan_of(config, {center: tuple(subjects) for center, subjects in by_center.items()})
+
+
+def plan_of(config: Config, by_center: Mapping[str, tuple[str, ...]]) -> Plan:
+    """Settings, and centers with their training scans in visiting order, to what `travel` takes."""
+    schedule = config.schedule
     tour = Tour(
         centers=tuple(by_center),
         seed=schedule.seed,
@@ -209,7 +217,7 @@ def make_plan(config: Config, train: tuple[Subject, ...]) -> Plan:
     )
     return Plan(
         tour=tour,
-        subjects={center: tuple(subjects) for center, subjects in by_center.items()},
+        subjects=by_center,
         cycles=schedule.cycles,
         learning_rate=LearningRate(schedule.learning_rate, schedule.decay, schedule.decay_start),
         rates=config.qc.rates,

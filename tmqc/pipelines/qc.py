@@ -7,11 +7,13 @@ from pathlib import Path
 from tmqc.config import Config
 from tmqc.core.records import CycleReport
 from tmqc.pipelines.likeness import measure_unlikeness
-from tmqc.pipelines.prepare import corrupt, make_plan, open_centers, prepare, settle
+from tmqc.pipelines.prepare import prepare, settle
+from tmqc.pipelines.ready import get_ready
 from tmqc.pipelines.resume import check_place
 from tmqc.pipelines.rules import heed, is_published, looks_at_images, make_travel, warn_of_single_flips
 from tmqc.pipelines.scoring import break_down_run, score_cycle, warn_of_vanished
 from tmqc.pipelines.session import open_run
+from tmqc.pipelines.traffic import TrafficMeter
 from tmqc.pipelines.training import Both, Keeper, close_training, predict_test, progress_of, splits_of
 from tmqc.report.scores import DetectionRow, detection_metrics, write_detection
 from tmqc.rundir import DETECTION, LEDGER, TRACE, write_json
@@ -26,44 +28,47 @@ def run_qc(config: Config, directory: Path) -> None:
     """
     check_place(config, directory)
     prepared = prepare(config)
-    with open_run(
-        config, directory, device=prepared.device, note=prepared.source.note, splits=splits_of(prepared)
-    ) as session:
-        config = settle(config, prepared, session.point)
-        train = corrupt(prepared, directory)
-        plan = make_plan(config, train)
-        warn_of_single_flips(config.qc, prepared.cohort.verification)
+    with (
+        open_run(
+            config, directory, device=prepared.device, note=prepared.source.note, splits=splits_of(prepared)
+        ) as session,
+        get_ready(config := settle(config, prepared, session.point), prepared, session) as ready,
+    ):
+        plan, truth = ready.plan, ready.truth
+        warn_of_single_flips(config.qc, n_hc=ready.n_hc, n_pd=ready.n_pd)
         before = predict_test(config, prepared, cycle=prepared.start.cycle if prepared.start else None)
         unlike = measure_unlikeness(plan.subjects, prepared.volumes) if looks_at_images(config.qc) else None
+        keeper = Keeper(config, session, ready.centers)
+        meter = TrafficMeter(ready, keeper.centers)
         reports: list[CycleReport] = []
         scores: list[DetectionRow] = []
-        further, replace = not is_published(config.qc), session.point is not None
-        writer = TraceWriter(directory / TRACE, further=further, replace=replace)
-        with (
-            open_centers(config, prepared, train) as centers,
-            writer as trace,
-            progress_of(config, plan) as progress,
-            session.stop.waiting(),
-        ):
-            keeper = Keeper(config, session, centers)
-            travelled = make_travel(config, plan, keeper.centers, Both(trace, progress, keeper), unlikeness=unlike)
+        writer = TraceWriter(
+            directory / TRACE,
+            further=not is_published(config.qc),
+            replace=session.point is not None,
+            traffic=meter.cells if meter.is_on else None,
+        )
+        with writer as trace, progress_of(config, plan) as progress, session.stop.waiting():
+            travelled = make_travel(
+                config, plan, keeper.centers, Both(meter, trace, progress, keeper), unlikeness=unlike
+            )
             for report in travelled.cycles():
                 reports.append(report)
                 ledger = travelled.ledger.to_json(report.cycle + 1)
                 write_json(directory / LEDGER, ledger)
-                if prepared.truth is not None:
+                if truth is not None:
                     undecided = travelled.ledger.undecided(report.cycle + 1)
-                    scores.append(score_cycle(reports, plan, undecided, truth=prepared.truth))
+                    scores.append(score_cycle(reports, plan, undecided, truth=truth))
                     write_detection(directory / DETECTION, scores)
-                found = detection_metrics(scores[-1]) if scores else None
-                if keeper.cycle(report, ledger=ledger, scores=found):
+                found = meter.take_metrics() | (detection_metrics(scores[-1]) if scores else {})
+                if keeper.cycle(report, ledger=ledger, further=found):
                     progress.cycle(report)
-                    warn_of_vanished(reports, plan, truth=prepared.truth)
+                    warn_of_vanished(reports, plan, truth=truth)
                     heed(report, config.qc)
-            keeper.centers.wake()  # if all cycles were on record, the model is not in place yet
+        keeper.settle(prepared.learner)
         breakdown = None
-        if prepared.truth is not None:
-            breakdown = break_down_run(config, reports, train, truth=prepared.truth, directory=directory)
+        if truth is not None:
+            breakdown = break_down_run(config, reports, ready.train, truth=truth, directory=directory)
         close_training(
             config,
             directory,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 from tmqc.config import Config, QcConfig
@@ -14,7 +14,6 @@ from tmqc.core.rates import Counts
 from tmqc.core.records import CycleReport
 from tmqc.core.runaway import Alarm, Guard
 from tmqc.core.screen import Limits
-from tmqc.data.cohort import Subject
 from tmqc.errors import InputError, RunError
 from tmqc.screening import ScreenedTravel, Screening
 from tmqc.travel import Centers, Listener, Plan
@@ -165,15 +164,14 @@ def explain(alarm: Alarm, cycle: int, qc: QcConfig) -> str:
     )
 
 
-def warn_of_single_flips(qc: QcConfig, verification: Sequence[Subject]) -> None:
+def warn_of_single_flips(qc: QcConfig, *, n_hc: int, n_pd: int) -> None:
     """Warn, with the figures, if one flipped prediction of one scan is more than the acceptable error."""
     if qc.control == "screen" or qc.signal == "loss" or qc.calibrated.method != "none":
         return
-    n_pd = sum(s.group for s in verification)
-    worth = flip_worth(Counts(tp=n_pd, tn=len(verification) - n_pd))
+    worth = flip_worth(Counts(tp=n_pd, tn=n_hc))
     if qc.error < max(worth.fpr, worth.fnr):
         log.warning(
             "qc.error=%g is less than one scan's worth of a rate (FPR %.4f, FNR %.4f with %d HC and %d PD verification "
             "scans): a single flipped prediction rejects a single scan; expect good scans to be flagged",
-            *(qc.error, worth.fpr, worth.fnr, len(verification) - n_pd, n_pd),
+            *(qc.error, worth.fpr, worth.fnr, n_hc, n_pd),
         )

@@ -134,6 +134,8 @@ def _tags(config: Config, ran_with: Mapping[str, str], note: str | None) -> dict
         tags[PARENT_TAG] = config.tracking.parent
     if config.sweep.name is not None:
         tags[SWEEP_TAG] = config.sweep.name
+    if config.federation.name != "none":
+        tags["federation"] = config.federation.name
     return tags | ({"phantom": "true"} if note else {})
 
 

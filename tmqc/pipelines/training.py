@@ -22,6 +22,7 @@ from tmqc.core.records import CycleReport, Step
 from tmqc.core.schedule import Visit
 from tmqc.data.cohort import Subject
 from tmqc.journal import JournaledCenters, Stateful
+from tmqc.learner import Learner
 from tmqc.pipelines.prepare import Prepared
 from tmqc.pipelines.session import Session, hand_over, report_run
 from tmqc.progress import Progress
@@ -121,12 +122,12 @@ class Keeper:
         report: CycleReport,
         *,
         ledger: Mapping[str, Any] | None = None,
-        scores: Mapping[str, float | None] | None = None,
+        further: Mapping[str, float | None] | None = None,
     ) -> bool:
         """Add the report to `cycles.csv`; save the model as the cycle leaves it and tell the tracker.
 
         Args:
-            scores: of detection, for the tracker.
+            further: numbers for the tracker, as of detection.
 
         Returns:
             Whether the cycle is new, and not one that is only repeated.
@@ -139,10 +140,15 @@ class Keeper:
             save_checkpoint(self._session.directory, self._point(facts))
             keep_cycles(self._session.directory, self._settings.keep)
         if self._told is None or report.cycle > self._told:
-            if scores:
-                self._session.tracker.metrics(scores, step=report.cycle)
+            if further:
+                self._session.tracker.metrics(further, step=report.cycle)
             self._session.tracker.cycle(report)
         return is_new
+
+    def settle(self, learner: Learner) -> None:
+        """Put the final model into `learner`, wherever it has been trained."""
+        state = self.centers.state()
+        learner.load_state({name: state[name] for name in learner.variables})
 
     def _consider(self) -> None:
         if self.centers.is_repeating:
@@ -194,7 +200,9 @@ def close_training(
     summary = summarize_run(reports, pipeline=pipeline, test=test, controlled=controlled, detection=detection)
     report_run(directory, summary=summary)
     hand_over(tracker, directory, (TRACE, LEDGER, CYCLES, PREDICTIONS, DETECTION, GOOD_LOST, BY_KIND, TRUTH, REPORT))
-    example = prepared.volumes.batch([prepared.cohort.verification[0].subject])
+    example = np.zeros((1, *config.cohort.shape, 1), np.float32)
+    if config.federation.name == "none":
+        example = prepared.volumes.batch([prepared.cohort.verification[0].subject])
     tracker.model(prepared.learner.model, example=example)
     print_training(reports[-1], test=test, detection=detection, breakdown=breakdown, note=note, directory=directory)
     tracker.describe(describe_run(flatten(config), summary, note=note))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from tmqc.core.records import ELIMINATED, READMITTED, RETRY, REVISIT, SCREEN
+from tmqc.core.records import AWAY, ELIMINATED, READMITTED, RETRY, REVISIT, SCREEN
 from tmqc.errors import RunError
 from tmqc.trace import COLUMNS
 
@@ -34,6 +34,8 @@ class Wait:
 def read_trace(path: Path) -> pd.DataFrame:
     """Read `trace.csv` with the dtypes its columns have: names as text, so that `n/a` and `007` stay.
 
+    Rows of steps that could not be taken, for their center was away, are left out: they tell of no verification.
+
     Raises:
         RunError: the file is missing, or is not a trace.
     """
@@ -46,6 +48,9 @@ def read_trace(path: Path) -> pd.DataFrame:
         raise RunError(f"{path}: is not a trace ({error})") from None
     if missing := [name for name in COLUMNS if name not in trace]:
         raise RunError(f"{path}: is not a trace of tmqc, column {', '.join(missing)} is missing")
+    if (away := trace["Phase"] == AWAY).any():
+        whole = dict.fromkeys(("FP", "FN", "TP", "TN", "Ignored", "Scored"), int)
+        trace = trace[~away].astype(whole).reset_index(drop=True)
     return trace
 
 

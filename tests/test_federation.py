@@ -1,0 +1,150 @@
+"""Sites that keep their scans, within one process: the same run bit for bit, and nothing but counts leaves."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_pipelines import START, go, harm
+from test_resume import SAVE_ALWAYS, Death, die  # noqa: F401
+
+from tmqc.checkpoint import checkpoint_path, load_checkpoint, saved_cycles
+from tmqc.federation.messages import STATE, check_reply, check_request, decode
+from tmqc.federation.transport import LocalTransport
+from tmqc.trace import TRAFFIC_COLUMNS
+
+# One scan at a time: else a scan's prediction depends, in the last bit, on who is scored together with it.
+ALIKE = ["run.verify_batch_size=1", "tracking=none"]
+LOCAL = ["federation=local", "federation.min_cell=1"]
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory, cohort_csvs):
+    outputs = tmp_path_factory.mktemp("federation")
+    go(outputs, cohort_csvs, "pipeline=clean", f"schedule.cycles={START}", "tracking=none", name="c")
+    return outputs
+
+
+@pytest.fixture(scope="module")
+def exchanged():
+    """Every message of the module's runs: requests and replies, as bytes."""
+    kept = []
+    exchange = LocalTransport.exchange
+
+    def listen(self, requests, *, timeout_s):
+        answers = exchange(self, requests, timeout_s=timeout_s)
+        kept.extend((site, data, answers[site]) for site, data in requests.items())
+        return answers
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LocalTransport, "exchange", listen)
+        yield kept
+
+
+def ids_of(directory):
+    """Token -> id, from the tables that lie at the sites."""
+    table = {}
+    for path in sorted((directory / "sites").glob("*/tokens.csv")):
+        with path.open(newline="") as file:
+            table |= {row["Token"]: row["Subject"] for row in csv.DictReader(file)}
+    return table
+
+
+def translated(text, table):
+    for token, subject in table.items():
+        text = text.replace(token, subject)
+    return text
+
+
+def same(here, remote):
+    """Trace, ledger, scores and weights; the tokens translated, seconds and traffic left out."""
+    table = ids_of(remote)
+    (remote / "translated.csv").write_text(translated((remote / "trace.csv").read_text(), table))
+    one, other = (pd.read_csv(path, keep_default_na=False) for path in (here / "trace.csv", remote / "translated.csv"))
+    assert tuple(other.columns)[-len(TRAFFIC_COLUMNS) :] == TRAFFIC_COLUMNS
+    other = other.drop(columns=list(TRAFFIC_COLUMNS))
+    pd.testing.assert_frame_equal(one.drop(columns="Seconds"), other.drop(columns="Seconds"), check_exact=True)
+    assert (here / "ledger.json").read_text() == translated((remote / "ledger.json").read_text(), table)
+    assert (here / "detection.csv").read_text() == (remote / "detection.csv").read_text()
+    assert (here / "good_lost.csv").read_text() == (remote / "good_lost.csv").read_text()
+    assert saved_cycles(here) == saved_cycles(remote)
+    for cycle in saved_cycles(here):
+        first, second = (load_checkpoint(checkpoint_path(run, cycle)).state for run in (here, remote))
+        assert first.keys() == second.keys()
+        assert all(np.array_equal(first[name], second[name]) for name in first)
+    summaries = [json.loads((run / "summary.json").read_text()) for run in (here, remote)]
+    for summary in summaries:
+        del summary["train_s"], summary["verify_s"]
+    assert summaries[0] == summaries[1]
+
+
+GATES = {
+    "published": ["qc.error=0.0", "schedule.learning_rate=1e-1"],
+    "both": ["qc=both", "qc.chance=0.2"],
+    "screen": [
+        "qc=screen",
+        "qc.screen.least_accuracy=0.4",
+        "qc.screen.loss_z=1.5",
+        "federation.share_margins=true",
+        "qc.screen.image_z=null",
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    "gate", [gate if gate == "published" else pytest.param(gate, marks=pytest.mark.federation) for gate in GATES]
+)
+def test_a_federated_run_is_the_run_in_one_process(outputs, cohort_csvs, exchanged, gate):
+    settings = ["pipeline=qc", *harm(outputs), *GATES[gate], *ALIKE]
+    here = go(outputs, cohort_csvs, *settings, name=f"{gate}-here")
+    remote = go(outputs, cohort_csvs, *settings, *LOCAL, name=f"{gate}-sites")
+    same(here, remote)
+    trace = pd.read_csv(remote / "trace.csv", keep_default_na=False)
+    assert trace["BytesSent"].astype(int).sum() > 0
+    assert trace["Ignored"].any(), "a run that undoes nothing proves little"
+    assert len(list((remote / "sites").iterdir())) == 3
+
+
+@pytest.mark.federation
+def test_a_server_that_is_killed_goes_on(outputs, cohort_csvs, die):  # noqa: F811
+    settings = ["pipeline=qc", *harm(outputs), *GATES["published"], *ALIKE]
+    here = outputs / "qc" / "published-here"
+    if not here.exists():
+        go(outputs, cohort_csvs, *settings, name=here.name)
+    for moment in (5, 9):
+        undo = die(moment)
+        with pytest.raises(Death):
+            go(outputs, cohort_csvs, *settings, *LOCAL, SAVE_ALWAYS, name="killed")
+        undo()
+    same(here, go(outputs, cohort_csvs, *settings, *LOCAL, SAVE_ALWAYS, name="killed"))
+
+
+def test_no_message_holds_what_must_stay_at_a_site(outputs, cohort_csvs, exchanged):
+    """All messages of a run at the strictest: bytes searched for ids and paths, fields held against the table."""
+    exchanged.clear()
+    settings = ["pipeline=qc", *harm(outputs), *GATES["published"], *ALIKE, "federation=local", "federation.min_cell=5"]
+    directory = go(outputs, cohort_csvs, *settings, name="strict")
+    ids = [row.split(",")[0] for csv_ in cohort_csvs.values() for row in csv_.read_text().splitlines()[1:]]
+    forbidden = [*ids, "scans/", ".nii", str(outputs), str(cohort_csvs["train"].parent), "site.yaml", "tokens.csv"]
+    replies = 0
+    for _, request, answer in exchanged:
+        for data in (request, answer):
+            assert not [text for text in forbidden if text.encode() in data]
+        asked, told = decode(request), decode(answer)
+        check_request(asked)
+        check_reply(asked["task"], told)
+        for name, value in told.items():
+            if isinstance(value, np.ndarray) and not name.startswith(STATE):
+                assert len(value) <= 2, "an array with more rows than the site has groups"
+        if asked["task"] == "train":
+            assert ("loss" in told) == ("n_correct" in told) == (len(asked["tokens"]) >= 5)
+        replies += "error" not in told
+    assert replies > 20
+    opened = [decode(answer) for _, request, answer in exchanged if decode(request)["task"] == "open"]
+    assert all(hc + pd >= 5 for one in opened for hc, pd in zip(one["n_hc"], one["n_pd"], strict=True))
+    trace = pd.read_csv(directory / "trace.csv", keep_default_na=False)
+    assert set(trace["Subjects"].str.split("|").explode()) <= {*ids_of(directory), ""}
+    assert not [text for text in ids if text in (directory / "ledger.json").read_text()]

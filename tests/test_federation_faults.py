@@ -1,0 +1,322 @@
+"""Sites that are away, hang, talk nonsense or forget: waited for, skipped or the end of the run, never silence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_travel import ScriptedCenters, controlled, plan
+from tiny import logistic_learner
+
+from tmqc.control import Control, ControlledTravel
+from tmqc.core.records import AWAY, BATCH, RETRY, REVISIT
+from tmqc.data.cohort import Subject
+from tmqc.data.volumes import Volumes
+from tmqc.federation.caller import Caller, FaultRules, FederationError
+from tmqc.federation.messages import STATE, decode, encode
+from tmqc.federation.remote import RemoteCenters, open_sites
+from tmqc.federation.simulated import TOKENS, lay_out
+from tmqc.federation.site import Equipment, Site
+from tmqc.federation.site_settings import read_site_settings, read_tokens
+from tmqc.federation.transport import LocalTransport, Silence
+from tmqc.journal import JournaledCenters
+from tmqc.trace import TRAFFIC_COLUMNS, TraceWriter
+from tmqc.travel import AwayError, TrainResult
+
+N_VOXELS = 4
+OPEN = {"task": "open", "settings": "{}"}
+SITES = ("site-1", "site-2", "site-3")
+
+
+def rows(split, n):
+    """Three centers, one a site, `n` scans each."""
+    return [
+        Subject(f"{center}-{split}-{i}", Path(f"/nowhere/{center}-{split}-{i}.nii.gz"), center, i % 2, "F", 50.0, None)
+        for center in "ABC"
+        for i in range(n)
+    ]
+
+
+def equip(settings, cohort):
+    subjects = [*cohort.verification, *cohort.train]
+    seeds = [sum(s.subject.encode()) for s in subjects]
+    voxels = [np.random.default_rng(seed).normal(size=(N_VOXELS, 1, 1, 1)) for seed in seeds]
+    volumes = np.array([v + (s.group - 0.5) for v, s in zip(voxels, subjects, strict=True)], np.float32)[..., None]
+    learner = logistic_learner(N_VOXELS, weights=[0.3, -0.2, 0.1, 0.4])
+    return Equipment(learner, Volumes(volumes[..., 0], [s.subject for s in subjects]), 1)
+
+
+class Unreliable(LocalTransport):
+    """Sites that may be told how to answer next: `faults[site]` is used up one by one."""
+
+    def __init__(self, sites):
+        super().__init__(sites)
+        self.faults, self.revived, self.requests = {}, [], []
+
+    def exchange(self, requests, *, timeout_s):
+        found = {}
+        for site, data in requests.items():
+            self.requests.append((site, decode(data), len(data)))
+            spoil = self.faults[site].pop(0) if self.faults.get(site) else None
+            if spoil == "silent":
+                found[site] = Silence("gave no answer within 1 s")
+            elif callable(spoil):
+                found[site] = spoil(self.sites[site].handle(data))
+            else:
+                found |= super().exchange({site: data}, timeout_s=timeout_s)
+        return found
+
+    def revive(self, sites):
+        self.revived += sites
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sites")
+    return lay_out(
+        folder, train=rows("train", 4), verification=rows("verify", 5), n_sites=3, min_cell=1, share_margins=False
+    )
+
+
+@pytest.fixture(scope="module")
+def opened(files):
+    transport = Unreliable({name: Site(read_site_settings(path), equip) for name, path in files.items()})
+    sites = open_sites(Caller(transport, FaultRules(), check_stop=lambda: None), SITES, "{}")
+    return transport, sites, transport.sites["site-1"]._open.learner.state()
+
+
+@pytest.fixture
+def remote(opened):
+    """Makes centers under the given rules, from the same state, at the same sites."""
+    transport, sites, state = opened
+    transport.faults, transport.revived, transport.requests = {}, [], []
+
+    def make(*, partial=False, check_stop=lambda: None, **rules):
+        caller = Caller(transport, FaultRules(pause_s=0.0, **rules), check_stop=check_stop)
+        caller.ask(dict.fromkeys(SITES, OPEN), lambda site, reply: None, parts={})
+        transport.requests.clear()
+        return transport, RemoteCenters(caller, sites, state, partial=partial)
+
+    return make
+
+
+def step(centers, center="B"):
+    tokens = {c: t for one in centers._sites.values() for c, t in one.subjects.items()}
+    return centers.train(center, tokens[center][:2], learning_rate=0.1)
+
+
+def with_fields(**fields):
+    return lambda data: encode(decode(data) | fields)
+
+
+def test_tokens_are_drawn_once_and_tell_nothing(files, opened):
+    for path in files.values():
+        tokens = read_tokens(path.with_name(TOKENS))
+        again = Site(read_site_settings(path), equip).tokens
+        assert all(tokens[subject] == token for subject, token in again.of.items())
+        assert path.with_name(TOKENS).stat().st_mode & 0o077 == 0
+        assert all(len(token) == 16 for token in again.of.values())
+
+
+def test_a_state_travels_once_and_going_back_sends_nothing(remote):
+    transport, centers = remote()
+    before = centers.snapshot()
+    first = centers.verify()
+    step(centers)
+    second = centers.verify()
+    centers.restore(before)
+    transport.requests.clear()
+    assert centers.verify() == first
+    assert step(centers).loss > 0
+    assert not [name for _, request, _ in transport.requests for name in request if name.startswith(STATE)]
+    assert centers.verify() == second
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        ["silent", "silent"],
+        [lambda data: b"garbage", lambda data: data[:40]],
+        [with_fields(loss_sums=np.array([np.nan])), with_fields(counts=np.array([[1.0, 2.0, 3.0, 4.0]]))],
+        [with_fields(counts=np.array([[9, 0, 0, 0]])), with_fields(flips=np.array([[9, 0, 0, 0]]))],
+        [with_fields(predictions=np.zeros(5)), with_fields(counts=np.array([[-1, 3, 3, 0]]))],
+        [lambda data: encode({"error": "failed", "detail": ["MemoryError"]})],
+    ],
+    ids=["silent", "garbage", "nan", "impossible", "forbidden", "failed"],
+)
+def test_a_site_that_does_not_answer_as_it_should_is_asked_again(remote, caplog, faults):
+    transport, centers = remote()
+    expected = centers.verify()
+    transport.faults["site-2"] = list(faults)
+    assert centers.verify() == expected
+    assert transport.revived == ["site-2"] * len(faults)
+    assert caplog.text.count("site site-2:") == len(faults)
+    traffic = centers.traffic()
+    assert traffic.waited_s > 0
+    assert traffic.missing == []
+
+
+def test_a_changed_state_is_not_taken(remote):
+    transport, centers = remote()
+    name = "classifier/pd/kernel"
+
+    def change(data):
+        reply = decode(data)
+        field = next(field for field in reply if field.endswith(name) and "optimizer" not in field)
+        return encode(reply | {field: reply[field] + 1})
+
+    transport.faults["site-2"] = [change]
+    step(centers)
+    assert transport.revived == ["site-2"]
+    assert centers.state()[name].shape == (N_VOXELS, 1)
+
+
+def test_a_site_that_was_restarted_is_sent_the_states_again(remote, files):
+    transport, centers = remote()
+    centers.verify()
+    centers.hold_reference()
+    step(centers)
+    expected = centers.verify()
+    transport.sites["site-2"] = Site(read_site_settings(files["site-2"]), equip)
+    transport.requests.clear()
+    assert centers.verify() == expected
+    asked = [request["task"] for site, request, _ in transport.requests if site == "site-2"]
+    assert asked == ["verify", "open", "verify"]
+
+
+def test_a_run_stops_if_it_is_to_or_when_patience_ends(remote):
+    transport, centers = remote(on_fault="stop")
+    transport.faults["site-3"] = ["silent"]
+    with pytest.raises(FederationError, match=r"site site-3: gave no answer within 1 s\n.*on_fault=stop"):
+        centers.verify()
+    transport, centers = remote(patience_s=0.0)
+    transport.faults["site-3"] = ["silent"] * 3
+    with pytest.raises(FederationError, match="longer than federation.patience_s=0"):
+        centers.verify()
+
+
+def test_a_run_that_waits_can_be_stopped(remote):
+    def stop():
+        raise KeyboardInterrupt
+
+    transport, centers = remote(check_stop=stop)
+    transport.faults["site-1"] = ["silent"] * 9
+    with pytest.raises(KeyboardInterrupt):
+        centers.verify()
+
+
+def test_skipping_leaves_out_a_visit_but_never_a_verdict_unless_allowed(remote):
+    transport, centers = remote(on_fault="skip")
+    transport.faults["site-2"] = ["silent"]
+    before = centers.snapshot()
+    with pytest.raises(AwayError, match="center B does not answer"):
+        step(centers)
+    assert centers.snapshot() is before
+    whole = centers.verify()
+    transport.faults["site-2"] = ["silent"]
+    assert centers.verify() == whole  # waited
+    transport, centers = remote(on_fault="skip", partial=True)
+    transport.faults["site-2"] = ["silent"]
+    part = centers.verify()
+    assert (whole.counts.n, part.counts.n) == (15, 10)
+    assert centers.traffic().missing == ["site-2"]
+
+
+def test_what_is_too_little_or_too_much_stays_at_the_site(files, remote, tmp_path):
+    _, centers = remote()
+    with pytest.raises(FederationError, match="share_margins"):
+        centers.margins("A", ["x"])
+    laid = lay_out(
+        tmp_path, train=rows("train", 4), verification=rows("verify", 5), n_sites=2, min_cell=6, share_margins=True
+    )
+    transport = Unreliable({name: Site(read_site_settings(path), equip) for name, path in laid.items()})
+    caller = Caller(transport, FaultRules(pause_s=0.0), check_stop=lambda: None)
+    sites = open_sites(caller, list(laid), "{}")
+    assert [(one.groups, one.left_out) for one in sites] == [({}, True), ({"B+C": (6, 4)}, False)]
+    centers = RemoteCenters(caller, sites, centers.state())
+    assert centers.verify().counts.n == 10
+    assert step(centers).loss is None
+    assert len(centers.margins("B", sites[1].subjects["B"])) == 4
+
+
+class Leaving(ScriptedCenters):
+    """Centers one of which is away at the given asks to train there, counted from 0."""
+
+    def __init__(self, harm, center, away):
+        super().__init__(harm)
+        self._center, self._away, self._n = center, set(away), -1
+
+    def train(self, center, subjects, *, learning_rate):
+        self._n += center == self._center
+        if center == self._center and self._n in self._away:
+            raise AwayError(center)
+        return super().train(center, subjects, learning_rate=learning_rate)
+
+
+SUBJECTS = {"A": ("a1", "a2"), "B": ("b1", "b2", "b3", "b4")}
+
+
+def harm_of_b1(state):
+    return 50 if any("b1" in batch for batch in state) else 0
+
+
+def test_a_visit_ends_when_its_center_goes_away_and_a_row_says_so():
+    centers = Leaving(harm_of_b1, "B", away=[2])  # the batch is rejected, the second of its four scans finds nobody
+    run, reports, steps = controlled(SUBJECTS, centers, cycles=1, batch_size=4, error=0.0)
+    of_b = [(s.phase, len(s.subjects)) for s in steps if s.center == "B"]
+    assert of_b == [(BATCH, 4), (RETRY, 1), (AWAY, 1)]
+    assert (reports[0].n_batches, reports[0].n_batches_rejected) == (2, 1)
+    assert all(s.accepted or s.subjects == ("b1",) for s in steps if s.phase == RETRY)
+    assert set(run.ledger.waiting(0)) <= {"b1"}
+
+
+def test_a_revisit_of_an_absent_scan_is_postponed_without_a_strike():
+    centers = Leaving(harm_of_b1, "B", away=[2])  # batch and retry are rejected, the first revisit finds nobody
+    run, reports, steps = controlled({"B": ("b1",)}, centers, cycles=3, batch_size=1, error=0.0, revisit=1)
+    told = [(s.cycle, s.phase) for s in steps if s.center == "B"]
+    assert told == [(0, BATCH), (0, RETRY), (1, AWAY), (2, REVISIT)]
+    assert [report.n_waiting for report in reports] == [1, 1, 0]
+    assert run.ledger.eliminated == ("b1",)
+
+
+def test_a_resumed_run_finds_a_center_away_where_it_was():
+    class Plain:
+        def __init__(self, away):
+            self.away = away
+
+        def train(self, center, subjects, *, learning_rate):
+            if center in self.away:
+                raise AwayError(center)
+            return TrainResult(0.5 if center == "A" else None, 1)
+
+        def state(self):
+            return {}
+
+        def load_state(self, state):
+            pass
+
+    journal = JournaledCenters(Plain({"B"}))
+    with pytest.raises(AwayError):
+        journal.train("B", ("b1",), learning_rate=0.1)
+    assert journal.train("A", ("a1",), learning_rate=0.1) == TrainResult(0.5, 1)
+    assert journal.train("C", ("c1",), learning_rate=0.1).loss is None  # kept back
+    assert journal.told(lambda: (7.0, 2.0)) == (7.0, 2.0)
+    again = JournaledCenters(Plain({"A", "C"}), saved=journal.state())
+    with pytest.raises(AwayError, match="center B"):
+        again.train("B", ("b1",), learning_rate=0.1)
+    assert again.train("A", ("a1",), learning_rate=0.1) == TrainResult(0.5, 1)
+    assert again.train("C", ("c1",), learning_rate=0.1).loss is None
+    assert again.told(lambda: (0.0,)) == (7.0, 2.0)
+
+
+def test_the_trace_tells_of_what_did_not_take_place(tmp_path):
+    cells = dict(zip(TRAFFIC_COLUMNS, (10, 20, 0.5, 1.5, "site-2"), strict=True))
+    with TraceWriter(tmp_path / "trace.csv", traffic=lambda: cells) as trace:
+        centers = Leaving(lambda state: 0, "B", away=[0])
+        list(ControlledTravel(plan(SUBJECTS, cycles=1, batch_size=2), Control(), centers, trace).cycles())
+    table = pd.read_csv(tmp_path / "trace.csv", keep_default_na=False)
+    away = table[table["Phase"] == AWAY].iloc[0]
+    assert (away["Study"], away["Subject"], away["TP"], away["Ignored"]) == ("B", "batch", "", "")
+    assert set(table["Missing"]) == {"site-2"}

@@ -1,0 +1,140 @@
+"""Messages: bytes and back, content hashes, the table of fields, and which counts are reported together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from tmqc.core.cells import group_centers
+from tmqc.federation.messages import (
+    ERROR_REPLY,
+    TASKS,
+    MessageError,
+    check_reply,
+    check_request,
+    content_hash,
+    decode,
+    encode,
+    pack_part,
+    split,
+    unpack_parts,
+)
+
+ARRAYS = arrays.arrays(
+    st.sampled_from([np.float32, np.float64, np.int64, np.uint32, np.bool_]),
+    arrays.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=3),
+)
+
+
+@given(
+    st.dictionaries(
+        st.text(min_size=1),
+        ARRAYS | st.text() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.lists(st.text()),
+        max_size=5,
+    )
+)
+def test_a_message_comes_back_as_it_was(message):
+    back = decode(encode(message))
+    assert back.keys() == message.keys()
+    for name, value in message.items():
+        if isinstance(value, np.ndarray):
+            assert (back[name].dtype, back[name].shape) == (value.dtype, value.shape)
+            assert back[name].tobytes() == value.tobytes()
+        else:
+            assert back[name] == value
+
+
+@given(st.binary(max_size=200))
+def test_bytes_that_are_no_message_are_refused(data):
+    with pytest.raises(MessageError):
+        decode(data)
+
+
+def test_a_truncated_or_longer_message_is_refused():
+    data = encode({"a": np.arange(3.0), "b": "text"})
+    for wrong in (data[:-1], data + b"0", data[3:]):
+        with pytest.raises(MessageError):
+            decode(wrong)
+
+
+def test_a_hash_names_content_and_nothing_else():
+    part = {"a": np.array([1.0, 2.0], np.float32), "b": np.array([3], np.int64)}
+    assert content_hash(part) == content_hash({"b": part["b"].copy(), "a": part["a"].copy()})
+    others = [
+        {"a": part["a"], "c": part["b"]},
+        {"a": part["a"].astype(np.float64), "b": part["b"]},
+        {"a": part["a"].reshape(2, 1), "b": part["b"]},
+        {"a": np.nextafter(part["a"], np.float32(9)), "b": part["b"]},
+    ]
+    assert len({content_hash(other) for other in [part, *others]}) == 5
+
+
+def test_parts_travel_apart_and_changed_ones_are_noticed():
+    state = {"dense/kernel": np.ones(2, np.float32), "optimizer/momentum": np.zeros(2, np.float32)}
+    model, optimizer = split(state)
+    assert (list(model), list(optimizer)) == (["dense/kernel"], ["optimizer/momentum"])
+    name = content_hash(model)
+    message = pack_part(name, model) | pack_part(content_hash(optimizer), optimizer)
+    assert unpack_parts(message).keys() == {name, content_hash(optimizer)}
+    with pytest.raises(MessageError, match="changed on its way"):
+        unpack_parts(message | {f"state/{name}/dense/kernel": np.zeros(2, np.float32)})
+
+
+def test_fields_that_are_not_in_the_table_are_refused():
+    reply = {
+        "counts": np.zeros((1, 4), np.int64),
+        "flips": np.zeros((1, 4), np.int64),
+        "loss_sums": np.zeros(1),
+        "seconds": 0.1,
+    }
+    check_reply("verify", reply)
+    for wrong, told in [
+        (reply | {"predictions": np.zeros(9)}, "predictions is not in the table"),
+        (reply | {"seconds": float("nan")}, "seconds is no number"),
+        ({name: value for name, value in reply.items() if name != "counts"}, "counts is missing"),
+        ({"error": "failed", "detail": "/data/scan.nii"}, "detail is no texts"),
+    ]:
+        with pytest.raises(MessageError, match=told):
+            check_reply("verify", wrong)
+    with pytest.raises(MessageError, match="must be one of open, train, verify, margins"):
+        check_request({"task": "predict"})
+    assert set(TASKS) == {"open", "train", "verify", "margins"}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "min_cell", "groups"),
+    [
+        ({"A": 5, "B": 7}, 5, [("A",), ("B",)]),
+        ({"A": 5, "B": 2, "C": 7, "D": 3}, 5, [("A",), ("B", "D"), ("C",)]),
+        ({"A": 9, "B": 2, "C": 7}, 5, [("A",), ("B", "C")]),
+        ({"A": 2, "B": 1}, 5, []),
+        ({"A": 1}, 1, [("A",)]),
+        ({}, 5, []),
+    ],
+)
+def test_small_centers_are_counted_together(sizes, min_cell, groups):
+    assert list(group_centers(sizes, min_cell)) == groups
+
+
+@given(st.dictionaries(st.text(min_size=1, max_size=2), st.integers(1, 9), max_size=8), st.integers(1, 12))
+def test_no_group_is_smaller_than_allowed_and_no_center_is_lost(sizes, min_cell):
+    groups = group_centers(sizes, min_cell)
+    assert all(sum(sizes[center] for center in group) >= min_cell for group in groups)
+    everybody = sorted(center for group in groups for center in group)
+    assert everybody == (sorted(sizes) if sum(sizes.values()) >= min_cell else [])
+
+
+def test_the_page_tells_of_every_field():
+    page = (Path(__file__).resolve().parents[1] / "docs" / "federation.md").read_text()
+    for name, task in TASKS.items():
+        for way, fields in (("to the site", task.request), ("from the site", task.reply)):
+            for field, told in fields.items():
+                optional = " (optional)" if told.optional else ""
+                assert f"| `{name}` | {way} | `{field}` | {told.meaning}{optional} |" in page
+    for field, told in ERROR_REPLY.items():
+        assert f"| `{field}` | {told.meaning} |" in page

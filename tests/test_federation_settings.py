@@ -1,0 +1,95 @@
+"""Settings of a federation, of a site, of a start-up kit: every fault is named with what is allowed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from test_config import OWN_DATA, composed, faults
+
+from tmqc.errors import InputError
+from tmqc.federation.site_settings import SiteSettings, Tokens, read_site_settings, write_site_settings
+from tmqc.validate import validate
+
+DATA = OWN_DATA[:2]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["federation=local", "pipeline=inference"], "pipeline=inference scores scans of this machine only"),
+        (
+            ["federation=local", "federation.patience_s=-1"],
+            "federation.patience_s=-1.0: must be null, or seconds from 0",
+        ),
+        (["federation=local", "federation.partial=true"], "needs federation.on_fault=skip, it is wait"),
+        (["federation=local", "federation.on_fault=retry"], "must be one of wait, skip, stop"),
+        (["federation=local", "federation.min_cell=0"], "federation.min_cell=0: must be a number from 1"),
+        (["federation=local", "federation.timeout_s=nan"], "federation.timeout_s=nan: must be a number"),
+        (["federation=local", "qc=screen"], "federation.share_margins=true, or another gate"),
+        (["federation=local", "qc=screen", "federation.on_fault=skip"], "use federation.on_fault=wait or stop"),
+        (["federation=local", "qc=screen"], "qc.screen.image_z=6: sites do not compare images"),
+        (["federation=local", "run.lookahead=2"], "sites have one model each"),
+        (["federation=local", "run.verify_batch_size=auto"], "sites would choose different ones"),
+        (["federation=nvflare"], "federation.sites is not set: give the names of the FLARE clients"),
+        (["federation=nvflare"], "federation.admin_kit is not set"),
+        (["federation=nvflare", "federation.sites=[a,b,a]"], "federation.sites has a more than once"),
+        (["federation=nvflare", "harmful=centers"], "cannot be made harmful from here"),
+    ],
+)
+def test_what_cannot_be_asked_of_a_federation(overrides, told):
+    assert any(told in fault for fault in faults(*DATA, "init.from=x", *overrides))
+
+
+def test_a_real_federation_needs_no_tables_here():
+    pytest.importorskip("nvflare")
+    validate(composed("federation=nvflare", "federation.sites=[a,b]", "federation.admin_kit=kit", "init.from=x"))
+
+
+def test_a_sites_settings_are_read_as_written(tmp_path):
+    settings = SiteSettings(tmp_path / "train.csv", None, tmp_path / "tokens.csv", 7, True)
+    write_site_settings(tmp_path / "site.yaml", settings)
+    assert read_site_settings(tmp_path / "site.yaml") == settings
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("train_csv: a.csv\nmin_cel: 3", "min_cel: there is no such setting"),
+        ("train_csv: a.csv\nmin_cell: 0", "min_cell=0: must be a whole number from 1"),
+        ("train_csv: a.csv\nshare_margins: sometimes", "must be true or false"),
+        ("min_cell: 3", "neither train_csv nor verification_csv is set"),
+        ("train_csv: 5", "train_csv=5: must be the path of a CSV"),
+        ("- a", "must hold settings"),
+        ("a: [", "cannot be read as the site's settings"),
+    ],
+)
+def test_what_a_site_cannot_be_told(tmp_path, text, told):
+    (tmp_path / "site.yaml").write_text(text)
+    with pytest.raises(InputError, match="this site cannot take part") as caught:
+        read_site_settings(tmp_path / "site.yaml")
+    assert told in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["Token,Subject\n00,a\n00,b\n", "Token\n00\n", "Token,Subject\nxy,a\n"])
+def test_a_damaged_table_of_tokens_is_never_made_anew(tmp_path, text):
+    (tmp_path / "tokens.csv").write_text(text)
+    with pytest.raises(InputError, match="bring"):
+        Tokens(tmp_path / "tokens.csv", [])
+    assert (tmp_path / "tokens.csv").read_text() == text
+
+
+def test_a_kit_allows_two_classes_more_and_holds_the_sites_settings(tmp_path):
+    pytest.importorskip("nvflare")
+    from tmqc.federation.flare_system import join
+
+    (tmp_path / "kit" / "local").mkdir(parents=True)
+    default = {"class_allow_list": ["nvflare.x.Y"], "components": [1]}
+    (tmp_path / "kit" / "local" / "resources.json.default").write_text(json.dumps(default))
+    settings = SiteSettings(tmp_path / "train.csv", None, tmp_path / "tokens.csv")
+    write_site_settings(tmp_path / "site.yaml", settings)
+    for _ in range(2):
+        join(tmp_path / "kit", tmp_path / "site.yaml")
+    content = json.loads((tmp_path / "kit" / "local" / "resources.json").read_text())
+    assert content == default | {"class_allow_list": ["nvflare.x.Y", "tmqc.federation.flare_job."]}
+    assert read_site_settings(tmp_path / "kit" / "local" / "tmqc_site.yaml") == settings

@@ -1,0 +1,212 @@
+"""NVIDIA FLARE as the transport: the tmqc process listens on a socket of this host, a FLARE job relays to the sites."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from multiprocessing.connection import Connection, Listener
+from pathlib import Path
+from typing import Any, Protocol
+
+from tmqc.federation.flare_job import SITES_VARIABLE, write_key
+from tmqc.federation.transport import Silence
+
+log = logging.getLogger("tmqc")
+
+_START_S, _END_S = 180.0, 30.0  # for a FLARE job to come up, and to end
+ROOM = "tmqc.federation.flare_job"
+ALLOWED = {"format_version": 2, "class_allow_list": [f"{ROOM}."]}  # what FLARE may build: nothing but our two classes
+
+
+class FlareError(Exception):
+    """FLARE, or the job in it, does not do what it should."""
+
+
+class Launched(Protocol):
+    """A FLARE job that was started."""
+
+    def check(self) -> None:
+        """Raise FlareError if it has ended."""
+
+    def connected(self) -> set[str] | None:
+        """Sites that could be in a job that is started now; None: all."""
+
+    def end(self) -> None:
+        """See to it that it ends."""
+
+
+def write_job(folder: Path, sites: Sequence[str], address: Path) -> Path:
+    """Write the FLARE job: classes of the installed package only, no code of its own.
+
+    Nobody but the named sites is in it; those that are not connected when it starts are left out for the time being.
+    """
+    app = folder / "tmqc" / "app" / "config"
+    app.mkdir(parents=True, exist_ok=True)
+    meta = {"name": "tmqc", "resource_spec": {}, "min_clients": 1, "deploy_map": {"app": ["server", *sites]}}
+    relay = {"id": "relay", "path": f"{ROOM}.Relay", "args": {"address": str(address)}}
+    agent = {"tasks": ["tmqc"], "executor": {"path": f"{ROOM}.Agent", "args": {}}}
+    server, client = {"format_version": 2, "workflows": [relay]}, {"format_version": 2, "executors": [agent]}
+    (folder / "tmqc" / "meta.json").write_text(json.dumps(meta, indent=2))
+    (app / "config_fed_server.json").write_text(json.dumps(server, indent=2))
+    (app / "config_fed_client.json").write_text(json.dumps(client, indent=2))
+    return folder / "tmqc"
+
+
+class FlareTransport:
+    """Reaches sites through the relay of a FLARE job that it starts, and starts again if need be.
+
+    `launch` starts FLARE's job, given the job's folder; `on_close` is called when all is over.
+    """
+
+    def __init__(
+        self,
+        sites: Sequence[str],
+        launch: Callable[[Path], Launched],
+        *,
+        on_close: Callable[[], None] | None = None,
+    ) -> None:
+        self._sites, self._launch, self._on_close = list(sites), launch, on_close
+        self._folder = Path(tempfile.mkdtemp(prefix="tmqc-"))
+        self._connection: Connection | None = None
+        self._launched: Launched | None = None
+
+    def exchange(self, requests: Mapping[str, bytes], *, timeout_s: float) -> dict[str, bytes | Silence]:
+        """As `Transport.exchange`."""
+        try:
+            if self._connection is None:
+                self._start()
+            found = self._ask(requests, timeout_s)
+        except (EOFError, OSError, FlareError) as error:
+            self._stop()
+            return {site: Silence(f"the FLARE job is gone ({error or type(error).__name__})") for site in requests}
+        return {site: answer if answered else Silence(answer) for site, (answered, answer) in found.items()}
+
+    def revive(self, sites: Sequence[str]) -> None:
+        """Start the job anew if that can help: FLARE takes nobody back into one that runs."""
+        if self._connection is None or self._launched is None or self._are_up(sites, 5.0):
+            return
+        connected = self._launched.connected()
+        if connected is None or connected.intersection(sites):
+            log.info("starting the FLARE job anew, to reach site %s", ", ".join(sites))
+            self._stop()
+
+    def close(self) -> None:
+        """End the job."""
+        self._stop()
+        shutil.rmtree(self._folder, ignore_errors=True)
+        if self._on_close is not None:
+            self._on_close()
+
+    def _ask(self, requests: Mapping[str, bytes], timeout_s: float) -> dict[str, tuple[bool, Any]]:
+        assert self._connection is not None
+        self._connection.send((dict(requests), timeout_s))
+        if not self._connection.poll(timeout_s + 30.0):
+            raise FlareError("the relay does not answer")
+        found: dict[str, tuple[bool, Any]] = self._connection.recv()
+        return found
+
+    def _are_up(self, sites: Sequence[str], timeout_s: float) -> bool:
+        with suppress(EOFError, OSError, FlareError):
+            return all(answered for answered, _ in self._ask(dict.fromkeys(sites, b""), timeout_s).values())
+        return False
+
+    def _start(self) -> None:
+        address = self._folder / "relay"
+        address.unlink(missing_ok=True)
+        key = write_key(address)
+        with Listener(str(address), family="AF_UNIX", authkey=key) as listener:
+            self._launched = self._launch(write_job(self._folder, self._sites, address))
+            self._connection = self._accept(listener)
+        connected = self._launched.connected()
+        there = [site for site in self._sites if connected is None or site in connected]
+        until = time.monotonic() + _START_S
+        while there and time.monotonic() < until and not self._are_up(there, 5.0):
+            time.sleep(0.2)
+
+    def _stop(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        if self._launched is not None:
+            self._launched.end()
+            self._launched = None
+
+    def _accept(self, listener: Listener) -> Connection:
+        """Wait for the relay to call."""
+        assert self._launched is not None
+        found: list[Connection] = []
+        waiter = threading.Thread(target=lambda: found.append(listener.accept()), daemon=True)
+        waiter.start()
+        until = time.monotonic() + _START_S
+        while waiter.is_alive():
+            self._launched.check()
+            if time.monotonic() > until:
+                raise FlareError(f"the FLARE job did not come up within {_START_S:g} s")
+            waiter.join(0.2)
+        if not found:
+            raise FlareError("the relay was turned away")
+        return found[0]
+
+
+def launch_simulator(sites: Sequence[str], folder: Path, logs: Path) -> Callable[[Path], Launched]:
+    """FLARE's simulator: every site a process of its own on this machine.
+
+    Args:
+        sites: names.
+        folder: of the sites' own settings.
+        logs: where FLARE's workspace goes.
+    """
+
+    def launch(job: Path) -> Launched:
+        shutil.rmtree(logs, ignore_errors=True)
+        (logs / "local").mkdir(parents=True)
+        (logs / "local" / "resources.json").write_text(json.dumps(ALLOWED))
+        command = [sys.executable, "-m", "nvflare.cli", "simulator", str(job), "-w", str(logs)]
+        command += ["-c", ",".join(sites), "-t", str(len(sites))]
+        return Process(command, logs.with_name(f"{logs.name}.log"), {SITES_VARIABLE: str(folder)})
+
+    return launch
+
+
+class Process:
+    """A program of FLARE's that runs a job and ends by itself when the relay is gone."""
+
+    def __init__(self, command: Sequence[str], out: Path, variables: Mapping[str, str]) -> None:
+        with out.open("wb") as file:
+            self._process = subprocess.Popen(
+                command,
+                env={**os.environ, **variables},
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # a terminal's Ctrl-C is for the run: it saves first
+            )
+        self._out = out
+
+    def check(self) -> None:
+        """Raise FlareError if it has ended."""
+        if self._process.poll() is not None:
+            raise FlareError(f"FLARE ended with exit code {self._process.returncode}; see {self._out}")
+
+    def connected(self) -> None:
+        """A simulation has all its sites."""
+        return
+
+    def end(self) -> None:
+        """Wait for it to end; if it does not, end it and what it started."""
+        try:
+            self._process.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()

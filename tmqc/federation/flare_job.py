@@ -1,0 +1,152 @@
+"""What runs inside NVIDIA FLARE: a relay in the server's job process, an agent in every site's.
+
+Requests go out as auxiliary messages, which FLARE delivers at once; its tasks are polled for. Neither side reads what
+it passes on: the relay hands bytes of the tmqc process to sites, an agent hands them to its `Site`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Client
+from pathlib import Path
+from typing import Any
+
+from nvflare.apis.event_type import EventType
+from nvflare.apis.executor import Executor
+from nvflare.apis.fl_constant import ReturnCode
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.impl.controller import Controller
+from nvflare.apis.shareable import Shareable, make_reply
+from nvflare.apis.signal import Signal
+
+from tmqc.backend import import_keras
+from tmqc.federation.equipment import equip
+from tmqc.federation.messages import REFUSED, encode
+from tmqc.federation.simulated import SETTINGS as SIMULATED_SETTINGS
+from tmqc.federation.site import Site
+from tmqc.federation.site_settings import read_site_settings
+
+TOPIC, DATA = "tmqc", "data"
+SITES_VARIABLE = "TMQC_SITES"  # of simulated sites: the folder that holds one folder a site
+SETTINGS = "tmqc_site.yaml"  # of a real one: in the folder `local` of its start-up kit
+_KEY_SUFFIX = ".key"
+_UNUSABLE = encode({"error": REFUSED, "detail": ["its own settings or tables cannot be used; its own log says why"]})
+
+log = logging.getLogger("tmqc")
+
+
+def write_key(address: Path) -> bytes:
+    """Draw the secret that the relay has to know to be talked to, and lay it beside the socket's address."""
+    key = os.urandom(32)
+    path = address.with_name(address.name + _KEY_SUFFIX)
+    path.touch(mode=0o600)
+    path.write_bytes(key)
+    return key
+
+
+class Relay(Controller):  # type: ignore[misc]
+    """Passes requests of the tmqc process on this host to the sites, as long as that process lives."""
+
+    def __init__(self, address: str) -> None:
+        """Begin.
+
+        Args:
+            address: the socket that the tmqc process listens on; a file of the same name and `.key` holds its secret.
+        """
+        super().__init__()
+        self._address = Path(address)
+
+    def start_controller(self, fl_ctx: FLContext) -> None:
+        """Nothing to prepare."""
+
+    def stop_controller(self, fl_ctx: FLContext) -> None:
+        """Nothing to end."""
+
+    def process_result_of_unknown_task(
+        self, client: Any, task_name: str, client_task_id: str, result: Shareable, fl_ctx: FLContext
+    ) -> None:
+        """There are no tasks."""
+
+    def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
+        """Relay until the tmqc process is gone, or FLARE ends the job."""
+        key = self._address.with_name(self._address.name + _KEY_SUFFIX).read_bytes()
+        with Client(str(self._address), family="AF_UNIX", authkey=key) as connection:
+            while not abort_signal.triggered:
+                try:
+                    if connection.poll(0.5):
+                        requests, timeout_s = connection.recv()
+                        connection.send(self._exchange(requests, timeout_s, fl_ctx))
+                except (EOFError, ConnectionError):
+                    return
+
+    def _exchange(
+        self, requests: Mapping[str, bytes], timeout_s: float, fl_ctx: FLContext
+    ) -> dict[str, tuple[bool, Any]]:
+        """Site -> whether it answered, and the answer, or else why not."""
+        known = {client.name for client in fl_ctx.get_engine().get_clients()}
+        with ThreadPoolExecutor(max(len(requests), 1)) as pool:
+            within = {site: data for site, data in requests.items() if site in known}
+            asked = {site: pool.submit(self._ask, site, data, timeout_s, fl_ctx) for site, data in within.items()}
+            away = (False, "is not connected to the FLARE server")
+            return {site: asked[site].result() if site in asked else away for site in requests}
+
+    def _ask(self, site: str, data: bytes, timeout_s: float, fl_ctx: FLContext) -> tuple[bool, Any]:
+        engine = fl_ctx.get_engine()
+        with engine.new_context() as context:
+            replies = engine.send_aux_request([site], TOPIC, Shareable({DATA: data}), timeout_s, context, optional=True)
+        reply = (replies or {}).get(site)
+        code = ReturnCode.COMMUNICATION_ERROR if reply is None else reply.get_return_code()
+        if reply is not None and code == ReturnCode.OK:
+            return True, reply[DATA]
+        self.log_warning(fl_ctx, f"no answer of {site}: {code}")
+        return False, f"gave no answer within {timeout_s:g} s" if code == ReturnCode.TIMEOUT else f"is gone ({code})"
+
+
+class Agent(Executor):  # type: ignore[misc]
+    """Keeps one `Site` for the length of the job and hands it what comes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._site: Any = None
+        self._prepared = threading.Event()
+        self._lock = threading.Lock()  # one request at a time: there is one model
+
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        """From the start of the job on: read the site's tables, and listen for requests."""
+        if event_type == EventType.START_RUN:
+            folder, name = Path(fl_ctx.get_workspace().get_site_config_dir()), fl_ctx.get_identity_name()
+            threading.Thread(target=self._prepare, args=(folder, name), daemon=True).start()
+            fl_ctx.get_engine().register_aux_message_handler(TOPIC, self._handle)
+
+    def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
+        """There are no tasks."""
+        return make_reply(ReturnCode.TASK_UNKNOWN)
+
+    def _prepare(self, folder: Path, name: str) -> None:
+        try:
+            self._site = _make_site(folder, name)
+        except Exception:
+            self.logger.exception("this site cannot take part")
+        finally:
+            self._prepared.set()
+
+    def _handle(self, topic: str, request: Shareable, fl_ctx: FLContext) -> Shareable:
+        reply = make_reply(ReturnCode.OK)
+        if not request[DATA]:  # somebody asks whether the site is up
+            reply[DATA] = b""
+            return reply
+        self._prepared.wait()
+        with self._lock:
+            reply[DATA] = _UNUSABLE if self._site is None else self._site.handle(request[DATA])
+        return reply
+
+
+def _make_site(folder: Path, name: str) -> Site:
+    import_keras()
+    simulated = os.environ.get(SITES_VARIABLE)
+    path = folder / SETTINGS if simulated is None else Path(simulated) / name / SIMULATED_SETTINGS
+    return Site(read_site_settings(path), equip)

@@ -1,0 +1,247 @@
+"""A FLARE system with certificates: submit the job to one that runs, or run a whole one on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+from nvflare.fuel.flare_api.flare_api import Session, new_secure_session
+
+from tmqc.federation.flare import ROOM, FlareError, Launched
+from tmqc.federation.flare_job import SETTINGS
+from tmqc.federation.site_settings import read_site_settings, write_site_settings
+
+ADMIN, SERVER = "admin@tmqc.org", "localhost"
+_LOGIN_S, _CONNECT_S, _END_S, _CHECK_S = 60.0, 300.0, 30.0, 2.0
+_SILENT_S = 30.0  # a site that FLARE's server has not heard of for as long is not there
+_IMPL = "nvflare.lighter.impl"
+
+
+def join(kit: Path, settings: Path | None) -> None:
+    """Make a start-up kit ready for tmqc: allow the job's two classes; at a hospital, lay the site's settings in it.
+
+    Args:
+        kit: the start-up kit's folder, of the server or of a client.
+        settings: the site's YAML file; None for the server.
+
+    Raises:
+        SiteError: the settings cannot be used.
+        OSError: this is no start-up kit.
+    """
+    local = kit / "local"
+    resources = local / "resources.json"
+    source = resources if resources.exists() else local / "resources.json.default"
+    content = json.loads(source.read_text("utf-8"))
+    allowed = content.setdefault("class_allow_list", [])
+    if f"{ROOM}." not in allowed:
+        allowed.append(f"{ROOM}.")
+    resources.write_text(json.dumps(content, indent=2), "utf-8")
+    if settings is not None:
+        write_site_settings(local / SETTINGS, read_site_settings(settings))
+
+
+class SubmittedJob:
+    """The relay's job in a running FLARE system."""
+
+    def __init__(self, session: Session, job: Path) -> None:
+        self._session = session
+        self._id = session.submit_job(str(job))
+        self._checked_at = time.monotonic()
+
+    def check(self) -> None:
+        """Raise FlareError if it has ended."""
+        if time.monotonic() - self._checked_at < _CHECK_S:
+            return
+        self._checked_at = time.monotonic()
+        if (status := self._status()).startswith("FINISHED"):
+            raise FlareError(f"FLARE's job {self._id} ended: {status}")
+
+    def connected(self) -> set[str]:
+        """Sites that FLARE's server hears of."""
+        return _connected(self._session)
+
+    def end(self) -> None:
+        """Wait for it to end by itself, now that the relay is gone; else abort it."""
+        with suppress(Exception):  # the system itself may be gone: then so is the job
+            until = time.monotonic() + _END_S
+            while not self._status().startswith("FINISHED"):
+                if time.monotonic() > until:
+                    self._session.abort_job(self._id)
+                    break
+                time.sleep(0.5)
+        with suppress(Exception):
+            self._session.close()
+
+    def _status(self) -> str:
+        return str(self._session.get_job_meta(self._id).get("status"))
+
+
+def submit_with(kit: Path) -> Callable[[Path], Launched]:
+    """Submit the job as the administrator whose start-up kit this is.
+
+    Raises:
+        FlareError: when called: the server cannot be reached, or turns the administrator away.
+    """
+
+    def launch(job: Path) -> SubmittedJob:
+        try:
+            return SubmittedJob(_log_in(kit, timeout_s=_LOGIN_S), job)
+        except FlareError:
+            raise
+        except Exception as error:  # FLARE raises what comes to hand
+            raise FlareError(f"the job cannot be submitted: {type(error).__name__}: {error}") from error
+
+    return launch
+
+
+def _log_in(kit: Path, *, timeout_s: float) -> Session:
+    until = time.monotonic() + timeout_s
+    while True:
+        try:
+            return new_secure_session(_user_of(kit), str(kit), timeout=10.0)
+        except Exception as error:
+            if time.monotonic() > until:
+                raise FlareError(f"no FLARE server lets {kit} in: {type(error).__name__}: {error}") from error
+        time.sleep(1.0)
+
+
+def _user_of(kit: Path) -> str:
+    try:
+        content: dict[str, Any] = json.loads((kit / "startup" / "fed_admin.json").read_text("utf-8"))
+        return str(content["admin"]["username"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return kit.name  # the kit's folder is named after its user
+
+
+def _connected(session: Session) -> set[str]:
+    # FLARE drops a client after ten minutes only; one that is there is heard of every few seconds.
+    heard_of = {client.name: client.last_connect_time for client in session.get_system_info().client_info}
+    return {name for name, at in heard_of.items() if time.time() - float(at or 0.0) < _SILENT_S}
+
+
+def provision(folder: Path, sites: Sequence[str]) -> Path:
+    """Make certificates and start-up kits for a system on this machine. Returns the folder of all kits."""
+    ports = _free_ports(2)
+    project = {
+        "api_version": 3,
+        "name": "tmqc",
+        "description": "all on one machine",
+        "participants": [
+            {"name": SERVER, "type": "server", "org": "tmqc", "fed_learn_port": ports[0], "admin_port": ports[1]},
+            *({"name": site, "type": "client", "org": "tmqc"} for site in sites),
+            {"name": ADMIN, "type": "admin", "org": "tmqc", "role": "project_admin"},
+        ],
+        "builders": [
+            {"path": f"{_IMPL}.workspace.WorkspaceBuilder", "args": {"template_file": ["master_template.yml"]}},
+            {"path": f"{_IMPL}.static_file.StaticFileBuilder", "args": {"config_folder": "config"}},
+            {"path": f"{_IMPL}.cert.CertBuilder"},
+            {"path": f"{_IMPL}.signature.SignatureBuilder"},
+        ],
+    }
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    (folder / "project.yml").write_text(yaml.safe_dump(project))
+    command = [sys.executable, "-m", "nvflare.cli", "provision", "-p", "project.yml", "-w", "."]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    kits = folder / "tmqc" / "prod_00"
+    if done.returncode != 0 or not kits.is_dir():
+        raise FlareError(f"nvflare provision failed: {done.stdout[-500:]} {done.stderr[-500:]}")
+    return kits
+
+
+def _free_ports(n: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(n)]
+    for one in sockets:
+        one.bind(("localhost", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def _end_leftovers(folder: Path) -> None:
+    """End what an earlier system in this folder left running, whose tmqc process was killed."""
+    for process in psutil.process_iter():
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            words = process.cmdline()
+            is_ours = any(word.startswith(str(folder)) for word in words)
+            if is_ours and any(word.startswith("nvflare.private") or word.endswith("sub_start.sh") for word in words):
+                process.kill()
+
+
+class System:
+    """A whole FLARE system on this machine: a server, a process a site, mutual TLS between them."""
+
+    def __init__(self, folder: Path, files: Mapping[str, Path]) -> None:
+        """Provision and start it.
+
+        Args:
+            folder: of certificates, kits and logs; emptied first.
+            files: site -> its settings.
+
+        Raises:
+            FlareError: it does not come up.
+        """
+        _end_leftovers(folder)
+        self.kits = provision(folder, list(files))
+        join(self.kits / SERVER, None)
+        for site, path in files.items():
+            join(self.kits / site, path)
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        try:
+            for name in (SERVER, *files):
+                self.start(name)
+            session = _log_in(self.kits / ADMIN, timeout_s=_CONNECT_S)
+            until = time.monotonic() + _CONNECT_S
+            while missing := files.keys() - _connected(session):
+                if time.monotonic() > until:
+                    raise FlareError(f"site {', '.join(sorted(missing))} did not connect to FLARE's server")
+                time.sleep(0.5)
+            session.close()
+        except BaseException:
+            self.stop()
+            raise
+
+    @property
+    def admin(self) -> Path:
+        """The administrator's start-up kit."""
+        return self.kits / ADMIN
+
+    def start(self, name: str) -> None:
+        """Start the server or a site; what it says goes to `<name>.log` beside the kits."""
+        environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+        with (self.kits / f"{name}.log").open("ab") as out:
+            self._processes[name] = subprocess.Popen(
+                ["bash", str(self.kits / name / "startup" / "sub_start.sh"), "--once"],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def kill(self, name: str) -> None:
+        """End the server or a site at once, with all that it started."""
+        process = self._processes.pop(name)
+        with suppress(psutil.NoSuchProcess):
+            family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+            for one in family:  # a job's process has a session of its own
+                with suppress(psutil.NoSuchProcess):
+                    one.kill()
+        process.wait()
+
+    def stop(self) -> None:
+        """End all of it, the sites first."""
+        for name in reversed(list(self._processes)):
+            self.kill(name)

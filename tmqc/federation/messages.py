@@ -1,0 +1,256 @@
+"""What travels between the server and a site: the fields of every task and reply, and nothing else.
+
+A message is a flat mapping of names to numbers, texts, lists of them, and arrays. Both sides check every message
+against `TASKS` before it is sent and after it has come: a field that is not in the table cannot leave a site.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.generic]
+Message = dict[str, Any]
+Part = Mapping[str, Array]
+
+STATE = "state/"  # prefix of the arrays of a state's parts
+OPTIMIZER = "optimizer/"  # prefix of the variables that only training needs
+# A site lacks parts of a state; was restarted and is to be opened again; may not answer; predicts NaN; failed.
+MISSING, CLOSED, REFUSED, NOT_FINITE, FAILED = ERRORS = ("missing", "closed", "refused", "not finite", "failed")
+_LENGTH = struct.Struct("<Q")
+
+
+class MessageError(ValueError):
+    """Bytes that are no message, or a message with fields it may not have."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field of a message.
+
+    Attributes:
+        kind: `text`, `number`, `whole`, `texts`, `lists of texts`, `whole numbers`, or `array` of any shape and dtype.
+        meaning: for people.
+        optional: it may be left out.
+    """
+
+    kind: str
+    meaning: str
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the server may ask a site, and what the site may answer."""
+
+    request: Mapping[str, Field]
+    reply: Mapping[str, Field]
+
+
+_PARTS = {
+    "keep": Field("texts", "hashes of the parts that the site is to hold on to; it forgets all others"),
+    f"{STATE}*": Field("array", "the parts that the site does not hold: weights, BatchNorm, optimizer", optional=True),
+}
+_MODEL = Field("text", "content hash of the weights and BatchNorm statistics")
+_SECONDS = {"seconds": Field("number", "that the site computed")}
+TASKS: dict[str, Task] = {
+    "open": Task(
+        request={"settings": Field("text", "grid, model, precision and batch size, as JSON")},
+        reply={
+            "centers": Field("texts", "names of the centers that the site trains for"),
+            "tokens": Field("lists of texts", "per center one opaque token a training scan, in visiting order"),
+            "groups": Field("texts", "of centers whose verification counts are reported together"),
+            "n_hc": Field("whole numbers", "verification scans per group, healthy controls"),
+            "n_pd": Field("whole numbers", "verification scans per group, Parkinson's disease"),
+            "left_out": Field("whole", "1: verification scans stay uncounted, being fewer than min_cell"),
+            "min_cell": Field("whole", "the smallest number of scans that the site gives counts of"),
+            "digest": Field("text", "keyed hash of the site's tables: tells whether they changed, not what is in them"),
+            "versions": Field("text", "of tmqc, TensorFlow, Keras and NumPy, as JSON"),
+            **_SECONDS,
+        },
+    ),
+    "train": Task(
+        request={
+            "model": _MODEL,
+            "optimizer": Field("text", "content hash of the optimizer's moments, step count and learning rate"),
+            "center": Field("text", "where the step is taken"),
+            "tokens": Field("texts", "of the scans of this step, in batch order"),
+            "learning_rate": Field("number", "of this step"),
+            **_PARTS,
+        },
+        reply={
+            "loss": Field("number", "mean of the step, nats; withheld below min_cell scans", optional=True),
+            "n_correct": Field("whole", "of the step; withheld below min_cell scans", optional=True),
+            "finite": Field("whole", "1: the loss is a finite number"),
+            "model": _MODEL,
+            "optimizer": Field("text", "content hash of the optimizer after the step"),
+            f"{STATE}*": Field("array", "both parts after the step"),
+            **_SECONDS,
+        },
+    ),
+    "verify": Task(
+        request={
+            "model": _MODEL,
+            "reference": Field("text", "content hash of the model to count flips against", optional=True),
+            **_PARTS,
+        },
+        reply={
+            "counts": Field("array", "per group TP, FP, TN, FN"),
+            "flips": Field("array", "per group HC broken, HC fixed, PD broken, PD fixed"),
+            "loss_sums": Field("array", "per group, nats"),
+            **_SECONDS,
+        },
+    ),
+    "margins": Task(
+        request={
+            "model": _MODEL,
+            "center": Field("text", "whose scans"),
+            "tokens": Field("texts", "of the scans, in order"),
+            **_PARTS,
+        },
+        reply={
+            "margins": Field("array", "per scan; only where the site's own settings say share_margins: true"),
+            **_SECONDS,
+        },
+    ),
+}
+ERROR_REPLY = {
+    "error": Field("text", ", ".join(ERRORS)),
+    "detail": Field("texts", "hashes that are missing, or what is refused; of a failure only the error's type"),
+}
+
+
+def content_hash(part: Part) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes: equal if and only if all of it is, bit for bit."""
+    sha = hashlib.sha256()
+    for name in sorted(part):
+        array = np.asarray(part[name])
+        sha.update(json.dumps([name, array.dtype.str, array.shape]).encode())
+        sha.update(np.ascontiguousarray(array).data if array.size else b"")
+    return sha.hexdigest()
+
+
+def split(state: Part) -> tuple[dict[str, Array], dict[str, Array]]:
+    """A state's two parts: the model, which is enough to predict with, and the optimizer."""
+    optimizer = {name: array for name, array in state.items() if name.startswith(OPTIMIZER)}
+    return {name: array for name, array in state.items() if name not in optimizer}, optimizer
+
+
+def pack_part(name: str, part: Part) -> Message:
+    """Fields of a message that carry the part whose content hash is `name`."""
+    return {f"{STATE}{name}/{variable}": array for variable, array in part.items()}
+
+
+def unpack_parts(message: Message) -> dict[str, dict[str, Array]]:
+    """Inverse of `pack_part`: the parts in a message, by the hash they should have.
+
+    Raises:
+        MessageError: a part's content is not what its hash says.
+    """
+    parts: dict[str, dict[str, Array]] = {}
+    for field, array in message.items():
+        if field.startswith(STATE):
+            name, _, variable = field.removeprefix(STATE).partition("/")
+            parts.setdefault(name, {})[variable] = array
+    for name, part in parts.items():
+        if content_hash(part) != name:
+            raise MessageError(f"a part of the state was changed on its way ({name[:12]})")
+    return parts
+
+
+def check_request(message: Message) -> Task:
+    """See that a request is one of the table.
+
+    Raises:
+        MessageError: names every field at fault.
+    """
+    task = TASKS.get(str(message.get("task")))
+    if task is None:
+        raise MessageError(f"task {message.get('task')!r}: must be one of {', '.join(TASKS)}")
+    _check({name: value for name, value in message.items() if name != "task"}, task.request)
+    return task
+
+
+def check_reply(task: str, message: Message) -> None:
+    """See that a reply has the fields of its task, or those of an error.
+
+    Raises:
+        MessageError: names every field at fault.
+    """
+    _check(message, ERROR_REPLY if "error" in message else TASKS[task].reply)
+
+
+def _check(message: Message, fields: Mapping[str, Field]) -> None:
+    patterns = {name.removesuffix("*"): field for name, field in fields.items() if name.endswith("*")}
+    faults = [f"{name} is missing" for name, f in fields.items() if not f.optional and name not in _seen(message)]
+    for name, value in message.items():
+        field = fields.get(name) or next((f for prefix, f in patterns.items() if name.startswith(prefix)), None)
+        if field is None:
+            faults.append(f"{name} is not in the table of fields")
+        elif not _IS[field.kind](value):
+            faults.append(f"{name} is no {field.kind}")
+    if faults:
+        raise MessageError("; ".join(faults))
+
+
+def _seen(message: Message) -> set[str]:
+    return {*message, *(f"{STATE}*" for name in message if name.startswith(STATE))}
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
+
+
+_IS: dict[str, Callable[[Any], bool]] = {
+    "text": lambda value: isinstance(value, str),
+    "number": lambda value: isinstance(value, float) and math.isfinite(value),
+    "whole": _is_whole,
+    "texts": _is_texts,
+    "lists of texts": lambda value: isinstance(value, list) and all(map(_is_texts, value)),
+    "whole numbers": lambda value: isinstance(value, list) and all(map(_is_whole, value)),
+    "array": lambda value: isinstance(value, np.ndarray) and value.dtype.kind in "biuf",
+}
+
+
+def encode(message: Message) -> bytes:
+    """A message as bytes: the length of a JSON header, the header, the arrays' bytes one after another."""
+    arrays = {name: np.asarray(value, order="C") for name, value in message.items() if isinstance(value, np.ndarray)}
+    plain = {name: value for name, value in message.items() if name not in arrays}
+    described = [[name, array.dtype.str, list(array.shape)] for name, array in arrays.items()]
+    header = json.dumps([plain, described], allow_nan=False).encode()
+    return b"".join([_LENGTH.pack(len(header)), header, *(array.tobytes() for array in arrays.values())])
+
+
+def decode(data: bytes) -> Message:
+    """Inverse of `encode`; never runs what it reads.
+
+    Raises:
+        MessageError: these bytes are no message.
+    """
+    try:
+        (length,) = _LENGTH.unpack_from(data)
+        at = _LENGTH.size + length
+        plain, described = json.loads(data[_LENGTH.size : at])
+        message: Message = dict(plain)
+        for name, kind, shape in described:
+            dtype = np.dtype(kind)
+            n = math.prod(shape)
+            message[name] = np.frombuffer(data, dtype, n, at).reshape(shape)
+            at += n * dtype.itemsize
+    except (struct.error, ValueError, TypeError, KeyError, OverflowError) as error:
+        raise MessageError(f"no message of tmqc: {error}") from None
+    if at != len(data):
+        raise MessageError(f"{len(data)} bytes, the header tells of {at}")
+    return message

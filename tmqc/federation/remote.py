@@ -1,0 +1,211 @@
+"""`Centers` whose scans lie at sites: the model travels to them, counts come back.
+
+The server holds the training state; every state is immutable and named by content hash, so that undoing a step only
+means naming the state before it, which the site still holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from operator import add
+from time import perf_counter
+from weakref import WeakSet
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tmqc.core.early_stop import Limit
+from tmqc.core.rates import Counts, Verification
+from tmqc.federation.caller import Caller, FederationError, Traffic
+from tmqc.federation.messages import Array, Message, MessageError, Part, content_hash, unpack_parts
+from tmqc.federation.replies import (
+    Opened,
+    State,
+    check_opened,
+    check_trained,
+    check_verified,
+    make_state,
+    read_opened,
+    read_verified,
+)
+from tmqc.travel import AwayError, Foreseen, TrainResult
+
+_REFERENCE = "centers/reference/"
+
+
+def open_sites(caller: Caller, names: Sequence[str], settings: str) -> tuple[Opened, ...]:
+    """Have every site get ready: decode its scans, build the model.
+
+    Raises:
+        FederationError: a site cannot, or two of them claim the same center.
+    """
+    requests: dict[str, Message] = {name: {"task": "open", "settings": settings} for name in names}
+    replies = caller.ask(requests, check_opened, parts={})
+    opened = tuple(read_opened(site, replies[site]) for site in names)
+    homes: dict[str, str] = {}
+    faults = []
+    for one in opened:
+        for center in one.subjects:
+            if (other := homes.setdefault(center, one.site)) != one.site:
+                faults.append(f"center {center}: both site {other} and site {one.site} say it is theirs")
+    if faults:
+        raise FederationError(faults)
+    return opened
+
+
+class RemoteCenters:
+    """All sites, as the tour sees them. Exactly one state is current; whoever holds a snapshot keeps it alive."""
+
+    def __init__(
+        self,
+        caller: Caller,
+        sites: Sequence[Opened],
+        state: Mapping[str, Array],
+        *,
+        partial: bool = False,
+        order: Sequence[str] = (),
+    ) -> None:
+        """Begin from `state`.
+
+        Args:
+            caller: asks.
+            sites: as opened.
+            state: `Learner.state()`.
+            partial: whether a verification may go without sites that do not answer.
+            order: of centers, in which verifications are added up; empty: as the sites named them.
+        """
+        self._caller, self._partial = caller, partial
+        self._sites = {one.site: one for one in sites}
+        self._home = {center: one.site for one in sites for center in one.subjects}
+        rank = {center: i for i, center in enumerate(order)}
+        groups = [(one.site, group) for one in sites for group in one.groups]
+        self._order = sorted(groups, key=lambda pair: rank.get(pair[1], len(rank)))
+        self._alive: WeakSet[State] = WeakSet()
+        self._state = self._keep(make_state(state))
+        self._last: State | None = None
+        self._reference: State | None = None
+
+    def train(self, center: str, subjects: tuple[str, ...], *, learning_rate: float) -> TrainResult:
+        """One gradient step at the site of `center`.
+
+        Raises:
+            AwayError: the site does not answer, and the rules say to skip.
+            FederationError: the site refuses, or the rules say to stop.
+        """
+        before, site = self._state, self._home[center]
+        request: Message = {
+            **{"task": "train", "model": before.model, "optimizer": before.optimizer},
+            **{"center": center, "tokens": list(subjects), "learning_rate": float(learning_rate)},
+        }
+
+        def check(_: str, reply: Message) -> None:
+            check_trained(reply, before, n=len(subjects), min_cell=self._sites[site].min_cell)
+
+        replies = self._caller.ask({site: request}, check, parts=self._parts(), may_lack=True)
+        if site not in replies:
+            raise AwayError(center)
+        reply = replies[site]
+        self._state = self._keep(State(reply["model"], reply["optimizer"], unpack_parts(reply)))
+        self._caller.now_holds(site, reply["model"], reply["optimizer"])
+        if not reply["finite"]:
+            return TrainResult(np.nan, 0)
+        return TrainResult(reply.get("loss"), reply.get("n_correct", 0))
+
+    def verify(self, limit: Limit | None = None) -> Verification:
+        """Have all sites score the model at once, and add up in a fixed order; all scans, whatever `limit` says.
+
+        Raises:
+            FederationError: a site fails and is not waited for, or too few answered.
+            FloatingPointError: predictions are not finite.
+        """
+        request: Message = {"task": "verify", "model": self._state.model}
+        if self._reference is not None:
+            request["reference"] = self._reference.model
+        asked = {site: dict(request) for site, one in self._sites.items() if one.groups}
+
+        def check(site: str, reply: Message) -> None:
+            check_verified(self._sites[site].groups, reply)
+
+        replies = self._caller.ask(asked, check, parts=self._parts(), may_lack=self._partial)
+        found = {
+            site: dict(zip(self._sites[site].groups, read_verified(r), strict=True)) for site, r in replies.items()
+        }
+        answered = [found[site][group] for site, group in self._order if site in found]
+        total = reduce(add, answered) if answered else Verification(Counts())
+        if not (total.counts.n_hc and total.counts.n_pd):
+            missing = ", ".join(asked.keys() - replies.keys())
+            raise FederationError(f"no verdict: without site {missing} there are no scans of one class left to count")
+        self._last = self._state
+        return total
+
+    def hold_reference(self) -> None:
+        """Count flips against the last verification from now on."""
+        self._reference = self._last
+
+    def margins(self, center: str, subjects: Sequence[str]) -> tuple[float, ...]:
+        """How strongly the model agrees with single scans' labels; only sites that share this answer.
+
+        Raises:
+            FederationError: the site does not share it.
+        """
+        request: Message = {"task": "margins", "model": self._state.model, "center": center, "tokens": list(subjects)}
+
+        def check(_: str, reply: Message) -> None:
+            if reply["margins"].shape != (len(subjects),) or not np.isfinite(reply["margins"]).all():
+                raise MessageError("margins that are not finite, or not one a scan")
+
+        site = self._home[center]
+        replies = self._caller.ask({site: request}, check, parts=self._parts())
+        return tuple(replies[site]["margins"].astype(float).tolist())
+
+    def foresee(self, steps: Sequence[Foreseen]) -> None:
+        """Nothing: one model travels."""
+
+    def snapshot(self) -> State:
+        """The current state itself: it never changes."""
+        return self._state
+
+    def restore(self, snapshot: State) -> None:
+        """Name an earlier state again; nothing is sent."""
+        self._state = snapshot
+
+    def clock(self) -> float:
+        """Seconds."""
+        return perf_counter()
+
+    def traffic(self) -> Traffic:
+        """What came and went since this was last called."""
+        return self._caller.take_traffic()
+
+    def state(self) -> dict[str, NDArray[np.generic]]:
+        """The current state, and the model that flips are counted against."""
+        state = self._state.arrays
+        if self._reference is not None:
+            part = self._reference.parts[self._reference.model]
+            state |= {f"{_REFERENCE}{name}": array for name, array in part.items()}
+        return state
+
+    def load_state(self, state: Mapping[str, NDArray[np.generic]]) -> None:
+        """Inverse of `state`; other entries are left alone."""
+        current = {name: state[name] for name in self._state.arrays}
+        self._state = self._keep(make_state(current))
+        part = {name: state[f"{_REFERENCE}{name}"] for name in current if f"{_REFERENCE}{name}" in state}
+        model = content_hash(part)
+        self._last = self._reference = self._keep(State(model, "", {model: part})) if part else None
+
+    def pack(self, snapshot: State) -> dict[str, NDArray[np.generic]]:
+        """A snapshot as arrays."""
+        return snapshot.arrays
+
+    def unpack(self, arrays: Mapping[str, NDArray[np.generic]]) -> State:
+        """Inverse of `pack`."""
+        return self._keep(make_state(arrays))
+
+    def _keep(self, state: State) -> State:
+        self._alive.add(state)
+        return state
+
+    def _parts(self) -> dict[str, Part]:
+        """Parts of all states that somebody still holds: what sites should hold on to, too."""
+        return {name: part for state in self._alive for name, part in state.parts.items()}

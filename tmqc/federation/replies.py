@@ -1,0 +1,144 @@
+"""What the server reads out of replies, and how it sees that they can be right."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tmqc.core.rates import Counts, Flips, Verification
+from tmqc.federation.messages import Array, Message, MessageError, Part, content_hash, split, unpack_parts
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What a site told when it was opened.
+
+    Attributes:
+        subjects: center -> tokens of its training scans, in visiting order.
+        groups: centers counted together -> verification scans, HC and PD.
+        left_out: whether it has verification scans that stay uncounted.
+        min_cell: the site's own.
+        digest: tells whether its tables changed.
+        versions: of its software.
+    """
+
+    site: str
+    subjects: Mapping[str, tuple[str, ...]]
+    groups: Mapping[str, tuple[int, int]]
+    left_out: bool
+    min_cell: int
+    digest: str
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """A training state: its two parts, and their content hashes."""
+
+    model: str
+    optimizer: str
+    parts: Mapping[str, Part]
+
+    @property
+    def arrays(self) -> dict[str, Array]:
+        """All of it by name, as `Learner.state`."""
+        return {**self.parts[self.model], **self.parts[self.optimizer]}
+
+
+def make_state(arrays: Mapping[str, Array]) -> State:
+    """Name a state by its content."""
+    parts = split(arrays)
+    model, optimizer = (content_hash(part) for part in parts)
+    return State(model, optimizer, dict(zip((model, optimizer), parts, strict=True)))
+
+
+def check_opened(site: str, reply: Message) -> None:
+    """See that what a site tells of itself can be right.
+
+    Raises:
+        MessageError: it cannot.
+    """
+    tokens = [token for tokens in reply["tokens"] for token in tokens]
+    groups = (reply["groups"], reply["n_hc"], reply["n_pd"])
+    if len(reply["centers"]) != len(reply["tokens"]) or len({*map(len, groups)}) != 1:
+        raise MessageError("lists of different lengths")
+    if len(set(tokens)) != len(tokens) or not all(reply["tokens"]):
+        raise MessageError("a token is there twice, or a center has none")
+    if not all(n >= 0 for counts in groups[1:] for n in counts):
+        raise MessageError("negative counts")
+    try:
+        versions = json.loads(reply["versions"])
+    except ValueError:
+        versions = None
+    if not isinstance(versions, dict):
+        raise MessageError("versions that are no JSON object")
+
+
+def read_opened(site: str, reply: Message) -> Opened:
+    """A checked reply as a record."""
+    return Opened(
+        site=site,
+        subjects={c: tuple(tokens) for c, tokens in zip(reply["centers"], reply["tokens"], strict=True)},
+        groups={g: (hc, pd) for g, hc, pd in zip(reply["groups"], reply["n_hc"], reply["n_pd"], strict=True)},
+        left_out=bool(reply["left_out"]),
+        min_cell=reply["min_cell"],
+        digest=reply["digest"],
+        versions=json.loads(reply["versions"]),
+    )
+
+
+def check_verified(groups: Mapping[str, tuple[int, int]], reply: Message) -> None:
+    """See that counts can be right.
+
+    Raises:
+        MessageError: they cannot.
+    """
+    counts, flips, loss_sums = (reply[name] for name in ("counts", "flips", "loss_sums"))
+    for array in (counts, flips):
+        if array.shape != (len(groups), 4) or array.dtype.kind != "i" or (array < 0).any():
+            raise MessageError("counts that are no whole numbers from 0, four a group")
+    if loss_sums.shape != (len(groups),) or not np.isfinite(loss_sums).all() or (loss_sums < 0).any():
+        raise MessageError("losses that are not finite, or not one a group")
+    expected = np.array(list(groups.values()), np.int64).reshape(-1, 2)
+    if not np.array_equal(np.stack([counts[:, 1] + counts[:, 2], counts[:, 0] + counts[:, 3]], axis=1), expected):
+        raise MessageError("counts that do not add up to the scans the site has")
+    if (flips[:, :2].sum(axis=1) > expected[:, 0]).any() or (flips[:, 2:].sum(axis=1) > expected[:, 1]).any():
+        raise MessageError("more flips than the site has scans")
+
+
+def read_verified(reply: Message) -> Iterator[Verification]:
+    """The counts of every group in a checked reply."""
+    for counts, flips, loss_sum in zip(reply["counts"], reply["flips"], reply["loss_sums"], strict=True):
+        yield Verification(Counts(*map(int, counts)), float(loss_sum), Flips(*map(int, flips)))
+
+
+def check_trained(reply: Message, before: State, *, n: int, min_cell: int) -> None:
+    """See that a step's result can be right.
+
+    Args:
+        reply: of the site.
+        before: the state that the step was taken from.
+        n: scans in the step.
+        min_cell: of the site; from there on it tells the loss.
+
+    Raises:
+        MessageError: it cannot.
+    """
+    parts = unpack_parts(reply)  # sees to it that the content is what the hashes say
+    if parts.keys() != {reply["model"], reply["optimizer"]}:
+        raise MessageError("not the two parts of a state")
+    for new, old in ((reply["model"], before.model), (reply["optimizer"], before.optimizer)):
+        if {k: (v.shape, v.dtype) for k, v in parts[new].items()} != _shapes(before.parts[old]):
+            raise MessageError("a state of another model")
+    if reply["finite"] and n >= min_cell and not ({"loss", "n_correct"} <= reply.keys()):
+        raise MessageError("no loss")
+    if not (reply.get("loss", 0.0) >= 0 and 0 <= reply.get("n_correct", 0) <= n):
+        raise MessageError(f"a loss of {reply.get('loss')} with {reply.get('n_correct')} of {n} correct")
+
+
+def _shapes(part: Part) -> dict[str, Any]:
+    return {name: (array.shape, array.dtype) for name, array in part.items()}

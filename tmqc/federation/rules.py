@@ -1,0 +1,64 @@
+"""What may be asked of a federation: the settings of its group, checked before anything starts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from importlib.util import find_spec
+
+from tmqc.config import AUTO, Config
+
+WAIT, SKIP, STOP = ON_FAULT = ("wait", "skip", "stop")
+TRAVELS = ("clean", "dirty", "qc")
+
+
+def check_federation(config: Config) -> list[str]:
+    """What is wrong with the `federation` group, a line a setting."""
+    settings, name = config.federation, config.federation.name
+    if name == "none":
+        return []
+    faults = []
+    if config.pipeline.name not in TRAVELS:
+        faults.append(
+            f"federation={name}: pipeline={config.pipeline.name} scores scans of this machine only; use federation=none"
+        )
+    if settings.patience_s is not None and not settings.patience_s >= 0:
+        faults.append(f"federation.patience_s={settings.patience_s}: must be null, or seconds from 0")
+    if settings.partial and settings.on_fault != SKIP:
+        faults.append(f"federation.partial=true needs federation.on_fault=skip, it is {settings.on_fault}")
+    if config.qc.control == "screen" and config.pipeline.name == "qc":
+        if config.qc.screen.image_z is not None:
+            faults.append(
+                f"qc.screen.image_z={config.qc.screen.image_z:g}: sites do not compare images with each other yet; set "
+                "qc.screen.image_z=null"
+            )
+        if settings.on_fault == SKIP:
+            faults.append("qc.control=screen compares all scans with each other: use federation.on_fault=wait or stop")
+        if name != "nvflare" and not settings.share_margins:
+            faults.append(
+                "qc.control=screen needs margins of single scans, which sites keep to themselves: "
+                "federation.share_margins=true, or another gate"
+            )
+    if config.run.verify_batch_size == AUTO:
+        faults.append(f"run.verify_batch_size={AUTO}: sites would choose different ones; give a number")
+    if config.run.lookahead > 0 or config.run.verify_workers:
+        faults.append(
+            f"run.lookahead={config.run.lookahead}, run.verify_workers={config.run.verify_workers}: sites have one "
+            f"model each; leave both alone with federation={name}"
+        )
+    if name.startswith("nvflare") and find_spec("nvflare") is None:
+        faults.append(f"federation={name} needs NVIDIA FLARE, which is not installed: pip install 'tmqc[nvflare]'")
+    return faults + (_check_real(config) if name == "nvflare" else [])
+
+
+def _check_real(config: Config) -> list[str]:
+    settings = config.federation
+    faults = []
+    if not settings.sites:
+        faults.append("federation.sites is not set: give the names of the FLARE clients, as [berlin,calgary]")
+    if twice := [site for site, n in Counter(settings.sites).items() if n > 1]:
+        faults.append(f"federation.sites has {', '.join(twice)} more than once")
+    if settings.admin_kit is None:
+        faults.append("federation.admin_kit is not set: give the directory of an administrator's start-up kit")
+    if config.harmful.scenario != "none":
+        faults.append("harmful: the scans of real sites cannot be made harmful from here; use harmful=none")
+    return faults

@@ -1,0 +1,68 @@
+"""Sites of a simulation: the centers of one cohort dealt out to folders, each with all that a hospital would have."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tmqc.data.cohort import COLUMNS, Subject
+from tmqc.federation.equipment import equip
+from tmqc.federation.site import Site
+from tmqc.federation.site_settings import SiteSettings, read_site_settings, write_site_settings
+from tmqc.federation.transport import LocalTransport
+from tmqc.rundir import write_text
+
+SETTINGS, TOKENS = "site.yaml", "tokens.csv"
+
+
+def lay_out(
+    folder: Path,
+    *,
+    train: Sequence[Subject],
+    verification: Sequence[Subject],
+    n_sites: int,
+    min_cell: int,
+    share_margins: bool,
+) -> dict[str, Path]:
+    """Write every site's settings and tables; scans stay where they are.
+
+    Centers are dealt out in blocks, in the order of their first scans, so that the sites one after another visit them
+    in the cohort's own order.
+
+    Returns:
+        Site -> its settings file; no more sites than there are centers.
+    """
+    centers = list(dict.fromkeys(s.study for s in [*train, *verification]))
+    n_sites = min(n_sites, len(centers))
+    found = {}
+    for k in range(n_sites):
+        own = centers[k * len(centers) // n_sites : (k + 1) * len(centers) // n_sites]
+        site = folder / f"site-{k + 1}"
+        tables = {
+            split: _write_table(site / f"{split}.csv", [s for s in rows if s.study in own])
+            for split, rows in (("train", train), ("verification", verification))
+        }
+        settings = SiteSettings(tables["train"], tables["verification"], site / TOKENS, min_cell, share_margins)
+        write_site_settings(site / SETTINGS, settings)
+        found[site.name] = site / SETTINGS
+    return found
+
+
+def _write_table(path: Path, rows: Sequence[Subject]) -> Path | None:
+    if not rows:
+        return None
+    out = io.StringIO(newline="")
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for s in rows:
+        age = "" if s.age is None else f"{s.age:g}"
+        writer.writerow([s.subject, s.path, s.study, s.group, s.sex or "", age, s.scanner or ""])
+    write_text(path, out.getvalue())
+    return path
+
+
+def local_transport(files: Mapping[str, Path]) -> LocalTransport:
+    """All sites within this process."""
+    return LocalTransport({name: Site(read_site_settings(path), equip) for name, path in files.items()})

@@ -1,0 +1,267 @@
+"""What runs at a hospital: its scans decoded once, one model, and answers to the tasks of `messages.TASKS`.
+
+Ids, paths, labels and predictions stay in this object. What leaves it is checked against the table of fields.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tmqc.core.cells import Group, group_centers
+from tmqc.core.rates import DECISION_THRESHOLD, Verification, margins, score
+from tmqc.data.cohort import Cohort
+from tmqc.data.volumes import Volumes
+from tmqc.federation.messages import (
+    CLOSED,
+    FAILED,
+    MISSING,
+    NOT_FINITE,
+    OPTIMIZER,
+    REFUSED,
+    Array,
+    Message,
+    MessageError,
+    check_reply,
+    check_request,
+    content_hash,
+    decode,
+    encode,
+    pack_part,
+    split,
+    unpack_parts,
+)
+from tmqc.federation.site_settings import SiteSettings, Tokens, read_site_cohort
+from tmqc.learner import Learner
+from tmqc.provenance import versions
+
+log = logging.getLogger("tmqc")
+
+
+@dataclass(frozen=True)
+class Equipment:
+    """What the site works with once it is open. `batch_size`: scans scored at once."""
+
+    learner: Learner
+    volumes: Volumes
+    batch_size: int
+
+
+Equip = Callable[[Mapping[str, Any], Cohort], Equipment]
+"""From the run's settings and the site's cohort to a model and decoded volumes."""
+
+
+class _MissingError(Exception):
+    """Parts of a state that the site does not hold."""
+
+
+class _ClosedError(Exception):
+    """The site was not opened since it was started."""
+
+
+class _RefusedError(Exception):
+    """The site's own settings forbid the answer."""
+
+
+class Site:
+    """One hospital. `handle` takes and gives bytes; nothing else is asked of it from outside."""
+
+    def __init__(self, settings: SiteSettings, equip: Equip) -> None:
+        """Read the site's tables.
+
+        Raises:
+            InputError: they cannot be used.
+        """
+        self.settings = settings
+        self.cohort = read_site_cohort(settings)
+        self.tokens = Tokens(settings.tokens_csv, self.cohort.train)
+        self._equip = equip
+        self._open: Equipment | None = None
+        self._opened_with = ""
+        self._blocks: list[tuple[list[int], Any]] = []  # rows of a center's verification scans, and the scans
+        self._labels = {s.subject: s.group for s in self.cohort.train}
+        self._center_of = {s.subject: s.study for s in self.cohort.train}
+        self._groups = self._group()
+        self._parts: dict[str, dict[str, Array]] = {}  # by content hash
+        self._loaded: dict[str, str] = {}  # hashes of the model and the optimizer that the learner has now
+        self._scores: dict[str, NDArray[np.float32]] = {}  # probabilities of the verification scans, by model
+
+    def handle(self, data: bytes) -> bytes:
+        """Answer a request. Whatever goes wrong is an answer too, and says no more than it must."""
+        started = perf_counter()
+        name = ""
+        try:
+            request = decode(data)
+            check_request(request)
+            name = request["task"]
+            reply = _ANSWERS[name](self, request) | {"seconds": perf_counter() - started}
+            check_reply(name, reply)
+            return encode(reply)
+        except _MissingError as error:
+            return _error(MISSING, list(error.args))
+        except _RefusedError as error:
+            return _error(REFUSED, list(error.args))
+        except _ClosedError:
+            return _error(CLOSED, [])
+        except FloatingPointError:
+            return _error(NOT_FINITE, [])
+        except Exception as error:
+            # The text of an error may name scans and paths: it is for the site's own log. Its type may leave.
+            log.exception("task %s failed at this site", name or "unknown")
+            return _error(FAILED, [type(error).__name__])
+
+    def _group(self) -> dict[str, Group]:
+        sizes: dict[str, int] = {}
+        for subject in self.cohort.verification:
+            sizes[subject.study] = sizes.get(subject.study, 0) + 1
+        return {"+".join(group): group for group in group_centers(sizes, self.settings.min_cell)}
+
+    def _answer_open(self, request: Message) -> Message:
+        if self._open is None or request["settings"] != self._opened_with:
+            self._open = self._equip(json.loads(request["settings"]), self.cohort)
+            self._opened_with = request["settings"]
+            self._hold(self._open)
+        self._parts, self._loaded, self._scores = {}, {}, {}
+        tokens: dict[str, list[str]] = {}
+        for subject in self.cohort.train:
+            tokens.setdefault(subject.study, []).append(self.tokens.of[subject.subject])
+        of_group = {
+            name: [s.group for s in self.cohort.verification if s.study in group]
+            for name, group in self._groups.items()
+        }
+        return {
+            "centers": list(tokens),
+            "tokens": list(tokens.values()),
+            "groups": list(of_group),
+            "n_hc": [labels.count(0) for labels in of_group.values()],
+            "n_pd": [labels.count(1) for labels in of_group.values()],
+            "left_out": int(bool(self.cohort.verification) and not self._groups),
+            "min_cell": self.settings.min_cell,
+            "digest": self.tokens.fingerprint(self.cohort),
+            "versions": json.dumps(versions()),
+        }
+
+    def _answer_train(self, request: Message) -> Message:
+        opened = self._take(request)
+        ids = self._ids(request["center"], request["tokens"])
+        self._load(opened, request["model"], request["optimizer"])
+        labels = np.array([self._labels[subject] for subject in ids])
+        self._loaded = {}  # from here on the learner is on its way to another state
+        loss, n_correct = opened.learner.train_batch(
+            opened.volumes.batch(ids), labels, learning_rate=request["learning_rate"]
+        )
+        parts = split(opened.learner.state())
+        hashes = [content_hash(part) for part in parts]
+        self._parts |= dict(zip(hashes, parts, strict=True))
+        self._loaded = dict(zip(("model", "optimizer"), hashes, strict=True))
+        reply: Message = {"finite": int(np.isfinite(loss)), "model": hashes[0], "optimizer": hashes[1]}
+        if len(ids) >= self.settings.min_cell and np.isfinite(loss):
+            reply |= {"loss": loss, "n_correct": n_correct}
+        return reply | pack_part(hashes[0], parts[0]) | pack_part(hashes[1], parts[1])
+
+    def _answer_verify(self, request: Message) -> Message:
+        opened = self._take(request)
+        named = [request[name] for name in ("reference", "model") if name in request]
+        if missing := [name for name in named if name not in self._scores and name not in self._parts]:
+            raise _MissingError(*missing)
+        reference, p = None, self._score(opened, request["model"])
+        if "reference" in request:
+            reference = self._score(opened, request["reference"]) >= DECISION_THRESHOLD
+        counted = [self._count(p, reference, group) for group in self._groups.values()]
+        counts, flips = [one.counts for one in counted], [one.flips for one in counted]
+        return {
+            "counts": np.array([[c.tp, c.fp, c.tn, c.fn] for c in counts], np.int64).reshape(-1, 4),
+            "flips": np.array([[f.broken_hc, f.fixed_hc, f.broken_pd, f.fixed_pd] for f in flips], np.int64).reshape(
+                -1, 4
+            ),
+            "loss_sums": np.array([one.loss_sum for one in counted], np.float64),
+        }
+
+    def _answer_margins(self, request: Message) -> Message:
+        if not self.settings.share_margins:
+            raise _RefusedError("margins of single scans: this site's settings do not say share_margins: true")
+        opened = self._take(request)
+        ids = self._ids(request["center"], request["tokens"])
+        self._load(opened, request["model"])
+        p = opened.learner.predict(opened.volumes.block(ids), batch_size=opened.batch_size)
+        return {"margins": margins(p, np.array([self._labels[subject] for subject in ids]))}
+
+    def _count(self, p: NDArray[np.float32], reference: NDArray[np.bool_] | None, group: Group) -> Verification:
+        """Center by center, then added up: as the centers of one process do it."""
+        studies = np.array([s.study for s in self.cohort.verification])
+        labels = np.array([s.group for s in self.cohort.verification])
+        rows = [np.flatnonzero(studies == center) for center in group]
+        return reduce(add, (score(p[at], labels[at], None if reference is None else reference[at]) for at in rows))
+
+    def _score(self, opened: Equipment, model: str) -> NDArray[np.float32]:
+        """Probabilities of all verification scans, in batches that never hold scans of two centers."""
+        if model not in self._scores:
+            self._load(opened, model)
+            p = np.zeros(len(self.cohort.verification), np.float32)
+            for rows, scans in self._blocks:
+                p[rows] = opened.learner.predict(scans, batch_size=opened.batch_size)
+            self._scores[model] = p
+        return self._scores[model]
+
+    def _hold(self, opened: Equipment) -> None:
+        """Have the verification scans ready, center by center, wherever the model wants them."""
+        subjects = self.cohort.verification
+        self._blocks = []
+        for center in dict.fromkeys(s.study for s in subjects):
+            rows = [i for i, s in enumerate(subjects) if s.study == center]
+            block = opened.volumes.block([subjects[i].subject for i in rows])
+            self._blocks.append((rows, opened.learner.hold(block)))
+
+    def _ids(self, center: str, tokens: list[str]) -> list[str]:
+        ids = [self.tokens.subject_of.get(token, "") for token in tokens]
+        if not ids or any(self._center_of.get(subject) != center for subject in ids):
+            raise _RefusedError(f"tokens that are none of center {center}")
+        return ids
+
+    def _take(self, request: Message) -> Equipment:
+        """Take in the parts that came along, and forget what is not to be kept."""
+        if self._open is None:
+            raise _ClosedError
+        received = unpack_parts(request)
+        kept = {*request["keep"], *(request[n] for n in ("model", "optimizer", "reference") if n in request)}
+        self._parts = {name: part for name, part in (self._parts | received).items() if name in kept}
+        self._scores = {name: p for name, p in self._scores.items() if name in kept}
+        return self._open
+
+    def _load(self, opened: Equipment, *names: str) -> None:
+        """Put parts into the learner that are not in it already."""
+        if missing := [name for name in names if name not in self._parts]:
+            raise _MissingError(*missing)
+        variables = opened.learner.variables
+        for name in names:
+            part = self._parts[name]
+            kind = "optimizer" if any(one.startswith(OPTIMIZER) for one in part) else "model"
+            if self._loaded.get(kind) == name:
+                continue
+            if any(one not in variables or part[one].shape != tuple(variables[one].shape) for one in part):
+                raise MessageError("arrays that do not belong to this model")
+            self._loaded.pop(kind, None)
+            for variable, array in part.items():
+                variables[variable].assign(array)
+            self._loaded[kind] = name
+
+
+_ANSWERS: dict[str, Callable[[Site, Message], Message]] = {
+    "open": Site._answer_open,
+    "train": Site._answer_train,
+    "verify": Site._answer_verify,
+    "margins": Site._answer_margins,
+}
+
+
+def _error(kind: str, detail: list[str]) -> bytes:
+    return encode({"error": kind, "detail": detail})

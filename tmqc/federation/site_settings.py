@@ -1,0 +1,158 @@
+"""A site's own settings, and its table of tokens: files that lie at the hospital and are read nowhere else."""
+
+from __future__ import annotations
+
+import csv
+import hmac
+import io
+import json
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import yaml
+
+from tmqc.data.cohort import Cohort, Subject, digest, read_cohort
+from tmqc.errors import InputError
+from tmqc.rundir import write_text
+
+TOKEN_COLUMNS = ("Token", "Subject", "Study")
+_KEY = "tmqc-key"  # in the column Subject: the row holds the site's secret key, no scan
+
+
+class SiteError(InputError):
+    """A site's own settings or tables cannot be used. For the people at the site: it may name ids and paths."""
+
+    heading = "this site cannot take part:"
+
+
+@dataclass(frozen=True)
+class SiteSettings:
+    """What a hospital decides for itself.
+
+    Attributes:
+        train_csv, verification_csv: as METHOD section 2 has them; None: no scans of that split here.
+        tokens_csv: the site's own list of tokens and the ids behind them, made at the first run and kept.
+        min_cell: counts of fewer verification scans, and losses of steps on fewer training scans, never leave.
+        share_margins: whether the model's agreement with single scans' labels may leave, which `qc=screen` needs.
+    """
+
+    train_csv: Path | None
+    verification_csv: Path | None
+    tokens_csv: Path
+    min_cell: int = 5
+    share_margins: bool = False
+
+
+def read_site_settings(path: Path) -> SiteSettings:
+    """Read a site's YAML file; paths in it are absolute or relative to it.
+
+    Raises:
+        SiteError: it cannot be read, or a setting is missing, unknown or out of range.
+    """
+    try:
+        content = yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SiteError(f"{path}: cannot be read as the site's settings: {error}") from None
+    if not isinstance(content, dict):
+        raise SiteError(f"{path}: must hold settings such as train_csv: train.csv, one a line")
+    known = [field.name for field in fields(SiteSettings)]
+    faults = [
+        f"{path}: {name}: there is no such setting; there are {', '.join(known)}" for name in content.keys() - known
+    ]
+    places: dict[str, Path | None] = {}
+    for name in known[:3]:
+        value = content.get(name, "tokens.csv" if name == "tokens_csv" else None)
+        if value is not None and not isinstance(value, str):
+            faults.append(f"{path}: {name}={value!r}: must be the path of a CSV")
+        places[name] = path.absolute().parent / value if isinstance(value, str) else None
+    if places["train_csv"] is None and places["verification_csv"] is None:
+        faults.append(f"{path}: neither train_csv nor verification_csv is set: the site has nothing to give")
+    min_cell, share = content.get("min_cell", 5), content.get("share_margins", False)
+    if isinstance(min_cell, bool) or not isinstance(min_cell, int) or not min_cell >= 1:
+        faults.append(f"{path}: min_cell={min_cell!r}: must be a whole number from 1")
+    if not isinstance(share, bool):
+        faults.append(f"{path}: share_margins={share!r}: must be true or false")
+    if faults:
+        raise SiteError(faults)
+    assert places["tokens_csv"] is not None
+    return SiteSettings(places["train_csv"], places["verification_csv"], places["tokens_csv"], min_cell, share)
+
+
+def read_site_cohort(settings: SiteSettings) -> Cohort:
+    """The site's scans; unlike a whole cohort, one site may have one class only.
+
+    Raises:
+        CohortError: every fault of the tables.
+    """
+    return read_cohort(
+        train_csv=settings.train_csv,
+        verification_csv=settings.verification_csv,
+        test_csv=None,
+        is_part=True,
+    )
+
+
+class Tokens:
+    """Opaque names of the site's training scans: drawn at random, so that nothing about a scan is in its token."""
+
+    def __init__(self, path: Path, subjects: Sequence[Subject]) -> None:
+        """Read the table at `path`, draw tokens for scans that have none yet, and write it back.
+
+        Raises:
+            SiteError: the table cannot be read or written.
+        """
+        known = read_tokens(path) if path.exists() else {}
+        before = dict(known)
+        for subject in (_KEY, *(s.subject for s in subjects)):
+            known.setdefault(subject, secrets.token_hex(32 if subject == _KEY else 8))
+        self._key = bytes.fromhex(known[_KEY])
+        self.of = {subject.subject: known[subject.subject] for subject in subjects}
+        self.subject_of = {token: subject for subject, token in self.of.items()}
+        if known != before:
+            _write_tokens(path, known, {s.subject: s.study for s in subjects})
+
+    def fingerprint(self, cohort: Cohort) -> str:
+        """Tells whether the site's tables are those of another day; says nothing to those who lack the site's key."""
+        content = f"{digest(cohort.train)} {digest(cohort.verification)}".encode()
+        return hmac.new(self._key, content, "sha256").hexdigest()
+
+
+def read_tokens(path: Path) -> dict[str, str]:
+    """Id -> token, from a site's table.
+
+    Raises:
+        SiteError: the table cannot be read.
+    """
+    try:
+        rows = list(csv.DictReader(io.StringIO(path.read_text("utf-8"), newline="")))
+        tokens = {row["Subject"]: row["Token"] for row in rows}
+        bytes.fromhex("".join(tokens.values()))
+    except (OSError, UnicodeDecodeError, KeyError, TypeError, ValueError, csv.Error) as error:
+        raise SiteError(
+            f"{path}: cannot be read as the site's table of tokens ({error}); bring it back: without it, nobody can "
+            "tell any more who was eliminated"
+        ) from None
+    if len(set(tokens.values())) != len(rows):
+        raise SiteError(f"{path}: a token or an id is there twice; bring the table back as it was")
+    return tokens
+
+
+def _write_tokens(path: Path, tokens: dict[str, str], studies: dict[str, str]) -> None:
+    out = io.StringIO(newline="")
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(TOKEN_COLUMNS)
+    writer.writerows([token, subject, studies.get(subject, "")] for subject, token in tokens.items())
+    try:
+        write_text(path, out.getvalue())
+        path.chmod(0o600)
+    except OSError as error:
+        raise SiteError(f"{path}: the table of tokens cannot be written: {error.strerror}") from error
+
+
+def write_site_settings(path: Path, settings: SiteSettings) -> None:
+    """Write a site's YAML file."""
+    content = {f.name: getattr(settings, f.name) for f in fields(settings)}
+    plain = {name: str(value) if isinstance(value, Path) else value for name, value in content.items()}
+    write_text(path, yaml.safe_dump(json.loads(json.dumps(plain)), sort_keys=False))
