@@ -223,6 +223,6 @@ def compose_clean(config: Config) -> Config | None:
         for o in overrides
         if o.key_or_group.partition(".")[0] in _SHARED and o.key_or_group not in _NOT_SHARED
     ]
-    of_clean = ["pipeline=clean", "harmful=none", "schedule.start=0", f"schedule.cycles={last + 1}"]
+    of_clean = ["pipeline=clean", "pipeline.start=0", "harmful=none", "schedule.start=0", f"schedule.cycles={last + 1}"]
     start = ["init.from=null", "init.cycle=null", "init.pretrain=false"]
     return to_config(compose(job.job.config_name, [*shared, *of_clean, *start]))
