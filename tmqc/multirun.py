@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
@@ -25,12 +25,15 @@ from tmqc.pretrain import last_clean_cycle, name_clean
 from tmqc.sameness import settings_digest
 from tmqc.signals import Interrupted
 
+if TYPE_CHECKING:
+    from tmqc.sweep.sweep import Plan, Sweep
+
 _LONGEST, _N_DIGITS = 120, 8
 # What a clean run has in common with the run that starts from it, but how far it goes.
 _SHARED = ("experiment", "cohort", "model", "schedule", "tracking", "checkpoint", "run")
 _NOT_SHARED = ("schedule.start", "schedule.cycles", "run.name", "run.overwrite", "run.resume")
 
-opened: list[Any] = []  # the sweep of this process, if it is the one that launched it
+opened: list[Sweep] = []  # the sweep of this process, if it is the one that launched it
 
 
 class OpeningError(BaseException):
@@ -143,14 +146,16 @@ def closing() -> Iterator[None]:
             sys.exit(opened[0].close(stopped_by=number))
         if opened:
             code = opened[0].close()
-            if code and isinstance(error, ValueError) and str(error).startswith("No trials are completed"):
-                sys.exit(code)  # Optuna's, for want of a best one: every job has failed, and we have said so
+            # Optuna's, for want of a best one: every job has failed, and we have said so.
+            is_without_best = isinstance(error, ValueError) and str(error).startswith("No trials are completed")
+            if code and (opened[0].asked is not None or is_without_best):
+                sys.exit(code)
         raise
     if opened:
         sys.exit(opened[0].close())
 
 
-def make_plan(config: DictConfig) -> Any:
+def make_plan(config: DictConfig) -> Plan:
     """Read what is swept from Hydra's config, and set the directory and the parts of the jobs' names in it.
 
     Raises:
