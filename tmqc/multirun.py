@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _LONGEST, _N_DIGITS = 120, 8
 # What a clean run has in common with the run that starts from it, but how far it goes.
-_SHARED = ("experiment", "cohort", "model", "schedule", "tracking", "checkpoint", "run")
+_SHARED = ("experiment", "cohort", "cache", "model", "schedule", "tracking", "checkpoint", "run")
 _NOT_SHARED = ("schedule.start", "schedule.cycles", "run.name", "run.overwrite", "run.resume")
 
 opened: list[Sweep] = []  # the sweep of this process, if it is the one that launched it
