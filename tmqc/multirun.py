@@ -170,7 +170,11 @@ def make_plan(config: DictConfig) -> Plan:
     overrides = OverridesParser.create().parse_overrides(given)
     fixed = [o for o in overrides if not o.is_sweep_override()]
     swept = {o.key_or_group: str(o.input_line).partition("=")[2] for o in overrides if o.is_sweep_override()}
-    base = to_config(compose(hydra.job.config_name, [str(o.input_line) for o in fixed]))
+    shared_by_all = [str(o.input_line) for o in fixed]
+    compose(
+        hydra.job.config_name, [*shared_by_all, *_first_values(overrides)]
+    )  # a misspelt one is told before it opens
+    base = to_config(compose(hydra.job.config_name, shared_by_all))
     what = hydra.runtime.choices.get("experiment") or base.pipeline.name
     shared = f"{settings_digest(base, without=swept)} {sorted(swept)}"
     name = base.sweep.name or f"{what}-{hashlib.sha256(shared.encode()).hexdigest()[:_N_DIGITS]}"
@@ -195,6 +199,11 @@ def _tell_hydra(config: DictConfig, name: str, value: str | list[str]) -> None:
 
 def _quote(text: str) -> str:
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def _first_values(overrides: Sequence[Override]) -> list[str]:
+    swept = [o for o in overrides if o.is_sweep_override() and o.is_discrete_sweep()]
+    return [f"{o.get_key_element()}={next(iter(o.sweep_string_iterator()))}" for o in swept]
 
 
 def _count(sweeper: DictConfig, overrides: Sequence[Override]) -> int | None:
