@@ -15,7 +15,7 @@ from tiny import tiny_overrides
 
 from tmqc.multirun import folder_name
 
-PATIENCE_S = 600
+PATIENCE_S = 2400  # a machine may be busy
 
 
 @pytest.fixture(scope="module")

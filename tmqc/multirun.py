@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
@@ -25,12 +25,15 @@ from tmqc.pretrain import last_clean_cycle, name_clean
 from tmqc.sameness import settings_digest
 from tmqc.signals import Interrupted
 
+if TYPE_CHECKING:
+    from tmqc.sweep.sweep import Plan, Sweep
+
 _LONGEST, _N_DIGITS = 120, 8
 # What a clean run has in common with the run that starts from it, but how far it goes.
-_SHARED = ("experiment", "cohort", "model", "schedule", "tracking", "checkpoint", "run")
+_SHARED = ("experiment", "cohort", "cache", "model", "schedule", "tracking", "checkpoint", "run")
 _NOT_SHARED = ("schedule.start", "schedule.cycles", "run.name", "run.overwrite", "run.resume")
 
-opened: list[Any] = []  # the sweep of this process, if it is the one that launched it
+opened: list[Sweep] = []  # the sweep of this process, if it is the one that launched it
 
 
 class OpeningError(BaseException):
@@ -143,14 +146,16 @@ def closing() -> Iterator[None]:
             sys.exit(opened[0].close(stopped_by=number))
         if opened:
             code = opened[0].close()
-            if code and isinstance(error, ValueError) and str(error).startswith("No trials are completed"):
-                sys.exit(code)  # Optuna's, for want of a best one: every job has failed, and we have said so
+            # Optuna's, for want of a best one: every job has failed, and we have said so.
+            is_without_best = isinstance(error, ValueError) and str(error).startswith("No trials are completed")
+            if code and (opened[0].asked is not None or is_without_best):
+                sys.exit(code)
         raise
     if opened:
         sys.exit(opened[0].close())
 
 
-def make_plan(config: DictConfig) -> Any:
+def make_plan(config: DictConfig) -> Plan:
     """Read what is swept from Hydra's config, and set the directory and the parts of the jobs' names in it.
 
     Raises:
@@ -165,7 +170,11 @@ def make_plan(config: DictConfig) -> Any:
     overrides = OverridesParser.create().parse_overrides(given)
     fixed = [o for o in overrides if not o.is_sweep_override()]
     swept = {o.key_or_group: str(o.input_line).partition("=")[2] for o in overrides if o.is_sweep_override()}
-    base = to_config(compose(hydra.job.config_name, [str(o.input_line) for o in fixed]))
+    shared_by_all = [str(o.input_line) for o in fixed]
+    compose(
+        hydra.job.config_name, [*shared_by_all, *_first_values(overrides)]
+    )  # a misspelt one is told before it opens
+    base = to_config(compose(hydra.job.config_name, shared_by_all))
     what = hydra.runtime.choices.get("experiment") or base.pipeline.name
     shared = f"{settings_digest(base, without=swept)} {sorted(swept)}"
     name = base.sweep.name or f"{what}-{hashlib.sha256(shared.encode()).hexdigest()[:_N_DIGITS]}"
@@ -190,6 +199,11 @@ def _tell_hydra(config: DictConfig, name: str, value: str | list[str]) -> None:
 
 def _quote(text: str) -> str:
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def _first_values(overrides: Sequence[Override]) -> list[str]:
+    swept = [o for o in overrides if o.is_sweep_override() and o.is_discrete_sweep()]
+    return [f"{o.get_key_element()}={next(iter(o.sweep_string_iterator()))}" for o in swept]
 
 
 def _count(sweeper: DictConfig, overrides: Sequence[Override]) -> int | None:
@@ -223,6 +237,6 @@ def compose_clean(config: Config) -> Config | None:
         for o in overrides
         if o.key_or_group.partition(".")[0] in _SHARED and o.key_or_group not in _NOT_SHARED
     ]
-    of_clean = ["pipeline=clean", "harmful=none", "schedule.start=0", f"schedule.cycles={last + 1}"]
+    of_clean = ["pipeline=clean", "pipeline.start=0", "harmful=none", "schedule.start=0", f"schedule.cycles={last + 1}"]
     start = ["init.from=null", "init.cycle=null", "init.pretrain=false"]
     return to_config(compose(job.job.config_name, [*shared, *of_clean, *start]))

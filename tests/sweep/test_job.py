@@ -226,9 +226,11 @@ def test_the_board_tells_every_job_once_and_the_table_all(tmp_path):
     ]
     for outcome in jobs:
         write_outcome(tmp_path, outcome)
-    with Board(tmp_path, "now", n_jobs=5, objective="detect/f1", console=console) as board:
-        board.look()
-        board.look()
+    board = Board(tmp_path, "now", n_jobs=5, objective="detect/f1", console=console)
+    board.start()
+    board.look()
+    board.look()
+    board.stop()
     board.table(jobs[:3])
     told = console.export_text()
     assert told.count("a=1: finished, 3 s, test AUROC 0.500, eliminated 2") == 1

@@ -27,7 +27,7 @@ _COLORS = {"failed": "red", "killed": "yellow", "skipped": "dim"}
 
 
 class Board:
-    """Watches a sweep's directory, wherever its jobs run. Use as a context manager.
+    """Watches a sweep's directory, wherever its jobs run, from `start` to `stop`.
 
     Args:
         sweep: its directory.
@@ -47,11 +47,12 @@ class Board:
         self._over = threading.Event()
         self._watcher = threading.Thread(target=self._watch, daemon=True)
 
-    def __enter__(self) -> Board:
+    def start(self) -> None:
+        """Begin to look."""
         self._watcher.start()
-        return self
 
-    def __exit__(self, *_: object) -> None:
+    def stop(self) -> None:
+        """Look a last time."""
         self._over.set()
         self._watcher.join()
         self.look()

@@ -63,7 +63,7 @@ class Sweep:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
         stopped_by = stopped_by or self.asked
-        self.board.__exit__()
+        self.board.stop()
         outcomes = read_outcomes(self.plan.directory, self.launch)
         self.board.table(outcomes)
         for line in where_to_look(self.plan, outcomes):
@@ -116,7 +116,8 @@ def open_sweep(plan: Plan) -> Sweep:
     board = Board(plan.directory, launch, n_jobs=plan.n_jobs, objective=base.sweep.objective)
     n_jobs = "a search" if plan.n_jobs is None else f"{plan.n_jobs} jobs"
     board.say(f"{plan.name}: {n_jobs} over {_list(swept)}; {plan.directory}")
-    sweep = Sweep(plan, tracker, board.__enter__(), launch)
+    board.start()
+    sweep = Sweep(plan, tracker, board, launch)
     sweep.listen()
     return sweep
 

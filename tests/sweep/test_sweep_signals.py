@@ -1,0 +1,67 @@
+"""A sweep hands signals on to the jobs of this machine, and what it says in the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tmqc.config import Config
+from tmqc.signals import Interrupted
+from tmqc.sweep.outcome import FAILED, FINISHED, RUNNING, Outcome, write_outcome
+from tmqc.sweep.sweep import Plan, open_sweep
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    base = Config()
+    base.tracking.name, base.run.outputs = "none", str(tmp_path)
+    before = signal.getsignal(signal.SIGTERM)
+    opened = open_sweep(Plan("s", tmp_path / "s", base, {"qc.error": "0.1,0.2"}, 2))
+    yield opened
+    opened.close()
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def outcome(sweep, name, status, **more):
+    write_outcome(sweep.plan.directory, Outcome(name, "d", sweep.launch, status, host=os.uname().nodename, **more))
+
+
+def test_the_first_signal_reaches_the_jobs_and_the_second_ends_the_sweep(sweep):
+    job = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    outcome(sweep, "a", RUNNING, pid=job.pid)
+    signal.raise_signal(signal.SIGINT)
+    assert job.wait(timeout=60) == -signal.SIGTERM  # a job takes this for Ctrl-C without impatience
+    with pytest.raises(Interrupted):
+        signal.raise_signal(signal.SIGINT)
+    assert sweep.close() == 130
+
+
+def test_without_jobs_on_this_machine_it_ends_at_once(sweep):
+    outcome(sweep, "a", RUNNING, pid=os.getpid())
+    with pytest.raises(Interrupted):
+        signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    ("ends", "code"),
+    [
+        ([(FINISHED, 0), (FINISHED, 0)], 0),
+        ([(FINISHED, 0), (FAILED, 2)], 2),
+        ([(FAILED, 1), (FAILED, 2)], 1),
+        ([(FINISHED, 0), (RUNNING, 0)], 1),
+    ],
+)
+def test_the_exit_code_says_how_bad_it_was(sweep, ends, code):
+    for number, (status, of_job) in enumerate(ends):
+        outcome(sweep, str(number), status, code=of_job)
+    assert sweep.close() == code
+
+
+def test_its_file_tells_jobs_what_they_need(sweep):
+    told = json.loads((sweep.plan.directory / "sweep.json").read_text())
+    assert told == {"name": "s", "launch": sweep.launch, "run_id": None, "swept": {"qc.error": "0.1,0.2"}}
