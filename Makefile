@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 RUNS ?= outputs
 
-.PHONY: help demo compare study study-quick test test-slow test-faults check lock wheel clean
+.PHONY: help demo compare study study-quick test test-slow test-faults test-browser check lock wheel clean
 
 help:  ## list what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -41,6 +41,9 @@ test-slow: $(VENV)/.dev  ## the tests that take minutes: launchers, search, a tr
 
 test-faults: $(VENV)/.dev  ## runs killed at random moments, thousands of broken inputs
 	$(BIN)/python -m pytest -q -m faults
+
+test-browser: $(VENV)/.dev  ## MLflow's UI and the reports in the system's Chromium; screenshots in outputs/screenshots
+	$(BIN)/python -m pytest -q -m browser
 
 check: $(VENV)/.dev  ## format, lint and types
 	$(BIN)/ruff format --check .
