@@ -24,7 +24,7 @@ directory.mkdir()
 tracker = TRACKERS["mlflow"](TrackingConfig(uri=uri or None), pathlib.Path(outputs), directory)
 settings = {f"setting.{i}": i for i in range(150)}
 tracker.start(name=f"job-{number}", tags={PARENT_TAG: parent} if parent else {}, settings=settings)
-for cycle in range(int(sys.stdin.read())):
+for cycle in range(int(sys.stdin.readline())):
     tracker.metrics({f"verify/{name}": cycle for name in "abcdefgh"}, step=cycle)
 tracker.artifact(pathlib.Path(__file__) if "__file__" in globals() else pathlib.Path(sys.executable).resolve())
 tracker.finish("FINISHED")
@@ -45,7 +45,7 @@ def run_jobs(outputs, uri):
         return subprocess.Popen(command, text=True, env=environment, **pipes)
 
     def finish(process, cycles):
-        told, errors = process.communicate(str(cycles), timeout=300)
+        told, errors = process.communicate(f"{cycles}\n", timeout=1200)
         assert process.returncode == 0, errors
         assert "tracking:" not in errors
         return json.loads(told.splitlines()[-1])
@@ -53,9 +53,9 @@ def run_jobs(outputs, uri):
     parent = finish(start("", "parent"), 0)
     jobs = [start(parent, str(number)) for number in range(N_PROCESSES)]
     for job in jobs:  # what they wait for: so that they log at the same time
-        job.stdin.write(str(N_CYCLES))
+        job.stdin.write(f"{N_CYCLES}\n")
         job.stdin.flush()
-    return parent, [finish(job, "") for job in jobs]
+    return parent, [finish(job, 0) for job in jobs]
 
 
 def check(uri, parent, children):
