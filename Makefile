@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 RUNS ?= outputs
 
-.PHONY: help demo compare study study-quick bench test test-slow test-faults test-federation check lock wheel clean
+.PHONY: help demo compare study study-quick bench test test-slow test-faults test-federation test-browser check lock wheel clean
 
 help:  ## list what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -51,6 +51,9 @@ test-faults: $(VENV)/.dev  ## runs killed at random moments, thousands of broken
 
 test-federation: $(VENV)/.federation  ## sites as processes under NVIDIA FLARE: simulator, real sockets, faults
 	$(BIN)/python -m pytest -q -m federation
+
+test-browser: $(VENV)/.dev  ## MLflow's UI and the reports in the system's Chromium; screenshots in outputs/screenshots
+	$(BIN)/python -m pytest -q -m browser
 
 check: $(VENV)/.dev  ## format, lint and types
 	$(BIN)/ruff format --check .

@@ -91,7 +91,7 @@ def test_it_says_what_was_done_and_what_came_out(page):
     assert "scored on the 20 verification scans" in story
     assert "4 scans of 2 centers flagged at least once: 2 eliminated, 1 undecided, 1 readmitted." in story
     assert "In cycle 5, 7 more than half of all batches were rejected" in story
-    assert "after this run: test AUROC 1.000 (95 % interval 1.000 to 1.000)" in story
+    assert "after this run: 1.000 (95 % interval 1.000 to 1.000)" in story
     assert "It took 14 verifications" in story
     assert "has not finished" not in story
 

@@ -151,7 +151,7 @@ def _tell_verification(known: Known) -> list[str]:
 
 def _tell_test(known: Known) -> list[str]:
     said = [
-        f"{name}: test AUROC {roc.auroc:.3f} (95 % interval {roc.low:.3f} to {roc.high:.3f})."
+        f"Test AUROC of the {name}: {roc.auroc:.3f} (95 % interval {roc.low:.3f} to {roc.high:.3f})."
         for name, roc in known.rocs.items()
     ]
     if len(known.rocs) == 2:

@@ -1,0 +1,148 @@
+"""A small finished sweep, MLflow's server on it, and a headless Chromium from the system's packages."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from test_pipelines import go, harm
+
+SCREENSHOTS = Path(__file__).parents[2] / "outputs" / "screenshots"
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+GATES = ("default", "screen")
+FLAGS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
+PATIENCE_S = 120  # with a page; a loaded machine is slow, a broken page is not there at all
+
+
+@dataclass
+class Browser:
+    """Chromium, and what it was up to since the last page was opened."""
+
+    driver: object
+
+    def open(self, url, *, width=1400, height=1000):
+        """Load a page in a window of this size; what came before is forgotten."""
+        self.driver.get("about:blank")
+        self.requests(), self.errors()
+        self.driver.set_window_size(width, height)
+        self.driver.get(url)
+
+    def ask(self, script, *arguments):
+        """Run a function body in the page."""
+        return self.driver.execute_script(script, *arguments)
+
+    def wait(self, script, what):
+        """Until the function body gives something true, which is returned."""
+        until = time.monotonic() + PATIENCE_S
+        while not (found := self.ask(script)):
+            if time.monotonic() > until:
+                self.keep("missing")
+                raise AssertionError(f"{what} is not on {self.driver.current_url}")
+            time.sleep(0.3)
+        return found
+
+    def wait_for_text(self, text):
+        """Until the page says so."""
+        self.wait(f"return document.body.innerText.includes({json.dumps(text)})", repr(text))
+
+    def requests(self):
+        """Addresses asked for since the page was opened."""
+        messages = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
+        return [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+
+    def errors(self):
+        """What the console complains of."""
+        return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
+
+    def keep(self, name):
+        """A screenshot for people."""
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        self.driver.save_screenshot(str(SCREENSHOTS / f"{name}.png"))
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory):
+    webdriver = pytest.importorskip("selenium.webdriver")
+    if not (CHROMIUM and DRIVER):
+        pytest.skip("needs Chromium and its driver: apt-get install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    driver.set_page_load_timeout(PATIENCE_S)
+    yield Browser(driver)
+    driver.quit()
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Directories and MLflow ids of the runs: a clean one, and two children of one sweep."""
+
+    outputs: Path
+    directories: dict[str, Path]
+    ids: dict[str, str]
+
+
+@pytest.fixture(scope="session")
+def sweep(tmp_path_factory, cohort_csvs):
+    """Clean pre-training, then QC by two gates, nested under one run."""
+    from mlflow import MlflowClient
+
+    outputs = tmp_path_factory.mktemp("sweep")
+    directories = {"clean": go(outputs, cohort_csvs, "pipeline=clean", "schedule.cycles=8", name="c")}
+    for gate in GATES:
+        settings = ["pipeline=qc", f"qc={gate}", *harm(outputs), "qc.screen.least_accuracy=0.5", "schedule.cycles=11"]
+        directories[gate] = go(outputs, cohort_csvs, *settings, name=gate)
+    ids = {name: json.loads((path / "run.json").read_text())["run_id"] for name, path in directories.items()}
+    client = MlflowClient(f"sqlite:///{outputs}/mlflow.db")
+    experiment = client.get_experiment_by_name("tmqc").experiment_id
+    parent = client.create_run(experiment, run_name="sweep")
+    for gate in GATES:
+        client.set_tag(ids[gate], "mlflow.parentRunId", parent.info.run_id)
+    client.set_terminated(parent.info.run_id)
+    return Sweep(outputs, directories, ids | {"sweep": parent.info.run_id, "experiment": experiment})
+
+
+@pytest.fixture(scope="session")
+def server(sweep):
+    """Address of MLflow's server on the sweep; only this machine can reach it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    store = ["--backend-store-uri", f"sqlite:///{sweep.outputs}/mlflow.db"]
+    environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"}
+    with (sweep.outputs / "server.log").open("wb") as log:
+        process = subprocess.Popen([*command, *store], stdout=log, stderr=log, env=environment, start_new_session=True)
+    try:
+        _wait_until_up(f"http://127.0.0.1:{port}", process, sweep.outputs / "server.log")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(process.pid, 15)
+        process.wait()
+
+
+def _wait_until_up(url, process, log):
+    until = time.monotonic() + PATIENCE_S
+    while time.monotonic() < until and process.poll() is None:
+        try:
+            with urllib.request.urlopen(f"{url}/health", timeout=5) as answer:
+                if answer.status == 200:
+                    return
+        except OSError:
+            time.sleep(0.5)
+    raise AssertionError(f"MLflow's server did not come up: {log.read_text(errors='replace')[-2000:]}")
