@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 from test_pipelines import go, harm
+from tiny import tiny_overrides
 
 SCREENSHOTS = Path(__file__).parents[2] / "outputs" / "screenshots"
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-GATES = ("default", "screen")
 FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
@@ -84,37 +85,53 @@ def browser(tmp_path_factory):
     options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
     driver.set_page_load_timeout(PATIENCE_S)
+    driver.set_script_timeout(PATIENCE_S)
     yield Browser(driver)
     driver.quit()
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """Directories and MLflow ids of the runs: a clean one, and two children of one sweep."""
+    """Runs by name: a clean one, and `default` and `screen`, the children of one sweep.
+
+    Attributes:
+        ids: of the runs in MLflow, and of the `experiment`.
+        parent, children: the names of the sweep and its jobs in MLflow.
+    """
 
     outputs: Path
     directories: dict[str, Path]
     ids: dict[str, str]
+    parent: str
+    children: list[str]
 
 
 @pytest.fixture(scope="session")
 def sweep(tmp_path_factory, cohort_csvs):
-    """Clean pre-training, then QC by two gates, nested under one run."""
+    """Clean pre-training, then a sweep over two gates as a user launches it."""
     from mlflow import MlflowClient
 
     outputs = tmp_path_factory.mktemp("sweep")
     directories = {"clean": go(outputs, cohort_csvs, "pipeline=clean", "schedule.cycles=8", name="c")}
-    for gate in GATES:
-        settings = ["pipeline=qc", f"qc={gate}", *harm(outputs), "qc.screen.least_accuracy=0.5", "schedule.cycles=11"]
-        directories[gate] = go(outputs, cohort_csvs, *settings, name=gate)
+    settings = [*harm(outputs), "qc.screen.least_accuracy=0.5", "schedule.cycles=11", "sweep.name=gates"]
+    command = [sys.executable, "-m", "tmqc", "-m", *_settings(cohort_csvs, outputs, settings), "pipeline=qc"]
+    subprocess.run([*command, "qc=default,screen"], check=True, cwd=outputs)
+    for path in (outputs / "sweeps" / "gates").glob("*/config.yaml"):
+        control = OmegaConf.load(path).qc.control
+        directories["screen" if control == "screen" else "default"] = path.parent
     ids = {name: json.loads((path / "run.json").read_text())["run_id"] for name, path in directories.items()}
     client = MlflowClient(f"sqlite:///{outputs}/mlflow.db")
-    experiment = client.get_experiment_by_name("tmqc").experiment_id
-    parent = client.create_run(experiment, run_name="sweep")
-    for gate in GATES:
-        client.set_tag(ids[gate], "mlflow.parentRunId", parent.info.run_id)
-    client.set_terminated(parent.info.run_id)
-    return Sweep(outputs, directories, ids | {"sweep": parent.info.run_id, "experiment": experiment})
+    children = [client.get_run(ids[name]) for name in ("default", "screen")]
+    [parent] = {child.data.tags["mlflow.parentRunId"] for child in children}
+    ids["experiment"] = children[0].info.experiment_id
+    names = [child.info.run_name for child in children]
+    return Sweep(outputs, directories, ids, client.get_run(parent).info.run_name, names)
+
+
+def _settings(csvs, outputs, more):
+    # The command line takes a setting once.
+    given = {setting.partition("=")[0]: setting for setting in (*tiny_overrides(csvs, outputs), *more)}
+    return list(given.values())
 
 
 @pytest.fixture(scope="session")

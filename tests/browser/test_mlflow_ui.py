@@ -1,0 +1,62 @@
+"""MLflow's pages on a finished sweep: runs, nested children, charts and pictures are really there."""
+
+from __future__ import annotations
+
+import pytest
+
+pytestmark = pytest.mark.browser
+
+EXPAND = "return [...document.querySelectorAll('*')].filter(each => each.innerText?.trim() === 'Expand rows').pop()"
+LINES = """
+const lines = document.querySelectorAll('.js-plotly-plot path.js-line, .js-plotly-plot .bars path')
+return [...lines].filter(each => each.getBoundingClientRect().width > 0).length
+"""
+
+
+@pytest.fixture(scope="module")
+def experiment(server, sweep):
+    return f"{server}/#/experiments/{sweep.ids['experiment']}"
+
+
+def test_runs_and_nested_children_are_listed(browser, experiment, sweep):
+    browser.open(f"{experiment}/runs")
+    browser.wait_for_text("clean/c")
+    browser.wait_for_text(sweep.parent)
+    hidden = [child for child in sweep.children if browser.ask("return document.body.innerText").count(child)]
+    assert hidden == []  # children are shown within their parent only
+    browser.wait(EXPAND, "the button that expands parents").click()
+    for child in sweep.children:
+        browser.wait_for_text(child)
+    browser.keep("mlflow_runs")
+    assert all(url.startswith((experiment.split("#")[0], "data:", "blob:")) for url in browser.requests())
+
+
+def test_the_experiment_explains_its_numbers(browser, experiment):
+    browser.open(f"{experiment}/runs")
+    for text in ("qc/batches_rejected", "control has lost its footing", "verify/fpr"):
+        browser.wait(f"return document.body.textContent.includes('{text}')", text)
+
+
+def test_a_runs_page_explains_itself(browser, experiment, sweep):
+    browser.open(f"{experiment}/runs/{sweep.ids['screen']}")
+    for text in ("Verification after the last cycle", "report.html", "among the artifacts", "qc.revisit"):
+        browser.wait_for_text(text)
+    browser.keep("mlflow_run")
+
+
+def test_metrics_are_charts_in_groups(browser, experiment, sweep):
+    browser.open(f"{experiment}/runs/{sweep.ids['screen']}/model-metrics", height=1600)
+    for group in ("detect", "qc", "test", "train", "verify"):
+        browser.wait_for_text(group)
+    browser.wait(LINES, "a line in a chart")
+    browser.keep("mlflow_metrics")
+
+
+def test_pictures_and_the_report_are_artifacts(browser, experiment, sweep):
+    run = f"{experiment}/runs/{sweep.ids['screen']}/artifacts"
+    browser.open(f"{run}/figures/qc.png")
+    browser.wait("return [...document.images].some(image => image.naturalWidth > 1000)", "the picture of the run")
+    browser.keep("mlflow_picture")
+    browser.open(f"{run}/report.html")
+    browser.wait("return document.querySelector('iframe')", "the report")
+    browser.keep("mlflow_report")
