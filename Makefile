@@ -55,6 +55,9 @@ test-browser: $(VENV)/.dev  ## MLflow's UI and the reports in the system's Chrom
 test-federation: $(VENV)/.federation  ## sites as processes under NVIDIA FLARE: simulator, real sockets, faults
 	$(BIN)/python -m pytest -q -m federation
 
+test-browser: $(VENV)/.dev  ## MLflow's UI and the reports in the system's Chromium; screenshots in outputs/screenshots
+	$(BIN)/python -m pytest -q -m browser
+
 check: $(VENV)/.dev  ## format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .

@@ -84,7 +84,10 @@ TERMS: dict[str, Term] = {
 
 def glossary() -> str:
     """All groups and numbers as Markdown, for a tracker's page."""
-    lines = ["One point a cycle. Settings are parameters.", ""]
+    lines = [
+        "Unfold: what every number means, its unit, which way is better. One point a cycle; settings are params.",
+        "",
+    ]
     for group, meaning in GROUPS.items():
         lines.append(f"**{group}** {meaning}")
         terms = {name: term for name, term in TERMS.items() if name.startswith(group)}
