@@ -5,10 +5,11 @@ BIN := $(VENV)/bin
 
 RUNS ?= outputs
 
-.PHONY: help demo compare study study-quick bench test test-slow test-faults test-browser test-federation check lock wheel clean
+PHONIES := demo compare study study-quick bench test test-slow test-faults test-browser test-federation check lock wheel
+.PHONY: help $(PHONIES) clean
 
 help:  ## list what can be made
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
 
 $(VENV)/.run: pyproject.toml requirements.lock
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -55,9 +56,6 @@ test-browser: $(VENV)/.dev  ## MLflow's UI and the reports in the system's Chrom
 test-federation: $(VENV)/.federation  ## sites as processes under NVIDIA FLARE: simulator, real sockets, faults
 	$(BIN)/python -m pytest -q -m federation
 
-test-browser: $(VENV)/.dev  ## MLflow's UI and the reports in the system's Chromium; screenshots in outputs/screenshots
-	$(BIN)/python -m pytest -q -m browser
-
 check: $(VENV)/.dev  ## format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -67,7 +65,7 @@ wheel: $(VENV)/.dev  ## build the wheel into dist/
 	$(BIN)/python -m build --wheel
 
 lock: $(VENV)/.dev  ## renew requirements.lock from pyproject.toml
-	$(BIN)/pip-compile -q --extra dev --strip-extras --no-header --no-annotate --no-emit-index-url \
+	$(BIN)/pip-compile -q --extra dev --extra nvflare --strip-extras --no-header --no-annotate --no-emit-index-url \
 	  --no-emit-find-links --no-emit-trusted-host --no-emit-options -o requirements.lock pyproject.toml
 
 clean:  ## remove the virtual environment and caches; outputs/ stays

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -78,10 +79,17 @@ class Made:
 
 def heed_signals() -> None:
     """Let a signal end this process' jobs and not the process: the launcher it works for would take that badly."""
+    launcher = os.getppid()
+
+    def heed(number: int, frame: FrameType | None) -> None:
+        _asked.append(number)
+        if os.getppid() != launcher:  # which was killed outright: there is nobody left to work for
+            sys.exit(EXIT_SIGNAL + number)
+
     if threading.current_thread() is threading.main_thread():
-        for number in WAITING:
-            if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
-                signal.signal(number, lambda number, frame: _asked.append(number))
+        for each in WAITING:
+            if signal.getsignal(each) in (signal.SIG_DFL, signal.default_int_handler):
+                signal.signal(each, heed)
 
 
 def carry_out(place: Place, make: Callable[[], Made]) -> Outcome | None:
