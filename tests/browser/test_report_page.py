@@ -33,7 +33,7 @@ def check_whole(browser, path):
 
 
 def test_a_real_runs_page(browser, sweep):
-    for name, sections in (("screen", SECTIONS), ("clean", ("cycles", "cost", "settings"))):
+    for name, sections in (("screen", SECTIONS), ("clean", ("cycles", "test", "cost", "settings"))):
         path = sweep.directories[name] / "report.html"
         browser.open(path.as_uri(), height=3600)
         ids = browser.ask("return [...document.querySelectorAll('main section')].map(section => section.id)")
