@@ -35,7 +35,7 @@ class Turns:
             raise EnoughError
 
 
-@pytest.mark.parametrize("error", [0.0, -1.0])  # the latter rejects every step
+@pytest.mark.parametrize("error", [0.0, pytest.param(-1.0, marks=pytest.mark.slow)])  # the latter rejects every step
 def test_the_published_way_comes_to_the_same_verdicts(cohort_csvs, error):
     folder = cohort_csvs["train"].parent
     told, closing = {}, {}
@@ -50,6 +50,7 @@ def test_the_published_way_comes_to_the_same_verdicts(cohort_csvs, error):
     assert closing["tmqc"]["n_decodes_after_first_pass"] == 0
 
 
+@pytest.mark.slow
 def test_verification_and_rates_are_measured(cohort_csvs):
     setting = Setting("tmqc", cohort_csvs["train"].parent, SHAPE, (4, 8, 8), verify_batch_size=4)
     found = measure.verification(setting, DEVICE, Turns(), n_rounds=2)

@@ -94,9 +94,8 @@ GATES = {
 }
 
 
-@pytest.mark.parametrize(
-    "gate", [gate if gate == "published" else pytest.param(gate, marks=pytest.mark.federation) for gate in GATES]
-)
+@pytest.mark.federation
+@pytest.mark.parametrize("gate", GATES)
 def test_a_federated_run_is_the_run_in_one_process(outputs, cohort_csvs, exchanged, gate):
     settings = ["pipeline=qc", *harm(outputs), *GATES[gate], *ALIKE]
     here = go(outputs, cohort_csvs, *settings, name=f"{gate}-here")

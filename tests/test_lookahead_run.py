@@ -85,6 +85,7 @@ def children_of(process):
     return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
 
 
+@pytest.mark.faults
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for child processes in /proc")
 def test_killed_outright_it_leaves_no_process_and_goes_on_without_a_verifier_that_dies(
     outputs, cohort_csvs, whole, scored, caplog

@@ -87,6 +87,7 @@ def test_scans_and_tables_that_cannot_be_read(tmp_path, cohort_csvs):
     assert [path.name for path in (tmp_path / "outputs").iterdir()] == ["cache"]  # of the scans that could be read
 
 
+@pytest.mark.faults
 def test_a_directory_sealed_in_the_middle_of_a_run(tmp_path, cohort_csvs):
     """It ends with the checkpoints before it whole, and goes on once it may write again."""
     settings = ["pipeline=clean", "schedule.cycles=12", "tracking=none", "checkpoint.every_s=0"]
