@@ -21,7 +21,7 @@ from tmqc.bench.report import print_summary, summarize
 
 
 def main() -> int:
-    """Exit code 0, or 1 if the contenders came to different verdicts."""
+    """Exit code 0, or 1 if contenders that compute with the same kernels came to different verdicts."""
     given = _read_arguments()
     sizes = quick(Sizes()) if given.quick else Sizes()
     options = (
@@ -48,7 +48,7 @@ def main() -> int:
     summary = summarize(found)
     (outputs / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     print_summary(summary, found, Console())
-    return int(any(part.get("verdicts_identical") is False for part in found.values()))
+    return int(any(part.get("verdicts_identical_same_kernels") is False for part in found.values()))
 
 
 def _read_arguments() -> argparse.Namespace:

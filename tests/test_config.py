@@ -93,7 +93,6 @@ def test_schema_and_yaml_name_the_same_settings():
         ("run.precision=float8", "run.precision=float8: must be one of float32"),
         ("run.verify_batch_size=0", "run.verify_batch_size=0: must be auto, or a whole number from 1"),
         ("run.verify_batch_size=fast", "run.verify_batch_size=fast: must be auto, or"),
-        ("run.onednn=yes", "must be one of default, on, off"),
         ("init.cycle=first", "init.cycle=first: must be the number"),
         ("inference.cycles=some", "inference.cycles=some: must be all, last"),
         ("inference.age_bins=[60,50]", "inference.age_bins=[60.0, 50.0]: must be"),

@@ -30,22 +30,26 @@ class Device:
     name: str
 
 
-def import_keras(onednn: str = "default") -> None:
+def import_keras(onednn: bool | None = None) -> None:
     """Import Keras and its backend without the pages that TensorFlow's C++ side writes to stderr while it loads.
 
     Args:
-        onednn: whether TensorFlow computes with oneDNN on a CPU: `on`, `off`, or `default`: TensorFlow decides, and
-            leaves it off on CPUs without AVX-512 VNNI, where it is more than twice as fast all the same.
+        onednn: whether TensorFlow computes with oneDNN on a CPU. None: as whoever started this process has chosen; with
+            it, if nobody has: by itself TensorFlow leaves it off on CPUs without AVX-512 VNNI, where it is several
+            times as fast all the same.
 
     Raises:
         RuntimeError: TensorFlow is loaded already, with another choice.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    if onednn != "default":
-        wanted = "1" if onednn == "on" else "0"
+    if onednn is None:
+        os.environ.setdefault(_ONEDNN, "1")
+    else:
+        wanted = str(int(onednn))
         if "tensorflow" in sys.modules and os.environ.get(_ONEDNN) != wanted:
             raise RuntimeError(
-                f"run.onednn={onednn}: TensorFlow is loaded already, it cannot be changed in this process"
+                f"run.onednn={onednn}: TensorFlow is loaded already, it cannot be changed in this process; "
+                f"set {_ONEDNN}={wanted} before it is"
             )
         os.environ[_ONEDNN] = wanted
     with _held_back_stderr():
@@ -67,7 +71,8 @@ def set_up(*, deterministic: bool, threads: int | None = None) -> Device:
         deterministic: the same result every time, on the same machine with as many threads.
         threads: of the CPU, for TensorFlow; None: as many as it likes, which is one a core.
     """
-    import_keras()
+    if "keras" not in sys.modules:
+        import_keras()
     import keras
 
     backend = keras.backend.backend()

@@ -232,7 +232,7 @@ class RunConfig:
     lookahead: int = 0  # steps trained ahead while others verify
     verify_workers: int | None = None  # processes that verify; null: one for each further device if looking ahead
     jit: str = "auto"
-    onednn: str = "default"
+    onednn: bool = True
     progress: bool = True
 
 

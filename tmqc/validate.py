@@ -39,7 +39,6 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "federation.on_fault": ON_FAULT,
     "run.precision": ("float32", "mixed_bfloat16", "mixed_float16"),
     "run.jit": ("auto", "on", "off"),
-    "run.onednn": ("default", "on", "off"),
     "run.resume": ("auto", "never"),
     "sweep.direction": ("maximize", "minimize"),
 }

@@ -6,6 +6,7 @@ Own processes, since the choice of oneDNN holds for a whole process, and so that
 from __future__ import annotations
 
 import multiprocessing
+import os
 import resource
 import time
 from multiprocessing.connection import Connection
@@ -71,7 +72,11 @@ def _serve(connection: Connection, setting: Setting) -> None:
     from tmqc import backend
 
     try:
-        backend.import_keras(setting.onednn)
+        if setting.onednn is None:
+            os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # Keras' generators make it complain about every `predict`
+            import keras  # noqa: F401 -- its backend loads as it comes, before we could choose
+        else:
+            backend.import_keras(setting.onednn)
         device = backend.set_up(deterministic=True)
         from tmqc.bench.measure import MEASUREMENTS
     except Exception as error:

@@ -22,6 +22,7 @@ from tmqc.config import ModelConfig
 from tmqc.control import Control, ControlledTravel
 from tmqc.core.gate import Gate
 from tmqc.core.schedule import LearningRate, Tour
+from tmqc.data.cache import VolumeCache
 from tmqc.data.cohort import Cohort
 from tmqc.data.volumes import Volumes, load_volumes
 from tmqc.learner import Learner
@@ -171,12 +172,37 @@ def scaling(
     }
 
 
+def budget(setting: Setting, device: backend.Device, turn: Turnstile, *, share: float) -> dict[str, Any]:
+    """What one verification holds in memory if it may hold no more than `share` of its scans."""
+    learner, cohort = build(setting, device), read_phantom(setting.folder, flip=False)
+    subjects = [*cohort.verification, *cohort.train]
+    n_bytes = len(subjects) * prod(setting.shape) * np.dtype(np.float32).itemsize
+    cache = VolumeCache(setting.folder / "cache", dtype="float32", ram_bytes=int(share * n_bytes))
+    held = load_volumes(subjects, shape=setting.shape, spacing_mm=None, orientation=None, cache=cache)
+    centers = LocalCenters(
+        learner,
+        train=cohort.train,
+        verification=cohort.verification,
+        volumes=held,
+        verify_batch_size=setting.verify_batch_size,
+    )
+    return {
+        "volumes_mb": n_bytes / 1e6,
+        "budget_mb": share * n_bytes / 1e6,
+        "held_mb": cache.budget.taken / 1e6,
+        "mapped_mb": (n_bytes - held.n_bytes) / 1e6,
+        "verify_s": _seconds(centers.verify),
+        "peak_rss_mb": peak_rss_mb(),
+    }
+
+
 MEASUREMENTS: dict[str, Callable[..., dict[str, Any]]] = {
     "pretrain": pretrain,
     "cycle": cycle,
     "verification": verification,
     "rates": rates,
     "scaling": scaling,
+    "budget": budget,
 }
 
 

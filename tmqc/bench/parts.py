@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -12,7 +13,8 @@ from tmqc.bench.contender import Contender
 from tmqc.bench.race import A_FIFTH, Ran, race, speedup, speedup_at
 from tmqc.bench.setting import FULL_SIZE, HARMFUL, PUBLISHED, Setting, make_cohort
 
-EARLY, ONEDNN, BOTH = "tmqc, early stop", "tmqc, oneDNN", "tmqc, oneDNN, early stop"
+AS_SHIPPED, SAME_KERNELS = "published", "published, oneDNN"
+TMQC, EARLY = "tmqc", "tmqc, early stop"
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Sizes:
     n_verify: int = 80
     n_centers: int = 4
     n_steps: int = 100
-    n_pretrain: int = 60
+    n_pretrain: int = 100
     full_shape: tuple[int, int, int] = FULL_SIZE
     full_verify: int = 4
     full_steps: int = 2
@@ -50,13 +52,13 @@ def quick(sizes: Sizes) -> Sizes:
 
 
 def base_setting(sizes: Sizes, outputs: Path) -> Setting:
-    """TensorFlow as it is; fresh weights; the cohort is made if it is missing."""
+    """The defaults of tmqc; fresh weights; the cohort is made if it is missing."""
     names = [f"center_{i}" for i in range(sizes.n_centers)]
     share = -(-sizes.n_verify // (sizes.n_centers + 1))
     counts = dict.fromkeys(names, (10, share)) | {HARMFUL: (5, share)}
     folder = make_cohort(outputs, name="cycle", shape=sizes.shape, counts=counts)
     return Setting(
-        "tmqc",
+        TMQC,
         folder,
         sizes.shape,
         sizes.filters,
@@ -77,12 +79,7 @@ def measure_cycle(sizes: Sizes, base: Setting, outputs: Path) -> dict[str, Any]:
     with Contender(base) as one:
         trained = one.ask("pretrain", n_steps=sizes.n_pretrain, path=str(start))
     base = replace(base, start=start)
-    settings = [replace(base, name="published", way=PUBLISHED), base, replace(base, name=EARLY, early_stop=True)]
-    if has_onednn():
-        settings += [
-            replace(base, name=ONEDNN, onednn="on"),
-            replace(base, name=BOTH, onednn="on", early_stop=True),
-        ]
+    settings = [*_published(base), base, replace(base, name=EARLY, early_stop=True)]
     return {"start": trained, **_race(settings, n_steps=sizes.n_steps)}
 
 
@@ -91,27 +88,25 @@ def measure_full_size(sizes: Sizes, base: Setting, outputs: Path) -> dict[str, A
     counts = {"center_0": (max(sizes.full_steps, 2), sizes.full_verify)}
     folder = make_cohort(outputs, name="full", shape=sizes.full_shape, counts=counts)
     one = replace(base, folder=folder, shape=sizes.full_shape, batch_size=1, verify_batch_size=1, error=1.0)
-    settings = [replace(one, name="published", way=PUBLISHED), one]
-    if has_onednn():
-        settings.append(replace(one, name=ONEDNN, onednn="on"))
-    return _race(settings, n_steps=sizes.full_steps)
+    return _race([*_published(one), one], n_steps=sizes.full_steps)
 
 
 def measure_scaling(sizes: Sizes, base: Setting, outputs: Path) -> dict[str, Any]:
-    """Seconds and peak memory at one, two and four times the verification scans and the training scans."""
+    """Seconds and peak memory at one, two and four times the verification and the training scans, and in a budget."""
     n_verify, n_train = sizes.scaling
     found = []
     for verify_times, train_times in ((1, 1), (2, 1), (4, 1), (1, 2), (1, 4)):
         with Contender(base) as one:
             found.append(one.ask("scaling", n_verify=verify_times * n_verify, n_train=train_times * n_train))
-    return {"rows": found}
+    with Contender(base) as one:
+        return {"rows": found, "budget": one.ask("budget", share=1 / 3)}
 
 
 def measure_rates(sizes: Sizes, base: Setting, outputs: Path) -> dict[str, Any]:
     """Scoring and training at 160 x 192 x 160 as shares of the device's matrix rate, in float32 and bfloat16."""
     found = []
     for precision in ("float32", "mixed_bfloat16"):
-        one = replace(base, shape=sizes.full_shape, precision=precision, onednn="on" if has_onednn() else "default")
+        one = replace(base, shape=sizes.full_shape, precision=precision)
         if sizes.full_verify < one.verify_batch_size:  # a handful of scans on a CPU: two of them fit into memory
             one = replace(one, batch_size=2, verify_batch_size=2)
         with Contender(one) as contender:
@@ -128,32 +123,38 @@ PARTS: dict[str, Callable[[Sizes, Setting, Path], dict[str, Any]]] = {
 }
 
 
-def has_onednn() -> bool:
-    """Whether models compute with TensorFlow: only there is oneDNN a choice."""
-    import os
-
-    return os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow"
+def _published(base: Setting) -> list[Setting]:
+    """The published way with TensorFlow as it comes, and with the kernels that tmqc chooses."""
+    as_shipped = replace(base, name=AS_SHIPPED, way=PUBLISHED, onednn=None)
+    if os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
+        return [as_shipped]
+    return [as_shipped, replace(as_shipped, name=SAME_KERNELS, onednn=True)]
 
 
 def _race(settings: Sequence[Setting], *, n_steps: int) -> dict[str, Any]:
     with ExitStack() as stack:
         ran = race([stack.enter_context(Contender(setting)) for setting in settings], n_steps=n_steps)
-    published = ran["published"]
+    published, same = ran[AS_SHIPPED], ran.get(SAME_KERNELS, ran[AS_SHIPPED])
+    alike = [each for name, each in ran.items() if name != AS_SHIPPED]
     return {
         "n_steps": len(published.steps),
         "share_rejected": published.share_rejected,
         "verdicts_identical": all(each.verdicts == published.verdicts for each in ran.values()),
-        "contenders": {name: _describe(published, each) for name, each in ran.items()},
+        "verdicts_identical_same_kernels": all(each.verdicts == same.verdicts for each in alike),
+        "contenders": {name: _describe(published, same, each) for name, each in ran.items()},
     }
 
 
-def _describe(published: Ran, each: Ran) -> dict[str, Any]:
+def _describe(published: Ran, same: Ran, each: Ran) -> dict[str, Any]:
     return {
+        "verdicts": [[phase, len(subjects), accepted] for phase, subjects, accepted in each.verdicts],
         "seconds": each.seconds(),
         "cpu_seconds": each.seconds("cpu_s"),
         "times_faster": speedup(published, each),
         "times_less_cpu": speedup(published, each, "cpu_s"),
         "times_faster_at_a_fifth_rejected": speedup_at(A_FIFTH, published, each),
+        "times_faster_same_kernels": speedup(same, each),
+        "times_faster_same_kernels_at_a_fifth_rejected": speedup_at(A_FIFTH, same, each),
         "scored_of_rejected": [step["n_scored"] for step in each.steps if not step["accepted"]],
         **each.closing,
     }

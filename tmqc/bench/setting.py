@@ -27,7 +27,7 @@ class Setting:
         shape: voxels in x, y, z. filters: of the SFCN.
         batch_size: scans of a training step. verify_batch_size: scans scored at once.
         learning_rate: of every step. error: acceptable error of the published gate.
-        onednn: of `backend.import_keras`. precision: Keras dtype policy.
+        onednn: None: TensorFlow decides, as it does for whoever only imports it. precision: Keras dtype policy.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Setting:
     learning_rate: float = 1e-3
     error: float = 0.02
     early_stop: bool = False
-    onednn: str = "default"
+    onednn: bool | None = True
     precision: str = "float32"
 
 
