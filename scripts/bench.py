@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -40,6 +41,7 @@ def main() -> int:
     sizes = replace(sizes, **chosen)
     outputs = given.outputs.absolute()
     outputs.mkdir(parents=True, exist_ok=True)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     base, found = base_setting(sizes, outputs), {}
     for name in given.parts:
         print(f"{name} ...", file=sys.stderr, flush=True)
@@ -48,7 +50,7 @@ def main() -> int:
     summary = summarize(found)
     (outputs / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     print_summary(summary, found, Console())
-    return int(any(part.get("verdicts_identical_same_kernels") is False for part in found.values()))
+    return int(any(part.get("verdicts_identical") is False for part in found.values()))
 
 
 def _read_arguments() -> argparse.Namespace:

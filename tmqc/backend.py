@@ -52,7 +52,7 @@ def import_keras(onednn: bool | None = None) -> None:
                 f"set {_ONEDNN}={wanted} before it is"
             )
         os.environ[_ONEDNN] = wanted
-    with _held_back_stderr():
+    with held_back_stderr():
         import keras
 
         if keras.backend.backend() == "tensorflow":
@@ -84,7 +84,8 @@ def set_up(*, deterministic: bool, threads: int | None = None) -> Device:
 
 
 @contextmanager
-def _held_back_stderr() -> Iterator[None]:
+def held_back_stderr() -> Iterator[None]:
+    """Nothing is written to stderr; what was is shown if something is raised."""
     # The lines come from C++ before any log level applies, so the file descriptor itself is turned away; if loading
     # fails, what was held back is shown.
     sys.stderr.flush()

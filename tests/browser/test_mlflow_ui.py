@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from urllib.parse import quote
+
 import pytest
 
 pytestmark = pytest.mark.browser
@@ -66,3 +69,13 @@ def test_pictures_and_the_report_are_artifacts(browser, experiment, sweep):
     browser.open(f"{run}/report.html")
     browser.wait("return document.querySelector('iframe')", "the report")
     browser.keep("mlflow_report")
+
+
+def test_the_children_of_a_sweep_compare_without_configuration(browser, server, sweep):
+    chosen = json.dumps([sweep.ids["default"], sweep.ids["screen"]])
+    experiments = json.dumps([sweep.ids["experiment"]])
+    browser.open(f"{server}/#/compare-runs?runs={quote(chosen)}&experiments={quote(experiments)}", height=1600)
+    for text in ("Comparing 2 Runs", *sweep.children, "qc.control", "screen", "qc/batches_rejected", "test/auroc"):
+        browser.wait_for_text(text)
+    browser.wait("return document.querySelector('.js-plotly-plot .main-svg')", "the plot of parallel coordinates")
+    browser.keep("mlflow_compare")

@@ -9,11 +9,12 @@ import multiprocessing
 import os
 import resource
 import time
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any
 
-from tmqc.bench.setting import Setting
+from tmqc.bench.setting import PUBLISHED, Setting
 from tmqc.core.records import Step
 from tmqc.core.schedule import Visit
 
@@ -35,18 +36,18 @@ class Contender:
         Raises:
             RuntimeError: it failed, with what went wrong.
         """
-        self._connection.send((what, arguments))
+        self.begin(what, **arguments)
         return self.receive()
 
     def begin(self, what: str, **arguments: Any) -> None:
         """Ask without waiting: `receive` and `go_on` take turns with it then."""
-        self._connection.send((what, arguments))
+        self._send((what, arguments))
 
     def receive(self) -> Any:
         """What it says next."""
         try:
             kind, content = self._connection.recv()
-        except EOFError:
+        except (EOFError, ConnectionResetError):
             raise RuntimeError(f"the process of '{self.setting.name}' died; out of memory?") from None
         if kind == "error":
             raise RuntimeError(f"{self.setting.name}: {content}")
@@ -54,7 +55,11 @@ class Contender:
 
     def go_on(self) -> None:
         """Let it take its next step."""
-        self._connection.send(None)
+        self._send(None)
+
+    def _send(self, message: object) -> None:
+        with suppress(BrokenPipeError):  # `receive` says that it has died
+            self._connection.send(message)
 
     def __enter__(self) -> Contender:
         return self
@@ -72,9 +77,11 @@ def _serve(connection: Connection, setting: Setting) -> None:
     from tmqc import backend
 
     try:
-        if setting.onednn is None:
+        if setting.way == PUBLISHED:
             os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # Keras' generators make it complain about every `predict`
-            import keras  # noqa: F401 -- its backend loads as it comes, before we could choose
+        if setting.onednn is None:
+            with backend.held_back_stderr():
+                import keras  # noqa: F401 -- its backend loads as it comes, before we could choose
         else:
             backend.import_keras(setting.onednn)
         device = backend.set_up(deterministic=True)
@@ -90,7 +97,7 @@ def _serve(connection: Connection, setting: Setting) -> None:
             return
         try:
             connection.send(("answer", MEASUREMENTS[what](setting, device, turn, **arguments)))
-        except EOFError:
+        except (EOFError, BrokenPipeError):  # nobody is listening any more
             return
         except Exception as error:
             connection.send(("error", f"{what}: {error!r}"))

@@ -125,6 +125,7 @@ def rates(
     matrix_rate = measure_matrix_rate("bfloat16" if "bfloat16" in setting.precision else "float32", matrix)
     return {
         "device": device.name,
+        "n_gpus": device.n_gpus,
         "backend": device.backend,
         "precision": setting.precision,
         "shape": list(setting.shape),

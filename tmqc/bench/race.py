@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, median
@@ -9,6 +10,8 @@ from typing import Any
 
 from tmqc.bench.contender import Contender
 from tmqc.core.records import BASELINE
+
+log = logging.getLogger("tmqc")
 
 A_FIFTH = 0.2
 
@@ -56,6 +59,8 @@ def race(contenders: Sequence[Contender], *, n_steps: int) -> dict[str, Ran]:
                 closing[name] = told
             elif told["phase"] != BASELINE:
                 steps[name].append(told)
+                verdict = "accepted" if told["accepted"] else "rejected"
+                log.info("step %d: %s, %s, %.1f s", len(steps[name]), name, verdict, told["wall_s"])
     return {name: Ran(tuple(steps[name]), closing[name]) for name in steps}
 
 

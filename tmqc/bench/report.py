@@ -21,7 +21,8 @@ def summarize(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
     `cycle_vs_published...`: tmqc as it is by default beside the published way with TensorFlow as it comes;
     `..._same_kernels`: beside the published way with oneDNN, as tmqc has it. `peak_rss_mb`: of tmqc's process in the
-    cycle.
+    cycle. Verdicts are identical, or not, among contenders with the same kernels; another library of kernels rounds
+    otherwise, and a verdict that hangs on one prediction near 0.5 may then be another one.
     """
     contenders = found.get("cycle", {}).get("contenders", {})
     full = found.get("full_size", {}).get("contenders", {})
@@ -39,7 +40,7 @@ def summarize(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         "cycle_vs_published_early_stop_same_kernels": early.get("times_faster_same_kernels_at_a_fifth_rejected"),
         "cycle_vs_published_full_size_same_kernels": whole.get("times_faster_same_kernels"),
         "verdicts_identical": cycle.get("verdicts_identical"),
-        "verdicts_identical_same_kernels": cycle.get("verdicts_identical_same_kernels"),
+        "verdicts_identical_other_kernels": cycle.get("verdicts_identical_other_kernels"),
         "share_rejected": cycle.get("share_rejected"),
         "published_run_hours": [
             published_hours(row) for row in found.get("rates", {}).get("rows", []) if tuple(row["shape"]) == FULL_SIZE
@@ -75,7 +76,6 @@ def print_summary(summary: Mapping[str, Any], found: Mapping[str, Mapping[str, A
         "cycle_vs_published_full_size": ">= 3",
         "decodes_after_first_pass": "0",
         "verdicts_identical": "True",
-        "verdicts_identical_same_kernels": "True",
     }
     for name, value in summary.items():
         if name != "published_run_hours":
