@@ -128,6 +128,7 @@ def rates(
         "n_gpus": device.n_gpus,
         "backend": device.backend,
         "precision": setting.precision,
+        "onednn": setting.onednn,
         "shape": list(setting.shape),
         "verify_volumes_per_s": rate,
         "train_volumes_per_s": setting.batch_size / min(training[1:]),

@@ -103,20 +103,24 @@ def measure_scaling(sizes: Sizes, base: Setting, outputs: Path) -> dict[str, Any
 
 
 def measure_rates(sizes: Sizes, base: Setting, outputs: Path) -> dict[str, Any]:
-    """Scoring and training at 160 x 192 x 160 as shares of the device's matrix rate, in float32; on a GPU bfloat16, too.
+    """Scoring and training at 160 x 192 x 160 as shares of the device's matrix rate.
 
-    Most CPUs have no arithmetic for bfloat16 and take many times as long.
+    In float32; on a GPU in bfloat16, too, for which most CPUs have no arithmetic; on a CPU without oneDNN, too.
     """
-    found = []
-    for precision in ("float32", "mixed_bfloat16"):
-        one = replace(base, shape=sizes.full_shape, precision=precision)
-        if sizes.full_verify < one.verify_batch_size:  # a handful of scans on a CPU: two of them fit into memory
-            one = replace(one, batch_size=2, verify_batch_size=2)
-        with Contender(one) as contender:
-            found.append(contender.ask("rates", n_volumes=sizes.full_verify, n_rounds=1, matrix=sizes.matrix))
-        if found[0]["n_gpus"] == 0:
-            break
-    return {"rows": found}
+    one = replace(base, shape=sizes.full_shape)
+    if sizes.full_verify < one.verify_batch_size:  # a handful of scans on a CPU: two of them fit into memory
+        one = replace(one, batch_size=2, verify_batch_size=2)
+
+    def ask(setting: Setting) -> dict[str, Any]:
+        with Contender(setting) as contender:
+            return dict(contender.ask("rates", n_volumes=sizes.full_verify, n_rounds=1, matrix=sizes.matrix))
+
+    rows = [ask(one)]
+    if rows[0]["n_gpus"]:
+        rows.append(ask(replace(one, precision="mixed_bfloat16")))
+    elif _has_onednn():
+        rows.append(ask(replace(one, onednn=False)))
+    return {"rows": rows}
 
 
 PARTS: dict[str, Callable[[Sizes, Setting, Path], dict[str, Any]]] = {
@@ -131,9 +135,12 @@ PARTS: dict[str, Callable[[Sizes, Setting, Path], dict[str, Any]]] = {
 def _published(base: Setting) -> list[Setting]:
     """The published way with TensorFlow as it comes, and with the kernels that tmqc chooses."""
     as_shipped = replace(base, name=AS_SHIPPED, way=PUBLISHED, onednn=None)
-    if os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
-        return [as_shipped]
-    return [as_shipped, replace(as_shipped, name=SAME_KERNELS, onednn=True)]
+    return [as_shipped] + [replace(as_shipped, name=SAME_KERNELS, onednn=True)] * _has_onednn()
+
+
+def _has_onednn() -> bool:
+    """Whether models compute with TensorFlow: only there is oneDNN a choice."""
+    return os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow"
 
 
 def _race(settings: Sequence[Setting], *, n_steps: int, at_once: int | None = None) -> dict[str, Any]:

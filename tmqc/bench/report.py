@@ -43,7 +43,9 @@ def summarize(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         "verdicts_identical_other_kernels": cycle.get("verdicts_identical_other_kernels"),
         "share_rejected": cycle.get("share_rejected"),
         "published_run_hours": [
-            published_hours(row) for row in found.get("rates", {}).get("rows", []) if tuple(row["shape"]) == FULL_SIZE
+            published_hours(row)
+            for row in found.get("rates", {}).get("rows", [])
+            if tuple(row["shape"]) == FULL_SIZE and row["onednn"]
         ],
     }
 
@@ -97,7 +99,8 @@ def print_summary(summary: Mapping[str, Any], found: Mapping[str, Mapping[str, A
             f"verify {row['verify_volumes_per_s']:.3f}, train {row['train_volumes_per_s']:.3f} volumes/s; "
             f"{100 * row['share_of_matrix_rate']:.0f} % of the matrix rate {row['matrix_tflops']:.3f} TFLOP/s"
         )
-        table.add_row(f"rates: {row['device']}, {row['precision']}", told, "")
+        without = "" if row["onednn"] or row["n_gpus"] else ", without oneDNN"
+        table.add_row(f"rates: {row['device']}, {row['precision']}{without}", told, "")
     for hours in summary["published_run_hours"]:
         told = f"{hours['with_training']:.1f} h; with retries of a fifth of the batches {hours['with_retries']:.1f} h"
         table.add_row(f"published run, {hours['precision']}, estimated", told, "")
