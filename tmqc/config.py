@@ -25,7 +25,7 @@ class PipelineConfig:
 class PhantomConfig:
     """How a phantom cohort is made (METHOD section 9). Lengths in mm, intensities on a 0..255 scale."""
 
-    centers: str = "demo"  # demo, tutorial, real83, or the path of a CSV of counts per center
+    centers: str = "demo"  # demo, real83, or the path of a CSV of counts per center
     seed: int = 0
     effect: float = 1.0  # strength of the PD change, 1 = calibrated
     directory: str | None = None  # default: <run.outputs>/phantom/<name made of the settings>

@@ -261,7 +261,7 @@ def test_bad_tables_name_row_and_column(tmp_path: Path, text: str, parts: list[s
 
 
 def test_bad_settings_are_all_named(tmp_path: Path) -> None:
-    with pytest.raises(CohortError, match="demo, tutorial, real83"):
+    with pytest.raises(CohortError, match="demo, real83"):
         center_tables.read_centers(str(tmp_path / "nowhere.csv"))
     bad = PhantomConfig(seed=-1, effect=float("nan"))
     with pytest.raises(SettingsError) as caught:

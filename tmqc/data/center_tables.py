@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tmqc.errors import CohortError
 
-TABLES = {"demo": "centers_demo.csv", "tutorial": "centers_tutorial.csv", "real83": "centers_83.csv"}
+TABLES = {"demo": "centers_demo.csv", "real83": "centers_83.csv"}
 SPLITS = ("train", "verification", "test")
 GROUPS = tuple(f"{split}_{group}" for split in SPLITS for group in ("hc", "pd"))
 COUNTS = (*GROUPS, "male", "female", "scanner_types")
@@ -18,7 +18,7 @@ N_SCANNER_TYPES = 23  # as many as the published cohort has
 
 
 def read_centers(source: str) -> dict[str, dict[str, int]]:
-    """Read a center table: `demo`, `tutorial`, `real83` or a CSV's path. Returns the COUNTS by center, in its order.
+    """Read a center table: `demo`, `real83` or a CSV's path. Returns the COUNTS by center, in its order.
 
     Raises:
         CohortError: no such table, or a malformed one; names every fault's row and column at once.
