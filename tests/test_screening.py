@@ -131,7 +131,7 @@ def test_several_steps_before_the_verification():
 def test_an_unlike_image_lowers_the_limit_of_its_own_scan_alone():
     """`g8`'s step costs 3e-5 nats and more, less than the limit; with its image unlike the others it is a suspect."""
     unlike = {s: -5.0 + 0.01 * i for i, s in enumerate(s for of in SUBJECTS.values() for s in of)}
-    limits = Limits(loss_z=10.0, unusual_loss_z=0.1, margin_z=4.0, image_z=6.0, least_loss=1e-5)
+    limits = Limits(loss_z=10.0, image_loss_z=0.1, margin_z=4.0, image_z=6.0, least_loss=1e-5)
     flagged = []
     for unlikeness in (None, unlike, unlike | {"g8": -1.0}):
         recorder = Recorder()

@@ -49,7 +49,7 @@ def test_an_unusual_scan_that_does_no_harm_is_no_suspect():
 @pytest.mark.parametrize(("image_z", "unlike", "suspect"), [(3.0, 9.0, True), (5.0, 9.0, False), (None, 9.0, False)])
 def test_from_an_image_unlike_the_others_less_is_enough(image_z, unlike, suspect):
     """Change: 3.0 standard deviations, as above. Unlikeness: center 2.5, spread 2 / 1.349; 9 is 4.4 of them away."""
-    limits = Limits(loss_z=10.0, unusual_loss_z=2.0, margin_z=4.0, image_z=image_z, least_loss=0.0)
+    limits = Limits(loss_z=10.0, unusual_loss_z=5.0, image_loss_z=2.0, margin_z=4.0, image_z=image_z, least_loss=0.0)
     found = weigh([1, 2, 3, 4, 7], [5] * 5, limits, [1, 2, 3, 4, unlike])
     assert found[4].suspect is suspect
     assert [e.image_z is None for e in found] == [image_z is None] * 5
@@ -58,7 +58,7 @@ def test_from_an_image_unlike_the_others_less_is_enough(image_z, unlike, suspect
 
 def test_an_image_unlike_the_others_that_does_no_harm_is_no_suspect():
     """Nor is one that is more alike than the others, whatever it does below the ordinary limit."""
-    limits = Limits(loss_z=10.0, unusual_loss_z=2.0, margin_z=4.0, image_z=3.0, least_loss=0.0)
+    limits = Limits(loss_z=10.0, image_loss_z=2.0, margin_z=4.0, image_z=3.0, least_loss=0.0)
     assert not weigh([1, 2, 3, 4, -50], [5] * 5, limits, [1, 2, 3, 4, 100])[4].suspect
     assert not weigh([1, 2, 3, 4, 7], [5] * 5, limits, [1, 2, 3, 4, -100])[4].suspect
 

@@ -23,9 +23,9 @@ class Limits:
 
     Attributes:
         loss_z: of the change in verification loss, in robust standard deviations.
-        unusual_loss_z: the same for an unusual scan. Unusual is a margin farther from the bulk than `margin_z`, to
-            either side, for what the model is far too sure about is unlike what it has learnt from; or an image less
-            alike to all others than `image_z`.
+        unusual_loss_z: the same for a scan whose margin is farther from the bulk than `margin_z`, to either side: what
+            the model is far too sure about is unlike what it has learnt from.
+        image_loss_z: the same for a scan whose image is less alike to all others than `image_z`.
         margin_z: of the margin, in robust standard deviations from the bulk.
         image_z: of `core.likeness.unlikeness`, likewise; None: images are not looked at.
         least_loss: the spread of the changes is never taken to be smaller than this, in nats: a well-trained state
@@ -34,6 +34,7 @@ class Limits:
 
     loss_z: float = 6.0
     unusual_loss_z: float = 1.5
+    image_loss_z: float = 0.1
     margin_z: float = 3.0
     image_z: float | None = None
     least_loss: float = 1e-4
@@ -48,7 +49,7 @@ class Evidence:
         margin: `core.rates.margins` of the scan under the trusted state; lower is worse.
         loss_z, margin_z: robust z-scores of the two over all scans screened, both turned so that higher is worse.
         strength: the larger of the two relative to its limit; above 1 the scan is a suspect. The limit of the loss is
-            the lower one where the scan is unusual.
+            a lower one where the scan is unusual.
         image_z: robust z-score of the unlikeness over all scans; None where images are not looked at.
     """
 
@@ -83,13 +84,13 @@ def weigh(
     loss_z = robust_z(loss_changes, least=limits.least_loss)
     margin_z = -robust_z(margins)
     image_z: Sequence[float | None] = [None] * len(loss_changes)
-    is_unusual = np.abs(margin_z) > limits.margin_z
+    limit = np.where(np.abs(margin_z) > limits.margin_z, limits.unusual_loss_z, limits.loss_z)
     if unlikenesses is not None and limits.image_z is not None:
         of_image = robust_z(unlikenesses)
-        is_unusual |= of_image > limits.image_z
+        limit = np.where(of_image > limits.image_z, limits.image_loss_z, limit)
         image_z = of_image.tolist()
     contradicted = np.where(np.asarray(margins) < 0, margin_z / limits.margin_z, -math.inf)
-    strength = np.maximum(loss_z / np.where(is_unusual, limits.unusual_loss_z, limits.loss_z), contradicted)
+    strength = np.maximum(loss_z / limit, contradicted)
     return tuple(
         Evidence(float(change), float(margin), float(of_loss), float(of_margin), float(total), image)
         for change, margin, of_loss, of_margin, total, image in zip(

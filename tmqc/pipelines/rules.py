@@ -109,6 +109,7 @@ def _screening(qc: QcConfig) -> Screening:
         limits=Limits(
             loss_z=screen.loss_z,
             unusual_loss_z=screen.unusual_loss_z,
+            image_loss_z=screen.image_loss_z,
             margin_z=screen.margin_z,
             image_z=screen.image_z,
             least_loss=screen.least_loss,
