@@ -34,6 +34,7 @@ TOPIC, DATA = "tmqc", "data"
 SITES_VARIABLE = "TMQC_SITES"  # of simulated sites: the folder that holds one folder a site
 SETTINGS = "tmqc_site.yaml"  # of a real one: in the folder `local` of its start-up kit
 _KEY_SUFFIX = ".key"
+NOT_IN_JOB = "is not connected to the FLARE server"
 _UNUSABLE = encode({"error": REFUSED, "detail": ["its own settings or tables cannot be used; its own log says why"]})
 
 log = logging.getLogger("tmqc")
@@ -91,7 +92,7 @@ class Relay(Controller):  # type: ignore[misc]
         with ThreadPoolExecutor(max(len(requests), 1)) as pool:
             within = {site: data for site, data in requests.items() if site in known}
             asked = {site: pool.submit(self._ask, site, data, timeout_s, fl_ctx) for site, data in within.items()}
-            away = (False, "is not connected to the FLARE server")
+            away = (False, NOT_IN_JOB)
             return {site: asked[site].result() if site in asked else away for site in requests}
 
     def _ask(self, site: str, data: bytes, timeout_s: float, fl_ctx: FLContext) -> tuple[bool, Any]:
@@ -114,6 +115,7 @@ class Agent(Executor):  # type: ignore[misc]
         self._site: Any = None
         self._prepared = threading.Event()
         self._lock = threading.Lock()  # one request at a time: there is one model
+        self._number = 0  # of the request that has the lock, or had it last
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """From the start of the job on: read the site's tables, and listen for requests."""
@@ -136,11 +138,12 @@ class Agent(Executor):  # type: ignore[misc]
 
     def _handle(self, topic: str, request: Shareable, fl_ctx: FLContext) -> Shareable:
         reply = make_reply(ReturnCode.OK)
-        if not request[DATA]:  # somebody asks whether the site is up
-            reply[DATA] = b""
+        if not request[DATA]:  # somebody asks whether the site is up, and what it is at
+            reply[DATA] = str(self._number).encode() if self._lock.locked() else b""
             return reply
         self._prepared.wait()
         with self._lock:
+            self._number += 1
             reply[DATA] = _UNUSABLE if self._site is None else self._site.handle(request[DATA])
         return reply
 
