@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Client
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nvflare.apis.event_type import EventType
 from nvflare.apis.executor import Executor
@@ -24,11 +24,10 @@ from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
 
 from tmqc.backend import import_keras
-from tmqc.federation.equipment import equip
 from tmqc.federation.messages import REFUSED, encode
-from tmqc.federation.simulated import SETTINGS as SIMULATED_SETTINGS
-from tmqc.federation.site import Site
-from tmqc.federation.site_settings import read_site_settings
+
+if TYPE_CHECKING:
+    from tmqc.federation.site import Site
 
 TOPIC, DATA = "tmqc", "data"
 SITES_VARIABLE = "TMQC_SITES"  # of simulated sites: the folder that holds one folder a site
@@ -149,7 +148,12 @@ class Agent(Executor):  # type: ignore[misc]
 
 
 def _make_site(folder: Path, name: str) -> Site:
-    import_keras()
+    import_keras()  # before all that loads TensorFlow by itself, and not in the relay's process, which needs none
+    from tmqc.federation.equipment import equip
+    from tmqc.federation.simulated import SETTINGS as SIMULATED_SETTINGS
+    from tmqc.federation.site import Site
+    from tmqc.federation.site_settings import read_site_settings
+
     simulated = os.environ.get(SITES_VARIABLE)
     path = folder / SETTINGS if simulated is None else Path(simulated) / name / SIMULATED_SETTINGS
     return Site(read_site_settings(path), equip)
