@@ -75,18 +75,23 @@ class Federation:
         cohort = read_cohort(train_csv=csvs["train"], verification_csv=csvs["verification"], test_csv=None)
         rows = {"train": cohort.train, "verification": cohort.verification}
         self.sites, self.faults = folder / "sites", folder / "faults"
-        files = lay_out(self.sites, **rows, n_sites=3, min_cell=1, share_margins=False)
+        files = lay_out(self.sites, **rows, n_sites=2, min_cell=1, share_margins=False)
         self.faults.mkdir()
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("TMQC_TEST_FAULTS", str(self.faults))
             unreliable = Path(__file__).parent / "unreliable"
             patch.setenv("PYTHONPATH", os.pathsep.join([str(unreliable), *os.environ.get("PYTHONPATH", "").split(":")]))
             self.environment = dict(os.environ)
-            self.system = flare_system.System(folder / "flare", files, later=["site-3"])
+            self.system = flare_system.System(folder / "flare", files, later=["site-2"])
         self._outputs = outputs
         self.settings = [
             *("pipeline=qc", *[s for s in harm(outputs) if not s.startswith("harmful")], *GATES["published"], *ALIKE),
-            *("federation=nvflare", f"federation.sites=[{','.join(files)}]", "federation.pause_s=1"),
+            *(
+                "federation=nvflare",
+                f"federation.sites=[{','.join(files)}]",
+                "federation.pause_s=1",
+                "federation.timeout_s=30",
+            ),
             *(f"federation.admin_kit={self.system.admin}", SAVE_ALWAYS),
         ]
 
@@ -158,15 +163,15 @@ def lines_of(path):
 
 
 def test_whatever_happens_to_sites_and_servers_changes_nothing(here, federation):
-    """Down at the start, killed, hanging, lying; tmqc killed, FLARE's server killed: verdicts, ledger and weights stay.
+    """Down at the start, lying, hanging, dying; tmqc killed, FLARE's server killed: verdicts, ledger and weights stay.
 
     The first part is in a process of its own, which is killed; the second stops at the first fault, as it was told to.
     """
-    name, wait = "whatever", ["federation.timeout_s=60"]
+    name = "whatever"
     run = here.parent / name
-    process = federation.spawn(*wait, name=name)
-    wait_until(lambda: any("site site-3: is not connected" in line for line in lines_of(run / "run.log")), process)
-    federation.start("site-3")
+    process = federation.spawn(name=name)
+    wait_until(lambda: any("site site-2: is not connected" in line for line in lines_of(run / "run.log")), process)
+    federation.start("site-2")
     wait_until(lambda: len(lines_of(run / "trace.csv")) > 4, process)
     process.kill()
     process.wait()
@@ -175,20 +180,16 @@ def test_whatever_happens_to_sites_and_servers_changes_nothing(here, federation)
     with pytest.raises(FederationError, match=r"site site-1: its answer to verify.*\n.*the same command goes on"):
         federation.go("federation.on_fault=stop", name=name)
 
-    federation.spoil("site-2.verify.0-nan", "site-1.train.0-stop", "site-3.train.0-die", "site-2.train.0-leave")
-    acts = [
-        ("site-2: its answer to verify cannot be right", lambda: federation.restart(flare_system.SERVER)),
-        (f"site-2: ({AWAY})", lambda: federation.restart("site-2")),
-    ]
-    with Script(*acts) as script:
-        federation.go(*wait, name=name)
+    federation.spoil("site-1.verify.0-nan", "site-1.train.0-stop", "site-2.train.0-die")
+    restart = ("site-1: its answer to verify cannot be right", lambda: federation.restart(flare_system.SERVER))
+    with Script(restart) as script:
+        federation.go(name=name)
     assert not script.acts
     assert not list(federation.faults.iterdir())
-    assert script.count("site-1: gave no answer within 60 s")
-    assert script.count(f"site-3: ({AWAY})")
+    assert all(script.count(f"{site}: ({AWAY})") for site in ("site-1", "site-2"))
     same_control(here, run, federation.sites)
     trace = pd.read_csv(run / "trace.csv", keep_default_na=False)
-    assert (trace["WaitedSeconds"] > 0).sum() >= 5
+    assert (trace["WaitedSeconds"] > 0).sum() >= 4
     assert set(trace["Scored"]) == {N_SCANS}
     assert set(trace["Missing"]) == {""}
 
@@ -201,19 +202,19 @@ def test_a_run_may_go_on_without_a_site_and_takes_it_back(federation):
         federation.system.wait_for(["site-2"])
 
     federation.spoil("site-2.train.0-leave")
-    acts = [(f"site-2: ({AWAY})", lambda: None), (f"site-2: ({AWAY})", lambda: None), (f"site-2: ({AWAY})", come_back)]
+    gone = f"site-2: ({AWAY})"
     settings = ["federation.on_fault=skip", "federation.partial=true", f"schedule.cycles={START + 2}"]
-    with Script(*acts) as script:
+    with Script((gone, lambda: None), (gone, lambda: None), (gone, come_back)) as script:
         run = federation.go(*settings, name="partial")
     assert not script.acts
     trace = pd.read_csv(run / "trace.csv", keep_default_na=False)
     away = trace[trace["Phase"] == "away"]
-    assert set(away["Study"]) == {"Beta"}
+    assert set(away["Study"]) <= {"Gamma", "Delta"}
     assert set(away["Missing"]) == {"site-2"}
     judged = trace[trace["Phase"] != "away"]
     without = judged["Missing"] == "site-2"
     assert without.sum() >= 1
-    assert set(judged[without]["Scored"].astype(int)) == {N_SCANS - 4}
+    assert set(judged[without]["Scored"].astype(int)) == {N_SCANS // 2}
     assert set(judged[~without]["Scored"].astype(int)) == {N_SCANS}
     assert judged["Missing"].iloc[-1] == ""
 
