@@ -40,7 +40,7 @@ class Launched(Protocol):
         """Raise FlareError if it has ended."""
 
     def connected(self) -> set[str] | None:
-        """Sites that could be in a job that is started now; None: all."""
+        """Sites that could be in a job that is started now; None: all. FlareError: that cannot be found out."""
 
     def end(self) -> None:
         """See to it that it ends."""
@@ -100,7 +100,11 @@ class FlareTransport:
         """
         if self._connection is None or self._launched is None or not (lost := self._lost(sites)):
             return
-        connected = self._launched.connected()
+        try:
+            connected = self._launched.connected()
+        except FlareError as error:  # a server that is started anew does not know this session: log in again
+            log.warning("%s", error)
+            connected = None
         if connected is None or connected.intersection(lost):
             log.info("starting the FLARE job anew, to reach site %s", ", ".join(lost))
             self._stop()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Client
@@ -95,7 +96,7 @@ class Relay(Controller):  # type: ignore[misc]
             return {site: asked[site].result() if site in asked else away for site in requests}
 
     def _ask(self, site: str, data: bytes, timeout_s: float, fl_ctx: FLContext) -> tuple[bool, Any]:
-        engine = fl_ctx.get_engine()
+        engine, asked_at = fl_ctx.get_engine(), time.monotonic()
         with engine.new_context() as context:
             replies = engine.send_aux_request([site], TOPIC, Shareable({DATA: data}), timeout_s, context, optional=True)
         reply = (replies or {}).get(site)
@@ -103,7 +104,8 @@ class Relay(Controller):  # type: ignore[misc]
         if reply is not None and code == ReturnCode.OK:
             return True, reply[DATA]
         self.log_warning(fl_ctx, f"no answer of {site}: {code}")
-        return False, f"gave no answer within {timeout_s:g} s" if code == ReturnCode.TIMEOUT else f"is gone ({code})"
+        is_late = time.monotonic() - asked_at >= timeout_s
+        return False, f"gave no answer within {timeout_s:g} s" if is_late else f"is gone ({code})"
 
 
 class Agent(Executor):  # type: ignore[misc]

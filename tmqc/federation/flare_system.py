@@ -9,8 +9,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +68,13 @@ class SubmittedJob:
             raise FlareError(f"FLARE's job {self._id} ended: {status}")
 
     def connected(self) -> set[str]:
-        """Sites that FLARE's server hears of."""
-        return _connected(self._session)
+        """Sites that FLARE's server hears of.
+
+        Raises:
+            FlareError: the server cannot be asked.
+        """
+        with _told_plainly():
+            return _connected(self._session)
 
     def end(self) -> None:
         """Wait for it to end by itself, now that the relay is gone; else abort it."""
@@ -84,7 +89,16 @@ class SubmittedJob:
             self._session.close()
 
     def _status(self) -> str:
-        return str(self._session.get_job_meta(self._id).get("status"))
+        with _told_plainly():
+            return str(self._session.get_job_meta(self._id).get("status"))
+
+
+@contextmanager
+def _told_plainly() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # FLARE raises what comes to hand
+        raise FlareError(f"FLARE's server cannot be asked: {type(error).__name__}: {error}") from error
 
 
 def submit_with(kit: Path) -> Callable[[Path], Launched]:
