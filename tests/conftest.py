@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 
 import pytest
-from tiny import write_cohort
 
 os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"  # as runs have it; test files load TensorFlow before a run could choose
+
+from tiny import write_cohort  # loads TensorFlow
 
 
 @pytest.fixture(scope="session")

@@ -1,136 +1,292 @@
-"""Sites as processes under NVIDIA FLARE: the same run, faults, and who is let in."""
+"""Sites as processes under NVIDIA FLARE: the same run, whatever happens to them, and who is let in."""
 
 from __future__ import annotations
 
+import json
+import logging
+import os
 import re
 import shutil
+import subprocess
+import sys
 import threading
 import time
+from multiprocessing.connection import Client
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from test_federation import ALIKE, GATES, outputs, same  # noqa: F401
+from test_federation import ALIKE, GATES, outputs, same, same_control  # noqa: F401
 from test_pipelines import START, go, harm
+from test_resume import SAVE_ALWAYS
+from tiny import CENTERS, tiny_overrides
 
 from tmqc.checkpoint import checkpoint_path, load_checkpoint
-from tmqc.data.cohort import Subject, read_cohort
+from tmqc.data.cohort import read_cohort
+from tmqc.federation.caller import FederationError
 from tmqc.federation.simulated import lay_out
+from tmqc.federation.transport import Silence
 
 pytest.importorskip("nvflare")
-from tmqc.federation import flare_system
+from tmqc.federation import flare, flare_system
+from tmqc.federation.flare_job import NOT_IN_JOB
 
 pytestmark = pytest.mark.federation
 
+PATIENCE_S = 600.0  # of these tests; a machine that is busy may need it
 SHUT_OUT = re.compile("certificate verify failed|CERTIFICATE_VERIFY_FAILED|alert unknown ca", re.IGNORECASE)
-SIMULATED = ["federation=nvflare-sim", "federation.min_cell=1"]
+AWAY = "is gone|gave no answer|is not connected"
+N_SCANS = 4 * len(CENTERS)  # of verification
 
 
-def test_a_run_under_the_simulator_is_the_run_in_one_process(outputs, cohort_csvs):  # noqa: F811
+@pytest.fixture(scope="module")
+def here(outputs, cohort_csvs):  # noqa: F811
+    """The run in one process, in which much is rejected, and somebody eliminated."""
+    run = go(outputs, cohort_csvs, "pipeline=qc", *harm(outputs), *GATES["published"], *ALIKE, name="flare-here")
+    trace = pd.read_csv(run / "trace.csv", keep_default_na=False)
+    assert set(trace[trace["Ignored"] == 1]["Phase"]) == {"batch", "retry", "revisit"}
+    assert json.loads((run / "ledger.json").read_text())["eliminated"]
+    return run
+
+
+def test_a_run_under_the_simulator_is_the_run_in_one_process(outputs, cohort_csvs, here):  # noqa: F811
     settings = ["pipeline=qc", *harm(outputs), *GATES["published"], *ALIKE]
-    here = go(outputs, cohort_csvs, *settings, name="flare-here")
-    remote = go(outputs, cohort_csvs, *settings, *SIMULATED, name="flare-sim")
-    same(here, remote)
+    settings += ["federation=nvflare-sim", "federation.min_cell=1"]
+    same(here, go(outputs, cohort_csvs, *settings, name="flare-sim"))
 
 
-@pytest.fixture
-def files_of_one(tmp_path):
-    rows = {
-        split: [
-            Subject(f"{split}-{i}", Path(f"/nowhere/{split}-{i}.nii.gz"), "A", i % 2, None, None, None) for i in (0, 1)
-        ]
-        for split in ("train", "verification")
-    }
-    return lay_out(tmp_path / "sites", **rows, n_sites=1, min_cell=1, share_margins=False)
-
-
-class Watched(flare_system.System):
-    """Kills the process of one site, and with it all it started, as soon as the run has told of some steps."""
-
-    trace, after, victim = None, 6, "site-2"
-
-    def __init__(self, folder, files):
-        super().__init__(folder, files)
-        self.told = []
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-
-    def _watch(self):
-        while not self.trace.exists() or len(self.trace.read_text().splitlines()) < self.after:
-            time.sleep(0.05)
-        self.kill(self.victim)
-        self.told.append(len(self.trace.read_text().splitlines()))
-        time.sleep(3.0)
-        self.start(self.victim)
-        self.told.append("back")
-
-
-def test_a_site_that_dies_mid_visit_and_comes_back_changes_nothing(outputs, cohort_csvs, monkeypatch, caplog):  # noqa: F811
-    """Separate processes, certificates, sockets: server, three sites; one is killed while the run is under way."""
-    systems = []
-
-    class Kept(Watched):
-        trace = outputs / "qc" / "flare-poc" / "trace.csv"
-
-        def __init__(self, folder, files):
-            super().__init__(folder, files)
-            systems.append(self)
-
-    monkeypatch.setattr(flare_system, "System", Kept)
-    settings = ["pipeline=qc", *harm(outputs), *GATES["published"], *ALIKE]
-    here = outputs / "qc" / "flare-here"
-    if not here.exists():
-        go(outputs, cohort_csvs, *settings, name="flare-here")
-    poc = ["federation=nvflare-poc", "federation.min_cell=1", "federation.timeout_s=120", "federation.pause_s=5"]
-    remote = go(outputs, cohort_csvs, *settings, *poc, name="flare-poc")
-    [system] = systems
-    assert system.told[1:] == ["back"]
-    same(here, remote)
-    assert "site site-2: is gone" in caplog.text or "site site-2: gave no answer" in caplog.text
-    waited = pd.read_csv(remote / "trace.csv")["WaitedSeconds"]
-    assert (waited > 0).sum() >= 1
-
-
-def test_a_real_federation_needs_no_table_on_the_server(outputs, cohort_csvs, tmp_path):  # noqa: F811
-    """As in production: the system is there already, and tmqc has an administrator's kit and names, nothing else."""
-    cohort = read_cohort(train_csv=cohort_csvs["train"], verification_csv=cohort_csvs["verification"], test_csv=None)
-    rows = {"train": cohort.train, "verification": cohort.verification}
-    files = lay_out(tmp_path / "sites", **rows, n_sites=2, min_cell=5, share_margins=False)
-    system = flare_system.System(tmp_path / "flare", files)
-    try:
-        settings = ["pipeline=dirty", f"schedule.start={START}", f"schedule.cycles={START + 1}", *ALIKE]
-        settings += [f"init.from={outputs}/clean/c"]
-        here = go(outputs, cohort_csvs, *settings, name="real-here")
-        real = ["federation=nvflare", f"federation.sites=[{','.join(files)}]", f"federation.admin_kit={system.admin}"]
-        remote = go(outputs, {}, *settings, *real, name="real-sites")
-    finally:
-        system.stop()
-    one, other = (load_checkpoint(checkpoint_path(run, START)).state for run in (here, remote))
+def test_a_system_of_its_own_trains_as_one_process_does(outputs, cohort_csvs):  # noqa: F811
+    settings = ["pipeline=dirty", *ALIKE, *[s for s in harm(outputs) if "cycles" not in s]]
+    settings.append(f"schedule.cycles={START + 1}")
+    alone = go(outputs, cohort_csvs, *settings, name="poc-here")
+    remote = go(outputs, cohort_csvs, *settings, "federation=nvflare-poc", "federation.n_sites=2", name="poc-sites")
+    one, other = (load_checkpoint(checkpoint_path(run, START)).state for run in (alone, remote))
     assert all(np.array_equal(one[name], other[name]) for name in one)
-    cycles = [pd.read_csv(run / "cycles.csv") for run in (here, remote)]
+    cycles = [pd.read_csv(run / "cycles.csv") for run in (alone, remote)]
     for name in ("tp", "fp", "tn", "fn", "n_steps"):
         assert list(cycles[0][name]) == list(cycles[1][name])
 
 
-def test_nobody_is_let_in_by_certificates_of_another_authority(tmp_path, files_of_one):
+class Federation:
+    """As in production: tables at sites that misbehave when told, a system that is there already, names and a kit."""
+
+    def __init__(self, folder, csvs, outputs):  # noqa: F811
+        cohort = read_cohort(train_csv=csvs["train"], verification_csv=csvs["verification"], test_csv=None)
+        rows = {"train": cohort.train, "verification": cohort.verification}
+        self.sites, self.faults = folder / "sites", folder / "faults"
+        files = lay_out(self.sites, **rows, n_sites=2, min_cell=1, share_margins=False)
+        self.faults.mkdir()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("TMQC_TEST_FAULTS", str(self.faults))
+            unreliable = Path(__file__).parent / "unreliable"
+            patch.setenv("PYTHONPATH", os.pathsep.join([str(unreliable), *os.environ.get("PYTHONPATH", "").split(":")]))
+            self.environment = dict(os.environ)
+            self.system = flare_system.System(folder / "flare", files, later=["site-2"])
+        self._outputs = outputs
+        self.settings = [
+            *("pipeline=qc", *[s for s in harm(outputs) if not s.startswith("harmful")], *GATES["published"], *ALIKE),
+            *(
+                "federation=nvflare",
+                f"federation.sites=[{','.join(files)}]",
+                "federation.pause_s=1",
+                "federation.timeout_s=30",
+            ),
+            *(f"federation.admin_kit={self.system.admin}", SAVE_ALWAYS),
+        ]
+
+    def spoil(self, *names):
+        for name in names:
+            (self.faults / name).touch()
+
+    def restart(self, name):
+        self.system.kill(name)
+        self.start(name)
+
+    def start(self, name):
+        with pytest.MonkeyPatch.context() as patch:
+            for variable in ("TMQC_TEST_FAULTS", "PYTHONPATH"):
+                patch.setenv(variable, self.environment[variable])
+            self.system.start(name)
+
+    def go(self, *overrides, name):
+        return go(self._outputs, {}, *self.settings, *overrides, name=name)
+
+    def spawn(self, *overrides, name):
+        """The same in a process of its own."""
+        command = [*tiny_overrides({}, self._outputs), f"run.name={name}", *self.settings, *overrides]
+        with (self._outputs / f"{name}.out").open("wb") as out:
+            return subprocess.Popen([sys.executable, "-m", "tmqc", *command], stdout=out, stderr=subprocess.STDOUT)
+
+
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory, cohort_csvs, outputs, here):  # noqa: F811
+    csvs = cohort_csvs | {"train": here / "harmful" / "train.csv"}
+    federation = Federation(tmp_path_factory.mktemp("real"), csvs, outputs)
+    yield federation
+    federation.system.stop()
+
+
+class Script(logging.Handler):
+    """Does one thing after the other, each as soon as the run says something: nobody has to guess how long it takes."""
+
+    def __init__(self, *acts):
+        super().__init__()
+        self.acts, self.told = list(acts), []
+
+    def emit(self, record):
+        self.told.append(record.getMessage())
+        if self.acts and re.search(self.acts[0][0], self.told[-1]):
+            self.acts.pop(0)[1]()
+
+    def __enter__(self):
+        logging.getLogger("tmqc").addHandler(self)
+        return self
+
+    def __exit__(self, *error):
+        logging.getLogger("tmqc").removeHandler(self)
+
+    def count(self, pattern):
+        return sum(re.search(pattern, text) is not None for text in self.told)
+
+
+def wait_until(condition, process):
+    until = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert process.poll() is None, "the run ended"
+        assert time.monotonic() < until
+        time.sleep(0.2)
+
+
+def lines_of(path):
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def test_whatever_happens_to_sites_and_servers_changes_nothing(here, federation):
+    """Down at the start, lying, hanging, dying; tmqc killed, FLARE's server killed: verdicts, ledger and weights stay.
+
+    The first part is in a process of its own, which is killed; the second stops at the first fault, as it was told to.
+    """
+    name = "whatever"
+    run = here.parent / name
+    process = federation.spawn(name=name)
+    wait_until(lambda: any("site site-2: is not connected" in line for line in lines_of(run / "run.log")), process)
+    federation.start("site-2")
+    wait_until(lambda: len(lines_of(run / "trace.csv")) > 4, process)
+    process.kill()
+    process.wait()
+
+    federation.spoil("site-1.verify.0-garbage")
+    with pytest.raises(FederationError, match=r"site site-1: its answer to verify.*\n.*the same command goes on"):
+        federation.go("federation.on_fault=stop", name=name)
+
+    federation.spoil("site-1.verify.0-nan", "site-1.train.0-stop", "site-2.train.0-die")
+    restart = ("site-1: its answer to verify cannot be right", lambda: federation.restart(flare_system.SERVER))
+    with Script(restart) as script:
+        federation.go(name=name)
+    assert not script.acts
+    assert not list(federation.faults.iterdir())
+    assert all(script.count(f"{site}: ({AWAY})") for site in ("site-1", "site-2"))
+    same_control(here, run, federation.sites)
+    trace = pd.read_csv(run / "trace.csv", keep_default_na=False)
+    assert (trace["WaitedSeconds"] > 0).sum() >= 3
+    assert set(trace["Scored"]) == {N_SCANS}
+    assert set(trace["Missing"]) == {""}
+
+
+def test_a_run_may_go_on_without_a_site_and_takes_it_back(federation):
+    """Nothing is left out in silence: a row for the visit that ended, and in others the site they went without."""
+
+    def come_back():
+        federation.restart("site-2")
+        federation.system.wait_for(["site-2"])
+
+    federation.spoil("site-2.train.0-leave")
+    gone = f"site-2: ({AWAY})"
+    settings = ["federation.on_fault=skip", "federation.partial=true", f"schedule.cycles={START + 2}"]
+    with Script((gone, lambda: None), (gone, lambda: None), (gone, come_back)) as script:
+        run = federation.go(*settings, name="partial")
+    assert not script.acts
+    trace = pd.read_csv(run / "trace.csv", keep_default_na=False)
+    away = trace[trace["Phase"] == "away"]
+    assert set(away["Study"]) <= {"Gamma", "Delta"}
+    assert set(away["Missing"]) == {"site-2"}
+    judged = trace[trace["Phase"] != "away"]
+    without = judged["Missing"] == "site-2"
+    assert without.sum() >= 1
+    assert set(judged[without]["Scored"].astype(int)) == {N_SCANS // 2}
+    assert set(judged[~without]["Scored"].astype(int)) == {N_SCANS}
+    assert judged["Missing"].iloc[-1] == ""
+
+
+def test_nobody_is_let_in_by_certificates_of_another_authority(federation, tmp_path):
     """A client and an administrator with kits that somebody else's authority made."""
-    system = flare_system.System(tmp_path / "flare", files_of_one)
+    system = federation.system
+    others = flare_system.provision(tmp_path / "other", ["site-9"])
+    for name, file in (("site-9", "fed_client.json"), (flare_system.ADMIN, "fed_admin.json")):
+        ours = system.kits / {"site-9": "site-1"}.get(name, name) / "startup" / file
+        (others / name / "startup" / file).write_text(ours.read_text().replace("site-1", name))
+    shutil.copytree(others / "site-9", system.kits / "site-9")
+    system.start("site-9")
+    log, until = system.kits / "site-9.log", time.monotonic() + PATIENCE_S
+    while not SHUT_OUT.search(log.read_text()) and time.monotonic() < until:
+        time.sleep(0.5)
+    assert SHUT_OUT.search(log.read_text()), log.read_text()[-2000:]
+    session = flare_system._log_in(system.admin, timeout_s=PATIENCE_S)
+    assert "site-9" not in flare_system._connected(session)
+    session.close()
+    with pytest.raises(flare_system.FlareError, match="no FLARE server lets"):
+        flare_system._log_in(others / flare_system.ADMIN, timeout_s=0)
+
+
+class Relayed:
+    """A job whose relay is a thread of this process, and its sites a function."""
+
+    def __init__(self, job, answer):
+        config = json.loads((job / "app" / "config" / "config_fed_server.json").read_text())
+        self._address, self._answer = Path(config["workflows"][0]["args"]["address"]), answer
+        threading.Thread(target=self._relay, daemon=True).start()
+
+    def _relay(self):
+        key = self._address.with_name(f"{self._address.name}.key").read_bytes()
+        with Client(str(self._address), family="AF_UNIX", authkey=key) as connection:
+            try:
+                while True:
+                    requests, _ = connection.recv()
+                    connection.send({site: self._answer(site, data) for site, data in requests.items()})
+            except (EOFError, ConnectionError):
+                return
+
+    def check(self):
+        pass
+
+    def connected(self):
+        return {"site-1"}
+
+    def end(self):
+        pass
+
+
+def test_a_job_is_started_anew_for_sites_that_hang_and_for_nobody_else():
+    jobs, number = [], [1]
+
+    def answer(site, data):
+        if site == "site-2":
+            return False, NOT_IN_JOB
+        return (True, b"an answer") if data else (True, str(number[0]).encode())  # at work, on a request of this number
+
+    transport = flare.FlareTransport(["site-1", "site-2"], lambda job: jobs.append(job) or Relayed(job, answer))
+    ask = {"site-1": b"a request", "site-2": b"a request"}
     try:
-        others = flare_system.provision(tmp_path / "other", ["site-9"])
-        for name, file in (("site-9", "fed_client.json"), (flare_system.ADMIN, "fed_admin.json")):
-            ours = system.kits / {"site-9": "site-1"}.get(name, name) / "startup" / file
-            (others / name / "startup" / file).write_text(ours.read_text().replace("site-1", name))
-        shutil.copytree(others / "site-9", system.kits / "site-9")
-        system.start("site-9")
-        log, until = system.kits / "site-9.log", time.monotonic() + 120
-        while not SHUT_OUT.search(log.read_text()) and time.monotonic() < until:
-            time.sleep(0.5)
-        assert SHUT_OUT.search(log.read_text()), log.read_text()[-2000:]
-        session = flare_system._log_in(system.admin, timeout_s=60)
-        assert flare_system._connected(session) == {"site-1"}
-        session.close()
-        with pytest.raises(flare_system.FlareError, match="no FLARE server lets"):
-            flare_system._log_in(others / flare_system.ADMIN, timeout_s=0)
+        assert transport.exchange(ask, timeout_s=1.0) == {"site-1": b"an answer", "site-2": Silence(NOT_IN_JOB)}
+        transport.revive(["site-1"])
+        transport.revive(["site-2"])  # away, and not back yet
+        number[0] = 2
+        transport.revive(["site-1"])  # slow: it has come to the next one
+        transport.exchange(ask, timeout_s=1.0)
+        assert len(jobs) == 1
+        transport.revive(["site-1"])
+        transport.exchange(ask, timeout_s=1.0)
+        assert len(jobs) == 2
     finally:
-        system.stop()
+        transport.close()

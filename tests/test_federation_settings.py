@@ -28,7 +28,7 @@ DATA = OWN_DATA[:2]
         (["federation=local", "federation.timeout_s=nan"], "federation.timeout_s=nan: must be a number"),
         (["federation=local", "qc=screen"], "federation.share_margins=true, or another gate"),
         (["federation=local", "qc=screen", "federation.on_fault=skip"], "use federation.on_fault=wait or stop"),
-        (["federation=local", "qc=screen"], "qc.screen.image_z=6: sites do not compare images"),
+        (["federation=local", "qc=screen"], "qc.screen.image_z=6: to compare images, sites would have to"),
         (["federation=local", "run.lookahead=2"], "sites have one model each"),
         (["federation=local", "run.verify_batch_size=auto"], "sites would choose different ones"),
         (["federation=nvflare"], "federation.sites is not set: give the names of the FLARE clients"),

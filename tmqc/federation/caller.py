@@ -89,6 +89,7 @@ class Caller:
         self._held: dict[str, set[str]] = {}
         self._opening: dict[str, Message] = {}  # requests that opened sites, for those that are restarted
         self._digests: dict[str, str] = {}
+        self._skipped: set[str] = set()  # nobody has looked after them since
 
     def ask(
         self, requests: Mapping[str, Message], check: Check, *, parts: Mapping[str, Part], may_lack: bool = False
@@ -108,6 +109,9 @@ class Caller:
             FederationError: a site refuses, or fails and is not waited for any longer.
             FloatingPointError: a site's predictions are not finite.
         """
+        if skipped := [site for site in requests if site in self._skipped]:
+            self._transport.revive(skipped)
+            self._skipped.difference_update(skipped)
         replies: dict[str, Message] = {}
         waiting, began = dict(requests), time.monotonic()
         first_fault: float | None = None
@@ -124,6 +128,7 @@ class Caller:
                 log.warning("site %s: %s", site, reason)
             if may_lack and self.rules.on_fault == SKIP:
                 self.traffic.missing += waiting
+                self._skipped.update(waiting)
                 break
             self._give_up(why, time.monotonic() - began)
             self._pause(list(waiting))

@@ -18,12 +18,13 @@ from multiprocessing.connection import Connection, Listener
 from pathlib import Path
 from typing import Any, Protocol
 
-from tmqc.federation.flare_job import SITES_VARIABLE, write_key
+from tmqc.federation.flare_job import NOT_IN_JOB, SITES_VARIABLE, write_key
 from tmqc.federation.transport import Silence
 
 log = logging.getLogger("tmqc")
 
-_START_S, _END_S = 180.0, 30.0  # for a FLARE job to come up, and to end
+_START_S, _END_S = 300.0, 30.0  # for a FLARE job to come up, and to end
+_PROBE_S = 15.0  # for a site to say whether it is there
 ROOM = "tmqc.federation.flare_job"
 ALLOWED = {"format_version": 2, "class_allow_list": [f"{ROOM}."]}  # what FLARE may build: nothing but our two classes
 
@@ -39,7 +40,7 @@ class Launched(Protocol):
         """Raise FlareError if it has ended."""
 
     def connected(self) -> set[str] | None:
-        """Sites that could be in a job that is started now; None: all."""
+        """Sites that could be in a job that is started now; None: all. FlareError: that cannot be found out."""
 
     def end(self) -> None:
         """See to it that it ends."""
@@ -79,6 +80,7 @@ class FlareTransport:
         self._folder = Path(tempfile.mkdtemp(prefix="tmqc-"))
         self._connection: Connection | None = None
         self._launched: Launched | None = None
+        self._busy_with: dict[str, bytes] = {}  # number of the request that a site was last seen working on
 
     def exchange(self, requests: Mapping[str, bytes], *, timeout_s: float) -> dict[str, bytes | Silence]:
         """As `Transport.exchange`."""
@@ -92,12 +94,19 @@ class FlareTransport:
         return {site: answer if answered else Silence(answer) for site, (answered, answer) in found.items()}
 
     def revive(self, sites: Sequence[str]) -> None:
-        """Start the job anew if that can help: FLARE takes nobody back into one that runs."""
-        if self._connection is None or self._launched is None or self._are_up(sites, 5.0):
+        """Start the job anew if that can help: FLARE takes nobody back into one that runs.
+
+        A site that is there but still works on the same request as the last time it was looked after hangs.
+        """
+        if self._connection is None or self._launched is None or not (lost := self._lost(sites)):
             return
-        connected = self._launched.connected()
-        if connected is None or connected.intersection(sites):
-            log.info("starting the FLARE job anew, to reach site %s", ", ".join(sites))
+        try:
+            connected = self._launched.connected()
+        except FlareError as error:  # a server that is started anew does not know this session: log in again
+            log.warning("%s", error)
+            connected = None
+        if connected is None or connected.intersection(lost):
+            log.info("starting the FLARE job anew, to reach site %s", ", ".join(lost))
             self._stop()
 
     def close(self) -> None:
@@ -115,10 +124,16 @@ class FlareTransport:
         found: dict[str, tuple[bool, Any]] = self._connection.recv()
         return found
 
-    def _are_up(self, sites: Sequence[str], timeout_s: float) -> bool:
-        with suppress(EOFError, OSError, FlareError):
-            return all(answered for answered, _ in self._ask(dict.fromkeys(sites, b""), timeout_s).values())
-        return False
+    def _lost(self, sites: Sequence[str]) -> list[str]:
+        """Those that do not answer, or hang."""
+        try:
+            found = self._ask(dict.fromkeys(sites, b""), _PROBE_S)
+        except (EOFError, OSError, FlareError):
+            return list(sites)
+        busy = {site: answer for site, (answered, answer) in found.items() if answered and answer}
+        hanging = [site for site, number in busy.items() if self._busy_with.get(site) == number]
+        self._busy_with = {site: n for site, n in self._busy_with.items() if site not in found} | busy
+        return [site for site in sites if site in hanging or not found[site][0]]
 
     def _start(self) -> None:
         address = self._folder / "relay"
@@ -128,12 +143,18 @@ class FlareTransport:
             self._launched = self._launch(write_job(self._folder, self._sites, address))
             self._connection = self._accept(listener)
         connected = self._launched.connected()
-        there = [site for site in self._sites if connected is None or site in connected]
+        self._wait_for([site for site in self._sites if connected is None or site in connected])
+
+    def _wait_for(self, sites: Sequence[str]) -> None:
+        """Until all that FLARE took into the job are up: it leaves out those that it cannot reach."""
         until = time.monotonic() + _START_S
-        while there and time.monotonic() < until and not self._are_up(there, 5.0):
-            time.sleep(0.2)
+        while sites and time.monotonic() < until:
+            found = self._ask(dict.fromkeys(sites, b""), 5.0)
+            sites = [site for site, (answered, why) in found.items() if not answered and why != NOT_IN_JOB]
+            time.sleep(0.2 if sites else 0.0)
 
     def _stop(self) -> None:
+        self._busy_with = {}
         if self._connection is not None:
             self._connection.close()
             self._connection = None

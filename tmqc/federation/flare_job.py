@@ -9,11 +9,12 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Client
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nvflare.apis.event_type import EventType
 from nvflare.apis.executor import Executor
@@ -24,16 +25,16 @@ from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
 
 from tmqc.backend import import_keras
-from tmqc.federation.equipment import equip
 from tmqc.federation.messages import REFUSED, encode
-from tmqc.federation.simulated import SETTINGS as SIMULATED_SETTINGS
-from tmqc.federation.site import Site
-from tmqc.federation.site_settings import read_site_settings
+
+if TYPE_CHECKING:
+    from tmqc.federation.site import Site
 
 TOPIC, DATA = "tmqc", "data"
 SITES_VARIABLE = "TMQC_SITES"  # of simulated sites: the folder that holds one folder a site
 SETTINGS = "tmqc_site.yaml"  # of a real one: in the folder `local` of its start-up kit
 _KEY_SUFFIX = ".key"
+NOT_IN_JOB = "is not connected to the FLARE server"
 _UNUSABLE = encode({"error": REFUSED, "detail": ["its own settings or tables cannot be used; its own log says why"]})
 
 log = logging.getLogger("tmqc")
@@ -91,11 +92,11 @@ class Relay(Controller):  # type: ignore[misc]
         with ThreadPoolExecutor(max(len(requests), 1)) as pool:
             within = {site: data for site, data in requests.items() if site in known}
             asked = {site: pool.submit(self._ask, site, data, timeout_s, fl_ctx) for site, data in within.items()}
-            away = (False, "is not connected to the FLARE server")
+            away = (False, NOT_IN_JOB)
             return {site: asked[site].result() if site in asked else away for site in requests}
 
     def _ask(self, site: str, data: bytes, timeout_s: float, fl_ctx: FLContext) -> tuple[bool, Any]:
-        engine = fl_ctx.get_engine()
+        engine, asked_at = fl_ctx.get_engine(), time.monotonic()
         with engine.new_context() as context:
             replies = engine.send_aux_request([site], TOPIC, Shareable({DATA: data}), timeout_s, context, optional=True)
         reply = (replies or {}).get(site)
@@ -103,7 +104,8 @@ class Relay(Controller):  # type: ignore[misc]
         if reply is not None and code == ReturnCode.OK:
             return True, reply[DATA]
         self.log_warning(fl_ctx, f"no answer of {site}: {code}")
-        return False, f"gave no answer within {timeout_s:g} s" if code == ReturnCode.TIMEOUT else f"is gone ({code})"
+        is_late = time.monotonic() - asked_at >= timeout_s
+        return False, f"gave no answer within {timeout_s:g} s" if is_late else f"is gone ({code})"
 
 
 class Agent(Executor):  # type: ignore[misc]
@@ -114,6 +116,7 @@ class Agent(Executor):  # type: ignore[misc]
         self._site: Any = None
         self._prepared = threading.Event()
         self._lock = threading.Lock()  # one request at a time: there is one model
+        self._number = 0  # of the request that has the lock, or had it last
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """From the start of the job on: read the site's tables, and listen for requests."""
@@ -136,17 +139,23 @@ class Agent(Executor):  # type: ignore[misc]
 
     def _handle(self, topic: str, request: Shareable, fl_ctx: FLContext) -> Shareable:
         reply = make_reply(ReturnCode.OK)
-        if not request[DATA]:  # somebody asks whether the site is up
-            reply[DATA] = b""
+        if not request[DATA]:  # somebody asks whether the site is up, and what it is at
+            reply[DATA] = str(self._number).encode() if self._lock.locked() else b""
             return reply
         self._prepared.wait()
         with self._lock:
+            self._number += 1
             reply[DATA] = _UNUSABLE if self._site is None else self._site.handle(request[DATA])
         return reply
 
 
 def _make_site(folder: Path, name: str) -> Site:
-    import_keras()
+    import_keras()  # before all that loads TensorFlow by itself, and not in the relay's process, which needs none
+    from tmqc.federation.equipment import equip
+    from tmqc.federation.simulated import SETTINGS as SIMULATED_SETTINGS
+    from tmqc.federation.site import Site
+    from tmqc.federation.site_settings import read_site_settings
+
     simulated = os.environ.get(SITES_VARIABLE)
     path = folder / SETTINGS if simulated is None else Path(simulated) / name / SIMULATED_SETTINGS
     return Site(read_site_settings(path), equip)

@@ -9,8 +9,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +68,13 @@ class SubmittedJob:
             raise FlareError(f"FLARE's job {self._id} ended: {status}")
 
     def connected(self) -> set[str]:
-        """Sites that FLARE's server hears of."""
-        return _connected(self._session)
+        """Sites that FLARE's server hears of.
+
+        Raises:
+            FlareError: the server cannot be asked.
+        """
+        with _told_plainly():
+            return _connected(self._session)
 
     def end(self) -> None:
         """Wait for it to end by itself, now that the relay is gone; else abort it."""
@@ -84,7 +89,16 @@ class SubmittedJob:
             self._session.close()
 
     def _status(self) -> str:
-        return str(self._session.get_job_meta(self._id).get("status"))
+        with _told_plainly():
+            return str(self._session.get_job_meta(self._id).get("status"))
+
+
+@contextmanager
+def _told_plainly() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # FLARE raises what comes to hand
+        raise FlareError(f"FLARE's server cannot be asked: {type(error).__name__}: {error}") from error
 
 
 def submit_with(kit: Path) -> Callable[[Path], Launched]:
@@ -124,10 +138,11 @@ def _user_of(kit: Path) -> str:
         return kit.name  # the kit's folder is named after its user
 
 
-def _connected(session: Session) -> set[str]:
+def _connected(session: Session, *, since: float | None = None) -> set[str]:
     # FLARE drops a client after ten minutes only; one that is there is heard of every few seconds.
     heard_of = {client.name: client.last_connect_time for client in session.get_system_info().client_info}
-    return {name for name, at in heard_of.items() if time.time() - float(at or 0.0) < _SILENT_S}
+    since = time.time() - _SILENT_S if since is None else since
+    return {name for name, at in heard_of.items() if float(at or 0.0) >= since}
 
 
 def provision(folder: Path, sites: Sequence[str]) -> Path:
@@ -183,12 +198,13 @@ def _end_leftovers(folder: Path) -> None:
 class System:
     """A whole FLARE system on this machine: a server, a process a site, mutual TLS between them."""
 
-    def __init__(self, folder: Path, files: Mapping[str, Path]) -> None:
+    def __init__(self, folder: Path, files: Mapping[str, Path], *, later: Sequence[str] = ()) -> None:
         """Provision and start it.
 
         Args:
             folder: of certificates, kits and logs; emptied first.
             files: site -> its settings.
+            later: sites that are not started yet.
 
         Raises:
             FlareError: it does not come up.
@@ -200,18 +216,26 @@ class System:
             join(self.kits / site, path)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         try:
-            for name in (SERVER, *files):
+            for name in (SERVER, *(site for site in files if site not in later)):
                 self.start(name)
-            session = _log_in(self.kits / ADMIN, timeout_s=_CONNECT_S)
-            until = time.monotonic() + _CONNECT_S
-            while missing := files.keys() - _connected(session):
-                if time.monotonic() > until:
-                    raise FlareError(f"site {', '.join(sorted(missing))} did not connect to FLARE's server")
-                time.sleep(0.5)
-            session.close()
+            self.wait_for([site for site in files if site not in later])
         except BaseException:
             self.stop()
             raise
+
+    def wait_for(self, sites: Sequence[str]) -> None:
+        """Until FLARE's server has heard of all these sites since now.
+
+        Raises:
+            FlareError: that takes too long.
+        """
+        since, until = time.time(), time.monotonic() + _CONNECT_S
+        session = _log_in(self.admin, timeout_s=_CONNECT_S)
+        while missing := set(sites) - _connected(session, since=since):
+            if time.monotonic() > until:
+                raise FlareError(f"site {', '.join(sorted(missing))} did not connect to FLARE's server")
+            time.sleep(0.5)
+        session.close()
 
     @property
     def admin(self) -> Path:
