@@ -64,7 +64,7 @@ def test_the_fair_schedule_is_the_same_for_all_three(pipeline):
 
 
 def test_the_experiment_wins_over_the_root_and_the_command_line_over_both():
-    assert composed("experiment=demo_clean").schedule.cycles == 24
+    assert composed("experiment=demo_clean").schedule.cycles == 25
     assert composed("experiment=demo_clean", "schedule.cycles=3").schedule.cycles == 3
 
 
