@@ -26,7 +26,7 @@ _HEAT = {
     "precision": ("precision of elimination", True),
     "n_good_lost": ("good scans lost, fewer is better", False),
     "n_undecided": ("undecided scans, fewer is better", False),
-    "n_verifications": ("verifications, fewer is cheaper", False),
+    "n_verifications": ("verifications, the cost", False),
 }
 _COLORMAP = mpl.colormaps["cividis"]  # the color-blind see it as everybody does, and it prints in gray
 
