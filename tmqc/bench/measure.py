@@ -177,17 +177,10 @@ def scaling(
 def budget(setting: Setting, device: backend.Device, turn: Turnstile, *, share: float) -> dict[str, Any]:
     """What one verification holds in memory if it may hold no more than `share` of its scans."""
     learner, cohort = build(setting, device), read_phantom(setting.folder, flip=False)
-    subjects = [*cohort.verification, *cohort.train]
-    n_bytes = len(subjects) * prod(setting.shape) * np.dtype(np.float32).itemsize
+    n_bytes = len(cohort.verification + cohort.train) * prod(setting.shape) * np.dtype(np.float32).itemsize
     cache = VolumeCache(setting.folder / "cache", dtype="float32", ram_bytes=int(share * n_bytes))
-    held = load_volumes(subjects, shape=setting.shape, spacing_mm=None, orientation=None, cache=cache)
-    centers = LocalCenters(
-        learner,
-        train=cohort.train,
-        verification=cohort.verification,
-        volumes=held,
-        verify_batch_size=setting.verify_batch_size,
-    )
+    held = _load(setting, cohort, cache)
+    centers = _hold(setting, learner, cohort, held)
     return {
         "volumes_mb": n_bytes / 1e6,
         "budget_mb": share * n_bytes / 1e6,
@@ -243,19 +236,22 @@ def _make_centers(
         one_by_one = PublishedCenters(learner, cohort, setting.folder)
         return one_by_one, lambda: one_by_one.n_decodes
     held = _load(setting, cohort)
-    centers = LocalCenters(
+    return _hold(setting, learner, cohort, held), lambda: held.cache.stats.decodes
+
+
+def _hold(setting: Setting, learner: Learner, cohort: Cohort, held: Volumes) -> LocalCenters:
+    return LocalCenters(
         learner,
         train=cohort.train,
         verification=cohort.verification,
         volumes=held,
         verify_batch_size=setting.verify_batch_size,
     )
-    return centers, lambda: held.cache.stats.decodes
 
 
-def _load(setting: Setting, cohort: Cohort) -> Volumes:
+def _load(setting: Setting, cohort: Cohort, cache: VolumeCache | None = None) -> Volumes:
     subjects = [*cohort.verification, *cohort.train]
-    return load_volumes(subjects, shape=setting.shape, spacing_mm=None, orientation=None)
+    return load_volumes(subjects, shape=setting.shape, spacing_mm=None, orientation=None, cache=cache)
 
 
 def _seconds(work: Callable[[], object]) -> float:

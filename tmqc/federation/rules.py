@@ -29,7 +29,7 @@ def check_federation(config: Config) -> list[str]:
         if config.qc.screen.image_z is not None:
             faults.append(
                 f"qc.screen.image_z={config.qc.screen.image_z:g}: to compare images, sites would have to give away "
-                "sums of their scans, which no site does; set qc.screen.image_z=null"
+                "sums of their scans, which no site does; set qc.screen.image_z=null, and qc.screen.loss_z=6 with it"
             )
         if settings.on_fault == SKIP:
             faults.append("qc.control=screen compares all scans with each other: use federation.on_fault=wait or stop")
