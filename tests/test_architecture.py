@@ -32,6 +32,7 @@ FLOORS = [
         "tmqc.progress",
         "tmqc.rivals",
         "tmqc.validate",
+        "tmqc.validate_qc",
         "tmqc.batch_size",
         "tmqc.verifiers",
         "tmqc.lookahead",

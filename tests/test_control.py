@@ -8,7 +8,8 @@ import math
 import pytest
 from test_travel import Recorder, ScriptedCenters, controlled, n_bad, phases, plan
 
-from tmqc.control import Control, ControlledTravel, DryTour
+from tmqc.control import ControlledTravel
+from tmqc.core.control import Control, DryTour
 from tmqc.core.gate import Gate
 from tmqc.core.rates import Counts, Verification
 from tmqc.core.records import BASELINE, BATCH, DRY, RETRY, REVISIT

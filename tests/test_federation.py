@@ -89,6 +89,7 @@ def same_control(here, remote, sites):
 GATES = {
     "published": ["qc.error=0.0", "schedule.learning_rate=1e-1"],
     "both": ["qc=both", "qc.error=0.0", "qc.loss_error=0.0"],
+    "visit": ["qc.verify=visit", "schedule.batch_size=2", "qc=both", "qc.error=0.0", "qc.loss_error=0.0"],
     "screen": [
         "qc=screen",
         "qc.screen.least_accuracy=0.4",

@@ -10,7 +10,8 @@ import pytest
 from test_travel import ScriptedCenters, controlled, plan
 from tiny import logistic_learner
 
-from tmqc.control import Control, ControlledTravel
+from tmqc.control import ControlledTravel
+from tmqc.core.control import Control
 from tmqc.core.records import AWAY, BATCH, RETRY, REVISIT
 from tmqc.data.cohort import Subject
 from tmqc.data.volumes import Volumes

@@ -17,7 +17,8 @@ from test_screening import LIMITS
 from test_travel import plan
 
 from tmqc.centers import LocalCenters
-from tmqc.control import Control, ControlledTravel, DryTour
+from tmqc.control import ControlledTravel
+from tmqc.core.control import Control, DryTour
 from tmqc.core.gate import Gate
 from tmqc.data.cohort import Subject
 from tmqc.data.volumes import Volumes

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from tmqc.core.gate import Verdict
 from tmqc.core.rates import Counts, Rates, Verification
-from tmqc.core.records import BATCH, RETRY, REVISIT, CycleReport, Step
+from tmqc.core.records import BATCH, RETRY, REVISIT, VISIT, CycleReport, Step
 from tmqc.core.schedule import Visit
 from tmqc.progress import Progress, cycle_line
 
@@ -100,6 +100,18 @@ def test_bars_count_what_happens(caplog):
     assert visits == ("centers", 1, 3, "FPR 0.032 FNR 0.048 accuracy 0.950 rejected")
     assert batches[:2] == ("revisits", 2)
     assert "north" in out.getvalue() and caplog.messages == [LINE]
+
+
+def test_where_visits_are_verified_visits_are_counted(caplog):
+    progress = Progress(start=10, cycles=30, n_centers=3, unit="visits", enabled=False)
+    with caplog.at_level(logging.INFO, logger="tmqc"), progress:
+        progress.visit(12, Visit("north", (("a", "b"), ("c",))))
+        progress.step(step(VISIT, False))
+        progress.cycle(REPORT)
+    _, _, batches = progress._bars.tasks
+    assert (batches.completed, batches.total) == (1, 1)
+    assert progress._n_rejected == 1
+    assert caplog.messages == [LINE.replace("batches", "visits")]
 
 
 def test_counts_start_anew_with_a_cycle():

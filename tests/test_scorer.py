@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tmqc.control import Control, ControlledTravel, DryTour
+from tmqc.control import ControlledTravel
+from tmqc.core.control import Control, DryTour
 from tmqc.core.gate import Gate, decide
 from tmqc.core.rates import score
 from tmqc.core.records import BATCH, RETRY, REVISIT

@@ -122,6 +122,7 @@ class QcConfig:
     chance: float | None = None
     strikes: int = 1
     early_stop: bool = False  # end a verification as soon as rejection is certain
+    verify: str = "batch"  # after every batch, or once after every visit
     calibrated: CalibratedConfig = field(default_factory=CalibratedConfig)
     screen: ScreenConfig = field(default_factory=ScreenConfig)
     runaway: RunawayConfig = field(default_factory=RunawayConfig)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from typing import Any
 
 from tmqc.core.calibration import Change, calibrate, draw_dry_steps
-from tmqc.core.gate import Gate, decide, flip_worth, next_reference
+from tmqc.core.control import Control, DryTour
+from tmqc.core.gate import decide, flip_worth, next_reference
 from tmqc.core.ledger import Ledger
 from tmqc.core.rates import Verification
 from tmqc.core.records import (
@@ -19,51 +21,16 @@ from tmqc.core.records import (
     READMITTED,
     RETRY,
     REVISIT,
+    VISIT,
     CycleReport,
     Step,
+    distinct,
+    join,
     summarize,
 )
-from tmqc.core.runaway import Alarm, Guard, find_runaway
+from tmqc.core.runaway import Alarm, find_runaway
 from tmqc.core.schedule import Visit
 from tmqc.travel import AwayError, Centers, Foreseen, Listener, Plan, foreseen_of, train_step, verify
-
-
-@dataclass(frozen=True)
-class DryTour:
-    """How tolerances are measured before control starts; see `core.calibration`.
-
-    Attributes:
-        method, level: of `calibrate`.
-        n_steps: steps of one scan, and as many of a full batch.
-        centers: the trusted ones; empty: all, trusting that most of their scans are good.
-        seed: of the draw.
-    """
-
-    method: str = "quantile"
-    level: float = 0.99
-    n_steps: int = 40
-    centers: tuple[str, ...] = ()
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class Control:
-    """The rules of quality control. The defaults are the published ones.
-
-    Attributes:
-        revisit: cycles a flagged subject waits.
-        strikes: failed revisits in a row that eliminate.
-        dry_tour: None, or how the gate's tolerances are measured.
-        early_stop: end a verification as soon as rejection is certain; verdicts stay the same, but a rejected
-            step's rates and loss are lower bounds then.
-    """
-
-    gate: Gate = field(default=Gate())
-    revisit: int = 2
-    strikes: int = 1
-    guard: Guard = field(default=Guard())
-    dry_tour: DryTour | None = None
-    early_stop: bool = False
 
 
 class ControlledTravel:
@@ -82,7 +49,7 @@ class ControlledTravel:
         self.gate = control.gate
         self.reference: Verification
         self.current: Verification
-        self._rejected: list[bool] = []  # of every batch of the regular tours so far
+        self._rejected: list[bool] = []  # of every batch, or visit, that the regular tours had verified so far
         self._center_of = {s: center for center, subjects in plan.subjects.items() for s in subjects}
 
     def cycles(self) -> Iterator[CycleReport]:
@@ -127,7 +94,7 @@ class ControlledTravel:
         steps, changes = [], []
         before = self.gate.rates_of(self.reference)
         for _, subjects in draw_dry_steps(trusted, sizes=sizes, n_steps=settings.n_steps, seed=settings.seed):
-            step = self._try_step(self.plan.tour.start, DRY, subjects, judge=False)
+            step = self._try_step(self.plan.tour.start, DRY, (subjects,), judge=False)
             assert step.verification is not None and step.rates is not None
             rate = max(step.rates.fpr - before.fpr, step.rates.fnr - before.fnr)
             changes.append(Change(len(subjects), rate, step.verification.loss - self.reference.loss))
@@ -138,7 +105,7 @@ class ControlledTravel:
         return steps
 
     def _regular_tour(self, cycle: int) -> tuple[list[Step], list[str]]:
-        """Every batch a verified step; the samples of a rejected one tried singly. Returns steps and flagged."""
+        """Every batch, or visit, a verified step; a rejected one's samples tried singly. Returns steps and flagged."""
         eligible = {c: self.ledger.eligible(subjects, cycle) for c, subjects in self.plan.subjects.items()}
         steps: list[Step] = []
         flagged: list[str] = []
@@ -159,17 +126,20 @@ class ControlledTravel:
         Args:
             ahead: what is foreseen from here on, the visit's own batches first.
         """
+        by_visit = self.control.verify == "visit"
+        phase = VISIT if by_visit else BATCH
         due: tuple[str, ...] = ()
         try:
-            for batch in visit.batches:
-                due, ahead = batch, ahead[1:]
-                step = self._told(self._try_step(cycle, BATCH, batch, ahead))
+            for batches in [visit.batches] if by_visit else [(batch,) for batch in visit.batches]:
+                due = distinct(batches)
+                step = self._told(self._try_step(cycle, phase, batches, ahead[1:]))
+                ahead = ahead[len(batches) :]
                 self._rejected.append(not step.accepted)
                 yield step
-                retries = self._single_steps(cycle, batch) + ahead
-                for i, subject in enumerate(() if step.accepted else batch, start=1):
+                retries = self._single_steps(cycle, due) + ahead
+                for i, subject in enumerate(() if step.accepted else step.subjects, start=1):
                     due = (subject,)
-                    yield self._told(self._try_step(cycle, RETRY, due, retries[i:]))
+                    yield self._told(self._try_step(cycle, RETRY, (due,), retries[i:]))
         except AwayError:
             self._told(Step(cycle, AWAY, center=visit.center, subjects=due))
 
@@ -181,7 +151,7 @@ class ControlledTravel:
         ahead = self._single_steps(cycle, due)
         for i, subject in enumerate(due, start=1):
             try:
-                step = self._try_step(cycle, REVISIT, (subject,), ahead[i:])
+                step = self._try_step(cycle, REVISIT, ((subject,),), ahead[i:])
             except AwayError as away:
                 self._told(Step(cycle, AWAY, center=away.center, subjects=(subject,)))
                 self.ledger = self.ledger.postpone(subject, due=cycle + self.control.revisit, strike=False)
@@ -222,29 +192,25 @@ class ControlledTravel:
         self,
         cycle: int,
         phase: str,
-        subjects: tuple[str, ...],
-        ahead: Sequence[Foreseen] = (),
+        batches: tuple[tuple[str, ...], ...],
+        ahead: tuple[Foreseen, ...] = (),
         *,
         judge: bool = True,
     ) -> Step:
         """Train, verify, decide; a rejected step leaves no trace in the model (METHOD section 6).
 
         Args:
-            ahead: the steps that follow if this one is accepted, and they are.
+            batches: trained on one after another, then verified once.
+            ahead: what follows on the first batch if this step and those behind it are accepted: its other batches
+                and then further steps.
             judge: False: a dry step, which has no verdict and is always undone.
         """
-        self.centers.foresee(ahead)
         before = self.centers.snapshot()
-        rate = self.plan.learning_rate(cycle)
-        trained = train_step(self.centers, cycle, phase, self._center_of[subjects[0]], subjects, rate)
-        started = self.centers.clock()
-        limit = None
-        if judge and self.control.early_stop:
-            limit = self.gate.limit(self.reference, n_samples=len(subjects))
-        verification = verify(self.centers, cycle, subjects, limit=limit)
-        verdict = None
-        if judge:
-            verdict = decide(verification, self.reference, n_samples=len(subjects), gate=self.gate)
+        trained = join(self._train(cycle, phase, batches, ahead, before=before))
+        started, n = self.centers.clock(), len(trained.subjects)
+        limit = self.gate.limit(self.reference, n_samples=n) if judge and self.control.early_stop else None
+        verification = verify(self.centers, cycle, trained.subjects, limit=limit)
+        verdict = decide(verification, self.reference, n_samples=n, gate=self.gate) if judge else None
         if verdict is not None and verdict.accepted:
             self._accept(verification)
         else:
@@ -256,6 +222,31 @@ class ControlledTravel:
             verdict=verdict,
             verify_s=self.centers.clock() - started,
         )
+
+    def _train(
+        self,
+        cycle: int,
+        phase: str,
+        batches: tuple[tuple[str, ...], ...],
+        ahead: tuple[Foreseen, ...],
+        *,
+        before: Any,
+    ) -> list[Step]:
+        """Batches of one center, one after another; if it goes away in between, nothing of them is left.
+
+        Args:
+            before: snapshot of the model as it is now.
+        """
+        rate, steps = self.plan.learning_rate(cycle), []
+        for i, batch in enumerate(batches):
+            self.centers.foresee(ahead[i:])
+            try:
+                steps.append(train_step(self.centers, cycle, phase, self._center_of[batch[0]], batch, rate))
+            except AwayError:
+                if steps:  # they have not been verified, and now will not be
+                    self.centers.restore(before)
+                raise
+        return steps
 
     def _accept(self, verification: Verification) -> None:
         self.current = verification

@@ -10,7 +10,7 @@ from rich import progress as bars
 from rich.console import Console
 from rich.markup import escape
 
-from tmqc.core.records import BATCH, RETRY, REVISIT, CycleReport, Step
+from tmqc.core.records import BATCH, RETRY, REVISIT, VISIT, CycleReport, Step
 from tmqc.core.schedule import Visit
 
 logger = logging.getLogger("tmqc")
@@ -32,6 +32,7 @@ class Progress:
         start: int,
         cycles: int,
         n_centers: int | None = None,
+        unit: str = "batches",
         enabled: bool = True,
         console: Console | None = None,
     ) -> None:
@@ -41,12 +42,13 @@ class Progress:
             start: first cycle of the run.
             cycles: the run ends before this cycle.
             n_centers: visits a cycle at most (centers without eligible subjects are skipped); None: not known.
+            unit: what of the regular tour is verified, if anything is: `batches` or `visits`.
             enabled: False: no bars, whatever the terminal.
             console: for the bars; None is standard error.
         """
         console = console or Console(file=sys.stderr)
         self.enabled = enabled and console.is_terminal
-        self._cycles = cycles
+        self._cycles, self._unit = cycles, unit
         self._bars = bars.Progress(
             bars.TextColumn("{task.description}"),
             bars.BarColumn(bar_width=24),
@@ -69,16 +71,17 @@ class Progress:
             self._begin(cycle)
         self._bars.update(self._visits, completed=self._n_visits)
         self._n_visits += 1
-        self._bars.reset(self._batches, total=len(visit.batches), description=escape(visit.center))
+        n_steps = 1 if self._unit == "visits" else len(visit.batches)
+        self._bars.reset(self._batches, total=n_steps, description=escape(visit.center))
 
     def step(self, step: Step) -> None:
         """A training step is over: advance, show its rates and the cycle's counts."""
         if step.cycle != self._of:  # a cycle may begin with revisits only
             self._begin(step.cycle)
-        self._n_rejected += step.phase == BATCH and not step.accepted
+        self._n_rejected += step.phase in (BATCH, VISIT) and not step.accepted
         self._n_flagged += step.phase == RETRY and not step.accepted
         self._n_eliminated += step.phase == REVISIT and not step.accepted
-        if step.phase == BATCH:
+        if step.phase in (BATCH, VISIT):
             self._bars.advance(self._batches)
         elif step.phase == REVISIT:
             self._bars.update(self._visits, completed=self._n_visits)
@@ -93,7 +96,7 @@ class Progress:
 
     def cycle(self, report: CycleReport) -> None:
         """A cycle is over: advance, and log its line."""
-        logger.info("%s", cycle_line(report))
+        logger.info("%s", cycle_line(report, self._unit))
         self._bars.update(self._cycle, description=f"cycle {min(report.cycle + 1, self._cycles - 1)}")
         self._bars.advance(self._cycle)
 
@@ -116,8 +119,8 @@ class Progress:
         self._bars.stop()
 
 
-def cycle_line(report: CycleReport) -> str:
-    """Say a cycle in one line: rates, what quality control did, seconds."""
+def cycle_line(report: CycleReport, unit: str = "batches") -> str:
+    """Say a cycle in one line: rates, what quality control did, seconds. `unit`: as of `Progress`."""
     accuracy = report.verification.counts.accuracy
     line = f"cycle {report.cycle}: FPR {report.rates.fpr:.3f} FNR {report.rates.fnr:.3f} accuracy {accuracy:.3f} | "
     if report.train_loss is not None:
@@ -125,7 +128,7 @@ def cycle_line(report: CycleReport) -> str:
     if report.n_screened:
         line += f"screened {report.n_screened} scans, "
     if report.n_verifications >= report.n_steps:  # every step was verified
-        line += f"rejected {report.n_batches_rejected} of {report.n_batches} batches, "
+        line += f"rejected {report.n_batches_rejected} of {report.n_batches} {unit}, "
     if report.n_screened or report.n_waiting or report.n_eliminated or report.n_verifications >= report.n_steps:
         line += f"flagged {len(report.flagged)}, waiting {report.n_waiting}, eliminated {len(report.eliminated)} | "
     return line + f"{report.train_s + report.verify_s:.1f} s"

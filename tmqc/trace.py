@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 
-from tmqc.core.records import AWAY, BASELINE, BATCH, Step
+from tmqc.core.records import AWAY, BASELINE, BATCH, VISIT, Step
 from tmqc.core.schedule import Visit
 
 PUBLISHED_COLUMNS = ("Cycle", "Subject", "Study", "ACC", "FP", "FN", "PFP", "PFN", "Ignored")
@@ -53,7 +53,7 @@ def trace_row(step: Step) -> dict[str, object]:
         raise ValueError("only verified steps have a row in the trace")
     counts, verdict = step.verification.counts, step.verdict
     one = NOT_APPLICABLE if step.phase == BASELINE else step.subjects[0]
-    if step.phase == BATCH or len(step.subjects) > 1:
+    if step.phase in (BATCH, VISIT) or len(step.subjects) > 1:
         one = "batch"
     values = (
         *(step.cycle, one, step.center or NOT_APPLICABLE),

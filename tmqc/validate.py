@@ -11,8 +11,9 @@ from itertools import pairwise
 from typing import Any
 
 from tmqc.checkpoint import select_cycles
-from tmqc.config import AUTO, Config, InferenceConfig, QcConfig, RivalsConfig
+from tmqc.config import AUTO, Config, InferenceConfig, RivalsConfig
 from tmqc.core.calibration import METHODS
+from tmqc.core.control import VERIFY
 from tmqc.core.gate import REFERENCES, SIGNALS
 from tmqc.core.rates import RATES
 from tmqc.core.runaway import ACTIONS
@@ -22,6 +23,7 @@ from tmqc.errors import SettingsError
 from tmqc.federation.rules import ON_FAULT, check_federation
 from tmqc.report.summary import number_names
 from tmqc.rivals import RIVALS, missing_rivals
+from tmqc.validate_qc import check_qc
 
 TRAINING = ("clean", "dirty", "qc")
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -31,6 +33,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "qc.rates": tuple(RATES),
     "qc.signal": SIGNALS,
     "qc.reference": REFERENCES,
+    "qc.verify": VERIFY,
     "qc.calibrated.method": ("none", *METHODS),
     "qc.runaway.action": ACTIONS,
     "tracking.name": ("mlflow", "none"),
@@ -109,7 +112,7 @@ def validate(config: Config) -> None:
         faults.append(f"cache.ram_gb={config.cache.ram_gb}: must be null, or a number of GB from 0")
     if config.run.threads is not None and not config.run.threads >= 1:
         faults.append(f"run.threads={config.run.threads}: must be null, or a number of threads from 1")
-    faults += _check_gate(config.qc) + _check_workers(config) + _check_batch_size(config.run.verify_batch_size)
+    faults += check_qc(config) + _check_workers(config) + _check_batch_size(config.run.verify_batch_size)
     faults += check_sweep(config) + check_federation(config)
     faults += _check_inference(config.inference) + check_harmful(config.harmful) + _check_rivals(config.rivals)
     if faults:
@@ -235,28 +238,6 @@ def check_sweep(config: Config) -> list[str]:
         faults.append(
             f"sweep.objective={sweep.objective}: pipeline={config.pipeline.name} has no such number, only those that "
             f"train have: {', '.join(TRAINING)}"
-        )
-    return faults
-
-
-def _check_gate(qc: QcConfig) -> list[str]:
-    faults = []
-    if qc.chance is not None:
-        if not 0 < qc.chance < 1:
-            faults.append(f"qc.chance={qc.chance}: must be null or a level between 0 and 1, as 0.05")
-        if qc.signal == "loss":
-            faults.append("qc.chance is about flipped predictions and qc.signal=loss counts none: use rates or both")
-    if qc.early_stop and qc.control == "screen":
-        faults.append(
-            "qc.early_stop ends verifications that reject a step, and qc.control=screen has none: leave it off"
-        )
-    if qc.screen.image_z is not None and not 0 < qc.screen.image_z <= 1e6:
-        faults.append(f"qc.screen.image_z={qc.screen.image_z}: must be null or a number above 0 and at most 1e6")
-    highest = {"quantile": 1.0, "z": 1e6}.get(qc.calibrated.method)
-    if highest is not None and not 0 < qc.calibrated.level <= highest:
-        faults.append(
-            f"qc.calibrated.level={qc.calibrated.level}: must be above 0 and at most {highest:g} "
-            f"for qc.calibrated.method={qc.calibrated.method}"
         )
     return faults
 

@@ -14,7 +14,8 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from tmqc.control import Control, ControlledTravel
+from tmqc.control import ControlledTravel
+from tmqc.core.control import Control
 from tmqc.core.rates import Counts, Verification
 from tmqc.core.schedule import Tour
 from tmqc.data.cohort import Subject

@@ -19,7 +19,8 @@ from tmqc.bench.published import PublishedCenters
 from tmqc.bench.setting import PUBLISHED, Setting, read_phantom
 from tmqc.centers import LocalCenters
 from tmqc.config import ModelConfig
-from tmqc.control import Control, ControlledTravel
+from tmqc.control import ControlledTravel
+from tmqc.core.control import Control
 from tmqc.core.gate import Gate
 from tmqc.core.schedule import LearningRate, Tour
 from tmqc.data.cache import VolumeCache

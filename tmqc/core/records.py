@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from tmqc.core.gate import Verdict
 from tmqc.core.rates import Rates, Verification
@@ -12,6 +12,7 @@ from tmqc.core.runaway import Alarm
 from tmqc.core.screen import Evidence
 
 BASELINE, BATCH, RETRY, REVISIT = "baseline", "batch", "retry", "revisit"
+VISIT = "visit"
 DRY, SCREEN = "dry", "screen"
 AWAY = "away"
 READMITTED, ELIMINATED, POSTPONED = "readmitted", "eliminated", "postponed"
@@ -23,10 +24,11 @@ class Step:
 
     Attributes:
         cycle: counted from 0, over the pre-training too.
-        phase: `baseline` (no training, only a verification), `batch`, `retry`, `revisit`; `dry` (of the dry tour that
-            measures tolerances) and `screen` are always undone; `away`: a step was due, its center did not answer.
+        phase: `baseline` (no training, only a verification), `batch`, `retry`, `revisit`; `visit`: all batches of a
+            visit, verified together; `dry` (of the dry tour that measures tolerances) and `screen` are always undone;
+            `away`: a step was due, its center did not answer.
         center: where it happened; None for the baseline.
-        subjects: trained on in this step, in batch order.
+        subjects: trained on in this step, in batch order; each of them once, whatever the local epochs.
         learning_rate: of this step; None for the baseline.
         loss: training loss in nats, mean over the step's samples, before the update; None for the baseline, and where
             the center keeps it to itself.
@@ -37,6 +39,7 @@ class Step:
         train_s, verify_s: wall-clock seconds.
         outcome: of a revisit: `readmitted`, `eliminated` or `postponed` (it failed, and waits once more).
         evidence: of a screening step: what it says about the scan.
+        n_repeated: samples besides, that were subjects trained on once more in a further local epoch of a visit.
     """
 
     cycle: int
@@ -53,6 +56,12 @@ class Step:
     verify_s: float = 0.0
     outcome: str | None = None
     evidence: Evidence | None = None
+    n_repeated: int = 0
+
+    @property
+    def n_samples(self) -> int:
+        """Samples trained on, which `loss` and `n_correct` are of."""
+        return len(self.subjects) + self.n_repeated
 
     @property
     def accepted(self) -> bool:
@@ -70,7 +79,7 @@ class CycleReport:
         train_loss, train_accuracy: over the samples of accepted steps, during training.
         verification, rates: of the model as the cycle leaves it.
         n_steps: training steps taken, undone ones included; n_verifications: verifications made.
-        n_batches, n_batches_rejected: of the regular tour.
+        n_batches, n_batches_rejected: of the regular tour. A visit verified as a whole counts as one step and batch.
         flagged: put on the revisit list in this cycle. readmitted, eliminated: by this cycle's revisits.
         n_waiting: on the revisit list when the next cycle starts. n_eliminated: in the run so far.
         postponed: revisits that failed without eliminating: strikes are left, or the runaway guard holds.
@@ -101,6 +110,30 @@ class CycleReport:
     refused: bool = False
 
 
+def distinct(batches: Iterable[Sequence[str]]) -> tuple[str, ...]:
+    """The subjects of some batches, each once, in the order of first being trained on."""
+    return tuple(dict.fromkeys(subject for batch in batches for subject in batch))
+
+
+def join(steps: Sequence[Step]) -> Step:
+    """Training steps taken one after another at one center, none of them verified, as one step.
+
+    Its loss is the mean over all samples, and None if the center kept back that of any of them.
+    """
+    if len(steps) == 1:
+        return steps[0]
+    subjects, n = distinct(step.subjects for step in steps), sum(step.n_samples for step in steps)
+    losses = [step.loss * step.n_samples for step in steps if step.loss is not None]
+    return replace(
+        steps[0],
+        subjects=subjects,
+        loss=math.fsum(losses) / n if len(losses) == len(steps) else None,
+        n_correct=sum(step.n_correct for step in steps),
+        train_s=math.fsum(step.train_s for step in steps),
+        n_repeated=n - len(subjects),
+    )
+
+
 def summarize(
     steps: Sequence[Step],
     *,
@@ -121,13 +154,13 @@ def summarize(
         closing_verify_s: seconds of a verification made after the last step, if one was.
     """
     trained = [s for s in steps if s.accepted and s.loss is not None and s.phase not in (DRY, SCREEN)]
-    n_samples = sum(len(s.subjects) for s in trained)
-    batches = [s for s in steps if s.phase == BATCH]
+    n_samples = sum(s.n_samples for s in trained)
+    batches = [s for s in steps if s.phase in (BATCH, VISIT)]
     revisits = [s for s in steps if s.outcome is not None]
     return CycleReport(
         cycle=cycle,
         learning_rate=learning_rate,
-        train_loss=math.fsum((s.loss or 0.0) * len(s.subjects) for s in trained) / n_samples if n_samples else None,
+        train_loss=math.fsum((s.loss or 0.0) * s.n_samples for s in trained) / n_samples if n_samples else None,
         train_accuracy=sum(s.n_correct for s in trained) / n_samples if n_samples else None,
         verification=verification,
         rates=rates,

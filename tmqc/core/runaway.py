@@ -19,7 +19,8 @@ class Guard:
     Attributes:
         action: `off`; `warn`: go on all the same; `pause`: nobody is eliminated while it lasts, revisits that fail
             wait again; `stop`: the same, and the run stops after the cycle.
-        window: batches of the regular tours looked back on; no alarm before there are so many.
+        window: batches of the regular tours looked back on; no alarm before there are so many. A visit that is
+            verified as a whole counts as one.
         rejected: largest share of them that may be rejected.
         eliminated: largest share of all training scans that may be harmful by what is known beforehand.
     """

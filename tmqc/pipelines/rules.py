@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 from tmqc.config import Config, QcConfig
-from tmqc.control import Control, ControlledTravel, DryTour
+from tmqc.control import ControlledTravel
+from tmqc.core.control import Control, DryTour
 from tmqc.core.gate import Gate, flip_worth
 from tmqc.core.ledger import Ledger
 from tmqc.core.rates import Counts
@@ -40,6 +41,11 @@ def is_published(qc: QcConfig) -> bool:
     """Whether verdicts need nothing but the published columns of the trace."""
     gate = (qc.control, qc.signal, qc.reference, qc.calibrated.method) == ("steps", "rates", "last", "none")
     return gate and qc.chance is None and qc.strikes == 1 and not _guard(qc).pauses
+
+
+def unit_of(qc: QcConfig) -> str:
+    """What of the regular tour is verified, in the plural: `batches` or `visits`."""
+    return {"batch": "batches", "visit": "visits"}[qc.verify]
 
 
 def looks_at_images(qc: QcConfig) -> bool:
@@ -96,6 +102,7 @@ def _control(qc: QcConfig) -> Control:
         guard=_guard(qc),
         dry_tour=dry_tour,
         early_stop=qc.early_stop,
+        verify=qc.verify,
     )
 
 
@@ -150,7 +157,7 @@ def explain(alarm: Alarm, cycle: int, qc: QcConfig) -> str:
     what = []
     if alarm.by_rejections:
         what.append(
-            f"{alarm.n_rejected} of the last {alarm.n_batches} batches were rejected "
+            f"{alarm.n_rejected} of the last {alarm.n_batches} {unit_of(qc)} were rejected "
             f"(qc.runaway.rejected={qc.runaway.rejected:g})"
         )
     if alarm.by_elimination:

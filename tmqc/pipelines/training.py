@@ -24,6 +24,7 @@ from tmqc.data.cohort import Subject
 from tmqc.journal import JournaledCenters, Stateful
 from tmqc.learner import Learner
 from tmqc.pipelines.prepare import Prepared
+from tmqc.pipelines.rules import unit_of
 from tmqc.pipelines.session import Session, hand_over, report_run
 from tmqc.progress import Progress
 from tmqc.report.breakdown import Breakdown
@@ -71,6 +72,7 @@ def progress_of(config: Config, plan: Plan) -> Progress:
         start=plan.tour.start,
         cycles=plan.cycles,
         n_centers=len(plan.tour.centers),
+        unit=unit_of(config.qc) if config.pipeline.name == "qc" else "batches",
         enabled=config.run.progress,
     )
 

@@ -51,7 +51,7 @@ TERMS: dict[str, Term] = {
     "verify/loss": Term("nats", LOWER, "mean cross-entropy of a verification scan"),
     "verify/seconds": Term("s", LOWER, "spent verifying in the cycle"),
     "verify/verifications": Term("verifications", LOWER, "made in the cycle; what quality control costs"),
-    "qc/batches": Term("batches", NEITHER, "of the regular tour"),
+    "qc/batches": Term("batches", NEITHER, "of the regular tour; qc.verify=visit: visits"),
     "qc/batches_rejected": Term("batches", NEITHER, "of these, undone; most of them: control has lost its footing"),
     "qc/flagged": Term("scans", NEITHER, "put on the revisit list in the cycle"),
     "qc/readmitted": Term("scans", NEITHER, "taken back in the cycle"),

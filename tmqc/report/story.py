@@ -89,8 +89,11 @@ def _tell_steps(known: Known) -> list[str]:
     on = f"the {scored} verification scans of all centers" if scored else "all centers' verification scans"
     raised = _SIGNALS.get(str(known.setting("qc.signal")), "what it is judged by")
     reference = "the best so far" if known.setting("qc.reference") == "best" else "the last accepted step"
+    step, after = "step", "training step"
+    if known.setting("qc.verify") == "visit":
+        step, after = "visit", "visit to a center"
     return [
-        f"After every training step the model was scored on {on}. A step that raised {raised} by more than the "
+        f"After every {after} the model was scored on {on}. A {step} that raised {raised} by more than the "
         f"tolerance above {reference} was undone. Its scans were then tried one by one; those rejected again were "
         "flagged.",
         f"A flagged scan sat out {count(known.setting('qc.revisit'), 'cycle')} and was then tried once more: taken "
@@ -131,9 +134,10 @@ def _tell_flagged(known: Known) -> list[str]:
     ends = ", ".join(f"{n_of[outcome]} {outcome}" for outcome in OUTCOMES)
     flagged = f"{count(len(known.histories), 'scan')} of {count(n_centers, 'center')} flagged at least once: {ends}."
     waiting = "Undecided ones were still waiting for their revisit when the run ended." if n_of[UNDECIDED] else ""
+    what = "visits" if known.setting("qc.verify") == "visit" else "batches"
     half = [r.cycle for r in known.cycles if r.n_batches and r.n_batches_rejected > r.n_batches / 2]
     alarm = (
-        f"In cycle {', '.join(map(str, half))} more than half of all batches were rejected: control had lost its "
+        f"In cycle {', '.join(map(str, half))} more than half of all {what} were rejected: control had lost its "
         "footing there, and what it eliminated after that is to be looked at with care."
     )
     return [f"{flagged} {waiting}".strip(), *([alarm] if half else [])]

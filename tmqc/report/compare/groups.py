@@ -53,7 +53,7 @@ def effective(settings: Mapping[str, Setting]) -> dict[str, Setting]:
 
 def _idle_in_gate(settings: Mapping[str, Setting]) -> list[str]:
     if settings.get("qc.control") == "screen":
-        return [ERROR, LOSS_ERROR, "qc.signal", "qc.reference", "qc.chance", "qc.calibrated."]
+        return [ERROR, LOSS_ERROR, "qc.signal", "qc.reference", "qc.verify", "qc.chance", "qc.calibrated."]
     idle = ["qc.screen."]
     if settings.get("qc.calibrated.method") not in ("none", None):
         return [*idle, ERROR, LOSS_ERROR]  # measured tolerances stand in their place

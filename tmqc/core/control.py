@@ -1,0 +1,51 @@
+"""The rules of quality control (METHOD sections 6 and 7), as plain values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from tmqc.core.gate import Gate
+from tmqc.core.runaway import Guard
+
+VERIFY = ("batch", "visit")
+
+
+@dataclass(frozen=True)
+class DryTour:
+    """How tolerances are measured before control starts; see `core.calibration`.
+
+    Attributes:
+        method, level: of `calibrate`.
+        n_steps: steps of one scan, and as many of a full batch.
+        centers: the trusted ones; empty: all, trusting that most of their scans are good.
+        seed: of the draw.
+    """
+
+    method: str = "quantile"
+    level: float = 0.99
+    n_steps: int = 40
+    centers: tuple[str, ...] = ()
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Control:
+    """The rules of quality control. The defaults are the published ones.
+
+    Attributes:
+        revisit: cycles a flagged subject waits.
+        strikes: failed revisits in a row that eliminate.
+        dry_tour: None, or how the gate's tolerances are measured.
+        early_stop: end a verification as soon as rejection is certain; verdicts stay the same, but a rejected
+            step's rates and loss are lower bounds then.
+        verify: `batch`: every batch of the regular tour is a verified step; `visit`: all batches of a visit are one,
+            whose n is the number of distinct subjects trained on in it, however many local epochs there were.
+    """
+
+    gate: Gate = field(default=Gate())
+    revisit: int = 2
+    strikes: int = 1
+    guard: Guard = field(default=Guard())
+    dry_tour: DryTour | None = None
+    early_stop: bool = False
+    verify: str = "batch"
