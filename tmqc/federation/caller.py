@@ -239,6 +239,10 @@ class Caller:
             return Silence(f"its answer to {request['task']} cannot be right: {error}")
         return reply
 
+    def holds(self, site: str, name: str) -> bool:
+        """Whether a site should hold the part of this hash; it may have been restarted since."""
+        return name in self._held.get(site, ())
+
     def now_holds(self, site: str, *hashes: str) -> None:
         """Note that a site has made these parts itself."""
         self._held.setdefault(site, set()).update(hashes)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from functools import reduce
 from operator import add
 from time import perf_counter
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from tmqc.core.early_stop import Limit
 from tmqc.core.rates import Counts, Verification
 from tmqc.federation.caller import Caller, FederationError, Traffic
+from tmqc.federation.half import to_half
 from tmqc.federation.messages import Array, Message, MessageError, Part, content_hash, unpack_parts
 from tmqc.federation.replies import (
     Opened,
@@ -64,6 +65,7 @@ class RemoteCenters:
         state: Mapping[str, Array],
         *,
         partial: bool = False,
+        half_precision: bool = False,
         order: Sequence[str] = (),
     ) -> None:
         """Begin from `state`.
@@ -73,15 +75,17 @@ class RemoteCenters:
             sites: as opened.
             state: `Learner.state()`.
             partial: whether a verification may go without sites that do not answer.
+            half_precision: whether sites verify the model rounded to float16; what is trained is never rounded.
             order: of centers, in which verifications are added up; empty: as the sites named them.
         """
-        self._caller, self._partial = caller, partial
+        self._caller, self._partial, self._half_precision = caller, partial, half_precision
         self._sites = {one.site: one for one in sites}
         self._home = {center: one.site for one in sites for center in one.subjects}
         rank = {center: i for i, center in enumerate(order)}
         groups = [(one.site, group) for one in sites for group in one.groups]
         self._order = sorted(groups, key=lambda pair: rank.get(pair[1], len(rank)))
         self._alive: WeakSet[State] = WeakSet()
+        self._rounded: WeakKeyDictionary[State, tuple[str, Part]] = WeakKeyDictionary()  # hash and rounded model
         self._state = self._keep(make_state(state))
         self._last: State | None = None
         self._reference: State | None = None
@@ -116,13 +120,11 @@ class RemoteCenters:
         """Have all sites score the model at once, and add up in a fixed order; all scans, whatever `limit` says.
 
         Raises:
-            FederationError: a site fails and is not waited for, or too few answered.
+            FederationError: a site fails and is not waited for, or too few answered; or half precision cannot hold
+                the weights.
             FloatingPointError: predictions are not finite.
         """
-        request: Message = {"task": "verify", "model": self._state.model}
-        if self._reference is not None:
-            request["reference"] = self._reference.model
-        asked = {site: dict(request) for site, one in self._sites.items() if one.groups}
+        asked = self._verify_requests()
 
         def check(site: str, reply: Message) -> None:
             check_verified(self._sites[site].groups, reply)
@@ -208,4 +210,33 @@ class RemoteCenters:
 
     def _parts(self) -> dict[str, Part]:
         """Parts of all states that somebody still holds: what sites should hold on to, too."""
-        return {name: part for state in self._alive for name, part in state.parts.items()}
+        exact = {name: part for state in self._alive for name, part in state.parts.items()}
+        return exact | dict(self._rounded.values())
+
+    def _verify_requests(self) -> dict[str, Message]:
+        """By site that has something to count. One that holds the exact model need not be sent a rounded one."""
+        exact, model = self._state.model, self._verified(self._state)
+        request: Message = {"task": "verify", "model": model}
+        if self._reference is not None:
+            request["reference"] = self._verified(self._reference)
+        asked = {site: dict(request) for site, one in self._sites.items() if one.groups}
+        for site, own in asked.items():
+            if model != exact and self._caller.holds(site, exact):
+                own["exact"] = exact
+                self._caller.now_holds(site, model)
+        return asked
+
+    def _verified(self, state: State) -> str:
+        """Hash of what sites score to verify a state: its model, or that model rounded."""
+        if not self._half_precision:
+            return state.model
+        if state not in self._rounded:
+            try:
+                part = to_half(state.parts[state.model])
+            except OverflowError as error:
+                raise FederationError(
+                    f"federation.half_precision=true: {error}; set federation.half_precision=false, and choose another "
+                    "run.name"
+                ) from None
+            self._rounded[state] = (content_hash(part), part)
+        return self._rounded[state][0]

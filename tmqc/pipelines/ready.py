@@ -132,6 +132,7 @@ def _ready(
         sites,
         prepared.learner.state(),
         partial=config.federation.partial,
+        half_precision=config.federation.half_precision,
         order=list(dict.fromkeys(s.study for s in prepared.cohort.verification)),
     )
     truth = None
