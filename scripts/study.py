@@ -25,7 +25,9 @@ HERE = Path(__file__).resolve().parent
 def main() -> int:
     """Exit code 0, 1 if runs failed, 2 if the study cannot be read, 130 if interrupted."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", help="full, quick, or the path of a YAML file like scripts/studies/quick.yaml")
+    parser.add_argument(
+        "study", help="full, quick, federation, or the path of a YAML file like scripts/studies/quick.yaml"
+    )
     parser.add_argument("overrides", nargs="*", help="entries of that file to change, as seeds=[0]")
     parser.add_argument("--outputs", type=Path, default=Path("outputs/study"), help="default: %(default)s")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at once, default: %(default)s")

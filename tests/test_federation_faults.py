@@ -18,9 +18,9 @@ from tmqc.data.volumes import Volumes
 from tmqc.federation.caller import Caller, FaultRules, FederationError
 from tmqc.federation.messages import STATE, decode, encode
 from tmqc.federation.remote import RemoteCenters, open_sites
-from tmqc.federation.simulated import TOKENS, lay_out
+from tmqc.federation.simulated import lay_out
 from tmqc.federation.site import Equipment, Site
-from tmqc.federation.site_settings import read_site_settings, read_tokens
+from tmqc.federation.site_settings import TOKENS, read_site_settings, read_tokens
 from tmqc.federation.transport import LocalTransport, Silence
 from tmqc.journal import JournaledCenters
 from tmqc.trace import TRAFFIC_COLUMNS, TraceWriter

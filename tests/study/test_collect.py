@@ -118,6 +118,12 @@ def test_rows_of_finished_runs_only_and_scores_without_harmless_kinds(tmp_path):
     assert (row["cpu_seconds"], math.isnan(runs.iloc[0]["cpu_seconds"])) == (4.5, True)
     assert (row["precision_real"], row["recall_real"]) == (0.5, 0.5)
     assert row["recall"] == pytest.approx(2 / 3)
+    (tmp_path / "qc" / "qc-s0" / "ledger.json").write_text('{"eliminated": ["0a", "0b", "0c"]}')  # of simulated sites
+    for site, table in (("site-1", "0a,n1,A\n0b,i1,A\n"), ("site-2", "0c,good,B\n")):
+        (tmp_path / "qc" / "qc-s0" / "sites" / site).mkdir(parents=True)
+        (tmp_path / "qc" / "qc-s0" / "sites" / site / "tokens.csv").write_text(f"Token,Subject,Study\n{table}")
+    row = collect_runs([clean, qc], tmp_path, harmless=["inverted"]).iloc[1]
+    assert (row["precision_real"], row["recall_real"]) == (0.5, 0.5)
 
 
 RANKED = [("random", 0.5), ("template", 0.8)]

@@ -1,7 +1,13 @@
+from pathlib import Path
+
 import pytest
+from tiny import compose_config
 
 from tmqc.errors import SettingsError
 from tmqc.study.plan import make_jobs, read_study
+from tmqc.validate import validate
+
+STUDIES = sorted((Path(__file__).parents[2] / "scripts" / "studies").glob("*.yaml"))
 
 STUDY = """
 seeds: [3, 4]
@@ -73,6 +79,22 @@ def test_faults_of_the_file(tmp_path, old, new, told):
     with pytest.raises(SettingsError) as caught:
         read_study(write(tmp_path, STUDY.replace(old, new)))
     assert told in str(caught.value)
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_the_studies_that_stand_ready(path):
+    """They can be read, and sweep only what the report tells apart."""
+    study = read_study(path)
+    assert make_jobs(study)
+    assert {name for gate in study.gates.values() for name in gate.sweep} <= {"qc.error", "qc.loss_error", "qc.revisit"}
+
+
+def test_the_study_of_federations_asks_for_nothing_that_is_refused():
+    of_a_seed = make_jobs(read_study(STUDIES[0].with_name("federation.yaml"), ["seeds=[0]"]))
+    controlled = [job for job in of_a_seed if job.pipeline == "qc"]
+    assert len(controlled) == len({job.overrides for job in controlled}) == 10
+    for job in controlled:
+        validate(compose_config(*job.overrides, "run.name=x", "init.from=x"))
 
 
 def test_no_file(tmp_path):

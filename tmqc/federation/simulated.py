@@ -10,11 +10,11 @@ from pathlib import Path
 from tmqc.data.cohort import COLUMNS, Subject
 from tmqc.federation.equipment import equip
 from tmqc.federation.site import Site
-from tmqc.federation.site_settings import SiteSettings, read_site_settings, write_site_settings
+from tmqc.federation.site_settings import TOKENS, SiteSettings, read_site_settings, write_site_settings
 from tmqc.federation.transport import LocalTransport
 from tmqc.rundir import write_text
 
-SETTINGS, TOKENS = "site.yaml", "tokens.csv"
+SETTINGS = "site.yaml"
 
 
 def lay_out(

@@ -17,6 +17,7 @@ from tmqc.data.cohort import Cohort, Subject, digest, read_cohort
 from tmqc.errors import InputError
 from tmqc.rundir import write_text
 
+TOKENS = "tokens.csv"  # beside a simulated site's settings; a real site calls it as it likes
 TOKEN_COLUMNS = ("Token", "Subject", "Study")
 _KEY = "tmqc-key"  # in the column Subject: the row holds the site's secret key, no scan
 

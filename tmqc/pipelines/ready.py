@@ -15,8 +15,8 @@ from tmqc.federation.caller import Caller, FaultRules
 from tmqc.federation.equipment import run_settings
 from tmqc.federation.remote import RemoteCenters, open_sites
 from tmqc.federation.replies import Opened
-from tmqc.federation.simulated import TOKENS, lay_out, local_transport
-from tmqc.federation.site_settings import read_tokens
+from tmqc.federation.simulated import lay_out, local_transport
+from tmqc.federation.site_settings import TOKENS, read_tokens
 from tmqc.federation.transport import Transport
 from tmqc.journal import Stateful
 from tmqc.pipelines.prepare import Prepared, corrupt, make_plan, open_centers, plan_of
