@@ -42,7 +42,7 @@ bench: $(VENV)/.run  ## speed of verification and of QC cycles beside the publis
 	@$(BIN)/python scripts/bench.py $(BENCH)
 
 test: $(VENV)/.dev  ## the tests
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 
 test-slow: $(VENV)/.dev  ## the tests that take minutes: launchers, search, a tracking server
 	$(BIN)/python -m pytest -q -m slow

@@ -153,7 +153,7 @@ def rederive_strengths(rows, directory):
     margin, loss_z, margin_z, image_z, strength = (
         rows[name].astype(float) for name in ("Margin", "LossZ", "MarginZ", "ImageZ", "Strength")
     )
-    limit = np.where(margin_z.abs() > limits["margin_z"], limits["unusual_loss_z"], limits["loss_z"])
+    limit = np.where(margin_z < -limits["margin_z"], limits["unusual_loss_z"], limits["loss_z"])
     of_loss = loss_z / np.where(image_z > limits["image_z"], limits["image_loss_z"], limit)
     of_margin = (margin_z / limits["margin_z"]).where(margin < 0, -np.inf)
     np.testing.assert_allclose(strength, np.maximum(of_loss, of_margin), rtol=1e-12)

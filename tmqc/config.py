@@ -90,7 +90,7 @@ class ScreenConfig:
     every: int = 2  # cycles from one screening to the next
     steps: int = 1  # training steps taken on a scan before it is verified
     loss_z: float = 6.0  # limit of the change in verification loss, in robust standard deviations
-    unusual_loss_z: float = 1.5  # the same for a scan whose margin is beyond margin_z, to either side
+    unusual_loss_z: float = 1.5  # the same for a scan that the model is far too sure about
     image_loss_z: float = 0.1  # the same for a scan whose image is beyond image_z
     margin_z: float = 3.0  # limit of the label's contradiction, in robust standard deviations
     image_z: float | None = None  # an image less alike to all others than this is unusual; null: not looked at

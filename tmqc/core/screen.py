@@ -23,8 +23,9 @@ class Limits:
 
     Attributes:
         loss_z: of the change in verification loss, in robust standard deviations.
-        unusual_loss_z: the same for a scan whose margin is farther from the bulk than `margin_z`, to either side: what
-            the model is far too sure about is unlike what it has learnt from.
+        unusual_loss_z: the same for a scan that the model is surer about than about most by `margin_z`: what it is far
+            too sure about is unlike what it has learnt from. Not for one that it hardly agrees with: at the border of
+            the classes a good scan's step moves the model, and so the loss, more than most.
         image_loss_z: the same for a scan whose image is less alike to all others than `image_z`.
         margin_z: of the margin, in robust standard deviations from the bulk.
         image_z: of `core.likeness.unlikeness`, likewise; None: images are not looked at.
@@ -84,7 +85,7 @@ def weigh(
     loss_z = robust_z(loss_changes, least=limits.least_loss)
     margin_z = -robust_z(margins)
     image_z: Sequence[float | None] = [None] * len(loss_changes)
-    limit = np.where(np.abs(margin_z) > limits.margin_z, limits.unusual_loss_z, limits.loss_z)
+    limit = np.where(margin_z < -limits.margin_z, limits.unusual_loss_z, limits.loss_z)
     if unlikenesses is not None and limits.image_z is not None:
         of_image = robust_z(unlikenesses)
         limit = np.where(of_image > limits.image_z, limits.image_loss_z, limit)
