@@ -1,6 +1,6 @@
 """The whole story on a phantom cohort: clean, dirty, QC by the published gate and by the screen, then inference.
 
-Run it with `make demo`. Extra arguments are handed on to every training run, for example `run.seed=1`.
+Run it with `make demo`. Extra arguments are handed on to every run, for example `run.seed=1`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main() -> int:
         for label, (pipeline, run, experiment) in RUNS.items():
             scored[label] = OUTPUTS / "inference" / experiment
             settings = [f"inference.run={OUTPUTS / pipeline / run}", f"run.name={experiment}", "run.overwrite=true"]
-            tmqc("experiment=demo_inference", *settings)
+            tmqc("experiment=demo_inference", *settings, *extra)
         comparison(scored, qc=OUTPUTS / "qc" / "demo_screen", note=PHANTOM_NOTE)
     except subprocess.CalledProcessError as error:
         return error.returncode

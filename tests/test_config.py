@@ -63,6 +63,13 @@ def test_the_fair_schedule_is_the_same_for_all_three(pipeline):
     assert (schedule.seed, schedule.learning_rate, schedule.decay, schedule.decay_start) == (42, 1e-4, 0.1, 0)
 
 
+def test_the_demo_has_one_cohort_and_one_model():
+    """Else its closing table would score models on scans of another kind than they were trained for."""
+    demo = [composed(f"experiment={name}") for name in EXPERIMENTS if name.startswith("demo_")]
+    assert len(demo) == 6
+    assert all(config.cohort == demo[0].cohort and config.model == demo[0].model for config in demo)
+
+
 def test_the_experiment_wins_over_the_root_and_the_command_line_over_both():
     assert composed("experiment=demo_clean").schedule.cycles == 25
     assert composed("experiment=demo_clean", "schedule.cycles=3").schedule.cycles == 3
