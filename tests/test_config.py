@@ -71,7 +71,7 @@ def test_the_demo_has_one_cohort_and_one_model():
 
 
 def test_the_experiment_wins_over_the_root_and_the_command_line_over_both():
-    assert composed("experiment=demo_clean").schedule.cycles == 25
+    assert composed("experiment=demo_clean").schedule.cycles == 28
     assert composed("experiment=demo_clean", "schedule.cycles=3").schedule.cycles == 3
 
 

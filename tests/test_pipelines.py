@@ -156,7 +156,8 @@ def rederive_strengths(rows, directory):
     limit = np.where(margin_z < -limits["margin_z"], limits["unusual_loss_z"], limits["loss_z"])
     of_loss = loss_z / np.where(image_z > limits["image_z"], limits["image_loss_z"], limit)
     of_margin = (margin_z / limits["margin_z"]).where(margin < 0, -np.inf)
-    np.testing.assert_allclose(strength, np.maximum(of_loss, of_margin), rtol=1e-12)
+    of_image = image_z / limits["image_alone_z"]
+    np.testing.assert_allclose(strength, np.maximum(np.maximum(of_loss, of_margin), of_image), rtol=1e-12)
     return strength
 
 

@@ -94,6 +94,7 @@ class ScreenConfig:
     image_loss_z: float = 0.1  # the same for a scan whose image is beyond image_z
     margin_z: float = 3.0  # limit of the label's contradiction, in robust standard deviations
     image_z: float | None = None  # an image less alike to all others than this is unusual; null: not looked at
+    image_alone_z: float | None = None  # an image less alike than this is a suspect whatever its step does
     least_loss: float = 1e-4  # nats; a smaller spread of the changes counts as this
     least_accuracy: float = 0.9  # of a state that may judge
 

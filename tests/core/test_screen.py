@@ -66,6 +66,15 @@ def test_an_image_unlike_the_others_that_does_no_harm_is_no_suspect():
     assert not weigh([1, 2, 3, 4, 7], [5] * 5, limits, [1, 2, 3, 4, -100])[4].suspect
 
 
+@pytest.mark.parametrize(("image_z", "alone", "suspect"), [(3.0, 4.0, True), (3.0, None, False), (None, 4.0, False)])
+def test_a_strange_image_alone_is_enough_only_if_asked_for(image_z, alone, suspect):
+    """Unlikeness: 4.4 standard deviations, as above; the scan's step makes the model better."""
+    limits = Limits(image_z=image_z, image_alone_z=alone, least_loss=0.0)
+    found = weigh([1, 2, 3, 4, -50], [5] * 5, limits, [1, 2, 3, 4, 9])[4]
+    assert found.suspect is suspect
+    assert not suspect or found.strength == pytest.approx(6.5 / SD / 4)
+
+
 def test_a_tiny_spread_is_not_taken_at_face_value():
     changes = [0.0, 1e-6, -1e-6, 2e-6, 5e-4]
     assert weigh(changes, [5] * 5, Limits(least_loss=0.0))[4].suspect

@@ -3,7 +3,8 @@
 From the same state every scan's own training step is taken, verified and undone. Two things speak against a scan: its
 step makes the model worse at everybody's verification scans, or the model contradicts its label. That a scan is
 unusual, to the model or as an image, is no evidence by itself: anomaly is two-sided, harm is not. But from an unusual
-scan a smaller sign of harm is enough.
+scan a smaller sign of harm is enough. Whoever wants images that are nothing but strange out, too, has to say so
+(`Limits.image_alone_z`).
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ class Limits:
         image_loss_z: the same for a scan whose image is less alike to all others than `image_z`.
         margin_z: of the margin, in robust standard deviations from the bulk.
         image_z: of `core.likeness.unlikeness`, likewise; None: images are not looked at.
+        image_alone_z: from so unlike an image nothing can be learnt, and its scan is a suspect whatever its step does;
+            None: being unlike the others is never enough.
         least_loss: the spread of the changes is never taken to be smaller than this, in nats: a well-trained state
             changes so little that rounding would stand out otherwise.
     """
@@ -38,6 +41,7 @@ class Limits:
     image_loss_z: float = 0.1
     margin_z: float = 3.0
     image_z: float | None = None
+    image_alone_z: float | None = None
     least_loss: float = 1e-4
 
 
@@ -50,7 +54,7 @@ class Evidence:
         margin: `core.rates.margins` of the scan under the trusted state; lower is worse.
         loss_z, margin_z: robust z-scores of the two over all scans screened, both turned so that higher is worse.
         strength: the larger of the two relative to its limit; above 1 the scan is a suspect. The limit of the loss is
-            a lower one where the scan is unusual.
+            a lower one where the scan is unusual. With `Limits.image_alone_z`, the largest of three.
         image_z: robust z-score of the unlikeness over all scans; None where images are not looked at.
     """
 
@@ -85,13 +89,16 @@ def weigh(
     loss_z = robust_z(loss_changes, least=limits.least_loss)
     margin_z = -robust_z(margins)
     image_z: Sequence[float | None] = [None] * len(loss_changes)
+    alone = np.full(len(loss_changes), -math.inf)
     limit = np.where(margin_z < -limits.margin_z, limits.unusual_loss_z, limits.loss_z)
     if unlikenesses is not None and limits.image_z is not None:
         of_image = robust_z(unlikenesses)
         limit = np.where(of_image > limits.image_z, limits.image_loss_z, limit)
         image_z = of_image.tolist()
+        if limits.image_alone_z is not None:
+            alone = of_image / limits.image_alone_z
     contradicted = np.where(np.asarray(margins) < 0, margin_z / limits.margin_z, -math.inf)
-    strength = np.maximum(loss_z / limit, contradicted)
+    strength = np.maximum(np.maximum(loss_z / limit, contradicted), alone)
     return tuple(
         Evidence(float(change), float(margin), float(of_loss), float(of_margin), float(total), image)
         for change, margin, of_loss, of_margin, total, image in zip(

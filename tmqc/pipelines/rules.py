@@ -119,6 +119,7 @@ def _screening(qc: QcConfig) -> Screening:
             image_loss_z=screen.image_loss_z,
             margin_z=screen.margin_z,
             image_z=screen.image_z,
+            image_alone_z=screen.image_alone_z,
             least_loss=screen.least_loss,
         ),
         least_accuracy=screen.least_accuracy,
