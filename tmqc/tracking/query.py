@@ -72,7 +72,7 @@ def _is_training(run: Run) -> bool:
 
 
 def _is_parent(run: Run) -> bool:
-    return run.data.tags.get(PIPELINE_TAG) == SWEEP_PARENT  # its params are those that its jobs share
+    return bool(run.data.tags.get(PIPELINE_TAG) == SWEEP_PARENT)  # its params are those that its jobs share
 
 
 def _left_out(run: Run) -> LeftOut:

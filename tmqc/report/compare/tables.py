@@ -88,8 +88,8 @@ def _error_name(group: Group) -> str | None:
     return next((name for name in own if name in group.settings), own[0] if own else None)
 
 
-def describe_point(error: float | None, revisit: float | None) -> str:
-    """Acceptable error and revisit as a label: `0.02, R 2`; without an error, as a screen is, `R 2`."""
+def describe_point(error: Any, revisit: Any) -> str:
+    """A row's acceptable error and revisit as a label: `0.02, R 2`; without an error, as a screen is, `R 2`."""
     said = [] if pd.isna(error) else [f"{error:g}"]
     return ", ".join(said if pd.isna(revisit) else [*said, f"R {revisit:g}"])
 
