@@ -32,11 +32,11 @@ demo: $(VENV)/.run  ## clean, dirty, QC and inference on a phantom cohort, then 
 compare: $(VENV)/.run  ## runs side by side: make compare RUNS="outputs/sweeps/NAME outputs/clean/demo"; default: all in outputs
 	@$(BIN)/python scripts/compare.py $(RUNS)
 
-study: $(VENV)/.run  ## all gates, kinds of harm and rivals over three seeds into outputs/study; hours on a CPU, resumable
+study: $(VENV)/.run  ## all gates, kinds of harm and rivals over three seeds into outputs/study/full; hours on a CPU, resumable
 	@$(BIN)/python scripts/study.py full
 
-study-quick: $(VENV)/.run  ## the same files from a subset, into outputs/study-quick
-	@$(BIN)/python scripts/study.py quick --outputs outputs/study-quick
+study-quick: $(VENV)/.run  ## the same files from a subset, into outputs/study/quick
+	@$(BIN)/python scripts/study.py quick
 
 bench: $(VENV)/.run  ## speed of verification and of QC cycles beside the published way, into outputs/bench; minutes
 	@$(BIN)/python scripts/bench.py $(BENCH)

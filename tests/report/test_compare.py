@@ -11,7 +11,7 @@ import pytest
 from report.made_runs import HARM, make_run
 
 from tmqc.errors import ComparisonError
-from tmqc.report.compare.figures import draw_heat_maps, to_svg
+from tmqc.report.compare.figures import draw_heat_maps, draw_precision_recall, to_svg
 from tmqc.report.compare.gather import gather
 from tmqc.report.compare.groups import differing, effective, group_runs, shared
 from tmqc.report.compare.page import write_comparison
@@ -99,6 +99,45 @@ def test_heat_maps_by_hand(outputs):
     assert list(counts[2]) == [0, 0]
     [(_, figure)] = draw_heat_maps(runs)
     assert "n=1" in to_svg(figure)
+
+
+def test_the_second_error_of_a_gate_of_both_signals_is_not_averaged_over(tmp_path):
+    """Recall 0.2 under one loss error and 1.0 under the other are two maps, not one of 0.6."""
+    for loss, recall in ((0.002, 0.2), (0.05, 1.0)):
+        for revisit in (1, 2):
+            both = ["qc.signal=both", f"qc.revisit={revisit}", *HARM]
+            swept = [f"qc.loss_error={loss}"]
+            make_run(tmp_path, "qc", f"fixed-{loss}-{revisit}", *both, *swept, detection={"recall": recall})
+    groups = group_runs(gather([tmp_path]).records)
+    [(gate, means, counts)] = heat_maps(gate_runs(groups), "recall")  # only one error varies: a map over that one
+    assert (gate, means[1].to_dict(), set(counts[1])) == ("qc", {0.002: 0.2, 0.05: 1.0}, {1})
+    for revisit in (1, 2):
+        both = ["qc.signal=both", "qc.error=0.1", "qc.loss_error=0.05", f"qc.revisit={revisit}", *HARM]
+        make_run(tmp_path, "qc", f"other-{revisit}", *both, detection={"recall": 0.4})
+    maps = heat_maps(gate_runs(group_runs(gather([tmp_path]).records)), "recall")
+    found = {gate: (means[1].to_dict(), set(counts[1].replace(0, 1))) for gate, means, counts in maps}
+    assert found == {"loss_error 0.002": ({0.02: 0.2}, {1}), "loss_error 0.05": ({0.02: 1.0, 0.1: 0.4}, {1})}
+
+
+def test_screens_have_no_error_but_may_have_revisits(tmp_path):
+    for revisit in (1, 2):
+        screen = ["qc.control=screen", f"qc.revisit={revisit}", *HARM]
+        make_run(tmp_path, "qc", f"s{revisit}", *screen, detection={"recall": 0.5 * revisit, "precision": 1.0})
+    runs = gate_runs(group_runs(gather([tmp_path]).records))
+    [(_, means, _)] = heat_maps(runs, "recall")
+    assert means.to_numpy().tolist() == [[0.5, 1.0]]
+    drawn = to_svg(draw_precision_recall(runs))
+    assert ">R 1<" in drawn and "nan" not in drawn
+    assert [gate for gate, _ in draw_heat_maps(runs)] == ["qc"]
+
+
+def test_yellow_is_better_in_every_map(outputs):
+    [(_, figure)] = draw_heat_maps(gate_runs(group_runs(gather([outputs]).records)))
+    panels = {axes.get_title("left"): axes.images[0] for axes in figure.axes if axes.images}
+    for title, image in panels.items():
+        low, high = (float(sum(image.cmap(at)[:3])) for at in (0.0, 1.0))
+        assert ("fewer is better" in title) is (low > high), title
+    assert len([title for title in panels if "fewer" in title]) == 2
 
 
 def test_no_heat_map_where_neither_setting_varies(outputs):

@@ -51,23 +51,22 @@ def test_cycles_until_elimination_are_those_of_the_harmful_scans():
 
 
 def test_without_harmful_scans_eliminated_there_is_no_number_of_cycles():
-    last = DETECTION_COLUMNS[-4:]
-    assert last == ("cycles_to_elimination", "max_cycles_to_elimination", "cycles_from_flag", "max_cycles_from_flag")
+    names = [name for name in DETECTION_COLUMNS if "cycles_" in name]
+    assert len(names) == 4
     for history in (None, History(8, {}, {}), History(8, {"c1": 9}, {"c1": 11})):
         row = score(history=history)
-        assert [getattr(row, name) for name in last] == [None] * 4
+        assert [getattr(row, name) for name in names] == [None] * 4
 
 
-def test_ignored_kinds_are_neither_harmful_nor_good():
-    kind_of = {"a1": "noise", "a2": "spikes", "b1": "spikes"}
-    history = History(10, dict.fromkeys(("a1", "a2", "b1", "c1"), 10), {"a1": 10, "a2": 12, "c1": 12})
-    row = score(kind_of=kind_of, ignored_kinds=["spikes"], history=history)
-    # left: a1 harmful, b2 and c1 good; eliminated a1, c1; a2 does not hold center A, nor b1 center B
-    assert (row.n_harmful, row.n_eliminated, row.n_flagged, row.n_undecided) == (1, 2, 2, 0)
-    assert (row.precision, row.recall, row.n_good_lost) == (0.5, 1.0, 1)
-    assert (row.n_harmful_centers, row.n_eliminated_centers, row.center_precision) == (1, 2, 0.5)
-    assert (row.cycles_to_elimination, row.max_cycles_to_elimination) == (1.0, 1)
-    assert score(kind_of=kind_of, ignored_kinds=["ghosts"]) == score()
+def test_centers_flagged_as_a_whole_are_counted_by_hand():
+    # flagged throughout: A and C; harmful throughout: A
+    row = score()
+    assert (row.n_flagged_centers, row.flagged_center_precision, row.flagged_center_recall) == (2, 0.5, 1.0)
+    assert row.flagged_center_f1 == 2 / 3
+    # of A, a2 was never flagged; B (b2 is good) and C were, two false alarms
+    row = score(flagged_ever={"a1", "b1", "b2", "c1"}, eliminated=(), undecided=())
+    assert (row.n_flagged_centers, row.flagged_center_precision, row.flagged_center_recall) == (2, 0.0, 0.0)
+    assert (row.n_eliminated_centers, row.center_precision, row.flagged_center_f1) == (0, None, 0.0)
 
 
 def test_a_stranger_is_refused():

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from tmqc.study.collect import DETECTION, REAL, collect_runs, measure_harm
+from tmqc.study.kinds import EVERY
 from tmqc.study.plan import Job
 from tmqc.study.report import compare_models, write_study
 from tmqc.truth import Harm, Truth, write_truth
@@ -56,6 +57,48 @@ def test_models_side_by_side(runs):
     assert table.loc["clean", "test_auroc"] == pytest.approx(0.93)
 
 
+def test_screens_over_revisits_have_no_error(runs, tmp_path):
+    screens = pd.DataFrame(
+        [
+            row("qc", 0, auroc=0.9, scenario="centers", gate="screen", revisit=revisit, recall=1.0, precision=1.0)
+            for revisit in (1, 2)
+        ]
+    )
+    for frame in (screens, pd.concat([runs, screens], ignore_index=True)):  # beside another gate None becomes NaN
+        assert {"screen R 1", "screen R 2"} <= set(compare_models(frame)["model"])
+    alone = pd.concat([runs[runs["pipeline"] != "qc"], screens], ignore_index=True)
+    empty = pd.DataFrame()
+    path = write_study(alone, empty, empty, tmp_path, title="A", command="c", harms=["blur"], failed=[], note=None)
+    assert "nan" not in path.read_text().lower()
+
+
+def test_whatever_else_is_swept_is_in_the_name_of_the_gate(tmp_path):
+    """Not averaged as if it were a seed; acceptable error and revisit have columns of their own."""
+    settings = "qc: {control: steps, signal: both, error: 0.02, loss_error: 0.005, revisit: 2}"
+    jobs = [
+        Job(name, "qc", (), None, {"seed": 0, "scenario": "centers", "gate": "g", **swept})
+        for name, swept in {
+            "a": {"qc.screen.loss_z": 6, "qc.revisit": 2},
+            "b": {"qc.screen.loss_z": 40, "qc.revisit": 2},
+            "c": {"qc.loss_error": 0.005, "qc.error": 0.02},
+        }.items()
+    ]
+    summary = {
+        **{"verification": {"accuracy": 0.9, "loss": 0.3}, "test": None, "detection": None},
+        **{"n_verifications": 7, "train_s": 1.0, "verify_s": 2.0},
+    }
+    for job in jobs:
+        directory = tmp_path / "qc" / job.name
+        directory.mkdir(parents=True)
+        (directory / "config.yaml").write_text(settings)
+        (directory / "summary.json").write_text(json.dumps(summary))
+        (directory / "ledger.json").write_text('{"eliminated": []}')
+        write_truth(directory / "truth.csv", Truth(()))
+    runs = collect_runs(jobs, tmp_path)
+    assert list(runs["gate"]) == ["g, loss_z 6", "g, loss_z 40", "g, loss_error 0.005"]
+    assert set(zip(runs["error"], runs["revisit"], strict=True)) == {(0.02, 2)}
+
+
 @pytest.mark.parametrize("with_rivals", [True, False])
 def test_files_of_a_study(runs, tmp_path, with_rivals):
     rivals = pd.DataFrame()
@@ -66,7 +109,15 @@ def test_files_of_a_study(runs, tmp_path, with_rivals):
             [{"seed": 0, "scenario": "centers", "rival": name, "auroc": auroc, **more} for name, auroc in RANKED]
         )
     path = write_study(
-        runs, rivals, tmp_path, title="A study", command="make study", harms=["blur"], failed=["qc-9"], note=NOTE
+        runs,
+        rivals,
+        KINDS if with_rivals else pd.DataFrame(),
+        tmp_path,
+        title="A study",
+        command="make study",
+        harms=["blur"],
+        failed=["qc-9"],
+        note=NOTE,
     )
     text = path.read_text()
     for said in (
@@ -82,8 +133,12 @@ def test_files_of_a_study(runs, tmp_path, with_rivals):
     assert "nan" not in text.lower()
     assert "None" not in text
     written = {p.name for p in tmp_path.iterdir()}
+    assert (
+        "| centers | noise | 7 | published 0.02, R 2 | 2 | 0.500 [0.000, 1.000] | 0.250 | template" in text
+    ) is with_rivals
+    assert ("**of every gate**" in text) is with_rivals
     expected = {"runs.csv", "gates.csv", "harm.csv", "report.md", "precision_recall.png", "test_auroc.png"}
-    expected |= {"cycles_to_elimination.png"} | ({"rivals.csv", "rivals.png"} if with_rivals else set())
+    expected |= {"cycles_to_elimination.png"} | ({"rivals.csv", "rivals.png", "by_kind.csv"} if with_rivals else set())
     assert written == expected
     assert all(f"({name})" in text for name in written if name.endswith(".png"))
     kept = pd.read_csv(tmp_path / "runs.csv")
@@ -126,4 +181,14 @@ def test_rows_of_finished_runs_only_and_scores_without_harmless_kinds(tmp_path):
     assert (row["precision_real"], row["recall_real"]) == (0.5, 0.5)
 
 
+KINDS = pd.DataFrame(
+    [
+        {
+            **{"scenario": "centers", "kind": "noise", "n_harmful": 7.0, "gate": "published 0.02, R 2", "n": 2},
+            **{"recall": 0.5, "recall_least": 0.0, "recall_most": 1.0, "precision": 0.25, "rival": "template"},
+            **{"rival_n": 2, "rival_recall": 0.8, "rival_recall_least": 0.8, "rival_recall_most": 0.8},
+            **{"rival_precision": 0.9, "rival_auroc": 0.95, "ahead": EVERY},
+        }
+    ]
+)
 RANKED = [("random", 0.5), ("template", 0.8)]

@@ -83,10 +83,7 @@ def test_faults_of_the_file(tmp_path, old, new, told):
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_the_studies_that_stand_ready(path):
-    """They can be read, and sweep only what the report tells apart."""
-    study = read_study(path)
-    assert make_jobs(study)
-    assert {name for gate in study.gates.values() for name in gate.sweep} <= {"qc.error", "qc.loss_error", "qc.revisit"}
+    assert make_jobs(read_study(path))
 
 
 def test_the_study_of_federations_asks_for_nothing_that_is_refused():

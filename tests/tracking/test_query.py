@@ -11,6 +11,7 @@ from tiny import compose_config, tiny_overrides
 from tmqc.cli import run
 from tmqc.errors import ComparisonError
 from tmqc.report.compare.gather import gather
+from tmqc.sweep.sweep import Plan, open_sweep
 
 mlflow = pytest.importorskip("mlflow")
 from tmqc.tracking.database import database_uri  # noqa: E402
@@ -23,11 +24,13 @@ def outputs(tmp_path_factory, cohort_csvs, empty_database):
     shutil.copy(empty_database, folder / "mlflow.db")
     harm = ["harmful=centers", "harmful.ids=[Delta]", "harmful.kind=noise", "pipeline=qc", "schedule.start=0"]
     settings = [*tiny_overrides(cohort_csvs, folder), *harm, "schedule.cycles=2", "run.name=q"]
-    run(compose_config(*settings), folder / "qc" / "q")
+    config = compose_config(*settings)
+    run(config, folder / "qc" / "q")
+    sweep = open_sweep(Plan("sweep", folder / "sweeps" / "sweep", config, {"qc.error": "0.1,0.2"}, 2))
+    sweep.close()
     client = mlflow.MlflowClient(database_uri(folder / "mlflow.db"))
     experiment = client.get_experiment_by_name("tmqc").experiment_id
-    parent = client.create_run(experiment, run_name="sweep")
-    killed = {"mlflow.parentRunId": parent.info.run_id}
+    killed = {"mlflow.parentRunId": sweep.tracker.run_id}
     killed_id = client.create_run(experiment, run_name="killed", tags=killed).info.run_id
     client.log_param(killed_id, "pipeline.name", "clean")
     client.log_param(killed_id, "run.name", "k")
@@ -47,6 +50,13 @@ def test_the_same_numbers_as_from_the_directory(outputs):
     assert found.left_out == ()
 
 
+def test_the_parent_of_a_sweep_has_the_settings_of_its_runs_and_is_none(outputs):
+    found = query(
+        "tmqc", filter_string="tags.pipeline = 'sweep' and params.`pipeline.name` = 'qc'", uri=None, outputs=outputs
+    )
+    assert (found.records, [item.faulty for item in found.left_out]) == ((), [False])
+
+
 def test_unfinished_runs_parents_and_strangers_are_told_apart(outputs):
     found = query("tmqc", filter_string="", uri=database_uri(outputs / "mlflow.db"), outputs=Path("nowhere"))
     assert [(r.name, r.state) for r in found.records] == [
@@ -54,7 +64,7 @@ def test_unfinished_runs_parents_and_strangers_are_told_apart(outputs):
         ("q", "finished"),
     ]
     assert [(item.reason.partition(" (")[0].partition(":")[0], item.faulty) for item in found.left_out] == [
-        ("sweep", False),
+        ("sweep/sweep", False),
         ("stranger", True),
     ]
 

@@ -52,6 +52,8 @@ def whole_centers(subjects: Collection[str], center_of: Mapping[str, str]) -> fr
 def counted(subjects: Iterable[str], kind_of: Mapping[str, str], *, ignored_kinds: Collection[str]) -> frozenset[str]:
     """Those of `subjects` that scores are made of: a scan of an ignored kind is neither harmful nor good.
 
+    A study scores its runs once more in this way; a run's own scores count every kind.
+
     Args:
         subjects: any.
         kind_of: how a subject was corrupted; good ones are not in it.

@@ -22,7 +22,7 @@ from tmqc.report.page import write_report
 from tmqc.rundir import CONFIG, LOG, REPORT, RUN, SUMMARY, artifacts, claim, write_json, write_text
 from tmqc.sameness import settings_digest
 from tmqc.signals import Interrupted, Stop
-from tmqc.tracking import PARENT_TAG, SWEEP_TAG, TRACKERS, Tracker
+from tmqc.tracking import PARENT_TAG, PIPELINE_TAG, SWEEP_TAG, TRACKERS, Tracker
 from tmqc.tracking.dataset import dataset_profile
 
 log = logging.getLogger("tmqc")
@@ -124,7 +124,7 @@ def report_run(directory: Path, *, summary: Mapping[str, Any] | None = None) -> 
 
 def _tags(config: Config, ran_with: Mapping[str, str], note: str | None) -> dict[str, str]:
     tags = {
-        "pipeline": config.pipeline.name,
+        PIPELINE_TAG: config.pipeline.name,
         "scenario": config.harmful.scenario,
         "cohort": config.cohort.source,
         "tmqc.settings": settings_digest(config),

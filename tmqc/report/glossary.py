@@ -74,6 +74,8 @@ TERMS: dict[str, Term] = {
     "detect/max_cycles_to_elimination": Term("cycles", LOWER, "the longest of these"),
     "detect/cycles_from_flag": Term("cycles", LOWER, "median over harmful scans, from first being flagged"),
     "detect/max_cycles_from_flag": Term("cycles", LOWER, "the longest of these"),
+    "detect/flagged_centers": Term("centers", NEITHER, "all of whose scans were ever flagged"),
+    **_scored("flagged_center_", "the centers flagged as a whole"),
     "test/accuracy": Term("0..1", HIGHER, "test scans classified correctly"),
     "test/sensitivity": Term("0..1", HIGHER, "share of PD called PD"),
     "test/specificity": Term("0..1", HIGHER, "share of healthy called healthy"),

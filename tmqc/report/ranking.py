@@ -98,21 +98,29 @@ def rank_by_kind(scores: Scores, kinds: Sequence[str | None]) -> list[KindRow]:
     return rows
 
 
-def share_at_k(values: NDArray[np.floating], harmful: NDArray[np.bool_]) -> float | None:
-    """Share of harmful ones among the k most suspicious scans, k being how many are harmful; None if nobody is.
+def share_at_k(
+    values: NDArray[np.floating], harmful: NDArray[np.bool_], of: NDArray[np.bool_] | None = None
+) -> float | None:
+    """Share of the harmful ones that are among the k most suspicious scans, k being how many are harmful.
 
     Of scans that tie for the last places so many are named, each as likely as the other: the share expected.
 
     Args:
         values: scores (n,), higher = more suspicious.
         harmful: which scans are, (n,).
+        of: these only, such as those harmed in one way, (n,); k stays the number of all. None: all harmful ones.
+
+    Returns:
+        None if there is nobody to be found.
     """
-    if not (k := int(harmful.sum())):
+    of = harmful if of is None else of
+    k, n = int(harmful.sum()), int(of.sum())
+    if not n:
         return None
     cut = np.sort(values)[-k]
     above, tied = values > cut, values == cut
-    found = harmful[above].sum() + (k - above.sum()) * harmful[tied].mean()
-    return float(found / k)
+    found = of[above].sum() + (k - above.sum()) * of[tied].mean()
+    return float(found / n)
 
 
 def _harmful(scores: Scores, kinds: Sequence[str | None]) -> NDArray[np.bool_]:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
-from tmqc.core.detection import Detection, History, counted, detect, median_and_max, whole_centers
+from tmqc.core.detection import Detection, History, detect, median_and_max, whole_centers
 from tmqc.errors import RunError
 from tmqc.report.metrics import read_rows, write_csv
 
@@ -28,6 +27,8 @@ class DetectionRow:
         cycles_to_elimination, max_...: median and longest, over the harmful scans eliminated, of the cycles under
             control until then; 1: in the first cycle of control. Lower is sooner.
         cycles_from_flag, max_...: the same, from first being flagged.
+        n_flagged_centers, flagged_center_...: of ever having been flagged, by center; one counts when all its scans
+            have been.
     """
 
     cycle: int
@@ -53,6 +54,10 @@ class DetectionRow:
     max_cycles_to_elimination: int | None
     cycles_from_flag: float | None
     max_cycles_from_flag: int | None
+    n_flagged_centers: int
+    flagged_center_precision: float | None
+    flagged_center_recall: float | None
+    flagged_center_f1: float | None
 
 
 DETECTION_COLUMNS = tuple(field.name for field in fields(DetectionRow))
@@ -68,8 +73,6 @@ def score_detection(
     truth_subjects: Collection[str],
     n_verifications: int,
     history: History | None = None,
-    kind_of: Mapping[str, str] = MappingProxyType({}),
-    ignored_kinds: Collection[str] = (),
 ) -> DetectionRow:
     """Compare what quality control did up to the end of `cycle` with the truth.
 
@@ -82,23 +85,17 @@ def score_detection(
         truth_subjects: harmful ones; those that are not in training do not count.
         n_verifications: made so far.
         history: when who was flagged and eliminated; None: nothing is said about how long it took.
-        kind_of: how each harmful subject was corrupted; looked at for `ignored_kinds` only.
-        ignored_kinds: their scans are neither harmful nor good, such as those of a kind found to do no harm: the
-            scores are those of a cohort without them.
 
     Raises:
         ValueError: a subject flagged, eliminated or undecided is no training subject.
     """
     if strangers := {*flagged_ever, *eliminated, *undecided} - set(center_of):
         raise ValueError(f"not among the training subjects: {', '.join(sorted(strangers))}")
-    scored = counted(center_of, kind_of, ignored_kinds=ignored_kinds)
-    center_of = {subject: center for subject, center in center_of.items() if subject in scored}
-    flagged_ever, eliminated, undecided = (scored.intersection(s) for s in (flagged_ever, eliminated, undecided))
-    harmful = scored.intersection(truth_subjects)
+    flagged_ever, eliminated, undecided = set(flagged_ever), set(eliminated), set(undecided)
+    harmful = set(center_of).intersection(truth_subjects)
     by_scan, by_flag = detect(eliminated, harmful), detect(flagged_ever, harmful)
     harmful_centers = whole_centers(harmful, center_of)
-    eliminated_centers = whole_centers(eliminated, center_of)
-    by_center = detect(eliminated_centers, harmful_centers)
+    eliminated_centers, flagged_centers = (whole_centers(named, center_of) for named in (eliminated, flagged_ever))
     return DetectionRow(
         cycle=cycle,
         n_harmful=len(harmful),
@@ -112,8 +109,10 @@ def score_detection(
         n_verifications=n_verifications,
         **_shares("", by_scan),
         **_shares("flagged_", by_flag),
-        **_shares("center_", by_center),
+        **_shares("center_", detect(eliminated_centers, harmful_centers)),
         **_waits(history, harmful),
+        n_flagged_centers=len(flagged_centers),
+        **_shares("flagged_center_", detect(flagged_centers, harmful_centers)),
     )
 
 

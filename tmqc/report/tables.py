@@ -180,8 +180,10 @@ def _add_detection(table: Table, row: DetectionRow) -> None:
     scores = ((row.precision, row.recall, row.f1), (row.center_precision, row.center_recall, row.center_f1))
     for what, values in zip(("scans", "whole centers"), scores, strict=True):
         table.add_row(f"eliminated {what}: precision / recall / F1", " / ".join(_number(v) for v in values))
-    flagged = (row.flagged_precision, row.flagged_recall, row.flagged_f1)
-    table.add_row("flagged scans: precision / recall / F1", " / ".join(_number(v) for v in flagged))
+    by_scan = (row.flagged_precision, row.flagged_recall, row.flagged_f1)
+    by_center = (row.flagged_center_precision, row.flagged_center_recall, row.flagged_center_f1)
+    for what, values in (("scans", by_scan), ("whole centers", by_center)):
+        table.add_row(f"flagged {what}: precision / recall / F1", " / ".join(_number(v) for v in values))
     waits = (
         (row.cycles_to_elimination, row.max_cycles_to_elimination),
         (row.cycles_from_flag, row.max_cycles_from_flag),

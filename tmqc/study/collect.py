@@ -12,6 +12,8 @@ from omegaconf import OmegaConf
 
 from tmqc.core.detection import counted, detect
 from tmqc.federation.site_settings import TOKENS, read_tokens
+from tmqc.report.compare.groups import ERROR, LOSS_ERROR, REVISIT, describe
+from tmqc.report.compare.tables import describe_point
 from tmqc.rundir import CONFIG, LEDGER, RANKING, SITES, SUMMARY, TRUTH
 from tmqc.study.launch import COST, directory_of, is_done
 from tmqc.study.plan import CLEAN, DIRTY, QC, RIVALS, Job
@@ -23,6 +25,7 @@ DETECTION = (
     *("center_precision", "center_recall", "n_good_lost", "n_undecided", "cycles_to_elimination"),
 )
 REAL = ("precision_real", "recall_real")
+_GIVEN = ("seed", "scenario", "gate")  # of a job's labels; the others are what its gate is swept over
 
 
 def collect_runs(jobs: Sequence[Job], outputs: Path, *, harmless: Sequence[str] = ()) -> pd.DataFrame:
@@ -31,7 +34,8 @@ def collect_runs(jobs: Sequence[Job], outputs: Path, *, harmless: Sequence[str] 
     Args:
         harmless: kinds without which elimination is scored once more, as `precision_real` and `recall_real`.
 
-    Columns: run, pipeline, seed, scenario, gate, error (acceptable a sample, of the gate's own signal), revisit,
+    Columns: run, pipeline, seed, scenario, gate (and whatever is swept besides the next two), error (acceptable a
+    sample, of the gate's own signal; of both signals, `qc.error`), revisit,
     verify_accuracy and verify_loss (of the last cycle), start_accuracy (on the verification scans, of the model that
     control started from), test_accuracy, test_auroc, scores as in `detection.csv`, n_verifications, seconds (of
     training and verification), cpu_seconds (of the whole process). Empty where there is none.
@@ -45,16 +49,14 @@ def _read_run(job: Job, outputs: Path, harmless: Sequence[str]) -> dict[str, Any
     summary = json.loads((directory / SUMMARY).read_text(encoding="utf-8"))
     settings: Any = OmegaConf.load(directory / CONFIG)
     test, detection = summary["test"] or {}, summary["detection"] or {}
-    error = settings.qc.loss_error if settings.qc.signal == "loss" else settings.qc.error
-    qc = {"error": None if settings.qc.control == "screen" else error, "revisit": settings.qc.revisit}
     start = None
     if job.start is not None:
         before = pd.read_csv(outputs / CLEAN / job.start / "cycles.csv").set_index("cycle")
         start = float(before.loc[summary["first_cycle"] - 1, "accuracy"])
     return {
         **{"run": job.name, "pipeline": job.pipeline, "seed": job.labels["seed"]},
-        **{"scenario": job.labels["scenario"], "gate": job.labels["gate"]},
-        **(qc if job.pipeline == QC else dict.fromkeys(qc)),
+        "scenario": job.labels["scenario"],
+        **(_gate_of(job, settings) if job.pipeline == QC else dict.fromkeys(("gate", "error", "revisit"))),
         **{f"verify_{name}": summary["verification"][name] for name in ("accuracy", "loss")},
         "start_accuracy": start,
         **{f"test_{name}": test.get(name) for name in TEST},
@@ -64,6 +66,26 @@ def _read_run(job: Job, outputs: Path, harmless: Sequence[str]) -> dict[str, Any
         "seconds": summary["train_s"] + summary["verify_s"],
         "cpu_seconds": _read_cost(directory),
     }
+
+
+def _gate_of(job: Job, settings: Any) -> dict[str, Any]:
+    signal = LOSS_ERROR if settings.qc.signal == "loss" else ERROR
+    own = None if settings.qc.control == "screen" else signal
+    further = {name: value for name, value in job.labels.items() if name not in (*_GIVEN, own, REVISIT)}
+    return {
+        "gate": ", ".join([job.labels["gate"], *([describe(further)] if further else [])]),
+        "error": None if own is None else OmegaConf.select(settings, own),
+        "revisit": settings.qc.revisit,
+    }
+
+
+def name_gates(qc: pd.DataFrame) -> list[str]:
+    """The gate of each row; with acceptable error and revisit if it was tried at several in the row's scenario."""
+    several = qc.groupby(["scenario", "gate"])[["error", "revisit"]].transform("nunique").max(axis=1) > 1
+    return [
+        f"{row.gate} {describe_point(row.error, row.revisit)}" if more else str(row.gate)
+        for row, more in zip(qc.itertuples(), several, strict=True)
+    ]
 
 
 def _read_cost(directory: Path) -> float | None:

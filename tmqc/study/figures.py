@@ -70,7 +70,7 @@ def plot_test(table: pd.DataFrame, path: Path, note: str | None) -> None:
     figure = new_figure(_PANEL_IN * max(len(scenarios), 1), 0.32 * len(models) + 1.7)
     panels = np.atleast_1d(figure.subplots(1, max(len(scenarios), 1), sharey=True, sharex=True))
     for axes, scenario in zip(panels, scenarios, strict=False):
-        of = table[table["scenario"] == scenario].set_index("model")
+        of = table[(table["scenario"] == scenario) & table["test_auroc"].notna()].set_index("model")
         for y, model in enumerate(models):
             if model not in of.index:
                 continue

@@ -9,8 +9,9 @@ import pandas as pd
 
 from tmqc.report.compare.means import average
 from tmqc.rundir import write_text
-from tmqc.study.collect import measure_harm
+from tmqc.study.collect import measure_harm, name_gates
 from tmqc.study.figures import plot_cycles_to_elimination, plot_precision_recall, plot_rivals, plot_test
+from tmqc.study.kinds import EVERY
 
 Plot = Callable[[pd.DataFrame, Path, str | None], None]
 
@@ -19,12 +20,18 @@ _OUTCOME = (
     *("cycles_to_elimination", "test_auroc", "test_accuracy"),
 )
 _RANKING = ("auroc", "average_precision", "precision_at_k", "recall_at_k", "forward_passes", "backward_passes")
+_RIVALS_TOLD = (
+    " A gate stops at a limit of its own, at the precision shown; a rival is told how many scans are harmful, of all "
+    "kinds together, and names so many, those it scores highest. The best rival of a kind is the one with the "
+    "highest recall, chosen with the truth at hand, which flatters it. *Ahead*: its mean recall is the higher one."
+)
 _LABELS = {"test_auroc": "test AUROC", "auroc": "AUROC", "drop_auroc": "drop of AUROC"}
 
 
 def write_study(
     runs: pd.DataFrame,
     rivals: pd.DataFrame,
+    kinds: pd.DataFrame,
     directory: Path,
     *,
     title: str,
@@ -34,10 +41,11 @@ def write_study(
     note: str | None,
     harmless: Sequence[str] = (),
 ) -> Path:
-    """Write `runs.csv`, `rivals.csv`, `gates.csv`, `harm.csv`, the pictures and `report.md`.
+    """Write `runs.csv`, `rivals.csv`, `gates.csv`, `by_kind.csv`, `harm.csv`, the pictures and `report.md`.
 
     Args:
         runs, rivals: as `study.collect` gives them.
+        kinds: as `study.kinds.compare_kinds` gives them.
         command: that makes the report again.
         harms: scenarios that were run dirty only.
         failed: runs that are missing.
@@ -54,7 +62,8 @@ def write_study(
         ["scenario", "gate", "error", "revisit"],
         [*_OUTCOME, "n_verifications", "seconds"],
     )
-    for name, table in (("runs", runs), ("gates", gates), ("harm", harm), ("rivals", rivals)):
+    tables = {"runs": runs, "gates": gates, "by_kind": kinds, "harm": harm, "rivals": rivals}
+    for name, table in tables.items():
         if not table.empty:
             table.to_csv(directory / f"{name}.csv", index=False)
     outcomes = compare_models(runs, exclude=harms)
@@ -69,6 +78,7 @@ def write_study(
             ]
         page += _picture(plot_precision_recall, runs, directory / "precision_recall.png", note)
         page += _picture(plot_cycles_to_elimination, runs, directory / "cycles_to_elimination.png", note)
+    page += _found_by_kind(kinds)
     page += _section("What that buys: the final models on the test split", _model_table(outcomes))
     page += _picture(plot_test, outcomes, directory / "test_auroc.png", note)
     page += _section("Harm where nobody looks: dirty against clean, same seed and cycles", _harm_table(harm))
@@ -117,12 +127,7 @@ def compare_models(runs: pd.DataFrame, *, exclude: Sequence[str] = ()) -> pd.Dat
         of = runs[runs["scenario"] == scenario]
         parts.append(of[of["pipeline"] == "dirty"].assign(model="dirty"))
         qc = of[of["pipeline"] == "qc"]
-        several = qc.groupby("gate")[["error", "revisit"]].nunique().max(axis=1) > 1
-        names = [
-            f"{row.gate} {row.error:g}, R {row.revisit:g}" if several[row.gate] else str(row.gate)
-            for row in qc.itertuples()
-        ]
-        parts.append(qc.assign(model=names))
+        parts.append(qc.assign(model=name_gates(qc)))
     frame = pd.concat(parts, ignore_index=True) if parts else clean.assign(scenario="none", model="clean")
     return average(frame, ["scenario", "model"], ["test_auroc", "test_accuracy"])
 
@@ -140,6 +145,28 @@ def _outcome_table(gates: pd.DataFrame, *, real: bool) -> pd.DataFrame:
         table[_LABELS.get(name, name)] = _ranges(gates, name)
     table["verifications"] = gates["n_verifications"].map("{:.0f}".format)
     return table
+
+
+def _found_by_kind(kinds: pd.DataFrame) -> list[str]:
+    if kinds.empty:
+        return []
+    table = kinds[["scenario", "kind", "n_harmful", "gate", "n"]].rename(columns={"n_harmful": "scans"})
+    table["recall"], table["precision"] = _ranges(kinds, "recall"), _rounded(kinds["precision"])
+    said = "Recall: the share of the scans harmed in this way that were eliminated. Precision: of all eliminated scans."
+    if kinds["rival"].notna().any():
+        table["best rival"], table["rival n"] = kinds["rival"], kinds["rival_n"]
+        table["rival recall"] = _ranges(kinds, "rival_recall")
+        table["rival precision"], table["rival AUROC"] = (
+            _rounded(kinds["rival_precision"]),
+            _rounded(kinds["rival_auroc"]),
+        )
+        table["rival ahead"] = [f"**{ahead}**" if ahead == EVERY else ahead for ahead in kinds["ahead"]]
+        said += _RIVALS_TOLD
+    return [*_section("Found, by kind of harm", table), said, ""]
+
+
+def _rounded(column: pd.Series) -> list[str]:
+    return ["" if pd.isna(value) else f"{value:.3f}" for value in column]
 
 
 def _model_table(outcomes: pd.DataFrame) -> pd.DataFrame:

@@ -19,7 +19,7 @@ from tmqc.rundir import write_json
 from tmqc.signals import WAITING, Interrupted
 from tmqc.sweep.board import Board, count
 from tmqc.sweep.outcome import DONE, FAILED, RUNNING, SKIPPED, Outcome, read_outcomes
-from tmqc.tracking import OWN_ID, SWEEP_TAG, TRACKERS, Tracker
+from tmqc.tracking import OWN_ID, PIPELINE_TAG, SWEEP_PARENT, SWEEP_TAG, TRACKERS, Tracker
 
 SWEEP = "sweep.json"
 
@@ -105,7 +105,7 @@ def open_sweep(plan: Plan) -> Sweep:
     plan.directory.mkdir(parents=True, exist_ok=True)
     tracker.start(
         name=f"sweep/{plan.name}",
-        tags={SWEEP_TAG: plan.name, "pipeline": "sweep"},
+        tags={SWEEP_TAG: plan.name, PIPELINE_TAG: SWEEP_PARENT},
         settings=settings,
         description=describe(plan, []),
         run_id=read_sweep(plan.directory).get("run_id"),

@@ -26,6 +26,8 @@ DIRECTORY_TAG, KEY_TAG = "tmqc.directory", "tmqc.key"
 OWN_ID = "tmqc-"  # begins our own name of a run that the store may not know yet
 # Of the jobs of a sweep: the run that shows them nested under it, and the sweep's name.
 PARENT_TAG, SWEEP_TAG = "mlflow.parentRunId", "tmqc.sweep"
+# Of every run: its pipeline. The parent of a sweep has the settings of its jobs, and is told from them by this alone.
+PIPELINE_TAG, SWEEP_PARENT = "pipeline", "sweep"
 
 
 # Read by MLflow while it is imported: no usage reports from a hospital's network, no prints between our bars. Without

@@ -14,6 +14,7 @@ from tmqc.errors import ComparisonError
 from tmqc.report.compare.gather import Gathered, LeftOut, in_order
 from tmqc.report.compare.records import DETECTION, NUMBERS, PIPELINES, TEST, VERIFY, RunRecord
 from tmqc.report.past_run import Setting
+from tmqc.tracking import PIPELINE_TAG, SWEEP_PARENT
 from tmqc.tracking.cycle import CYCLE_MARK
 from tmqc.tracking.database import database_path, database_uri
 from tmqc.tracking.faults import first_line
@@ -47,12 +48,12 @@ def query(experiment: str, *, filter_string: str, uri: str | None, outputs: Path
                 known = ", ".join(sorted(e.name for e in client.search_experiments()))
                 raise ComparisonError(f"{uri}: there is no experiment {experiment}, there are: {known}")
             runs = list(_search(client, found.experiment_id, filter_string))
-            records = [_record(client, run) for run in runs if run.data.params.get("pipeline.name") in PIPELINES]
+            records = [_record(client, run) for run in runs if _is_training(run)]
         except ComparisonError:
             raise
         except Exception as error:  # not listed anywhere: requests, SQLAlchemy, drivers, a proxy's HTML read as JSON
             raise ComparisonError(f"{uri}: MLflow cannot be asked there ({first_line(error)})") from error
-    return Gathered(in_order(records), tuple(_left_out(run, runs) for run in runs if not _is_training(run)))
+    return Gathered(in_order(records), tuple(_left_out(run) for run in runs if not _is_training(run)))
 
 
 def _search(client: MlflowClient, experiment_id: str, filter_string: str) -> Iterator[Run]:
@@ -67,16 +68,20 @@ def _search(client: MlflowClient, experiment_id: str, filter_string: str) -> Ite
 
 
 def _is_training(run: Run) -> bool:
-    return run.data.params.get("pipeline.name") in PIPELINES
+    return run.data.params.get("pipeline.name") in PIPELINES and not _is_parent(run)
 
 
-def _left_out(run: Run, runs: list[Run]) -> LeftOut:
+def _is_parent(run: Run) -> bool:
+    return bool(run.data.tags.get(PIPELINE_TAG) == SWEEP_PARENT)  # its params are those that its jobs share
+
+
+def _left_out(run: Run) -> LeftOut:
     origin, name = str(run.info.run_id), run.info.run_name
+    if _is_parent(run):
+        return LeftOut(origin, f"{name}: the parent of a sweep's runs", faulty=False)
     pipeline = run.data.params.get("pipeline.name")
     if pipeline is not None:
         return LeftOut(origin, f"{name}: pipeline={pipeline}: not a training run", faulty=False)
-    if any(other.data.tags.get("mlflow.parentRunId") == origin for other in runs):
-        return LeftOut(origin, f"{name}: the parent of other runs", faulty=False)
     return LeftOut(origin, f"{name} ({origin}): has no parameter pipeline.name: not a run of tmqc", faulty=True)
 
 

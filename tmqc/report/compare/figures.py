@@ -13,22 +13,23 @@ from matplotlib.figure import Figure
 
 from tmqc.report.canvas import BLUE, GRAY, GREEN, MARKERS, PALETTE, VERMILION, new_figure, style_axes
 from tmqc.report.compare.groups import Group
-from tmqc.report.compare.tables import heat_maps
+from tmqc.report.compare.tables import describe_point, heat_maps
 
 _COLORS = {"clean": GREEN, "dirty": VERMILION, "qc": BLUE}
 _SHAPES = {"clean": "o", "dirty": "X", "qc": "s"}
 _TEST = {"test_accuracy": "accuracy", "test_auroc": "AUROC", "test_sensitivity": "sensitivity"}
 _TEST |= {"test_specificity": "specificity"}
-# What a heat map shows -> its title, and whether it is a share of 1.
+# What a heat map shows -> its title, and whether it is a share of 1, of which more is better; of the others, fewer.
 _HEAT = {
     "test_accuracy": ("test accuracy", True),
     "recall": ("recall of elimination", True),
     "precision": ("precision of elimination", True),
     "n_good_lost": ("good scans lost, fewer is better", False),
     "n_undecided": ("undecided scans, fewer is better", False),
-    "n_verifications": ("verifications, the cost", False),
+    "n_verifications": ("verifications, fewer is better", False),
 }
-_COLORMAP = mpl.colormaps["cividis"]  # the color-blind see it as everybody does, and it prints in gray
+# The color-blind see it as everybody does, and it prints in gray. Yellow is the better end of every map.
+_MORE_IS_BETTER, _FEWER_IS_BETTER = mpl.colormaps["cividis"], mpl.colormaps["cividis_r"]
 
 
 def to_svg(figure: Figure) -> str:
@@ -111,13 +112,14 @@ def _draw_map(axes: Axes, means: pd.DataFrame, counts: pd.DataFrame, name: str) 
     title, is_share = _HEAT[name]
     values, n = means.to_numpy(float), counts.to_numpy(int)
     top = 1.0 if is_share else max(float(np.nanmax(values)), 1.0)
-    axes.imshow(values, cmap=_COLORMAP, vmin=0.0, vmax=top, aspect="auto")
+    axes.imshow(values, cmap=_MORE_IS_BETTER if is_share else _FEWER_IS_BETTER, vmin=0.0, vmax=top, aspect="auto")
     for (i, j), value in np.ndenumerate(values):
         if np.isnan(value):
             axes.text(j, i, "-", ha="center", va="center", fontsize=8, color=GRAY)
             continue
         text = f"{value:.3f}" if is_share else f"{value:.4g}"
-        ink = "white" if value < 0.48 * top else "black"
+        brightness = value / top if is_share else 1 - value / top
+        ink = "white" if brightness < 0.48 else "black"
         axes.text(j, i, f"{text}\nn={n[i, j]}", ha="center", va="center", fontsize=8, color=ink)
     axes.set_title(title, fontsize=9, loc="left", fontweight="bold")
     axes.set_xticks(range(means.shape[1]), [_tick(value) for value in means.columns.to_numpy(float)])
@@ -175,5 +177,5 @@ def draw_gate(axes: Axes, runs: pd.DataFrame, gate: str, at: int) -> None:
         axes.plot(of["x"], of["y"], "-", marker=marker, color=color, markersize=8, linewidth=1, label=label)
     if len(means) > 1:
         for row in means.itertuples(index=False):
-            text = f"{row.error:g}, R {row.revisit:g}"
+            text = describe_point(row.error, row.revisit)
             axes.annotate(text, (row.x, row.y), (4, 5), textcoords="offset points", fontsize=6, color=color)

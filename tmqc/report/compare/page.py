@@ -33,7 +33,8 @@ _CAPTIONS = {
     "control. Ticks: single runs; line: 95 % interval of the mean.",
     "precision_recall_caption": "Elimination of harmful scans. Small: runs; large: means over seeds, labeled with "
     "acceptable error and revisit R. Hollow: nobody was eliminated, so there is no precision.",
-    "map_caption": "Means over n seeds. A dash: nothing was run there, or no run has such a number.",
+    "map_caption": "Means over n seeds. Yellow is better and dark blue worse, in every map. A dash: nothing was run "
+    "there, or no run has such a number.",
 }
 
 

@@ -56,17 +56,18 @@ def gate_runs(groups: Sequence[Group]) -> pd.DataFrame:
     """The runs under control, for pictures over acceptable error and revisit.
 
     Returns:
-        One row a run: gate (all settings of its group but these two), error (a sample, of the gate's own signal; empty
-        for a screen), error_name (of its setting), revisit, and `NUMBERS`.
+        One row a run: gate (all settings of its group but those two), error (a sample, of the gate's own signal; of
+        both, the one that varies, and `qc.error` if both do or neither does; empty for a screen), error_name (of its
+        setting), revisit, and `NUMBERS`.
     """
     rows = []
     for group in groups:
         if group.pipeline != "qc":
             continue
-        rest = {name: value for name, value in group.settings.items() if name not in (ERROR, LOSS_ERROR, REVISIT)}
+        name = _error_name(group)
+        rest = {each: value for each, value in group.settings.items() if each not in (name, REVISIT)}
         for record in group.records:
             settings = effective(record.settings)
-            name = next((n for n in (ERROR, LOSS_ERROR) if settings.get(n) is not None), None)
             rows.append(
                 {
                     "gate": describe(rest) or "qc",
@@ -78,6 +79,19 @@ def gate_runs(groups: Sequence[Group]) -> pd.DataFrame:
             )
     columns = ["gate", "error", "error_name", "revisit", *NUMBERS]
     return pd.DataFrame(rows, columns=columns)
+
+
+def _error_name(group: Group) -> str | None:
+    """The error that its gate is drawn over. A gate of both signals has two: the other one stays in its name."""
+    settings = effective(group.records[0].settings)
+    own = [name for name in (ERROR, LOSS_ERROR) if settings.get(name) is not None]
+    return next((name for name in own if name in group.settings), own[0] if own else None)
+
+
+def describe_point(error: Any, revisit: Any) -> str:
+    """A row's acceptable error and revisit as a label: `0.02, R 2`; without an error, as a screen is, `R 2`."""
+    said = [] if pd.isna(error) else [f"{error:g}"]
+    return ", ".join(said if pd.isna(revisit) else [*said, f"R {revisit:g}"])
 
 
 def heat_maps(runs: pd.DataFrame, name: str) -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame]]:
