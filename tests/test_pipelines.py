@@ -150,14 +150,14 @@ def test_the_cache_changes_no_result(runs, cohort_csvs, caplog, *, settings, nam
 def rederive_strengths(rows, directory):
     """What the screen's verdicts rest on, from the rows' z-scores and the settings alone; checked against the rows."""
     limits = OmegaConf.load(directory / "config.yaml").qc.screen
-    margin, loss_z, margin_z, image_z, strength = (
-        rows[name].astype(float) for name in ("Margin", "LossZ", "MarginZ", "ImageZ", "Strength")
+    loss_z, margin_z, contradiction, image_z, strength = (
+        rows[name].astype(float) for name in ("LossZ", "MarginZ", "Contradiction", "ImageZ", "Strength")
     )
     limit = np.where(margin_z < -limits["margin_z"], limits["unusual_loss_z"], limits["loss_z"])
     of_loss = loss_z / np.where(image_z > limits["image_z"], limits["image_loss_z"], limit)
-    of_margin = (margin_z / limits["margin_z"]).where(margin < 0, -np.inf)
+    of_label = contradiction / limits["contradiction"]
     of_image = image_z / limits["image_alone_z"]
-    np.testing.assert_allclose(strength, np.maximum(np.maximum(of_loss, of_margin), of_image), rtol=1e-12)
+    np.testing.assert_allclose(strength, np.maximum(np.maximum(of_loss, of_label), of_image), rtol=1e-12)
     return strength
 
 

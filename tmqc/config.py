@@ -92,7 +92,8 @@ class ScreenConfig:
     loss_z: float = 6.0  # limit of the change in verification loss, in robust standard deviations
     unusual_loss_z: float = 1.5  # the same for a scan that the model is far too sure about
     image_loss_z: float = 0.1  # the same for a scan whose image is beyond image_z
-    margin_z: float = 3.0  # limit of the label's contradiction, in robust standard deviations
+    margin_z: float = 3.0  # the model is far too sure from here on, in robust standard deviations
+    contradiction: float = 0.25  # limit of a label's contradiction, relative to how the model speaks of labels
     image_z: float | None = None  # an image less alike to all others than this is unusual; null: not looked at
     image_alone_z: float | None = None  # an image less alike than this is a suspect whatever its step does
     least_loss: float = 1e-4  # nats; a smaller spread of the changes counts as this

@@ -31,7 +31,7 @@ COLUMNS = (
 # Of gates beyond the published one only: what their verdicts need besides.
 FURTHER_COLUMNS = (
     *("RefVerifyLoss", "LossTolerance", "BrokenHC", "FixedHC", "BrokenPD", "FixedPD", "Outcome"),
-    *("Margin", "LossZ", "MarginZ", "Strength", "ImageZ"),
+    *("Margin", "LossZ", "MarginZ", "Strength", "ImageZ", "Contradiction"),
 )
 # Of federated runs only: bytes of messages since the row before, seconds that sites computed (the slowest counts),
 # seconds lost to sites that did not answer as they should, and sites that the verification went without.
@@ -75,7 +75,7 @@ def further_cells(step: Step) -> dict[str, object]:
         *((flips.broken_hc, flips.fixed_hc, flips.broken_pd, flips.fixed_pd) if flips else (None,) * 4),
         step.outcome,
         *((evidence.margin, evidence.loss_z, evidence.margin_z, evidence.strength) if evidence else (None,) * 4),
-        evidence.image_z if evidence else None,
+        *((evidence.image_z, evidence.contradiction) if evidence else (None, None)),
     )
     return dict(zip(FURTHER_COLUMNS, values, strict=True))
 

@@ -72,6 +72,7 @@ RANGES: dict[str, tuple[float, float]] = {  # both ends allowed
     "qc.screen.unusual_loss_z": (1e-6, 1e6),
     "qc.screen.image_loss_z": (1e-6, 1e6),
     "qc.screen.margin_z": (1e-6, 1e6),
+    "qc.screen.contradiction": (1e-6, 1e6),
     "qc.screen.least_loss": (0.0, 100.0),
     "qc.screen.least_accuracy": (0.0, 1.0),
     "qc.runaway.window": (1, 1_000_000),

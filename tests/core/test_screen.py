@@ -7,18 +7,27 @@ from tmqc.core.rates import margins
 from tmqc.core.screen import Limits, Record, weigh
 
 SD = 2 / 1.349  # of one to four, the outlier left out
-LIMITS = Limits(loss_z=10.0, unusual_loss_z=2.0, margin_z=4.0, least_loss=0.0)
+LIMITS = Limits(loss_z=10.0, unusual_loss_z=2.0, margin_z=4.0, contradiction=0.5, least_loss=0.0)
 
 
 def test_evidence_by_hand():
-    """Changes: center 2.5, spread 2 / 1.349. Margins: 5.5 and the same spread."""
+    """Changes: center 2.5, spread 2 / 1.349. Margins: 5.5 and the same spread; their median size is 6."""
     changes, margin = [1, 2, 3, 4, 100], [-14, 4, 5, 6, 7]
     found = weigh(changes, margin, LIMITS)
     assert [e.loss_z for e in found] == pytest.approx([(c - 2.5) / SD for c in changes])
     assert [e.margin_z for e in found] == pytest.approx([(5.5 - m) / SD for m in margin])
     assert [e.suspect for e in found] == [True, False, False, False, True]
-    assert found[0].strength == pytest.approx(19.5 / SD / 4)
+    assert [e.contradiction for e in found] == pytest.approx([-m / 6 for m in margin])
+    assert found[0].strength == pytest.approx(14 / 6 / 0.5)
     assert found[4].strength == pytest.approx(97.5 / SD / 10)
+
+
+@pytest.mark.parametrize(("margin", "suspect"), [(-1.0, True), (-0.5, False)])
+def test_a_contradicted_label_of_the_fainter_class_is_found_among_many(margin, suspect):
+    """Two labels of nine are wrong. One class speaks with 6, the other with 2, so that the median size is 2.5."""
+    margin = [6, 6, 6, 2, 2, 2, 2.5, -6, margin]
+    found = weigh([0.0] * 9, margin, Limits(contradiction=0.25))
+    assert [e.suspect for e in found] == [False] * 7 + [True, suspect]
 
 
 def test_what_lowers_the_loss_is_unusual_and_not_harmful():

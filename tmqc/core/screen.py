@@ -28,7 +28,8 @@ class Limits:
             too sure about is unlike what it has learnt from. Not for one that it hardly agrees with: at the border of
             the classes a good scan's step moves the model, and so the loss, more than most.
         image_loss_z: the same for a scan whose image is less alike to all others than `image_z`.
-        margin_z: of the margin, in robust standard deviations from the bulk.
+        margin_z: of the margin, in robust standard deviations above the bulk.
+        contradiction: the model contradicts a label so strongly, relative to how it speaks of labels in general.
         image_z: of `core.likeness.unlikeness`, likewise; None: images are not looked at.
         image_alone_z: from so unlike an image nothing can be learnt, and its scan is a suspect whatever its step does;
             None: being unlike the others is never enough.
@@ -40,6 +41,7 @@ class Limits:
     unusual_loss_z: float = 1.5
     image_loss_z: float = 0.1
     margin_z: float = 3.0
+    contradiction: float = 0.25
     image_z: float | None = None
     image_alone_z: float | None = None
     least_loss: float = 1e-4
@@ -53,7 +55,10 @@ class Evidence:
         loss_change: of the mean verification loss by the scan's own step, in nats; higher is worse.
         margin: `core.rates.margins` of the scan under the trusted state; lower is worse.
         loss_z, margin_z: robust z-scores of the two over all scans screened, both turned so that higher is worse.
-        strength: the larger of the two relative to its limit; above 1 the scan is a suspect. The limit of the loss is
+        contradiction: minus the margin, relative to the median size of all margins. Sizes, because half of a cohort's
+            labels may be wrong and leave their median what it is; and no z-score, because the margins of the two
+            classes may lie far apart, so that their common spread hides a contradiction of the fainter one.
+        strength: the larger of `loss_z` and `contradiction`, relative to its limit; above 1 the scan is a suspect. The limit of the loss is
             a lower one where the scan is unusual. With `Limits.image_alone_z`, the largest of three.
         image_z: robust z-score of the unlikeness over all scans; None where images are not looked at.
     """
@@ -62,6 +67,7 @@ class Evidence:
     margin: float
     loss_z: float
     margin_z: float
+    contradiction: float
     strength: float
     image_z: float | None = None
 
@@ -88,6 +94,8 @@ def weigh(
     """
     loss_z = robust_z(loss_changes, least=limits.least_loss)
     margin_z = -robust_z(margins)
+    sizes = np.abs(margins)
+    contradiction = -np.asarray(margins) / max(float(np.median(sizes)), np.finfo(float).tiny)
     image_z: Sequence[float | None] = [None] * len(loss_changes)
     alone = np.full(len(loss_changes), -math.inf)
     limit = np.where(margin_z < -limits.margin_z, limits.unusual_loss_z, limits.loss_z)
@@ -97,14 +105,10 @@ def weigh(
         image_z = of_image.tolist()
         if limits.image_alone_z is not None:
             alone = of_image / limits.image_alone_z
-    contradicted = np.where(np.asarray(margins) < 0, margin_z / limits.margin_z, -math.inf)
-    strength = np.maximum(np.maximum(loss_z / limit, contradicted), alone)
-    return tuple(
-        Evidence(float(change), float(margin), float(of_loss), float(of_margin), float(total), image)
-        for change, margin, of_loss, of_margin, total, image in zip(
-            loss_changes, margins, loss_z, margin_z, strength, image_z, strict=True
-        )
-    )
+    strength = np.maximum(np.maximum(loss_z / limit, contradiction / limits.contradiction), alone)
+    columns = (loss_changes, margins, loss_z, margin_z, contradiction, strength)
+    numbers = zip(*(map(float, column) for column in columns), strict=True)
+    return tuple(Evidence(*row, image) for row, image in zip(numbers, image_z, strict=True))
 
 
 @dataclass(frozen=True)

@@ -118,6 +118,7 @@ def _screening(qc: QcConfig) -> Screening:
             unusual_loss_z=screen.unusual_loss_z,
             image_loss_z=screen.image_loss_z,
             margin_z=screen.margin_z,
+            contradiction=screen.contradiction,
             image_z=screen.image_z,
             image_alone_z=screen.image_alone_z,
             least_loss=screen.least_loss,

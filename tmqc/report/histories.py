@@ -100,9 +100,9 @@ def _tell(row: Mapping[Hashable, Any]) -> str:
         value = pd.to_numeric(row.get(name, np.nan), errors="coerce")
         return None if pd.isna(value) else float(value)
 
-    change, margin = number("LossZ"), number("MarginZ")
+    change, margin = number("LossZ"), number("Contradiction")
     if change is not None and margin is not None:
-        return f"its step's effect on everybody's loss {change:+.1f} sd, contradiction of its label {margin:+.1f} sd"
+        return f"its step's effect on everybody's loss {change:+.1f} sd, contradiction of its label {margin:+.2f}"
     said: dict[str, list[str]] = {}  # by what was allowed: the rates share it
     for label, value, reference, tolerance in (
         ("FPR", "PFP", "RefPFP", "Tolerance"),
