@@ -58,8 +58,8 @@ class Evidence:
         contradiction: minus the margin, relative to the median size of all margins. Sizes, because half of a cohort's
             labels may be wrong and leave their median what it is; and no z-score, because the margins of the two
             classes may lie far apart, so that their common spread hides a contradiction of the fainter one.
-        strength: the larger of `loss_z` and `contradiction`, relative to its limit; above 1 the scan is a suspect. The limit of the loss is
-            a lower one where the scan is unusual. With `Limits.image_alone_z`, the largest of three.
+        strength: the larger of `loss_z` and `contradiction`, relative to its limit; above 1 the scan is a suspect. The
+            limit of the loss is lower where the scan is unusual. With `Limits.image_alone_z`, the largest of three.
         image_z: robust z-score of the unlikeness over all scans; None where images are not looked at.
     """
 
