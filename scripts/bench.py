@@ -33,6 +33,7 @@ def main() -> int:
         "n_steps",
         "n_pretrain",
         "full_verify",
+        "full_steps",
         "verify_batch_size",
         "matrix",
     )
@@ -61,13 +62,17 @@ def _read_arguments() -> argparse.Namespace:
     parser.add_argument("--shape", type=int, nargs=3, help="voxels in x, y, z of the cycle, default: 48 56 48")
     parser.add_argument("--filters", type=int, nargs="+", help="of the SFCN, default: the published ones")
     parser.add_argument(
-        "--full-shape", type=int, nargs=3, help="of the parts full_size and rates, default: 160 192 160"
+        "--full-shape",
+        type=int,
+        nargs=3,
+        help="of the parts full_size, rates and published_cohort, default: 160 192 160",
     )
     for name, told in {
         "--n-verify": "verification scans of the cycle",
         "--n-steps": "verified steps of the cycle at most",
         "--n-pretrain": "training steps before the cycle",
-        "--full-verify": "scans scored in the parts full_size and rates",
+        "--full-verify": "scans scored in the parts full_size, rates and published_cohort",
+        "--full-steps": "steps taken in the parts full_size and published_cohort",
         "--verify-batch-size": "scans scored at once",
         "--matrix": "rows of the matrices whose product is the yardstick",
     }.items():

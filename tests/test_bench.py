@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from io import StringIO
+from pathlib import Path
+
 import pytest
+from rich.console import Console
 from tiny import SHAPE
 
 from tmqc import backend
-from tmqc.bench import measure
+from tmqc.bench import measure, real_sizes
 from tmqc.bench.contender import EnoughError
 from tmqc.bench.race import Ran, speedup, speedup_at
-from tmqc.bench.report import published_hours, summarize
+from tmqc.bench.report import print_summary, published_hours, summarize
 from tmqc.bench.setting import PUBLISHED, Setting
 from tmqc.config import ModelConfig
 from tmqc.models.sfcn import sfcn
@@ -79,6 +84,42 @@ def test_a_forward_pass_at_the_published_size_is_132_gflop():
     flops = measure.forward_flops(sfcn((160, 192, 160), ModelConfig(), seed=0))
     assert flops == by_hand
     assert 131e9 < flops < 133e9
+
+
+def test_a_cycle_over_the_published_cohort_is_counted_as_the_tour_gives_it():
+    """By hand: n // min(5, n) batches of min(5, n) at every center."""
+    sizes = Counter(s.study for s in real_sizes.read_subjects("train"))
+    assert (len(sizes), sizes.total()) == (83, 1410)
+    count = real_sizes.count_cycle(real_sizes.make_plan(5))
+    assert count == {
+        "n_centers": 83,
+        "n_batches": sum(n // min(5, n) for n in sizes.values()),
+        "n_trained": sum(n // min(5, n) * min(5, n) for n in sizes.values()),
+        "n_verify": 407,
+    }
+    assert count["n_batches"] == 284
+
+
+def test_hours_of_the_published_cohort():
+    """A verification of 10 of 100 scans takes 1 s: 10 s; 20 batches and 40 scans of 2 s: 280 s; 8 retries of 12 s."""
+    count = {"n_batches": 20, "n_trained": 40, "n_verify": 100}
+    hours = real_sizes.extrapolate(count, {"n_scored": 10, "verify_s": 1.0, "train_s_a_scan": 2.0}, n_cycles=3)
+    assert hours["one_cycle_hours"] * 3600 == pytest.approx(280)
+    assert hours["all_cycles_hours"] * 3600 == pytest.approx(10 + 3 * 280)
+    assert hours["all_cycles_with_retries_hours"] * 3600 == pytest.approx(10 + 3 * (280 + 8 * 12))
+
+
+def test_the_first_steps_over_the_published_cohort_are_taken():
+    setting = Setting("tmqc", Path("nowhere"), (8, 8, 8), (2, 2), batch_size=2, verify_batch_size=4)
+    found = measure.published_cohort(setting, DEVICE, Turns(), n_verify=6, n_steps=3)
+    assert (found["n_steps"], found["n_scored"], found["n_batches"], found["batch_size"]) == (3, 6, 284, 2)
+    assert found["shape"] == [8, 8, 8]
+    assert 0 < found["one_cycle_hours"] < found["all_cycles_hours"] < found["all_cycles_with_retries_hours"]
+    summary = summarize({"published_cohort": found})
+    assert summary["published_cohort"] == found
+    page = StringIO()
+    print_summary(summary, {"published_cohort": found}, Console(file=page, width=200))
+    assert "83 centers at 8 x 8 x 8, extrapolated from 3 steps" in page.getvalue()
 
 
 def ran(*steps):

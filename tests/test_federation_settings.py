@@ -28,6 +28,16 @@ DATA = OWN_DATA[:2]
         (["federation=local", "federation.timeout_s=nan"], "federation.timeout_s=nan: must be a number"),
         (["federation=local", "qc=screen"], "federation.share_margins=true, or another gate"),
         (["federation=local", "qc=screen", "federation.on_fault=skip"], "use federation.on_fault=wait or stop"),
+        (
+            ["federation=local", "qc=calibrated", "federation.on_fault=skip"],
+            "qc.calibrated.method=z: tolerances are measured once, before control starts, and every step of "
+            "that measurement counts: use federation.on_fault=wait or stop",
+        ),
+        (["federation=local", "qc.early_stop=true"], "set qc.early_stop=false with federation=local"),
+        (
+            ["federation=nvflare", "federation.sites=[a,b]", "federation.admin_kit=kit", "qc.early_stop=true"],
+            "set qc.early_stop=false with federation=nvflare",
+        ),
         (["federation=local", "qc=screen"], "qc.screen.image_z=6: to compare images, sites would have to"),
         (["federation=local", "run.lookahead=2"], "sites have one model each"),
         (["federation=local", "run.verify_batch_size=auto"], "sites would choose different ones"),
@@ -39,6 +49,18 @@ DATA = OWN_DATA[:2]
 )
 def test_what_cannot_be_asked_of_a_federation(overrides, told):
     assert any(told in fault for fault in faults(*DATA, "init.from=x", *overrides))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["qc=calibrated", "federation.on_fault=wait"],
+        ["qc=calibrated", "federation.on_fault=stop"],
+        ["pipeline=dirty", "qc=calibrated", "qc.early_stop=true", "federation.on_fault=skip"],  # without control
+    ],
+)
+def test_what_can_be_asked_of_a_federation(overrides):
+    validate(composed(*DATA, "init.from=x", "federation=local", *overrides))
 
 
 def test_a_real_federation_needs_no_tables_here():

@@ -21,7 +21,7 @@ class ScreenCenters(ScriptedCenters):
 
     def __init__(self, *, wrong=0, harmless_from=10**9):
         super().__init__(lambda state: 0)
-        self._wrong, self._harmless_from = wrong, harmless_from
+        self.wrong, self._harmless_from = wrong, harmless_from
         self.worse = 0.0  # added to the loss of a state that has been trained on
 
     def verify(self, limit=None):
@@ -33,7 +33,7 @@ class ScreenCenters(ScriptedCenters):
                 added += 0.05
             else:
                 added += 1e-5 * (sum(map(ord, subject)) % 7)
-        counts = Counts(tp=50, fp=self._wrong, tn=50 - self._wrong, fn=0)
+        counts = Counts(tp=50, fp=self.wrong, tn=50 - self.wrong, fn=0)
         return Verification(
             counts, loss_sum=100 * (0.1 + added + (self.worse if any(len(b) > 1 for b in self.state) else 0))
         )
@@ -117,6 +117,28 @@ def test_a_state_that_got_worse_does_not_acquit():
     assert run.refused == []
 
 
+@pytest.mark.parametrize(
+    ("wrong", "worse", "refused", "n_judged"),
+    [
+        ((8, 12), -0.05, [], 2),  # accuracy 0.92, then 0.88 at a lower loss: the first goes on judging who is due
+        ((8, 10), -0.05, [], 14),  # 0.90 may judge: the better one judges everybody
+        ((12, 8), 0.3, [0], 14),  # 0.88, then 0.92 at a higher loss: the first one that may judge does
+        ((12, 12), -0.05, [0, 2], 0),
+    ],
+)
+def test_a_state_that_may_not_judge_takes_the_place_of_none_that_may(wrong, worse, refused, n_judged):
+    centers = ScreenCenters(wrong=wrong[0])
+    recorder = Recorder()
+    run = ScreenedTravel(plan(SUBJECTS, cycles=3), Screening(limits=LIMITS, least_accuracy=0.9), centers, recorder)
+    for report in run.cycles():
+        if report.cycle == 1:
+            centers.wrong, centers.worse = wrong[1], worse
+    assert run.refused == refused
+    assert len([s for s in recorder.steps if s.phase == SCREEN and s.cycle == 2]) == n_judged
+    if n_judged == 2:
+        assert run.ledger.eliminated == ("bad", "flipped")
+
+
 def test_several_steps_before_the_verification():
     centers = ScreenCenters()
     _, reports, steps = screened(centers, cycles=1, steps=3)
@@ -155,3 +177,11 @@ def test_the_guard_holds_eliminations():
     assert run.ledger.eliminated == ()
     assert reports[2].postponed == ("bad", "flipped")
     assert reports[2].alarm.by_elimination
+
+
+def test_the_guard_looks_at_nothing_but_who_would_be_eliminated():
+    """No batch is verified, so that no share of rejected ones, however small the limit, rings an alarm."""
+    guard = Guard("pause", window=1, rejected=0.0, eliminated=0.5)
+    run, reports, _ = screened(ScreenCenters(), cycles=3, guard=guard)
+    assert [r.alarm for r in reports] == [None, None, None]
+    assert run.ledger.eliminated == ("bad", "flipped")

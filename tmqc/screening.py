@@ -147,7 +147,7 @@ class ScreenedTravel:
         """Judge everybody from a better state than before, or only who is due from the best one so far.
 
         A model that harmful scans have got at since must not acquit them: until it is as good again, the state that
-        accused them judges.
+        accused them judges. Whatever its loss, one that may not judge takes no place of one that may.
 
         Returns:
             Steps, and the guard's first alarm.
@@ -155,12 +155,12 @@ class ScreenedTravel:
         baseline = self._baseline(cycle)
         assert baseline.verification is not None
         due = self.ledger.due(cycle)
-        is_better = self._trusted is None or baseline.verification.loss <= self._trusted.verification.loss
+        is_better = self._trusted is None or self._rank(baseline.verification) >= self._rank(self._trusted.verification)
         if is_better:
             rate = self.plan.learning_rate(cycle)
             self._trusted = _Trusted(self.centers.snapshot(), baseline.verification, rate)
         assert self._trusted is not None
-        if self._trusted.verification.counts.accuracy < self.screening.least_accuracy:
+        if not self._may_judge(self._trusted.verification):
             self.refused.append(cycle)
             for subject in due:
                 self._postpone(cycle, subject, strike=False)
@@ -178,6 +178,13 @@ class ScreenedTravel:
             steps.append(replace(tried, outcome=outcome))
             self.listener.step(steps[-1])
         return steps, alarm
+
+    def _may_judge(self, verification: Verification) -> bool:
+        return verification.counts.accuracy >= self.screening.least_accuracy
+
+    def _rank(self, verification: Verification) -> tuple[bool, float]:
+        """Of states that may both judge, or both not, the one of lower loss is the better; of equals the later one."""
+        return self._may_judge(verification), -verification.loss
 
     def _baseline(self, cycle: int) -> Step:
         started = self.centers.clock()

@@ -2,25 +2,85 @@
 
 from __future__ import annotations
 
+import ast
 import re
+from collections import Counter
+from dataclasses import fields
+from fnmatch import fnmatchcase
+from pathlib import Path
 
+import pytest
 from paper_run import make_reports
 
+import tmqc
+from tmqc.pipelines.traffic import TRAFFIC_METRICS
 from tmqc.report.glossary import GROUPS, TERMS, glossary
 from tmqc.report.metrics import METRIC_NAMES
-from tmqc.report.scores import DETECTION_COLUMNS
+from tmqc.report.ranking import RivalRow, ranking_metrics
+from tmqc.report.scores import DetectionRow, detection_metrics
+from tmqc.rivals import RIVALS
 from tmqc.tracking.cycle import cycle_metrics
+
+PACKAGE = Path(tmqc.__file__).parent
+# Where trackers are given numbers: how many calls, of names that `all_logged` asks for.
+GIVEN = {
+    "pipelines/inference.py": 1,  # test/...
+    "pipelines/rivals.py": 1,  # ranking_metrics
+    "pipelines/training.py": 2,  # take_metrics and detection_metrics; test/...
+    "tracking/calls.py": 1,  # what had to wait
+    "tracking/memory.py": 1,  # cycle_metrics
+    "tracking/mlflow_tracker.py": 1,  # cycle_metrics
+    "tracking/replay.py": 1,  # the same from files
+    "tracking/spool.py": 1,  # cycle_metrics
+}
+NAMED = ("pipelines", "report", "tracking")  # rooms in which a string of the form group/name names a number
+
+
+def row_of(kind, **values):
+    return kind(**{field.name: 0 for field in fields(kind)} | values)
+
+
+def all_logged():
+    """Every name that can be logged, asked of the functions that make names."""
+    logged = set(cycle_metrics(make_reports()[0])) | {f"test/{name}" for name in METRIC_NAMES}
+    logged |= set(detection_metrics(row_of(DetectionRow))) | set(TRAFFIC_METRICS)
+    for rival in RIVALS:
+        logged |= set(ranking_metrics(row_of(RivalRow, rival=rival)))
+    return logged
 
 
 def test_every_number_logged_has_its_unit_and_direction():
-    logged = set(cycle_metrics(make_reports()[0])) | {f"test/{name}" for name in METRIC_NAMES}
-    logged |= {f"detect/{name.removeprefix('n_')}" for name in DETECTION_COLUMNS if name != "cycle"}
-    assert set(TERMS) == logged
+    logged = all_logged()
+    assert [name for name in logged if not any(fnmatchcase(name, known) for known in TERMS)] == []
+    assert [known for known in TERMS if not any(fnmatchcase(name, known) for name in logged)] == []
     assert {term.better for term in TERMS.values()} == {"higher", "lower", "-"}
-    assert all(name.startswith(tuple(GROUPS)) for name in TERMS)
+    assert {name.partition("/")[0] + "/" for name in TERMS} == set(GROUPS)
+
+
+def nodes_of(room, kind):
+    for path in sorted((PACKAGE / room).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, kind):
+                yield path.relative_to(PACKAGE).as_posix(), node
+
+
+def test_numbers_are_given_to_trackers_nowhere_else():
+    """Whoever logs at a new place is sent here: its names belong into `all_logged` and the glossary."""
+    calls = nodes_of(".", ast.Call)
+    at = [path for path, call in calls if isinstance(call.func, ast.Attribute) and call.func.attr == "metrics"]
+    assert Counter(at) == GIVEN
+
+
+@pytest.mark.parametrize("room", NAMED)
+def test_every_name_written_down_is_explained(room):
+    """Whole names, and what f-strings begin with."""
+    texts = [(path, node.value) for path, node in nodes_of(room, ast.Constant) if isinstance(node.value, str)]
+    names = [(path, text) for path, text in texts if re.fullmatch(r"[a-z_]+/[a-z_*]*", text)]
+    assert names
+    assert [(path, name) for path, name in names if name not in TERMS and name not in GROUPS] == []
 
 
 def test_the_tracker_shows_all_of_it():
     text = glossary()
-    assert set(re.findall(r"\| `(.+?)` \|", text)) == set(TERMS)
+    assert set(re.findall(r"\|`(.+?)`\|", text)) == set(TERMS)
     assert all(f"**{group}**" in text for group in GROUPS) and len(text) < 5000

@@ -16,6 +16,7 @@ from keras import ops
 from tmqc import backend
 from tmqc.bench.contender import EnoughError, Turnstile, peak_rss_mb
 from tmqc.bench.published import PublishedCenters
+from tmqc.bench.real_sizes import measure_cohort
 from tmqc.bench.setting import PUBLISHED, Setting, read_phantom
 from tmqc.centers import LocalCenters
 from tmqc.config import ModelConfig
@@ -192,6 +193,13 @@ def budget(setting: Setting, device: backend.Device, turn: Turnstile, *, share: 
     }
 
 
+def published_cohort(
+    setting: Setting, device: backend.Device, turn: Turnstile, *, n_verify: int, n_steps: int
+) -> dict[str, Any]:
+    """A cycle over the published cohort's centers, begun and extrapolated; see `real_sizes`."""
+    return measure_cohort(build(setting, device), setting, n_verify=n_verify, n_steps=n_steps)
+
+
 MEASUREMENTS: dict[str, Callable[..., dict[str, Any]]] = {
     "pretrain": pretrain,
     "cycle": cycle,
@@ -199,6 +207,7 @@ MEASUREMENTS: dict[str, Callable[..., dict[str, Any]]] = {
     "rates": rates,
     "scaling": scaling,
     "budget": budget,
+    "published_cohort": published_cohort,
 }
 
 

@@ -24,7 +24,7 @@ class Sizes:
     Attributes:
         n_verify: verification scans. n_centers: good centers of ten training scans, beside a harmful one of five.
         n_steps: verified steps of the cycle at most. n_pretrain: training steps before it.
-        full_shape, full_verify, full_steps: the same at the published size.
+        full_shape, full_verify, full_steps: the same at the published size, of the published cohort's, too.
         n_rounds: of each throughput. matrix: rows of the matrices multiplied.
         scaling: verification scans at x1 and training scans at x1.
     """
@@ -107,9 +107,7 @@ def measure_rates(sizes: Sizes, base: Setting, outputs: Path) -> dict[str, Any]:
 
     In float32; on a GPU in bfloat16, too, for which most CPUs have no arithmetic; on a CPU without oneDNN, too.
     """
-    one = replace(base, shape=sizes.full_shape)
-    if sizes.full_verify < one.verify_batch_size:  # a handful of scans on a CPU: two of them fit into memory
-        one = replace(one, batch_size=2, verify_batch_size=2)
+    one = _at_full_size(sizes, base)
 
     def ask(setting: Setting) -> dict[str, Any]:
         with Contender(setting) as contender:
@@ -123,13 +121,27 @@ def measure_rates(sizes: Sizes, base: Setting, outputs: Path) -> dict[str, Any]:
     return {"rows": rows}
 
 
+def measure_published_cohort(sizes: Sizes, base: Setting, outputs: Path) -> dict[str, Any]:
+    """A QC cycle at 160 x 192 x 160 over the published cohort's 83 centers: counted, begun, and extrapolated."""
+    with Contender(_at_full_size(sizes, base)) as one:
+        return dict(one.ask("published_cohort", n_verify=sizes.full_verify, n_steps=sizes.full_steps))
+
+
 PARTS: dict[str, Callable[[Sizes, Setting, Path], dict[str, Any]]] = {
     "verification": measure_verification,
     "cycle": measure_cycle,
     "full_size": measure_full_size,
     "scaling": measure_scaling,
     "rates": measure_rates,
+    "published_cohort": measure_published_cohort,
 }
+
+
+def _at_full_size(sizes: Sizes, base: Setting) -> Setting:
+    one = replace(base, shape=sizes.full_shape)
+    if sizes.full_verify < one.verify_batch_size:  # a handful of scans on a CPU: two of them fit into memory
+        one = replace(one, batch_size=2, verify_batch_size=2)
+    return one
 
 
 def _published(base: Setting) -> list[Setting]:

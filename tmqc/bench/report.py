@@ -10,10 +10,10 @@ from rich.table import Table
 
 from tmqc.bench.parts import EARLY, TMQC
 from tmqc.bench.race import A_FIFTH
-from tmqc.bench.setting import FULL_SIZE
+from tmqc.bench.setting import BATCH_SIZE, FULL_SIZE, N_CYCLES
 
 # The published run: METHOD sections 2 and 4.
-N_SCANS, N_BATCHES, N_CYCLES, BATCH_SIZE = 407, 290, 20, 5
+N_SCANS, N_BATCHES = 407, 290
 
 
 def summarize(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -47,6 +47,7 @@ def summarize(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
             for row in found.get("rates", {}).get("rows", [])
             if tuple(row["shape"]) == FULL_SIZE and row["onednn"]
         ],
+        "published_cohort": found.get("published_cohort"),
     }
 
 
@@ -80,7 +81,7 @@ def print_summary(summary: Mapping[str, Any], found: Mapping[str, Mapping[str, A
         "verdicts_identical": "True",
     }
     for name, value in summary.items():
-        if name != "published_run_hours":
+        if name not in ("published_run_hours", "published_cohort"):
             table.add_row(name, _show(value), targets.get(name, ""))
     for part in ("cycle", "full_size"):
         for name, each in found.get(part, {}).get("contenders", {}).items():
@@ -104,6 +105,14 @@ def print_summary(summary: Mapping[str, Any], found: Mapping[str, Mapping[str, A
     for hours in summary["published_run_hours"]:
         told = f"{hours['with_training']:.1f} h; with retries of a fifth of the batches {hours['with_retries']:.1f} h"
         table.add_row(f"published run, {hours['precision']}, estimated", told, "")
+    if cohort := summary["published_cohort"]:
+        told = (
+            f"{cohort['one_cycle_hours']:.2f} h a cycle of {cohort['n_batches']} batches, "
+            f"{cohort['all_cycles_hours']:.1f} h in all; "
+            f"with retries of a fifth of the batches {cohort['all_cycles_with_retries_hours']:.1f} h"
+        )
+        shape = " x ".join(map(str, cohort["shape"]))
+        table.add_row(f"83 centers at {shape}, extrapolated from {cohort['n_steps']} steps", told, "")
     console.print(table)
 
 

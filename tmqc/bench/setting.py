@@ -14,6 +14,7 @@ from tmqc.data.phantom import default_directory, make_phantom
 
 HARMFUL = "center_z"  # its training labels are flipped
 PUBLISHED = "published"
+N_CYCLES, BATCH_SIZE = 20, 5  # of the published QC run: METHOD section 4
 FULL_SIZE = (160, 192, 160)  # voxels in x, y, z, of the published run
 
 

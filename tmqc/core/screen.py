@@ -107,8 +107,11 @@ def weigh(
             alone = of_image / limits.image_alone_z
     strength = np.maximum(np.maximum(loss_z / limit, contradiction / limits.contradiction), alone)
     columns = (loss_changes, margins, loss_z, margin_z, contradiction, strength)
-    numbers = zip(*(map(float, column) for column in columns), strict=True)
-    return tuple(Evidence(*row, image) for row, image in zip(numbers, image_z, strict=True))
+    rows = np.column_stack([np.asarray(column, dtype=float) for column in columns]).tolist()
+    return tuple(
+        Evidence(change, margin, of_loss, of_margin, against, total, image)
+        for (change, margin, of_loss, of_margin, against, total), image in zip(rows, image_z, strict=True)
+    )
 
 
 @dataclass(frozen=True)

@@ -25,19 +25,8 @@ def check_federation(config: Config) -> list[str]:
         faults.append(f"federation.patience_s={settings.patience_s}: must be null, or seconds from 0")
     if settings.partial and settings.on_fault != SKIP:
         faults.append(f"federation.partial=true needs federation.on_fault=skip, it is {settings.on_fault}")
-    if config.qc.control == "screen" and config.pipeline.name == "qc":
-        if config.qc.screen.image_z is not None:
-            faults.append(
-                f"qc.screen.image_z={config.qc.screen.image_z:g}: to compare images, sites would have to give away "
-                "sums of their scans, which no site does; set qc.screen.image_z=null, and qc.screen.loss_z=6 with it"
-            )
-        if settings.on_fault == SKIP:
-            faults.append("qc.control=screen compares all scans with each other: use federation.on_fault=wait or stop")
-        if name != "nvflare" and not settings.share_margins:
-            faults.append(
-                "qc.control=screen needs margins of single scans, which sites keep to themselves: "
-                "federation.share_margins=true, or another gate"
-            )
+    if config.pipeline.name == "qc":
+        faults += _check_screen(config) if config.qc.control == "screen" else _check_steps(config)
     if config.run.verify_batch_size == AUTO:
         faults.append(f"run.verify_batch_size={AUTO}: sites would choose different ones; give a number")
     if config.run.lookahead > 0 or config.run.verify_workers:
@@ -48,6 +37,40 @@ def check_federation(config: Config) -> list[str]:
     if name.startswith("nvflare") and find_spec("nvflare") is None:
         faults.append(f"federation={name} needs NVIDIA FLARE, which is not installed: pip install 'tmqc[nvflare]'")
     return faults + (_check_real(config) if name == "nvflare" else [])
+
+
+def _check_screen(config: Config) -> list[str]:
+    settings, image_z = config.federation, config.qc.screen.image_z
+    faults = []
+    if image_z is not None:
+        faults.append(
+            f"qc.screen.image_z={image_z:g}: to compare images, sites would have to give away "
+            "sums of their scans, which no site does; set qc.screen.image_z=null, and qc.screen.loss_z=6 with it"
+        )
+    if settings.on_fault == SKIP:
+        faults.append("qc.control=screen compares all scans with each other: use federation.on_fault=wait or stop")
+    if settings.name != "nvflare" and not settings.share_margins:
+        faults.append(
+            "qc.control=screen needs margins of single scans, which sites keep to themselves: "
+            "federation.share_margins=true, or another gate"
+        )
+    return faults
+
+
+def _check_steps(config: Config) -> list[str]:
+    settings, qc = config.federation, config.qc
+    faults = []
+    if qc.calibrated.method != "none" and settings.on_fault == SKIP:
+        faults.append(
+            f"qc.calibrated.method={qc.calibrated.method}: tolerances are measured once, before control starts, and "
+            "every step of that measurement counts: use federation.on_fault=wait or stop"
+        )
+    if qc.early_stop:
+        faults.append(
+            f"qc.early_stop=true: sites score at the same time, each all of its scans, and none could stop the others; "
+            f"set qc.early_stop=false with federation={settings.name}"
+        )
+    return faults
 
 
 def _check_real(config: Config) -> list[str]:

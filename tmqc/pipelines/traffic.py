@@ -11,7 +11,10 @@ from tmqc.journal import JournaledCenters
 from tmqc.pipelines.ready import Ready
 from tmqc.trace import SEPARATOR, TRAFFIC_COLUMNS
 
-_NAMES = ("bytes_sent", "bytes_received", "site_seconds", "waited_seconds", "answers_missing")
+TRAFFIC_METRICS = tuple(
+    f"federation/{name}"
+    for name in ("bytes_sent", "bytes_received", "site_seconds", "waited_seconds", "answers_missing")
+)
 
 
 class TrafficMeter:
@@ -21,7 +24,7 @@ class TrafficMeter:
         self._remote = ready.centers if isinstance(ready.centers, RemoteCenters) else None
         self._centers, self._sites = centers, ready.sites
         self._last: tuple[float, ...] = ()
-        self._cycle = [0.0] * len(_NAMES)
+        self._cycle = [0.0] * len(TRAFFIC_METRICS)
 
     @property
     def is_on(self) -> bool:
@@ -46,8 +49,8 @@ class TrafficMeter:
         if not self.is_on:
             return {}
         self._ask()
-        taken, self._cycle = self._cycle, [0.0] * len(_NAMES)
-        return {f"federation/{name}": value for name, value in zip(_NAMES, taken, strict=True)}
+        taken, self._cycle = self._cycle, [0.0] * len(TRAFFIC_METRICS)
+        return dict(zip(TRAFFIC_METRICS, taken, strict=True))
 
     def _ask(self) -> None:
         if self._remote is None:

@@ -9,7 +9,10 @@ HIGHER, LOWER, NEITHER = "higher", "lower", "-"
 
 @dataclass(frozen=True)
 class Term:
-    """One logged number: `unit` (0..1, nats, s, scans, ...), `better` (higher, lower or -), `meaning`."""
+    """One logged number: `unit` (0..1, nats, s, scans, ...), `better` (higher, lower or -), `meaning`.
+
+    A `*` in its name stands for any rival's.
+    """
 
     unit: str
     better: str
@@ -22,7 +25,8 @@ GROUPS = {
     "qc/": "what quality control did in a cycle",
     "detect/": "what it did compared with who was made harmful; known only where the harm was planted",
     "test/": "the model on the test split, which decides nothing",
-    "rivals/": "how other methods rank the harmful scans",
+    "federation/": "messages to and from sites in a cycle",
+    "rivals/": "how other methods rank the harmful scans; `*` is a method",
 }
 
 _SCORED = {
@@ -81,20 +85,30 @@ TERMS: dict[str, Term] = {
     "test/specificity": Term("0..1", HIGHER, "share of healthy called healthy"),
     "test/f1": Term("0..1", HIGHER, "harmonic mean of sensitivity and precision"),
     "test/auroc": Term("0..1", HIGHER, "area under the ROC curve; 0.5 is guessing"),
+    "federation/bytes_sent": Term("bytes", LOWER, "to sites"),
+    "federation/bytes_received": Term("bytes", LOWER, "from sites"),
+    "federation/site_seconds": Term("s", LOWER, "sites computed; at once: the slowest"),
+    "federation/waited_seconds": Term("s", LOWER, "lost to waiting for sites"),
+    "federation/answers_missing": Term("answers", LOWER, "that verifications went without"),
+    "rivals/*_auroc": Term("0..1", HIGHER, "harmful scans above good ones; 0.5 is guessing"),
+    "rivals/*_average_precision": Term("0..1", HIGHER, "guessing gives the share of harmful scans"),
+    "rivals/*_precision_at_k": Term("0..1", HIGHER, "naming as many scans as are harmful"),
+    "rivals/*_recall_at_k": Term("0..1", HIGHER, "the same number"),
+    "rivals/*_forward_passes": Term("scans", LOWER, "put through the model"),
+    "rivals/*_backward_passes": Term("scans", LOWER, "gradients taken back through it"),
+    "rivals/*_seconds": Term("s", LOWER, "spent scoring"),
 }
 
 
 def glossary() -> str:
-    """All groups and numbers as Markdown, for a tracker's page."""
+    """All groups and numbers as Markdown without spare spaces, for a tracker's page: MLflow keeps 5000 characters."""
     lines = [
         "Unfold: what every number means, its unit, which way is better. One point a cycle; settings are params.",
         "",
     ]
     for group, meaning in GROUPS.items():
-        lines.append(f"**{group}** {meaning}")
         terms = {name: term for name, term in TERMS.items() if name.startswith(group)}
-        if terms:
-            lines += ["", "| number | unit | better | meaning |", "|---|---|---|---|"]
-            lines += [f"| `{name}` | {t.unit} | {t.better} | {t.meaning} |" for name, t in terms.items()]
+        lines += [f"**{group}** {meaning}", "", "|number|unit|better|meaning|", "|-|-|-|-|"]
+        lines += [f"|`{name}`|{t.unit}|{t.better}|{t.meaning}|" for name, t in terms.items()]
         lines.append("")
     return "\n".join(lines)

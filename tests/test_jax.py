@@ -1,0 +1,47 @@
+"""The other backend, in processes of their own, for what was loaded here cannot be changed. Skipped without JAX."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = ["--shape", "12", "12", "12", "--full-shape", "12", "12", "12", "--filters", "2", "2", "--matrix", "64"]
+SHORT = ["--n-verify", "8", "--n-steps", "3", "--n-pretrain", "2"]
+ESSENTIALS = "leaves_no_trace_in_any_variable or goes_on_alike or round_trip or by_hand"  # of tests/test_learner.py
+
+pytestmark = pytest.mark.slow
+
+
+def run(*command):
+    pytest.importorskip("jax", reason="needs JAX: pip install 'tmqc[jax]'")
+    paths = [str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    env = os.environ | {"KERAS_BACKEND": "jax", "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    return subprocess.run([sys.executable, *command], cwd=ROOT, env=env, capture_output=True, text=True, timeout=1800)
+
+
+def test_the_bench_measures_with_jax(tmp_path):
+    """Its smallest setting; all contenders compute with the same kernels, so their verdicts have to be the same."""
+    parts = ["--quick", "--parts", "rates", "verification", "cycle", "--outputs", str(tmp_path)]
+    ran = run("scripts/bench.py", *parts, *TINY, *SHORT)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["verdicts_identical"] is True
+    assert summary["decodes_after_first_pass"] == 0
+    measured = ("verify_vs_bare", "verify_volumes_per_s", "cycle_vs_published", "peak_rss_mb", "share_rejected")
+    assert all(summary[name] is not None for name in measured)
+    assert summary["cycle_vs_published_full_size"] is None  # not asked for
+    row = json.loads((tmp_path / "rates.json").read_text())["rows"][0]
+    assert row["backend"] == "jax"
+    assert row["verify_volumes_per_s"] > 0 and row["train_volumes_per_s"] > 0
+
+
+def test_the_learner_keeps_its_promises_with_jax():
+    ran = run("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_learner.py", "-k", ESSENTIALS)
+    assert ran.returncode == 0, ran.stdout[-3000:]
+    assert "4 passed" in ran.stdout
