@@ -20,19 +20,19 @@ class Term:
 
 
 GROUPS = {
-    "train/": "the model while it trains, over the steps that were kept",
-    "verify/": "the model at the end of a cycle, on the verification scans of all centers",
+    "train/": "while it trains, over the steps that were kept",
+    "verify/": "after a cycle, on all centers' verification scans",
     "qc/": "what quality control did in a cycle",
-    "detect/": "what it did compared with who was made harmful; known only where the harm was planted",
-    "test/": "the model on the test split, which decides nothing",
+    "detect/": "the same beside the truth, where harm was planted",
+    "test/": "on the test split, which decides nothing",
     "federation/": "messages to and from sites in a cycle",
-    "rivals/": "how other methods rank the harmful scans; `*` is a method",
+    "rivals/": "how other methods rank scans; `*` is a method",
 }
 
 _SCORED = {
-    "precision": ("0..1", HIGHER, "share of harmful ones among"),
-    "recall": ("0..1", HIGHER, "share of all harmful ones that are"),
-    "f1": ("0..1", HIGHER, "harmonic mean of precision and recall of"),
+    "precision": ("0..1", HIGHER, "harmful share of"),
+    "recall": ("0..1", HIGHER, "share of all harm in"),
+    "f1": ("0..1", HIGHER, "harmonic mean of both, of"),
 }
 
 
@@ -44,23 +44,23 @@ def _scored(prefix: str, what: str) -> dict[str, Term]:
 
 
 TERMS: dict[str, Term] = {
-    "train/loss": Term("nats", LOWER, "mean cross-entropy of a training sample, before its update"),
-    "train/accuracy": Term("0..1", HIGHER, "training samples classified correctly, before their update"),
+    "train/loss": Term("nats", LOWER, "mean cross-entropy of a scan, before its update"),
+    "train/accuracy": Term("0..1", HIGHER, "classified correctly, before the update"),
     "train/learning_rate": Term("-", NEITHER, "of the cycle"),
     "train/seconds": Term("s", LOWER, "spent training in the cycle"),
     "train/steps": Term("steps", NEITHER, "taken in the cycle, undone ones included"),
     "verify/fpr": Term("0..1", LOWER, "false positive rate: healthy called PD"),
     "verify/fnr": Term("0..1", LOWER, "false negative rate: PD called healthy"),
-    "verify/accuracy": Term("0..1", HIGHER, "verification scans classified correctly"),
-    "verify/loss": Term("nats", LOWER, "mean cross-entropy of a verification scan"),
+    "verify/accuracy": Term("0..1", HIGHER, "classified correctly"),
+    "verify/loss": Term("nats", LOWER, "mean cross-entropy of a scan"),
     "verify/seconds": Term("s", LOWER, "spent verifying in the cycle"),
-    "verify/verifications": Term("verifications", LOWER, "made in the cycle; what quality control costs"),
+    "verify/verifications": Term("verifications", LOWER, "made in the cycle: the cost of control"),
     "qc/batches": Term("batches", NEITHER, "of the regular tour; qc.verify=visit: visits"),
     "qc/batches_rejected": Term("batches", NEITHER, "of these, undone; most of them: control has lost its footing"),
     "qc/flagged": Term("scans", NEITHER, "put on the revisit list in the cycle"),
     "qc/readmitted": Term("scans", NEITHER, "taken back in the cycle"),
     "qc/eliminated": Term("scans", NEITHER, "eliminated in the cycle"),
-    "qc/waiting": Term("scans", NEITHER, "on the revisit list when the next cycle starts; undecided after the last"),
+    "qc/waiting": Term("scans", NEITHER, "on the revisit list after the cycle"),
     "qc/eliminated_total": Term("scans", NEITHER, "eliminated in the run so far"),
     "detect/harmful": Term("scans", NEITHER, "harmful ones in training"),
     "detect/eliminated": Term("scans", NEITHER, "eliminated so far, good or harmful"),
@@ -74,13 +74,13 @@ TERMS: dict[str, Term] = {
     "detect/undecided": Term("scans", LOWER, "waiting for their revisit"),
     "detect/undecided_harmful": Term("scans", NEITHER, "of these, harmful"),
     "detect/verifications": Term("verifications", LOWER, "made in the run so far"),
-    "detect/cycles_to_elimination": Term("cycles", LOWER, "median over harmful scans, from the start of control"),
+    "detect/cycles_to_elimination": Term("cycles", LOWER, "median of harmful scans, from the start of control"),
     "detect/max_cycles_to_elimination": Term("cycles", LOWER, "the longest of these"),
-    "detect/cycles_from_flag": Term("cycles", LOWER, "median over harmful scans, from first being flagged"),
+    "detect/cycles_from_flag": Term("cycles", LOWER, "the same from first being flagged"),
     "detect/max_cycles_from_flag": Term("cycles", LOWER, "the longest of these"),
     "detect/flagged_centers": Term("centers", NEITHER, "all of whose scans were ever flagged"),
     **_scored("flagged_center_", "the centers flagged as a whole"),
-    "test/accuracy": Term("0..1", HIGHER, "test scans classified correctly"),
+    "test/accuracy": Term("0..1", HIGHER, "classified correctly"),
     "test/sensitivity": Term("0..1", HIGHER, "share of PD called PD"),
     "test/specificity": Term("0..1", HIGHER, "share of healthy called healthy"),
     "test/f1": Term("0..1", HIGHER, "harmonic mean of sensitivity and precision"),
@@ -103,7 +103,7 @@ TERMS: dict[str, Term] = {
 def glossary() -> str:
     """All groups and numbers as Markdown without spare spaces, for a tracker's page: MLflow keeps 5000 characters."""
     lines = [
-        "Unfold: what every number means, its unit, which way is better. One point a cycle; settings are params.",
+        "Unfold: what every number means. One point a cycle; settings are params.",
         "",
     ]
     for group, meaning in GROUPS.items():
