@@ -12,7 +12,7 @@ from tmqc.config import Config, flatten
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(path.name for path in (ROOT / "docs").glob("*.md"))
-FILES = ("csv", "html", "json", "jsonl", "log", "npz", "py", "yaml")
+FILES = ("csv", "html", "json", "jsonl", "log", "md", "npz", "py", "yaml")
 GROUPS = "|".join(field.name for field in fields(Config))
 
 
