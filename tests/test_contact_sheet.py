@@ -1,22 +1,15 @@
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 import SimpleITK as sitk
 from matplotlib.image import imread
+from scripts_of import load_script
 
 from tmqc.data.corruptions import KINDS
-
-SCRIPT = Path(__file__).parents[1] / "scripts" / "contact_sheet.py"
 
 
 @pytest.fixture(scope="module")
 def sheet():
-    spec = importlib.util.spec_from_file_location("contact_sheet", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("contact_sheet")
 
 
 @pytest.fixture

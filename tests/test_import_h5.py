@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import shutil
@@ -13,6 +12,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
+from scripts_of import load_script
 
 from tmqc.checkpoint import load_checkpoint
 from tmqc.errors import ModelFileError
@@ -22,7 +22,6 @@ from tmqc.models.imported import state_of, turn_axes
 from tmqc.models.sfcn import sfcn
 
 tf = pytest.importorskip("tensorflow")
-SCRIPT = Path(__file__).parents[1] / "scripts" / "import_h5.py"
 FIVE = ((33, 40, 36), (2, 2, 3, 3, 4, 4))  # z, y, x and filters
 THREE = ((32, 24, 48), (3, 4, 5, 6))  # 2 x 1 x 3 voxels are flattened: their order matters
 STEPS = 3
@@ -268,10 +267,7 @@ def test_parts_that_do_not_fit_and_files_of_another_kind(trained, tmp_path):
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("import_h5", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("import_h5")
 
 
 def test_script(script, trained, tmp_path, capsys):

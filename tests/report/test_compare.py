@@ -1,6 +1,5 @@
 """A comparison of runs made by hand: who is averaged with whom, what the page and the table say, what is named."""
 
-import importlib.util
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -9,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from report.made_runs import HARM, make_run
+from scripts_of import load_script
 
 from tmqc.errors import ComparisonError
 from tmqc.report.compare.figures import draw_heat_maps, draw_precision_recall, to_svg
@@ -22,10 +22,7 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "compare.py"
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("compare", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("compare")
 
 
 @pytest.fixture

@@ -1,25 +1,21 @@
 """The script that makes a study, on runs that are there already."""
 
-import importlib.util
 import json
 import shlex
 from pathlib import Path
 
 import pytest
+from scripts_of import load_script
 
 from tmqc.study.launch import directory_of
 from tmqc.study.plan import make_jobs, read_study
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "study.py"
 STUDY = "seeds: [3]\nexperiments: {clean: demo_clean, dirty: demo_dirty}\n"
 
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("study", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("study")
 
 
 def test_each_study_has_a_report_of_its_own_and_the_command_that_makes_it(script, tmp_path, capsys):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 import subprocess
@@ -10,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from scripts_of import load_script
 from tiny import compose_config, tiny_overrides
 
 from tmqc.cli import run
@@ -28,10 +28,7 @@ NOWHERE = "http://127.0.0.1:9"  # the discard port: nobody listens
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("replay_tracking", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("replay_tracking")
 
 
 def go(outputs, csvs, name, *overrides):
