@@ -144,7 +144,7 @@ def cpu_s(verifiers: Any) -> float:
 
 
 def print_measured(step_s: dict[str, list[float]], cpu: dict[str, list[float]], given: argparse.Namespace) -> None:
-    share = f"every {given.reject_every}th step" if given.reject_every else "no step"
+    share = f"one step in {given.reject_every}" if given.reject_every else "no step"
     print(f"{given.workers} verifier(s), {given.scans} scans, {share} rejected, the same answers every way.\n")
     print("| way | s a step | CPU s a step | s, times sequential: median (lowest to highest round) | CPU s, the same |")
     print("|---|---|---|---|---|")

@@ -23,6 +23,7 @@ from tmqc.errors import RunError
 from tmqc.report.events import Wait, eliminated_in, find_waits, read_trace
 from tmqc.report.figures import plot_cycles, plot_inference, plot_qc, plot_roc
 from tmqc.report.metrics import predictions_of, subgroup_metrics
+from tmqc.report.qc_figure import draw_steps
 from tmqc.trace import TraceWriter
 from tmqc.travel import Plan, TrainResult
 
@@ -129,6 +130,13 @@ def test_a_trace_read_carelessly_is_drawn_too(make_run, tmp_path):
     trace.to_csv(tmp_path / "t.csv", index=False)
     plot_qc(pd.read_csv(tmp_path / "t.csv", keep_default_na=False), tmp_path / "qc.png", None)
     assert (tmp_path / "qc.png").stat().st_size > 1000
+
+
+def test_numbers_of_short_cycles_do_not_run_into_each_other(make_run):
+    _, trace, _ = make_run(33, 5, [])
+    short = trace[trace["Cycle"] >= 12].groupby("Cycle").head(1)
+    top = draw_steps(pd.concat([trace[trace["Cycle"] < 12], short])).axes[0]
+    assert [text.get_text() for text in top.texts] == ["10", "11", "12", "cycle"]
 
 
 def test_cycles_are_drawn_with_the_note(make_run, tmp_path, drawn):

@@ -36,7 +36,7 @@ _PANELS = {  # label -> value, its reference and the tolerance above that, colum
     "FNR": ("PFN", "RefPFN", "Tolerance"),
     "loss in nats": ("VerifyLoss", "RefVerifyLoss", "LossTolerance"),
 }
-_TICK_MANY = 30  # cycles; from here on not every one is numbered
+_MOST_NUMBERS = 30  # of cycles side by side; more would run into each other
 
 
 def plot_qc(trace: pd.DataFrame, path: Path, note: str | None) -> None:
@@ -122,10 +122,14 @@ def _label_cycles(axes: Axes, trace: pd.DataFrame) -> None:
     starts = _cycle_starts(trace)
     ends = [*starts[1:], len(trace)]
     place = blended_transform_factory(axes.transData, axes.transAxes)
-    every = -(-len(starts) // _TICK_MANY)
-    for start, end in list(zip(starts, ends, strict=True))[::every]:
-        number = str(int(trace["Cycle"].iloc[start]))
-        axes.text((start + end - 1) / 2, 1.02, number, transform=place, ha="center", fontsize=8, color=GRAY)
+    room = len(trace) / _MOST_NUMBERS
+    free_from = -np.inf
+    for start, end in zip(starts, ends, strict=True):
+        middle = (start + end - 1) / 2
+        if middle >= free_from:
+            number = str(int(trace["Cycle"].iloc[start]))
+            axes.text(middle, 1.02, number, transform=place, ha="center", fontsize=8, color=GRAY)
+            free_from = middle + room
     axes.text(-0.005, 1.02, "cycle", transform=axes.transAxes, ha="right", fontsize=8, color=GRAY)
 
 
