@@ -176,6 +176,13 @@ def test_comparison_puts_models_side_by_side_and_judges_the_eliminated(console, 
     assert ["dirty", "0", "4", "0.500", "0.500", "0.500", "0.500", "0.750"] in shown
     assert ["a[b]", "north", "inverted", "12"] in shown and ["g", "south", "good", "12"] in shown
     assert "harmful and not eliminated: 1 (missed)" in text(console) and NOTE in text(console)
+    assert "eliminated in qc: 2" in text(console)
+
+
+def test_the_comparison_fits_into_80_columns(tmp_path):
+    console = Console(file=io.StringIO(), width=80)
+    comparison({"qc, screen": make_inference_run(tmp_path / "i", [[0.9] * 4])}, console=console)
+    assert {"sensitivity", "specificity", "AUROC", "qc, screen"} <= {cell for row in cells(console) for cell in row}
 
 
 def test_without_truth_nothing_is_said_about_it(console, tmp_path):

@@ -136,6 +136,8 @@ def _guard(qc: QcConfig) -> Guard:
 def heed(report: CycleReport, qc: QcConfig) -> None:
     """Say what stood in the way of a judgement in this cycle, and stop if control ran away and that is wanted.
 
+    Once nobody is left to be tried, the alarm says nothing new any more and is not repeated.
+
     Raises:
         RunawayError: `qc.runaway.action=stop`.
     """
@@ -145,7 +147,7 @@ def heed(report: CycleReport, qc: QcConfig) -> None:
             "qc.screen.least_accuracy=%g): train the clean model for longer",
             *(report.cycle, qc.screen.least_accuracy),
         )
-    if report.alarm is None:
+    if report.alarm is None or report.n_steps == 0:
         return
     message = explain(report.alarm, report.cycle, qc)
     if qc.runaway.action == "stop":

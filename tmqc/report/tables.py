@@ -160,7 +160,8 @@ def _eliminated_table(run: Path) -> Table:
     truth = read_truth(run / TRUTH) if (run / TRUTH).exists() else None
     center_of = {wait.subject: wait.center for wait in waits}
     cycle_of = eliminated_in(waits)
-    table = Table("Subject", "Center", "In truth", title=f"eliminated: {len(eliminated)}", title_justify="left")
+    title = escape(f"eliminated in {run.name}: {len(eliminated)}")
+    table = Table("Subject", "Center", "In truth", title=title, title_justify="left")
     table.add_column("Cycle eliminated", justify="right")
     for subject in eliminated:
         kind = (truth.kind_of(subject) or _GOOD) if truth is not None else "-"
@@ -214,7 +215,7 @@ def _add_breakdown(table: Table, breakdown: Breakdown) -> None:
 
 
 def _metrics_table(first: str, title: str, *more: str) -> Table:
-    table = Table(first, title=title, title_justify="left")
+    table = Table(first, title=title, title_justify="left", collapse_padding=True)  # fits into 80 columns
     for name in (*more, "n", *METRIC_NAMES):
         table.add_column(_LABELS.get(name, name), justify="right")
     return table
