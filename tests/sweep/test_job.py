@@ -238,3 +238,14 @@ def test_the_board_tells_every_job_once_and_the_table_all(tmp_path):
     assert "5 jobs: 1 finished, 1 failed, 1 running, 2 not begun" in told
     assert "a=4" not in told
     assert json.loads((tmp_path / "jobs" / "a=1.json").read_text())["status"] == FINISHED
+
+
+def test_the_closing_table_fits_into_80_columns(tmp_path):
+    console = Console(record=True, width=80)
+    numbers = {"test/auroc": 1.0, "test/accuracy": 0.942, "qc/eliminated_total": 170.0}
+    numbers |= {"detect/precision": 0.417, "detect/recall": 0.308}
+    job = Outcome("qc.error=0.01,qc.revisit=1,run.seed=0", "d", "now", FINISHED, seconds=1111.0, numbers=numbers)
+    Board(tmp_path, "now", n_jobs=1, objective=None, console=console).table([job])
+    told = console.export_text()
+    assert "finished  1111  1.000  0.942     170   0.417   0.308" in told
+    assert all(part in told for part in ("qc.error=0.01,", "qc.revisit=1,", "run.seed=0"))

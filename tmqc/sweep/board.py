@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -14,7 +15,12 @@ from rich.text import Text
 from tmqc.sweep.outcome import DONE, FAILED, RUNNING, Outcome, output_path, read_outcomes
 
 _LOOK_S = 0.5
-_WIDEST = 36  # of a job's name before it is folded
+_HEADS = {  # 80 columns are few
+    "test AUROC": "test\nAUROC",
+    "accuracy": "accu-\nracy",
+    "eliminated": "elimi-\nnated",
+    "precision": "preci-\nsion",
+}
 # Shown of every job that has them, in this order.
 _SHOWN = {
     "test/auroc": "test AUROC",
@@ -72,16 +78,15 @@ class Board:
     def table(self, outcomes: Sequence[Outcome]) -> None:
         """Print all jobs, those that did not finish with the reason."""
         self.say(f"{self._sweep.name}: {count(outcomes, self._n_jobs)}")
-        table = Table()
-        longest = max((len(o.name) for o in outcomes), default=0)
-        table.add_column("job", overflow="fold", min_width=min(longest, _WIDEST))
-        table.add_column("")
+        table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False, show_edge=False)
+        table.add_column("job", overflow="fold")
+        table.add_column("", no_wrap=True, vertical="bottom")
         shown = {name: label for name, label in self._shown.items() if any(name in o.numbers for o in outcomes)}
-        for label in ("seconds", *shown.values()):
-            table.add_column(label, justify="right")
+        for label in ("s", *shown.values()):
+            table.add_column(_HEADS.get(label, label), justify="right", vertical="bottom")
         for o in outcomes:
             cells = [_seconds(o), *(_number(name, o.numbers.get(name)) for name in shown)]
-            table.add_row(Text(o.name), Text(o.status), *cells, style=_COLORS.get(o.status))
+            table.add_row(Text(o.name.replace(",", ", ")), Text(o.status), *cells, style=_COLORS.get(o.status))
         self._console.print(table)
         for o in outcomes:
             if o.status not in DONE:
