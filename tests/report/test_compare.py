@@ -63,6 +63,14 @@ def test_a_start_that_differs_at_one_seed_is_a_setting(tmp_path):
     assert [g.label for g in group_runs(gather([tmp_path]).records)] == ["qc: from /clean/a", "qc: from /clean/b"]
 
 
+def test_a_start_that_follows_the_seeds_stays_silent_beside_runs_from_elsewhere(tmp_path):
+    for seed in (0, 1):
+        make_run(tmp_path, "qc", f"s{seed}", f"run.seed={seed}", f"init.from=/clean/{seed}", "qc.error=0.05")
+    make_run(tmp_path, "qc", "other", "init.from=/clean/other")
+    groups = group_runs(gather([tmp_path]).records)
+    assert {group.label: len(group.records) for group in groups} == {"qc: error 0.02": 1, "qc: error 0.05": 2}
+
+
 def test_the_same_run_twice_counts_once(tmp_path):
     make_run(tmp_path, "qc", "a", "tracking.name=none")
     make_run(tmp_path, "qc", "b", "checkpoint.every_s=1")

@@ -88,49 +88,57 @@ def group_runs(records: Sequence[RunRecord]) -> list[Group]:
     """Put runs together that differ in nothing but their seeds, in the order in which they come.
 
     The run that they start from differs with the seed as a rule, each seed having a pre-trained model of its own. Only
-    where runs of the same seeds start from different ones it is a setting like any other.
+    where runs of the same settings and seeds start from different ones it is a setting like any other.
     """
     found: list[Group] = []
     seeds = [name for name in differing(records) if is_seed(name)]
     for pipeline in dict.fromkeys(record.pipeline for record in records):
         of = [record for record in records if record.pipeline == pipeline]
         names = [name for name in differing(of) if not is_seed(name)]
-        if _START in names and _follows_seeds(of, seeds):
-            names.remove(_START)
-        found += _groups_of(pipeline, of, names, seeds)
+        for key, members in _together(of, [name for name in names if name != _START]).items():
+            if _START not in names or _follows_seeds(members, seeds):
+                found.append(_group(pipeline, dict(key), members, seeds))
+                continue
+            found += [
+                _group(pipeline, dict(full), starting, seeds) for full, starting in _together(members, names).items()
+            ]
     return found
 
 
 def _follows_seeds(records: Sequence[RunRecord], seeds: Sequence[str]) -> bool:
     starts: dict[tuple[str, ...], set[str]] = {}
     for record in records:
-        key = tuple(str(record.settings.get(name)) for name in seeds)
-        starts.setdefault(key, set()).add(str(record.settings.get(_START)))
+        starts.setdefault(_seeds_of(record, seeds), set()).add(str(record.settings.get(_START)))
     return all(len(of) == 1 for of in starts.values())
 
 
-def _groups_of(pipeline: str, records: Sequence[RunRecord], names: Sequence[str], seeds: Sequence[str]) -> list[Group]:
-    together: dict[tuple[tuple[str, Setting], ...], list[RunRecord]] = {}
+def _seeds_of(record: RunRecord, seeds: Sequence[str]) -> tuple[str, ...]:
+    return tuple(str(record.settings.get(name)) for name in seeds)
+
+
+def _together(
+    records: Sequence[RunRecord], names: Sequence[str]
+) -> dict[tuple[tuple[str, Setting], ...], list[RunRecord]]:
+    """Values of the settings -> the runs that have them."""
+    found: dict[tuple[tuple[str, Setting], ...], list[RunRecord]] = {}
     for record in records:
         settings = effective(record.settings)
-        key = tuple((name, settings[name]) for name in names if name in settings)
-        together.setdefault(key, []).append(record)
-    groups = []
-    for key, members in together.items():
-        first: dict[tuple[str, ...], RunRecord] = {}
-        for record in members:
-            first.setdefault(tuple(str(record.settings.get(name)) for name in seeds), record)
-        kept = tuple(first.values())
-        groups.append(
-            Group(
-                label=f"{pipeline}: {describe(dict(key))}" if key else pipeline,
-                pipeline=pipeline,
-                settings=dict(key),
-                records=kept,
-                repeats=tuple(record for record in members if not any(record is other for other in kept)),
-            )
-        )
-    return groups
+        found.setdefault(tuple((name, settings[name]) for name in names if name in settings), []).append(record)
+    return found
+
+
+def _group(pipeline: str, settings: dict[str, Setting], members: Sequence[RunRecord], seeds: Sequence[str]) -> Group:
+    first: dict[tuple[str, ...], RunRecord] = {}
+    for record in members:
+        first.setdefault(_seeds_of(record, seeds), record)
+    kept = tuple(first.values())
+    return Group(
+        label=f"{pipeline}: {describe(settings)}" if settings else pipeline,
+        pipeline=pipeline,
+        settings=settings,
+        records=kept,
+        repeats=tuple(record for record in members if not any(record is other for other in kept)),
+    )
 
 
 def describe(settings: Mapping[str, Setting]) -> str:
