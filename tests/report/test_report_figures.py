@@ -198,3 +198,17 @@ def test_a_missing_or_foreign_trace_is_told(tmp_path):
     (tmp_path / "trace.csv").write_text("Cycle,Subject\n1,a\n")
     with pytest.raises(RunError, match="Study"):
         read_trace(tmp_path / "trace.csv")
+
+
+def test_a_screen_is_drawn_by_its_evidence(tmp_path):
+    """A suspect and a good scan, with and without a look at images; a gate's trace has the rates."""
+    rows = [("screen", "a", 1, 120.0, 0.9), ("screen", "b", 0, 0.3, -1.0), ("baseline", "n/a", 0, None, None)]
+    trace = pd.DataFrame(rows, columns=["Phase", "Subject", "Ignored", "LossZ", "Contradiction"])
+    trace = trace.assign(Cycle=20, Study="n", Scored=8, PFP=0.0, PFN=0.0, VerifyLoss=0.5, ImageZ=None)
+    without = draw_steps(trace)
+    assert [axes.get_ylabel().split()[0] for axes in without.axes] == ["rise", "contradiction"]
+    assert [axes.get_ylabel().split()[0] for axes in draw_steps(trace.assign(ImageZ=1.0)).axes][2:] == ["image"]
+    suspects = [line for line in without.axes[0].lines if line.get_marker() == "x"]
+    assert [(list(line.get_xdata()), list(line.get_ydata())) for line in suspects] == [([0], [120.0])]
+    gate = draw_steps(trace.assign(Phase="batch"))
+    assert [axes.get_ylabel() for axes in gate.axes] == ["FPR", "FNR", "loss in nats"]

@@ -21,6 +21,7 @@ from tmqc.sweep import job as module
 from tmqc.sweep.board import Board
 from tmqc.sweep.job import Made, Place, carry_out
 from tmqc.sweep.outcome import FAILED, FINISHED, KILLED, SKIPPED, Outcome, read_outcome, write_outcome
+from tmqc.sweep.sweep import Plan, best
 
 SUMMARY = {"test": {"auroc": 0.75, "f1": None}, "ledger": {"n_eliminated": 3, "n_flagged": 4, "n_undecided": 0}}
 
@@ -249,3 +250,23 @@ def test_the_closing_table_fits_into_80_columns(tmp_path):
     told = console.export_text()
     assert "finished  1111  1.000  0.942     170   0.417   0.308" in told
     assert all(part in told for part in ("qc.error=0.01,", "qc.revisit=1,", "run.seed=0"))
+
+
+@pytest.mark.parametrize(
+    ("objective", "direction", "told"),
+    [
+        ("detect/f1", "maximize", ["best detect/f1: 0.75 of 2, a=2"]),
+        ("detect/f1", "minimize", ["best detect/f1: 0.5 of 2, a=1"]),
+        ("test/auroc", "maximize", []),
+        (None, "maximize", []),
+    ],
+)
+def test_the_best_job_by_the_objective_is_told(tmp_path, objective, direction, told):
+    base = Config()
+    base.sweep.objective, base.sweep.direction = objective, direction
+    jobs = [
+        Outcome("a=1", "d", "now", FINISHED, numbers={"detect/f1": 0.5}),
+        Outcome("a=2", "d", "now", SKIPPED, numbers={"detect/f1": 0.75}),
+        Outcome("a=3", "d", "now", FAILED, numbers={"detect/f1": 0.9}),
+    ]
+    assert best(Plan("s", tmp_path, base, {"a": "1,2,3"}, 3), jobs) == told

@@ -28,19 +28,27 @@ from tmqc.report.canvas import (
 from tmqc.report.events import find_waits
 from tmqc.report.timeline_figure import draw_timeline, timeline_in
 
-_MANY_STEPS = 400  # from here on a marker per accepted step would be a smear
+_MANY_STEPS = 400  # from here on markers of accepted steps would be a smear
 _RATES_IN = 2.1
 _TOO_MANY_STEPS = 2000
-_PANELS = {  # label -> value, its reference and the tolerance above that, columns of the trace
+_RATES = {  # label -> value, its reference and the tolerance above that, columns of the trace
     "FPR": ("PFP", "RefPFP", "Tolerance"),
     "FNR": ("PFN", "RefPFN", "Tolerance"),
-    "loss in nats": ("VerifyLoss", "RefVerifyLoss", "LossTolerance"),
 }
+_STEPS = {**_RATES, "loss in nats": ("VerifyLoss", "RefVerifyLoss", "LossTolerance")}
+_EVIDENCE = {  # of a screen: what it judges by; the rates hardly move by a single scan
+    "rise of everybody's\nloss, robust sd": ("LossZ",),
+    "contradiction\nof the label": ("Contradiction",),
+    "image unlike the\nothers, robust sd": ("ImageZ",),
+}
+_LINEAR_TO = 10.0  # robust standard deviations; beyond that harm reaches into the hundreds, and the axis is logarithmic
 _MOST_NUMBERS = 30  # of cycles side by side; more would run into each other
 
 
 def plot_qc(trace: pd.DataFrame, path: Path, note: str | None) -> None:
-    """Draw FPR and FNR of every verification with the tolerance, and the timeline of every subject ever flagged.
+    """Draw what decided at every verification, and the timeline of every subject ever flagged.
+
+    With a gate these are FPR and FNR with the tolerance, with the screen the evidence on every scan.
 
     Args:
         trace: columns of METHOD section 10, as `events.read_trace` gives them.
@@ -53,63 +61,85 @@ def plot_qc(trace: pd.DataFrame, path: Path, note: str | None) -> None:
     if trace.empty:
         raise ValueError("the trace has no rows to draw")
     waits = find_waits(trace)
-    heights = (_RATES_IN, _RATES_IN, timeline_in(waits))
+    shown = _shown(trace, _RATES)
+    heights = (*(_RATES_IN for _ in shown), timeline_in(waits))
     figure = new_figure(10.0, sum(heights) + 0.6)
-    fpr, fnr, timeline = figure.subplots(3, 1, height_ratios=heights)
-    _draw_panels(trace, {"FPR": fpr, "FNR": fnr})
+    *panels, timeline = figure.subplots(len(heights), 1, height_ratios=heights)
+    _draw_panels(trace, shown, panels)
     draw_timeline(timeline, waits, first=int(trace["Cycle"].min()), last=int(trace["Cycle"].max()))
     save_figure(figure, path, note)
 
 
 def draw_steps(trace: pd.DataFrame) -> Figure:
-    """Draw FPR, FNR and mean loss of every verification with their tolerances, one above the other.
+    """Draw FPR, FNR and mean loss of every verification with their tolerances, or a screen's evidence on every scan.
 
     Args:
         trace: as of `plot_qc`, at least one row.
     """
-    figure = new_figure(10.0, len(_PANELS) * _RATES_IN + 0.6)
-    panels = dict(zip(_PANELS, figure.subplots(len(_PANELS), 1), strict=True))
-    _draw_panels(trace, panels)
+    shown = _shown(trace, _STEPS)
+    figure = new_figure(10.0, len(shown) * _RATES_IN + 0.6)
+    panels = list(figure.subplots(len(shown), 1, squeeze=False)[:, 0])
+    _draw_panels(trace, shown, panels)
     if len(trace) > _TOO_MANY_STEPS:
-        for axes in panels.values():
+        for axes in panels:
             axes.set_rasterization_zorder(5)  # else every single one of them is a path in a vector graphic
     return figure
 
 
-def _draw_panels(trace: pd.DataFrame, panels: Mapping[str, Axes]) -> None:
-    """Draw what `_PANELS` names; cycles are numbered above the first, steps below the last."""
-    first, *_ = axes_of = list(panels.values())
-    for name, axes in panels.items():
-        _draw_rate(axes, trace, _PANELS[name], name)
-        axes.sharex(first) if axes is not first else None
-        axes.tick_params(labelbottom=axes is axes_of[-1])
-    axes_of[-1].set_xlabel("verification", fontsize=9)
+def _shown(trace: pd.DataFrame, of_steps: Mapping[str, Sequence[str]]) -> Mapping[str, Sequence[str]]:
+    """The panels of a gate, or those of a screen that it has looked at."""
+    if not _is_screen(trace):
+        return of_steps
+    return {label: columns for label, columns in _EVIDENCE.items() if _numbers(trace, columns[0]).notna().any()}
+
+
+def _numbers(trace: pd.DataFrame, column: str) -> pd.Series:
+    """A column as numbers, NaN where it has none: the baseline has no reference, the published gate no loss's."""
+    return pd.to_numeric(trace.get(column, pd.Series(np.nan, index=trace.index)), errors="coerce")
+
+
+def _draw_panels(trace: pd.DataFrame, shown: Mapping[str, Sequence[str]], panels: Sequence[Axes]) -> None:
+    """Draw the columns shown, a panel each; cycles are numbered above the first, steps below the last."""
+    first, *others = panels
+    for axes, (label, columns) in zip(panels, shown.items(), strict=True):
+        _draw_steps(axes, trace, columns[0], label)
+        if len(columns) > 1:
+            _draw_tolerance(axes, trace, columns)
+    for axes in others:
+        axes.sharex(first)
+    for axes in panels[:-1]:
+        axes.tick_params(labelbottom=False)
+    panels[-1].set_xlabel("verification", fontsize=9)
     _label_cycles(first, trace)
     place: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1, 1.1)}
     first.legend(handles=_rate_legend(trace), fontsize=7, frameon=False, ncols=4, **place)
 
 
-def _draw_rate(axes: Axes, trace: pd.DataFrame, columns: Sequence[str], name: str) -> None:
-    """Draw one rate, its reference (the last accepted value) and the tolerance above that; x = row of the trace."""
-    x = np.arange(len(trace))
-    gaps = pd.Series(np.nan, index=trace.index)  # the baseline has no reference, the published gate none of the loss
-    y, base, tolerance, ignored = (
-        pd.to_numeric(trace.get(column, gaps), errors="coerce").to_numpy(float) for column in (*columns, "Ignored")
-    )
-    top, rejected = base + tolerance, ignored == 1
-    edges = np.arange(len(trace) + 1) - 0.5
-    axes.stairs(top, edges, baseline=base, fill=True, color=ORANGE, alpha=0.3, linewidth=0)
-    axes.stairs(base, edges, baseline=None, color=BLUE, linewidth=1.0)
-    if len(trace) < _MANY_STEPS:
-        axes.plot(x[~rejected], y[~rejected], ".", color=BLUE, markersize=4)
+def _draw_steps(axes: Axes, trace: pd.DataFrame, column: str, label: str) -> None:
+    """Draw one value of every verification, rejected ones and suspects as crosses; x = row of the trace."""
+    x, y, rejected = np.arange(len(trace)), _numbers(trace, column), _numbers(trace, "Ignored") == 1
+    if _shows_accepted(trace):
+        size = 4 if len(trace) < _MANY_STEPS else 2
+        axes.plot(x[~rejected], y[~rejected], ".", color=BLUE, markersize=size, zorder=1.9)
     axes.plot(x[rejected], y[rejected], "x", color=VERMILION, markersize=4.5, markeredgewidth=1.1)
-    style_axes(axes, ylabel=name)
+    style_axes(axes, ylabel=label)
+    if column == "LossZ":
+        axes.set_yscale("symlog", linthresh=_LINEAR_TO)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(visible=False, axis="x")
     axes.set_xlim(-0.5, len(trace) - 0.5)
-    axes.set_ylim(bottom=min(0.0, -0.03 * float(np.nanmax(np.append(y, top)))))
     for at in _cycle_starts(trace)[1:]:
         axes.axvline(at - 0.5, color="0.75", linewidth=0.7)
+
+
+def _draw_tolerance(axes: Axes, trace: pd.DataFrame, columns: Sequence[str]) -> None:
+    """Draw the reference, the last accepted value, and the tolerance above that."""
+    y, base, tolerance = (_numbers(trace, column).to_numpy(float) for column in columns)
+    top = base + tolerance
+    edges = np.arange(len(trace) + 1) - 0.5
+    axes.stairs(top, edges, baseline=base, fill=True, color=ORANGE, alpha=0.3, linewidth=0)
+    axes.stairs(base, edges, baseline=None, color=BLUE, linewidth=1.0)
+    axes.set_ylim(bottom=min(0.0, -0.03 * float(np.nanmax(np.append(y, top)))))
 
 
 def _cycle_starts(trace: pd.DataFrame) -> list[int]:
@@ -133,9 +163,18 @@ def _label_cycles(axes: Axes, trace: pd.DataFrame) -> None:
     axes.text(-0.005, 1.02, "cycle", transform=axes.transAxes, ha="right", fontsize=8, color=GRAY)
 
 
+def _is_screen(trace: pd.DataFrame) -> bool:
+    return bool((trace["Phase"] == SCREEN).any())
+
+
+def _shows_accepted(trace: pd.DataFrame) -> bool:
+    """Where many steps are accepted, the line of the reference stands for them; a screen has no such line."""
+    return len(trace) < _MANY_STEPS or _is_screen(trace)
+
+
 def _rate_legend(trace: pd.DataFrame) -> list[Line2D | Patch]:
-    is_screen = bool((trace["Phase"] == SCREEN).any())
-    words = ("a scan's own step, undone", "of a suspect") if is_screen else ("accepted step", "rejected step")
+    is_screen = _is_screen(trace)
+    words = ("a scan", "a suspect") if is_screen else ("accepted step", "rejected step")
     if (trace["Scored"] < trace["Scored"].max()).any():
         words = (words[0], f"{words[1]} (early stop: at least this rate)")
     accepted = Line2D([], [], color=BLUE, marker=".", linestyle="", label=words[0])
@@ -145,6 +184,6 @@ def _rate_legend(trace: pd.DataFrame) -> list[Line2D | Patch]:
     ]
     return [
         *([] if is_screen else judged_by),
-        *([accepted] if len(trace) < _MANY_STEPS else []),
+        *([accepted] if _shows_accepted(trace) else []),
         Line2D([], [], color=VERMILION, marker="x", linestyle="", label=words[1]),
     ]

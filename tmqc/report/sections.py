@@ -60,10 +60,12 @@ def _steps(known: Known) -> Section | None:
     trace = known.trace
     if trace is None or trace.empty:
         return None
-    if (trace["Phase"] == SCREEN).any():
+    is_screen = bool((trace["Phase"] == SCREEN).any())
+    if is_screen:
         lead = (
-            "A point is the verification after one scan's own step, which was then undone; a cross is that of a "
-            "suspect. Lower is better."
+            "A point is one scan: how much its own steps, which were then undone, raised the loss of all verification "
+            "scans, how strongly the model contradicted its label (about -1 where it agrees as usual), and how unlike "
+            "the others its image is; a cross is a suspect. Lower is better."
         )
     else:
         lead = (
@@ -72,7 +74,8 @@ def _steps(known: Known) -> Section | None:
         )
         if known.setting("qc.signal") == "rates":
             lead += " The loss is shown besides; this gate does not judge by it."
-    alt = f"rates and loss of {len(trace)} verifications, {int(trace['Ignored'].sum())} of them rejected or suspect"
+    what = "evidence from" if is_screen else "rates and loss of"
+    alt = f"{what} {len(trace)} verifications, {int(trace['Ignored'].sum())} of them rejected or suspect"
     return Section("steps", "Every verification", lead, figures=(Figure(to_svg(draw_steps(trace)), alt),))
 
 

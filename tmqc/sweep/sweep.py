@@ -142,12 +142,23 @@ def describe(plan: Plan, outcomes: Sequence[Outcome]) -> str:
     if outcomes:
         lines += [count(outcomes, plan.n_jobs), ""]
         lines += [f"- {o.status}: `{o.name}`: {o.reason}" for o in outcomes if o.status not in DONE]
+        lines += best(plan, outcomes)
     return "\n".join(lines).rstrip()
+
+
+def best(plan: Plan, outcomes: Sequence[Outcome]) -> list[str]:
+    """A line on the job with the best objective, the first of equals; none without an objective."""
+    name, sign = plan.base.sweep.objective, -1.0 if plan.base.sweep.direction == "minimize" else 1.0
+    scored = [o for o in outcomes if o.status in DONE and name in o.numbers]
+    if name is None or not scored:
+        return []
+    first = max(scored, key=lambda o: sign * o.numbers[name])
+    return [f"best {name}: {first.numbers[name]:.4g} of {len(scored)}, {first.name}"]
 
 
 def where_to_look(plan: Plan, outcomes: Sequence[Outcome]) -> list[str]:
     """The commands and places to look at next."""
-    lines = [f"runs: {plan.directory}"]
+    lines = [*best(plan, outcomes), f"runs: {plan.directory}"]
     if plan.base.tracking.name == "mlflow":
         uri = plan.base.tracking.uri or f"sqlite:///{Path(plan.base.run.outputs).absolute() / 'mlflow.db'}"
         place = uri if uri.startswith("http") else f"mlflow ui --backend-store-uri '{uri}'"
