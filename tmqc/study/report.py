@@ -202,16 +202,17 @@ def _rival_table(rivals: pd.DataFrame) -> pd.DataFrame:
 
 
 def _ranges(means: pd.DataFrame, name: str, *, sign: bool = False) -> list[str]:
-    """Mean [least, most] as text; empty where there is no value."""
-    plus = "+" if sign else ""
+    """Mean [least, most] as text, counts without needless decimals; empty where there is no value."""
+
+    def written(value: float) -> str:
+        return f"{round(value, 1):g}" if name.startswith(("n_", "cycles_")) else f"{value:{'+' if sign else ''}.3f}"
+
     texts = []
     for mean, least, most in zip(means[name], means[f"{name}_least"], means[f"{name}_most"], strict=True):
         if pd.isna(mean):
             texts.append("")
-        elif least == most:
-            texts.append(f"{mean:{plus}.3f}")
         else:
-            texts.append(f"{mean:{plus}.3f} [{least:{plus}.3f}, {most:{plus}.3f}]")
+            texts.append(written(mean) + ("" if least == most else f" [{written(least)}, {written(most)}]"))
     return texts
 
 
