@@ -172,14 +172,19 @@ def test_a_baseline_goes_on_too(outputs, cohort_csvs, die):
     same(whole, go(outputs, cohort_csvs, *settings, name="d-dies"))
 
 
+def n_events_of_first_cycle(run):
+    """Steps and visits, each of which may end in a point."""
+    return int((pd.read_csv(run / "trace.csv")["Cycle"] == START).sum()) + len(CENTERS)
+
+
 def test_without_a_point_between_cycles_the_last_cycle_is_the_point(outputs, cohort_csvs, whole, die):
-    trace = pd.read_csv(whole["strict"] / "trace.csv")
-    undo = die(int((trace["Cycle"] == START).sum()) + len(CENTERS) + 3)  # steps and visits of the first cycle, and on
     settings = ["pipeline=qc", *GATES["strict"], *harm(outputs), "tracking=none"]
     settings += ["checkpoint.every_s=3600"]
-    with pytest.raises(Death):
-        go(outputs, cohort_csvs, *settings, name="cycles-only")
-    undo()
+    for moment in (5, n_events_of_first_cycle(whole["strict"]) + 3):  # the first before there is any point: begun anew
+        undo = die(moment)
+        with pytest.raises(Death):
+            go(outputs, cohort_csvs, *settings, name="cycles-only")
+        undo()
     point = find_resumable(outputs / "qc" / "cycles-only")
     assert point is not None
     assert point.cycle >= START
@@ -189,11 +194,13 @@ def test_without_a_point_between_cycles_the_last_cycle_is_the_point(outputs, coh
 def test_a_signal_ends_the_run_after_the_step_and_it_goes_on_from_there(outputs, cohort_csvs, whole, die):
     name, number = "by-signal", signal.SIGTERM
     settings = ["pipeline=qc", *GATES["strict"], *harm(outputs), "tracking=none"]
-    undo = die(6, by=number)
-    with pytest.raises(Interrupted) as caught:
-        go(outputs, cohort_csvs, *settings, name=name)
-    undo()
-    assert caught.value.number == number
+    for moment in (6, n_events_of_first_cycle(whole["strict"]) - 6):  # in mid-cycle, and after the last step of a cycle
+        undo = die(moment, by=number)
+        with pytest.raises(Interrupted) as caught:
+            go(outputs, cohort_csvs, *settings, name=name)
+        undo()
+        assert caught.value.number == number
+    assert saved_cycles(outputs / "qc" / name) == []  # the cycle was over, but nobody had kept it
     assert list((outputs / "qc" / name / "checkpoints").glob("latest_*"))  # saved although a minute has not passed
     same(whole["strict"], go(outputs, cohort_csvs, *settings, name=name))
 

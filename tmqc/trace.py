@@ -95,18 +95,16 @@ class TraceWriter:
         path: Path,
         *,
         further: bool = False,
-        replace: bool = False,
         traffic: Callable[[], Mapping[str, object]] | None = None,
     ) -> None:
-        """Begin the file.
+        """Begin the file anew: a run that goes on repeats what is on record.
 
         Args:
             further: write `FURTHER_COLUMNS` too.
-            replace: an earlier file, as that of a run which repeats what is on record; else there may be none.
             traffic: gives the cells of `TRAFFIC_COLUMNS` for the step that is being told; None: there are none.
         """
         self._further, self._traffic = further, traffic
-        self._file = path.open("w" if replace else "x", newline="", encoding="utf-8")
+        self._file = path.open("w", newline="", encoding="utf-8")
         columns = (*COLUMNS, *(FURTHER_COLUMNS if further else ()), *(TRAFFIC_COLUMNS if traffic else ()))
         self._writer = csv.DictWriter(self._file, columns, lineterminator="\n")
         self._writer.writeheader()

@@ -45,7 +45,6 @@ def run_qc(config: Config, directory: Path) -> None:
         writer = TraceWriter(
             directory / TRACE,
             further=not is_published(config.qc),
-            replace=session.point is not None,
             traffic=meter.cells if meter.is_on else None,
         )
         with writer as trace, progress_of(config, plan) as progress, session.stop.waiting():

@@ -106,10 +106,12 @@ class Keeper:
         self._settings, self._session = config.checkpoint, session
         self._verify_batch_size = config.run.verify_batch_size
         self._cycle = config.schedule.start - 1
+        self._last_kept = self._cycle if saved is None else saved.cycle
         self._saved_at = time.monotonic()
         self._told = session.tracker.last_cycle() if saved is not None else None
-        if saved is not None:
-            (session.directory / CYCLES).unlink(missing_ok=True)  # written again as the record is repeated
+        (session.directory / CYCLES).unlink(missing_ok=True)  # written again as the record is repeated, if there is one
+        if saved is None:
+            drop_latest(session.directory)  # of a run that died, and none of them can be read
 
     def visit(self, cycle: int, visit: Visit) -> None:
         """Between two visits."""
@@ -136,7 +138,8 @@ class Keeper:
         """
         self._cycle = report.cycle
         append_cycle(self._session.directory / CYCLES, report)
-        is_new = not self.centers.is_repeating
+        # The record may end with the last answer of a cycle that itself was not kept any more.
+        is_new = self.centers.wake() and report.cycle > self._last_kept
         if is_new:
             facts = {"learning_rate": report.learning_rate, "ledger": ledger}
             save_checkpoint(self._session.directory, self._point(facts))

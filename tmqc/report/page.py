@@ -80,13 +80,11 @@ def _gather(run: PastRun) -> tuple[Known, list[str]]:
 
 def _curves(run: PastRun, path: Path) -> dict[str, Any]:
     """Of the first and the last model scored; those of one class have none."""
-    scored = {cycle: each for cycle, each in read_scored(path).items() if 0 < each.actual.mean() < 1}
-    if not scored:
-        return {}
-    first, last = min(scored), max(scored)
+    scored = [(cycle, each) for cycle, each in read_scored(path) if 0 < each.actual.mean() < 1]
     words = ("first", "last") if run.pipeline == "inference" else ("before this run", "after this run")
-    labels = {first: f"model of cycle {first}, {words[0]}", last: f"model of cycle {last}, {words[1]}"}
-    return {label: bootstrap_roc(scored[cycle]) for cycle, label in labels.items()}
+    shown = [(words[0], scored[0])] if len(scored) > 1 else []
+    shown += [(words[1], each) for each in scored[-1:]]
+    return {f"model of cycle {cycle}, {word}": bootstrap_roc(each) for word, (cycle, each) in shown}
 
 
 def _render(known: Known, gallery: Gallery | None, *, gaps: list[str], finished: bool) -> str:

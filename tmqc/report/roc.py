@@ -57,26 +57,30 @@ class Roc:
     resampled: Floats
 
 
-def read_scored(path: Path) -> dict[int, Scored]:
-    """Read `predictions.csv`: cycle -> who was scored and how.
+def read_scored(path: Path) -> list[tuple[int, Scored]]:
+    """Read `predictions.csv`: the models scored, in the order of the file, each with its cycle.
+
+    Two models may have the same cycle: a run's own last one, and the one it started from.
 
     Raises:
         RunError: the file cannot be read, or is not such a file.
     """
     try:
         rows = read_rows(path)
-        by_cycle: dict[int, list[tuple[str, int, float]]] = {}
+        models: list[tuple[int, dict[str, tuple[int, float]]]] = []
         for row in rows:
-            scored = (row["Subject"], int(row["Group_bin"]), float(row["probability"]))
-            by_cycle.setdefault(int(row["cycle"]), []).append(scored)
+            subject, cycle = row["Subject"], int(row["cycle"])
+            if not models or models[-1][0] != cycle or subject in models[-1][1]:
+                models.append((cycle, {}))
+            models[-1][1][subject] = (int(row["Group_bin"]), float(row["probability"]))
     except OSError as error:
         raise RunError(f"{path}: cannot be read ({error.strerror}); it is written when a run has finished") from None
     except (KeyError, ValueError, TypeError) as error:
         raise RunError(f"{path}: is not the predictions.csv of a run ({error!r})") from None
-    found = {}
-    for cycle, scored_rows in by_cycle.items():
-        subjects, actual, probability = zip(*scored_rows, strict=True)
-        found[cycle] = Scored(subjects, np.array(actual), np.array(probability))
+    found = []
+    for cycle, scored in models:
+        actual, probability = zip(*scored.values(), strict=True)
+        found.append((cycle, Scored(tuple(scored), np.array(actual), np.array(probability))))
     return found
 
 
