@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from test_travel import Recorder, ScriptedCenters, plan
 
+from tmqc.core.ledger import Ledger
 from tmqc.core.rates import Counts, Verification
 from tmqc.core.records import BASELINE, BATCH, SCREEN
 from tmqc.core.runaway import Guard
@@ -185,3 +186,24 @@ def test_the_guard_looks_at_nothing_but_who_would_be_eliminated():
     run, reports, _ = screened(ScreenCenters(), cycles=3, guard=guard)
     assert [r.alarm for r in reports] == [None, None, None]
     assert run.ledger.eliminated == ("bad", "flipped")
+
+
+def test_a_screening_with_nobody_left_to_judge_passes():
+    run = ScreenedTravel(plan(SUBJECTS, cycles=4), Screening(limits=LIMITS), ScreenCenters(), Recorder())
+    reports = []
+    for report in run.cycles():
+        reports.append(report)
+        if report.cycle == 1:
+            run.ledger = Ledger().flag(tuple(s for of in SUBJECTS.values() for s in of), due=99)
+    assert [(r.n_screened, r.n_steps) for r in reports[2:]] == [(0, 0), (0, 0)]
+
+
+def test_a_state_that_has_not_seen_a_suspect_yet_has_something_new_to_say():
+    """A better state takes over in cycle 2, while the suspects wait; in cycle 4 it judges them for the first time."""
+    centers = ScreenCenters()
+    run = ScreenedTravel(plan(SUBJECTS, cycles=5), Screening(limits=LIMITS, revisit=4), centers, Recorder())
+    for report in run.cycles():
+        centers.worse = {0: -0.01, 1: -0.01, 2: 0.3, 3: 0.3, 4: 0.3}[report.cycle]
+    assert run.ledger.eliminated == ("bad", "flipped")
+    assert len(run.records["bad"].strengths) == 2
+    assert len(run.records["g1"].strengths) == 2  # in cycle 0 and 2

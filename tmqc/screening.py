@@ -166,10 +166,11 @@ class ScreenedTravel:
                 self._postpone(cycle, subject, strike=False)
             return [baseline], None
         steps, alarm = [baseline], None
+        known = frozenset(self._trusted.seen)
         for tried in self._weigh(self._try_each(cycle, due, everybody=is_better), self._trusted):
             [subject] = tried.subjects
             assert tried.evidence is not None
-            if is_better:  # the same state says the same again
+            if subject not in known:  # the same state says the same again
                 self.records[subject] = self.records.get(subject, Record()).add(tried.evidence)
             outcome = None
             if subject in due:
@@ -235,6 +236,8 @@ class ScreenedTravel:
 
     def _weigh(self, steps: Sequence[Step], trusted: _Trusted) -> list[Step]:
         """Add the evidence to the steps of a screening, in the light of all scans seen from the same state."""
+        if not steps:  # everybody waits, or is out
+            return []
         changes, margins = zip(*trusted.seen.values(), strict=True)
         images = None if self._unlikeness is None else [self._unlikeness[subject] for subject in trusted.seen]
         evidence = dict(zip(trusted.seen, weigh(changes, margins, self.screening.limits, images), strict=True))
