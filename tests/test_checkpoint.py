@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 
@@ -7,8 +9,10 @@ from tmqc.checkpoint import (
     Checkpoint,
     checkpoint_path,
     find_checkpoint,
+    find_resumable,
     load_checkpoint,
     save_checkpoint,
+    save_latest,
     saved_cycles,
     select_cycles,
 )
@@ -69,6 +73,56 @@ def test_cycles_are_sorted_by_number(tmp_path):
     for cycle in (100, 9, 10):
         save_checkpoint(tmp_path, Checkpoint(cycle, {}, {}))
     assert saved_cycles(tmp_path) == [9, 10, 100]
+
+
+def point(cycle, entries):
+    return Checkpoint(cycle, STATE, {"entries": entries}, {"journal/kinds": np.zeros(entries, np.uint8)})
+
+
+def latest(run):
+    return sorted(int(p.stem.removeprefix("latest_")) for p in (run / "checkpoints").glob("latest_*"))
+
+
+@pytest.fixture
+def copied(tmp_path):
+    """Two cycles, two points between them and an imported model, with times that tell the farthest is the oldest."""
+    for cycle, entries in ((3, 10), (4, 20)):
+        save_checkpoint(tmp_path, point(cycle, entries))
+    save_checkpoint(tmp_path, Checkpoint(9, STATE, {}))
+    for entries in (24, 27):
+        save_latest(tmp_path, point(4, entries))
+    for age, name in enumerate(("cycle_03", "cycle_04", "latest_000000024", "latest_000000027", "cycle_09")):
+        os.utime(tmp_path / "checkpoints" / f"{name}.npz", (1e9 - age, 1e9 - age))
+    return tmp_path
+
+
+def test_the_farthest_point_is_that_with_most_answers_whatever_the_times_of_the_files(copied, caplog):
+    assert find_resumable(copied).facts["entries"] == 27
+    (copied / "checkpoints" / "latest_000000027.npz").rename(copied / "checkpoints" / "latest_000000001.npz")
+    assert find_resumable(copied).facts["entries"] == 27
+    assert not caplog.text
+
+
+def test_damaged_points_are_told_of_and_the_farthest_intact_one_is_used(copied, caplog):
+    """One cut off, so that it does not even tell how far it is; one with a flipped bit in an array."""
+    cut, flipped = (copied / "checkpoints" / f"latest_0000000{n}.npz" for n in (24, 27))
+    cut.write_bytes(cut.read_bytes()[:-50])
+    content = bytearray(flipped.read_bytes())
+    content[content.index(STATE["encoder/conv1/kernel"].tobytes()) + 5] ^= 1
+    flipped.write_bytes(content)
+    assert find_resumable(copied).facts["entries"] == 20
+    first, second = caplog.messages
+    assert "latest_000000024.npz: not an intact checkpoint" in first and first.endswith("it is passed over")
+    assert "latest_000000027.npz: not an intact checkpoint" in second and second.endswith("the one before it is used")
+
+
+def test_a_point_just_written_stays_and_damaged_ones_beyond_it_go(copied):
+    for entries in (24, 27):
+        (copied / "checkpoints" / f"latest_{entries:09d}.npz").write_bytes(b"torn")
+    for entries, left in ((22, [22]), (23, [22, 23]), (30, [23, 30])):
+        save_latest(copied, point(4, entries))
+        assert latest(copied) == left
+        assert find_resumable(copied).facts["entries"] == entries
 
 
 @pytest.mark.parametrize(

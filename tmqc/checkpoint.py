@@ -10,7 +10,8 @@ import logging
 import os
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,14 +74,18 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint) -> Path:
 
 
 def save_latest(run: Path, checkpoint: Checkpoint) -> None:
-    """Write a point to resume from, and remove all such points but the last two.
+    """Write a point to resume from, and remove all such points but this and the one before it.
 
     Raises:
         RunError: it cannot be written; the ones before are untouched.
     """
-    _save(run / FOLDER / f"latest_{checkpoint.facts['entries']:09d}.npz", checkpoint)
-    for path in _latest(run)[:-_N_LATEST]:
-        path.unlink()
+    path = run / FOLDER / f"latest_{checkpoint.facts['entries']:09d}.npz"
+    _save(path, checkpoint)
+    points = _latest(run)
+    n_up_to_this = points.index(path) + 1
+    # The record only grows: a point beyond this one could not be read when the run was resumed, and has been told of.
+    for other in [*points[: max(n_up_to_this - _N_LATEST, 0)], *points[n_up_to_this:]]:
+        other.unlink()
 
 
 def drop_latest(run: Path) -> None:
@@ -132,11 +137,22 @@ def load_checkpoint(path: Path) -> Checkpoint:
     Raises:
         RunError: there is no such file, or it is not an intact checkpoint.
     """
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            content = {name: archive[name] for name in archive.files}  # every member's CRC is checked here
+    with _opened(path) as archive:
+        content = dict(archive)  # every member's CRC is checked here
         facts = json.loads(str(content.pop(_META)))
         return make_checkpoint(int(facts.pop("cycle")), content, facts)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Mapping[str, NDArray[np.generic]]]:
+    """The arrays of a checkpoint, each read when it is asked for.
+
+    Raises:
+        RunError: there is no such file, or what is read of it within the block is not intact.
+    """
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            yield archive
     except FileNotFoundError:
         raise RunError(f"{path}: no such checkpoint") from None
     except _DAMAGED as error:
@@ -146,21 +162,42 @@ def load_checkpoint(path: Path) -> Checkpoint:
 def find_resumable(run: Path) -> Checkpoint | None:
     """The farthest point that the run in directory `run` can go on from; None if there is none.
 
-    A torn or corrupted file is told of, and the one before it used.
+    A torn or corrupted file is told of, and the one before it used. How far a file is, it says itself: names can be
+    changed, and times are not kept by every copy.
     """
-    paths = [*(checkpoint_path(run, cycle) for cycle in saved_cycles(run)), *_latest(run)]
-    found: list[Checkpoint] = []
-    for path in sorted(paths, key=lambda p: p.stat().st_mtime_ns, reverse=True):
+    ranked: list[tuple[int, Path]] = []
+    for path in [*_latest(run), *(checkpoint_path(run, cycle) for cycle in saved_cycles(run))]:
+        try:
+            entries = _count_entries(path)
+        except RunError as error:
+            _tell_damage(error, "it is passed over")
+            continue
+        if entries is not None:
+            ranked.append((entries, path))
+    for _, path in sorted(ranked, key=lambda point: point[0], reverse=True):
         try:
             checkpoint = load_checkpoint(path)
         except RunError as error:
-            log.warning("%s", error.faults[0].replace("use another cycle's", "the one before it is used"))
+            _tell_damage(error, "the one before it is used")
             continue
         if checkpoint.resume:
-            found.append(checkpoint)
-        if len(found) == _N_LATEST:  # written one after another: an older one cannot be farther
-            break
-    return max(found, key=lambda c: int(c.facts["entries"]), default=None)
+            return checkpoint
+    return None
+
+
+def _count_entries(path: Path) -> int | None:
+    """Answers on record at a point, from its facts alone; None where none are, as in an imported model.
+
+    Raises:
+        RunError: the file's list of arrays or its facts are not intact.
+    """
+    with _opened(path) as archive:
+        entries = json.loads(str(archive[_META])).get("entries")
+        return None if entries is None else int(entries)
+
+
+def _tell_damage(error: RunError, done: str) -> None:
+    log.warning("%s", error.faults[0].replace("use another cycle's", done))
 
 
 def saved_cycles(run: Path) -> list[int]:

@@ -24,7 +24,7 @@ from tmqc.report.events import Wait, eliminated_in, find_waits, read_trace
 from tmqc.report.figures import plot_cycles, plot_inference, plot_qc, plot_roc
 from tmqc.report.metrics import predictions_of, subgroup_metrics
 from tmqc.report.qc_figure import draw_steps
-from tmqc.trace import TraceWriter
+from tmqc.trace import COLUMNS, TraceWriter
 from tmqc.travel import Plan, TrainResult
 
 NOTE = "phantom cohort: no patient was scanned"
@@ -197,6 +197,28 @@ def test_a_missing_or_foreign_trace_is_told(tmp_path):
         read_trace(tmp_path / "trace.csv")
     (tmp_path / "trace.csv").write_text("Cycle,Subject\n1,a\n")
     with pytest.raises(RunError, match="Study"):
+        read_trace(tmp_path / "trace.csv")
+
+
+@pytest.mark.parametrize("with_away", [False, True])
+def test_a_torn_last_row_of_a_trace_is_no_row(tmp_path, with_away):
+    """Whether it is cut behind the subject or within the last cell; rows of absent centers have no counts."""
+    cells = dict.fromkeys(COLUMNS, "1") | {"Subject": "a", "Study": "A", "Phase": "retry", "Subjects": "a"}
+    away = dict.fromkeys(COLUMNS, "") | {"Cycle": "1", "Subject": "c", "Study": "C", "Phase": "away"}
+    rows = [",".join(row) for row in (COLUMNS, cells.values(), *([away.values()] if with_away else []))]
+    path = tmp_path / "trace.csv"
+    for torn in ("2,b", ",".join((cells | {"Subject": "b"}).values())):
+        path.write_text("\n".join([*rows, torn]))
+        assert [wait.subject for wait in find_waits(read_trace(path))] == ["a"]
+    path.write_text(",".join(COLUMNS))
+    with pytest.raises(RunError, match="is not a trace"):
+        read_trace(path)
+
+
+def test_a_verification_without_counts_is_told(tmp_path):
+    rows = pd.DataFrame([{"Phase": "away"}, {"Phase": "retry"}], columns=[*COLUMNS])
+    rows.to_csv(tmp_path / "trace.csv", index=False)
+    with pytest.raises(RunError, match="lacks its counts"):
         read_trace(tmp_path / "trace.csv")
 
 

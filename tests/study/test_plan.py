@@ -89,7 +89,7 @@ def test_the_studies_that_stand_ready(path):
 def test_the_study_of_federations_asks_for_nothing_that_is_refused():
     of_a_seed = make_jobs(read_study(STUDIES[0].with_name("federation.yaml"), ["seeds=[0]"]))
     controlled = [job for job in of_a_seed if job.pipeline == "qc"]
-    assert len(controlled) == len({job.overrides for job in controlled}) == 10
+    assert len(controlled) == len({job.overrides for job in controlled}) == 8
     for job in controlled:
         validate(compose_config(*job.overrides, "run.name=x", "init.from=x"))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,14 +35,16 @@ class Wait:
 def read_trace(path: Path) -> pd.DataFrame:
     """Read `trace.csv` with the dtypes its columns have: names as text, so that `n/a` and `007` stay.
 
-    Rows of steps that could not be taken, for their center was away, are left out: they tell of no verification.
+    Rows of steps that could not be taken, for their center was away, are left out: they tell of no verification. So
+    is a last row without its line end, as a killed process or a full disk leaves it.
 
     Raises:
         RunError: the file is missing, or is not a trace.
     """
     texts = dict.fromkeys(("Subject", "Study", "Phase", "Subjects"), str)
     try:
-        trace = pd.read_csv(path, dtype=texts, keep_default_na=False, na_values=[""], encoding="utf-8")
+        content = _whole_rows(path)
+        trace = pd.read_csv(content, dtype=texts, keep_default_na=False, na_values=[""], encoding="utf-8")
     except OSError as error:
         raise RunError(f"{path}: cannot be read ({error.strerror}); it is written by pipeline=qc") from None
     except ValueError as error:
@@ -50,8 +53,16 @@ def read_trace(path: Path) -> pd.DataFrame:
         raise RunError(f"{path}: is not a trace of tmqc, column {', '.join(missing)} is missing")
     if (away := trace["Phase"] == AWAY).any():
         whole = dict.fromkeys(("FP", "FN", "TP", "TN", "Ignored", "Scored"), int)
-        trace = trace[~away].astype(whole).reset_index(drop=True)
+        try:
+            trace = trace[~away].astype(whole).reset_index(drop=True)
+        except ValueError as error:
+            raise RunError(f"{path}: is not a trace of tmqc, a verification lacks its counts ({error})") from None
     return trace
+
+
+def _whole_rows(path: Path) -> io.BytesIO:
+    content = path.read_bytes()
+    return io.BytesIO(content if content.endswith(b"\n") else content[: content.rfind(b"\n") + 1])
 
 
 def find_waits(trace: pd.DataFrame) -> tuple[Wait, ...]:

@@ -48,7 +48,9 @@ def plot_cycles_to_elimination(runs: pd.DataFrame, path: Path, note: str | None)
     for at, scenario in enumerate(scenarios):
         of = qc[qc["scenario"] == scenario]
         y = [gates.index(gate) + 0.14 * (at - (len(scenarios) - 1) / 2) for gate in of["gate"]]
-        axes.plot(of["cycles_to_elimination"], y, MARKERS[at], color=PALETTE[at + 1], alpha=0.7, label=scenario)
+        # Black is left out: seven colors and eight markers repeat together only after 56 scenarios.
+        color, marker = PALETTE[1 + at % (len(PALETTE) - 1)], MARKERS[at % len(MARKERS)]
+        axes.plot(of["cycles_to_elimination"], y, marker, color=color, alpha=0.7, label=scenario)
     axes.set_yticks(range(len(gates)), gates)
     axes.set_ylim(max(len(gates), 1) - 0.5, -0.5)
     axes.set_xlim(left=0)

@@ -64,9 +64,9 @@ def compare_kinds(runs: pd.DataFrame, kinds: pd.DataFrame, rivals: pd.DataFrame)
 
     Returns:
         One row a scenario, kind and gate: scenario, kind, n_harmful (scans, mean over the runs), gate, n (seeds),
-        recall with `_least` and `_most`, precision (of all eliminated, whatever their kind); rival, and the same of it
-        as `rival_...`, with `rival_auroc`; ahead: empty, or whether the rival's recall exceeds `of this gate` or
-        `of every gate`. The rival's columns are empty where none ran.
+        recall with `_least` and `_most`, precision (of all eliminated, whatever their kind) with `_n` (seeds that
+        have one); rival, and the same of it as `rival_...`, with `rival_auroc`; ahead: empty, or whether the rival's
+        recall exceeds `of this gate` or `of every gate`. The rival's columns are empty where none ran.
     """
     if kinds.empty:
         return pd.DataFrame()
@@ -100,7 +100,8 @@ def _best(rivals: pd.DataFrame) -> dict[Any, Any]:
 
 
 def _scores(means: dict[Any, Any]) -> dict[str, Any]:
-    return {name: means.get(name) for name in ("n", "recall", "recall_least", "recall_most", "precision")}
+    names = ("n", "recall", "recall_least", "recall_most", "precision", "precision_n")
+    return {name: means.get(name) for name in names}
 
 
 def _ahead(rival: float | None, gate: float, most: float) -> str:

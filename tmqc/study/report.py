@@ -101,7 +101,8 @@ def _opening(
         + (f", {rivals.groupby(['seed', 'scenario']).ngroups} rankings by rivals" if not rivals.empty else "")
         + f". Made again by `{command}`; finished runs are not run twice.",
         "",
-        "Means over the seeds; in brackets the least and the most. Precision is empty where nothing was eliminated.",
+        "Means over the seeds; in brackets the least and the most. Precision is empty where nothing was eliminated; "
+        "n= follows a mean over fewer runs than its row has.",
         "",
     ]
     cost = runs.groupby("pipeline", sort=False)["cpu_seconds"].mean().dropna()
@@ -151,7 +152,8 @@ def _found_by_kind(kinds: pd.DataFrame) -> list[str]:
     if kinds.empty:
         return []
     table = kinds[["scenario", "kind", "n_harmful", "gate", "n"]].rename(columns={"n_harmful": "scans"})
-    table["recall"], table["precision"] = _ranges(kinds, "recall"), _rounded(kinds["precision"])
+    table["recall"] = _ranges(kinds, "recall")
+    table["precision"] = _with_fewer(_rounded(kinds["precision"]), kinds, "precision")
     said = "Recall: the share of the scans harmed in this way that were eliminated. Precision: of all eliminated scans."
     if kinds["rival"].notna().any():
         table["best rival"], table["rival n"] = kinds["rival"], kinds["rival_n"]
@@ -174,7 +176,7 @@ def _model_table(outcomes: pd.DataFrame) -> pd.DataFrame:
     for name in ("test_auroc", "test_accuracy"):
         table[_LABELS.get(name, name)] = _ranges(outcomes, name)
         table["95 % interval of " + _LABELS.get(name, name)] = [
-            "" if pd.isna(half) else f"{mean - half:.3f} to {min(mean + half, 1.0):.3f}"
+            "" if pd.isna(half) else f"{max(mean - half, 0.0):.3f} to {min(mean + half, 1.0):.3f}"
             for mean, half in zip(outcomes[name], outcomes[f"{name}_half"], strict=True)
         ]
     return table
@@ -202,7 +204,10 @@ def _rival_table(rivals: pd.DataFrame) -> pd.DataFrame:
 
 
 def _ranges(means: pd.DataFrame, name: str, *, sign: bool = False) -> list[str]:
-    """Mean [least, most] as text, counts without needless decimals; empty where there is no value."""
+    """Mean [least, most] as text, counts without needless decimals; empty where there is no value.
+
+    The number of runs that have a value follows where not all have.
+    """
 
     def written(value: float) -> str:
         return f"{round(value, 1):g}" if name.startswith(("n_", "cycles_")) else f"{value:{'+' if sign else ''}.3f}"
@@ -213,7 +218,15 @@ def _ranges(means: pd.DataFrame, name: str, *, sign: bool = False) -> list[str]:
             texts.append("")
         else:
             texts.append(written(mean) + ("" if least == most else f" [{written(least)}, {written(most)}]"))
-    return texts
+    return _with_fewer(texts, means, name)
+
+
+def _with_fewer(texts: Sequence[str], means: pd.DataFrame, name: str) -> list[str]:
+    """Add the number of runs a mean is of where it is of fewer than its row has."""
+    if f"{name}_n" not in means:  # every run has one
+        return list(texts)
+    counts = zip(texts, means[f"{name}_n"], means["n"], strict=True)
+    return [f"{text}, n={k}" if 0 < k < n else text for text, k, n in counts]
 
 
 def _section(title: str, table: pd.DataFrame) -> list[str]:

@@ -12,7 +12,8 @@ from tmqc.report.compare.records import PIPELINES, RunRecord, record_of
 from tmqc.report.past_run import read_run
 from tmqc.rundir import CONFIG
 
-# Below these lie no runs, but scans, or copies of a run's files; a hidden folder is Hydra's or a tool's.
+# Below these lie no runs, but scans, or copies of a run's files, unless one is a run of that name; a hidden folder is
+# Hydra's or a tool's.
 _CLOSED = ("phantom", "mlartifacts", "checkpoints", "figures", "harmful")
 _DEPTH = 6
 
@@ -74,5 +75,7 @@ def _run_directories(folder: Path, depth: int) -> Iterator[Path]:
     if depth == _DEPTH:
         return
     for entry in sorted(os.scandir(folder), key=lambda e: e.name):
-        if entry.is_dir() and entry.name not in _CLOSED and not entry.name.startswith("."):
-            yield from _run_directories(folder / entry.name, depth + 1)
+        within = folder / entry.name
+        is_closed = entry.name.startswith(".") or (entry.name in _CLOSED and not (within / CONFIG).is_file())
+        if entry.is_dir() and not is_closed:
+            yield from _run_directories(within, depth + 1)
