@@ -239,7 +239,12 @@ def test_what_is_too_little_or_too_much_stays_at_the_site(files, remote, tmp_pat
     centers = RemoteCenters(caller, sites, centers.state())
     assert centers.verify().counts.n == 10
     assert step(centers).loss is None
-    assert len(centers.margins("B", sites[1].subjects["B"])) == 4
+    tokens = sites[1].subjects["B"]
+    assert len(centers.margins("B", tokens)) == 4
+    with pytest.raises(FederationError, match="site site-2 refuses: a token that is there more than once"):
+        centers.train("B", tokens[:1] * 6, learning_rate=0.1)  # min_cell is 6: one scan's loss would leave
+    with pytest.raises(FederationError, match="more than once"):
+        centers.margins("B", tokens[:1] * 2)
 
 
 class Leaving(ScriptedCenters):

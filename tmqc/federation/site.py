@@ -227,6 +227,8 @@ class Site:
         ids = [self.tokens.subject_of.get(token, "") for token in tokens]
         if not ids or any(self._center_of.get(subject) != center for subject in ids):
             raise _RefusedError(f"tokens that are none of center {center}")
+        if len(set(ids)) != len(ids):  # a step of one scan alone could pass for one of min_cell scans
+            raise _RefusedError("a token that is there more than once")
         return ids
 
     def _take(self, request: Message) -> Equipment:
