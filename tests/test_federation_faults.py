@@ -247,6 +247,41 @@ def test_what_is_too_little_or_too_much_stays_at_the_site(files, remote, tmp_pat
         centers.margins("B", tokens[:1] * 2)
 
 
+def verification_of(sizes):
+    return [
+        Subject(f"{center}-{i}", Path(f"/nowhere/{center}-{i}.nii.gz"), center, i % 2, "F", 50.0, None)
+        for center, n in sizes.items()
+        for i in range(n)
+    ]
+
+
+def test_no_scan_is_lost_if_a_center_is_called_as_others_together_are(remote, tmp_path):
+    _, centers = remote()
+    table = verification_of({"A+B": 10, "A": 3, "B": 3})
+    laid = lay_out(tmp_path, train=[], verification=table, n_sites=1, min_cell=5, share_margins=False)
+    transport = Unreliable({name: Site(read_site_settings(path), equip) for name, path in laid.items()})
+    caller = Caller(transport, FaultRules(pause_s=0.0), check_stop=lambda: None)
+    sites = open_sites(caller, list(laid), "{}")
+    assert sites[0].groups == {"A+B": (5, 5), "A+B (together)": (4, 2)}
+    assert RemoteCenters(caller, sites, centers.state()).verify().counts.n == 16
+
+
+@pytest.mark.parametrize(
+    "twice",
+    [
+        {"centers": ["A", "A"], "tokens": [["1"], ["2"]]},
+        {"groups": ["A", "A"], "n_hc": [3, 3], "n_pd": [2, 2]},
+    ],
+    ids=["centers", "groups"],
+)
+def test_a_site_that_names_a_center_or_a_group_twice_is_not_believed(opened, twice):
+    transport, _, _ = opened
+    transport.faults = {"site-1": [with_fields(**twice)]}
+    caller = Caller(transport, FaultRules(on_fault="stop"), check_stop=lambda: None)
+    with pytest.raises(FederationError, match="site site-1: .* a center or a group is there twice"):
+        open_sites(caller, SITES, "{}")
+
+
 class Leaving(ScriptedCenters):
     """Centers one of which is away at the given asks to train there, counted from 0."""
 

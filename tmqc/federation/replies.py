@@ -68,6 +68,8 @@ def check_opened(site: str, reply: Message) -> None:
         raise MessageError("lists of different lengths")
     if len(set(tokens)) != len(tokens) or not all(reply["tokens"]):
         raise MessageError("a token is there twice, or a center has none")
+    if any(len(set(names)) != len(names) for names in (reply["centers"], reply["groups"])):
+        raise MessageError("a center or a group is there twice")
     if not all(n >= 0 for counts in groups[1:] for n in counts):
         raise MessageError("negative counts")
     try:

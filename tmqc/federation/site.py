@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tmqc.core.cells import Group, group_centers
+from tmqc.core.cells import Group, group_centers, name_groups
 from tmqc.core.rates import DECISION_THRESHOLD, Verification, margins, score
 from tmqc.data.cohort import Cohort
 from tmqc.data.volumes import Volumes
@@ -124,7 +124,7 @@ class Site:
         sizes: dict[str, int] = {}
         for subject in self.cohort.verification:
             sizes[subject.study] = sizes.get(subject.study, 0) + 1
-        return {"+".join(group): group for group in group_centers(sizes, self.settings.min_cell)}
+        return name_groups(group_centers(sizes, self.settings.min_cell))
 
     def _answer_open(self, request: Message) -> Message:
         if self._open is None or request["settings"] != self._opened_with:
