@@ -22,7 +22,7 @@ class Opened:
         groups: centers counted together -> verification scans, HC and PD.
         left_out: whether it has verification scans that stay uncounted.
         min_cell: the site's own.
-        digest: tells whether its tables changed.
+        digest: tells whether its tables or its own settings changed.
         versions: of its software.
     """
 

@@ -147,7 +147,7 @@ class Site:
             "n_pd": [labels.count(1) for labels in of_group.values()],
             "left_out": int(bool(self.cohort.verification) and not self._groups),
             "min_cell": self.settings.min_cell,
-            "digest": self.tokens.fingerprint(self.cohort),
+            "digest": self.tokens.fingerprint(self.cohort, self.settings),
             "versions": json.dumps(versions()),
         }
 
