@@ -5,7 +5,8 @@ Examples:
     python scripts/join_federation.py /opt/flare/berlin --settings /data/tmqc/site.yaml
 
 Allows the two classes of tmqc's job in the kit's `local/resources.json`, and nothing else of tmqc. At a hospital the
-site's own settings are checked, its tables read, and the settings laid into the kit; nothing is sent.
+site's own settings are checked, its tables read, and the settings laid into the kit; its log does not stream to the
+server, and nobody may read its files or bring code from there (`local/authorization.json`). Nothing is sent.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("kit", type=Path, help="the unpacked start-up kit")
     parser.add_argument("--settings", type=Path, help="of a hospital: its YAML file, see docs/federation.md")
     given = parser.parse_args(arguments)
-    from tmqc.federation.flare_system import join
+    from tmqc.federation.flare_kit import join
     from tmqc.federation.site_settings import read_site_cohort, read_site_settings
 
     try:

@@ -92,7 +92,7 @@ def test_core_is_standard_library_and_numpy(path):
         ("tensorflow", {"tmqc.backend"}),
         ("jax", {"tmqc.backend"}),
         ("cleanlab", {"tmqc.rivals.model"}),
-        ("nvflare", {"tmqc.federation.flare_job", "tmqc.federation.flare_system"}),
+        ("nvflare", {"tmqc.federation.flare_job", "tmqc.federation.flare_kit", "tmqc.federation.flare_system"}),
     ],
 )
 def test_each_library_has_one_room(library, modules):

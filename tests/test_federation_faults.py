@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -15,6 +17,7 @@ from tmqc.core.control import Control
 from tmqc.core.records import AWAY, BATCH, RETRY, REVISIT
 from tmqc.data.cohort import Subject
 from tmqc.data.volumes import Volumes
+from tmqc.errors import RunError
 from tmqc.federation.caller import Caller, FaultRules, FederationError
 from tmqc.federation.messages import STATE, decode, encode
 from tmqc.federation.remote import RemoteCenters, open_sites
@@ -23,6 +26,7 @@ from tmqc.federation.site import Equipment, Site
 from tmqc.federation.site_settings import TOKENS, read_site_settings, read_tokens
 from tmqc.federation.transport import LocalTransport, Silence
 from tmqc.journal import JournaledCenters
+from tmqc.pipelines.ready import _check_unchanged
 from tmqc.trace import TRAFFIC_COLUMNS, TraceWriter
 from tmqc.travel import AwayError, TrainResult
 
@@ -187,6 +191,38 @@ def test_a_site_that_was_restarted_is_sent_the_states_again(remote, files):
     assert asked == ["verify", "open", "verify"]
 
 
+OTHERS = [{"min_cell": 3}, {"share_margins": True}, {"verification_csv": None}]
+
+
+@pytest.mark.parametrize("other", OTHERS, ids=["min_cell", "share_margins", "tables"])
+def test_a_site_that_comes_back_with_other_settings_ends_the_run(remote, files, monkeypatch, other):
+    transport, centers = remote()
+    centers.verify()
+    settings = replace(read_site_settings(files["site-2"]), **other)
+    monkeypatch.setitem(transport.sites, "site-2", Site(settings, equip))
+    with pytest.raises(FederationError, match="site site-2: its tables, min_cell or share_margins have changed"):
+        centers.verify()
+
+
+def test_what_a_restarted_site_says_of_itself_is_held_against_the_table_too(opened, files, monkeypatch):
+    transport, _, state = opened
+    caller = Caller(transport, FaultRules(on_fault="stop"), check_stop=lambda: None)
+    centers = RemoteCenters(caller, open_sites(caller, SITES, "{}"), state)
+    monkeypatch.setitem(transport.sites, "site-2", Site(read_site_settings(files["site-2"]), equip))
+    transport.faults = {"site-2": [None, with_fields(n_hc=[-3])]}
+    with pytest.raises(FederationError, match="site site-2: its answer to open cannot be right: negative counts"):
+        centers.verify()
+
+
+def test_a_run_does_not_go_on_with_other_settings_of_a_site(opened, tmp_path):
+    _, sites, _ = opened
+    _check_unchanged(sites, SimpleNamespace(directory=tmp_path, point=None))
+    going_on = SimpleNamespace(directory=tmp_path, point=object())
+    _check_unchanged(sites, going_on)
+    with pytest.raises(RunError, match="the tables, min_cell or share_margins of site site-1 have changed"):
+        _check_unchanged([replace(sites[0], digest="another"), *sites[1:]], going_on)
+
+
 def test_a_run_stops_if_it_is_to_or_when_patience_ends(remote):
     transport, centers = remote(on_fault="stop")
     transport.faults["site-3"] = ["silent"]
@@ -239,7 +275,47 @@ def test_what_is_too_little_or_too_much_stays_at_the_site(files, remote, tmp_pat
     centers = RemoteCenters(caller, sites, centers.state())
     assert centers.verify().counts.n == 10
     assert step(centers).loss is None
-    assert len(centers.margins("B", sites[1].subjects["B"])) == 4
+    tokens = sites[1].subjects["B"]
+    assert len(centers.margins("B", tokens)) == 4
+    with pytest.raises(FederationError, match="site site-2 refuses: a token that is there more than once"):
+        centers.train("B", tokens[:1] * 6, learning_rate=0.1)  # min_cell is 6: one scan's loss would leave
+    with pytest.raises(FederationError, match="more than once"):
+        centers.margins("B", tokens[:1] * 2)
+
+
+def verification_of(sizes):
+    return [
+        Subject(f"{center}-{i}", Path(f"/nowhere/{center}-{i}.nii.gz"), center, i % 2, "F", 50.0, None)
+        for center, n in sizes.items()
+        for i in range(n)
+    ]
+
+
+def test_no_scan_is_lost_if_a_center_is_called_as_others_together_are(remote, tmp_path):
+    _, centers = remote()
+    table = verification_of({"A+B": 10, "A": 3, "B": 3})
+    laid = lay_out(tmp_path, train=[], verification=table, n_sites=1, min_cell=5, share_margins=False)
+    transport = Unreliable({name: Site(read_site_settings(path), equip) for name, path in laid.items()})
+    caller = Caller(transport, FaultRules(pause_s=0.0), check_stop=lambda: None)
+    sites = open_sites(caller, list(laid), "{}")
+    assert sites[0].groups == {"A+B": (5, 5), "A+B (together)": (4, 2)}
+    assert RemoteCenters(caller, sites, centers.state()).verify().counts.n == 16
+
+
+@pytest.mark.parametrize(
+    "twice",
+    [
+        {"centers": ["A", "A"], "tokens": [["1"], ["2"]]},
+        {"groups": ["A", "A"], "n_hc": [3, 3], "n_pd": [2, 2]},
+    ],
+    ids=["centers", "groups"],
+)
+def test_a_site_that_names_a_center_or_a_group_twice_is_not_believed(opened, twice):
+    transport, _, _ = opened
+    transport.faults = {"site-1": [with_fields(**twice)]}
+    caller = Caller(transport, FaultRules(on_fault="stop"), check_stop=lambda: None)
+    with pytest.raises(FederationError, match="site site-1: .* a center or a group is there twice"):
+        open_sites(caller, SITES, "{}")
 
 
 class Leaving(ScriptedCenters):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from tmqc.core.cells import group_centers
+from tmqc.core.cells import group_centers, name_groups
 from tmqc.federation.messages import (
     ERROR_REPLY,
     TASKS,
@@ -127,6 +127,15 @@ def test_no_group_is_smaller_than_allowed_and_no_center_is_lost(sizes, min_cell)
     assert all(sum(sizes[center] for center in group) >= min_cell for group in groups)
     everybody = sorted(center for group in groups for center in group)
     assert everybody == (sorted(sizes) if sum(sizes.values()) >= min_cell else [])
+
+
+@given(st.dictionaries(st.text("AB+", min_size=1, max_size=5), st.integers(1, 9), max_size=8), st.integers(1, 12))
+def test_every_group_has_a_name_of_its_own(sizes, min_cell):
+    groups = group_centers(sizes, min_cell)
+    named = name_groups(groups)
+    assert tuple(named.values()) == groups
+    assert all(named[group[0]] == group for group in groups if len(group) == 1)
+    assert name_groups([("A",), ("B", "C")]) == {"A": ("A",), "B+C": ("B", "C")}
 
 
 def test_the_page_tells_of_every_field():

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
+import yaml
 from test_config import OWN_DATA, composed, faults
 
 from tmqc.errors import InputError
@@ -101,17 +104,71 @@ def test_a_damaged_table_of_tokens_is_never_made_anew(tmp_path, text):
     assert (tmp_path / "tokens.csv").read_text() == text
 
 
-def test_a_kit_allows_two_classes_more_and_holds_the_sites_settings(tmp_path):
-    pytest.importorskip("nvflare")
-    from tmqc.federation.flare_system import join
+@pytest.fixture
+def kit(tmp_path):
+    """A hospital's start-up kit as this version of FLARE makes them, as far as tmqc changes it."""
+    lighter = pytest.importorskip("nvflare.lighter")
+    templates = yaml.safe_load((Path(lighter.__file__).parent / "templates" / "master_template.yml").read_text())
+    local = tmp_path / "kit" / "local"
+    local.mkdir(parents=True)
+    resources = templates["local_client_resources"].replace("{~~class_allow_list~~}", '["nvflare.x.Y"]')
+    resources = re.sub(r"{~~\w+~~}", "0", resources.replace("{~~allow_log_streaming~~}", "true"))
+    (local / "resources.json.default").write_text(resources)
+    (local / "authorization.json.default").write_text(templates["default_authz"])
+    write_site_settings(tmp_path / "site.yaml", SiteSettings(tmp_path / "train.csv", None, tmp_path / "tokens.csv"))
+    return tmp_path / "kit"
 
-    (tmp_path / "kit" / "local").mkdir(parents=True)
-    default = {"class_allow_list": ["nvflare.x.Y"], "components": [1]}
-    (tmp_path / "kit" / "local" / "resources.json.default").write_text(json.dumps(default))
-    settings = SiteSettings(tmp_path / "train.csv", None, tmp_path / "tokens.csv")
-    write_site_settings(tmp_path / "site.yaml", settings)
+
+def test_a_kit_allows_two_classes_more_and_holds_the_sites_settings(kit):
+    from tmqc.federation.flare_kit import join
+
     for _ in range(2):
-        join(tmp_path / "kit", tmp_path / "site.yaml")
-    content = json.loads((tmp_path / "kit" / "local" / "resources.json").read_text())
-    assert content == default | {"class_allow_list": ["nvflare.x.Y", "tmqc.federation.flare_job."]}
-    assert read_site_settings(tmp_path / "kit" / "local" / "tmqc_site.yaml") == settings
+        join(kit, kit.with_name("site.yaml"))
+    content = json.loads((kit / "local" / "resources.json").read_text())
+    assert content["class_allow_list"] == ["nvflare.x.Y", "tmqc.federation.flare_job."]
+    settings = read_site_settings(kit.with_name("site.yaml"))
+    assert read_site_settings(kit / "local" / "tmqc_site.yaml") == settings
+
+
+def test_a_hospitals_log_does_not_stream_to_the_server(kit):
+    from tmqc.federation.flare import ALLOWED
+    from tmqc.federation.flare_kit import join
+
+    before = json.loads((kit / "local" / "resources.json.default").read_text())
+    assert before["allow_log_streaming"], "FLARE's default is another by now"
+    join(kit, kit.with_name("site.yaml"))
+    content = json.loads((kit / "local" / "resources.json").read_text())
+    assert content["allow_log_streaming"] is ALLOWED["allow_log_streaming"] is False
+    assert {one["id"] for one in before["components"]} - {one["id"] for one in content["components"]} == {
+        "site_log_streamer"
+    }
+
+
+def test_nobody_reads_a_hospitals_files_or_brings_code(kit):
+    from nvflare.fuel.sec.authz import AuthzContext, Person
+    from nvflare.security.security import FLAuthorizer
+
+    from tmqc.federation.flare_kit import join
+
+    def may(role, right):
+        who = Person("a@b.org", "org", role)
+        return FLAuthorizer("org", policy).evaluate(AuthzContext(right=right, user=who, submitter=who))[0]
+
+    reading, running = ("cat", "ls", "tail", "grep", "byoc"), ("submit_job", "abort_job", "check_status", "sys_info")
+    policy = json.loads((kit / "local" / "authorization.json.default").read_text())
+    policy["permissions"]["lead"]["cat"] = "any"  # one command may be allowed beside the others
+    assert all(may("project_admin", right) for right in reading + running)
+    (kit / "local" / "authorization.json").write_text(json.dumps(policy))
+    for _ in range(2):
+        join(kit, kit.with_name("site.yaml"))
+    policy = json.loads((kit / "local" / "authorization.json").read_text())
+    assert not [(role, right) for role in policy["permissions"] for right in reading if may(role, right)]
+    assert all(may(role, right) for role in ("project_admin", "lead") for right in running)
+
+
+def test_the_servers_kit_keeps_its_policy(kit):
+    from tmqc.federation.flare_kit import join
+
+    join(kit, None)
+    assert not (kit / "local" / "authorization.json").exists()
+    assert json.loads((kit / "local" / "resources.json").read_text())["allow_log_streaming"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 Group = tuple[str, ...]
 
@@ -32,3 +32,17 @@ def group_centers(sizes: Mapping[str, int], min_cell: int) -> tuple[Group, ...]:
     groups = [(center,) for center in large] + ([joined] if joined else [])
     order = list(sizes)
     return tuple(sorted(groups, key=lambda group: order.index(group[0])))
+
+
+def name_groups(groups: Sequence[Group]) -> dict[str, Group]:
+    """Name -> group: of a center alone its own name, of centers together all of theirs, as A+B.
+
+    A center may itself be called A+B. It keeps its name, and the centers together are told apart from it.
+    """
+    named: dict[str, Group] = {}
+    for group in sorted(groups, key=len):  # those that stand alone have their names for certain
+        name = "+".join(group)
+        while name in named:
+            name += " (together)"
+        named[name] = group
+    return {name: group for group in groups for name in named if named[name] == group}

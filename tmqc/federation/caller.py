@@ -87,7 +87,7 @@ class Caller:
         self.traffic = Traffic()
         self._transport, self._check_stop = transport, check_stop
         self._held: dict[str, set[str]] = {}
-        self._opening: dict[str, Message] = {}  # requests that opened sites, for those that are restarted
+        self._opening: dict[str, tuple[Message, Check]] = {}  # what opened sites, for those that are restarted
         self._digests: dict[str, str] = {}
         self._skipped: set[str] = set()  # nobody has looked after them since
 
@@ -112,6 +112,7 @@ class Caller:
         if skipped := [site for site in requests if site in self._skipped]:
             self._transport.revive(skipped)
             self._skipped.difference_update(skipped)
+        self._opening |= {site: (one, check) for site, one in requests.items() if one["task"] == "open"}
         replies: dict[str, Message] = {}
         waiting, began = dict(requests), time.monotonic()
         first_fault: float | None = None
@@ -195,15 +196,14 @@ class Caller:
 
     def _open_again(self, sites: Sequence[str]) -> dict[str, Message | Silence]:
         log.info("site %s was restarted: opening it again", ", ".join(sites))
-        return self._send({site: self._opening[site] for site in sites}, lambda site, reply: None, {})
+        requests = {site: self._opening[site][0] for site in sites}
+        return self._send(requests, lambda site, reply: self._opening[site][1](site, reply), {})
 
     def _send(
         self, requests: Mapping[str, Message], check: Check, parts: Mapping[str, Part]
     ) -> dict[str, Message | Silence]:
         full, now_held = {}, {}
         for site, request in requests.items():
-            if request["task"] == "open":
-                self._opening[site] = request
             check_request(request if request["task"] == "open" else request | {"keep": []})
             held = self._held.setdefault(site, set())
             message = dict(request)
@@ -234,7 +234,10 @@ class Caller:
             if "error" not in reply:
                 check(site, reply)
             if "digest" in reply and self._digests.setdefault(site, reply["digest"]) != reply["digest"]:
-                raise FederationError(f"site {site}: its tables have changed while the run went on")
+                raise FederationError(
+                    f"site {site}: its tables, min_cell or share_margins have changed while the run went on; have them "
+                    "brought back, and the same command goes on"
+                )
         except MessageError as error:
             return Silence(f"its answer to {request['task']} cannot be right: {error}")
         return reply

@@ -26,7 +26,9 @@ log = logging.getLogger("tmqc")
 _START_S, _END_S = 300.0, 30.0  # for a FLARE job to come up, and to end
 _PROBE_S = 15.0  # for a site to say whether it is there
 ROOM = "tmqc.federation.flare_job"
-ALLOWED = {"format_version": 2, "class_allow_list": [f"{ROOM}."]}  # what FLARE may build: nothing but our two classes
+NO_LOGS = {"allow_log_streaming": False}  # else FLARE sends a site's error log, whose tracebacks may name scans
+# What FLARE may build: nothing but our two classes.
+ALLOWED = {"format_version": 2, "class_allow_list": [f"{ROOM}."], **NO_LOGS}
 
 
 class FlareError(Exception):

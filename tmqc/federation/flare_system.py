@@ -18,37 +18,13 @@ import psutil
 import yaml
 from nvflare.fuel.flare_api.flare_api import Session, new_secure_session
 
-from tmqc.federation.flare import ROOM, FlareError, Launched
-from tmqc.federation.flare_job import SETTINGS
-from tmqc.federation.site_settings import read_site_settings, write_site_settings
+from tmqc.federation.flare import FlareError, Launched
+from tmqc.federation.flare_kit import join
 
 ADMIN, SERVER = "admin@tmqc.org", "localhost"
 _LOGIN_S, _CONNECT_S, _END_S, _CHECK_S = 60.0, 300.0, 30.0, 2.0
 _SILENT_S = 30.0  # a site that FLARE's server has not heard of for as long is not there
 _IMPL = "nvflare.lighter.impl"
-
-
-def join(kit: Path, settings: Path | None) -> None:
-    """Make a start-up kit ready for tmqc: allow the job's two classes; at a hospital, lay the site's settings in it.
-
-    Args:
-        kit: the start-up kit's folder, of the server or of a client.
-        settings: the site's YAML file; None for the server.
-
-    Raises:
-        SiteError: the settings cannot be used.
-        OSError: this is no start-up kit.
-    """
-    local = kit / "local"
-    resources = local / "resources.json"
-    source = resources if resources.exists() else local / "resources.json.default"
-    content = json.loads(source.read_text("utf-8"))
-    allowed = content.setdefault("class_allow_list", [])
-    if f"{ROOM}." not in allowed:
-        allowed.append(f"{ROOM}.")
-    resources.write_text(json.dumps(content, indent=2), "utf-8")
-    if settings is not None:
-        write_site_settings(local / SETTINGS, read_site_settings(settings))
 
 
 class SubmittedJob:

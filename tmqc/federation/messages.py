@@ -72,7 +72,9 @@ TASKS: dict[str, Task] = {
             "n_pd": Field("whole numbers", "verification scans per group, Parkinson's disease"),
             "left_out": Field("whole", "1: verification scans stay uncounted, being fewer than min_cell"),
             "min_cell": Field("whole", "the smallest number of scans that the site gives counts of"),
-            "digest": Field("text", "keyed hash of the site's tables: tells whether they changed, not what is in them"),
+            "digest": Field(
+                "text", "keyed hash of the site's tables and settings: tells whether they changed, not what is in them"
+            ),
             "versions": Field("text", "of tmqc, TensorFlow, Keras and NumPy, as JSON"),
             **_SECONDS,
         },

@@ -22,7 +22,7 @@ class Opened:
         groups: centers counted together -> verification scans, HC and PD.
         left_out: whether it has verification scans that stay uncounted.
         min_cell: the site's own.
-        digest: tells whether its tables changed.
+        digest: tells whether its tables or its own settings changed.
         versions: of its software.
     """
 
@@ -68,6 +68,8 @@ def check_opened(site: str, reply: Message) -> None:
         raise MessageError("lists of different lengths")
     if len(set(tokens)) != len(tokens) or not all(reply["tokens"]):
         raise MessageError("a token is there twice, or a center has none")
+    if any(len(set(names)) != len(names) for names in (reply["centers"], reply["groups"])):
+        raise MessageError("a center or a group is there twice")
     if not all(n >= 0 for counts in groups[1:] for n in counts):
         raise MessageError("negative counts")
     try:

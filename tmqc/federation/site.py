@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tmqc.core.cells import Group, group_centers
+from tmqc.core.cells import Group, group_centers, name_groups
 from tmqc.core.rates import DECISION_THRESHOLD, Verification, margins, score
 from tmqc.data.cohort import Cohort
 from tmqc.data.volumes import Volumes
@@ -124,7 +124,7 @@ class Site:
         sizes: dict[str, int] = {}
         for subject in self.cohort.verification:
             sizes[subject.study] = sizes.get(subject.study, 0) + 1
-        return {"+".join(group): group for group in group_centers(sizes, self.settings.min_cell)}
+        return name_groups(group_centers(sizes, self.settings.min_cell))
 
     def _answer_open(self, request: Message) -> Message:
         if self._open is None or request["settings"] != self._opened_with:
@@ -147,7 +147,7 @@ class Site:
             "n_pd": [labels.count(1) for labels in of_group.values()],
             "left_out": int(bool(self.cohort.verification) and not self._groups),
             "min_cell": self.settings.min_cell,
-            "digest": self.tokens.fingerprint(self.cohort),
+            "digest": self.tokens.fingerprint(self.cohort, self.settings),
             "versions": json.dumps(versions()),
         }
 
@@ -227,6 +227,8 @@ class Site:
         ids = [self.tokens.subject_of.get(token, "") for token in tokens]
         if not ids or any(self._center_of.get(subject) != center for subject in ids):
             raise _RefusedError(f"tokens that are none of center {center}")
+        if len(set(ids)) != len(ids):  # a step of one scan alone could pass for one of min_cell scans
+            raise _RefusedError("a token that is there more than once")
         return ids
 
     def _take(self, request: Message) -> Equipment:

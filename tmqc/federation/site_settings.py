@@ -114,9 +114,13 @@ class Tokens:
         if known != before:
             _write_tokens(path, known, {s.subject: s.study for s in subjects})
 
-    def fingerprint(self, cohort: Cohort) -> str:
-        """Tells whether the site's tables are those of another day; says nothing to those who lack the site's key."""
-        content = f"{digest(cohort.train)} {digest(cohort.verification)}".encode()
+    def fingerprint(self, cohort: Cohort, settings: SiteSettings) -> str:
+        """Tells whether the site's tables, `min_cell` and `share_margins` are those of another day.
+
+        Says nothing to those who lack the site's key.
+        """
+        shared = f"min_cell={settings.min_cell} share_margins={settings.share_margins}"  # which scans count, and how
+        content = f"{digest(cohort.train)} {digest(cohort.verification)} {shared}".encode()
         return hmac.new(self._key, content, "sha256").hexdigest()
 
 

@@ -157,8 +157,8 @@ def _check_unchanged(sites: Sequence[Opened], session: Session) -> None:
     if session.point is not None and (there := read_json(path)) != now:
         changed = [site for site in sorted({*there, *now}) if there.get(site) != now.get(site)]
         raise RunError(
-            f"{session.directory}: the tables of site {', '.join(changed)} have changed since this run began; have "
-            "them brought back, or choose another run.name"
+            f"{session.directory}: the tables, min_cell or share_margins of site {', '.join(changed)} have changed "
+            "since this run began; have them brought back, or choose another run.name"
         )
     write_json(path, now)
 

@@ -1,0 +1,79 @@
+"""A FLARE start-up kit made ready for tmqc: what a job may build, and what the administrator may see.
+
+FLARE's own kits let a site's error log stream to the server, and its administrator read files at the site.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from nvflare.security.security import COMMAND_CATEGORIES, CommandCategory
+
+from tmqc.federation.flare import NO_LOGS, ROOM
+from tmqc.federation.flare_job import SETTINGS
+from tmqc.federation.site_settings import read_site_settings, write_site_settings
+
+_STREAMERS = ("SiteLogStreamer", "JobLogStreamer")
+# In FLARE a role that may do "any" cannot be denied anything: so its rights are written out.
+_ALL = ("submit_job", "clone_job", "manage_job", "download_job", "view", "operate", "report_version")
+# Reading files of the site; code that comes with a job, for which there is no list of allowed classes.
+_DENIED = (CommandCategory.SHELL_COMMANDS, "byoc", "server-predeployed-flwr")
+
+
+def join(kit: Path, settings: Path | None) -> None:
+    """Make a start-up kit ready for tmqc: allow the job's two classes.
+
+    At a hospital, lay the site's settings in it too, and see to it that nobody outside reads its logs or files.
+
+    Args:
+        kit: the start-up kit's folder, of the server or of a client.
+        settings: the site's YAML file; None for the server.
+
+    Raises:
+        SiteError: the settings cannot be used.
+        OSError: this is no start-up kit.
+    """
+    local = kit / "local"
+    content = _read(local, "resources.json")
+    allowed = content.setdefault("class_allow_list", [])
+    if f"{ROOM}." not in allowed:
+        allowed.append(f"{ROOM}.")
+    if settings is None:
+        _write(local / "resources.json", content)
+        return
+    own = read_site_settings(settings)
+    policy = _read(local, "authorization.json")
+    policy["permissions"] = {role: _without_files(rights) for role, rights in policy["permissions"].items()}
+    _write(local / "authorization.json", policy)
+    _write(local / "resources.json", _without_logs(content))
+    write_site_settings(local / SETTINGS, own)
+
+
+def _without_logs(resources: dict[str, Any]) -> dict[str, Any]:
+    """A traceback in a site's log may name scans: nothing of it is to leave by itself."""
+    components = [one for one in resources.get("components", []) if not one["path"].endswith(_STREAMERS)]
+    return resources | NO_LOGS | {"components": components}
+
+
+def _without_files(rights: Any) -> dict[str, Any]:
+    """A role's rights, without those to read a site's files or to bring code.
+
+    Args:
+        rights: as FLARE has them: a condition for all rights, or one a right or category of rights.
+    """
+    each = dict(rights) if isinstance(rights, dict) else dict.fromkeys(_ALL, rights)
+    kept = {name: one for name, one in each.items() if COMMAND_CATEGORIES.get(name) != CommandCategory.SHELL_COMMANDS}
+    return kept | dict.fromkeys(_DENIED, "none")
+
+
+def _read(local: Path, name: str) -> dict[str, Any]:
+    """What holds there now: the site's own file, or else the one that came with the kit."""
+    path = local / name
+    content: dict[str, Any] = json.loads((path if path.exists() else local / f"{name}.default").read_text("utf-8"))
+    return content
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2), "utf-8")
