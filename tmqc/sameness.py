@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tmqc.config import LOSSY, Config, flatten
+from tmqc.data.center_tables import TABLES
 
 HARMLESS = (
     *("run.overwrite", "run.resume", "run.progress", "run.outputs", "run.name", "init.pretrain"),
@@ -46,7 +47,10 @@ def settings_digest(config: Config, *, without: Collection[str] = ()) -> str:
         if not is_harmless(name, pipeline=config.pipeline.name)
         and not any(name == key or name.startswith(f"{key}.") for key in without)
     }
-    for table in _TABLES:
-        if (path := getattr(config.cohort, table)) is not None and Path(path).is_file():
-            settings[f"content of {table}"] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    paths = {table: Path(path) for table in _TABLES if (path := getattr(config.cohort, table)) is not None}
+    if (centers := config.cohort.phantom.centers) not in TABLES:
+        paths["phantom.centers"] = Path(centers).expanduser()
+    for table, path in paths.items():
+        if path.is_file():
+            settings[f"content of {table}"] = hashlib.sha256(path.read_bytes()).hexdigest()
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
