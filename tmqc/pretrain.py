@@ -12,12 +12,12 @@ from tmqc.config import Config, HarmfulConfig, QcConfig
 from tmqc.errors import JobError
 from tmqc.jobs import run_in_own_process
 from tmqc.rundir import SUMMARY
-from tmqc.sameness import settings_digest
+from tmqc.sameness import pretrained_name
 from tmqc.signals import Stop
 
 log = logging.getLogger("tmqc")
 
-_FOLDER, _N_DIGITS = "clean", 12
+_FOLDER = "clean"
 
 
 def last_clean_cycle(config: Config) -> int | None:
@@ -34,7 +34,7 @@ def name_clean(clean: Config) -> Path:
     clean.harmful, clean.qc, clean.cohort.truth_csv = HarmfulConfig(), QcConfig(), None  # of the run that needs it
     clean.sweep.name = clean.sweep.objective = None
     clean.run.overwrite, clean.run.resume = False, "auto"
-    clean.run.name = f"pretrained-{settings_digest(clean)[:_N_DIGITS]}"
+    clean.run.name = pretrained_name(clean)
     return Path(clean.run.outputs) / _FOLDER / clean.run.name
 
 

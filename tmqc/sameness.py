@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ HARMLESS = (
 )
 HARMLESS_GROUPS = ("tracking.", "checkpoint.", "sweep.")
 _OF_ONE_PIPELINE = ("inference", "rivals")  # groups that only the pipeline of that name reads
+_PREFIX, _N_DIGITS = "pretrained-", 12
+_PRETRAINED = re.compile(f"{_PREFIX}[0-9a-f]{{{_N_DIGITS}}}")
 _TABLES = ("train_csv", "verification_csv", "test_csv", "truth_csv")
 
 
@@ -31,7 +34,15 @@ def meaning(name: str, value: Any) -> Any:
     """What a setting's value says about the result; equal for values between which it makes no difference."""
     if name == "cache.dtype":
         return value if value == LOSSY else "exact"
+    # Its name says with which settings it was trained; where it is kept, as `run.outputs`, makes no difference.
+    if name == "init.from" and isinstance(value, str) and _PRETRAINED.fullmatch(Path(value).name):
+        return Path(value).name
     return value
+
+
+def pretrained_name(clean: Config) -> str:
+    """Name of the clean run that is trained for those that start from it, made of its settings."""
+    return f"{_PREFIX}{settings_digest(clean)[:_N_DIGITS]}"
 
 
 def settings_digest(config: Config, *, without: Collection[str] = ()) -> str:
