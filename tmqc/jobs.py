@@ -18,7 +18,7 @@ from tmqc.config import Config
 from tmqc.errors import InputError
 from tmqc.signals import WAITING, Interrupted, Stop
 
-EXIT_INPUT, EXIT_INTERRUPTED, EXIT_SIGNAL = 2, 130, 128
+EXIT_FAULT, EXIT_INPUT, EXIT_INTERRUPTED, EXIT_SIGNAL = 1, InputError.code, 130, 128
 # Not by multiprocessing, which cannot start processes from inside of joblib's.
 _COMMAND = [sys.executable, "-c", "from tmqc.jobs import work; work()"]
 

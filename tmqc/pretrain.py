@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tmqc.config import Config, HarmfulConfig, QcConfig
 from tmqc.errors import JobError
-from tmqc.jobs import run_in_own_process
+from tmqc.jobs import EXIT_FAULT, EXIT_INPUT, EXIT_SIGNAL, run_in_own_process
 from tmqc.rundir import SUMMARY
 from tmqc.sameness import pretrained_name
 from tmqc.signals import Stop
@@ -57,7 +57,10 @@ def pretrain(clean: Config, directory: Path, *, output: Path | None = None) -> N
             return
         ended = run_in_own_process(clean, directory, output=output)
     if ended.code != 0:
-        raise JobError(f"{directory}, the clean model to start from: {ended.reason}")
+        tells = ended.code == EXIT_INPUT or ended.code > EXIT_SIGNAL  # the others say that it crashed
+        raise JobError(
+            f"{directory}, the clean model to start from: {ended.reason}", code=ended.code if tells else EXIT_FAULT
+        )
 
 
 @contextmanager

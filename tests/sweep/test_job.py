@@ -200,6 +200,20 @@ def test_a_clean_model_that_cannot_be_trained_is_the_reason(runs, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("ends", "code", "status"), [(2, 2, FAILED), (1, 1, FAILED), (-9, 1, FAILED), (143, 143, KILLED)]
+)
+def test_a_clean_model_that_was_not_trained_says_whose_fault_it_was(runs, tmp_path, capsys, ends, code, status):
+    runs.ends = [Ended(ends, "as told")]
+    job = made()
+    clean, directory = clean_in(tmp_path)
+    job.config.init["from"] = str(directory)
+    outcome = carry_out(place_in(tmp_path), lambda: Made(job.config, clean))
+    assert (outcome.code, outcome.status) == (code, status)
+    assert "as told" in outcome.reason and "as told" in capsys.readouterr().err
+    assert runs.of == [directory]
+
+
+@pytest.mark.parametrize(
     ("pipeline", "wanted", "start", "cycle", "last"),
     [
         ("qc", True, 10, None, 9),

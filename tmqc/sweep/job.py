@@ -21,7 +21,7 @@ from yaml import YAMLError
 
 from tmqc.config import Config
 from tmqc.errors import InputError
-from tmqc.jobs import EXIT_INPUT, EXIT_SIGNAL, run_in_own_process
+from tmqc.jobs import EXIT_SIGNAL, run_in_own_process
 from tmqc.pretrain import pretrain
 from tmqc.report.summary import numbers_of
 from tmqc.rundir import CONFIG, SUMMARY
@@ -123,7 +123,7 @@ def carry_out(place: Place, make: Callable[[], Made]) -> Outcome | None:
             outcome = _run(place, made, outcome, begun)
     except InputError as error:
         print(f"tmqc: {place.name}: {error}", file=sys.stderr)
-        outcome = replace(outcome, status=FAILED, code=EXIT_INPUT, reason="; ".join(error.faults))
+        outcome = replace(outcome, status=_status_of(error.code), code=error.code, reason="; ".join(error.faults))
     except BaseException as error:
         number = error.number if isinstance(error, Interrupted) else signal.SIGTERM
         reason = f"stopped by {error}" if isinstance(error, Interrupted) else f"stopped: {type(error).__name__}"
@@ -143,7 +143,11 @@ def _run(place: Place, made: Made, outcome: Outcome, begun: float) -> Outcome:
     outcome = replace(outcome, seconds=time.monotonic() - begun, code=ended.code, reason=ended.reason)
     if ended.code == 0:
         return replace(outcome, status=FINISHED, numbers=_numbers(place.directory))
-    return replace(outcome, status=KILLED if ended.code > EXIT_SIGNAL else FAILED)
+    return replace(outcome, status=_status_of(ended.code))
+
+
+def _status_of(code: int) -> str:
+    return KILLED if code > EXIT_SIGNAL else FAILED
 
 
 def _has_finished(place: Place, before: Outcome | None, digest: str) -> bool:
