@@ -54,20 +54,22 @@ def run_in_own_process(config: Config, directory: Path, *, output: Path | None =
         Interrupted: we were asked to stop; the job was told, has saved and ended.
     """
     hears, tells = os.pipe()
-    with _opened(output) as file:
-        process = subprocess.Popen(
-            [*_COMMAND, str(tells)], stdin=subprocess.PIPE, stdout=file, stderr=file, pass_fds=[tells]
-        )
-    os.close(tells)  # ours: or the end of the job would not be the end of the pipe
-    with os.fdopen(hears, encoding="utf-8") as reason:
+    stop = Stop()
+    with os.fdopen(hears, encoding="utf-8") as reason, stop.listening(WAITING):
+        with _opened(output) as file, stop.waiting():  # until there is a process to be told
+            process = subprocess.Popen(
+                [*_COMMAND, str(tells)], stdin=subprocess.PIPE, stdout=file, stderr=file, pass_fds=[tells]
+            )
         try:
-            with Stop().listening(WAITING):
-                process.communicate(pickle.dumps((config, directory)))
+            os.close(tells)  # ours: or the end of the job would not be the end of the pipe
+            stop.check()
+            process.communicate(pickle.dumps((config, directory)))
         except BaseException as error:  # also the SystemExit by which submitit gives a machine back
             process.send_signal(
                 error.number if isinstance(error, Interrupted) and error.number != signal.SIGINT else signal.SIGTERM
             )
-            process.wait()
+            with stop.waiting():  # a notice that comes twice is not to leave the job alone
+                process.wait()
             raise
         code = process.returncode
         return Ended(code, None if code == 0 else reason.read() or _name_end(code))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -10,16 +13,17 @@ import pytest
 from omegaconf import OmegaConf
 from rich.console import Console
 
+from tmqc import jobs
 from tmqc import pretrain as pretrain_module
 from tmqc.config import Config
 from tmqc.errors import JobError, SettingsError
 from tmqc.jobs import Ended
 from tmqc.pretrain import last_clean_cycle, name_clean, pretrain
 from tmqc.rundir import write_json, write_text
-from tmqc.signals import Interrupted
+from tmqc.signals import WAITING, Interrupted
 from tmqc.sweep import job as module
 from tmqc.sweep.board import Board
-from tmqc.sweep.job import Made, Place, carry_out
+from tmqc.sweep.job import Made, Place, carry_out, heed_signals
 from tmqc.sweep.outcome import FAILED, FINISHED, KILLED, SKIPPED, Outcome, read_outcome, write_outcome
 from tmqc.sweep.sweep import Plan, best
 
@@ -142,6 +146,50 @@ def test_after_a_signal_no_further_job_is_begun(runs, tmp_path):
     assert read_outcome(tmp_path, "qc.error=0.02").status == KILLED
     assert carry_out(place_in(tmp_path), made) is None
     assert len(runs.of) == 1
+
+
+@pytest.mark.parametrize("when", ["composing", "pretraining", "after"])
+def test_a_signal_before_the_run_has_its_process_is_not_lost(runs, tmp_path, monkeypatch, when):
+    before = {number: signal.getsignal(number) for number in WAITING}
+    job = made()
+    clean, directory = clean_in(tmp_path)
+    job.config.init["from"] = str(directory)
+
+    def make():
+        if when == "composing":
+            signal.raise_signal(signal.SIGINT)
+        return Made(job.config, clean)
+
+    def train(*_, **__):
+        if when == "pretraining":
+            signal.raise_signal(signal.SIGINT)
+        module._asked.append(signal.SIGINT)  # as another thread's handler does
+
+    monkeypatch.setattr(module, "pretrain", train)
+    try:
+        heed_signals()
+        with pytest.raises(Interrupted):
+            carry_out(place_in(tmp_path), make)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    outcome = read_outcome(tmp_path, "qc.error=0.02")
+    assert (outcome.status, outcome.code, runs.of) == (KILLED, 130, [])
+
+
+def test_a_signal_while_the_process_begins_ends_it(tmp_path, monkeypatch):
+    begun = []
+
+    def begin(*arguments, **more):
+        begun.append(popen([sys.executable, "-c", "import time; time.sleep(600)"], stdin=subprocess.PIPE))
+        signal.raise_signal(signal.SIGUSR1)
+        return begun[0]
+
+    popen = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", begin)
+    with pytest.raises(Interrupted, match="SIGUSR1"):
+        jobs.run_in_own_process(Config(), tmp_path)
+    assert begun[0].returncode == -signal.SIGUSR1
 
 
 def test_inference_begins_anew_where_it_died(runs, tmp_path):

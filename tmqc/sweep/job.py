@@ -26,7 +26,7 @@ from tmqc.pretrain import pretrain
 from tmqc.report.summary import numbers_of
 from tmqc.rundir import CONFIG, SUMMARY
 from tmqc.sameness import settings_digest
-from tmqc.signals import WAITING, Interrupted
+from tmqc.signals import WAITING, Interrupted, Stop
 from tmqc.sweep.outcome import (
     DONE,
     FAILED,
@@ -110,17 +110,20 @@ def carry_out(place: Place, make: Callable[[], Made]) -> Outcome | None:
     )
     begun = time.monotonic()
     try:
-        made = make()
-        config, digest = made.config, settings_digest(made.config)
-        outcome = replace(outcome, digest=digest)
-        if not config.run.overwrite and _has_finished(place, before, digest):
-            seconds = before.seconds if before is not None else None
-            outcome = replace(outcome, status=SKIPPED, seconds=seconds, numbers=_numbers(place.directory))
-        else:
-            if config.pipeline.name not in TRAINING and before is not None and before.digest == digest:
-                config.run.overwrite = True  # these begin anew instead of going on
-            write_outcome(place.sweep, outcome)
-            outcome = _run(place, made, outcome, begun)
+        with Stop().listening(WAITING):  # from here on: a signal before the run has its process ends the job as well
+            _end_if_asked()
+            made = make()
+            _end_if_asked()
+            config, digest = made.config, settings_digest(made.config)
+            outcome = replace(outcome, digest=digest)
+            if not config.run.overwrite and _has_finished(place, before, digest):
+                seconds = before.seconds if before is not None else None
+                outcome = replace(outcome, status=SKIPPED, seconds=seconds, numbers=_numbers(place.directory))
+            else:
+                if config.pipeline.name not in TRAINING and before is not None and before.digest == digest:
+                    config.run.overwrite = True  # these begin anew instead of going on
+                write_outcome(place.sweep, outcome)
+                outcome = _run(place, made, outcome, begun)
     except InputError as error:
         print(f"tmqc: {place.name}: {error}", file=sys.stderr)
         outcome = replace(outcome, status=_status_of(error.code), code=error.code, reason="; ".join(error.faults))
@@ -135,10 +138,17 @@ def carry_out(place: Place, make: Callable[[], Made]) -> Outcome | None:
     return outcome
 
 
+def _end_if_asked() -> None:
+    # Threads have no signals to handle: theirs are heard by the main one.
+    if _asked:
+        raise Interrupted(_asked[0])
+
+
 def _run(place: Place, made: Made, outcome: Outcome, begun: float) -> Outcome:
     output = None if place.terminal else output_path(place.sweep, place.name)
     if made.clean is not None:
         pretrain(made.clean, Path(made.config.init["from"]), output=output)
+        _end_if_asked()
     ended = run_in_own_process(made.config, place.directory, output=output)
     outcome = replace(outcome, seconds=time.monotonic() - begun, code=ended.code, reason=ended.reason)
     if ended.code == 0:
