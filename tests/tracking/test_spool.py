@@ -413,3 +413,13 @@ def test_a_server_that_is_not_there_costs_one_line(outputs, caplog, capfd, tmp_p
     assert len(warnings(caplog)) == 1 and uri in warnings(caplog)[0]
     assert all(line.startswith("tracking: ") for line in "".join(capfd.readouterr()).splitlines())
     assert len(SpoolFile(tmp_path / "tracking.jsonl").read()[1]) == 3
+
+
+def test_a_line_ends_at_its_newline_only(tmp_path, caplog):
+    text = "one\u2028two\u2029three\x85four\nfive"
+    spool = SpoolFile(tmp_path / "tracking.jsonl")
+    spool.append({"call": "describe", "text": text}, opening={"call": "start", "name": text})
+    opening, calls = spool.read()
+    assert opening == {"call": "start", "name": text}
+    assert calls == [{"call": "describe", "text": text}]
+    assert not caplog.records

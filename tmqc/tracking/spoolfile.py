@@ -32,7 +32,8 @@ class SpoolFile:
         if not self.exists():
             return None, []
         calls: list[Call] = []
-        for number, line in enumerate(self.path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+        text = self.path.read_text(encoding="utf-8", errors="replace").removesuffix("\n")
+        for number, line in enumerate(text.split("\n"), 1):  # not `splitlines`, which breaks at U+2028 as well
             try:
                 call = json.loads(line)
             except ValueError:
