@@ -8,7 +8,7 @@ import pickle
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,13 +42,16 @@ def run(config: Config, directory: Path) -> None:
     PIPELINES[config.pipeline.name](config, directory)
 
 
-def run_in_own_process(config: Config, directory: Path, *, output: Path | None = None) -> Ended:
+def run_in_own_process(
+    config: Config, directory: Path, *, output: Path | None = None, holds: Sequence[int] = ()
+) -> Ended:
     """Run in a process of its own: nothing of one job's model or device state reaches the next.
 
     Args:
         config: of the run.
         directory: of the run.
         output: a file for what it prints, at its end; None: where we print.
+        holds: file descriptors that stay open for as long as the process lives, even if we do not.
 
     Raises:
         Interrupted: we were asked to stop; the job was told, has saved and ended.
@@ -58,7 +61,7 @@ def run_in_own_process(config: Config, directory: Path, *, output: Path | None =
     with os.fdopen(hears, encoding="utf-8") as reason, stop.listening(WAITING):
         with _opened(output) as file, stop.waiting():  # until there is a process to be told
             process = subprocess.Popen(
-                [*_COMMAND, str(tells)], stdin=subprocess.PIPE, stdout=file, stderr=file, pass_fds=[tells]
+                [*_COMMAND, str(tells)], stdin=subprocess.PIPE, stdout=file, stderr=file, pass_fds=[tells, *holds]
             )
         try:
             os.close(tells)  # ours: or the end of the job would not be the end of the pipe

@@ -52,10 +52,10 @@ def pretrain(clean: Config, directory: Path, *, output: Path | None = None) -> N
     """
     if (directory / SUMMARY).is_file():
         return
-    with _only_one(directory.with_name(directory.name + ".lock")):
+    with _only_one(directory.with_name(directory.name + ".lock")) as lock:
         if (directory / SUMMARY).is_file():
             return
-        ended = run_in_own_process(clean, directory, output=output)
+        ended = run_in_own_process(clean, directory, output=output, holds=[lock])
     if ended.code != 0:
         tells = ended.code == EXIT_INPUT or ended.code > EXIT_SIGNAL  # the others say that it crashed
         raise JobError(
@@ -64,10 +64,11 @@ def pretrain(clean: Config, directory: Path, *, output: Path | None = None) -> N
 
 
 @contextmanager
-def _only_one(lock: Path) -> Iterator[None]:
-    # The lock goes with the process, however it ends; whoever waited goes on with what is there.
+def _only_one(lock: Path) -> Iterator[int]:
+    # The lock goes with this process and the one that trains, which is given the file: if we are killed outright, the
+    # others wait for what is still being trained. Whoever waited goes on with what is there.
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("a") as file:
         with Stop().listening():
             fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        yield file.fileno()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -37,7 +40,7 @@ class Runs:
         self.of: list[Path] = []
         self.ends: list[Ended | BaseException] = []
 
-    def __call__(self, config, directory, *, output=None):
+    def __call__(self, config, directory, *, output=None, holds=()):
         self.of.append(directory)
         write_text(directory / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
         ends = self.ends.pop(0) if self.ends else Ended(0, None)
@@ -229,6 +232,30 @@ def test_several_jobs_train_their_clean_model_once(runs, tmp_path):
     assert runs.of == [directory]
     pretrain(clean, directory)
     assert len(runs.of) == 1
+
+
+def test_a_clean_model_is_waited_for_though_whoever_had_it_trained_was_killed(tmp_path):
+    _, directory = clean_in(tmp_path)
+    trains = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
+    waits = (
+        "import sys; from pathlib import Path; from tmqc import jobs, pretrain; from tmqc.config import Config; "
+        f"jobs._COMMAND = [sys.executable, '-c', {trains!r}]; "
+        "pretrain.pretrain(Config(), Path(sys.argv[1]))"
+    )
+    waiter = subprocess.Popen([sys.executable, "-c", waits, directory], stdout=subprocess.PIPE, text=True)
+    trainer = int(waiter.stdout.readline())
+    try:
+        waiter.kill()
+        waiter.wait()
+        with directory.with_name(directory.name + ".lock").open("a") as lock:
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.kill(trainer, signal.SIGKILL)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(trainer, signal.SIGKILL)
+        waiter.stdout.close()
 
 
 def test_each_clean_model_has_its_own_place(tmp_path):
