@@ -13,6 +13,10 @@ from pathlib import Path
 import pytest
 from tiny import tiny_overrides
 
+from tmqc import cli
+from tmqc.config import Config
+from tmqc.errors import JobError
+
 REPO = Path(__file__).resolve().parents[1]
 
 
@@ -135,3 +139,19 @@ def test_a_wheel_works_elsewhere(tmp_path):
     read = "from tmqc.data.phantom import read_centers; print(len(read_centers('real83')))"
     tables = subprocess.run([sys.executable, "-c", read], cwd=elsewhere, env=env, capture_output=True, text=True)
     assert tables.stdout.strip() == "83", tables.stderr
+
+
+@pytest.mark.parametrize("code", [1, 2, 143])
+def test_a_clean_model_that_was_not_trained_gives_its_exit_code(tmp_path, monkeypatch, capsys, code):
+    def ends(clean, directory):
+        raise JobError("it ended", code=code)
+
+    monkeypatch.setattr(cli, "pretrain", ends)
+    monkeypatch.setattr(cli, "make", lambda composed: (Config(init={"from": "clean/x"}), Config()))
+    monkeypatch.setattr(cli, "_failed", [])
+    monkeypatch.setattr(sys, "argv", ["tmqc", f"run.outputs={tmp_path}"])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    assert left.value.code == code
+    assert "it ended" in capsys.readouterr().err

@@ -22,7 +22,7 @@ from tmqc import multirun
 from tmqc.config import Config
 from tmqc.errors import InputError, RunError, SettingsError
 from tmqc.explain import explain
-from tmqc.jobs import EXIT_INPUT, EXIT_INTERRUPTED, end, fail, run
+from tmqc.jobs import EXIT_INTERRUPTED, end, fail, run
 from tmqc.multirun import make, to_config
 from tmqc.pretrain import pretrain
 from tmqc.signals import Interrupted
@@ -30,7 +30,7 @@ from tmqc.signals import Interrupted
 __all__ = ["conf_dir", "main", "run", "to_config"]
 
 _begun: list[str] = []  # runs of this process that Hydra has handed over, the directory of each made
-_failed: list[str] = []  # those of them whose input could not be used
+_failed: list[int] = []  # exit codes of those of them that could not start
 
 
 def conf_dir() -> Path:
@@ -59,7 +59,7 @@ def task(composed: DictConfig) -> float | None:
         run(config, directory)
     except InputError as error:
         print(f"tmqc: {error}", file=sys.stderr)
-        _failed.append(directory.name)
+        _failed.append(error.code)
     finally:
         _remove_if_empty(directory)
     return None
@@ -74,7 +74,7 @@ def main() -> None:
         with multirun.closing():
             launch()
         if _failed:
-            sys.exit(EXIT_INPUT)
+            sys.exit(max(_failed))
     except InputError as error:
         fail(str(error))
     except (CompactHydraException, OmegaConfBaseException) as error:

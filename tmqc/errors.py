@@ -10,9 +10,11 @@ class InputError(Exception):
 
     Attributes:
         faults: one line each, naming the thing, its value and what is allowed.
+        code: exit code.
     """
 
     heading = "cannot start"
+    code = 2
 
     def __init__(self, faults: str | Sequence[str]) -> None:
         self.faults: list[str] = [faults] if isinstance(faults, str) else list(faults)
@@ -38,9 +40,17 @@ class RunError(InputError):
 
 
 class JobError(InputError):
-    """A job of a sweep ended with an exit code other than 0."""
+    """A run that has to be trained before another ended with an exit code other than 0.
 
-    heading = "a job of this sweep failed:"
+    Attributes:
+        code: exit code for who needs it: 2 if the run's input cannot be used, 128 + n if signal n stopped it, else 1.
+    """
+
+    heading = "this run cannot start, for the one before it failed:"
+
+    def __init__(self, faults: str | Sequence[str], *, code: int = 1) -> None:
+        super().__init__(faults)
+        self.code = code
 
 
 class ComparisonError(InputError):

@@ -8,7 +8,7 @@ import pickle
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from tmqc.config import Config
 from tmqc.errors import InputError
 from tmqc.signals import WAITING, Interrupted, Stop
 
-EXIT_INPUT, EXIT_INTERRUPTED, EXIT_SIGNAL = 2, 130, 128
+EXIT_FAULT, EXIT_INPUT, EXIT_INTERRUPTED, EXIT_SIGNAL = 1, InputError.code, 130, 128
 # Not by multiprocessing, which cannot start processes from inside of joblib's.
 _COMMAND = [sys.executable, "-c", "from tmqc.jobs import work; work()"]
 
@@ -42,32 +42,37 @@ def run(config: Config, directory: Path) -> None:
     PIPELINES[config.pipeline.name](config, directory)
 
 
-def run_in_own_process(config: Config, directory: Path, *, output: Path | None = None) -> Ended:
+def run_in_own_process(
+    config: Config, directory: Path, *, output: Path | None = None, holds: Sequence[int] = ()
+) -> Ended:
     """Run in a process of its own: nothing of one job's model or device state reaches the next.
 
     Args:
         config: of the run.
         directory: of the run.
         output: a file for what it prints, at its end; None: where we print.
+        holds: file descriptors that stay open for as long as the process lives, even if we do not.
 
     Raises:
         Interrupted: we were asked to stop; the job was told, has saved and ended.
     """
     hears, tells = os.pipe()
-    with _opened(output) as file:
-        process = subprocess.Popen(
-            [*_COMMAND, str(tells)], stdin=subprocess.PIPE, stdout=file, stderr=file, pass_fds=[tells]
-        )
-    os.close(tells)  # ours: or the end of the job would not be the end of the pipe
-    with os.fdopen(hears, encoding="utf-8") as reason:
+    stop = Stop()
+    with os.fdopen(hears, encoding="utf-8") as reason, stop.listening(WAITING):
+        with _opened(output) as file, stop.waiting():  # until there is a process to be told
+            process = subprocess.Popen(
+                [*_COMMAND, str(tells)], stdin=subprocess.PIPE, stdout=file, stderr=file, pass_fds=[tells, *holds]
+            )
         try:
-            with Stop().listening(WAITING):
-                process.communicate(pickle.dumps((config, directory)))
+            os.close(tells)  # ours: or the end of the job would not be the end of the pipe
+            stop.check()
+            process.communicate(pickle.dumps((config, directory)))
         except BaseException as error:  # also the SystemExit by which submitit gives a machine back
             process.send_signal(
                 error.number if isinstance(error, Interrupted) and error.number != signal.SIGINT else signal.SIGTERM
             )
-            process.wait()
+            with stop.waiting():  # a notice that comes twice is not to leave the job alone
+                process.wait()
             raise
         code = process.returncode
         return Ended(code, None if code == 0 else reason.read() or _name_end(code))

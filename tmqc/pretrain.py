@@ -10,14 +10,14 @@ from pathlib import Path
 
 from tmqc.config import Config, HarmfulConfig, QcConfig
 from tmqc.errors import JobError
-from tmqc.jobs import run_in_own_process
+from tmqc.jobs import EXIT_FAULT, EXIT_INPUT, EXIT_SIGNAL, run_in_own_process
 from tmqc.rundir import SUMMARY
-from tmqc.sameness import settings_digest
+from tmqc.sameness import pretrained_name
 from tmqc.signals import Stop
 
 log = logging.getLogger("tmqc")
 
-_FOLDER, _N_DIGITS = "clean", 12
+_FOLDER = "clean"
 
 
 def last_clean_cycle(config: Config) -> int | None:
@@ -34,7 +34,7 @@ def name_clean(clean: Config) -> Path:
     clean.harmful, clean.qc, clean.cohort.truth_csv = HarmfulConfig(), QcConfig(), None  # of the run that needs it
     clean.sweep.name = clean.sweep.objective = None
     clean.run.overwrite, clean.run.resume = False, "auto"
-    clean.run.name = f"pretrained-{settings_digest(clean)[:_N_DIGITS]}"
+    clean.run.name = pretrained_name(clean)
     return Path(clean.run.outputs) / _FOLDER / clean.run.name
 
 
@@ -52,19 +52,23 @@ def pretrain(clean: Config, directory: Path, *, output: Path | None = None) -> N
     """
     if (directory / SUMMARY).is_file():
         return
-    with _only_one(directory.with_name(directory.name + ".lock")):
+    with _only_one(directory.with_name(directory.name + ".lock")) as lock:
         if (directory / SUMMARY).is_file():
             return
-        ended = run_in_own_process(clean, directory, output=output)
+        ended = run_in_own_process(clean, directory, output=output, holds=[lock])
     if ended.code != 0:
-        raise JobError(f"{directory}, the clean model to start from: {ended.reason}")
+        tells = ended.code == EXIT_INPUT or ended.code > EXIT_SIGNAL  # the others say that it crashed
+        raise JobError(
+            f"{directory}, the clean model to start from: {ended.reason}", code=ended.code if tells else EXIT_FAULT
+        )
 
 
 @contextmanager
-def _only_one(lock: Path) -> Iterator[None]:
-    # The lock goes with the process, however it ends; whoever waited goes on with what is there.
+def _only_one(lock: Path) -> Iterator[int]:
+    # The lock goes with this process and the one that trains, which is given the file: if we are killed outright, the
+    # others wait for what is still being trained. Whoever waited goes on with what is there.
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("a") as file:
         with Stop().listening():
             fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        yield file.fileno()

@@ -19,6 +19,7 @@ TRACE, LEDGER, CYCLES, DETECTION, TRUTH = "trace.csv", "ledger.json", "cycles.cs
 GOOD_LOST, BY_KIND, SUMMARY = "good_lost.csv", "detection_by_kind.csv", "summary.json"
 METRICS, PREDICTIONS, REPORT = "metrics.csv", "predictions.csv", "report.html"
 TRACKING, MODEL = "tracking.jsonl", "model.keras"  # what the tracking store could not be told, until it could
+TOLD = "tracking_told.json"  # the last cycle that it was told
 SCORES, RANKING, RANKING_BY_KIND = "scores.csv", "rivals.csv", "rivals_by_kind.csv"
 FIGURES, HARMFUL, CHECKPOINTS = "figures", "harmful", "checkpoints"
 SITES_FILE, SITES = "sites.json", "sites"  # which tables the sites had; the sites of a simulation
@@ -28,7 +29,7 @@ _SCORES = (DETECTION, GOOD_LOST, BY_KIND, TRUTH)
 _FILES = (
     *(SUMMARY, CONFIG, RUN, LOG, TRACE, LEDGER, CYCLES, *_SCORES, METRICS, PREDICTIONS, REPORT),
     *(SCORES, RANKING, RANKING_BY_KIND),
-    *(TRACKING, MODEL, SITES_FILE, FLARE_LOG),
+    *(TRACKING, TOLD, MODEL, SITES_FILE, FLARE_LOG),
 )
 _FOLDERS = (FIGURES, HARMFUL, CHECKPOINTS, SITES, FLARE)
 

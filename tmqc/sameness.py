@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from tmqc.config import LOSSY, Config, flatten
+from tmqc.data.center_tables import TABLES
 
 HARMLESS = (
     *("run.overwrite", "run.resume", "run.progress", "run.outputs", "run.name", "init.pretrain"),
@@ -17,6 +19,8 @@ HARMLESS = (
 )
 HARMLESS_GROUPS = ("tracking.", "checkpoint.", "sweep.")
 _OF_ONE_PIPELINE = ("inference", "rivals")  # groups that only the pipeline of that name reads
+_PREFIX, _N_DIGITS = "pretrained-", 12
+_PRETRAINED = re.compile(f"{_PREFIX}[0-9a-f]{{{_N_DIGITS}}}")
 _TABLES = ("train_csv", "verification_csv", "test_csv", "truth_csv")
 
 
@@ -30,7 +34,15 @@ def meaning(name: str, value: Any) -> Any:
     """What a setting's value says about the result; equal for values between which it makes no difference."""
     if name == "cache.dtype":
         return value if value == LOSSY else "exact"
+    # Its name says with which settings it was trained; where it is kept, as `run.outputs`, makes no difference.
+    if name == "init.from" and isinstance(value, str) and _PRETRAINED.fullmatch(Path(value).name):
+        return Path(value).name
     return value
+
+
+def pretrained_name(clean: Config) -> str:
+    """Name of the clean run that is trained for those that start from it, made of its settings."""
+    return f"{_PREFIX}{settings_digest(clean)[:_N_DIGITS]}"
 
 
 def settings_digest(config: Config, *, without: Collection[str] = ()) -> str:
@@ -46,7 +58,10 @@ def settings_digest(config: Config, *, without: Collection[str] = ()) -> str:
         if not is_harmless(name, pipeline=config.pipeline.name)
         and not any(name == key or name.startswith(f"{key}.") for key in without)
     }
-    for table in _TABLES:
-        if (path := getattr(config.cohort, table)) is not None and Path(path).is_file():
-            settings[f"content of {table}"] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    paths = {table: Path(path) for table in _TABLES if (path := getattr(config.cohort, table)) is not None}
+    if (centers := config.cohort.phantom.centers) not in TABLES:
+        paths["phantom.centers"] = Path(centers).expanduser()
+    for table, path in paths.items():
+        if path.is_file():
+            settings[f"content of {table}"] = hashlib.sha256(path.read_bytes()).hexdigest()
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()

@@ -31,7 +31,7 @@ class Stop:
     """Listens for signals.
 
     Attributes:
-        asked: the signal that came while the run was travelling; None as long as there was none.
+        asked: the first signal that came; None as long as there was none.
     """
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class Stop:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         # A scheduler's notice may come twice, from itself and handed on by who waits for us: only Ctrl-C is impatient.
-        if self._waits and (self.asked is None or number != signal.SIGINT):
-            self.asked = self.asked or number
+        is_first, self.asked = self.asked is None, self.asked or number
+        if self._waits and (is_first or number != signal.SIGINT):
             return
         raise Interrupted(number)

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
+import os
+import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -10,16 +16,17 @@ import pytest
 from omegaconf import OmegaConf
 from rich.console import Console
 
+from tmqc import jobs
 from tmqc import pretrain as pretrain_module
 from tmqc.config import Config
 from tmqc.errors import JobError, SettingsError
 from tmqc.jobs import Ended
 from tmqc.pretrain import last_clean_cycle, name_clean, pretrain
 from tmqc.rundir import write_json, write_text
-from tmqc.signals import Interrupted
+from tmqc.signals import WAITING, Interrupted
 from tmqc.sweep import job as module
 from tmqc.sweep.board import Board
-from tmqc.sweep.job import Made, Place, carry_out
+from tmqc.sweep.job import Made, Place, carry_out, heed_signals
 from tmqc.sweep.outcome import FAILED, FINISHED, KILLED, SKIPPED, Outcome, read_outcome, write_outcome
 from tmqc.sweep.sweep import Plan, best
 
@@ -33,7 +40,7 @@ class Runs:
         self.of: list[Path] = []
         self.ends: list[Ended | BaseException] = []
 
-    def __call__(self, config, directory, *, output=None):
+    def __call__(self, config, directory, *, output=None, holds=()):
         self.of.append(directory)
         write_text(directory / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
         ends = self.ends.pop(0) if self.ends else Ended(0, None)
@@ -144,6 +151,50 @@ def test_after_a_signal_no_further_job_is_begun(runs, tmp_path):
     assert len(runs.of) == 1
 
 
+@pytest.mark.parametrize("when", ["composing", "pretraining", "after"])
+def test_a_signal_before_the_run_has_its_process_is_not_lost(runs, tmp_path, monkeypatch, when):
+    before = {number: signal.getsignal(number) for number in WAITING}
+    job = made()
+    clean, directory = clean_in(tmp_path)
+    job.config.init["from"] = str(directory)
+
+    def make():
+        if when == "composing":
+            signal.raise_signal(signal.SIGINT)
+        return Made(job.config, clean)
+
+    def train(*_, **__):
+        if when == "pretraining":
+            signal.raise_signal(signal.SIGINT)
+        module._asked.append(signal.SIGINT)  # as another thread's handler does
+
+    monkeypatch.setattr(module, "pretrain", train)
+    try:
+        heed_signals()
+        with pytest.raises(Interrupted):
+            carry_out(place_in(tmp_path), make)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    outcome = read_outcome(tmp_path, "qc.error=0.02")
+    assert (outcome.status, outcome.code, runs.of) == (KILLED, 130, [])
+
+
+def test_a_signal_while_the_process_begins_ends_it(tmp_path, monkeypatch):
+    begun = []
+
+    def begin(*arguments, **more):
+        begun.append(popen([sys.executable, "-c", "import time; time.sleep(600)"], stdin=subprocess.PIPE))
+        signal.raise_signal(signal.SIGUSR1)
+        return begun[0]
+
+    popen = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", begin)
+    with pytest.raises(Interrupted, match="SIGUSR1"):
+        jobs.run_in_own_process(Config(), tmp_path)
+    assert begun[0].returncode == -signal.SIGUSR1
+
+
 def test_inference_begins_anew_where_it_died(runs, tmp_path):
     overwritten = []
 
@@ -183,6 +234,30 @@ def test_several_jobs_train_their_clean_model_once(runs, tmp_path):
     assert len(runs.of) == 1
 
 
+def test_a_clean_model_is_waited_for_though_whoever_had_it_trained_was_killed(tmp_path):
+    _, directory = clean_in(tmp_path)
+    trains = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
+    waits = (
+        "import sys; from pathlib import Path; from tmqc import jobs, pretrain; from tmqc.config import Config; "
+        f"jobs._COMMAND = [sys.executable, '-c', {trains!r}]; "
+        "pretrain.pretrain(Config(), Path(sys.argv[1]))"
+    )
+    waiter = subprocess.Popen([sys.executable, "-c", waits, directory], stdout=subprocess.PIPE, text=True)
+    trainer = int(waiter.stdout.readline())
+    try:
+        waiter.kill()
+        waiter.wait()
+        with directory.with_name(directory.name + ".lock").open("a") as lock:
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.kill(trainer, signal.SIGKILL)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(trainer, signal.SIGKILL)
+        waiter.stdout.close()
+
+
 def test_each_clean_model_has_its_own_place(tmp_path):
     _, first = clean_in(tmp_path)
     _, other = clean_in(tmp_path, seed=1)
@@ -197,6 +272,20 @@ def test_a_clean_model_that_cannot_be_trained_is_the_reason(runs, tmp_path):
     clean, directory = clean_in(tmp_path)
     with pytest.raises(JobError, match="the clean model to start from: no such scan"):
         pretrain(clean, directory)
+
+
+@pytest.mark.parametrize(
+    ("ends", "code", "status"), [(2, 2, FAILED), (1, 1, FAILED), (-9, 1, FAILED), (143, 143, KILLED)]
+)
+def test_a_clean_model_that_was_not_trained_says_whose_fault_it_was(runs, tmp_path, capsys, ends, code, status):
+    runs.ends = [Ended(ends, "as told")]
+    job = made()
+    clean, directory = clean_in(tmp_path)
+    job.config.init["from"] = str(directory)
+    outcome = carry_out(place_in(tmp_path), lambda: Made(job.config, clean))
+    assert (outcome.code, outcome.status) == (code, status)
+    assert "as told" in outcome.reason and "as told" in capsys.readouterr().err
+    assert runs.of == [directory]
 
 
 @pytest.mark.parametrize(

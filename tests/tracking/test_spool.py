@@ -124,15 +124,19 @@ def cycles(tracker, *numbers):
         tracker.cycle(replace(REPORT, cycle=cycle))
 
 
+def waits_nothing(directory):
+    return [path.name for path in directory.iterdir()] == ["tracking_told.json"]
+
+
 def warnings(caplog):
     return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-def test_a_store_that_answers_is_told_at_once_and_nothing_is_written(tracker, store, tmp_path):
+def test_a_store_that_answers_is_told_at_once_and_nothing_waits(tracker, store, tmp_path):
     begin(tracker)
     cycles(tracker, 0)
     tracker.finish("FINISHED")
-    assert store.kinds() == ["start", 0, "finish"] and not list(tmp_path.iterdir())
+    assert store.kinds() == ["start", 0, "finish"] and waits_nothing(tmp_path)
     assert store.tags["pipeline"] == "qc" and store.tags[DIRECTORY_TAG] == str(tmp_path)
     assert tracker.run_id == "run" and tracker.last_cycle() == 0
     with pytest.raises(ValueError, match="DONE"):
@@ -158,7 +162,7 @@ def test_a_store_away_at_the_start_is_a_warning_where_it_is_not(clock, caplog, t
     store.down, clock.s = None, 31
     cycles(tracker, 2)
     assert store.kinds() == ["start", "dataset", 0, 1, 2] and tracker.run_id == "run"
-    assert not list(tmp_path.iterdir()) and len(warnings(caplog)) == 1
+    assert waits_nothing(tmp_path) and len(warnings(caplog)) == 1
 
 
 def test_a_store_away_in_the_middle_costs_one_warning_and_loses_nothing(tracker, store, clock, caplog, tmp_path):
@@ -333,6 +337,39 @@ def test_a_run_that_goes_on_while_the_store_is_away(store, clock, tmp_path):
     assert store.kinds() == ["start", 0, "start", 1, 2, "finish"] and store.told[2] == ("start", "run")
 
 
+@pytest.mark.parametrize("opened", ["at once", "later", "by its key"])
+def test_a_run_all_of_which_was_told_goes_on_while_the_store_is_away(store, clock, tmp_path, opened):
+    store.down = None if opened == "at once" else TrackingError
+    first = SpoolingTracker(store, directory=tmp_path, required=False, clock=clock)
+    begin(first)
+    run_id = first.run_id  # as the run directory keeps it
+    cycles(first, 0)
+    store.down, clock.s = None, 31
+    cycles(first, 1)
+    run_id = first.run_id if opened == "later" else run_id
+    assert not (tmp_path / "tracking.jsonl").exists()
+    store.down = TrackingError
+    second = SpoolingTracker(store, directory=tmp_path, required=False, clock=clock)
+    begin(second, run_id)
+    assert second.last_cycle() == 1
+    cycles(second, 2)
+    assert second.last_cycle() == 2
+
+
+def test_what_another_run_was_told_does_not_count(tracker, store, clock, tmp_path):
+    begin(tracker)
+    cycles(tracker, 0, 1)
+    store.down = TrackingError
+    for run_id in (None, "another"):
+        later = SpoolingTracker(store, directory=tmp_path, required=False, clock=clock)
+        begin(later, run_id)
+        assert later.last_cycle() is None
+    (tmp_path / "tracking_told.json").write_text("[]")
+    later = SpoolingTracker(store, directory=tmp_path, required=False, clock=clock)
+    begin(later, tracker.run_id)
+    assert later.last_cycle() is None
+
+
 def test_another_run_in_the_directory_leaves_the_spool_of_the_one_before_alone(tracker, store, tmp_path):
     begin(tracker)
     store.down = TrackingError
@@ -388,7 +425,7 @@ def test_a_database_that_is_away_for_a_while(outputs, caplog, capfd, tmp_path, h
     history = client.get_metric_history(tracker.run_id, "train/loss")
     assert [metric.step for metric in history] == [0, 1, 2]
     assert client.get_run(tracker.run_id).info.status == "FINISHED"
-    assert len(warnings(caplog)) == 1 and not list(tmp_path.iterdir())
+    assert len(warnings(caplog)) == 1 and waits_nothing(tmp_path)
     assert all(line.startswith("tracking: ") for line in "".join(capfd.readouterr()).splitlines())
 
 
@@ -413,3 +450,13 @@ def test_a_server_that_is_not_there_costs_one_line(outputs, caplog, capfd, tmp_p
     assert len(warnings(caplog)) == 1 and uri in warnings(caplog)[0]
     assert all(line.startswith("tracking: ") for line in "".join(capfd.readouterr()).splitlines())
     assert len(SpoolFile(tmp_path / "tracking.jsonl").read()[1]) == 3
+
+
+def test_a_line_ends_at_its_newline_only(tmp_path, caplog):
+    text = "one\u2028two\u2029three\x85four\nfive"
+    spool = SpoolFile(tmp_path / "tracking.jsonl")
+    spool.append({"call": "describe", "text": text}, opening={"call": "start", "name": text})
+    opening, calls = spool.read()
+    assert opening == {"call": "start", "name": text}
+    assert calls == [{"call": "describe", "text": text}]
+    assert not caplog.records

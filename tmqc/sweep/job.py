@@ -21,12 +21,12 @@ from yaml import YAMLError
 
 from tmqc.config import Config
 from tmqc.errors import InputError
-from tmqc.jobs import EXIT_INPUT, EXIT_SIGNAL, run_in_own_process
+from tmqc.jobs import EXIT_SIGNAL, run_in_own_process
 from tmqc.pretrain import pretrain
 from tmqc.report.summary import numbers_of
 from tmqc.rundir import CONFIG, SUMMARY
 from tmqc.sameness import settings_digest
-from tmqc.signals import WAITING, Interrupted
+from tmqc.signals import WAITING, Interrupted, Stop
 from tmqc.sweep.outcome import (
     DONE,
     FAILED,
@@ -110,20 +110,23 @@ def carry_out(place: Place, make: Callable[[], Made]) -> Outcome | None:
     )
     begun = time.monotonic()
     try:
-        made = make()
-        config, digest = made.config, settings_digest(made.config)
-        outcome = replace(outcome, digest=digest)
-        if not config.run.overwrite and _has_finished(place, before, digest):
-            seconds = before.seconds if before is not None else None
-            outcome = replace(outcome, status=SKIPPED, seconds=seconds, numbers=_numbers(place.directory))
-        else:
-            if config.pipeline.name not in TRAINING and before is not None and before.digest == digest:
-                config.run.overwrite = True  # these begin anew instead of going on
-            write_outcome(place.sweep, outcome)
-            outcome = _run(place, made, outcome, begun)
+        with Stop().listening(WAITING):  # from here on: a signal before the run has its process ends the job as well
+            _end_if_asked()
+            made = make()
+            _end_if_asked()
+            config, digest = made.config, settings_digest(made.config)
+            outcome = replace(outcome, digest=digest)
+            if not config.run.overwrite and _has_finished(place, before, digest):
+                seconds = before.seconds if before is not None else None
+                outcome = replace(outcome, status=SKIPPED, seconds=seconds, numbers=_numbers(place.directory))
+            else:
+                if config.pipeline.name not in TRAINING and before is not None and before.digest == digest:
+                    config.run.overwrite = True  # these begin anew instead of going on
+                write_outcome(place.sweep, outcome)
+                outcome = _run(place, made, outcome, begun)
     except InputError as error:
         print(f"tmqc: {place.name}: {error}", file=sys.stderr)
-        outcome = replace(outcome, status=FAILED, code=EXIT_INPUT, reason="; ".join(error.faults))
+        outcome = replace(outcome, status=_status_of(error.code), code=error.code, reason="; ".join(error.faults))
     except BaseException as error:
         number = error.number if isinstance(error, Interrupted) else signal.SIGTERM
         reason = f"stopped by {error}" if isinstance(error, Interrupted) else f"stopped: {type(error).__name__}"
@@ -135,15 +138,26 @@ def carry_out(place: Place, make: Callable[[], Made]) -> Outcome | None:
     return outcome
 
 
+def _end_if_asked() -> None:
+    # Threads have no signals to handle: theirs are heard by the main one.
+    if _asked:
+        raise Interrupted(_asked[0])
+
+
 def _run(place: Place, made: Made, outcome: Outcome, begun: float) -> Outcome:
     output = None if place.terminal else output_path(place.sweep, place.name)
     if made.clean is not None:
         pretrain(made.clean, Path(made.config.init["from"]), output=output)
+        _end_if_asked()
     ended = run_in_own_process(made.config, place.directory, output=output)
     outcome = replace(outcome, seconds=time.monotonic() - begun, code=ended.code, reason=ended.reason)
     if ended.code == 0:
         return replace(outcome, status=FINISHED, numbers=_numbers(place.directory))
-    return replace(outcome, status=KILLED if ended.code > EXIT_SIGNAL else FAILED)
+    return replace(outcome, status=_status_of(ended.code))
+
+
+def _status_of(code: int) -> str:
+    return KILLED if code > EXIT_SIGNAL else FAILED
 
 
 def _has_finished(place: Place, before: Outcome | None, digest: str) -> bool:

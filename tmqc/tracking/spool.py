@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from tmqc.core.records import CycleReport
 from tmqc.errors import RunError
-from tmqc.rundir import MODEL, TRACKING
+from tmqc.rundir import MODEL, TOLD, TRACKING
 from tmqc.tracking import DIRECTORY_TAG, KEY_TAG, OWN_ID, Setting, Tracker, check_status
 from tmqc.tracking.calls import FILES, NUMBERS, START, Call, lane_of, send_call
 from tmqc.tracking.cycle import CYCLE_MARK, cycle_metrics
 from tmqc.tracking.faults import ArtifactError, RefusedError, TrackingError, first_line
-from tmqc.tracking.spoolfile import SpoolFile
+from tmqc.tracking.spoolfile import SpoolFile, ToldFile
 
 if TYPE_CHECKING:
     import keras
@@ -46,6 +46,7 @@ class SpoolingTracker:
     ) -> None:
         self._inner, self._directory, self._required, self._clock = inner, directory.absolute(), required, clock
         self._spool = SpoolFile(self._directory / TRACKING)
+        self._told = ToldFile(self._directory / TOLD)
         self._opening: Call = {}
         self._is_open = False
         self._waiting: set[str] = set()  # which of numbers and files
@@ -104,14 +105,14 @@ class SpoolingTracker:
         self._opening, self._waiting = opening, {NUMBERS, *map(lane_of, calls)}
 
     def last_cycle(self) -> int | None:
-        """The last cycle logged or waiting. As far as is known: while the store is away, of those waiting."""
+        """The last cycle logged or waiting; while the store is away, by our own record of what it was told."""
         calls = self._spool.read()[1] if self._waiting else []
         steps = [call["step"] for call in calls if CYCLE_MARK in call.get("values", ())]
-        if self._is_open:
-            try:
-                steps.append(self._inner.last_cycle())
-            except TrackingError as error:
-                log.debug("tracking: %s", first_line(error))  # the next call will find out
+        try:
+            steps.append(self._inner.last_cycle() if self._is_open else self._told.read(self._ids()))
+        except TrackingError as error:
+            log.debug("tracking: %s", first_line(error))  # the next call will find out
+            steps.append(self._told.read(self._ids()))
         return max((step for step in steps if step is not None), default=None)
 
     def dataset(self, profile: Mapping[str, int], *, split: str, digest: str) -> None:
@@ -211,7 +212,19 @@ class SpoolingTracker:
         except TrackingError as error:
             blocked.add(FILES if isinstance(error, ArtifactError) else NUMBERS)
             return error
+        if CYCLE_MARK in call.get("values", ()):
+            self._record(call["step"])
         return None
+
+    def _record(self, cycle: int) -> None:
+        try:
+            self._told.write(cycle, ids=self._ids())
+        except OSError as error:
+            log.warning("tracking: %s cannot be written (%s)", self._told.path, error.strerror)
+
+    def _ids(self) -> set[str]:
+        names = (self._opening.get("run_id"), self._opening.get("tags", {}).get(KEY_TAG))
+        return {name for name in names if name is not None}
 
     def _open(self) -> None:
         if not self._is_open:

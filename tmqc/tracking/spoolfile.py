@@ -1,14 +1,14 @@
 """The file in the run directory that keeps what the tracking store could not be told: `tracking.jsonl`.
 
 One JSON object a line. The first says how to open the run, so that any later process can send the rest; every other
-one is a call, in the order made. Files are named by their path in the run directory.
+one is a call, in the order made. Files are named by their path in the run directory. Beside it, `tracking_told.json`.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from tmqc.rundir import write_text
@@ -32,7 +32,8 @@ class SpoolFile:
         if not self.exists():
             return None, []
         calls: list[Call] = []
-        for number, line in enumerate(self.path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+        text = self.path.read_text(encoding="utf-8", errors="replace").removesuffix("\n")
+        for number, line in enumerate(text.split("\n"), 1):  # not `splitlines`, which breaks at U+2028 as well
             try:
                 call = json.loads(line)
             except ValueError:
@@ -56,6 +57,25 @@ class SpoolFile:
             write_text(self.path, _to_lines([opening, *kept]))
         else:
             self.path.unlink(missing_ok=True)
+
+
+class ToldFile:
+    """The last cycle that the store was told of a run, for when the store is away and cannot say so itself."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self, ids: Collection[str]) -> int | None:
+        """The cycle; None if there is no record, or none of a run that has one of the names `ids`."""
+        try:
+            content = json.loads(self.path.read_text(encoding="utf-8"))
+            return int(content["cycle"]) if not set(ids).isdisjoint(content["ids"]) else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None  # then the cycles are told again: twice is better than never
+
+    def write(self, cycle: int, *, ids: Collection[str]) -> None:
+        """Keep the cycle, and the names of the run: the store's, and our own."""
+        write_text(self.path, json.dumps({"ids": sorted(ids), "cycle": cycle}) + "\n")
 
 
 def _to_lines(calls: Iterable[Call]) -> str:

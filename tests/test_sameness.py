@@ -1,0 +1,61 @@
+"""Which settings make another run of a run, and which do not."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import pytest
+from omegaconf import OmegaConf
+
+from tmqc.config import Config
+from tmqc.errors import RunError
+from tmqc.pipelines.resume import check_place
+from tmqc.pretrain import name_clean
+from tmqc.sameness import settings_digest
+
+
+def digest_with(centers):
+    config = Config()
+    config.cohort.phantom.centers = str(centers)
+    return settings_digest(config)
+
+
+def test_the_content_of_a_center_table_counts(tmp_path):
+    table = tmp_path / "my.csv"
+    table.write_text("center,train_hc\na,1\n")
+    first = digest_with(table)
+    assert digest_with(table) == first
+    table.write_text("center,train_hc\na,2\n")
+    assert digest_with(table) != first
+
+
+def test_a_file_called_like_a_packaged_table_does_not(tmp_path, monkeypatch):
+    before = settings_digest(Config())
+    (tmp_path / Config().cohort.phantom.centers).write_text("another table")
+    monkeypatch.chdir(tmp_path)
+    assert settings_digest(Config()) == before
+
+
+def pretrained_in(outputs, *, seed=0):
+    config, clean = Config(), Config()
+    config.run.outputs = clean.run.outputs = str(outputs)
+    clean.run.seed = seed
+    config.init = {"from": str(name_clean(clean)), "cycle": None, "pretrain": True}
+    return config
+
+
+def test_where_the_outputs_are_does_not_count_for_a_pretrained_model(tmp_path):
+    relative, moved = pretrained_in("outputs"), pretrained_in(tmp_path)
+    assert relative.init["from"] != moved.init["from"]
+    assert settings_digest(relative) == settings_digest(moved)
+    assert settings_digest(relative) != settings_digest(pretrained_in("outputs", seed=1))
+    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(asdict(relative))))
+    assert check_place(moved, tmp_path)
+    with pytest.raises(RunError, match=r"init\.from"):
+        check_place(pretrained_in(tmp_path, seed=1), tmp_path)
+
+
+def test_where_it_is_counts_for_any_other_model(tmp_path):
+    one, other = Config(), Config()
+    one.init["from"], other.init["from"] = "outputs/clean/mine", "elsewhere/clean/mine"
+    assert settings_digest(one) != settings_digest(other)
