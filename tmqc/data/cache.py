@@ -216,7 +216,8 @@ class VolumeCache:
         except (OSError, DamagedError) as error:
             self._count(rebuilt=1)
             if isinstance(error, DamagedError):
-                error.path.unlink(missing_ok=True)
+                with suppress(OSError):  # a cache that cannot be written; what is made again is told of by `_write`
+                    error.path.unlink()
             return None
 
     def _write(self, write: Callable[[Path], T]) -> T | None:
