@@ -182,6 +182,8 @@ def test_the_defaults_are_allowed():
         ("kind", None),
         ("kind", [["noise"]]),
         ("ids", ["A", "A"]),
+        ("ids", ["A", 102]),
+        ("ids", [["A"]]),
         ("count", 0),
         ("count", 1.5),
         ("count", True),
