@@ -221,8 +221,9 @@ def _find_overlaps(tables: Mapping[str, _Table]) -> list[str]:
             rows = {each: row for row, each in identify(table).items()}
             shared = {row: each for row, each in identify(others).items() if each in rows and row not in told}
             told |= set(shared)
+            typed = dict(others.frame.get(column, _NOTHING).items())
             faults += [
-                f"{others.path}, row {row}, column {column}: {others.frame.loc[row, column]!r} is in the {other} split "
+                f"{others.path}, row {row}, column {column}: {typed[row]!r} is in the {other} split "
                 f"and in the {split} split ({table.path}, row {rows[each]}), allowed is one split"
                 for row, each in shared.items()
             ]
