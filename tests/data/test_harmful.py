@@ -1,5 +1,6 @@
 import csv
 import importlib.util
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tmqc.config import HarmfulConfig
+from tmqc.data.cache import VolumeCache
 from tmqc.data.cohort import Subject, read_cohort
 from tmqc.data.corruptions import inverted, noise
 from tmqc.data.harmful import KINDS, SCENARIOS, check_harmful, draw_harm, write_harmful
@@ -328,6 +330,26 @@ def test_what_cannot_be_corrupted_is_reported_together(cohort, subject, tmp_path
     stranger, gone = error.value.faults
     assert stranger.startswith("subject stranger: ") and gone.startswith("subject gone, ")
     assert not (tmp_path / "out" / "train.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("noise", r"3 of 4 scans are not .*: subject s2 \(noise\), -95 to 150"),
+        ("gibbs", r"2 of 4 scans are not .*: subject s2 \(gibbs\), -95 to 150"),
+        ("mirrored", None),
+    ],
+)
+def test_scans_on_another_scale_are_told_of_once(cohort, write_nifti, subject, tmp_path, caplog, *, kind, told):
+    unit = write_nifti("unit.nii", np.linspace(0, 1, 336).reshape(SHAPE), dtype=np.float32)
+    train = [*cohort, subject("s4", unit)]
+    truth = draw_harm(train, HarmfulConfig(scenario="samples", ids=["s1", "s2", "s3", "s4"], kind=kind))
+    for out in ("made", "from the cache"):
+        caplog.clear()
+        write_harmful(train, truth, tmp_path / out, VolumeCache(tmp_path / "cache"))
+        messages = [record.getMessage() for record in caplog.records]
+        assert len(messages) == (told is not None)
+        assert told is None or re.search(told, messages[0])
 
 
 # --- the script ---
