@@ -401,6 +401,7 @@ def test_the_script_takes_severity_fraction_and_placement(main, train_csv, tmp_p
         (["--placement", "beside"], "harmful.placement is 'beside'"),
         (["--scenario", "all"], "harmful.scenario is 'all'"),
         (["--train-csv", "absent.csv"], "absent.csv"),
+        (["--scenario", "none", "--ids", "bogus"], "--ids bogus: --scenario none corrupts nobody"),
         (["--out", "."], "not empty"),
         (["--out", "/dev/null/x"], "cannot be written"),
     ],
@@ -412,6 +413,25 @@ def test_the_script_refuses_bad_input(main, train_csv, tmp_path, capsys, monkeyp
     captured = capsys.readouterr()
     assert words in captured.err and captured.out == ""
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_missing_scan_leaves_no_half_of_the_output(main, train_csv, cohort, tmp_path, capsys, *, is_there):
+    out = tmp_path / "out"
+    if is_there:
+        out.mkdir()
+    command = ["--train-csv", train_csv, "--out", str(out), "--ids", "A", "B"]
+    scan = cohort[2].path.read_bytes()
+    cohort[2].path.unlink()
+    before = sorted(tmp_path.rglob("*"))
+    assert main(command) == 2
+    assert "subject s3" in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
+    cohort[2].path.write_bytes(scan)
+    assert main(command) == 0
+    assert sorted(path.name for path in out.iterdir()) == ["train.csv", "truth.csv", "volumes"]
+    written = read_cohort(train_csv=out / "train.csv", verification_csv=None, test_csv=None).train
+    assert all(row.path.parent == out / "volumes" and row.path.is_file() for row in written)
 
 
 def test_the_script_runs_by_itself(train_csv, tmp_path):

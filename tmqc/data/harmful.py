@@ -85,7 +85,12 @@ def _name_copy(subject: str, taken: Collection[str]) -> str:
 
 
 def write_harmful(
-    train: Sequence[Subject], truth: Truth, directory: Path, cache: VolumeCache | None = None
+    train: Sequence[Subject],
+    truth: Truth,
+    directory: Path,
+    cache: VolumeCache | None = None,
+    *,
+    final: Path | None = None,
 ) -> tuple[Subject, ...]:
     """Write the corrupted copies and a training CSV that names them.
 
@@ -93,7 +98,8 @@ def write_harmful(
     loses nothing (fractions are cut off, as the published script's astype(uint8) does), and
     `directory/train.csv`, in which nothing but the path tells a copy from an original. A flipped label changes
     the row alone: no volume is written. A copy that `cache` has of an earlier run is written as it was then. One
-    warning tells of all scans whose intensities are not what their kind takes for granted.
+    warning tells of all scans whose intensities are not what their kind takes for granted. The rows name the copies in
+    `final`, if the caller is going to move them there.
 
     Returns:
         The rows of `train` in their order, with the copies' paths; an extra copy comes right after its original.
@@ -107,7 +113,8 @@ def write_harmful(
     harms = {_source(harm): harm for harm in truth.harms}
     rows = {row.subject: row for row in train}
     faults = [f"subject {name}: is to be corrupted but not in the training split" for name in harms if name not in rows]
-    harmed = {name: _harm_row(rows[name], harm, directory) for name, harm in harms.items() if name in rows}
+    place = directory if final is None else final.absolute()
+    harmed = {name: _harm_row(rows[name], harm, place) for name, harm in harms.items() if name in rows}
     copies = [(rows[name], harms[name]) for name in harmed if harms[name].kind not in LABEL_KINDS]
     faults += _write_copies(copies, directory / "volumes", cache or VolumeCache())
     if faults:
