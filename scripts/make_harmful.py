@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from tmqc.config import HarmfulConfig
-from tmqc.data.cohort import read_cohort
+from tmqc.data.cohort import Subject, read_cohort
 from tmqc.data.harmful import KINDS, SCENARIOS, draw_harm, write_harmful
 from tmqc.data.scenarios import PLACEMENTS
-from tmqc.errors import InputError, RunError
-from tmqc.truth import write_truth
+from tmqc.errors import InputError, RunError, SettingsError
+from tmqc.truth import Truth, write_truth
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,6 +38,8 @@ def _make(options: argparse.Namespace) -> None:
     out: Path = options.out
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunError(f"--out {out}: is there and not empty, expected a new or empty directory")
+    if options.scenario == "none" and options.ids:
+        raise SettingsError(f"--ids {' '.join(options.ids)}: --scenario none corrupts nobody; leave one of them out")
     train = read_cohort(train_csv=options.train_csv, verification_csv=None, test_csv=None).train
     settings = HarmfulConfig(
         scenario=options.scenario,
@@ -53,11 +56,24 @@ def _make(options: argparse.Namespace) -> None:
     )
     truth = draw_harm(train, settings)
     try:
-        write_harmful(train, truth, out)
-        write_truth(out / "truth.csv", truth)
+        _write(train, truth, out)
     except OSError as error:
         raise RunError(f"--out {out}: cannot be written: {error.strerror}") from None
     print(f"{len(truth.harms)} of {len(train)} scans corrupted, in {len(truth.centers)} centers: {out}")
+
+
+def _write(train: Sequence[Subject], truth: Truth, out: Path) -> None:
+    """Fill `out` once all is made: after a fault the same command can be given again. Raises OSError, CohortError."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    # Beside it, or inside if it is there: it may be on a disk of its own.
+    place = out if out.exists() else out.parent
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".building", dir=place) as building:
+        made = Path(building)
+        write_harmful(train, truth, made, final=out)
+        write_truth(made / "truth.csv", truth)
+        out.mkdir(exist_ok=True)
+        for name in ("volumes", "truth.csv", "train.csv"):
+            (made / name).rename(out / name)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -40,7 +40,7 @@ FLOORS = [
     },
     {"tmqc.pipelines", "tmqc.study", "tmqc.bench", "tmqc.federation"},
     {"tmqc.jobs", "tmqc.pretrain", "tmqc.sweep"},
-    {"tmqc.cli", "tmqc.multirun"},
+    {"tmqc.cli", "tmqc.multirun", "tmqc.spelling"},
     {"tmqc.__main__"},
 ]
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -89,7 +89,7 @@ def test_core_is_standard_library_and_numpy(path):
     ("library", "modules"),
     [
         ("mlflow", {"tmqc.tracking"}),
-        ("hydra", {"tmqc.cli", "tmqc.multirun"}),
+        ("hydra", {"tmqc.cli", "tmqc.multirun", "tmqc.spelling"}),
         ("tensorflow", {"tmqc.backend"}),
         ("jax", {"tmqc.backend"}),
         ("cleanlab", {"tmqc.rivals.model"}),

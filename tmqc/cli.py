@@ -1,4 +1,4 @@
-"""The one entrypoint: find conf, compose, check, dispatch, exit code. Hydra is known here and in `multirun.py`.
+"""The one entrypoint: find conf, compose, check, dispatch, exit code. `multirun.py` and `spelling.py` know Hydra, too.
 
 Exit codes: 0 done, 1 a fault of ours or of the machine, 2 the input cannot be used, 128 + n stopped by signal n.
 """

@@ -24,6 +24,7 @@ from tmqc.explain import explain
 from tmqc.pretrain import last_clean_cycle, name_clean
 from tmqc.sameness import settings_digest
 from tmqc.signals import Interrupted
+from tmqc.spelling import keep_names
 
 if TYPE_CHECKING:
     from tmqc.sweep.sweep import Plan, Sweep
@@ -94,6 +95,7 @@ def make(composed: DictConfig) -> tuple[Config, Config | None]:
     from tmqc.validate import validate
 
     config = to_config(composed)
+    keep_names(config, HydraConfig.get().overrides.task)
     clean = compose_clean(config)
     if clean is not None:
         config.init["from"] = str(name_clean(clean))
@@ -175,6 +177,7 @@ def make_plan(config: DictConfig) -> Plan:
         hydra.job.config_name, [*shared_by_all, *_first_values(overrides)]
     )  # a misspelt one is told before it opens
     base = to_config(compose(hydra.job.config_name, shared_by_all))
+    keep_names(base, given)  # of all jobs, whose overrides Hydra writes anew
     what = hydra.runtime.choices.get("experiment") or base.pipeline.name
     shared = f"{settings_digest(base, without=swept)} {sorted(swept)}"
     name = base.sweep.name or f"{what}-{hashlib.sha256(shared.encode()).hexdigest()[:_N_DIGITS]}"

@@ -1,5 +1,6 @@
 """What is in the cache is what was decoded, or it is decoded again; where there can be no cache, the run goes on."""
 
+import errno
 import os
 import resource
 import subprocess
@@ -177,6 +178,24 @@ def test_damaged_entries_are_made_again_never_read(rows, place, kind, damage):
     after = VolumeCache(place)
     np.testing.assert_array_equal(scans_of(rows, after), expected)
     assert (after.stats.hits, after.stats.rebuilt, after.stats.decodes) == (3, 0, 0)
+
+
+def test_a_damaged_entry_of_a_cache_that_is_read_only_is_decoded_and_told_once(rows, place, monkeypatch, caplog):
+    expected = scans_of(rows, VolumeCache(place))
+    for path in entries(place):
+        raw = path.read_bytes()
+        _overwrite(path, raw[:-1] + bytes([raw[-1] ^ 1]))
+
+    def refuse(path, *arguments, **more):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    for name in ("unlink", "mkdir", "replace"):
+        monkeypatch.setattr(f"tmqc.data.cache.Path.{name}", refuse)
+    cache = VolumeCache(place)
+    np.testing.assert_array_equal(scans_of(rows, cache), expected)
+    assert (cache.stats.rebuilt, cache.stats.decodes) == (3, 3)
+    (warning,) = told(caplog)
+    assert "cannot be written (Read-only file system)" in warning
 
 
 def test_the_grid_is_checked_at_every_use(rows, place):

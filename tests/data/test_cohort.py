@@ -185,6 +185,23 @@ def test_one_file_as_train_and_test_is_one_fault(write_csv):
     assert error.value.faults == [f"{path}: is both the train and the test split"]
 
 
+def test_one_scan_under_two_ids_is_in_one_split_only(write_csv, tmp_path):
+    (tmp_path / "scans").mkdir()
+    (tmp_path / "link").symlink_to("scans")
+    train = write_csv("train.csv", ["s1,scans/a.nii,A,0,F,60", "s1_2,scans/a.nii,A,1,F,60"])  # its label flipped
+    assert len(read_train(train)) == 2
+    test = write_csv("test.csv", ["t1,b.nii,A,0,F,60", f"t2,{tmp_path}/link/./a.nii,A,1,F,60"])
+    with pytest.raises(CohortError) as error:
+        read_cohort(train_csv=train, verification_csv=test, test_csv=test)
+    assert error.value.faults == [
+        f"{test}, row 3, column Path: '{tmp_path}/link/./a.nii' is in the test split and in the train split "
+        f"({train}, row 3), allowed is one split"
+    ]
+    train = write_csv("train.csv", ["s1,scans/a.nii,A,0,F,60"])
+    test = write_csv("test.csv", ["t1,b.nii,A,0,F,60", "t2,c.nii,A,1,F,60"])
+    assert read_cohort(train_csv=train, verification_csv=test, test_csv=test).verification  # one table, twice
+
+
 @pytest.mark.parametrize(("group", "lacking"), [(0, "PD (1)"), (1, "HC (0)")])
 @pytest.mark.parametrize("own", [True, False])
 def test_verification_needs_both_classes(write_csv, group, lacking, own):

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import fft
 
-from tmqc.data.corruptions import DEFAULT_SEVERITY, GRADED, KINDS, LABEL_KINDS, UNGRADED, draw_parameters
+from tmqc.data.corruptions import DEFAULT_SEVERITY, GRADED, KINDS, LABEL_KINDS, UNGRADED, draw_parameters, fits
 
 SHAPE = (20, 24, 16)
 MOTION = {"axis": "y", "moves": 6, "still": 0.1, "rotation_deg": 0.0, "shift": 0.0}
@@ -98,6 +98,23 @@ def test_kinds_without_a_strength_say_so():
 def test_a_constant_scan_is_no_trouble(kind):
     made = at_severity(kind, 5, np.full(SHAPE, 100, np.float32))
     assert np.isfinite(made).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_single_bright_voxel_is_no_trouble(kind):
+    scan = np.zeros(SHAPE, np.float32)
+    scan[3, 4, 5] = 200
+    for severity in (1, 10):
+        assert np.isfinite(at_severity(kind, severity, scan)).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_kinds_that_fit_any_scale_do_the_same_on_any(kind):
+    """What `fits` allows: a scan of half the brightness is harmed as much."""
+    made, half = (at_severity(kind, 5, scan) for scan in (HEAD / 4, HEAD / 8))
+    if fits(kind, 0.0, 0.5):
+        np.testing.assert_allclose(half, made / 2, atol=1e-3)
+    assert fits(kind, 0.0, 255.0)
 
 
 def test_brighter_scans_than_255_keep_their_range():

@@ -1,5 +1,6 @@
 import csv
 import importlib.util
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tmqc.config import HarmfulConfig
+from tmqc.data.cache import VolumeCache
 from tmqc.data.cohort import Subject, read_cohort
 from tmqc.data.corruptions import inverted, noise
 from tmqc.data.harmful import KINDS, SCENARIOS, check_harmful, draw_harm, write_harmful
@@ -182,6 +184,8 @@ def test_the_defaults_are_allowed():
         ("kind", None),
         ("kind", [["noise"]]),
         ("ids", ["A", "A"]),
+        ("ids", ["A", 102]),
+        ("ids", [["A"]]),
         ("count", 0),
         ("count", 1.5),
         ("count", True),
@@ -328,6 +332,26 @@ def test_what_cannot_be_corrupted_is_reported_together(cohort, subject, tmp_path
     assert not (tmp_path / "out" / "train.csv").exists()
 
 
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("noise", r"3 of 4 scans are not .*: subject s2 \(noise\), -95 to 150"),
+        ("gibbs", r"2 of 4 scans are not .*: subject s2 \(gibbs\), -95 to 150"),
+        ("mirrored", None),
+    ],
+)
+def test_scans_on_another_scale_are_told_of_once(cohort, write_nifti, subject, tmp_path, caplog, *, kind, told):
+    unit = write_nifti("unit.nii", np.linspace(0, 1, 336).reshape(SHAPE), dtype=np.float32)
+    train = [*cohort, subject("s4", unit)]
+    truth = draw_harm(train, HarmfulConfig(scenario="samples", ids=["s1", "s2", "s3", "s4"], kind=kind))
+    for out in ("made", "from the cache"):
+        caplog.clear()
+        write_harmful(train, truth, tmp_path / out, VolumeCache(tmp_path / "cache"))
+        messages = [record.getMessage() for record in caplog.records]
+        assert len(messages) == (told is not None)
+        assert told is None or re.search(told, messages[0])
+
+
 # --- the script ---
 
 
@@ -377,6 +401,7 @@ def test_the_script_takes_severity_fraction_and_placement(main, train_csv, tmp_p
         (["--placement", "beside"], "harmful.placement is 'beside'"),
         (["--scenario", "all"], "harmful.scenario is 'all'"),
         (["--train-csv", "absent.csv"], "absent.csv"),
+        (["--scenario", "none", "--ids", "bogus"], "--ids bogus: --scenario none corrupts nobody"),
         (["--out", "."], "not empty"),
         (["--out", "/dev/null/x"], "cannot be written"),
     ],
@@ -388,6 +413,25 @@ def test_the_script_refuses_bad_input(main, train_csv, tmp_path, capsys, monkeyp
     captured = capsys.readouterr()
     assert words in captured.err and captured.out == ""
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_missing_scan_leaves_no_half_of_the_output(main, train_csv, cohort, tmp_path, capsys, *, is_there):
+    out = tmp_path / "out"
+    if is_there:
+        out.mkdir()
+    command = ["--train-csv", train_csv, "--out", str(out), "--ids", "A", "B"]
+    scan = cohort[2].path.read_bytes()
+    cohort[2].path.unlink()
+    before = sorted(tmp_path.rglob("*"))
+    assert main(command) == 2
+    assert "subject s3" in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
+    cohort[2].path.write_bytes(scan)
+    assert main(command) == 0
+    assert sorted(path.name for path in out.iterdir()) == ["train.csv", "truth.csv", "volumes"]
+    written = read_cohort(train_csv=out / "train.csv", verification_csv=None, test_csv=None).train
+    assert all(row.path.parent == out / "volumes" and row.path.is_file() for row in written)
 
 
 def test_the_script_runs_by_itself(train_csv, tmp_path):

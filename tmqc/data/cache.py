@@ -16,7 +16,7 @@ import logging
 import threading
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -150,21 +150,22 @@ class VolumeCache:
             self._keep(entry.source, digest, entry.geometry, voxels)
         return voxels
 
-    def copy_made(self, key: str, path: Path) -> bool:
-        """Write to `path` the file that was made under `key`, a name for files; whether there is one."""
+    def copy_made(self, key: str, path: Path) -> Mapping[str, Any] | None:
+        """Write to `path` the file made under `key`, a name for files, if there is one; what was said of it then."""
         if self.directory is None:
-            return False
+            return None
         place = self.directory / "made" / key
-        if (content := self._attempt(lambda: unseal(place).check())) is None:
-            return False
+        sealed = self._attempt(lambda: unseal(place))
+        if sealed is None or (content := self._attempt(sealed.check)) is None:
+            return None
         path.write_bytes(content.data)
         self._count(copied=1)
-        return True
+        return sealed.facts
 
-    def keep_made(self, key: str, path: Path) -> None:
-        """Keep the file at `path`, made under `key`."""
+    def keep_made(self, key: str, path: Path, facts: Mapping[str, Any]) -> None:
+        """Keep the file at `path`, made under `key`, and what is to be said of it (JSON)."""
         self._count(made=1)
-        self._write(lambda folder: seal(folder / "made" / key, {}, np.frombuffer(path.read_bytes(), np.uint8)))
+        self._write(lambda folder: seal(folder / "made" / key, facts, np.frombuffer(path.read_bytes(), np.uint8)))
 
     def digest(self, path: Path) -> str:
         """SHA-256 of a file, which is read only if it has changed since that was last asked. Raises OSError."""
@@ -216,7 +217,8 @@ class VolumeCache:
         except (OSError, DamagedError) as error:
             self._count(rebuilt=1)
             if isinstance(error, DamagedError):
-                error.path.unlink(missing_ok=True)
+                with suppress(OSError):  # a cache that cannot be written; what is made again is told of by `_write`
+                    error.path.unlink()
             return None
 
     def _write(self, write: Callable[[Path], T]) -> T | None:

@@ -12,7 +12,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -31,6 +31,7 @@ MAX_AGE = 120.0
 _GROUPS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _NUMBER = re.compile(r"[0-9]+(\.[0-9]*)?")
+_NOTHING = pd.Series(dtype=object)
 
 
 @dataclass(frozen=True)
@@ -209,20 +210,36 @@ def _find_bad_cells(table: _Table) -> list[str]:
 
 
 def _find_overlaps(tables: Mapping[str, _Table]) -> list[str]:
-    """One line per subject that two splits hold, or per file that is two splits."""
+    """One line per subject or scan that two splits hold, or per file that is two splits."""
     faults = []
     for (split, table), (other, others) in combinations(tables.items(), 2):
         if _same_file(table.path, others.path):
             faults.append(f"{table.path}: is both the {split} and the {other} split")
-        elif "Subject" in table.frame and "Subject" in others.frame:
-            rows = {subject: row for row, subject in table.frame["Subject"].items() if subject}
+            continue
+        told: set[Hashable] = set()  # a row that is in both splits is one fault
+        for column, identify in (("Subject", _subjects_of), ("Path", _scans_of)):
+            rows = {each: row for row, each in identify(table).items()}
+            shared = {row: each for row, each in identify(others).items() if each in rows and row not in told}
+            told |= set(shared)
+            typed = dict(others.frame.get(column, _NOTHING).items())
             faults += [
-                f"{others.path}, row {row}, column Subject: {subject!r} is in the {other} split and in the "
-                f"{split} split ({table.path}, row {rows[subject]}), allowed is one split"
-                for row, subject in others.frame["Subject"].items()
-                if subject in rows
+                f"{others.path}, row {row}, column {column}: {typed[row]!r} is in the {other} split "
+                f"and in the {split} split ({table.path}, row {rows[each]}), allowed is one split"
+                for row, each in shared.items()
             ]
     return faults
+
+
+def _subjects_of(table: _Table) -> dict[Hashable, str]:
+    """Row -> subject, where there is one."""
+    return {row: subject for row, subject in table.frame.get("Subject", _NOTHING).items() if subject}
+
+
+def _scans_of(table: _Table) -> dict[Hashable, str]:
+    """Row -> the file that its path leads to, links and all."""
+    folder = table.path.absolute().parent
+    paths = table.frame.get("Path", _NOTHING).items()
+    return {row: os.path.realpath(folder / path) for row, path in paths if _is_name(path)}
 
 
 def _find_missing_class(table: _Table | None) -> list[str]:

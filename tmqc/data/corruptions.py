@@ -86,6 +86,8 @@ def bias_field(scan: Array, rng: np.random.Generator, parameters: Parameters) ->
     x, y, z = (np.linspace(-1.0, 1.0, n) for n in scan.shape)
     field: npt.NDArray[np.floating[Any]] = leggrid3d(x, y, z, weights)
     least, most = (find(field[_find_head(scan)]) for find in (np.min, np.max))
+    if most == least:  # a head of one voxel: nothing to be uneven over
+        return scan.copy()
     field = np.clip((field - least) / (most - least), 0.0, 1.0) - 0.5
     return fit(scan * np.exp(parameters["log_range"] * field), scan)
 
@@ -135,7 +137,8 @@ def partial_view(scan: Array, rng: np.random.Generator, parameters: Parameters) 
     lowest value.
     """
     axis = AXES.index(parameters["axis"])
-    first, *_, last = np.flatnonzero(_find_head(scan).any(axis=tuple(a for a in range(3) if a != axis)))
+    found = np.flatnonzero(_find_head(scan).any(axis=tuple(a for a in range(3) if a != axis)))
+    first, last = found[0], found[-1]
     n = round(parameters["share"] * (last + 1 - first))
     gone = slice(0, first + n) if parameters["side"] == "low" else slice(last + 1 - n, None)
     out = scan.copy()
@@ -183,6 +186,24 @@ KINDS: dict[str, Kind] = {
     "blank": blank,
 }
 LABEL_KINDS = ("flipped_label",)  # change the row, not the scan
+_ABSOLUTE = (
+    "noise",
+    "rician",
+    "blank",
+)  # in gray values of the 0..255 scale; all others take the scan as their measure
+_POSITIVE = (
+    *_ABSOLUTE,
+    "motion",
+    "ghosting",
+    "gibbs",
+    "t2_contrast",
+)  # take magnitudes, or hold what is below 0 for air
+
+
+def fits(kind: str, least: float, most: float) -> bool:
+    """Whether a scan of these intensities is on the scale that the kind takes for granted."""
+    return (kind not in _POSITIVE or least >= 0) and (kind not in _ABSOLUTE or 1 < most <= 255)
+
 
 Draw = Callable[[int, np.random.Generator], dict[str, Value]]
 

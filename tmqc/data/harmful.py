@@ -10,15 +10,13 @@ import functools
 import hashlib
 import inspect
 import json
-import math
+import logging
 import sys
-from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -27,13 +25,16 @@ from tmqc.config import HarmfulConfig
 from tmqc.data import corruptions, kspace
 from tmqc.data.cache import VolumeCache
 from tmqc.data.cohort import COLUMNS, Subject
-from tmqc.data.corruptions import DEFAULT_SEVERITY, KINDS, LABEL_KINDS, Value, draw_parameters
+from tmqc.data.corruptions import DEFAULT_SEVERITY, KINDS, LABEL_KINDS, Value, draw_parameters, fits
+from tmqc.data.harmful_settings import check_harmful
 from tmqc.data.nifti import read_image, to_array
-from tmqc.data.scenarios import PLACEMENTS, SCENARIOS, deal_kinds
+from tmqc.data.scenarios import SCENARIOS, deal_kinds
 from tmqc.errors import CohortError, SettingsError
 from tmqc.truth import Harm, Truth
 
 __all__ = ["KINDS", "SCENARIOS", "check_harmful", "draw_harm", "write_harmful"]
+
+log = logging.getLogger("tmqc")
 
 # Whole numbers that hold 0..255 and that float32 holds exactly; everything else is written as float32.
 _KEPT_TYPES = (sitk.sitkUInt8, sitk.sitkUInt16, sitk.sitkInt16)
@@ -41,64 +42,6 @@ _KEPT_TYPES = (sitk.sitkUInt8, sitk.sitkUInt16, sitk.sitkInt16)
 
 # The published kinds' own settings: what a kind's parameters are taken from as long as harmful.severity is null.
 SETTINGS_OF: dict[str, tuple[str, ...]] = {"inverted": (), "noise": ("mean", "sigma", "replace")}
-MAX_SEVERITY = 10
-
-
-def check_harmful(settings: HarmfulConfig) -> list[str]:
-    """List what is wrong with the settings by themselves; `draw_harm` says whether the ids exist."""
-    whole = {"count": (settings.count, 1), "seed": (settings.seed, 0)}
-    faults = [
-        f"harmful.{name} is {value!r}, allowed is a whole number from {lowest}"
-        for name, (value, lowest) in whole.items()
-        if not (_is_whole(value) and value >= lowest)
-    ]
-    for name, value, known in (
-        ("scenario", settings.scenario, SCENARIOS),
-        ("placement", settings.placement, PLACEMENTS),
-    ):
-        if value not in known:
-            faults.append(f"harmful.{name} is {value!r}, allowed are {', '.join(known)}")
-    faults += _check_kind(settings.kind) + _check_strength(settings)
-    if settings.fraction is not None and not 0 < settings.fraction <= 1:
-        faults.append(f"harmful.fraction is {settings.fraction!r}, allowed is null or above 0 and up to 1")
-    if twice := [name for name, n in Counter(settings.ids).items() if n > 1]:
-        faults.append(f"harmful.ids has {', '.join(twice)} more than once, allowed is each once")
-    return faults
-
-
-def _check_kind(kind: Any) -> list[str]:
-    allowed = f"allowed are {', '.join(KINDS)}, a list of them, or a mapping of them to shares"
-    kinds = list(kind) if isinstance(kind, list | tuple | dict) else [kind]
-    faults = [
-        f"harmful.kind is {each!r}, {allowed}"
-        for each in kinds or [kind]
-        if not (isinstance(each, str) and each in KINDS)
-    ]
-    shares = kind if isinstance(kind, dict) else {}
-    faults += [
-        f"harmful.kind has {share!r} as the share of {each}, allowed is a finite number above 0"
-        for each, share in shares.items()
-        if isinstance(share, bool) or not (isinstance(share, int | float) and 0 < share < math.inf)
-    ]
-    return faults
-
-
-def _check_strength(settings: HarmfulConfig) -> list[str]:
-    faults, severity = [], settings.severity
-    if severity is not None and not (_is_whole(severity) and 1 <= severity <= MAX_SEVERITY):
-        allowed = f"allowed is null or a whole number from 1 to {MAX_SEVERITY}"
-        faults.append(f"harmful.severity is {severity!r}, {allowed}")
-    if not math.isfinite(settings.mean):
-        faults.append(f"harmful.mean is {settings.mean!r}, allowed is a finite number (on a 0..255 scale)")
-    if not 0 < settings.sigma < math.inf:
-        faults.append(f"harmful.sigma is {settings.sigma!r}, allowed is above 0 (on a 0..255 scale)")
-    if not isinstance(settings.replace, bool):
-        faults.append(f"harmful.replace is {settings.replace!r}, allowed are true and false")
-    return faults
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def draw_harm(train: Sequence[Subject], settings: HarmfulConfig) -> Truth:
@@ -142,14 +85,21 @@ def _name_copy(subject: str, taken: Collection[str]) -> str:
 
 
 def write_harmful(
-    train: Sequence[Subject], truth: Truth, directory: Path, cache: VolumeCache | None = None
+    train: Sequence[Subject],
+    truth: Truth,
+    directory: Path,
+    cache: VolumeCache | None = None,
+    *,
+    final: Path | None = None,
 ) -> tuple[Subject, ...]:
     """Write the corrupted copies and a training CSV that names them.
 
     Writes `directory/volumes/<Subject>.nii.gz`, with the original's geometry, and its pixel type where that
     loses nothing (fractions are cut off, as the published script's astype(uint8) does), and
     `directory/train.csv`, in which nothing but the path tells a copy from an original. A flipped label changes
-    the row alone: no volume is written. A copy that `cache` has of an earlier run is written as it was then.
+    the row alone: no volume is written. A copy that `cache` has of an earlier run is written as it was then. One
+    warning tells of all scans whose intensities are not what their kind takes for granted. The rows name the copies in
+    `final`, if the caller is going to move them there.
 
     Returns:
         The rows of `train` in their order, with the copies' paths; an extra copy comes right after its original.
@@ -163,12 +113,10 @@ def write_harmful(
     harms = {_source(harm): harm for harm in truth.harms}
     rows = {row.subject: row for row in train}
     faults = [f"subject {name}: is to be corrupted but not in the training split" for name in harms if name not in rows]
-    harmed = {name: _harm_row(rows[name], harm, directory) for name, harm in harms.items() if name in rows}
-    copies = [name for name in harmed if harms[name].kind not in LABEL_KINDS]
-    # One after another: ITK's writers are no safer in several threads than its readers.
-    cache = cache or VolumeCache()
-    written = (_write_copy(rows[name], harms[name], harmed[name].path, cache) for name in copies)
-    faults += [fault for fault in written if fault]
+    place = directory if final is None else final.absolute()
+    harmed = {name: _harm_row(rows[name], harm, place) for name, harm in harms.items() if name in rows}
+    copies = [(rows[name], harms[name]) for name in harmed if harms[name].kind not in LABEL_KINDS]
+    faults += _write_copies(copies, directory / "volumes", cache or VolumeCache())
     if faults:
         raise CohortError(faults)
     harmful: list[Subject] = []
@@ -193,19 +141,40 @@ def _harm_row(row: Subject, harm: Harm, directory: Path) -> Subject:
     return replace(row, subject=harm.subject, path=directory / "volumes" / f"{harm.subject}.nii.gz")
 
 
-def _write_copy(row: Subject, harm: Harm, path: Path, cache: VolumeCache) -> str:
-    """Corrupt one scan; why it could not be done, empty if it was."""
+def _write_copies(copies: Sequence[tuple[Subject, Harm]], folder: Path, cache: VolumeCache) -> list[str]:
+    """Corrupt scans; why it could not be done, a line a scan."""
+    faults, misfits = [], []
+    # One after another: ITK's writers are no safer in several threads than its readers.
+    for row, harm in copies:
+        try:
+            seen = _write_copy(row, harm, folder / f"{harm.subject}.nii.gz", cache)
+        except CohortError as error:
+            faults += error.faults
+            continue
+        if not fits(harm.kind, seen["least"], seen["most"]):
+            misfits.append(f"subject {row.subject} ({harm.kind}), {seen['least']:g} to {seen['most']:g}")
+    if misfits:
+        log.warning(
+            "harmful: the intensities of %d of %d scans are not on the 0..255 scale that their kind takes for granted, "
+            "so the harm is another than its strength says: %s",
+            *(len(misfits), len(copies), misfits[0]),
+        )
+    return faults
+
+
+def _write_copy(row: Subject, harm: Harm, path: Path, cache: VolumeCache) -> Mapping[str, float]:
+    """Corrupt one scan; its own `least` and `most` intensity. Raises CohortError: it cannot be done."""
     if cache.directory is None:
         return _make_copy(row, harm, path)
     try:
         key = _copy_key(cache.digest(row.path), harm)
     except OSError:
         return _make_copy(row, harm, path)  # which says what is wrong with it
-    if cache.copy_made(key, path):
-        return ""
-    if not (fault := _make_copy(row, harm, path)):
-        cache.keep_made(key, path)
-    return fault
+    if (seen := cache.copy_made(key, path)) is not None:
+        return seen
+    seen = _make_copy(row, harm, path)
+    cache.keep_made(key, path, seen)
+    return seen
 
 
 def _copy_key(content: str, harm: Harm) -> str:
@@ -221,12 +190,13 @@ def _code() -> list[str]:
     return [*sources, *(f"{name} {version(name)}" for name in ("numpy", "scipy", "SimpleITK"))]
 
 
-def _make_copy(row: Subject, harm: Harm, path: Path) -> str:
+def _make_copy(row: Subject, harm: Harm, path: Path) -> dict[str, float]:
     try:
         original = read_image(row.path)
     except CohortError as error:
-        return f"subject {row.subject}, {error.faults[0]}"
-    scan = KINDS[harm.kind](to_array(original), np.random.default_rng(harm.seed), dict(harm.parameters))
+        raise CohortError(f"subject {row.subject}, {error.faults[0]}") from None
+    before = to_array(original)
+    scan = KINDS[harm.kind](before, np.random.default_rng(harm.seed), dict(harm.parameters))
     copy = sitk.GetImageFromArray(np.ascontiguousarray(scan.transpose(2, 1, 0)))
     copy.CopyInformation(original)
     if original.GetPixelID() in _KEPT_TYPES:
@@ -234,8 +204,9 @@ def _make_copy(row: Subject, harm: Harm, path: Path) -> str:
     try:
         sitk.WriteImage(copy, str(path), useCompression=True)
     except RuntimeError as error:
-        return f"subject {row.subject}, {path}: the corrupted copy cannot be written: {error}"
-    return ""
+        fault = f"subject {row.subject}, {path}: the corrupted copy cannot be written: {error}"
+        raise CohortError(fault) from None
+    return {"least": float(before.min()), "most": float(before.max())}
 
 
 def _write_csv(path: Path, subjects: Iterable[Subject]) -> None:
