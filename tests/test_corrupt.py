@@ -6,7 +6,8 @@ from tiny import CENTERS, compose_config, tiny_overrides
 
 from tmqc.data.cohort import read_cohort
 from tmqc.errors import RunError
-from tmqc.pipelines.prepare import Prepared, Source, corrupt, draw, load, make_centers, make_plan
+from tmqc.pipelines.known_harm import draw
+from tmqc.pipelines.prepare import Prepared, Source, corrupt, load, make_centers, make_plan
 
 N_TRAIN = sum(CENTERS.values())
 

@@ -17,7 +17,7 @@ from tmqc.config import AUTO, CohortConfig, Config, RunConfig
 from tmqc.core.schedule import LearningRate, Tour
 from tmqc.data.cache import VolumeCache, open_cache
 from tmqc.data.cohort import Cohort, Subject, read_cohort
-from tmqc.data.harmful import draw_harm, write_harmful
+from tmqc.data.harmful import write_harmful
 from tmqc.data.phantom import PHANTOM_NOTE, default_directory, is_phantom, make_phantom
 from tmqc.data.volumes import Volumes, load_volumes
 from tmqc.errors import RunError
@@ -25,9 +25,10 @@ from tmqc.journal import Stateful
 from tmqc.learner import Learner
 from tmqc.lookahead import LookaheadCenters
 from tmqc.models.sfcn import sfcn
+from tmqc.pipelines.known_harm import draw, find_truth
 from tmqc.rundir import HARMFUL, TRUTH
 from tmqc.travel import Plan
-from tmqc.truth import Truth, read_truth, write_truth
+from tmqc.truth import Truth, write_truth
 from tmqc.verifiers.pool import Verifiers
 
 log = logging.getLogger("tmqc")
@@ -80,6 +81,7 @@ class Prepared:
 
     Attributes:
         truth: who is harmful, for evaluation only; None if nobody is known to be.
+        drawn: those of them who are made harmful in this run.
         start: the pre-trained state, None for random weights.
         volumes: of all splits; of a federated run only the test scans.
     """
@@ -109,7 +111,7 @@ def prepare(config: Config) -> Prepared:
     source = find_cohort(config.cohort, Path(config.run.outputs), splits=("train", "verification", "test"))
     cohort = source.cohort
     drawn = draw(config, cohort)
-    known = read_truth(Path(config.cohort.truth_csv)) if config.cohort.truth_csv else None
+    truth = find_truth(config, cohort, drawn)
     start = _find_start(config)
     cache = open_cache(config.cache, Path(config.run.outputs))
     # Where memory does not do for all, it is for those that are used most.
@@ -118,22 +120,7 @@ def prepare(config: Config) -> Prepared:
     learner, device = build_learner(config)
     if start is not None:
         load_into(learner, start, config.init["from"])
-    return Prepared(source, drawn or known, drawn, volumes, start, learner, device)
-
-
-def draw(config: Config, cohort: Cohort) -> Truth | None:
-    """Draw who is made harmful in this run; None if nobody is.
-
-    Raises:
-        SettingsError: ids that do not exist, or more than there are.
-        RunError: an extra copy would have the id of a verification or test scan.
-    """
-    if config.harmful.scenario == "none":
-        return None
-    drawn = draw_harm(cohort.train, config.harmful)
-    if taken := drawn.subjects & {s.subject for s in [*cohort.verification, *cohort.test]}:
-        raise RunError(f"harmful.placement=extra: {', '.join(sorted(taken))} would be there twice: rename them")
-    return drawn
+    return Prepared(source, truth, drawn, volumes, start, learner, device)
 
 
 def build_learner(config: Config, *, trains: bool = True) -> tuple[Learner, backend.Device]:
