@@ -168,13 +168,14 @@ def _find_start(config: Config) -> Checkpoint | None:
 def corrupt(prepared: Prepared, directory: Path, *, hold: bool = True) -> tuple[Subject, ...]:
     """Write the harmful copies of this run's scans, hold them in place of the good ones or besides, give the rows.
 
-    The rows tell nothing of who is harmful but a path, which nothing below reads again. Without `hold` the copies are
-    only written, for the scans are held elsewhere.
+    What is known of who is harmful is written down, too, for the scores alone. The rows tell nothing of it but a path,
+    which nothing below reads again. Without `hold` the copies are only written, for the scans are held elsewhere.
     """
     train = prepared.cohort.train
     held = prepared.volumes
+    if prepared.truth is not None:
+        write_truth(directory / TRUTH, prepared.truth)
     if prepared.drawn is not None:
-        write_truth(directory / TRUTH, prepared.drawn)
         train = write_harmful(train, prepared.drawn, directory / HARMFUL, held.cache)
         if hold:
             changed = [s for s in train if s.subject in prepared.drawn.subjects]
