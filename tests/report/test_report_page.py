@@ -142,6 +142,27 @@ def test_drawn_and_known_harm_are_both_told_of_and_kinds_with_shares_by_name(ret
     assert "the harm was planted and a manifest names the harmful scans" in page.text["detection"]
 
 
+@pytest.mark.parametrize(
+    ("verification", "told"),
+    [
+        (None, "is also the verification split, which training was judged by: these numbers are optimistic."),
+        ("./test.csv", "is also the verification split"),
+        ("verify.csv", "(10 PD, 10 HC) decides nothing in a run."),
+    ],
+)
+def test_it_says_whether_the_test_split_decides(retold, verification, told):
+    page = retold(cohort__test_csv="test.csv", cohort__verification_csv=verification)
+    assert told in page.text["test"]
+    assert ("decides nothing" in page.text["test"]) == (verification == "verify.csv")
+
+
+def test_the_page_of_an_inference_asks_the_run_it_scored(run, retold):
+    scored = {"pipeline__name": "inference", "inference__run": str(run)}  # a run with a training table alone
+    for path, told in (("test.csv", "The test split has 10 PD, 10 HC."), (None, "The test split has")):
+        assert told in retold(**scored, cohort__test_csv=path).text["test"]
+    assert "The test split has" in retold(**scored | {"inference__run": "gone"}).text["test"]
+
+
 def test_the_gallery_shows_and_says_what_it_does_not_show(copy, page):
     assert "not shown" not in page.text["gallery"]
     assert "Every training scan of this center was flagged" in page.text["gallery"]

@@ -15,7 +15,7 @@ from tmqc.centers import LocalCenters
 from tmqc.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
 from tmqc.config import AUTO, CohortConfig, Config, RunConfig
 from tmqc.core.schedule import LearningRate, Tour
-from tmqc.data.cache import VolumeCache, open_cache
+from tmqc.data.cache import VolumeCache, cache_warnings, open_cache
 from tmqc.data.cohort import Cohort, Subject, read_cohort
 from tmqc.data.harmful import write_harmful
 from tmqc.data.phantom import PHANTOM_NOTE, default_directory, is_phantom, make_phantom
@@ -63,8 +63,6 @@ def find_cohort(settings: CohortConfig, outputs: Path, *, splits: tuple[str, ...
     cohort = read_cohort(
         train_csv=paths.get("train"), verification_csv=paths.get("verification"), test_csv=paths.get("test")
     )
-    for warning in cohort.warnings:
-        log.warning(warning)
     return Source(cohort, PHANTOM_NOTE if any(is_phantom(path) for path in paths.values()) else None)
 
 
@@ -84,6 +82,7 @@ class Prepared:
         drawn: those of them who are made harmful in this run.
         start: the pre-trained state, None for random weights.
         volumes: of all splits; of a federated run only the test scans.
+        warnings: of the input, for `open_run` to tell: before there is a run, no log keeps them.
     """
 
     source: Source
@@ -93,6 +92,7 @@ class Prepared:
     start: Checkpoint | None
     learner: Learner
     device: backend.Device
+    warnings: tuple[str, ...] = ()
 
     @property
     def cohort(self) -> Cohort:
@@ -120,7 +120,8 @@ def prepare(config: Config) -> Prepared:
     learner, device = build_learner(config)
     if start is not None:
         load_into(learner, start, config.init["from"])
-    return Prepared(source, truth, drawn, volumes, start, learner, device)
+    warnings = (*cohort.warnings, *cache_warnings(config.cache))
+    return Prepared(source, truth, drawn, volumes, start, learner, device, warnings)
 
 
 def build_learner(config: Config, *, trains: bool = True) -> tuple[Learner, backend.Device]:
