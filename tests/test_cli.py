@@ -78,6 +78,14 @@ def test_bad_settings_exit_with_2_one_list_and_nothing_written(tmp_path, argumen
     assert files_of(tmp_path) == []
 
 
+@pytest.mark.parametrize("name", ["../../evil", "..", ""])
+def test_a_name_that_leads_elsewhere_exits_with_2_and_leaves_no_file(tmp_path, name):
+    done = tmqc(f"run.name={name}", "cohort.train_csv=a.csv", "cohort.test_csv=b.csv", "init.from=x", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("tmqc: these settings cannot be used:\n  - run.name=")
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() or path.name == "evil"]
+
+
 def test_bad_scans_are_all_told_at_once(tmp_path, cohort_csvs):
     """A missing scan, a truncated one and one that is no image: one list, exit code 2, no run begun."""
     shutil.copytree(cohort_csvs["train"].parent, tmp_path / "data")

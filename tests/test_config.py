@@ -21,7 +21,7 @@ OWN_DATA = ["cohort.train_csv=a.csv", "cohort.test_csv=b.csv", "inference.run=so
 def composed(*overrides):
     ConfigStore.instance().store(name="schema", node=Config)
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return to_config(compose("config", [*overrides, "run.name=test"]))
+        return to_config(compose("config", ["run.name=test", *overrides]))
 
 
 def faults(*overrides):
@@ -116,6 +116,16 @@ def test_schema_and_yaml_name_the_same_settings():
 )
 def test_a_bad_value_is_named_with_what_is_allowed(override, told):
     assert any(told in fault for fault in faults(*OWN_DATA, "init.from=x", override))
+
+
+@pytest.mark.parametrize("name", ["''", "' '", ".", "..", "../../evil", "a/../../evil", "/evil", "a//b", "a/"])
+def test_a_run_cannot_be_named_out_of_its_folder(name):
+    assert any(f.startswith("run.name=") and "only dots" in f for f in faults(*OWN_DATA, f"run.name={name}"))
+
+
+@pytest.mark.parametrize("name", ["night1", "study/qc-s0", ".hidden", "v1..2", "2024-01-01_12-00-00"])
+def test_names_of_runs_may_be_nested(name):
+    validate(composed(*OWN_DATA, "init.from=x", f"run.name={name}"))
 
 
 def test_a_screen_has_nothing_to_stop_early():

@@ -1,12 +1,16 @@
 """Harmful scans in a run's memory: in place of the good ones, or besides them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from tiny import CENTERS, compose_config, tiny_overrides
 
 from tmqc.data.cohort import read_cohort
 from tmqc.errors import RunError
-from tmqc.pipelines.prepare import Prepared, Source, corrupt, draw, load, make_centers, make_plan
+from tmqc.pipelines.known_harm import draw
+from tmqc.pipelines.prepare import Prepared, Source, corrupt, load, make_centers, make_plan
+from tmqc.truth import read_truth
 
 N_TRAIN = sum(CENTERS.values())
 
@@ -74,3 +78,11 @@ def test_an_extra_copy_may_not_take_the_id_of_a_test_scan(prepare_tiny, tmp_path
     with pytest.raises(RunError, match="Beta-train-1_2 would be there twice"):
         prepare_tiny("harmful.ids=[Beta-train-1]", "harmful.placement=extra", rename="Beta-train-1_2")
     assert not (tmp_path / "harmful").exists()
+
+
+def test_known_harm_is_written_down_though_nothing_is_made(prepare_tiny, tmp_path):
+    _, prepared = prepare_tiny("harmful.ids=[Alpha-train-0]")
+    prepared = replace(prepared, drawn=None)
+    assert corrupt(prepared, tmp_path / "run") == prepared.cohort.train
+    assert read_truth(tmp_path / "run" / "truth.csv") == prepared.truth
+    assert not (tmp_path / "run" / "harmful").exists()

@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 from tmqc.checkpoint import select_cycles
-from tmqc.config import AUTO, Config, InferenceConfig, RivalsConfig
+from tmqc.config import Config, InferenceConfig, RivalsConfig
 from tmqc.core.calibration import METHODS
 from tmqc.core.control import VERIFY
 from tmqc.core.gate import REFERENCES, SIGNALS
@@ -24,6 +24,7 @@ from tmqc.federation.rules import ON_FAULT, check_federation
 from tmqc.report.summary import number_names
 from tmqc.rivals import RIVALS, missing_rivals
 from tmqc.validate_qc import check_qc
+from tmqc.validate_run import check_run
 
 TRAINING = ("clean", "dirty", "qc")
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -88,7 +89,6 @@ RANGES: dict[str, tuple[float, float]] = {  # both ends allowed
     "run.seed": (0, 1_000_000),
     "run.lookahead": (0, 100),
 }
-_MOST_WORKERS = 64
 _SMALLEST_GRID = 2  # voxels an axis in front of the average pooling
 
 
@@ -111,9 +111,7 @@ def validate(config: Config) -> None:
         faults.append(f"checkpoint.keep={config.checkpoint.keep}: must be null, or a number of cycles from 1")
     if config.cache.ram_gb is not None and not 0 <= config.cache.ram_gb < math.inf:
         faults.append(f"cache.ram_gb={config.cache.ram_gb}: must be null, or a number of GB from 0")
-    if config.run.threads is not None and not config.run.threads >= 1:
-        faults.append(f"run.threads={config.run.threads}: must be null, or a number of threads from 1")
-    faults += check_qc(config) + _check_workers(config) + _check_batch_size(config.run.verify_batch_size)
+    faults += check_run(config.run) + check_qc(config)
     faults += check_sweep(config) + check_federation(config)
     faults += _check_inference(config.inference) + check_harmful(config.harmful) + _check_rivals(config.rivals)
     if faults:
@@ -215,16 +213,6 @@ def _check_sources(config: Config) -> list[str]:
     return faults
 
 
-def _check_workers(config: Config) -> list[str]:
-    n, ahead, faults = config.run.verify_workers, config.run.lookahead, []
-    if not (n is None or int(ahead > 0) <= n <= _MOST_WORKERS):
-        least = f"{int(ahead > 0)}" + (f" with run.lookahead={ahead}" if ahead > 0 else "")
-        faults.append(
-            f"run.verify_workers={n}: must be null, or a number of processes up to {_MOST_WORKERS}, from {least}"
-        )
-    return faults
-
-
 def check_sweep(config: Config) -> list[str]:
     """Faults of the `sweep` group."""
     sweep, known = config.sweep, number_names()
@@ -241,12 +229,6 @@ def check_sweep(config: Config) -> list[str]:
             f"train have: {', '.join(TRAINING)}"
         )
     return faults
-
-
-def _check_batch_size(value: Any) -> list[str]:
-    if value == AUTO or (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 100_000):
-        return []
-    return [f"run.verify_batch_size={value}: must be auto, or a whole number from 1 to 100000"]
 
 
 def _check_inference(settings: InferenceConfig) -> list[str]:

@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 from paper_run import EVIL, EVIL_CENTER, MONEY, write_paper_run
 
 from tmqc.errors import RunError
@@ -112,6 +113,54 @@ def test_the_truth_is_set_apart(page):
     assert planted == "detection" and "only because the harm was planted" in page.text["detection"]
     assert "never flagged" in page.text["detection"]  # b1, harmful and missed
     assert not any("noise" in text for name, text in page.text.items() if name not in ("detection", "settings"))
+
+
+@pytest.fixture
+def retold(copy):
+    """The page of the run with other settings."""
+
+    def retell(**settings):
+        config = OmegaConf.load(copy / "config.yaml")
+        for name, value in settings.items():
+            OmegaConf.update(config, name.replace("__", "."), value, merge=False)
+        OmegaConf.save(config, copy / "config.yaml")
+        return Page(write_report(copy).read_text("utf-8"))
+
+    return retell
+
+
+def test_harm_that_a_manifest_names_is_told_of(retold):
+    page = retold(harmful__scenario="none", cohort__truth_csv="<b>/truth.csv")
+    told = "Harmful scans are known from the manifest <b>/truth.csv; the control knew nothing of it."
+    assert told in page.text[""] and "No scan was made harmful" not in page.text[""]
+    assert "only because a manifest names the harmful scans" in page.text["detection"]
+
+
+def test_drawn_and_known_harm_are_both_told_of_and_kinds_with_shares_by_name(retold):
+    page = retold(harmful__kind={"noise": 0.5, "flipped_label": 0.5}, cohort__truth_csv="truth.csv")
+    assert "had been made harmful on purpose (noise, flipped label); further ones are known from" in page.text[""]
+    assert "the harm was planted and a manifest names the harmful scans" in page.text["detection"]
+
+
+@pytest.mark.parametrize(
+    ("verification", "told"),
+    [
+        (None, "is also the verification split, which training was judged by: these numbers are optimistic."),
+        ("./test.csv", "is also the verification split"),
+        ("verify.csv", "(10 PD, 10 HC) decides nothing in a run."),
+    ],
+)
+def test_it_says_whether_the_test_split_decides(retold, verification, told):
+    page = retold(cohort__test_csv="test.csv", cohort__verification_csv=verification)
+    assert told in page.text["test"]
+    assert ("decides nothing" in page.text["test"]) == (verification == "verify.csv")
+
+
+def test_the_page_of_an_inference_asks_the_run_it_scored(run, retold):
+    scored = {"pipeline__name": "inference", "inference__run": str(run)}  # a run with a training table alone
+    for path, told in (("test.csv", "The test split has 10 PD, 10 HC."), (None, "The test split has")):
+        assert told in retold(**scored, cohort__test_csv=path).text["test"]
+    assert "The test split has" in retold(**scored | {"inference__run": "gone"}).text["test"]
 
 
 def test_the_gallery_shows_and_says_what_it_does_not_show(copy, page):

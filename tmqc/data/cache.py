@@ -256,11 +256,16 @@ class VolumeCache:
                 setattr(self.stats, name, getattr(self.stats, name) + n)
 
 
+def cache_warnings(settings: CacheConfig) -> tuple[str, ...]:
+    """What whoever reads the results has to know of how the scans are held."""
+    if settings.dtype != LOSSY:
+        return ()
+    return ("cache.dtype=float16 rounds scans that no smaller type holds exactly: results differ from auto's",)
+
+
 def open_cache(settings: CacheConfig, outputs: Path) -> VolumeCache:
     """The cache that the settings ask for. Nothing is written before there is something to keep."""
     directory = Path(settings.directory).expanduser().absolute() if settings.directory else outputs / "cache"
-    if settings.dtype == LOSSY:
-        log.warning("cache.dtype=float16 rounds scans that no smaller type holds exactly: results differ from auto's")
     if settings.ram_gb is None:
         available = available_bytes()
         limit = None if available is None else available // 2

@@ -32,7 +32,7 @@ from tmqc.data.scenarios import SCENARIOS, deal_kinds
 from tmqc.errors import CohortError, SettingsError
 from tmqc.truth import Harm, Truth
 
-__all__ = ["KINDS", "SCENARIOS", "check_harmful", "draw_harm", "write_harmful"]
+__all__ = ["KINDS", "SCENARIOS", "check_harmful", "draw_harm", "source_of", "write_harmful"]
 
 log = logging.getLogger("tmqc")
 
@@ -110,7 +110,7 @@ def write_harmful(
     """
     directory = directory.absolute()
     (directory / "volumes").mkdir(parents=True, exist_ok=True)
-    harms = {_source(harm): harm for harm in truth.harms}
+    harms = {source_of(harm): harm for harm in truth.harms}
     rows = {row.subject: row for row in train}
     faults = [f"subject {name}: is to be corrupted but not in the training split" for name in harms if name not in rows]
     place = directory if final is None else final.absolute()
@@ -130,7 +130,7 @@ def write_harmful(
     return tuple(harmful)
 
 
-def _source(harm: Harm) -> str:
+def source_of(harm: Harm) -> str:
     """Return the subject whose scan is corrupted: the harm's own, unless that is an extra copy."""
     return str(dict(harm.parameters).get("source", harm.subject))
 

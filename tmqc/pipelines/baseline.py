@@ -24,7 +24,12 @@ def run_baseline(config: Config, directory: Path) -> None:
     prepared = prepare(config)
     with (
         open_run(
-            config, directory, device=prepared.device, note=prepared.source.note, splits=splits_of(prepared)
+            config,
+            directory,
+            device=prepared.device,
+            note=prepared.source.note,
+            splits=splits_of(prepared),
+            warnings=prepared.warnings,
         ) as session,
         get_ready(config := settle(config, prepared, session.point), prepared, session) as ready,
     ):

@@ -11,8 +11,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from tmqc.batch_size import settle_batch_size
 from tmqc.checkpoint import checkpoint_path, load_checkpoint, saved_cycles, select_cycles
-from tmqc.config import Config, ModelConfig
-from tmqc.data.cache import open_cache
+from tmqc.config import Config, ModelConfig, flatten
+from tmqc.data.cache import cache_warnings, open_cache
 from tmqc.errors import RunError
 from tmqc.pipelines.prepare import build_learner, find_cohort, load, load_into
 from tmqc.pipelines.session import hand_over, open_run, report_run
@@ -27,6 +27,7 @@ from tmqc.report.metrics import (
     write_metrics,
     write_predictions,
 )
+from tmqc.report.past_run import verified_on_test
 from tmqc.report.tables import print_inference
 from tmqc.rundir import CONFIG, FIGURES, METRICS, PREDICTIONS, REPORT, check_free
 
@@ -49,7 +50,9 @@ def run_inference(config: Config, directory: Path) -> None:
     volumes = load(config.cohort, list(test), open_cache(config.cache, Path(config.run.outputs)))
     learner, device = build_learner(config)
     load_into(learner, load_checkpoint(checkpoint_path(run, cycles[0])), run)
-    with open_run(config, directory, device=device, note=source.note, splits={"test": test}) as session:
+    with open_run(
+        config, directory, device=device, note=source.note, splits={"test": test}, warnings=_find_warnings(config)
+    ) as session:
         tracker = session.tracker
         log.info("%s", volumes.describe())
         scans = volumes.block([s.subject for s in test])
@@ -83,6 +86,14 @@ def _find_cycles(config: Config) -> tuple[Path, list[int]]:
         has = f"it holds cycles {saved[0]} to {saved[-1]}" if saved else "it holds no checkpoint at all"
         raise RunError(f"inference.run={run}, inference.cycles={config.inference.cycles}: no such cycle, {has}")
     return run, chosen
+
+
+def _find_warnings(config: Config) -> tuple[str, ...]:
+    warnings = cache_warnings(config.cache)
+    if verified_on_test(flatten(config)):
+        told = f"inference.run={config.inference.run} was verified on the very scans of {config.cohort.test_csv}"
+        warnings = (f"{told}: reported numbers are optimistic. Give cohort.test_csv a split of its own.", *warnings)
+    return warnings
 
 
 def _model_settings(run: Path) -> ModelConfig:

@@ -15,9 +15,9 @@ from tmqc.centers import LocalCenters
 from tmqc.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
 from tmqc.config import AUTO, CohortConfig, Config, RunConfig
 from tmqc.core.schedule import LearningRate, Tour
-from tmqc.data.cache import VolumeCache, open_cache
+from tmqc.data.cache import VolumeCache, cache_warnings, open_cache
 from tmqc.data.cohort import Cohort, Subject, read_cohort
-from tmqc.data.harmful import draw_harm, write_harmful
+from tmqc.data.harmful import write_harmful
 from tmqc.data.phantom import PHANTOM_NOTE, default_directory, is_phantom, make_phantom
 from tmqc.data.volumes import Volumes, load_volumes
 from tmqc.errors import RunError
@@ -25,9 +25,10 @@ from tmqc.journal import Stateful
 from tmqc.learner import Learner
 from tmqc.lookahead import LookaheadCenters
 from tmqc.models.sfcn import sfcn
+from tmqc.pipelines.known_harm import draw, find_truth
 from tmqc.rundir import HARMFUL, TRUTH
 from tmqc.travel import Plan
-from tmqc.truth import Truth, read_truth, write_truth
+from tmqc.truth import Truth, write_truth
 from tmqc.verifiers.pool import Verifiers
 
 log = logging.getLogger("tmqc")
@@ -62,8 +63,6 @@ def find_cohort(settings: CohortConfig, outputs: Path, *, splits: tuple[str, ...
     cohort = read_cohort(
         train_csv=paths.get("train"), verification_csv=paths.get("verification"), test_csv=paths.get("test")
     )
-    for warning in cohort.warnings:
-        log.warning(warning)
     return Source(cohort, PHANTOM_NOTE if any(is_phantom(path) for path in paths.values()) else None)
 
 
@@ -80,8 +79,10 @@ class Prepared:
 
     Attributes:
         truth: who is harmful, for evaluation only; None if nobody is known to be.
+        drawn: those of them who are made harmful in this run.
         start: the pre-trained state, None for random weights.
         volumes: of all splits; of a federated run only the test scans.
+        warnings: of the input, for `open_run` to tell: before there is a run, no log keeps them.
     """
 
     source: Source
@@ -91,6 +92,7 @@ class Prepared:
     start: Checkpoint | None
     learner: Learner
     device: backend.Device
+    warnings: tuple[str, ...] = ()
 
     @property
     def cohort(self) -> Cohort:
@@ -109,7 +111,7 @@ def prepare(config: Config) -> Prepared:
     source = find_cohort(config.cohort, Path(config.run.outputs), splits=("train", "verification", "test"))
     cohort = source.cohort
     drawn = draw(config, cohort)
-    known = read_truth(Path(config.cohort.truth_csv)) if config.cohort.truth_csv else None
+    truth = find_truth(config, cohort, drawn)
     start = _find_start(config)
     cache = open_cache(config.cache, Path(config.run.outputs))
     # Where memory does not do for all, it is for those that are used most.
@@ -118,22 +120,8 @@ def prepare(config: Config) -> Prepared:
     learner, device = build_learner(config)
     if start is not None:
         load_into(learner, start, config.init["from"])
-    return Prepared(source, drawn or known, drawn, volumes, start, learner, device)
-
-
-def draw(config: Config, cohort: Cohort) -> Truth | None:
-    """Draw who is made harmful in this run; None if nobody is.
-
-    Raises:
-        SettingsError: ids that do not exist, or more than there are.
-        RunError: an extra copy would have the id of a verification or test scan.
-    """
-    if config.harmful.scenario == "none":
-        return None
-    drawn = draw_harm(cohort.train, config.harmful)
-    if taken := drawn.subjects & {s.subject for s in [*cohort.verification, *cohort.test]}:
-        raise RunError(f"harmful.placement=extra: {', '.join(sorted(taken))} would be there twice: rename them")
-    return drawn
+    warnings = (*cohort.warnings, *cache_warnings(config.cache))
+    return Prepared(source, truth, drawn, volumes, start, learner, device, warnings)
 
 
 def build_learner(config: Config, *, trains: bool = True) -> tuple[Learner, backend.Device]:
@@ -181,13 +169,14 @@ def _find_start(config: Config) -> Checkpoint | None:
 def corrupt(prepared: Prepared, directory: Path, *, hold: bool = True) -> tuple[Subject, ...]:
     """Write the harmful copies of this run's scans, hold them in place of the good ones or besides, give the rows.
 
-    The rows tell nothing of who is harmful but a path, which nothing below reads again. Without `hold` the copies are
-    only written, for the scans are held elsewhere.
+    What is known of who is harmful is written down, too, for the scores alone. The rows tell nothing of it but a path,
+    which nothing below reads again. Without `hold` the copies are only written, for the scans are held elsewhere.
     """
     train = prepared.cohort.train
     held = prepared.volumes
+    if prepared.truth is not None:
+        write_truth(directory / TRUTH, prepared.truth)
     if prepared.drawn is not None:
-        write_truth(directory / TRUTH, prepared.drawn)
         train = write_harmful(train, prepared.drawn, directory / HARMFUL, held.cache)
         if hold:
             changed = [s for s in train if s.subject in prepared.drawn.subjects]

@@ -43,7 +43,12 @@ def run_rivals(config: Config, directory: Path) -> None:
     if not config.rivals.neighbors < (n := len(prepared.cohort.train)):
         raise RunError(f"rivals.neighbors={config.rivals.neighbors}: must be less than the training scans, {n}")
     with open_run(
-        config, directory, device=prepared.device, note=prepared.source.note, splits=splits_of(prepared)
+        config,
+        directory,
+        device=prepared.device,
+        note=prepared.source.note,
+        splits=splits_of(prepared),
+        warnings=prepared.warnings,
     ) as session:
         tracker = session.tracker
         train = corrupt(prepared, directory)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,9 +47,18 @@ class Session:
 
 @contextmanager
 def open_run(
-    config: Config, directory: Path, *, device: Device, note: str | None, splits: Mapping[str, tuple[Subject, ...]]
+    config: Config,
+    directory: Path,
+    *,
+    device: Device,
+    note: str | None,
+    splits: Mapping[str, tuple[Subject, ...]],
+    warnings: Sequence[str] = (),
 ) -> Iterator[Session]:
     """Start tracking, claim the directory, write the resolved config; in the end say how it ended.
+
+    Args:
+        warnings: of the input, for the run's log and its page.
 
     Raises:
         RunError: tracking is required and cannot be reached, or the directory is not to be had: nothing has been
@@ -76,6 +85,8 @@ def open_run(
             (directory / SUMMARY).unlink(missing_ok=True)
             with _log_file(directory / LOG):
                 log.info("%s on %s (%s), %s", name, device.name, device.backend, directory)
+                for warning in warnings:
+                    log.warning("%s", warning)
                 if goes_on:
                     log.info("%s", _tell(point))
                 write_text(directory / CONFIG, OmegaConf.to_yaml(OmegaConf.structured(config)))

@@ -23,8 +23,8 @@ GROUPS = {
     "train/": "while it trains, over the steps that were kept",
     "verify/": "after a cycle, on all centers' verification scans",
     "qc/": "what quality control did in a cycle",
-    "detect/": "the same beside the truth, where harm was planted",
-    "test/": "on the test split, which decides nothing",
+    "detect/": "the same beside the truth, where it is known",
+    "test/": "on the test split; optimistic if verified on it, too",
     "federation/": "messages to and from sites in a cycle",
     "rivals/": "how other methods rank scans; `*` is a method",
 }

@@ -34,7 +34,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """Part of the page. `planted`: known only because the harm was planted, and to be set apart."""
+    """Part of the page. `planted`: known only because the truth is, and to be set apart."""
 
     anchor: str
     title: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,6 +78,32 @@ def read_run(directory: Path) -> PastRun:
     except (OSError, ValueError) as error:
         raise RunError(f"{summary}: cannot be read ({error})") from None
     return PastRun(directory.absolute(), settings, found, _read_environment(directory / rundir.RUN))
+
+
+def verified_on_test(settings: Mapping[str, Setting]) -> bool | None:
+    """Whether a run's test split is the one it is verified on, or, if it scores another run, that one was.
+
+    Args:
+        settings: flattened.
+
+    Returns:
+        None: its settings do not say.
+    """
+    trained = settings
+    if settings.get("pipeline.name") == "inference":
+        try:
+            trained = read_run(Path(str(settings.get("inference.run")))).settings
+        except RunError:
+            return None  # an imported model, or a run that is gone
+    if "phantom" in (settings.get("cohort.source"), trained.get("cohort.source")):
+        return False
+    train, verification = trained.get("cohort.train_csv"), trained.get("cohort.verification_csv")
+    # As `read_cohort` does: without a verification split, it is verified on the test split.
+    table = trained.get("cohort.test_csv") if verification is None and train is not None else verification
+    test = settings.get("cohort.test_csv")
+    if table is None or test is None:
+        return None
+    return os.path.realpath(str(table)) == os.path.realpath(str(test))
 
 
 def _read_environment(path: Path) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The sections of a run's page that are known only because the harm was planted; set apart from all others."""
+"""The sections of a run's page that are known only because the truth is: harm planted, or named by a manifest."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def rivals_section(known: Known) -> Section | None:
         for name, title in ((rundir.RANKING, "Overall"), (rundir.RANKING_BY_KIND, "By kind of harm"))
         if (path := known.run.directory / name).is_file()
     ]
-    lead = "How well each method ranks the harmful scans first, and its cost. Known only because the harm was planted."
+    lead = f"How well each method ranks the harmful scans first, and its cost. Known only because {_say_why(known)}."
     return Section("rivals", "Rivals", lead, tables=tuple(tables), planted=True) if tables else None
 
 
@@ -45,10 +45,17 @@ def detection_section(known: Known) -> Section | None:
     if (path := directory / rundir.TRUTH).is_file():
         tables.append(_truth(known, path))
     lead = (
-        "How what was eliminated compares with who was made harmful. This is known only because the harm was planted; "
-        "nothing above this line depends on it, and with real data there is no such section."
+        f"How what was eliminated compares with who is harmful. This is known only because {_say_why(known)}; "
+        "nothing above this line depends on it, and without that knowledge there is no such section."
     )
     return Section("detection", "Detection against the truth", lead, tables=tuple(tables), planted=True)
+
+
+def _say_why(known: Known) -> str:
+    if known.setting("cohort.truth_csv") is None:
+        return "the harm was planted"
+    planted = "the harm was planted and " if known.setting("harmful.scenario") not in (None, "none") else ""
+    return f"{planted}a manifest names the harmful scans"
 
 
 def _truth(known: Known, path: Path) -> Table:
@@ -60,4 +67,4 @@ def _truth(known: Known, path: Path) -> Table:
         for h in read_truth(path).harms
     ]
     head = ("harmful scan", "center", "kind", "outcome", "eliminated in cycle")
-    return make_table("Who was made harmful, and what became of them", head, rows, folded=True)
+    return make_table("Who is harmful, and what became of them", head, rows, folded=True)

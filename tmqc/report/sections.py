@@ -12,6 +12,7 @@ from tmqc.report.glossary import TERMS
 from tmqc.report.histories import by_center
 from tmqc.report.metrics import METRIC_NAMES, last_cycle, read_metrics
 from tmqc.report.parts import Figure, Section, make_table, say, say_number
+from tmqc.report.past_run import verified_on_test
 from tmqc.report.planted import detection_section, rivals_section
 from tmqc.report.qc_figure import draw_steps
 from tmqc.report.roc import LEVEL, N_RESAMPLES, SEED, draw_rocs
@@ -130,7 +131,7 @@ def _test(known: Known) -> Section | None:
         return None
     n = next(iter(known.rocs.values()))
     lead = (
-        f"The test split ({n.n_pd} PD, {n.n_hc} HC) decides nothing in a run. Bands and brackets: {LEVEL:.0%} "
+        f"{_say_split(known, f'{n.n_pd} PD, {n.n_hc} HC')} Bands and brackets: {LEVEL:.0%} "
         f"percentile intervals of {N_RESAMPLES} bootstrap resamples by class (seed {SEED}); a band holds at each point "
         "by itself. A curve without an error has an interval without width, however few its scans are."
     )
@@ -140,6 +141,18 @@ def _test(known: Known) -> Section | None:
         rows = [(name, say_number(value), TERMS[f"test/{name}"].meaning) for name, value in test.items()]
         tables.append(make_table("After this run", ("test metric, 0..1, higher is better", "value", "meaning"), rows))
     return Section("test", "Test split", lead, (Figure(to_svg(draw_rocs(known.rocs)), alt),), tuple(tables))
+
+
+def _say_split(known: Known, scans: str) -> str:
+    match verified_on_test(known.run.settings):
+        case True:
+            return (
+                f"The test split ({scans}) is also the verification split, which training was judged by: "
+                "these numbers are optimistic."
+            )
+        case False:
+            return f"The test split ({scans}) decides nothing in a run."
+    return f"The test split has {scans}."
 
 
 def _subgroups(known: Known) -> Section | None:

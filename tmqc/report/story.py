@@ -76,12 +76,24 @@ def _tell_tour(known: Known) -> str:
 
 
 def _tell_harm(known: Known) -> str:
-    scenario, kind = known.setting("harmful.scenario"), known.setting("harmful.kind")
-    if scenario in (None, "none"):
+    scenario, manifest = known.setting("harmful.scenario"), known.setting("cohort.truth_csv")
+    said = []
+    if scenario not in (None, "none"):
+        who = "all training scans of some centers" if scenario == "centers" else "single training scans in good centers"
+        said.append(f"To try the method, {who} had been made harmful on purpose ({_say_kinds(known)})")
+    if manifest is not None:
+        also = "further ones" if said else "Harmful scans"
+        said.append(f"{also} are known from the manifest {manifest}")
+    if not said:
         return "No scan was made harmful on purpose."
-    who = "all training scans of some centers" if scenario == "centers" else "single training scans in good centers"
-    kinds = re.sub(r"[\[\]{}'\"]", "", str(kind)).replace("_", " ")
-    return f"To try the method, {who} had been made harmful on purpose ({kinds}); the control knew nothing of it."
+    return f"{'; '.join(said)}; the control knew nothing of it."
+
+
+def _say_kinds(known: Known) -> str:
+    # With shares, a mapping: every kind is a setting of its own.
+    shared = [name.rpartition(".")[2] for name in known.run.settings if name.startswith("harmful.kind.")]
+    kinds = ", ".join(shared) or str(known.setting("harmful.kind"))
+    return re.sub(r"[\[\]{}'\"]", "", kinds).replace("_", " ")
 
 
 def _tell_steps(known: Known) -> list[str]:

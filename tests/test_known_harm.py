@@ -1,0 +1,57 @@
+"""Harm that is drawn and harm that a manifest names: all of it is known, none twice, none of strangers."""
+
+import pytest
+from tiny import compose_config, tiny_overrides
+
+from tmqc.data.cohort import read_cohort
+from tmqc.errors import RunError
+from tmqc.pipelines.known_harm import draw, find_truth
+from tmqc.truth import Harm, Truth, write_truth
+
+
+@pytest.fixture
+def find(cohort_csvs, tmp_path):
+    """What is known of a run whose manifest names `subjects`."""
+
+    def find(*subjects, overrides=()):
+        harms = tuple(Harm(subject, "Alpha", "inverted", (), 0) for subject in subjects)
+        write_truth(tmp_path / "manifest.csv", Truth(harms))
+        manifest = f"cohort.truth_csv={tmp_path}/manifest.csv"
+        config = compose_config(*tiny_overrides(cohort_csvs, tmp_path), manifest, *overrides)
+        cohort = read_cohort(**{f"{split}_csv": path for split, path in cohort_csvs.items()})
+        return find_truth(config, cohort, draw(config, cohort))
+
+    return find
+
+
+def made(*ids, **more):
+    settings = {"ids": f"[{','.join(ids)}]", "kind": "noise"} | more
+    return ["harmful=samples", *(f"harmful.{name}={value}" for name, value in settings.items())]
+
+
+def test_drawn_harm_comes_on_top_of_the_known_one(find):
+    known = find("Alpha-train-1", "Beta-train-0", overrides=made("Alpha-train-3"))
+    assert known.kinds == {"Alpha-train-1": "inverted", "Alpha-train-3": "noise", "Beta-train-0": "inverted"}
+    assert find("Alpha-train-1").subjects == {"Alpha-train-1"}
+    assert find() == Truth(())
+
+
+@pytest.mark.parametrize("placement", ["in_place", "extra"])
+def test_nobody_is_made_harmful_twice(find, placement):
+    with pytest.raises(RunError, match=r"manifest\.csv says that Alpha-train-1 is harmful already.*harmful\.ids"):
+        find("Alpha-train-1", overrides=made("Alpha-train-1", "Alpha-train-3", placement=placement))
+
+
+@pytest.mark.parametrize("federation", ["none", "local"])
+def test_a_manifest_of_strangers_is_refused(find, cohort_csvs, federation):
+    with pytest.raises(RunError) as caught:
+        find("Alpha-train-1", "7", "Alpha-test-0", overrides=[f"federation.name={federation}"])
+    [fault] = caught.value.faults
+    assert "/manifest.csv names 7, Alpha-test-0, not in the training split" in fault
+    assert str(cohort_csvs["train"]) in fault
+    with pytest.raises(RunError, match=r"names 0, 1, 2, 3, 4 and 3 more, not in"):
+        find(*map(str, range(8)))
+
+
+def test_of_real_sites_scans_only_they_know_the_ids(find):
+    assert find("7", overrides=["federation.name=nvflare"]).subjects == {"7"}
