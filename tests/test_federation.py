@@ -127,6 +127,7 @@ def test_a_server_that_is_killed_goes_on(outputs, cohort_csvs, die):  # noqa: F8
     same(here, go(outputs, cohort_csvs, *settings, *LOCAL, SAVE_ALWAYS, name="killed"))
 
 
+@pytest.mark.federation
 def test_no_message_holds_what_must_stay_at_a_site(outputs, cohort_csvs, exchanged):
     """All messages of a run at the strictest: bytes searched for ids and paths, fields held against the table."""
     exchanged.clear()

@@ -150,6 +150,7 @@ def test_weights_beyond_half_precision_stop_the_run(make):
         centers.verify()
 
 
+@pytest.mark.federation
 def test_a_run_in_half_precision_says_what_it_saved(tmp_path, cohort_csvs):
     """One cycle from random weights, two sites: verdicts on every step, and bytes of verifications in the trace."""
     settings = ["pipeline=qc", "schedule.start=0", "schedule.cycles=1", "model.filters=[16,32,16]", "tracking=none"]

@@ -74,6 +74,7 @@ def test_a_phantom_that_cannot_be_written(tmp_path, cohort_csvs, sealed):
     assert "Permission denied" in errors
 
 
+@pytest.mark.faults
 def test_scans_and_tables_that_cannot_be_read(tmp_path, cohort_csvs):
     shutil.copytree(cohort_csvs["train"].parent, tmp_path / "data")
     csvs = {split: tmp_path / "data" / path.name for split, path in cohort_csvs.items()}
