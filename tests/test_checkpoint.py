@@ -8,6 +8,7 @@ import pytest
 from tmqc.checkpoint import (
     Checkpoint,
     checkpoint_path,
+    drop_latest,
     find_checkpoint,
     find_resumable,
     load_checkpoint,
@@ -137,3 +138,12 @@ def test_selection(choice, cycles):
 def test_selection_refuses(choice):
     with pytest.raises(ValueError, match="must be all, last"):
         select_cycles(choice, [1, 2, 3])
+
+
+def test_what_was_being_written_when_a_run_died_is_removed_with_the_points(tmp_path):
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    for name in ("latest_000000396.npz.part", "latest_000000392.npz", "cycle_07.npz"):
+        (folder / name).write_bytes(b"half")
+    drop_latest(tmp_path)
+    assert [path.name for path in folder.iterdir()] == ["cycle_07.npz"]

@@ -89,8 +89,8 @@ def save_latest(run: Path, checkpoint: Checkpoint) -> None:
 
 
 def drop_latest(run: Path) -> None:
-    """Remove the points between cycles, once a run has finished."""
-    for path in _latest(run):
+    """Remove the points between cycles, once a run has finished; also one that was being written when a run died."""
+    for path in [*_latest(run), *(run / FOLDER).glob("latest_*.npz.part")]:
         path.unlink()
 
 
