@@ -8,9 +8,8 @@ from tmqc.config import Config
 from tmqc.pipelines.prepare import prepare, settle
 from tmqc.pipelines.ready import get_ready
 from tmqc.pipelines.resume import check_place
-from tmqc.pipelines.session import open_run
 from tmqc.pipelines.traffic import TrafficMeter
-from tmqc.pipelines.training import Both, Keeper, close_training, predict_test, progress_of, splits_of
+from tmqc.pipelines.training import Both, Keeper, close_training, open_prepared, predict_test, progress_of
 from tmqc.travel import travel
 
 
@@ -23,14 +22,7 @@ def run_baseline(config: Config, directory: Path) -> None:
     check_place(config, directory)
     prepared = prepare(config)
     with (
-        open_run(
-            config,
-            directory,
-            device=prepared.device,
-            note=prepared.source.note,
-            splits=splits_of(prepared),
-            warnings=prepared.warnings,
-        ) as session,
+        open_prepared(config, directory, prepared) as session,
         get_ready(config := settle(config, prepared, session.point), prepared, session) as ready,
     ):
         keeper = Keeper(config, session, ready.centers)

@@ -12,9 +12,8 @@ from tmqc.pipelines.ready import get_ready
 from tmqc.pipelines.resume import check_place
 from tmqc.pipelines.rules import heed, is_published, looks_at_images, make_travel, warn_of_single_flips
 from tmqc.pipelines.scoring import break_down_run, score_cycle, warn_of_vanished
-from tmqc.pipelines.session import open_run
 from tmqc.pipelines.traffic import TrafficMeter
-from tmqc.pipelines.training import Both, Keeper, close_training, predict_test, progress_of, splits_of
+from tmqc.pipelines.training import Both, Keeper, close_training, open_prepared, predict_test, progress_of
 from tmqc.report.scores import DetectionRow, detection_metrics, write_detection
 from tmqc.rundir import DETECTION, LEDGER, TRACE, write_json
 from tmqc.trace import TraceWriter
@@ -29,14 +28,7 @@ def run_qc(config: Config, directory: Path) -> None:
     check_place(config, directory)
     prepared = prepare(config)
     with (
-        open_run(
-            config,
-            directory,
-            device=prepared.device,
-            note=prepared.source.note,
-            splits=splits_of(prepared),
-            warnings=prepared.warnings,
-        ) as session,
+        open_prepared(config, directory, prepared) as session,
         get_ready(config := settle(config, prepared, session.point), prepared, session) as ready,
     ):
         plan, truth = ready.plan, ready.truth

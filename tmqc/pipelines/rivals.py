@@ -12,8 +12,8 @@ from tmqc.core.schedule import LearningRate
 from tmqc.data.cohort import Subject
 from tmqc.errors import RunError
 from tmqc.pipelines.prepare import Prepared, corrupt, prepare, settle
-from tmqc.pipelines.session import hand_over, open_run, report_run
-from tmqc.pipelines.training import splits_of
+from tmqc.pipelines.session import hand_over, report_run
+from tmqc.pipelines.training import open_prepared
 from tmqc.report.ranking import (
     RivalRow,
     rank,
@@ -42,14 +42,7 @@ def run_rivals(config: Config, directory: Path) -> None:
     prepared = prepare(config)
     if not config.rivals.neighbors < (n := len(prepared.cohort.train)):
         raise RunError(f"rivals.neighbors={config.rivals.neighbors}: must be less than the training scans, {n}")
-    with open_run(
-        config,
-        directory,
-        device=prepared.device,
-        note=prepared.source.note,
-        splits=splits_of(prepared),
-        warnings=prepared.warnings,
-    ) as session:
+    with open_prepared(config, directory, prepared) as session:
         tracker = session.tracker
         train = corrupt(prepared, directory)
         scores = _score(config, prepared, train, directory / SCORES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from tmqc.journal import JournaledCenters, Stateful
 from tmqc.learner import Learner
 from tmqc.pipelines.prepare import Prepared
 from tmqc.pipelines.rules import unit_of
-from tmqc.pipelines.session import Session, hand_over, report_run
+from tmqc.pipelines.session import Session, hand_over, open_run, report_run
 from tmqc.progress import Progress
 from tmqc.report.breakdown import Breakdown
 from tmqc.report.description import describe_run
@@ -64,6 +65,18 @@ def splits_of(prepared: Prepared) -> dict[str, tuple[Subject, ...]]:
     """The splits by name, for the tracker."""
     cohort = prepared.cohort
     return {"train": cohort.train, "verification": cohort.verification, "test": cohort.test}
+
+
+def open_prepared(config: Config, directory: Path, prepared: Prepared) -> AbstractContextManager[Session]:
+    """`open_run` with what is known of it once its input is prepared."""
+    return open_run(
+        config,
+        directory,
+        device=prepared.device,
+        note=prepared.source.note,
+        splits=splits_of(prepared),
+        warnings=prepared.warnings,
+    )
 
 
 def progress_of(config: Config, plan: Plan) -> Progress:

@@ -88,7 +88,7 @@ def draw_steps(trace: pd.DataFrame) -> Figure:
 
 def _shown(trace: pd.DataFrame, of_steps: Mapping[str, Sequence[str]]) -> Mapping[str, Sequence[str]]:
     """The panels of a gate, or those of a screen that it has looked at."""
-    if not _is_screen(trace):
+    if not is_screen(trace):
         return of_steps
     return {label: columns for label, columns in _EVIDENCE.items() if _numbers(trace, columns[0]).notna().any()}
 
@@ -163,18 +163,19 @@ def _label_cycles(axes: Axes, trace: pd.DataFrame) -> None:
     axes.text(-0.005, 1.02, "cycle", transform=axes.transAxes, ha="right", fontsize=8, color=GRAY)
 
 
-def _is_screen(trace: pd.DataFrame) -> bool:
+def is_screen(trace: pd.DataFrame) -> bool:
+    """Whether scans were judged by themselves, and no steps by a gate."""
     return bool((trace["Phase"] == SCREEN).any())
 
 
 def _shows_accepted(trace: pd.DataFrame) -> bool:
     """Where many steps are accepted, the line of the reference stands for them; a screen has no such line."""
-    return len(trace) < _MANY_STEPS or _is_screen(trace)
+    return len(trace) < _MANY_STEPS or is_screen(trace)
 
 
 def _rate_legend(trace: pd.DataFrame) -> list[Line2D | Patch]:
-    is_screen = _is_screen(trace)
-    words = ("a scan", "a suspect") if is_screen else ("accepted step", "rejected step")
+    screened = is_screen(trace)
+    words = ("a scan", "a suspect") if screened else ("accepted step", "rejected step")
     if (trace["Scored"] < trace["Scored"].max()).any():
         words = (words[0], f"{words[1]} (early stop: at least this rate)")
     accepted = Line2D([], [], color=BLUE, marker=".", linestyle="", label=words[0])
@@ -183,7 +184,7 @@ def _rate_legend(trace: pd.DataFrame) -> list[Line2D | Patch]:
         Patch(color=ORANGE, alpha=0.3, linewidth=0, label="tolerance: samples in the step x acceptable error"),
     ]
     return [
-        *([] if is_screen else judged_by),
+        *([] if screened else judged_by),
         *([accepted] if _shows_accepted(trace) else []),
         Line2D([], [], color=VERMILION, marker="x", linestyle="", label=words[1]),
     ]

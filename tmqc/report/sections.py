@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tmqc import rundir
-from tmqc.core.records import SCREEN
 from tmqc.report.canvas import to_svg
 from tmqc.report.figures import draw_cycles, draw_inference
 from tmqc.report.glossary import TERMS
@@ -14,7 +13,7 @@ from tmqc.report.metrics import METRIC_NAMES, last_cycle, read_metrics
 from tmqc.report.parts import Figure, Section, make_table, say, say_number
 from tmqc.report.past_run import verified_on_test
 from tmqc.report.planted import detection_section, rivals_section
-from tmqc.report.qc_figure import draw_steps
+from tmqc.report.qc_figure import draw_steps, is_screen
 from tmqc.report.roc import LEVEL, N_RESAMPLES, SEED, draw_rocs
 from tmqc.report.story import Known
 from tmqc.report.timeline_figure import draw_timelines
@@ -61,8 +60,7 @@ def _steps(known: Known) -> Section | None:
     trace = known.trace
     if trace is None or trace.empty:
         return None
-    is_screen = bool((trace["Phase"] == SCREEN).any())
-    if is_screen:
+    if screened := is_screen(trace):
         lead = (
             "A point is one scan: how much its own steps, which were then undone, raised the loss of all verification "
             "scans, how strongly the model contradicted its label (about -1 where it agrees as usual), and how unlike "
@@ -75,7 +73,7 @@ def _steps(known: Known) -> Section | None:
         )
         if known.setting("qc.signal") == "rates":
             lead += " The loss is shown besides; this gate does not judge by it."
-    what = "evidence from" if is_screen else "rates and loss of"
+    what = "evidence from" if screened else "rates and loss of"
     alt = f"{what} {len(trace)} verifications, {int(trace['Ignored'].sum())} of them rejected or suspect"
     return Section("steps", "Every verification", lead, figures=(Figure(to_svg(draw_steps(trace)), alt),))
 
