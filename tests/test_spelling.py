@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from operator import attrgetter
 
 import pytest
 from test_multirun import TABLES, composing, made
 
 from tmqc.errors import SettingsError
+from tmqc.spelling import NAMES
 
 __all__ = ["composing"]
 RUN = [*TABLES, "pipeline=dirty", "schedule.start=0", "harmful=samples"]
 
 
-@pytest.mark.parametrize("setting", ["harmful.ids", "qc.calibrated.centers"])
+@pytest.mark.parametrize("setting", NAMES)
 @pytest.mark.parametrize(
     ("typed", "names"),
     [
@@ -29,10 +31,11 @@ RUN = [*TABLES, "pipeline=dirty", "schedule.start=0", "harmful=samples"]
 )
 def test_names_are_kept_as_typed(composing, setting, typed, names):
     config, _ = made(*RUN, f"{setting}={typed}")
-    assert {"harmful.ids": config.harmful.ids, "qc.calibrated.centers": config.qc.calibrated.centers}[setting] == names
+    group, _, name = setting.rpartition(".")
+    assert attrgetter(group)(config).__dict__[name] == names
 
 
-@pytest.mark.parametrize("setting", ["harmful.ids", "qc.calibrated.centers"])
+@pytest.mark.parametrize("setting", NAMES)
 @pytest.mark.parametrize("name", ["10_2", "1_000", "1.10", "1e5", "+7", "true", "NaN"])
 def test_a_name_that_is_read_as_another_is_refused(composing, setting, name):
     with pytest.raises(SettingsError) as caught:

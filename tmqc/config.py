@@ -183,7 +183,7 @@ class FederationConfig:
     """Where the centers are: here, or at sites that keep their scans."""
 
     name: str = "none"
-    sites: list[str] = field(default_factory=list)  # of a real federation: who takes part, in the order of the tour
+    sites: list[Any] = field(default_factory=list)  # names; of a real federation: who takes part, in the tour's order
     n_sites: int = 3  # of a simulated one: the cohort's centers are dealt out to as many
     min_cell: int = 5  # of simulated sites; a real site has its own
     share_margins: bool = False  # of simulated sites; qc.control=screen needs it

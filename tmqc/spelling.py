@@ -13,7 +13,7 @@ from hydra.errors import HydraException
 from tmqc.config import Config
 from tmqc.errors import SettingsError
 
-NAMES = ("harmful.ids", "qc.calibrated.centers")  # settings that are lists of names
+NAMES = ("harmful.ids", "qc.calibrated.centers", "federation.sites")  # settings that are lists of names
 _QUOTED = re.compile(r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"")
 
 
@@ -32,6 +32,7 @@ def keep_names(config: Config, lines: Iterable[str]) -> None:
     for setting, group, name in (
         (NAMES[0], config.harmful, "ids"),
         (NAMES[1], config.qc.calibrated, "centers"),
+        (NAMES[2], config.federation, "sites"),
     ):
         read = [(text, _read(text)) for each in overrides if _is_about(each, setting) for text in _split(each)]
         faults += [_fault(setting, text, value) for text, value in read if _is_changed(text, value)]
