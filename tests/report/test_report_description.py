@@ -48,6 +48,14 @@ def test_what_does_not_exist_is_left_out():
     ]
 
 
+def test_harm_that_only_a_manifest_names_is_no_lack_of_harm():
+    assert "harmful data: as `t.csv` says\n" in describe_run(
+        SETTINGS | {"harmful.scenario": "none", "cohort.truth_csv": "t.csv"}, SUMMARY, note=None
+    )
+    text = describe_run(SETTINGS | {"cohort.truth_csv": "t.csv"}, SUMMARY, note=None)
+    assert "harmful data: as `t.csv` says, and samples\n" in text
+
+
 @pytest.mark.parametrize(
     ("gate", "said"),
     [

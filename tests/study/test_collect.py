@@ -48,6 +48,8 @@ def test_harm_is_clean_minus_dirty_of_the_same_seed(runs):
     harm = measure_harm(runs)
     assert list(harm["drop_auroc"]) == pytest.approx([0.2, 0.16, 0.0])
     assert list(harm["rise_loss"]) == pytest.approx([0.3] * 3)
+    without = measure_harm(runs.iloc[1:])  # no clean run of seed 0 to hold its dirty ones against
+    assert list(without["seed"]) == [1]
 
 
 def test_models_side_by_side(runs):

@@ -24,7 +24,7 @@ def describe_run(settings: Mapping[str, Any], summary: Mapping[str, Any], *, not
     """
     verification, test, ledger = (summary.get(name) for name in ("verification", "test", "ledger"))
     cycles = f"cycles {summary['first_cycle']} to {summary['last_cycle']}"
-    lines = [f"Pipeline **{summary['pipeline']}**, {cycles}, harmful data: {settings.get('harmful.scenario', '-')}"]
+    lines = [f"Pipeline **{summary['pipeline']}**, {cycles}, harmful data: {_harm(settings)}"]
     if ledger:
         lines.append(f"Gate: {_gate(settings)}")
     if verification:
@@ -40,6 +40,14 @@ def describe_run(settings: Mapping[str, Any], summary: Mapping[str, Any], *, not
         )
     said = [f"**{note}**", ""] if note is not None else []
     return "\n".join([*said, *(f"- {line}" for line in lines), "", _HOW_TO_READ])
+
+
+def _harm(settings: Mapping[str, Any]) -> str:
+    """What is made harmful, and which manifest says who was harmful already."""
+    scenario, manifest = settings.get("harmful.scenario", "-"), settings.get("cohort.truth_csv")
+    if manifest is None:
+        return str(scenario)
+    return f"as `{manifest}` says" + ("" if scenario in ("none", "-") else f", and {scenario}")
 
 
 def _gate(settings: Mapping[str, Any]) -> str:

@@ -127,7 +127,7 @@ def measure_harm(runs: pd.DataFrame) -> pd.DataFrame:
         positive is harm), `rise_loss` (of the verification loss in nats, dirty - clean).
     """
     clean = runs[runs["pipeline"] == CLEAN].set_index("seed")
-    dirty = runs[runs["pipeline"] == DIRTY]
+    dirty = runs[(runs["pipeline"] == DIRTY) & runs["seed"].isin(clean.index)]
     before = clean.loc[dirty["seed"]].reset_index(drop=True)
     after = dirty.reset_index(drop=True)
     return pd.DataFrame(
