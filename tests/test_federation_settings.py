@@ -119,7 +119,7 @@ def kit(tmp_path):
     return tmp_path / "kit"
 
 
-def test_a_kit_allows_two_classes_more_and_holds_the_sites_settings(kit):
+def test_a_kit_allows_two_classes_more_and_knows_the_sites_settings(kit):
     from tmqc.federation.flare_kit import join
 
     for _ in range(2):
@@ -128,6 +128,9 @@ def test_a_kit_allows_two_classes_more_and_holds_the_sites_settings(kit):
     assert content["class_allow_list"] == ["nvflare.x.Y", "tmqc.federation.flare_job."]
     settings = read_site_settings(kit.with_name("site.yaml"))
     assert read_site_settings(kit / "local" / "tmqc_site.yaml") == settings
+    kit.with_name("site.yaml").write_text("train_csv: train.csv\nmin_cell: 9\n")  # another day, without joining again
+    changed = read_site_settings(kit / "local" / "tmqc_site.yaml")
+    assert (changed.min_cell, changed.train_csv) == (9, kit.with_name("train.csv").resolve())
 
 
 def test_a_hospitals_log_does_not_stream_to_the_server(kit):

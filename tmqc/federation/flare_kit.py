@@ -13,7 +13,7 @@ from nvflare.security.security import COMMAND_CATEGORIES, CommandCategory
 
 from tmqc.federation.flare import NO_LOGS, ROOM
 from tmqc.federation.flare_job import SETTINGS
-from tmqc.federation.site_settings import read_site_settings, write_site_settings
+from tmqc.federation.site_settings import read_site_settings
 
 _STREAMERS = ("SiteLogStreamer", "JobLogStreamer")
 # In FLARE a role that may do "any" cannot be denied anything: so its rights are written out.
@@ -25,7 +25,7 @@ _DENIED = (CommandCategory.SHELL_COMMANDS, "byoc", "server-predeployed-flwr")
 def join(kit: Path, settings: Path | None) -> None:
     """Make a start-up kit ready for tmqc: allow the job's two classes.
 
-    At a hospital, lay the site's settings in it too, and see to it that nobody outside reads its logs or files.
+    At a hospital, tell it where the site's settings lie, and see to it that nobody outside reads its logs or files.
 
     Args:
         kit: the start-up kit's folder, of the server or of a client.
@@ -43,12 +43,14 @@ def join(kit: Path, settings: Path | None) -> None:
     if settings is None:
         _write(local / "resources.json", content)
         return
-    own = read_site_settings(settings)
+    read_site_settings(settings)
     policy = _read(local, "authorization.json")
     policy["permissions"] = {role: _without_files(rights) for role, rights in policy["permissions"].items()}
     _write(local / "authorization.json", policy)
     _write(local / "resources.json", _without_logs(content))
-    write_site_settings(local / SETTINGS, own)
+    # A link and no copy: what a hospital changes in its settings holds from the next job on.
+    (local / SETTINGS).unlink(missing_ok=True)
+    (local / SETTINGS).symlink_to(settings.resolve())
 
 
 def _without_logs(resources: dict[str, Any]) -> dict[str, Any]:

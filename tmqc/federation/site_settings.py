@@ -47,7 +47,7 @@ class SiteSettings:
 
 
 def read_site_settings(path: Path) -> SiteSettings:
-    """Read a site's YAML file; paths in it are absolute or relative to it.
+    """Read a site's YAML file; paths in it are absolute or relative to it, or to what it is a link to.
 
     Raises:
         SiteError: it cannot be read, or a setting is missing, unknown or out of range.
@@ -67,7 +67,7 @@ def read_site_settings(path: Path) -> SiteSettings:
         value = content.get(name, "tokens.csv" if name == "tokens_csv" else None)
         if value is not None and not isinstance(value, str):
             faults.append(f"{path}: {name}={value!r}: must be the path of a CSV")
-        places[name] = path.absolute().parent / value if isinstance(value, str) else None
+        places[name] = path.resolve().parent / value if isinstance(value, str) else None
     if places["train_csv"] is None and places["verification_csv"] is None:
         faults.append(f"{path}: neither train_csv nor verification_csv is set: the site has nothing to give")
     min_cell, share = content.get("min_cell", 5), content.get("share_margins", False)
