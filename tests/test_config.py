@@ -180,7 +180,7 @@ def test_rivals_need_a_state_to_judge_from(start):
 
 def test_a_rival_that_is_not_installed_is_told_by_name(monkeypatch):
     monkeypatch.setattr("tmqc.rivals.has_cleanlab", lambda: False)
-    assert any("pip install 'tmqc[cleanlab]'" in fault for fault in faults("rivals.names=[cleanlab]"))
+    assert any("pip install -e '.[cleanlab]'" in fault for fault in faults("rivals.names=[cleanlab]"))
 
 
 @pytest.mark.parametrize(

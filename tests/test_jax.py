@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 
 def run(*command):
-    pytest.importorskip("jax", reason="needs JAX: pip install 'tmqc[jax]'")
+    pytest.importorskip("jax", reason="needs JAX: pip install -e '.[jax]'")
     paths = [str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     env = os.environ | {"KERAS_BACKEND": "jax", "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     return subprocess.run([sys.executable, *command], cwd=ROOT, env=env, capture_output=True, text=True, timeout=1800)

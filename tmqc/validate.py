@@ -250,7 +250,7 @@ def _check_rivals(settings: RivalsConfig) -> list[str]:
             faults.append(f"rivals.names has {name}: must be one of {', '.join(RIVALS)}")
         elif name in missing_rivals():
             faults.append(
-                f"rivals.names has {name}, which is not installed: pip install 'tmqc[{name}]', or leave it out"
+                f"rivals.names has {name}, which is not installed: pip install -e '.[{name}]', or leave it out"
             )
         if settings.names.count(name) > 1:
             faults.append(f"rivals.names has {name} {settings.names.count(name)} times: must be once")

@@ -35,7 +35,7 @@ def check_federation(config: Config) -> list[str]:
             f"model each; leave both alone with federation={name}"
         )
     if name.startswith("nvflare") and find_spec("nvflare") is None:
-        faults.append(f"federation={name} needs NVIDIA FLARE, which is not installed: pip install 'tmqc[nvflare]'")
+        faults.append(f"federation={name} needs NVIDIA FLARE, which is not installed: pip install -e '.[nvflare]'")
     return faults + (_check_real(config) if name == "nvflare" else [])
 
 
