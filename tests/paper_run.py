@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from tiny import COLUMNS, compose_config, tiny_overrides, write_scan
 from tmqc.core.rates import Counts, Rates, Verification
 from tmqc.core.records import CycleReport
 from tmqc.data.cohort import Subject
+from tmqc.federation.site_settings import TOKEN_COLUMNS
 from tmqc.report.metrics import predictions_of, write_predictions
 from tmqc.report.scores import score_detection, write_detection
 from tmqc.report.summary import summarize_run
@@ -86,6 +88,25 @@ def write_paper_run(folder: Path) -> Path:
     )
     write_text(run / "summary.json", json.dumps(summary))
     return run
+
+
+def name_by_tokens(run: Path, sites: dict[str, list[str]]) -> dict[str, str]:
+    """Make the run one of simulated sites, by its scans' names: site -> ids; returns id -> token."""
+    token_of = {subject: f"{i:016x}" for i, subject in enumerate(chain(*sites.values()))}
+    for site, subjects in sites.items():
+        (run / "sites" / site).mkdir(parents=True)
+        with (run / "sites" / site / "tokens.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([TOKEN_COLUMNS, *((token_of[s], s, "") for s in subjects)])
+    write_json(run / "sites.json", dict.fromkeys(sites, "digest"))
+    trace = pd.read_csv(run / "trace.csv", keep_default_na=False, dtype=str)
+    for column in ("Subject", "Subjects"):
+        trace[column] = trace[column].replace(token_of)
+    trace.to_csv(run / "trace.csv", index=False)
+    ledger = json.loads((run / "ledger.json").read_text())
+    for name in ("eliminated", "undecided"):
+        ledger[name] = [token_of[subject] for subject in ledger[name]]
+    write_json(run / "ledger.json", ledger)
+    return token_of
 
 
 def _trace() -> pd.DataFrame:

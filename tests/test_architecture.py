@@ -25,6 +25,7 @@ FLOORS = [
         "tmqc.screening",
         "tmqc.journal",
         "tmqc.trace",
+        "tmqc.federation.site_settings",  # with the tables of tokens, which the report of a simulation reads
     },
     {
         "tmqc.centers",

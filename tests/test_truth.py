@@ -21,6 +21,11 @@ def test_who_where_and_how():
     assert len({truth, Truth(HARMS), Truth(HARMS[:1])}) == 2
 
 
+def test_other_names():
+    renamed = Truth(HARMS).renamed({"007": "0a", "s3": "0b", "good": "0c"})  # s2 has none
+    assert renamed.kinds == {"0a": "noise", "0b": "inverted"} and renamed.centers == {"A", "B, north"}
+
+
 def test_the_manifest_comes_back_unchanged(tmp_path):
     path = tmp_path / "new" / "truth.csv"
     write_truth(path, Truth(HARMS))

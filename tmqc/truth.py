@@ -11,7 +11,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -57,6 +57,11 @@ class Truth:
     def kinds(self) -> Mapping[str, str]:
         """Subject -> how its scan was corrupted."""
         return {harm.subject: harm.kind for harm in self.harms}
+
+    def renamed(self, names: Mapping[str, str]) -> Truth:
+        """The same under other names of the scans; those that have none there are left out."""
+        known = [harm for harm in self.harms if harm.subject in names]
+        return Truth(tuple(replace(harm, subject=names[harm.subject]) for harm in known))
 
 
 def write_truth(path: Path, truth: Truth) -> None:

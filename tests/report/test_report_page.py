@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
-from paper_run import EVIL, EVIL_CENTER, MONEY, write_paper_run
+from paper_run import EVIL, EVIL_CENTER, MONEY, name_by_tokens, write_paper_run
 
 from tmqc.errors import RunError
 from tmqc.pipelines import session
@@ -113,6 +113,18 @@ def test_the_truth_is_set_apart(page):
     assert planted == "detection" and "only because the harm was planted" in page.text["detection"]
     assert "never flagged" in page.text["detection"]  # b1, harmful and missed
     assert not any("noise" in text for name, text in page.text.items() if name not in ("detection", "settings"))
+
+
+def test_the_truth_about_sites_scans_is_told_by_their_tokens(copy):
+    token_of = name_by_tokens(copy, {"site-1": [EVIL, MONEY], "site-2": ["a1", "a2", "a3", "b1"]})
+    page = read(copy)
+    told = page.text["detection"]
+    assert f"{token_of[EVIL]} {EVIL_CENTER} noise ■ eliminated 7" in told
+    assert f"{token_of['b1']} B noise never flagged" in told and told.count("never flagged") == 1
+    assert "gallery" not in page.text  # whose scans nobody can find; `--gallery` would not show more of them
+    (copy / "sites" / "site-1" / "tokens.csv").unlink()
+    told = read(copy).text["detection"]
+    assert "never flagged" not in told and "tables of tokens" in told and "precision" in told
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from paper_run import name_by_tokens
 from rich.console import Console
 
 from tmqc.core.detection import History
@@ -188,6 +189,27 @@ def test_the_comparison_fits_into_80_columns(tmp_path):
 def test_without_truth_nothing_is_said_about_it(console, tmp_path):
     comparison({}, qc=make_qc_run(tmp_path / "qc", truth=False), console=console)
     assert ["g", "south", "-", "12"] in cells(console) and "not eliminated" not in text(console)
+
+
+def test_simulated_sites_scans_are_judged_by_their_tokens(console, tmp_path):
+    run = make_qc_run(tmp_path / "qc")
+    token_of = name_by_tokens(run, {"site-1": ["a[b]", "missed"], "site-2": ["g"]})
+    comparison({}, qc=run, console=console)
+    shown = cells(console)
+    assert [token_of["a[b]"], "north", "inverted", "12"] in shown and [token_of["g"], "south", "good", "12"] in shown
+    assert f"harmful and not eliminated: 1 ({token_of['missed']})" in text(console)
+
+
+@pytest.mark.parametrize("gone", ["site-1", "site-2"])
+def test_nobody_is_called_good_without_every_sites_tokens(console, tmp_path, gone):
+    run = make_qc_run(tmp_path / "qc")
+    token_of = name_by_tokens(run, {"site-1": ["a[b]", "missed"], "site-2": ["g"]})
+    (run / "sites" / gone / "tokens.csv").unlink()
+    comparison({}, qc=run, console=console)
+    assert [token_of["g"], "south", "-", "12"] in cells(console) and [token_of["a[b]"], "north", "-", "12"] in cells(
+        console
+    )
+    assert "good" not in text(console) and "not eliminated" not in text(console)
 
 
 def test_everything_missing_is_told_at_once(tmp_path):

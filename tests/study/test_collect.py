@@ -176,11 +176,15 @@ def test_rows_of_finished_runs_only_and_scores_without_harmless_kinds(tmp_path):
     assert (row["precision_real"], row["recall_real"]) == (0.5, 0.5)
     assert row["recall"] == pytest.approx(2 / 3)
     (tmp_path / "qc" / "qc-s0" / "ledger.json").write_text('{"eliminated": ["0a", "0b", "0c"]}')  # of simulated sites
-    for site, table in (("site-1", "0a,n1,A\n0b,i1,A\n"), ("site-2", "0c,good,B\n")):
+    for site, table in (("site-1", "0a,n1,A\n0b,i1,A\n0d,n2,A\n"), ("site-2", "0c,good,B\n")):
         (tmp_path / "qc" / "qc-s0" / "sites" / site).mkdir(parents=True)
         (tmp_path / "qc" / "qc-s0" / "sites" / site / "tokens.csv").write_text(f"Token,Subject,Study\n{table}")
+    (tmp_path / "qc" / "qc-s0" / "sites.json").write_text('{"site-1": "", "site-2": ""}')
     row = collect_runs([clean, qc], tmp_path, harmless=["inverted"]).iloc[1]
     assert (row["precision_real"], row["recall_real"]) == (0.5, 0.5)
+    (tmp_path / "qc" / "qc-s0" / "sites" / "site-2" / "tokens.csv").unlink()
+    row = collect_runs([clean, qc], tmp_path, harmless=["inverted"]).iloc[1]
+    assert row[["precision_real", "recall_real"]].isna().all()
 
 
 KINDS = pd.DataFrame(

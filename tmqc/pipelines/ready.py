@@ -136,10 +136,8 @@ def _ready(
         order=list(dict.fromkeys(s.study for s in prepared.cohort.verification)),
     )
     truth = None
-    if prepared.truth is not None:
-        token_of = {id_: row.subject for id_, row in train.items()}
-        harms = [harm for harm in prepared.truth.harms if harm.subject in token_of]
-        truth = Truth(tuple(replace(harm, subject=token_of[harm.subject]) for harm in harms))
+    if prepared.truth is not None:  # never of real sites, whose scans only they know by their ids
+        truth = prepared.truth.renamed({id_: row.subject for id_, row in train.items()})
     return Ready(centers, plan, tuple(train.values()), truth, n_hc, n_pd, tuple(one.site for one in sites))
 
 

@@ -51,7 +51,7 @@ def write_report(directory: Path, *, summary: Mapping[str, Any] | None = None, l
     if summary is not None:
         run = replace(run, summary=dict(summary))
     known, gaps = _gather(run)
-    drawable = known.histories and known.scans
+    drawable = any(history.scan is not None for history in known.histories)  # sites' tokens have no rows here
     gallery = make_gallery(known.histories, known.scans, limit=limit) if drawable else None
     page = _render(known, gallery, gaps=gaps, finished=finished)
     path = directory / rundir.REPORT

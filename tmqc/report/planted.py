@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from tmqc import rundir
 from tmqc.report.events import eliminated_in, find_waits
 from tmqc.report.glossary import TERMS
 from tmqc.report.parts import Section, Table, make_table, read_table, say, say_number
+from tmqc.report.run_truth import truth_of
 from tmqc.report.scores import read_detection
 from tmqc.report.story import Known
-from tmqc.truth import read_truth
+from tmqc.truth import Truth
 
 
 def rivals_section(known: Known) -> Section | None:
@@ -42,12 +41,16 @@ def detection_section(known: Known) -> Section | None:
     ):
         if (path := directory / name).is_file():
             tables.append(read_table(path, title))
-    if (path := directory / rundir.TRUTH).is_file():
-        tables.append(_truth(known, path))
+    if (truth := truth_of(directory)) is not None:
+        tables.append(_truth(known, truth))
     lead = (
         f"How what was eliminated compares with who is harmful. This is known only because {_say_why(known)}; "
         "nothing above this line depends on it, and without that knowledge there is no such section."
     )
+    if truth is None and (directory / rundir.TRUTH).is_file():
+        lead += (
+            " Who is harmful is not listed here: the sites' tables of tokens, by which scans are named, are missing."
+        )
     return Section("detection", "Detection against the truth", lead, tables=tuple(tables), planted=True)
 
 
@@ -58,13 +61,13 @@ def _say_why(known: Known) -> str:
     return f"{planted}a manifest names the harmful scans"
 
 
-def _truth(known: Known, path: Path) -> Table:
+def _truth(known: Known, truth: Truth) -> Table:
     outcome = {history.subject: history.outcome for history in known.histories}
     waits = () if known.trace is None else find_waits(known.trace)
     cycle_of = eliminated_in(waits)
     rows = [
         (h.subject, h.study, h.kind, outcome.get(h.subject, "never flagged"), say(cycle_of.get(h.subject)))
-        for h in read_truth(path).harms
+        for h in truth.harms
     ]
     head = ("harmful scan", "center", "kind", "outcome", "eliminated in cycle")
     return make_table("Who is harmful, and what became of them", head, rows, folded=True)

@@ -16,9 +16,9 @@ from tmqc.report.breakdown import Breakdown
 from tmqc.report.events import eliminated_in, find_waits, read_trace
 from tmqc.report.metrics import ALL, METRIC_NAMES, SubgroupMetrics, last_cycle, read_metrics
 from tmqc.report.ranking import RivalRow
+from tmqc.report.run_truth import truth_of
 from tmqc.report.scores import DetectionRow
-from tmqc.rundir import LEDGER, METRICS, TRACE, TRUTH
-from tmqc.truth import read_truth
+from tmqc.rundir import LEDGER, METRICS, TRACE
 
 _LABELS = {"f1": "F1", "auroc": "AUROC"}
 _GOOD = "good"
@@ -148,7 +148,7 @@ def comparison(
 
 
 def _eliminated_table(run: Path) -> Table:
-    """Everyone eliminated in a QC run, in order. `truth.csv` may be missing: then nothing is said about it."""
+    """Everyone eliminated in a QC run, in order. Where the truth cannot be told, nothing is said about it."""
     waits = find_waits(read_trace(run / TRACE))
     path = run / LEDGER
     try:
@@ -157,7 +157,7 @@ def _eliminated_table(run: Path) -> Table:
         raise RunError(f"{path}: cannot be read ({error.strerror}); it is written by pipeline=qc") from None
     except (ValueError, KeyError, TypeError):
         raise RunError(f"{path}: is not the ledger of a QC run; run pipeline=qc again") from None
-    truth = read_truth(run / TRUTH) if (run / TRUTH).exists() else None
+    truth = truth_of(run)
     center_of = {wait.subject: wait.center for wait in waits}
     cycle_of = eliminated_in(waits)
     title = escape(f"eliminated in {run.name}: {len(eliminated)}")

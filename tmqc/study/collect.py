@@ -11,13 +11,12 @@ import pandas as pd
 from omegaconf import OmegaConf
 
 from tmqc.core.detection import counted, detect
-from tmqc.federation.site_settings import TOKENS, read_tokens
 from tmqc.report.compare.groups import ERROR, LOSS_ERROR, REVISIT, describe
 from tmqc.report.compare.tables import describe_point
-from tmqc.rundir import CONFIG, LEDGER, RANKING, SITES, SUMMARY, TRUTH
+from tmqc.report.run_truth import truth_of
+from tmqc.rundir import CONFIG, LEDGER, RANKING, SUMMARY
 from tmqc.study.launch import COST, directory_of, is_done
 from tmqc.study.plan import CLEAN, DIRTY, QC, RIVALS, Job
-from tmqc.truth import read_truth
 
 TEST = ("accuracy", "auroc")
 DETECTION = (
@@ -95,13 +94,13 @@ def _read_cost(directory: Path) -> float | None:
 
 
 def _score_real(directory: Path, harmless: Sequence[str]) -> dict[str, float | None]:
-    """Precision and recall of elimination, scans of harmless kinds left out of both sides."""
-    truth = read_truth(directory / TRUTH)
+    """Precision and recall of elimination, scans of harmless kinds left out of both sides.
+
+    None where it cannot be told who is harmful.
+    """
+    if (truth := truth_of(directory)) is None:
+        return dict.fromkeys(REAL)
     eliminated = json.loads((directory / LEDGER).read_text(encoding="utf-8"))["eliminated"]
-    # Simulated sites keep their centers' ids to themselves: the ledger has their tokens.
-    for path in (directory / SITES).glob(f"*/{TOKENS}"):
-        subject_of = {token: subject for subject, token in read_tokens(path).items()}
-        eliminated = [subject_of.get(name, name) for name in eliminated]
     named, harmful = (counted(s, truth.kinds, ignored_kinds=harmless) for s in (eliminated, truth.subjects))
     found = detect(named, harmful)
     return dict(zip(REAL, (found.precision, found.recall), strict=True))
