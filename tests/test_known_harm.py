@@ -51,7 +51,3 @@ def test_a_manifest_of_strangers_is_refused(find, cohort_csvs, federation):
     assert str(cohort_csvs["train"]) in fault
     with pytest.raises(RunError, match=r"names 0, 1, 2, 3, 4 and 3 more, not in"):
         find(*map(str, range(8)))
-
-
-def test_of_real_sites_scans_only_they_know_the_ids(find):
-    assert find("7", overrides=["federation.name=nvflare"]).subjects == {"7"}

@@ -84,4 +84,9 @@ def _check_real(config: Config) -> list[str]:
         faults.append("federation.admin_kit is not set: give the directory of an administrator's start-up kit")
     if config.harmful.scenario != "none":
         faults.append("harmful: the scans of real sites cannot be made harmful from here; use harmful=none")
+    if config.cohort.truth_csv is not None:
+        faults.append(
+            f"cohort.truth_csv={config.cohort.truth_csv}: real sites tell nobody the ids of their scans, so it cannot "
+            "be held against what they flag; set cohort.truth_csv=null"
+        )
     return faults

@@ -39,9 +39,7 @@ def find_truth(config: Config, cohort: Cohort, drawn: Truth | None) -> Truth | N
     if path is None:
         return drawn
     known = read_truth(Path(path))
-    # Real sites keep their tables: only they could say whose scans they have.
-    if config.federation.name != "nvflare":
-        _check_trained_on(config, cohort, known)
+    _check_trained_on(config, cohort, known)
     if drawn is None:
         return known
     if twice := known.subjects & {name for harm in drawn.harms for name in (harm.subject, source_of(harm))}:
