@@ -11,6 +11,7 @@ from tmqc.checkpoint import (
     drop_latest,
     find_checkpoint,
     find_resumable,
+    keep_cycles,
     load_checkpoint,
     save_checkpoint,
     save_latest,
@@ -124,6 +125,21 @@ def test_a_point_just_written_stays_and_damaged_ones_beyond_it_go(copied):
         save_latest(copied, point(4, entries))
         assert latest(copied) == left
         assert find_resumable(copied).facts["entries"] == entries
+
+
+def test_a_damaged_later_cycle_does_not_cost_the_one_just_saved(tmp_path):
+    for cycle in (10, 15):
+        save_checkpoint(tmp_path, point(cycle, cycle))
+    checkpoint_path(tmp_path, 15).write_bytes(b"torn")
+    for cycle in (11, 12):
+        save_checkpoint(tmp_path, point(cycle, cycle))
+        keep_cycles(tmp_path, 1, until=cycle)
+        assert saved_cycles(tmp_path) == [cycle, 15]
+    save_checkpoint(tmp_path, point(15, 15))
+    keep_cycles(tmp_path, None, until=15)
+    assert saved_cycles(tmp_path) == [12, 15]
+    keep_cycles(tmp_path, 1, until=15)
+    assert saved_cycles(tmp_path) == [15]
 
 
 @pytest.mark.parametrize(

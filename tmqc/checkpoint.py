@@ -94,10 +94,13 @@ def drop_latest(run: Path) -> None:
         path.unlink()
 
 
-def keep_cycles(run: Path, keep: int | None) -> None:
-    """Remove all but the last `keep` cycles' checkpoints; None keeps all."""
+def keep_cycles(run: Path, keep: int | None, *, until: int) -> None:
+    """Of the cycles up to `until`, the one just saved, remove all checkpoints but the last `keep`; None keeps all.
+
+    Later ones were damaged when the run was resumed: they do not count, and stay until their cycle is saved again.
+    """
     if keep is not None:
-        for cycle in saved_cycles(run)[:-keep]:
+        for cycle in [cycle for cycle in saved_cycles(run) if cycle <= until][:-keep]:
             checkpoint_path(run, cycle).unlink()
 
 

@@ -156,7 +156,7 @@ class Keeper:
         if is_new:
             facts = {"learning_rate": report.learning_rate, "ledger": ledger}
             save_checkpoint(self._session.directory, self._point(facts))
-            keep_cycles(self._session.directory, self._settings.keep)
+            keep_cycles(self._session.directory, self._settings.keep, until=report.cycle)
         if self._told is None or report.cycle > self._told:
             if further:
                 self._session.tracker.metrics(further, step=report.cycle)
