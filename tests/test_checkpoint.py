@@ -13,15 +13,14 @@ from tmqc.checkpoint import (
     Checkpoint,
     checkpoint_path,
     drop_latest,
-    find_checkpoint,
     find_resumable,
     keep_cycles,
     load_checkpoint,
     save_checkpoint,
     save_latest,
     saved_cycles,
-    select_cycles,
 )
+from tmqc.cycle_choice import find_checkpoint, select_cycles
 from tmqc.errors import RunError
 
 STATE = {
