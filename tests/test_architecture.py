@@ -14,7 +14,7 @@ FLOORS = [
     {"tmqc", "tmqc.errors", "tmqc.config", "tmqc.provenance"},
     {"tmqc.core"},
     {"tmqc.truth", "tmqc.models", "tmqc.backend", "tmqc.checkpoint", "tmqc.rundir", "tmqc.explain", "tmqc.signals"}
-    | {"tmqc.federation.rules"},
+    | {"tmqc.cycle_choice", "tmqc.federation.rules"},
     {
         "tmqc.data",
         "tmqc.sameness",

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import errno
+import io
 import os
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,14 +13,14 @@ from tmqc.checkpoint import (
     Checkpoint,
     checkpoint_path,
     drop_latest,
-    find_checkpoint,
     find_resumable,
+    keep_cycles,
     load_checkpoint,
     save_checkpoint,
     save_latest,
     saved_cycles,
-    select_cycles,
 )
+from tmqc.cycle_choice import find_checkpoint, select_cycles
 from tmqc.errors import RunError
 
 STATE = {
@@ -117,6 +121,61 @@ def test_damaged_points_are_told_of_and_the_farthest_intact_one_is_used(copied, 
     assert "latest_000000027.npz: not an intact checkpoint" in second and second.endswith("the one before it is used")
 
 
+class Failing(io.FileIO):
+    """A file whose n-th reading fails as on a disk or mount that is going away."""
+
+    def __init__(self, path, n):
+        super().__init__(path)
+        self.left = n
+
+    def readinto(self, buffer):
+        self.left -= 1
+        if self.left < 0:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return super().readinto(buffer)
+
+
+@pytest.mark.parametrize("n", [None, 0, 1, 2, 3, 4])
+@pytest.mark.parametrize("name", ["latest_000000027.npz", "cycle_03.npz"])
+def test_a_point_that_cannot_be_read_is_never_passed_over(copied, monkeypatch, name, n):
+    """Opening it fails, or one of its readings; also that for the list of arrays, which zipfile takes for damage."""
+    whole = Path.open
+    path = copied / "checkpoints" / name
+    left = sorted(copied.rglob("*"))
+
+    def refuse(self, *args):
+        if self != path:
+            return whole(self, *args)
+        if n is None:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+        return io.BufferedReader(Failing(self, n), buffer_size=64)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    why = "Permission denied" if n is None else "Input/output error"
+    with pytest.raises(RunError, match=re.escape(f"{path}: cannot be read ({why})")):
+        find_resumable(copied)
+    assert sorted(copied.rglob("*")) == left
+
+
+def test_a_folder_that_cannot_be_read_is_no_empty_one(copied, monkeypatch):
+    def refuse(path):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    for name in ("listdir", "scandir"):
+        monkeypatch.setattr(os, name, refuse)
+    with pytest.raises(RunError, match=r"checkpoints: cannot be read \(Permission denied\)"):
+        find_resumable(copied)
+
+
+def test_points_of_which_none_is_intact_are_not_as_if_there_were_none(copied, tmp_path):
+    assert find_resumable(tmp_path / "another") is None
+    for path in (copied / "checkpoints").iterdir():
+        if path.name != "cycle_09.npz":  # the imported model: intact, but no point
+            path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(RunError, match=r"no point is intact \(cycle_03.npz, .*; bring one back, or run.overwrite=true"):
+        find_resumable(copied)
+
+
 def test_a_point_just_written_stays_and_damaged_ones_beyond_it_go(copied):
     for entries in (24, 27):
         (copied / "checkpoints" / f"latest_{entries:09d}.npz").write_bytes(b"torn")
@@ -124,6 +183,21 @@ def test_a_point_just_written_stays_and_damaged_ones_beyond_it_go(copied):
         save_latest(copied, point(4, entries))
         assert latest(copied) == left
         assert find_resumable(copied).facts["entries"] == entries
+
+
+def test_a_damaged_later_cycle_does_not_cost_the_one_just_saved(tmp_path):
+    for cycle in (10, 15):
+        save_checkpoint(tmp_path, point(cycle, cycle))
+    checkpoint_path(tmp_path, 15).write_bytes(b"torn")
+    for cycle in (11, 12):
+        save_checkpoint(tmp_path, point(cycle, cycle))
+        keep_cycles(tmp_path, 1, until=cycle)
+        assert saved_cycles(tmp_path) == [cycle, 15]
+    save_checkpoint(tmp_path, point(15, 15))
+    keep_cycles(tmp_path, None, until=15)
+    assert saved_cycles(tmp_path) == [12, 15]
+    keep_cycles(tmp_path, 1, until=15)
+    assert saved_cycles(tmp_path) == [15]
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from tmqc.learner import Learner
 from tmqc.pipelines import training
 from tmqc.pipelines.resume import check_place, locked
 from tmqc.report.events import read_trace
+from tmqc.rundir import LOCK
 from tmqc.signals import Interrupted
 from tmqc.travel import NonFiniteError
 
@@ -226,6 +227,10 @@ def test_the_run_in_mlflow_goes_on_too(outputs, cohort_csvs, die):
         assert sorted(steps) == list(range(START, CYCLES)), name
 
 
+def contents(directory):
+    return {p: p.read_bytes() for p in directory.rglob("*") if p.is_file() and p.name != LOCK}
+
+
 def test_torn_and_corrupted_points_are_told_of_and_the_one_before_is_used(outputs, cohort_csvs, whole, die, caplog):
     undo = die(14)
     settings = ["pipeline=qc", *GATES["strict"], *harm(outputs), "tracking=none", SAVE_ALWAYS]
@@ -238,6 +243,14 @@ def test_torn_and_corrupted_points_are_told_of_and_the_one_before_is_used(output
     content[len(content) // 2] ^= 1
     last.write_bytes(content)
     (directory / "checkpoints" / "cycle_99.npz.part").write_bytes(b"half")
+    last.rename(directory / "aside")
+    last.mkdir()  # what is there and cannot be read
+    left = contents(directory)
+    with pytest.raises(RunError, match=f"{last.name}: cannot be read"):
+        go(outputs, cohort_csvs, *settings, name="torn")
+    assert contents(directory) == left
+    last.rmdir()
+    (directory / "aside").rename(last)
     same(whole["strict"], go(outputs, cohort_csvs, *settings, name="torn"))
     assert "not an intact checkpoint" in caplog.text
     assert "the one before it is used" in caplog.text

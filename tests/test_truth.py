@@ -36,6 +36,16 @@ def test_the_manifest_comes_back_unchanged(tmp_path):
     assert [file.name for file in path.parent.iterdir()] == ["truth.csv"]
 
 
+def test_rows_of_blank_cells_as_spreadsheets_leave_them_are_no_rows(tmp_path):
+    path = tmp_path / "truth.csv"
+    write_truth(path, Truth(HARMS))
+    path.write_text(path.read_text().replace("\ns2", "\n , ,,,\ns2") + ",,,,\n")
+    assert read_truth(path) == Truth(HARMS)
+    path.write_text(path.read_text().replace("inverted,{},5", "inverted,{},five"))
+    with pytest.raises(InputError, match="row 5, column Seed"):
+        read_truth(path)
+
+
 text = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=8).map(str.strip).filter(bool)
 value = st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5)
 harm = st.builds(

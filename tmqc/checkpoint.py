@@ -5,6 +5,7 @@ One a cycle stays; between two of them the latest two points at which a run can 
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -30,8 +31,12 @@ _LATEST = re.compile(r"latest_(\d+)\.npz")
 _N_LATEST = 2
 # What reading a damaged archive raises; RuntimeError and its kind where a flipped bit asks for what zipfile lacks:
 # encryption, an unknown compression or version.
-_DAMAGED = (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile)
+_DAMAGED = (ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile)
 _RESUME = ("centers/", "journal/", "held/")  # what only resuming needs
+
+
+class _DamagedError(RunError):
+    """A checkpoint is not there or not intact; not: the system does not let it be read."""
 
 
 @dataclass(frozen=True)
@@ -94,15 +99,28 @@ def drop_latest(run: Path) -> None:
         path.unlink()
 
 
-def keep_cycles(run: Path, keep: int | None) -> None:
-    """Remove all but the last `keep` cycles' checkpoints; None keeps all."""
+def keep_cycles(run: Path, keep: int | None, *, until: int) -> None:
+    """Of the cycles up to `until`, the one just saved, remove all checkpoints but the last `keep`; None keeps all.
+
+    Later ones were damaged when the run was resumed: they do not count, and stay until their cycle is saved again.
+    """
     if keep is not None:
-        for cycle in saved_cycles(run)[:-keep]:
+        for cycle in [cycle for cycle in saved_cycles(run) if cycle <= until][:-keep]:
             checkpoint_path(run, cycle).unlink()
 
 
 def _latest(run: Path) -> list[Path]:
-    return sorted(p for p in (run / FOLDER).glob("latest_*.npz") if _LATEST.fullmatch(p.name))
+    return sorted(run / FOLDER / name for name in _names(run) if _LATEST.fullmatch(name))
+
+
+def _names(run: Path) -> list[str]:
+    # Not by a glob: to that a folder that cannot be read is an empty one.
+    try:
+        return [path.name for path in (run / FOLDER).iterdir()]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise RunError(f"{run / FOLDER}: cannot be read ({error.strerror}); try again once it can be") from error
 
 
 def _save(path: Path, checkpoint: Checkpoint) -> None:
@@ -135,7 +153,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint back.
 
     Raises:
-        RunError: there is no such file, or it is not an intact checkpoint.
+        RunError: there is no such file, it cannot be read, or it is not an intact checkpoint.
     """
     with _opened(path) as archive:
         content = dict(archive)  # every member's CRC is checked here
@@ -148,28 +166,46 @@ def _opened(path: Path) -> Iterator[Mapping[str, NDArray[np.generic]]]:
     """The arrays of a checkpoint, each read when it is asked for.
 
     Raises:
-        RunError: there is no such file, or what is read of it within the block is not intact.
+        _DamagedError: there is no such file, or what is read of it within the block is not intact.
+        RunError: the system does not let it be read; it may well be intact.
     """
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             yield archive
     except FileNotFoundError:
-        raise RunError(f"{path}: no such checkpoint") from None
-    except _DAMAGED as error:
-        raise RunError(f"{path}: not an intact checkpoint ({error}); use another cycle's") from error
+        raise _DamagedError(f"{path}: no such checkpoint") from None
+    except (OSError, *_DAMAGED) as error:
+        if refusal := _find_refusal(error):
+            raise RunError(f"{path}: cannot be read ({refusal.strerror}); try again once it can be") from error
+        raise _DamagedError(f"{path}: not an intact checkpoint ({error}); use another cycle's") from error
+
+
+def _find_refusal(error: BaseException | None) -> OSError | None:
+    """The system's refusal to open or read a file, also where zipfile took it for damage; None if there was none."""
+    while error is not None:
+        # EINVAL: the file's list of arrays points before its beginning.
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            return error
+        error = error.__context__
+    return None
 
 
 def find_resumable(run: Path) -> Checkpoint | None:
-    """The farthest point that the run in directory `run` can go on from; None if there is none.
+    """The farthest point that the run in directory `run` can go on from; None if none was ever saved.
 
     A torn or corrupted file is told of, and the one before it used. How far a file is, it says itself: names can be
     changed, and times are not kept by every copy.
+
+    Raises:
+        RunError: a file cannot be read, and may be the farthest point; or there are points, but none is intact.
     """
+    damaged: list[Path] = []
     ranked: list[tuple[int, Path]] = []
     for path in [*_latest(run), *(checkpoint_path(run, cycle) for cycle in saved_cycles(run))]:
         try:
             entries = _count_entries(path)
-        except RunError as error:
+        except _DamagedError as error:
+            damaged.append(path)
             _tell_damage(error, "it is passed over")
             continue
         if entries is not None:
@@ -177,11 +213,17 @@ def find_resumable(run: Path) -> Checkpoint | None:
     for _, path in sorted(ranked, key=lambda point: point[0], reverse=True):
         try:
             checkpoint = load_checkpoint(path)
-        except RunError as error:
+        except _DamagedError as error:
+            damaged.append(path)
             _tell_damage(error, "the one before it is used")
             continue
         if checkpoint.resume:
             return checkpoint
+    if damaged:
+        names = ", ".join(sorted(path.name for path in damaged))
+        raise RunError(
+            f"{run / FOLDER}: no point is intact ({names}); bring one back, or run.overwrite=true begins anew"
+        )
     return None
 
 
@@ -189,7 +231,8 @@ def _count_entries(path: Path) -> int | None:
     """Answers on record at a point, from its facts alone; None where none are, as in an imported model.
 
     Raises:
-        RunError: the file's list of arrays or its facts are not intact.
+        _DamagedError: the file's list of arrays or its facts are not intact.
+        RunError: it cannot be read.
     """
     with _opened(path) as archive:
         entries = json.loads(str(archive[_META])).get("entries")
@@ -201,44 +244,10 @@ def _tell_damage(error: RunError, done: str) -> None:
 
 
 def saved_cycles(run: Path) -> list[int]:
-    """Cycles that have a checkpoint in the run directory `run`, ascending."""
-    matches = (_NAME.fullmatch(p.name) for p in (run / FOLDER).glob("cycle_*.npz"))
+    """Cycles that have a checkpoint in the run directory `run`, ascending.
+
+    Raises:
+        RunError: the folder of checkpoints cannot be read.
+    """
+    matches = (_NAME.fullmatch(name) for name in _names(run))
     return sorted(int(m.group(1)) for m in matches if m)
-
-
-def find_checkpoint(source: Path, cycle: int) -> Path:
-    """The checkpoint of `cycle` in the run directory `source`, or `source` itself if it is a checkpoint file.
-
-    Raises:
-        RunError: it is not there; names the cycles that are.
-    """
-    if source.is_file():
-        return source
-    if not source.is_dir():
-        raise RunError(f"init.from={source}: no such run directory or checkpoint file")
-    path = checkpoint_path(source, cycle)
-    if not path.is_file():
-        cycles = saved_cycles(source)
-        has = f"it holds cycles {cycles[0]} to {cycles[-1]}" if cycles else "it holds no checkpoint at all"
-        raise RunError(
-            f"init.from={source}: no checkpoint of cycle {cycle}, {has}; set init.cycle, or schedule.start to the "
-            "cycle after the checkpoint's"
-        )
-    return path
-
-
-def select_cycles(choice: str, saved: list[int]) -> list[int]:
-    """The cycles of `saved` that `choice` names: all, last, one cycle (29) or a range with both ends (10-29).
-
-    Raises:
-        ValueError: `choice` is none of these.
-    """
-    if choice == "all":
-        return list(saved)
-    if choice == "last":
-        return saved[-1:]
-    first, _, last = choice.partition("-")
-    if not (first.strip().isdigit() and (not _ or last.strip().isdigit())):
-        raise ValueError("must be all, last, one cycle (29) or a range with both ends (10-29)")
-    low, high = int(first), int(last or first)
-    return [cycle for cycle in saved if low <= cycle <= high]

@@ -87,7 +87,8 @@ def read_truth(path: Path) -> Truth:
     try:
         text = path.read_bytes().decode("utf-8-sig")
         reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-        rows = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if cells]
+        stripped = ((reader.line_num, [cell.strip() for cell in cells]) for cells in reader)
+        rows = [(line, cells) for line, cells in stripped if any(cells)]  # a spreadsheet may leave rows of blank cells
     except OSError as error:
         raise InputError(f"{path}: cannot be read as a manifest: {error.strerror}") from None
     except (UnicodeDecodeError, csv.Error) as error:

@@ -10,13 +10,13 @@ from dataclasses import fields, is_dataclass
 from itertools import pairwise
 from typing import Any
 
-from tmqc.checkpoint import select_cycles
 from tmqc.config import Config, InferenceConfig, RivalsConfig
 from tmqc.core.calibration import METHODS
 from tmqc.core.control import VERIFY
 from tmqc.core.gate import REFERENCES, SIGNALS
 from tmqc.core.rates import RATES
 from tmqc.core.runaway import ACTIONS
+from tmqc.cycle_choice import select_cycles
 from tmqc.data.harmful import check_harmful
 from tmqc.data.storage import DTYPES
 from tmqc.errors import SettingsError

@@ -175,6 +175,7 @@ def test_checkpoints(tmp_path, n):
             found = load_checkpoint(path)
         except RunError as error:
             assert str(path) in str(error)
-            assert find_resumable(tmp_path) is None
+            with pytest.raises(RunError, match="no point is intact"):
+                find_resumable(tmp_path)
         else:
             assert np.array_equal(found.state["weights"], state["weights"])

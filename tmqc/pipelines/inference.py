@@ -10,8 +10,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tmqc.batch_size import settle_batch_size
-from tmqc.checkpoint import checkpoint_path, load_checkpoint, saved_cycles, select_cycles
+from tmqc.checkpoint import checkpoint_path, load_checkpoint, saved_cycles
 from tmqc.config import Config, ModelConfig, flatten
+from tmqc.cycle_choice import select_cycles
 from tmqc.data.cache import cache_warnings, open_cache
 from tmqc.errors import RunError
 from tmqc.pipelines.prepare import build_learner, find_cohort, load, load_into

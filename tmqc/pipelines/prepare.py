@@ -12,9 +12,10 @@ from pathlib import Path
 from tmqc import backend
 from tmqc.batch_size import settle_batch_size
 from tmqc.centers import LocalCenters
-from tmqc.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
+from tmqc.checkpoint import Checkpoint, load_checkpoint
 from tmqc.config import AUTO, CohortConfig, Config, RunConfig
 from tmqc.core.schedule import LearningRate, Tour
+from tmqc.cycle_choice import find_checkpoint
 from tmqc.data.cache import VolumeCache, cache_warnings, open_cache
 from tmqc.data.cohort import Cohort, Subject, read_cohort
 from tmqc.data.harmful import write_harmful

@@ -59,7 +59,7 @@ def find_point(directory: Path, data: str) -> Checkpoint | None:
         data: digest of the cohort as it is now.
 
     Raises:
-        RunError: the cohort is not the one that the run began with.
+        RunError: the cohort is not the one that the run began with, a point cannot be read, or none is intact.
     """
     checkpoint = find_resumable(directory)
     if checkpoint is not None and checkpoint.facts.get("data") != data:

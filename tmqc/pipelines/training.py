@@ -124,7 +124,7 @@ class Keeper:
         self._told = session.tracker.last_cycle() if saved is not None else None
         (session.directory / CYCLES).unlink(missing_ok=True)  # written again as the record is repeated, if there is one
         if saved is None:
-            drop_latest(session.directory)  # of a run that died, and none of them can be read
+            drop_latest(session.directory)  # what was being written when a run died before its first point
 
     def visit(self, cycle: int, visit: Visit) -> None:
         """Between two visits."""
@@ -156,7 +156,7 @@ class Keeper:
         if is_new:
             facts = {"learning_rate": report.learning_rate, "ledger": ledger}
             save_checkpoint(self._session.directory, self._point(facts))
-            keep_cycles(self._session.directory, self._settings.keep)
+            keep_cycles(self._session.directory, self._settings.keep, until=report.cycle)
         if self._told is None or report.cycle > self._told:
             if further:
                 self._session.tracker.metrics(further, step=report.cycle)
