@@ -134,17 +134,36 @@ def test_a_kit_allows_two_classes_more_and_knows_the_sites_settings(kit):
     assert (changed.min_cell, changed.train_csv) == (9, kit.with_name("train.csv").resolve())
 
 
+def test_joining_with_the_settings_in_the_kit_loses_nothing(kit):
+    """By the link, and by the copy that an earlier version left there."""
+    from tmqc.federation.flare_kit import join
+
+    inside = kit / "local" / "tmqc_site.yaml"
+    join(kit, kit.with_name("site.yaml"))
+    join(kit, inside)
+    settings = read_site_settings(kit.with_name("site.yaml"))
+    assert read_site_settings(inside) == settings
+    inside.unlink()
+    write_site_settings(inside, settings)
+    join(kit, inside)
+    assert read_site_settings(inside) == settings
+
+
 def test_a_hospitals_log_does_not_stream_to_the_server(kit):
     from tmqc.federation.flare import ALLOWED
     from tmqc.federation.flare_kit import join
 
     before = json.loads((kit / "local" / "resources.json.default").read_text())
     assert before["allow_log_streaming"], "FLARE's default is another by now"
+    further = {"id": "further", "class_path": "a.b.JobLogStreamer"}  # FLARE knows a class by this name, too
+    before["components"].append(further)
+    (kit / "local" / "resources.json").write_text(json.dumps(before))
     join(kit, kit.with_name("site.yaml"))
     content = json.loads((kit / "local" / "resources.json").read_text())
     assert content["allow_log_streaming"] is ALLOWED["allow_log_streaming"] is False
     assert {one["id"] for one in before["components"]} - {one["id"] for one in content["components"]} == {
-        "site_log_streamer"
+        "site_log_streamer",
+        "further",
     }
 
 
@@ -161,13 +180,15 @@ def test_nobody_reads_a_hospitals_files_or_brings_code(kit):
     reading, running = ("cat", "ls", "tail", "grep", "byoc"), ("submit_job", "abort_job", "check_status", "sys_info")
     policy = json.loads((kit / "local" / "authorization.json.default").read_text())
     policy["permissions"]["lead"]["cat"] = "any"  # one command may be allowed beside the others
+    policy["permissions"] |= {"owner": {"*": "any", "view": "none"}, "guest": {"Cat": "any", " TAIL": "any"}}
+    assert may("owner", "cat") and may("owner", "byoc") and may("guest", "cat") and may("guest", "tail")
     assert all(may("project_admin", right) for right in reading + running)
     (kit / "local" / "authorization.json").write_text(json.dumps(policy))
     for _ in range(2):
         join(kit, kit.with_name("site.yaml"))
     policy = json.loads((kit / "local" / "authorization.json").read_text())
     assert not [(role, right) for role in policy["permissions"] for right in reading if may(role, right)]
-    assert all(may(role, right) for role in ("project_admin", "lead") for right in running)
+    assert all(may(role, right) for role in ("project_admin", "lead", "owner") for right in running)
 
 
 def test_the_servers_kit_keeps_its_policy(kit):

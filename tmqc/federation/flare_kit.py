@@ -14,6 +14,7 @@ from nvflare.security.security import COMMAND_CATEGORIES, CommandCategory
 from tmqc.federation.flare import NO_LOGS, ROOM
 from tmqc.federation.flare_job import SETTINGS
 from tmqc.federation.site_settings import read_site_settings
+from tmqc.rundir import write_text
 
 _STREAMERS = ("SiteLogStreamer", "JobLogStreamer")
 # In FLARE a role that may do "any" cannot be denied anything: so its rights are written out.
@@ -36,7 +37,7 @@ def join(kit: Path, settings: Path | None) -> None:
         OSError: this is no start-up kit.
     """
     local = kit / "local"
-    content = _read(local, "resources.json")
+    content = _read(local, "resources.json")  # read all of it, then write: what is odd in one file changes none
     allowed = content.setdefault("class_allow_list", [])
     if f"{ROOM}." not in allowed:
         allowed.append(f"{ROOM}.")
@@ -44,19 +45,31 @@ def join(kit: Path, settings: Path | None) -> None:
         _write(local / "resources.json", content)
         return
     read_site_settings(settings)
-    policy = _read(local, "authorization.json")
+    policy, content = _read(local, "authorization.json"), _without_logs(content)
     policy["permissions"] = {role: _without_files(rights) for role, rights in policy["permissions"].items()}
     _write(local / "authorization.json", policy)
-    _write(local / "resources.json", _without_logs(content))
-    # A link and no copy: what a hospital changes in its settings holds from the next job on.
-    (local / SETTINGS).unlink(missing_ok=True)
-    (local / SETTINGS).symlink_to(settings.resolve())
+    _write(local / "resources.json", content)
+    _link(local / SETTINGS, settings.resolve())
+
+
+def _link(path: Path, settings: Path) -> None:
+    """A link and no copy: what a hospital changes in its settings holds from the next job on."""
+    if settings == path.parent.resolve() / path.name:
+        return  # a kit joined by an earlier version holds a copy, and this is it
+    new = path.with_name(f"{path.name}.new")
+    new.unlink(missing_ok=True)
+    new.symlink_to(settings)
+    new.replace(path)
 
 
 def _without_logs(resources: dict[str, Any]) -> dict[str, Any]:
     """A traceback in a site's log may name scans: nothing of it is to leave by itself."""
-    components = [one for one in resources.get("components", []) if not one["path"].endswith(_STREAMERS)]
+    components = [one for one in resources.get("components", []) if not _class_of(one).endswith(_STREAMERS)]
     return resources | NO_LOGS | {"components": components}
+
+
+def _class_of(component: dict[str, Any]) -> str:
+    return str(component.get("path") or component.get("class_path") or component.get("name") or "")
 
 
 def _without_files(rights: Any) -> dict[str, Any]:
@@ -65,7 +78,10 @@ def _without_files(rights: Any) -> dict[str, Any]:
     Args:
         rights: as FLARE has them: a condition for all rights, or one a right or category of rights.
     """
-    each = dict(rights) if isinstance(rights, dict) else dict.fromkeys(_ALL, rights)
+    each = rights if isinstance(rights, dict) else {"*": rights}
+    each = {" ".join(name.lower().split()): condition for name, condition in each.items()}  # as FLARE reads them
+    if "*" in each:  # FLARE asks for it first, whatever stands beside it
+        each = dict.fromkeys(_ALL, each["*"])
     kept = {name: one for name, one in each.items() if COMMAND_CATEGORIES.get(name) != CommandCategory.SHELL_COMMANDS}
     return kept | dict.fromkeys(_DENIED, "none")
 
@@ -78,4 +94,4 @@ def _read(local: Path, name: str) -> dict[str, Any]:
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2), "utf-8")
+    write_text(path, json.dumps(content, indent=2))
