@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 from paper_run import make_reports
 
-from tmqc.config import QcConfig
+from tmqc.config import CalibratedConfig, QcConfig
 from tmqc.core.runaway import Alarm
-from tmqc.pipelines.rules import heed
+from tmqc.pipelines.rules import explain, heed
 
 LOST = Alarm(n_rejected=20, n_batches=20, n_condemned=170, n_subjects=170, by_rejections=True, by_elimination=True)
 
@@ -18,3 +18,17 @@ LOST = Alarm(n_rejected=20, n_batches=20, n_condemned=170, n_subjects=170, by_re
 def test_the_alarm_is_repeated_as_long_as_anybody_is_tried(caplog, n_steps, times):
     heed(replace(make_reports()[0], n_steps=n_steps, alarm=LOST), QcConfig())
     assert caplog.text.count("cycle 5: quality control seems to have lost its footing: 20 of the last 20") == times
+
+
+@pytest.mark.parametrize(
+    ("qc", "setting"),
+    [
+        (QcConfig(), "qc.error"),
+        (QcConfig(signal="loss"), "qc.loss_error"),
+        (QcConfig(signal="both"), "qc.error and qc.loss_error"),
+        (QcConfig(signal="loss", calibrated=CalibratedConfig(method="z")), "qc.calibrated.level"),
+        (QcConfig(control="screen"), "the limits of qc.screen"),
+    ],
+)
+def test_the_advice_names_the_gates_own_setting(qc, setting):
+    assert explain(LOST, 5, qc).endswith(f"or raise {setting}")

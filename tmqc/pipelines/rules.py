@@ -172,8 +172,17 @@ def explain(alarm: Alarm, cycle: int, qc: QcConfig) -> str:
     return (
         f"cycle {cycle}: quality control seems to have lost its footing: {' and '.join(what)}. More likely the "
         "starting model or the threshold is the matter than the data: train the clean model for longer, lower "
-        "schedule.learning_rate, or raise qc.error"
+        f"schedule.learning_rate, or raise {_tolerance_of(qc)}"
     )
+
+
+def _tolerance_of(qc: QcConfig) -> str:
+    """The settings that say how much harm is tolerated."""
+    if qc.control == "screen":
+        return "the limits of qc.screen"
+    if qc.calibrated.method != "none":
+        return "qc.calibrated.level"
+    return {"rates": "qc.error", "loss": "qc.loss_error", "both": "qc.error and qc.loss_error"}[qc.signal]
 
 
 def warn_of_single_flips(qc: QcConfig, *, n_hc: int, n_pd: int) -> None:
