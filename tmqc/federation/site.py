@@ -96,6 +96,11 @@ class Site:
         self._loaded: dict[str, str] = {}  # hashes of the model and the optimizer that the learner has now
         self._scores: dict[str, NDArray[np.float32]] = {}  # probabilities of the verification scans, by model
 
+    @property
+    def is_open(self) -> bool:
+        """Whether its scans are decoded and its model is built."""
+        return self._open is not None
+
     def handle(self, data: bytes) -> bytes:
         """Answer a request. Whatever goes wrong is an answer too, and says no more than it must."""
         started = perf_counter()
