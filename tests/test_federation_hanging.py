@@ -156,3 +156,20 @@ def test_a_site_says_that_it_opens_and_an_open_that_waited_finds_it_ready(files)
     with agent._lock:  # as a step has it
         assert ask(b"") == b"2"
     assert ask(b"") == b""
+
+
+def test_an_open_that_failed_half_way_leaves_nothing_that_passes_for_an_open_site(files, monkeypatch):  # noqa: F811
+    failing = ["the device is full"]
+
+    def equip_on_a_full_device(settings, cohort):
+        equipment = equip(settings, cohort)
+        if failing:
+            monkeypatch.setattr(equipment.learner, "hold", lambda scans: 1 / 0)
+            failing.pop()
+        return equipment
+
+    site = Site(read_site_settings(files["site-1"]), equip_on_a_full_device)
+    assert decode(site.handle(encode(OPEN)))["detail"] == ["ZeroDivisionError"]
+    assert not site.is_open
+    assert decode(site.handle(encode(OPEN)))["centers"] == ["A"]
+    assert len(site._blocks) == 1
