@@ -99,7 +99,7 @@ def remote(opened):
     transport.faults, transport.revived, transport.requests = {}, [], []
 
     def make(*, partial=False, check_stop=lambda: None, **rules):
-        caller = Caller(transport, FaultRules(pause_s=0.0, **rules), check_stop=check_stop)
+        caller = Caller(transport, FaultRules(**{"pause_s": 0.0} | rules), check_stop=check_stop)
         caller.ask(dict.fromkeys(SITES, OPEN), lambda site, reply: None, parts={})
         transport.requests.clear()
         return transport, RemoteCenters(caller, sites, state, partial=partial)

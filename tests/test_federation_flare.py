@@ -9,9 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
 import time
-from multiprocessing.connection import Client
 from pathlib import Path
 
 import numpy as np
@@ -26,11 +24,9 @@ from tmqc.checkpoint import checkpoint_path, load_checkpoint
 from tmqc.data.cohort import read_cohort
 from tmqc.federation.caller import FederationError
 from tmqc.federation.simulated import lay_out
-from tmqc.federation.transport import Silence
 
 pytest.importorskip("nvflare")
-from tmqc.federation import flare, flare_system
-from tmqc.federation.flare_job import NOT_IN_JOB
+from tmqc.federation import flare_system
 
 pytestmark = pytest.mark.federation
 
@@ -237,56 +233,3 @@ def test_nobody_is_let_in_by_certificates_of_another_authority(federation, tmp_p
     session.close()
     with pytest.raises(flare_system.FlareError, match="no FLARE server lets"):
         flare_system._log_in(others / flare_system.ADMIN, timeout_s=0)
-
-
-class Relayed:
-    """A job whose relay is a thread of this process, and its sites a function."""
-
-    def __init__(self, job, answer):
-        config = json.loads((job / "app" / "config" / "config_fed_server.json").read_text())
-        self._address, self._answer = Path(config["workflows"][0]["args"]["address"]), answer
-        threading.Thread(target=self._relay, daemon=True).start()
-
-    def _relay(self):
-        key = self._address.with_name(f"{self._address.name}.key").read_bytes()
-        with Client(str(self._address), family="AF_UNIX", authkey=key) as connection:
-            try:
-                while True:
-                    requests, _ = connection.recv()
-                    connection.send({site: self._answer(site, data) for site, data in requests.items()})
-            except (EOFError, ConnectionError):
-                return
-
-    def check(self):
-        pass
-
-    def connected(self):
-        return {"site-1"}
-
-    def end(self):
-        pass
-
-
-def test_a_job_is_started_anew_for_sites_that_hang_and_for_nobody_else():
-    jobs, number = [], [1]
-
-    def answer(site, data):
-        if site == "site-2":
-            return False, NOT_IN_JOB
-        return (True, b"an answer") if data else (True, str(number[0]).encode())  # at work, on a request of this number
-
-    transport = flare.FlareTransport(["site-1", "site-2"], lambda job: jobs.append(job) or Relayed(job, answer))
-    ask = {"site-1": b"a request", "site-2": b"a request"}
-    try:
-        assert transport.exchange(ask, timeout_s=1.0) == {"site-1": b"an answer", "site-2": Silence(NOT_IN_JOB)}
-        transport.revive(["site-1"])
-        transport.revive(["site-2"])  # away, and not back yet
-        number[0] = 2
-        transport.revive(["site-1"])  # slow: it has come to the next one
-        transport.exchange(ask, timeout_s=1.0)
-        assert len(jobs) == 1
-        transport.revive(["site-1"])
-        transport.exchange(ask, timeout_s=1.0)
-        assert len(jobs) == 2
-    finally:
-        transport.close()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tmqc.errors import InputError
+from tmqc.federation.absence import Absences
 from tmqc.federation.messages import (
     CLOSED,
     MISSING,
@@ -45,7 +46,7 @@ class FaultRules:
         on_fault: `wait` until it does; `skip` the visit, if it is one; `stop` the run.
         timeout_s: for one answer.
         patience_s: to wait for a site in all before the run stops; None: for ever.
-        pause_s: between two attempts.
+        pause_s: between two attempts; a site that is skipped is left alone as long, and longer every time it fails.
     """
 
     on_fault: str = WAIT
@@ -89,10 +90,16 @@ class Caller:
         self._held: dict[str, set[str]] = {}
         self._opening: dict[str, tuple[Message, Check]] = {}  # what opened sites, for those that are restarted
         self._digests: dict[str, str] = {}
-        self._skipped: set[str] = set()  # nobody has looked after them since
+        self._absences = Absences(rules.pause_s)
 
     def ask(
-        self, requests: Mapping[str, Message], check: Check, *, parts: Mapping[str, Part], may_lack: bool = False
+        self,
+        requests: Mapping[str, Message],
+        check: Check,
+        *,
+        parts: Mapping[str, Part],
+        may_lack: bool = False,
+        enough: Callable[[Collection[str]], bool] = lambda answered: True,
     ) -> dict[str, Message]:
         """Ask several sites at once, and again those that fail, as the rules have it.
 
@@ -101,6 +108,7 @@ class Caller:
             check: of the content of a reply.
             parts: by content hash, what the requests name; sent to sites that do not hold it.
             may_lack: whether an answer may be left out if the rules say skip.
+            enough: whether answers of these sites will do; if not, those that were to be left alone are asked too.
 
         Returns:
             Replies by site; some are left out only if `may_lack`.
@@ -109,14 +117,27 @@ class Caller:
             FederationError: a site refuses, or fails and is not waited for any longer.
             FloatingPointError: a site's predictions are not finite.
         """
-        if skipped := [site for site in requests if site in self._skipped]:
-            self._transport.revive(skipped)
-            self._skipped.difference_update(skipped)
         self._opening |= {site: (one, check) for site, one in requests.items() if one["task"] == "open"}
+        may_skip = may_lack and self.rules.on_fault == SKIP
+        resting = self._absences.resting(requests) if may_skip else {}
+        asked = {site: request for site, request in requests.items() if site not in resting}
+        replies = self._ask(asked, check, parts, may_skip=may_skip)
+        if resting and not enough(replies):
+            replies |= self._ask({site: requests[site] for site in resting}, check, parts, may_skip=True)
+        else:
+            self._tell(resting)
+            self.traffic.missing += resting
+        return {site: replies[site] for site in requests if site in replies}
+
+    def _ask(
+        self, requests: Mapping[str, Message], check: Check, parts: Mapping[str, Part], *, may_skip: bool
+    ) -> dict[str, Message]:
+        if absent := [site for site in requests if site in self._absences]:
+            self._transport.revive(absent)
         replies: dict[str, Message] = {}
         waiting, began = dict(requests), time.monotonic()
         first_fault: float | None = None
-        while True:
+        while waiting:
             sent_at = time.monotonic()
             answers = self._exchange(waiting, check, parts)
             replies |= {site: answer for site, answer in answers.items() if not isinstance(answer, Silence)}
@@ -125,18 +146,19 @@ class Caller:
                 break
             first_fault = first_fault or sent_at
             why = {site: answer.why for site, answer in answers.items() if isinstance(answer, Silence)}
-            for site, reason in why.items():
-                log.warning("site %s: %s", site, reason)
-            if may_lack and self.rules.on_fault == SKIP:
+            self._tell(why)
+            if may_skip:
                 self.traffic.missing += waiting
-                self._skipped.update(waiting)
+                for site in waiting:
+                    self._absences.note(site, why[site])
                 break
             self._give_up(why, time.monotonic() - began)
             self._pause(list(waiting))
+        self._absences.end(replies)
         if first_fault is not None:
             self.traffic.waited_s += time.monotonic() - first_fault
         self.traffic.site_s += max((reply["seconds"] for reply in replies.values()), default=0.0)
-        return {site: replies[site] for site in requests if site in replies}
+        return replies
 
     def take_traffic(self) -> Traffic:
         """What came and went since this was last called."""
@@ -146,6 +168,10 @@ class Caller:
     def close(self) -> None:
         """Let all sites go."""
         self._transport.close()
+
+    def _tell(self, why: Mapping[str, str]) -> None:
+        for site, reason in why.items():
+            log.warning("site %s: %s", site, reason)
 
     def _give_up(self, why: Mapping[str, str], waited_s: float) -> None:
         told = [f"site {site}: {reason}" for site, reason in why.items()]

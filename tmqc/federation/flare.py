@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection, Listener
 from pathlib import Path
 from typing import Any, Protocol
 
-from tmqc.federation.flare_job import NOT_IN_JOB, SITES_VARIABLE, write_key
+from tmqc.federation.flare_job import NOT_IN_JOB, OPENING, SITES_VARIABLE, write_key
 from tmqc.federation.transport import Silence
 
 log = logging.getLogger("tmqc")
@@ -82,10 +82,12 @@ class FlareTransport:
         self._folder = Path(tempfile.mkdtemp(prefix="tmqc-"))
         self._connection: Connection | None = None
         self._launched: Launched | None = None
-        self._busy_with: dict[str, bytes] = {}  # number of the request that a site was last seen working on
+        self._busy_with: dict[str, tuple[bytes, float]] = {}  # number of a site's request, and when first seen at it
+        self._timeout_s = 0.0  # of the last exchange
 
     def exchange(self, requests: Mapping[str, bytes], *, timeout_s: float) -> dict[str, bytes | Silence]:
         """As `Transport.exchange`."""
+        self._timeout_s = timeout_s
         try:
             if self._connection is None:
                 self._start()
@@ -98,7 +100,9 @@ class FlareTransport:
     def revive(self, sites: Sequence[str]) -> None:
         """Start the job anew if that can help: FLARE takes nobody back into one that runs.
 
-        A site that is there but still works on the same request as the last time it was looked after hangs.
+        A site that is there but works on the same request as when it was looked after a time limit ago or more hangs.
+        One that gets ready does not: a hospital's scans may take longer to decode than any answer, and to start the job
+        anew would have them decoded from the first one on.
         """
         if self._connection is None or self._launched is None or not (lost := self._lost(sites)):
             return
@@ -133,9 +137,21 @@ class FlareTransport:
         except (EOFError, OSError, FlareError):
             return list(sites)
         busy = {site: answer for site, (answered, answer) in found.items() if answered and answer}
-        hanging = [site for site, number in busy.items() if self._busy_with.get(site) == number]
-        self._busy_with = {site: n for site, n in self._busy_with.items() if site not in found} | busy
+        for site in (site for site, number in busy.items() if number == OPENING):
+            log.info("site %s still gets ready, which means to decode its scans: waiting for it", site)
+        hanging = self._hanging({site: number for site, number in busy.items() if number != OPENING})
         return [site for site in sites if site in hanging or not found[site][0]]
+
+    def _hanging(self, busy: Mapping[str, bytes]) -> list[str]:
+        """Those at the same request for a time limit or more. `busy`: site -> number of the request it is at now."""
+        now, hanging = time.monotonic(), []
+        for site, number in busy.items():
+            seen, since = self._busy_with.get(site, (b"", now))
+            if seen != number:
+                self._busy_with[site] = number, now
+            elif now - since >= self._timeout_s:
+                hanging.append(site)
+        return hanging
 
     def _start(self) -> None:
         address = self._folder / "relay"

@@ -34,6 +34,7 @@ TOPIC, DATA = "tmqc", "data"
 SITES_VARIABLE = "TMQC_SITES"  # of simulated sites: the folder that holds one folder a site
 SETTINGS = "tmqc_site.yaml"  # of a real one: in the folder `local` of its start-up kit
 _KEY_SUFFIX = ".key"
+OPENING = b"opening"  # what a site is at that gets ready: reads tables, decodes scans, builds the model
 NOT_IN_JOB = "is not connected to the FLARE server"
 _UNUSABLE = encode({"error": REFUSED, "detail": ["its own settings or tables cannot be used; its own log says why"]})
 
@@ -140,13 +141,19 @@ class Agent(Executor):  # type: ignore[misc]
     def _handle(self, topic: str, request: Shareable, fl_ctx: FLContext) -> Shareable:
         reply = make_reply(ReturnCode.OK)
         if not request[DATA]:  # somebody asks whether the site is up, and what it is at
-            reply[DATA] = str(self._number).encode() if self._lock.locked() else b""
+            reply[DATA] = self._is_at()
             return reply
         self._prepared.wait()
         with self._lock:
             self._number += 1
             reply[DATA] = _UNUSABLE if self._site is None else self._site.handle(request[DATA])
         return reply
+
+    def _is_at(self) -> bytes:
+        """The number of the request that the site works on, or that it gets ready; nothing: it waits for requests."""
+        if self._prepared.is_set() and not self._lock.locked():
+            return b""
+        return str(self._number).encode() if self._site is not None and self._site.is_open else OPENING
 
 
 def _make_site(folder: Path, name: str) -> Site:

@@ -6,7 +6,7 @@ means naming the state before it, which the site still holds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 from operator import add
 from time import perf_counter
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tmqc.core.early_stop import Limit
-from tmqc.core.rates import Counts, Verification
+from tmqc.core.rates import Verification
 from tmqc.federation.caller import Caller, FederationError, Traffic
 from tmqc.federation.half import to_half
 from tmqc.federation.messages import Array, Message, MessageError, Part, content_hash, unpack_parts
@@ -129,17 +129,18 @@ class RemoteCenters:
         def check(site: str, reply: Message) -> None:
             check_verified(self._sites[site].groups, reply)
 
-        replies = self._caller.ask(asked, check, parts=self._parts(), may_lack=self._partial)
+        replies = self._caller.ask(
+            asked, check, parts=self._parts(), may_lack=self._partial, enough=self._have_both_classes
+        )
+        if not self._have_both_classes(replies):
+            missing = ", ".join(asked.keys() - replies.keys())
+            raise FederationError(f"no verdict: without site {missing} there are no scans of one class left to count")
         found = {
             site: dict(zip(self._sites[site].groups, read_verified(r), strict=True)) for site, r in replies.items()
         }
         answered = [found[site][group] for site, group in self._order if site in found]
-        total = reduce(add, answered) if answered else Verification(Counts())
-        if not (total.counts.n_hc and total.counts.n_pd):
-            missing = ", ".join(asked.keys() - replies.keys())
-            raise FederationError(f"no verdict: without site {missing} there are no scans of one class left to count")
         self._last = self._state
-        return total
+        return reduce(add, answered)
 
     def hold_reference(self) -> None:
         """Count flips against the last verification from now on."""
@@ -203,6 +204,10 @@ class RemoteCenters:
     def unpack(self, arrays: Mapping[str, NDArray[np.generic]]) -> State:
         """Inverse of `pack`."""
         return self._keep(make_state(arrays))
+
+    def _have_both_classes(self, sites: Iterable[str]) -> bool:
+        sizes = [size for site in sites for size in self._sites[site].groups.values()]
+        return any(n_hc for n_hc, _ in sizes) and any(n_pd for _, n_pd in sizes)
 
     def _keep(self, state: State) -> State:
         self._alive.add(state)

@@ -96,6 +96,11 @@ class Site:
         self._loaded: dict[str, str] = {}  # hashes of the model and the optimizer that the learner has now
         self._scores: dict[str, NDArray[np.float32]] = {}  # probabilities of the verification scans, by model
 
+    @property
+    def is_open(self) -> bool:
+        """Whether its scans are decoded and its model is built."""
+        return self._open is not None
+
     def handle(self, data: bytes) -> bytes:
         """Answer a request. Whatever goes wrong is an answer too, and says no more than it must."""
         started = perf_counter()
@@ -128,9 +133,10 @@ class Site:
 
     def _answer_open(self, request: Message) -> Message:
         if self._open is None or request["settings"] != self._opened_with:
-            self._open = self._equip(json.loads(request["settings"]), self.cohort)
-            self._opened_with = request["settings"]
-            self._hold(self._open)
+            self._open = None  # until all is ready: a failure half way leaves nothing that could pass for it
+            opened = self._equip(json.loads(request["settings"]), self.cohort)
+            self._hold(opened)
+            self._open, self._opened_with = opened, request["settings"]
         self._parts, self._loaded, self._scores = {}, {}, {}
         tokens: dict[str, list[str]] = {}
         for subject in self.cohort.train:

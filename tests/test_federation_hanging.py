@@ -1,0 +1,175 @@
+"""Sites behind FLARE that are slow, open for long or hang: whom the job is started anew for. No process of FLARE's."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from multiprocessing.connection import Client
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from test_federation_faults import OPEN, equip, files  # noqa: F401
+
+from tmqc.federation.messages import decode, encode
+from tmqc.federation.site import Site
+from tmqc.federation.site_settings import read_site_settings
+from tmqc.federation.transport import Silence
+
+pytest.importorskip("nvflare")
+from nvflare.apis.shareable import Shareable
+
+from tmqc.federation import flare
+from tmqc.federation.flare_job import DATA, NOT_IN_JOB, OPENING, TOPIC, Agent
+
+TIMEOUT_S = 600.0
+PATIENCE_S = 60.0  # of these tests
+ASK = {"site-1": b"a request", "site-2": b"a request"}
+
+
+class Relayed:
+    """A job whose relay is a thread of this process, and its sites a function."""
+
+    def __init__(self, job, answer):
+        config = json.loads((job / "app" / "config" / "config_fed_server.json").read_text())
+        self._address, self._answer = Path(config["workflows"][0]["args"]["address"]), answer
+        threading.Thread(target=self._relay, daemon=True).start()
+
+    def _relay(self):
+        key = self._address.with_name(f"{self._address.name}.key").read_bytes()
+        with Client(str(self._address), family="AF_UNIX", authkey=key) as connection:
+            try:
+                while True:
+                    requests, _ = connection.recv()
+                    connection.send({site: self._answer(site, data) for site, data in requests.items()})
+            except (EOFError, ConnectionError):
+                return
+
+    def check(self):
+        pass
+
+    def connected(self):
+        return {"site-1"}
+
+    def end(self):
+        pass
+
+
+class Federation:
+    """Two sites: the first answers, and says that it is at `state`; the second is away."""
+
+    def __init__(self, clock):
+        self.clock, self.state, self.jobs = clock, b"1", []
+        self.transport = flare.FlareTransport(["site-1", "site-2"], self._launch)
+
+    def _launch(self, job):
+        self.jobs.append(job)
+        return Relayed(job, self._answer)
+
+    def _answer(self, site, data):
+        if site == "site-2":
+            return False, NOT_IN_JOB
+        return True, b"an answer" if data else self.state
+
+    def exchange(self):
+        return self.transport.exchange(ASK, timeout_s=TIMEOUT_S)
+
+    def n_jobs_after(self, seconds):
+        """Jobs so far, after these seconds, a look at the first site and a question."""
+        self.clock.now += seconds
+        self.transport.revive(["site-1"])
+        self.exchange()
+        return len(self.jobs)
+
+
+@pytest.fixture
+def federation(monkeypatch):
+    clock = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr(flare, "time", SimpleNamespace(monotonic=lambda: clock.now, sleep=time.sleep))
+    federation = Federation(clock)
+    assert federation.exchange() == {"site-1": b"an answer", "site-2": Silence(NOT_IN_JOB)}
+    yield federation
+    federation.transport.close()
+
+
+def test_a_job_is_started_anew_for_sites_that_hang_and_for_nobody_else(federation):
+    assert federation.n_jobs_after(TIMEOUT_S) == 1
+    federation.transport.revive(["site-2"])  # away, and not back yet
+    federation.state = b"2"
+    assert federation.n_jobs_after(TIMEOUT_S) == 1  # slow: it has come to the next one
+    assert federation.n_jobs_after(TIMEOUT_S) == 2
+
+
+def test_two_looks_shortly_one_after_the_other_do_not_make_a_site_hang(federation):
+    assert federation.n_jobs_after(TIMEOUT_S) == 1
+    assert federation.n_jobs_after(1.0) == 1  # an error of the line, told at once
+    assert federation.n_jobs_after(TIMEOUT_S - 2.0) == 1
+    assert federation.n_jobs_after(1.0) == 2
+
+
+def test_a_site_that_opens_may_take_its_time_and_the_log_says_so(federation, caplog):
+    caplog.set_level("INFO", logger="tmqc")
+    federation.state = OPENING
+    for looks in range(1, 20):
+        assert federation.n_jobs_after(TIMEOUT_S) == 1
+        assert caplog.text.count("site site-1 still gets ready") == looks
+    federation.state = b"1"
+    assert federation.n_jobs_after(TIMEOUT_S) == 1
+    assert federation.n_jobs_after(TIMEOUT_S) == 2
+
+
+def wait_until(condition):
+    until = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def test_a_site_says_that_it_opens_and_an_open_that_waited_finds_it_ready(files):  # noqa: F811
+    began, go_on, equipped = threading.Event(), threading.Event(), []
+
+    def slowly(settings, cohort):
+        began.set()
+        assert go_on.wait(PATIENCE_S)
+        equipped.append(cohort)
+        return equip(settings, cohort)
+
+    agent, replies = Agent(), []
+
+    def ask(data):
+        return agent._handle(TOPIC, Shareable({DATA: data}), None)[DATA]
+
+    assert ask(b"") == OPENING  # it reads its tables
+    agent._site = Site(read_site_settings(files["site-1"]), slowly)
+    agent._prepared.set()
+    assert ask(b"") == b""
+    asked = [threading.Thread(target=lambda: replies.append(decode(ask(encode(OPEN))))) for _ in range(2)]
+    asked[0].start()
+    assert began.wait(PATIENCE_S)
+    assert ask(b"") == OPENING
+    asked[1].start()
+    go_on.set()
+    wait_until(lambda: len(replies) == 2)
+    assert len(equipped) == 1
+    assert [reply["centers"] for reply in replies] == [["A"], ["A"]]
+    with agent._lock:  # as a step has it
+        assert ask(b"") == b"2"
+    assert ask(b"") == b""
+
+
+def test_an_open_that_failed_half_way_leaves_nothing_that_passes_for_an_open_site(files, monkeypatch):  # noqa: F811
+    failing = ["the device is full"]
+
+    def equip_on_a_full_device(settings, cohort):
+        equipment = equip(settings, cohort)
+        if failing:
+            monkeypatch.setattr(equipment.learner, "hold", lambda scans: 1 / 0)
+            failing.pop()
+        return equipment
+
+    site = Site(read_site_settings(files["site-1"]), equip_on_a_full_device)
+    assert decode(site.handle(encode(OPEN)))["detail"] == ["ZeroDivisionError"]
+    assert not site.is_open
+    assert decode(site.handle(encode(OPEN)))["centers"] == ["A"]
+    assert len(site._blocks) == 1
