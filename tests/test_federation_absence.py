@@ -8,7 +8,7 @@ import pytest
 from test_federation_faults import files, opened, remote, step  # noqa: F401
 
 from tmqc.federation import absence
-from tmqc.federation.absence import LONGEST_PAUSE_S, Absences
+from tmqc.federation.absence import LONGEST_PAUSE_S, Absences, News
 from tmqc.travel import AwayError
 
 PAUSE_S = 10.0
@@ -93,3 +93,18 @@ def test_a_pause_ends_at_some_minutes_but_for_one_that_was_set_longer(clock):
         clock.now += 1.0
         assert not absences.resting(["site-1"])
         assert "site-1" in absences
+
+
+def test_a_night_of_waiting_is_told_in_a_few_lines(clock):
+    news, began, told = News(), clock.now, []
+    for second in range(0, 8 * 3600, 2):
+        clock.now = began + second
+        told += [
+            (second, *line.items()) for line in [news.of({"oslo": "is gone" if second < 10 else "is away"})] if line
+        ]
+    assert told[:3] == [
+        (0, ("oslo", "is gone")),
+        (10, ("oslo", "is away")),
+        (60, ("oslo", "is away; waited for 60 s so far")),
+    ]
+    assert [second for second, _ in told[3:]] == [120, 240, 480, 960, 1920, 3840, *range(7440, 8 * 3600, 3600)]

@@ -46,6 +46,10 @@ DATA = OWN_DATA[:2]
         (["federation=local", "run.verify_batch_size=auto"], "sites would choose different ones"),
         (["federation=nvflare"], "federation.sites is not set: give the names of the FLARE clients"),
         (["federation=nvflare"], "federation.admin_kit is not set"),
+        (
+            ["federation=nvflare", "federation.admin_kit=kit"],
+            "federation.admin_kit=kit: no administrator's start-up kit",
+        ),
         (["federation=nvflare", "federation.sites=[a,b,a]"], "federation.sites has a more than once"),
         (["federation=nvflare", "harmful=centers"], "cannot be made harmful from here"),
         (["federation=nvflare", "cohort.truth_csv=t.csv"], "cohort.truth_csv=t.csv: real sites tell nobody the ids"),
@@ -67,9 +71,13 @@ def test_what_can_be_asked_of_a_federation(overrides):
     validate(composed(*DATA, "init.from=x", "federation=local", *overrides))
 
 
-def test_a_real_federation_needs_no_tables_here():
+def test_a_real_federation_needs_no_tables_here(tmp_path):
     pytest.importorskip("nvflare")
-    validate(composed("federation=nvflare", "federation.sites=[a,b]", "federation.admin_kit=kit", "init.from=x"))
+    (tmp_path / "startup").mkdir()
+    (tmp_path / "startup" / "fed_admin.json").touch()
+    validate(
+        composed("federation=nvflare", "federation.sites=[a,b]", f"federation.admin_kit={tmp_path}", "init.from=x")
+    )
 
 
 def test_a_sites_settings_are_read_as_written(tmp_path):

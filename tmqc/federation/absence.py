@@ -1,11 +1,12 @@
-"""Sites that a run goes on without, and when each is looked after again."""
+"""Sites that do not answer: when each is looked after again, and how often that is told."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+_TOLD_AGAIN_S, _TOLD_AT_LEAST_S = 60.0, 3600.0
 LONGEST_PAUSE_S = 600.0  # a site that is back does not wait for longer than this, or than `pause_s`
 
 
@@ -52,3 +53,24 @@ class Absences:
         return {
             site: f"{one.why}; asked again in {one.until - now:.0f} s at the earliest" for site, one in left.items()
         }
+
+
+class News:
+    """What is worth telling while sites are waited for: a reason that is new, and all after pauses that double."""
+
+    def __init__(self) -> None:
+        """Begin to wait."""
+        self._began = time.monotonic()
+        self._told: dict[str, str] = {}
+        self._again_s = _TOLD_AGAIN_S  # waited by then
+
+    def of(self, why: Mapping[str, str]) -> dict[str, str]:
+        """Those of the reasons to tell now, by site."""
+        waited_s = time.monotonic() - self._began
+        if waited_s >= self._again_s:
+            self._again_s = waited_s + min(waited_s, _TOLD_AT_LEAST_S)
+            told = {site: f"{reason}; waited for {waited_s:.0f} s so far" for site, reason in why.items()}
+        else:
+            told = {site: reason for site, reason in why.items() if self._told.get(site) != reason}
+        self._told = dict(why)
+        return told

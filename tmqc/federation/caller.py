@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tmqc.errors import InputError
-from tmqc.federation.absence import Absences
+from tmqc.federation.absence import Absences, News
 from tmqc.federation.messages import (
     CLOSED,
     MISSING,
@@ -137,6 +137,7 @@ class Caller:
         replies: dict[str, Message] = {}
         waiting, began = dict(requests), time.monotonic()
         first_fault: float | None = None
+        news = News()
         while waiting:
             sent_at = time.monotonic()
             answers = self._exchange(waiting, check, parts)
@@ -146,7 +147,7 @@ class Caller:
                 break
             first_fault = first_fault or sent_at
             why = {site: answer.why for site, answer in answers.items() if isinstance(answer, Silence)}
-            self._tell(why)
+            self._tell(news.of(why))
             if may_skip:
                 self.traffic.missing += waiting
                 for site in waiting:

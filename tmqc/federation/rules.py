@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from importlib.util import find_spec
+from pathlib import Path
 
 from tmqc.config import AUTO, Config
 
@@ -82,6 +83,10 @@ def _check_real(config: Config) -> list[str]:
         faults.append(f"federation.sites has {', '.join(twice)} more than once")
     if settings.admin_kit is None:
         faults.append("federation.admin_kit is not set: give the directory of an administrator's start-up kit")
+    elif not (Path(settings.admin_kit) / "startup" / "fed_admin.json").is_file():
+        faults.append(
+            f"federation.admin_kit={settings.admin_kit}: no administrator's start-up kit (no startup/fed_admin.json)"
+        )
     if config.harmful.scenario != "none":
         faults.append("harmful: the scans of real sites cannot be made harmful from here; use harmful=none")
     if config.cohort.truth_csv is not None:

@@ -112,7 +112,7 @@ def get_ready(config: Config, prepared: Prepared, session: Session) -> Iterator[
     try:
         sites = open_sites(caller, list(files) or settings.sites, run_settings(config))
         _check_unchanged(sites, session)
-        _warn(sites, verification)
+        _tell(sites, verification)
         yield _ready(config, prepared, caller=caller, sites=sites, train=_by_token(train, files))
     finally:
         caller.close()
@@ -161,9 +161,14 @@ def _check_unchanged(sites: Sequence[Opened], session: Session) -> None:
     write_json(path, now)
 
 
-def _warn(sites: Sequence[Opened], verification: Sequence[Subject]) -> None:
+def _tell(sites: Sequence[Opened], verification: Sequence[Subject]) -> None:
     own = versions()
     for one in sites:
+        log.info(
+            "site %s: %d scans to train on in %d centers, %d to verify with, counted in %d groups",
+            *(one.site, sum(map(len, one.subjects.values())), len(one.subjects)),
+            *(sum(map(sum, one.groups.values())), len(one.groups)),
+        )
         if one.left_out:
             log.warning(
                 "site %s: its verification scans are left out of all counts, being fewer than its min_cell=%d",
