@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from tmqc.federation.site import Site
+if TYPE_CHECKING:  # it computes, and loads TensorFlow, which whoever only passes bytes on needs not
+    from tmqc.federation.site import Site
 
 
 @dataclass(frozen=True)
