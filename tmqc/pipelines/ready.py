@@ -165,8 +165,8 @@ def _tell(sites: Sequence[Opened], verification: Sequence[Subject]) -> None:
     own = versions()
     for one in sites:
         log.info(
-            "site %s: %d scans to train on in %d centers, %d to verify with, counted in %d groups",
-            *(one.site, sum(map(len, one.subjects.values())), len(one.subjects)),
+            "site %s: %d centers, %d training scans; counts of %d verification scans (groups of centers: %d)",
+            *(one.site, len(one.subjects), sum(map(len, one.subjects.values()))),
             *(sum(map(sum, one.groups.values())), len(one.groups)),
         )
         if one.left_out:
