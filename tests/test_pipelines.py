@@ -147,14 +147,15 @@ def test_the_cache_changes_no_result(runs, cohort_csvs, caplog, *, settings, nam
     assert line in (other / "run.log").read_text()
 
 
-def rederive_strengths(rows, directory):
-    """What the screen's verdicts rest on, from the rows' z-scores and the settings alone; checked against the rows."""
+def rederive_strengths(rows, directory, change):
+    """What the screen's verdicts rest on, from the trace and the settings alone; checked against the rows."""
     limits = OmegaConf.load(directory / "config.yaml").qc.screen
     loss_z, margin_z, contradiction, image_z, strength = (
         rows[name].astype(float) for name in ("LossZ", "MarginZ", "Contradiction", "ImageZ", "Strength")
     )
     limit = np.where(margin_z < -limits["margin_z"], limits["unusual_loss_z"], limits["loss_z"])
-    of_loss = loss_z / np.where(image_z > limits["image_z"], limits["image_loss_z"], limit)
+    harm = np.where(change > 0, loss_z, np.minimum(loss_z, 0))
+    of_loss = harm / np.where(image_z > limits["image_z"], limits["image_loss_z"], limit)
     of_label = contradiction / limits["contradiction"]
     of_image = image_z / limits["image_alone_z"]
     np.testing.assert_allclose(strength, np.maximum(np.maximum(of_loss, of_label), of_image), rtol=1e-12)
@@ -180,7 +181,7 @@ def test_other_gates(runs, cohort_csvs, gate):
         center, sd = shortest_half(change)
         z = (change - center) / max(sd, 1e-4)
         np.testing.assert_allclose(first["LossZ"].astype(float), z, rtol=1e-9)
-        assert list(first["Ignored"]) == list((rederive_strengths(first, directory) > 1).astype(int))
+        assert list(first["Ignored"]) == list((rederive_strengths(first, directory, change) > 1).astype(int))
     elif gate == "calibrated":
         assert phases["dry"] == 6
         dry = trace[(trace["Phase"] == "dry") & (trace["Subject"] != "batch")]

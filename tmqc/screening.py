@@ -5,6 +5,7 @@ No accepted step can hide a harmful scan among good ones, and no reference can d
 
 from __future__ import annotations
 
+import math
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -225,9 +226,8 @@ class ScreenedTravel:
     def _try_one(self, cycle: int, center: str, subject: str) -> Step:
         assert self._trusted is not None
         rate = self._trusted.learning_rate
-        trained = train_step(self.centers, cycle, SCREEN, center, (subject,), rate)
-        for _ in range(self.screening.steps - 1):
-            train_step(self.centers, cycle, SCREEN, center, (subject,), rate)
+        taken = [train_step(self.centers, cycle, SCREEN, center, (subject,), rate) for _ in range(self.screening.steps)]
+        trained = replace(taken[0], train_s=math.fsum(step.train_s for step in taken))
         started = self.centers.clock()
         verification = verify(self.centers, cycle, (subject,))
         self.centers.restore(self._trusted.snapshot)

@@ -84,6 +84,15 @@ def test_a_strange_image_alone_is_enough_only_if_asked_for(image_z, alone, suspe
     assert not suspect or found.strength == pytest.approx(6.5 / SD / 4)
 
 
+def test_a_step_that_lowers_the_loss_is_no_evidence_even_if_others_lower_it_more():
+    """All steps help, one less than most: far from the bulk by its z-score, and no harm, however odd its image is."""
+    limits = Limits(loss_z=2.0, image_loss_z=0.1, margin_z=4.0, image_z=3.0, least_loss=0.0)
+    odd = [1, 2, 3, 4, 100]
+    helped, harmed = (weigh([c - shift for c in (1, 2, 3, 4, 7)], [5] * 5, limits, odd)[4] for shift in (8, 6))
+    assert helped.loss_z == harmed.loss_z > 2
+    assert (helped.suspect, harmed.suspect) == (False, True)
+
+
 def test_a_tiny_spread_is_not_taken_at_face_value():
     changes = [0.0, 1e-6, -1e-6, 2e-6, 5e-4]
     assert weigh(changes, [5] * 5, Limits(least_loss=0.0))[4].suspect

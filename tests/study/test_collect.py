@@ -76,13 +76,16 @@ def test_screens_over_revisits_have_no_error(runs, tmp_path):
 
 def test_whatever_else_is_swept_is_in_the_name_of_the_gate(tmp_path):
     """Not averaged as if it were a seed; acceptable error and revisit have columns of their own."""
-    settings = "qc: {control: steps, signal: both, error: 0.02, loss_error: 0.005, revisit: 2}"
+    settings = (
+        "qc: {control: steps, signal: both, error: 0.02, loss_error: 0.005, revisit: 2, calibrated: {method: %s}}"
+    )
     jobs = [
         Job(name, "qc", (), None, {"seed": 0, "scenario": "centers", "gate": "g", **swept})
         for name, swept in {
             "a": {"qc.screen.loss_z": 6, "qc.revisit": 2},
             "b": {"qc.screen.loss_z": 40, "qc.revisit": 2},
             "c": {"qc.loss_error": 0.005, "qc.error": 0.02},
+            "calibrated": {},
         }.items()
     ]
     summary = {
@@ -92,13 +95,14 @@ def test_whatever_else_is_swept_is_in_the_name_of_the_gate(tmp_path):
     for job in jobs:
         directory = tmp_path / "qc" / job.name
         directory.mkdir(parents=True)
-        (directory / "config.yaml").write_text(settings)
+        (directory / "config.yaml").write_text(settings % ("z" if job.name == "calibrated" else "none"))
         (directory / "summary.json").write_text(json.dumps(summary))
         (directory / "ledger.json").write_text('{"eliminated": []}')
         write_truth(directory / "truth.csv", Truth(()))
     runs = collect_runs(jobs, tmp_path)
-    assert list(runs["gate"]) == ["g, loss_z 6", "g, loss_z 40", "g, loss_error 0.005"]
-    assert set(zip(runs["error"], runs["revisit"], strict=True)) == {(0.02, 2)}
+    assert list(runs["gate"]) == ["g, loss_z 6", "g, loss_z 40", "g, loss_error 0.005", "g"]
+    assert set(runs["revisit"]) == {2}
+    assert list(runs["error"].fillna(-1)) == [0.02, 0.02, 0.02, -1], "calibrated tolerances are no acceptable error"
 
 
 @pytest.mark.parametrize("with_rivals", [True, False])
@@ -139,7 +143,7 @@ def test_files_of_a_study(runs, tmp_path, with_rivals):
         "| centers | noise | 7 | published 0.02, R 2 | 2 | 0.500 [0.000, 1.000] | 0.250 | template" in text
     ) is with_rivals
     assert ("**of every gate**" in text) is with_rivals
-    expected = {"runs.csv", "gates.csv", "harm.csv", "report.md", "precision_recall.png", "test_auroc.png"}
+    expected = {"runs.csv", "gates.csv", "harm.csv", "report.md", "precision_recall.png", "test.png"}
     expected |= {"cycles_to_elimination.png"} | ({"rivals.csv", "rivals.png", "by_kind.csv"} if with_rivals else set())
     assert written == expected
     assert all(f"({name})" in text for name in written if name.endswith(".png"))
@@ -156,7 +160,7 @@ def test_rows_of_finished_runs_only_and_scores_without_harmless_kinds(tmp_path):
         **{"first_cycle": 3, "verification": {"accuracy": 0.9, "loss": 0.3}, "test": {"accuracy": 0.8, "auroc": 0.9}},
         **{"detection": {"recall": 2 / 3, "precision": 2 / 3}, "n_verifications": 7, "train_s": 1.0, "verify_s": 2.0},
     }
-    settings = "qc: {control: steps, signal: loss, error: 0.02, loss_error: 0.005, revisit: 2}"
+    settings = "qc: {control: steps, signal: loss, error: 0.02, loss_error: 0.005, revisit: 2, calibrated: {method: none}}"
     for job in (clean, qc, unfinished):
         directory = tmp_path / job.pipeline / job.name
         directory.mkdir(parents=True)

@@ -79,7 +79,8 @@ class CycleReport:
         train_loss, train_accuracy: over the samples of accepted steps, during training.
         verification, rates: of the model as the cycle leaves it.
         n_steps: training steps taken, undone ones included; n_verifications: verifications made.
-        n_batches, n_batches_rejected: of the regular tour. A visit verified as a whole counts as one step and batch.
+        n_batches, n_batches_rejected: of the regular tour. A visit verified as a whole counts as one step and batch,
+            what a screening does with one scan as one step.
         flagged: put on the revisit list in this cycle. readmitted, eliminated: by this cycle's revisits.
         n_waiting: on the revisit list when the next cycle starts. n_eliminated: in the run so far.
         postponed: revisits that failed without eliminating: strikes are left, or the runaway guard holds.

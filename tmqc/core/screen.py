@@ -59,7 +59,8 @@ class Evidence:
             labels may be wrong and leave their median what it is; and no z-score, because the margins of the two
             classes may lie far apart, so that their common spread hides a contradiction of the fainter one.
         strength: the larger of `loss_z` and `contradiction`, relative to its limit; above 1 the scan is a suspect. The
-            limit of the loss is lower where the scan is unusual. With `Limits.image_alone_z`, the largest of three.
+            limit of the loss is lower where the scan is unusual. A step that does not raise the loss is no evidence,
+            however much others lower it. With `Limits.image_alone_z`, the largest of three.
         image_z: robust z-score of the unlikeness over all scans; None where images are not looked at.
     """
 
@@ -105,7 +106,8 @@ def weigh(
         image_z = of_image.tolist()
         if limits.image_alone_z is not None:
             alone = of_image / limits.image_alone_z
-    strength = np.maximum(np.maximum(loss_z / limit, contradiction / limits.contradiction), alone)
+    harm = np.where(np.asarray(loss_changes) > 0.0, loss_z, np.minimum(loss_z, 0.0))
+    strength = np.maximum(np.maximum(harm / limit, contradiction / limits.contradiction), alone)
     columns = (loss_changes, margins, loss_z, margin_z, contradiction, strength)
     rows = np.column_stack([np.asarray(column, dtype=float) for column in columns]).tolist()
     return tuple(

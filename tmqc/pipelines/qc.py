@@ -10,7 +10,14 @@ from tmqc.pipelines.likeness import measure_unlikeness
 from tmqc.pipelines.prepare import prepare, settle
 from tmqc.pipelines.ready import get_ready
 from tmqc.pipelines.resume import check_place
-from tmqc.pipelines.rules import heed, is_published, looks_at_images, make_travel, warn_of_single_flips
+from tmqc.pipelines.rules import (
+    heed,
+    is_published,
+    looks_at_images,
+    make_travel,
+    warn_of_few_scans,
+    warn_of_single_flips,
+)
 from tmqc.pipelines.scoring import break_down_run, score_cycle, warn_of_vanished
 from tmqc.pipelines.traffic import TrafficMeter
 from tmqc.pipelines.training import Both, Keeper, close_training, open_prepared, predict_test, progress_of
@@ -33,6 +40,7 @@ def run_qc(config: Config, directory: Path) -> None:
     ):
         plan, truth = ready.plan, ready.truth
         warn_of_single_flips(config.qc, n_hc=ready.n_hc, n_pd=ready.n_pd)
+        warn_of_few_scans(config.qc, n_train=sum(map(len, plan.subjects.values())))
         before = predict_test(config, prepared, cycle=prepared.start.cycle if prepared.start else None)
         unlike = measure_unlikeness(plan.subjects, prepared.volumes) if looks_at_images(config.qc) else None
         keeper = Keeper(config, session, ready.centers)

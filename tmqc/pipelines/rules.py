@@ -21,6 +21,9 @@ from tmqc.travel import Centers, Listener, Plan
 
 log = logging.getLogger("tmqc")
 
+# Of 15 values from a normal distribution one in 43 samples has one beyond 6 robust standard deviations; of 5, one in 8.
+_FEW_SCANS = 20
+
 
 class RunawayError(InputError):
     """Quality control lost its footing, and the settings say to stop then."""
@@ -183,6 +186,16 @@ def _tolerance_of(qc: QcConfig) -> str:
     if qc.calibrated.method != "none":
         return "qc.calibrated.level"
     return {"rates": "qc.error", "loss": "qc.loss_error", "both": "qc.error and qc.loss_error"}[qc.signal]
+
+
+def warn_of_few_scans(qc: QcConfig, *, n_train: int) -> None:
+    """Warn if a screening has so few scans to compare that good ones stand out by chance."""
+    if qc.control == "screen" and n_train < _FEW_SCANS:
+        log.warning(
+            "qc.control=screen compares %d training scans with each other: among fewer than %d a good one may stand "
+            "out by chance; look at what is eliminated, or choose a gate of steps, as qc=loss",
+            *(n_train, _FEW_SCANS),
+        )
 
 
 def warn_of_single_flips(qc: QcConfig, *, n_hc: int, n_pd: int) -> None:

@@ -69,7 +69,8 @@ def _read_run(job: Job, outputs: Path, harmless: Sequence[str]) -> dict[str, Any
 
 def _gate_of(job: Job, settings: Any) -> dict[str, Any]:
     signal = LOSS_ERROR if settings.qc.signal == "loss" else ERROR
-    own = None if settings.qc.control == "screen" else signal
+    is_own = settings.qc.control != "screen" and settings.qc.calibrated.method == "none"
+    own = signal if is_own else None
     further = {name: value for name, value in job.labels.items() if name not in (*_GIVEN, own, REVISIT)}
     return {
         "gate": ", ".join([job.labels["gate"], *([describe(further)] if further else [])]),

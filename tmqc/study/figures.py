@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 
-from tmqc.report.canvas import GRAY, MARKERS, PALETTE, new_figure, save_figure, style_axes
+from tmqc.report.canvas import GRAY, PALETTE, look_of, new_figure, save_figure, style_axes
 from tmqc.report.compare.figures import draw_gate
 
 _PANEL_IN = 4.2
@@ -35,7 +36,10 @@ def plot_precision_recall(runs: pd.DataFrame, path: Path, note: str | None) -> N
         style_axes(axes, title=scenario, xlabel="recall", ylabel="precision")
         axes.set_xlim(-0.04, 1.04)
         axes.set_ylim(-0.04, 1.06)
-    panels[-1].legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    handles = {
+        label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(handles.values(), handles, fontsize=7, frameon=False, loc="outside right center")
     save_figure(figure, path, note)
 
 
@@ -48,8 +52,7 @@ def plot_cycles_to_elimination(runs: pd.DataFrame, path: Path, note: str | None)
     for at, scenario in enumerate(scenarios):
         of = qc[qc["scenario"] == scenario]
         y = [gates.index(gate) + 0.14 * (at - (len(scenarios) - 1) / 2) for gate in of["gate"]]
-        # Black is left out: seven colors and eight markers repeat together only after 56 scenarios.
-        color, marker = PALETTE[1 + at % (len(PALETTE) - 1)], MARKERS[at % len(MARKERS)]
+        color, marker = look_of(at)
         axes.plot(of["cycles_to_elimination"], y, marker, color=color, alpha=0.7, label=scenario)
     axes.set_yticks(range(len(gates)), gates)
     axes.set_ylim(max(len(gates), 1) - 0.5, -0.5)
@@ -61,31 +64,34 @@ def plot_cycles_to_elimination(runs: pd.DataFrame, path: Path, note: str | None)
 
 
 def plot_test(table: pd.DataFrame, path: Path, note: str | None) -> None:
-    """Draw test AUROC of clean, dirty and every gate's model side by side: mean over seeds, interval, range.
+    """Draw test AUROC and accuracy of clean, dirty and every gate's model side by side: mean, interval, range.
 
     Args:
-        table: columns scenario, model, n, test_auroc with `_half`, `_least` and `_most` (`study.collect.average`).
+        table: as `study.report.compare_models`: each metric with `_half`, `_least` and `_most`.
         path: of the figure.
         note: printed at its foot.
     """
     scenarios, models = _names(table["scenario"]), _names(table["model"])
-    figure = new_figure(_PANEL_IN * max(len(scenarios), 1), 0.32 * len(models) + 1.7)
-    panels = np.atleast_1d(figure.subplots(1, max(len(scenarios), 1), sharey=True, sharex=True))
-    for axes, scenario in zip(panels, scenarios, strict=False):
-        of = table[(table["scenario"] == scenario) & table["test_auroc"].notna()].set_index("model")
-        for y, model in enumerate(models):
-            if model not in of.index:
-                continue
-            row = of.loc[model]
-            color = PALETTE[{"clean": 3, "dirty": 2}.get(model, 1)]
-            axes.plot([row["test_auroc_least"], row["test_auroc_most"]], [y, y], color=GRAY, linewidth=1)
-            axes.plot(row["test_auroc"], y, "o", color=color, markersize=6)
-            if row["test_auroc_half"] is not None and np.isfinite(row["test_auroc_half"]):
-                axes.errorbar(row["test_auroc"], y, xerr=row["test_auroc_half"], color=color, capsize=3, linewidth=1.6)
-        style_axes(axes, title=scenario, xlabel="test AUROC")
-        axes.set_yticks(range(len(models)), models)
-        axes.set_ylim(len(models) - 0.5, -0.5)
+    across = max(len(scenarios), 1)
+    figure = new_figure(_PANEL_IN * across, 2 * (0.22 * len(models) + 1.1))
+    panels = figure.subplots(2, across, sharey=True, sharex="row", squeeze=False)
+    for row, (name, label) in zip(panels, {"test_auroc": "AUROC", "test_accuracy": "accuracy"}.items(), strict=True):
+        for axes, scenario in zip(row, scenarios, strict=False):
+            _draw_test(axes, table[(table["scenario"] == scenario) & table[name].notna()], models, name)
+            style_axes(axes, title=scenario, xlabel=f"test {label}")
+            axes.set_yticks(range(len(models)), models)
+            axes.set_ylim(len(models) - 0.5, -0.5)
     save_figure(figure, path, note)
+
+
+def _draw_test(axes: Axes, table: pd.DataFrame, models: Sequence[str], name: str) -> None:
+    for row in table.to_dict("records"):
+        y, mean, half = models.index(row["model"]), row[name], row[f"{name}_half"]
+        color = PALETTE[{"clean": 3, "dirty": 2}.get(row["model"], 1)]
+        axes.plot([row[f"{name}_least"], row[f"{name}_most"]], [y, y], "|", color=GRAY, markersize=8)
+        if half is not None and np.isfinite(half):
+            axes.plot([max(mean - half, 0.0), min(mean + half, 1.0)], [y, y], color=color, linewidth=1.6)
+        axes.plot(mean, y, "o", color=color, markersize=5)
 
 
 def plot_rivals(rivals: pd.DataFrame, path: Path, note: str | None) -> None:

@@ -26,6 +26,7 @@ _RIVALS_TOLD = (
     "highest recall, chosen with the truth at hand, which flatters it. *Ahead*: its mean recall is the higher one."
 )
 _LABELS = {"test_auroc": "test AUROC", "auroc": "AUROC", "drop_auroc": "drop of AUROC"}
+_LABELS |= {"rise_loss": "rise of verification loss"}
 
 
 def write_study(
@@ -80,7 +81,7 @@ def write_study(
         page += _picture(plot_cycles_to_elimination, runs, directory / "cycles_to_elimination.png", note)
     page += _found_by_kind(kinds)
     page += _section("What that buys: the final models on the test split", _model_table(outcomes))
-    page += _picture(plot_test, outcomes, directory / "test_auroc.png", note)
+    page += _picture(plot_test, outcomes, directory / "test.png", note)
     page += _section("Harm where nobody looks: dirty against clean, same seed and cycles", _harm_table(harm))
     if not rivals.empty:
         page += _section("Rivals: one score a training scan, without travelling", _rival_table(rivals))

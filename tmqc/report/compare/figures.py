@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tmqc.report.canvas import BLUE, GRAY, GREEN, MARKERS, PALETTE, VERMILION, new_figure, style_axes
+from tmqc.report.canvas import BLUE, GRAY, GREEN, VERMILION, look_of, new_figure, style_axes
 from tmqc.report.compare.groups import Group
 from tmqc.report.compare.tables import describe_point, heat_maps
 
@@ -163,18 +163,19 @@ def draw_precision_recall(runs: pd.DataFrame) -> Figure | None:
 
 def draw_gate(axes: Axes, runs: pd.DataFrame, gate: str, at: int) -> None:
     """Draw one gate's runs and the means at each of its settings, as `draw_precision_recall` says."""
-    color, marker = PALETTE[at % len(PALETTE)], MARKERS[at % len(MARKERS)]
+    color, marker = look_of(at)
     y = runs["precision"].astype(float)
     none = y.isna()
     x = runs["recall"].astype(float)
     axes.plot(x[~none], y[~none], marker, color=color, markersize=3, alpha=0.45)
     axes.plot(x[none], np.ones(none.sum()), marker, color=color, markersize=4, alpha=0.45, markerfacecolor="white")
-    means = (
-        runs.assign(x=x, y=y.fillna(1.0)).groupby(["revisit", "error"], dropna=False)[["x", "y"]].mean().sort_index()
-    ).reset_index()
+    # As in the tables, the mean precision is that of the runs that have one.
+    means = runs.assign(x=x, y=y).groupby(["revisit", "error"], dropna=False)[["x", "y"]].mean().reset_index()
+    nobody, means["y"] = means["y"].isna(), means["y"].fillna(1.0)
     for i, (_, of) in enumerate(means.groupby("revisit", dropna=False)):
         label = gate if i == 0 else None  # once in the legend
         axes.plot(of["x"], of["y"], "-", marker=marker, color=color, markersize=8, linewidth=1, label=label)
+    axes.plot(means["x"][nobody], means["y"][nobody], marker, color=color, markersize=8, markerfacecolor="white")
     if len(means) > 1:
         for row in means.itertuples(index=False):
             text = describe_point(row.error, row.revisit)

@@ -113,7 +113,8 @@ def _follows_seeds(records: Sequence[RunRecord], seeds: Sequence[str]) -> bool:
 
 
 def _seeds_of(record: RunRecord, seeds: Sequence[str]) -> tuple[str, ...]:
-    return tuple(str(record.settings.get(name)) for name in seeds)
+    settings = effective(record.settings)  # without those that have no effect: two such runs are copies of one
+    return tuple(str(settings.get(name)) for name in seeds)
 
 
 def _together(
