@@ -32,10 +32,10 @@ demo: $(VENV)/.run  ## clean, dirty, QC and inference on a phantom cohort, then 
 compare: $(VENV)/.run  ## runs side by side: make compare RUNS="outputs/sweeps/NAME outputs/clean/demo"; default: all in outputs
 	@$(BIN)/python scripts/compare.py $(RUNS)
 
-study: $(VENV)/.run  ## all gates, kinds of harm and rivals over three seeds into outputs/study/full; hours on a CPU, resumable
+study: $(VENV)/.run  ## all gates, kinds of harm and rivals over three seeds into outputs/study/full; 1.5 hours on 2 cores, resumable
 	@$(BIN)/python scripts/study.py full
 
-study-quick: $(VENV)/.run  ## the same files from a subset, into outputs/study/quick
+study-quick: $(VENV)/.run  ## the same files from a subset, into outputs/study/quick; 8 minutes
 	@$(BIN)/python scripts/study.py quick
 
 bench: $(VENV)/.run  ## speed of verification and of QC cycles beside the published way, into outputs/bench; minutes
