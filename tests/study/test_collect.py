@@ -160,7 +160,9 @@ def test_rows_of_finished_runs_only_and_scores_without_harmless_kinds(tmp_path):
         **{"first_cycle": 3, "verification": {"accuracy": 0.9, "loss": 0.3}, "test": {"accuracy": 0.8, "auroc": 0.9}},
         **{"detection": {"recall": 2 / 3, "precision": 2 / 3}, "n_verifications": 7, "train_s": 1.0, "verify_s": 2.0},
     }
-    settings = "qc: {control: steps, signal: loss, error: 0.02, loss_error: 0.005, revisit: 2, calibrated: {method: none}}"
+    settings = (
+        "qc: {control: steps, signal: loss, error: 0.02, loss_error: 0.005, revisit: 2, calibrated: {method: none}}"
+    )
     for job in (clean, qc, unfinished):
         directory = tmp_path / job.pipeline / job.name
         directory.mkdir(parents=True)

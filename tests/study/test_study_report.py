@@ -4,7 +4,7 @@ import matplotlib.markers
 import pandas as pd
 import pytest
 
-from tmqc.study.figures import plot_cycles_to_elimination
+from tmqc.study.figures import plot_cycles_to_elimination, plot_precision_recall
 from tmqc.study.report import write_study
 
 SEEDS = range(4)
@@ -53,3 +53,18 @@ def test_more_scenarios_than_colors_are_told_apart(tmp_path, monkeypatch):
     looks = {(line.get_color(), line.get_marker()) for line in drawn[0].axes[0].lines}
     assert len(looks) == n
     assert all(marker in matplotlib.markers.MarkerStyle.markers for _, marker in looks)
+
+
+def test_every_gate_is_in_the_legend_with_a_look_of_its_own(tmp_path, monkeypatch):
+    """Also those that another panel shows; the mean precision is that of the runs that have one."""
+    drawn = []
+    monkeypatch.setattr("tmqc.study.figures.save_figure", lambda figure, *_: drawn.append(figure))
+    rows = [row("qc", 0, auroc=0.9, gate=f"g{i}", scenario=f"s{i % 2}", precision=0.5) for i in range(12)]
+    rows += [row("qc", seed, auroc=0.9, gate="g0", scenario="s0") for seed in (1, 2)]
+    plot_precision_recall(pd.DataFrame(rows), tmp_path / "x.png", None)
+    [legend] = drawn[0].legends
+    assert {text.get_text() for text in legend.get_texts()} == {f"g{i}" for i in range(12)}
+    looks = {(line.get_color(), line.get_marker()) for line in legend.legend_handles}
+    assert len(looks) == 12
+    [mean] = [line for line in drawn[0].axes[0].lines if line.get_label() == "g0"]
+    assert list(mean.get_ydata()) == [0.5]
