@@ -9,7 +9,7 @@ from paper_run import make_reports
 
 from tmqc.config import CalibratedConfig, QcConfig
 from tmqc.core.runaway import Alarm
-from tmqc.pipelines.rules import explain, heed
+from tmqc.pipelines.rules import explain, heed, warn_of_few_scans
 
 LOST = Alarm(n_rejected=20, n_batches=20, n_condemned=170, n_subjects=170, by_rejections=True, by_elimination=True)
 
@@ -32,3 +32,11 @@ def test_the_alarm_is_repeated_as_long_as_anybody_is_tried(caplog, n_steps, time
 )
 def test_the_advice_names_the_gates_own_setting(qc, setting):
     assert explain(LOST, 5, qc).endswith(f"or raise {setting}")
+
+
+@pytest.mark.parametrize(
+    ("control", "n_train", "warned"), [("screen", 19, True), ("screen", 20, False), ("steps", 3, False)]
+)
+def test_a_screen_of_few_scans_is_warned_of(caplog, control, n_train, warned):
+    warn_of_few_scans(QcConfig(control=control), n_train=n_train)
+    assert (f"compares {n_train} training scans" in caplog.text) is warned

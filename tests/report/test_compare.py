@@ -80,6 +80,15 @@ def test_the_same_run_twice_counts_once(tmp_path):
     assert "counted once" in text
 
 
+def test_a_seed_that_has_no_say_makes_no_second_run(tmp_path):
+    """Of the harm, in clean runs: its QC runs make it one of the seeds compared."""
+    for seed in (0, 1):
+        make_run(tmp_path, "clean", f"c{seed}", f"harmful.seed={seed}")
+        make_run(tmp_path, "qc", f"q{seed}", *HARM, f"harmful.seed={seed}")
+    groups = {group.pipeline: group for group in group_runs(gather([tmp_path]).records)}
+    assert {name: (len(g.records), len(g.repeats)) for name, g in groups.items()} == {"clean": (1, 1), "qc": (2, 0)}
+
+
 def test_settings_without_a_say_do_not_differ(tmp_path):
     """No gate's without control, no harm's without harm, no acceptable error where the screen judges."""
     make_run(tmp_path, "clean", "c", "qc.error=0.5", "harmful.count=9", "cohort.phantom.seed=7")

@@ -21,7 +21,7 @@ from tmqc.travel import Centers, Listener, Plan
 
 log = logging.getLogger("tmqc")
 
-# Of 15 values from a normal distribution one in 43 samples has one beyond 6 robust standard deviations; of 5, one in 8.
+# Robust standard deviations of so few values are uncertain: even normal ones may lie beyond 6 of them.
 _FEW_SCANS = 20
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from tmqc.report.canvas import GRAY, PALETTE, look_of, new_figure, save_figure, style_axes
-from tmqc.report.compare.figures import draw_gate
+from tmqc.report.canvas import PALETTE, look_of, new_figure, save_figure, style_axes
+from tmqc.report.compare.figures import draw_gate, draw_mean
+from tmqc.study.plan import CLEAN, DIRTY, QC
 
 _PANEL_IN = 4.2
 
@@ -86,12 +87,9 @@ def plot_test(table: pd.DataFrame, path: Path, note: str | None) -> None:
 
 def _draw_test(axes: Axes, table: pd.DataFrame, models: Sequence[str], name: str) -> None:
     for row in table.to_dict("records"):
-        y, mean, half = models.index(row["model"]), row[name], row[f"{name}_half"]
-        color = PALETTE[{"clean": 3, "dirty": 2}.get(row["model"], 1)]
-        axes.plot([row[f"{name}_least"], row[f"{name}_most"]], [y, y], "|", color=GRAY, markersize=8)
-        if half is not None and np.isfinite(half):
-            axes.plot([max(mean - half, 0.0), min(mean + half, 1.0)], [y, y], color=color, linewidth=1.6)
-        axes.plot(mean, y, "o", color=color, markersize=5)
+        pipeline = row["model"] if row["model"] in (CLEAN, DIRTY) else QC
+        ends = [row[f"{name}_least"], row[f"{name}_most"]]
+        draw_mean(axes, models.index(row["model"]), ends, row[name], row[f"{name}_half"], pipeline=pipeline)
 
 
 def plot_rivals(rivals: pd.DataFrame, path: Path, note: str | None) -> None:

@@ -58,15 +58,16 @@ def draw_models(groups: Sequence[Group], means: pd.DataFrame) -> Figure | None:
         for y, (group, row) in enumerate(zip(groups, means.to_dict("records"), strict=True)):
             values = [v for record in group.records if (v := record.numbers.get(name)) is not None]
             if values:
-                _draw_mean(axes, y, values, row[f"{name}_half"], group.pipeline)
+                draw_mean(axes, y, values, float(np.mean(values)), row[f"{name}_half"], pipeline=group.pipeline)
         style_axes(axes, xlabel=f"test {_TEST[name]}")
         axes.set_yticks(range(len(groups)), [group.label for group in groups])
         axes.set_ylim(len(groups) - 0.5, -0.5)
     return figure
 
 
-def _draw_mean(axes: Axes, y: int, values: Sequence[float], half: float | None, pipeline: str) -> None:
-    color, mean = _COLORS[pipeline], float(np.mean(values))
+def draw_mean(axes: Axes, y: int, values: Sequence[float], mean: float, half: float | None, *, pipeline: str) -> None:
+    """Draw a mean of shares at `y`, its interval (mean +- half, within 0..1), and single values or their ends."""
+    color = _COLORS[pipeline]
     if len(values) > 1:
         axes.plot(values, [y] * len(values), "|", color=GRAY, markersize=9, markeredgewidth=1.2)
     if half is not None and np.isfinite(half):
