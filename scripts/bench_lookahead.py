@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from tmqc import backend
-from tmqc.config import CohortConfig, Config, ModelConfig, RunConfig
 from tmqc.core.lookahead import StepTimes, expected_step_s
+from tmqc.model import backend
+from tmqc.settings.schema import CohortConfig, Config, ModelConfig, RunConfig
 
 DEVICES, REJECTED = (1, 2, 4, 8), (0.0, 0.1, 0.3)
 CENTER, BATCH_SIZE, RATE = "A", 5, 1e-4
@@ -46,10 +46,10 @@ def parse() -> argparse.Namespace:
 def make_local(config: Config, n_scans: int) -> Any:
     """Centers of this process on random scans: `n_scans` for verification, four batches to train on."""
     backend.import_keras()
-    from tmqc.centers import LocalCenters
     from tmqc.data.cohort import Subject
     from tmqc.data.volumes import Volumes
     from tmqc.pipelines.prepare import build_learner
+    from tmqc.training.centers import LocalCenters
 
     names = [f"s{i}" for i in range(n_scans + 4 * BATCH_SIZE)]
     scans = np.random.default_rng(0).uniform(0, 255, (len(names), *config.cohort.shape, 1)).astype(np.float32)
@@ -65,7 +65,7 @@ def make_local(config: Config, n_scans: int) -> Any:
 
 def take_steps(centers: Any, batches: list[tuple[str, ...]], reject_every: int) -> tuple[float, float, list[Any]]:
     """Seconds of training and of all else, and what the verifications said."""
-    from tmqc.travel import Foreseen
+    from tmqc.training.travel import Foreseen
 
     steps = [Foreseen(CENTER, batch, RATE) for batch in batches]
     answers, train_s, started = [], 0.0, time.perf_counter()
@@ -89,9 +89,9 @@ def measure(given: argparse.Namespace) -> StepTimes:
         run=RunConfig(verify_batch_size=given.verify_batch_size),
     )
     local = make_local(config, given.scans)
-    from tmqc.lookahead import LookaheadCenters
     from tmqc.pipelines.prepare import build_verifier
-    from tmqc.verifiers.pool import Verifiers
+    from tmqc.training.lookahead import LookaheadCenters
+    from tmqc.training.verifiers.pool import Verifiers
 
     start = local.state()
     begun = time.perf_counter()

@@ -14,14 +14,14 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
-from tmqc.config import PhantomConfig
-from tmqc.data.anatomy import apply_scan, build_anatomy, draw_scans
-from tmqc.data.center_tables import read_centers
-from tmqc.data.corruptions import GRADED, KINDS, LABEL_KINDS, draw_parameters
 from tmqc.data.nifti import Array, read_volume
-from tmqc.data.phantom import is_phantom
 from tmqc.errors import InputError, RunError
+from tmqc.harm.corruptions import GRADED, KINDS, LABEL_KINDS, draw_parameters
+from tmqc.phantom.anatomy import apply_scan, build_anatomy, draw_scans
+from tmqc.phantom.center_tables import read_centers
+from tmqc.phantom.cohort import is_phantom
 from tmqc.report.canvas import new_figure, save_figure
+from tmqc.settings.schema import PhantomConfig
 
 SEVERITIES = (2, 5, 9)
 NOTE = "phantom scan: synthetic, no patient was scanned"

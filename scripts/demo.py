@@ -10,8 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tmqc.data.phantom import PHANTOM_NOTE
 from tmqc.errors import InputError
+from tmqc.phantom.cohort import PHANTOM_NOTE
 from tmqc.report.tables import comparison
 
 OUTPUTS = Path("outputs")

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tmqc.config import ModelConfig
-from tmqc.data.center_tables import read_centers
+from tmqc.phantom.center_tables import read_centers
+from tmqc.settings.schema import ModelConfig
 
 SHAPE = (160, 192, 160)
 BATCH = 5
@@ -91,14 +91,14 @@ def count_sent(
 
 def message_sizes() -> Sizes:
     """Sizes of real messages, of the model at the published size."""
-    from tmqc.backend import import_keras
+    from tmqc.model.backend import import_keras
 
     import_keras()
     import keras
 
     from tmqc.federation.half import to_half
     from tmqc.federation.messages import encode, pack_part
-    from tmqc.models.sfcn import sfcn
+    from tmqc.model.sfcn import sfcn
 
     model = sfcn(SHAPE, ModelConfig(), seed=0)
     adam = keras.optimizers.Adam()

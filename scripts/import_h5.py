@@ -24,11 +24,11 @@ from tmqc.errors import InputError, ModelFileError
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code 0; 2 with one line a fault if the model cannot be imported."""
     given = _parse(arguments)
-    from tmqc.backend import import_keras  # takes seconds: --help is not to wait
+    from tmqc.model.backend import import_keras  # takes seconds: --help is not to wait
 
     import_keras()
-    from tmqc.models.h5 import read_pair
-    from tmqc.models.imported import turn_axes, write_imported
+    from tmqc.model.h5 import read_pair
+    from tmqc.runs.imported import turn_axes, write_imported
 
     try:
         cycle = given.cycle if given.cycle is not None else _cycle_of([given.encoder, given.classifier])

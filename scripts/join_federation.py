@@ -18,8 +18,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tmqc.config import CohortConfig
 from tmqc.errors import InputError
+from tmqc.settings.schema import CohortConfig
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -15,12 +15,12 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from tmqc.config import HarmfulConfig
 from tmqc.data.cohort import Subject, read_cohort
-from tmqc.data.harmful import KINDS, SCENARIOS, draw_harm, write_harmful
-from tmqc.data.scenarios import PLACEMENTS
+from tmqc.data.truth import Truth, write_truth
 from tmqc.errors import InputError, RunError, SettingsError
-from tmqc.truth import Truth, write_truth
+from tmqc.harm.harmful import KINDS, SCENARIOS, draw_harm, write_harmful
+from tmqc.harm.scenarios import PLACEMENTS
+from tmqc.settings.schema import HarmfulConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,10 +7,10 @@ import csv
 import sys
 from pathlib import Path
 
-from tmqc.config import PhantomConfig
-from tmqc.data.center_tables import SPLITS
-from tmqc.data.phantom import default_directory, make_phantom
 from tmqc.errors import InputError
+from tmqc.phantom.center_tables import SPLITS
+from tmqc.phantom.cohort import default_directory, make_phantom
+from tmqc.settings.schema import PhantomConfig
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -16,8 +16,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tmqc.config import TrackingConfig
 from tmqc.errors import InputError, RunError
+from tmqc.settings.schema import TrackingConfig
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

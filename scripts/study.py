@@ -15,8 +15,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tmqc.data.phantom import PHANTOM_NOTE
 from tmqc.errors import InputError
+from tmqc.phantom.cohort import PHANTOM_NOTE
 from tmqc.study.collect import collect_rivals, collect_runs
 from tmqc.study.kinds import collect_kinds, collect_rival_kinds, compare_kinds
 from tmqc.study.launch import launch

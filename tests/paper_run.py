@@ -16,13 +16,13 @@ from tiny import COLUMNS, compose_config, tiny_overrides, write_scan
 from tmqc.core.rates import Counts, Rates, Verification
 from tmqc.core.records import CycleReport
 from tmqc.data.cohort import Subject
+from tmqc.data.truth import Harm, Truth, write_truth
 from tmqc.federation.site_settings import TOKEN_COLUMNS
 from tmqc.report.metrics import predictions_of, write_predictions
 from tmqc.report.scores import score_detection, write_detection
 from tmqc.report.summary import summarize_run
-from tmqc.rundir import append_cycle, write_json, write_text
-from tmqc.trace import COLUMNS as TRACE_COLUMNS
-from tmqc.truth import Harm, Truth, write_truth
+from tmqc.runs.directory import append_cycle, write_json, write_text
+from tmqc.runs.trace import COLUMNS as TRACE_COLUMNS
 
 # Names as a stranger might choose them to run a script in somebody's browser, or to upset Matplotlib's formulas.
 EVIL, MONEY = "<script>alert(1)<script>", "$x_$"

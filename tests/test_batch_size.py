@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from tiny import logistic_learner
 
-from tmqc import batch_size
-from tmqc.batch_size import bytes_a_scan, choose, find_batch_size, settle_batch_size
-from tmqc.config import Config, ModelConfig, RunConfig
-from tmqc.models.sfcn import sfcn
+from tmqc.model import batch_size
+from tmqc.model.batch_size import bytes_a_scan, choose, find_batch_size, settle_batch_size
+from tmqc.model.sfcn import sfcn
+from tmqc.settings.schema import Config, ModelConfig, RunConfig
 
 X = np.zeros((20, 4, 1, 1, 1), np.float32)
 

@@ -10,14 +10,14 @@ import pytest
 from rich.console import Console
 from tiny import SHAPE
 
-from tmqc import backend
 from tmqc.bench import measure, real_sizes
 from tmqc.bench.contender import EnoughError
 from tmqc.bench.race import Ran, speedup, speedup_at
 from tmqc.bench.report import print_summary, published_hours, summarize
 from tmqc.bench.setting import PUBLISHED, Setting
-from tmqc.config import ModelConfig
-from tmqc.models.sfcn import sfcn
+from tmqc.model import backend
+from tmqc.model.sfcn import sfcn
+from tmqc.settings.schema import ModelConfig
 
 DEVICE = backend.set_up(deterministic=True)
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from tmqc.centers import LocalCenters
 from tmqc.data.cohort import Subject
 from tmqc.data.volumes import Volumes
-from tmqc.travel import Foreseen
+from tmqc.training.centers import LocalCenters
+from tmqc.training.travel import Foreseen
 
 ROWS = [Subject(name, Path(name), "A", 1, None, None, None) for name in "abcd"]
 

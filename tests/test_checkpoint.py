@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tmqc.checkpoint import (
+from tmqc.errors import RunError
+from tmqc.runs.checkpoint import (
     Checkpoint,
     checkpoint_path,
     drop_latest,
@@ -20,8 +21,7 @@ from tmqc.checkpoint import (
     save_latest,
     saved_cycles,
 )
-from tmqc.cycle_choice import find_checkpoint, select_cycles
-from tmqc.errors import RunError
+from tmqc.runs.cycle_choice import find_checkpoint, select_cycles
 
 STATE = {
     "encoder/conv1/kernel": np.arange(12, dtype=np.float32).reshape(3, 4),

@@ -14,8 +14,8 @@ import pytest
 from tiny import tiny_overrides
 
 from tmqc import cli
-from tmqc.config import Config
 from tmqc.errors import JobError
+from tmqc.settings.schema import Config
 
 REPO = Path(__file__).resolve().parents[1]
 
@@ -144,7 +144,7 @@ def test_a_wheel_works_elsewhere(tmp_path):
     shown = subprocess.run([sys.executable, "-c", where], cwd=elsewhere, env=env, capture_output=True, text=True)
     assert shown.stdout.strip() == str(site / "tmqc" / "conf")
     assert tmqc("qc.eror=1", cwd=elsewhere, PYTHONPATH=str(site)).returncode == 2
-    read = "from tmqc.data.phantom import read_centers; print(len(read_centers('real83')))"
+    read = "from tmqc.phantom.cohort import read_centers; print(len(read_centers('real83')))"
     tables = subprocess.run([sys.executable, "-c", read], cwd=elsewhere, env=env, capture_output=True, text=True)
     assert tables.stdout.strip() == "83", tables.stderr
 

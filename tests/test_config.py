@@ -9,10 +9,10 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 
 from tmqc.cli import conf_dir, to_config
-from tmqc.config import Config, flatten
 from tmqc.errors import SettingsError
-from tmqc.explain import explain
-from tmqc.validate import validate
+from tmqc.settings.explain import explain
+from tmqc.settings.schema import Config, flatten
+from tmqc.settings.validate import validate
 
 EXPERIMENTS = sorted(p.stem for p in (conf_dir() / "experiment").glob("*.yaml"))
 OWN_DATA = ["cohort.train_csv=a.csv", "cohort.test_csv=b.csv", "inference.run=somewhere"]

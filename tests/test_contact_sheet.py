@@ -4,7 +4,7 @@ import SimpleITK as sitk
 from matplotlib.image import imread
 from scripts_of import load_script
 
-from tmqc.data.corruptions import KINDS
+from tmqc.harm.corruptions import KINDS
 
 
 @pytest.fixture(scope="module")

@@ -8,13 +8,13 @@ import math
 import pytest
 from test_travel import Recorder, ScriptedCenters, controlled, n_bad, phases, plan
 
-from tmqc.control import ControlledTravel
 from tmqc.core.control import Control, DryTour
 from tmqc.core.gate import Gate
 from tmqc.core.rates import Counts, Verification
 from tmqc.core.records import BASELINE, BATCH, DRY, RETRY, REVISIT
 from tmqc.core.runaway import Guard
-from tmqc.trace import COLUMNS, FURTHER_COLUMNS, TraceWriter
+from tmqc.runs.trace import COLUMNS, FURTHER_COLUMNS, TraceWriter
+from tmqc.training.control import ControlledTravel
 
 
 def travelled(subjects, centers, control, *, cycles):

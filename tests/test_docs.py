@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tmqc.config import Config, flatten
+from tmqc.settings.schema import Config, flatten
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(path.name for path in (ROOT / "docs").glob("*.md"))

@@ -11,10 +11,10 @@ import pytest
 from test_pipelines import START, go, harm
 from test_resume import SAVE_ALWAYS, Death, die  # noqa: F401
 
-from tmqc.checkpoint import checkpoint_path, load_checkpoint, saved_cycles
 from tmqc.federation.messages import STATE, check_reply, check_request, decode
 from tmqc.federation.transport import LocalTransport
-from tmqc.trace import TRAFFIC_COLUMNS
+from tmqc.runs.checkpoint import checkpoint_path, load_checkpoint, saved_cycles
+from tmqc.runs.trace import TRAFFIC_COLUMNS
 
 # One scan at a time: else a scan's prediction depends, in the last bit, on who is scored together with it.
 ALIKE = ["run.verify_batch_size=1", "tracking=none"]

@@ -9,7 +9,7 @@ from test_federation_faults import files, opened, remote, step  # noqa: F401
 
 from tmqc.federation import absence
 from tmqc.federation.absence import LONGEST_PAUSE_S, Absences, News
-from tmqc.travel import AwayError
+from tmqc.training.travel import AwayError
 
 PAUSE_S = 10.0
 N_A_SITE = 5  # verification scans

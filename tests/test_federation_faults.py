@@ -12,7 +12,6 @@ import pytest
 from test_travel import ScriptedCenters, controlled, plan
 from tiny import logistic_learner
 
-from tmqc.control import ControlledTravel
 from tmqc.core.control import Control
 from tmqc.core.records import AWAY, BATCH, RETRY, REVISIT
 from tmqc.data.cohort import Subject
@@ -25,10 +24,11 @@ from tmqc.federation.simulated import lay_out
 from tmqc.federation.site import Equipment, Site
 from tmqc.federation.site_settings import TOKENS, read_site_settings, read_tokens
 from tmqc.federation.transport import LocalTransport, Silence
-from tmqc.journal import JournaledCenters
 from tmqc.pipelines.ready import _check_unchanged
-from tmqc.trace import TRAFFIC_COLUMNS, TraceWriter
-from tmqc.travel import AwayError, TrainResult
+from tmqc.runs.trace import TRAFFIC_COLUMNS, TraceWriter
+from tmqc.training.control import ControlledTravel
+from tmqc.training.journal import JournaledCenters
+from tmqc.training.travel import AwayError, TrainResult
 
 N_VOXELS = 4
 OPEN = {"task": "open", "settings": "{}"}

@@ -20,10 +20,10 @@ from test_pipelines import START, go, harm
 from test_resume import SAVE_ALWAYS
 from tiny import CENTERS, tiny_overrides
 
-from tmqc.checkpoint import checkpoint_path, load_checkpoint
 from tmqc.data.cohort import read_cohort
 from tmqc.federation.caller import FederationError
 from tmqc.federation.simulated import lay_out
+from tmqc.runs.checkpoint import checkpoint_path, load_checkpoint
 
 pytest.importorskip("nvflare")
 from tmqc.federation import flare_system

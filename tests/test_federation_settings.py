@@ -15,7 +15,7 @@ from test_config import OWN_DATA, composed, faults
 
 from tmqc.errors import InputError
 from tmqc.federation.site_settings import SiteSettings, Tokens, read_site_settings, write_site_settings
-from tmqc.validate import validate
+from tmqc.settings.validate import validate
 
 DATA = OWN_DATA[:2]
 

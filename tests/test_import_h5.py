@@ -14,12 +14,12 @@ import pytest
 from keras import layers
 from scripts_of import load_script
 
-from tmqc.checkpoint import load_checkpoint
 from tmqc.errors import ModelFileError
-from tmqc.learner import Learner
-from tmqc.models.h5 import read_pair
-from tmqc.models.imported import state_of, turn_axes
-from tmqc.models.sfcn import sfcn
+from tmqc.model.h5 import read_pair
+from tmqc.model.learner import Learner
+from tmqc.model.sfcn import sfcn
+from tmqc.runs.checkpoint import load_checkpoint
+from tmqc.runs.imported import state_of, turn_axes
 
 tf = pytest.importorskip("tensorflow")
 FIVE = ((33, 40, 36), (2, 2, 3, 3, 4, 4))  # z, y, x and filters

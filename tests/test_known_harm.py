@@ -4,9 +4,9 @@ import pytest
 from tiny import compose_config, tiny_overrides
 
 from tmqc.data.cohort import read_cohort
+from tmqc.data.truth import Harm, Truth, write_truth
 from tmqc.errors import RunError
-from tmqc.pipelines.known_harm import draw, find_truth
-from tmqc.truth import Harm, Truth, write_truth
+from tmqc.harm.known_harm import draw, find_truth
 
 
 @pytest.fixture

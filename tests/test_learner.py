@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from tiny import logistic_learner
 
-from tmqc import backend
-from tmqc.config import ModelConfig
-from tmqc.learner import Learner
-from tmqc.models.sfcn import feature_grid, sfcn
+from tmqc.model import backend
+from tmqc.model.learner import Learner
+from tmqc.model.sfcn import feature_grid, sfcn
+from tmqc.settings.schema import ModelConfig
 
 SHAPE = (16, 16, 16)
 SMALL = ModelConfig(filters=[4, 8, 8], batchnorm_momentum=0.9)

@@ -16,18 +16,18 @@ from hypothesis import strategies as st
 from test_screening import LIMITS
 from test_travel import plan
 
-from tmqc.centers import LocalCenters
-from tmqc.control import ControlledTravel
 from tmqc.core.control import Control, DryTour
 from tmqc.core.gate import Gate
 from tmqc.data.cohort import Subject
 from tmqc.data.volumes import Volumes
-from tmqc.lookahead import LookaheadCenters
-from tmqc.screening import ScreenedTravel, Screening
-from tmqc.travel import Foreseen, travel
-from tmqc.verifiers import pool
-from tmqc.verifiers.pool import Verifiers
-from tmqc.verifiers.process import Request, UselessError
+from tmqc.training.centers import LocalCenters
+from tmqc.training.control import ControlledTravel
+from tmqc.training.lookahead import LookaheadCenters
+from tmqc.training.screening import ScreenedTravel, Screening
+from tmqc.training.travel import Foreseen, travel
+from tmqc.training.verifiers import pool
+from tmqc.training.verifiers.pool import Verifiers
+from tmqc.training.verifiers.process import Request, UselessError
 
 MODULUS = 999_983
 SUBJECTS = {"A": tuple(f"a{i}" for i in range(5)), "B": ("b0",), "C": ("c0", "c1", "c2")}

@@ -13,8 +13,8 @@ from test_pipelines import go
 from test_resume import same
 from tiny import tiny_overrides
 
-from tmqc.verifiers.pool import Verifiers
-from tmqc.verifiers.process import Process
+from tmqc.training.verifiers.pool import Verifiers
+from tmqc.training.verifiers.process import Process
 
 START, CYCLES = 3, 7
 # Every rise of the loss is a rejection: retries and revisits all along. The last batch of four is a smaller one.

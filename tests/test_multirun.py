@@ -11,9 +11,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import open_dict
 
 from tmqc.cli import conf_dir
-from tmqc.config import Config
-from tmqc.multirun import make, to_config
-from tmqc.sameness import settings_digest
+from tmqc.settings.fingerprint import settings_digest
+from tmqc.settings.schema import Config
+from tmqc.sweep.multirun import make, to_config
 
 TABLES = ["cohort.train_csv=train.csv", "cohort.verification_csv=verification.csv"]
 

@@ -11,11 +11,11 @@ import pytest
 from omegaconf import OmegaConf
 from tiny import CENTERS, compose_config, tiny_overrides
 
-from tmqc.checkpoint import checkpoint_path, load_checkpoint, saved_cycles
 from tmqc.cli import run
 from tmqc.core.robust import shortest_half
 from tmqc.errors import InputError, RunError
-from tmqc.trace import COLUMNS, FURTHER_COLUMNS
+from tmqc.runs.checkpoint import checkpoint_path, load_checkpoint, saved_cycles
+from tmqc.runs.trace import COLUMNS, FURTHER_COLUMNS
 
 CLEAN, START, CYCLES = 8, 8, 12
 

@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 from tiny import compose_config, tiny_overrides
 
-from tmqc.centers import LocalCenters
 from tmqc.cli import run
 from tmqc.core.rates import Counts, Verification
+from tmqc.training.centers import LocalCenters
 
 CYCLES, REVISIT = 5, 2
 # Subject -> which of the times it is trained on the model gets worse. One scan a batch: tour and retry are two times.

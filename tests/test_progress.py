@@ -13,7 +13,7 @@ from tmqc.core.gate import Verdict
 from tmqc.core.rates import Counts, Rates, Verification
 from tmqc.core.records import BATCH, RETRY, REVISIT, VISIT, CycleReport, Step
 from tmqc.core.schedule import Visit
-from tmqc.progress import Progress, cycle_line
+from tmqc.runs.progress import Progress, cycle_line
 
 VERIFICATION = Verification(Counts(tp=19, fp=1, tn=19, fn=1), 4.0)
 RATES = Rates(0.0321, 0.048)

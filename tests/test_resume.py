@@ -13,16 +13,16 @@ from omegaconf import OmegaConf
 from test_pipelines import CYCLES, START, go, harm
 from tiny import CENTERS, compose_config
 
-from tmqc import batch_size
-from tmqc.checkpoint import checkpoint_path, find_resumable, load_checkpoint, saved_cycles
 from tmqc.errors import RunError
-from tmqc.learner import Learner
+from tmqc.model import batch_size
+from tmqc.model.learner import Learner
 from tmqc.pipelines import training
-from tmqc.pipelines.resume import check_place, locked
 from tmqc.report.events import read_trace
-from tmqc.rundir import LOCK
-from tmqc.signals import Interrupted
-from tmqc.travel import NonFiniteError
+from tmqc.runs.checkpoint import checkpoint_path, find_resumable, load_checkpoint, saved_cycles
+from tmqc.runs.directory import LOCK
+from tmqc.runs.resume import check_place, locked
+from tmqc.runs.signals import Interrupted
+from tmqc.training.travel import NonFiniteError
 
 SAVE_ALWAYS = "checkpoint.every_s=0"
 

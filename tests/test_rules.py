@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 from paper_run import make_reports
 
-from tmqc.config import CalibratedConfig, QcConfig
 from tmqc.core.runaway import Alarm
 from tmqc.pipelines.rules import explain, heed, warn_of_few_scans
+from tmqc.settings.schema import CalibratedConfig, QcConfig
 
 LOST = Alarm(n_rejected=20, n_batches=20, n_condemned=170, n_subjects=170, by_rejections=True, by_elimination=True)
 

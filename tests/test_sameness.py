@@ -7,11 +7,11 @@ from dataclasses import asdict
 import pytest
 from omegaconf import OmegaConf
 
-from tmqc.config import Config
 from tmqc.errors import RunError
-from tmqc.pipelines.resume import check_place
-from tmqc.pretrain import name_clean
-from tmqc.sameness import settings_digest
+from tmqc.runs.resume import check_place
+from tmqc.settings.fingerprint import settings_digest
+from tmqc.settings.schema import Config
+from tmqc.sweep.pretrain import name_clean
 
 
 def digest_with(centers):

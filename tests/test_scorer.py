@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tmqc.control import ControlledTravel
 from tmqc.core.control import Control, DryTour
 from tmqc.core.gate import Gate, decide
 from tmqc.core.rates import score
 from tmqc.core.records import BATCH, RETRY, REVISIT
 from tmqc.core.schedule import LearningRate, Tour
-from tmqc.scorer import Scorer
-from tmqc.travel import Plan, TrainResult
+from tmqc.training.control import ControlledTravel
+from tmqc.training.scorer import Scorer
+from tmqc.training.travel import Plan, TrainResult
 
 
 class Oracle:

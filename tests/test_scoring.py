@@ -9,9 +9,9 @@ import pytest
 from tmqc.core.rates import Counts, Rates, Verification
 from tmqc.core.records import CycleReport
 from tmqc.core.schedule import LearningRate, Tour
+from tmqc.data.truth import Harm, Truth
 from tmqc.pipelines.scoring import score_cycle, warn_of_vanished
-from tmqc.travel import Plan
-from tmqc.truth import Harm, Truth
+from tmqc.training.travel import Plan
 
 # Alpha keeps a scan, Beta is good, Gamma harmful, Delta both.
 SUBJECTS = {"Alpha": ("a1", "a2"), "Beta": ("b1", "b2"), "Gamma": ("g1",), "Delta": ("d1", "d2", "d3")}

@@ -10,7 +10,7 @@ from tmqc.core.rates import Counts, Verification
 from tmqc.core.records import BASELINE, BATCH, SCREEN
 from tmqc.core.runaway import Guard
 from tmqc.core.screen import Limits
-from tmqc.screening import ScreenedTravel, Screening
+from tmqc.training.screening import ScreenedTravel, Screening
 
 GOOD = [f"g{i}" for i in range(12)]
 SUBJECTS = {"A": (*GOOD[:4], "bad"), "B": (*GOOD[4:8], "flipped"), "C": tuple(GOOD[8:])}

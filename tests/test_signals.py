@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from tmqc.signals import Interrupted, Stop
+from tmqc.runs.signals import Interrupted, Stop
 
 ALL = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1]
 

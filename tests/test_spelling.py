@@ -10,7 +10,7 @@ import pytest
 from test_multirun import TABLES, composing, made
 
 from tmqc.errors import SettingsError
-from tmqc.spelling import NAMES
+from tmqc.sweep.spelling import NAMES
 
 __all__ = ["composing"]
 RUN = [*TABLES, "pipeline=dirty", "schedule.start=0", "harmful=samples"]
@@ -53,7 +53,7 @@ def test_other_ways_to_set_names_are_looked_at_too(composing, override):
 
 def test_a_number_that_was_not_typed_here_is_refused(composing, monkeypatch):
     """As in a YAML file of the user's, of which nothing but the number is left."""
-    monkeypatch.setattr("tmqc.spelling._split", lambda override: [])
+    monkeypatch.setattr("tmqc.sweep.spelling._split", lambda override: [])
     with pytest.raises(SettingsError, match="harmful.ids has 102, which is no text: put names in quotes"):
         made(*RUN, "harmful.ids=[102]")
 

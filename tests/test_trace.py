@@ -8,14 +8,14 @@ from time import perf_counter
 
 import pytest
 
-from tmqc.control import ControlledTravel
 from tmqc.core.control import Control
 from tmqc.core.gate import Gate
 from tmqc.core.ledger import Ledger
 from tmqc.core.rates import Counts, Verification
 from tmqc.core.schedule import LearningRate, Tour
-from tmqc.trace import COLUMNS, TraceWriter
-from tmqc.travel import Plan, TrainResult
+from tmqc.runs.trace import COLUMNS, TraceWriter
+from tmqc.training.control import ControlledTravel
+from tmqc.training.travel import Plan, TrainResult
 
 SUBJECTS = {"A": tuple(f"a{i}" for i in range(7)), "B": ("b0",), "C": ("c0", "c1", "c2")}
 START, CYCLES, REVISIT, ERROR = 10, 18, 2, 0.02

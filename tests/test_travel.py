@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tmqc.control import ControlledTravel
 from tmqc.core.control import Control
 from tmqc.core.gate import Gate
 from tmqc.core.rates import Counts, Verification
 from tmqc.core.records import BASELINE, BATCH, RETRY, REVISIT
 from tmqc.core.schedule import LearningRate, Tour
-from tmqc.travel import Foreseen, NonFiniteError, Plan, TrainResult, travel
+from tmqc.training.control import ControlledTravel
+from tmqc.training.travel import Foreseen, NonFiniteError, Plan, TrainResult, travel
 
 GOOD = Counts(tp=50, fp=0, tn=50, fn=0)
 

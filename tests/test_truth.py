@@ -2,8 +2,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tmqc.data.truth import Harm, Truth, read_truth, write_truth
 from tmqc.errors import InputError
-from tmqc.truth import Harm, Truth, read_truth, write_truth
 
 HEADER = "Subject,Study,Kind,Parameters,Seed"
 HARMS = (

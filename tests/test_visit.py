@@ -10,14 +10,14 @@ from test_control import LossCenters
 from test_federation_faults import Leaving
 from test_travel import Recorder, ScriptedCenters, n_bad, phases
 
-from tmqc.control import ControlledTravel
 from tmqc.core.control import Control
 from tmqc.core.gate import Gate
 from tmqc.core.records import AWAY, BASELINE, BATCH, RETRY, REVISIT, VISIT, Step, join
 from tmqc.core.runaway import Guard
 from tmqc.core.schedule import LearningRate, Tour
-from tmqc.trace import TraceWriter
-from tmqc.travel import Plan, TrainResult
+from tmqc.runs.trace import TraceWriter
+from tmqc.training.control import ControlledTravel
+from tmqc.training.travel import Plan, TrainResult
 
 FOUR = {"A": ("a", "b", "c", "d")}
 

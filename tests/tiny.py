@@ -12,8 +12,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 
 from tmqc.cli import conf_dir, to_config
-from tmqc.config import Config
-from tmqc.learner import Learner
+from tmqc.model.learner import Learner
+from tmqc.settings.schema import Config
 
 SHAPE = (16, 20, 16)
 COLUMNS = ("Subject", "Path", "Study", "Group_bin", "Sex", "Age", "Scanner")

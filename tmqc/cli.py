@@ -18,14 +18,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from tmqc import multirun
-from tmqc.config import Config
 from tmqc.errors import InputError, RunError, SettingsError
-from tmqc.explain import explain
-from tmqc.jobs import EXIT_INTERRUPTED, end, fail, run
-from tmqc.multirun import make, to_config
-from tmqc.pretrain import pretrain
-from tmqc.signals import Interrupted
+from tmqc.runs.signals import Interrupted
+from tmqc.settings.explain import explain
+from tmqc.settings.schema import Config
+from tmqc.sweep import multirun
+from tmqc.sweep.multirun import make, to_config
+from tmqc.sweep.pretrain import pretrain
+from tmqc.sweep.run_process import EXIT_INTERRUPTED, end, fail, run
 
 __all__ = ["conf_dir", "main", "run", "to_config"]
 

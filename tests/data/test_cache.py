@@ -10,14 +10,15 @@ import time
 import numpy as np
 import pytest
 
-from tmqc.config import CacheConfig, HarmfulConfig
 from tmqc.data import cache as module
-from tmqc.data import contents, harmful
+from tmqc.data import contents
 from tmqc.data.cache import VolumeCache, cache_warnings, open_cache
-from tmqc.data.harmful import draw_harm, write_harmful
 from tmqc.data.sealed import START, DamagedError, seal, unseal
 from tmqc.data.volumes import Block, load_volumes
 from tmqc.errors import CohortError, RunError
+from tmqc.harm import harmful
+from tmqc.harm.harmful import draw_harm, write_harmful
+from tmqc.settings.schema import CacheConfig, HarmfulConfig
 
 SHAPE = (6, 7, 8)
 N = 336  # voxels

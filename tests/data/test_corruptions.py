@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import fft
 
-from tmqc.data.corruptions import DEFAULT_SEVERITY, GRADED, KINDS, LABEL_KINDS, UNGRADED, draw_parameters, fits
+from tmqc.harm.corruptions import DEFAULT_SEVERITY, GRADED, KINDS, LABEL_KINDS, UNGRADED, draw_parameters, fits
 
 SHAPE = (20, 24, 16)
 MOTION = {"axis": "y", "moves": 6, "still": 0.1, "rotation_deg": 0.0, "shift": 0.0}

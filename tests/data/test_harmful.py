@@ -13,15 +13,15 @@ import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tmqc.config import HarmfulConfig
 from tmqc.data.cache import VolumeCache
 from tmqc.data.cohort import Subject, read_cohort
-from tmqc.data.corruptions import inverted, noise
-from tmqc.data.harmful import KINDS, SCENARIOS, check_harmful, draw_harm, write_harmful
 from tmqc.data.nifti import read_image, read_volume
+from tmqc.data.truth import Harm, Truth, read_truth
 from tmqc.data.volumes import load_volumes
 from tmqc.errors import CohortError, SettingsError
-from tmqc.truth import Harm, Truth, read_truth
+from tmqc.harm.corruptions import inverted, noise
+from tmqc.harm.harmful import KINDS, SCENARIOS, check_harmful, draw_harm, write_harmful
+from tmqc.settings.schema import HarmfulConfig
 
 SHAPE = (6, 7, 8)
 NOISE = {"mean": 0.0, "sigma": 25.0, "replace": False}

@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from tmqc.config import PhantomConfig
-from tmqc.data import anatomy, center_tables, phantom
 from tmqc.errors import CohortError, SettingsError
+from tmqc.phantom import anatomy, center_tables
+from tmqc.phantom import cohort as phantom
+from tmqc.settings.schema import PhantomConfig
 
 SHAPE = (16, 24, 20)  # three different sizes, so that a swapped axis shows
 HEADER = "center," + ",".join(center_tables.COUNTS)

@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import compose_config
 
-from tmqc.config import HarmfulConfig, flatten
 from tmqc.data.cohort import Subject
-from tmqc.data.corruptions import GRADED
-from tmqc.data.harmful import KINDS, check_harmful, draw_harm
-from tmqc.data.scenarios import deal_kinds
+from tmqc.data.truth import read_truth, write_truth
 from tmqc.errors import SettingsError
-from tmqc.truth import read_truth, write_truth
+from tmqc.harm.corruptions import GRADED
+from tmqc.harm.harmful import KINDS, check_harmful, draw_harm
+from tmqc.harm.scenarios import deal_kinds
+from tmqc.settings.schema import HarmfulConfig, flatten
 
 TRAIN = [
     Subject(f"{study}{i}", Path(f"/x/{study}{i}.nii"), study, i % 2, "F", 60.0, None)

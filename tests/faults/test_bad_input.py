@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from omegaconf.errors import OmegaConfBaseException
 from tiny import SHAPE, compose_config, write_scan
 
-from tmqc.checkpoint import Checkpoint, find_resumable, load_checkpoint, save_checkpoint
 from tmqc.data.cohort import Subject, read_cohort
+from tmqc.data.truth import read_truth
 from tmqc.data.volumes import load_volumes
 from tmqc.errors import InputError, RunError
-from tmqc.explain import explain
-from tmqc.truth import read_truth
-from tmqc.validate import validate
+from tmqc.runs.checkpoint import Checkpoint, find_resumable, load_checkpoint, save_checkpoint
+from tmqc.settings.explain import explain
+from tmqc.settings.validate import validate
 
 FEW, MANY = 40, 1500
 JUNK = st.one_of(

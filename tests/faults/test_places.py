@@ -15,7 +15,7 @@ import pytest
 from test_resume import same
 from tiny import tiny_overrides
 
-from tmqc.checkpoint import checkpoint_path, load_checkpoint, saved_cycles
+from tmqc.runs.checkpoint import checkpoint_path, load_checkpoint, saved_cycles
 
 PRIVILEGES = "-dac_override,-dac_read_search"
 PATIENCE_S = 300

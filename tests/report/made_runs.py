@@ -4,8 +4,8 @@ import json
 
 from omegaconf import OmegaConf
 
-from tmqc.config import Config
 from tmqc.report.compare.records import DETECTION
+from tmqc.settings.schema import Config
 
 HARM = ("harmful.scenario=centers", "harmful.kind=noise")
 

@@ -13,7 +13,7 @@ from tmqc.errors import RunError
 from tmqc.report.cycles import read_cycles
 from tmqc.report.ranking import RivalRow, ranking_metrics, read_ranking, write_ranking
 from tmqc.report.scores import detection_metrics, read_detection, score_detection, write_detection
-from tmqc.rundir import append_cycle
+from tmqc.runs.directory import append_cycle
 
 FIRST = CycleReport(
     cycle=10,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tmqc.config import Config, HarmfulConfig, QcConfig, flatten
 from tmqc.report.description import describe_run
+from tmqc.settings.schema import Config, HarmfulConfig, QcConfig, flatten
 
 SUMMARY = {
     "pipeline": "qc",

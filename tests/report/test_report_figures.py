@@ -14,7 +14,6 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from tmqc.control import ControlledTravel
 from tmqc.core.control import Control
 from tmqc.core.rates import Counts, Verification
 from tmqc.core.schedule import Tour
@@ -24,8 +23,9 @@ from tmqc.report.events import Wait, eliminated_in, find_waits, read_trace
 from tmqc.report.figures import plot_cycles, plot_inference, plot_qc, plot_roc
 from tmqc.report.metrics import predictions_of, subgroup_metrics
 from tmqc.report.qc_figure import draw_steps
-from tmqc.trace import COLUMNS, TraceWriter
-from tmqc.travel import Plan, TrainResult
+from tmqc.runs.trace import COLUMNS, TraceWriter
+from tmqc.training.control import ControlledTravel
+from tmqc.training.travel import Plan, TrainResult
 
 NOTE = "phantom cohort: no patient was scanned"
 

@@ -22,7 +22,7 @@ from tmqc.report.breakdown import Breakdown, GoodLost, KindScore
 from tmqc.report.metrics import subgroup_metrics, write_metrics
 from tmqc.report.scores import score_detection
 from tmqc.report.tables import comparison, print_inference, print_training
-from tmqc.trace import COLUMNS
+from tmqc.runs.trace import COLUMNS
 
 NOTE = "phantom cohort: no patient was scanned"
 REPORT = CycleReport(

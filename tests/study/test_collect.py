@@ -6,11 +6,11 @@ import math
 import pandas as pd
 import pytest
 
+from tmqc.data.truth import Harm, Truth, write_truth
 from tmqc.study.collect import DETECTION, REAL, collect_runs, measure_harm
 from tmqc.study.kinds import EVERY
 from tmqc.study.plan import Job
 from tmqc.study.report import compare_models, write_study
-from tmqc.truth import Harm, Truth, write_truth
 
 NOTE = "phantom cohort"
 

@@ -3,9 +3,9 @@
 import pandas as pd
 import pytest
 
+from tmqc.data.truth import Harm, Truth, write_truth
 from tmqc.study.kinds import collect_kinds, collect_rival_kinds, compare_kinds
 from tmqc.study.plan import Job
-from tmqc.truth import Harm, Truth, write_truth
 
 BY_KIND = "kind,n_harmful,n_flagged,n_eliminated,recall,flagged_recall\n"
 

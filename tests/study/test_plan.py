@@ -4,8 +4,8 @@ import pytest
 from tiny import compose_config
 
 from tmqc.errors import SettingsError
+from tmqc.settings.validate import validate
 from tmqc.study.plan import make_jobs, read_study
-from tmqc.validate import validate
 
 STUDIES = sorted((Path(__file__).parents[2] / "scripts" / "studies").glob("*.yaml"))
 

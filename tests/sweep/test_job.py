@@ -16,18 +16,18 @@ import pytest
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from tmqc import jobs
-from tmqc import pretrain as pretrain_module
-from tmqc.config import Config
 from tmqc.errors import JobError, SettingsError
-from tmqc.jobs import Ended
-from tmqc.pretrain import last_clean_cycle, name_clean, pretrain
-from tmqc.rundir import write_json, write_text
-from tmqc.signals import WAITING, Interrupted
+from tmqc.runs.directory import write_json, write_text
+from tmqc.runs.signals import WAITING, Interrupted
+from tmqc.settings.schema import Config
 from tmqc.sweep import job as module
+from tmqc.sweep import pretrain as pretrain_module
+from tmqc.sweep import run_process as jobs
 from tmqc.sweep.board import Board
 from tmqc.sweep.job import Made, Place, carry_out, heed_signals
 from tmqc.sweep.outcome import FAILED, FINISHED, KILLED, SKIPPED, Outcome, read_outcome, write_outcome
+from tmqc.sweep.pretrain import last_clean_cycle, name_clean, pretrain
+from tmqc.sweep.run_process import Ended
 from tmqc.sweep.sweep import Plan, best
 
 SUMMARY = {"test": {"auroc": 0.75, "f1": None}, "ledger": {"n_eliminated": 3, "n_flagged": 4, "n_undecided": 0}}
@@ -238,7 +238,8 @@ def test_a_clean_model_is_waited_for_though_whoever_had_it_trained_was_killed(tm
     _, directory = clean_in(tmp_path)
     trains = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
     waits = (
-        "import sys; from pathlib import Path; from tmqc import jobs, pretrain; from tmqc.config import Config; "
+        "import sys; from pathlib import Path; from tmqc.settings.schema import Config; "
+        "from tmqc.sweep import pretrain, run_process as jobs; "
         f"jobs._COMMAND = [sys.executable, '-c', {trains!r}]; "
         "pretrain.pretrain(Config(), Path(sys.argv[1]))"
     )

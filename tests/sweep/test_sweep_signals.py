@@ -10,8 +10,8 @@ import sys
 
 import pytest
 
-from tmqc.config import Config
-from tmqc.signals import Interrupted
+from tmqc.runs.signals import Interrupted
+from tmqc.settings.schema import Config
 from tmqc.sweep.outcome import FAILED, FINISHED, RUNNING, Outcome, write_outcome
 from tmqc.sweep.sweep import Plan, open_sweep
 

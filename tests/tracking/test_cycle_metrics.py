@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tmqc.config import TrackingConfig
 from tmqc.core.rates import Counts, Rates, Verification
 from tmqc.core.records import CycleReport
 from tmqc.data.cohort import Subject
+from tmqc.settings.schema import TrackingConfig
 from tmqc.tracking import TRACKERS, NoTracker
 from tmqc.tracking.cycle import CYCLE_MARK, cycle_metrics
 from tmqc.tracking.dataset import dataset_profile
@@ -116,7 +116,7 @@ def test_a_data_set_is_counted():
 @pytest.mark.parametrize("heavy", ["mlflow", "tensorflow", "keras"])
 def test_tracking_none_imports_nothing_heavy(heavy):
     code = (
-        "import sys; from pathlib import Path; from tmqc.config import TrackingConfig; "
+        "import sys; from pathlib import Path; from tmqc.settings.schema import TrackingConfig; "
         "from tmqc.tracking import TRACKERS; TRACKERS['none'](TrackingConfig(), Path('.'), Path('.')); "
         f"sys.exit('{heavy}' in sys.modules)"
     )

@@ -16,7 +16,7 @@ N_PROCESSES, N_CYCLES = 4, 25
 # A job as the tracking store sees it.
 JOB = """
 import json, pathlib, sys
-from tmqc.config import TrackingConfig
+from tmqc.settings.schema import TrackingConfig
 from tmqc.tracking import PARENT_TAG, TRACKERS
 outputs, uri, parent, number = sys.argv[1:]
 directory = pathlib.Path(outputs, f"job-{number}")

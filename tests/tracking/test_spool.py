@@ -11,10 +11,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tmqc.config import TrackingConfig
 from tmqc.core.rates import Counts, Rates, Verification
 from tmqc.core.records import CycleReport
 from tmqc.errors import RunError
+from tmqc.settings.schema import TrackingConfig
 from tmqc.tracking import DIRECTORY_TAG, KEY_TAG, TRACKERS
 from tmqc.tracking.database import database_uri
 from tmqc.tracking.faults import ArtifactError, RefusedError, TrackingError

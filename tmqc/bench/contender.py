@@ -74,7 +74,7 @@ class Contender:
 
 
 def _serve(connection: Connection, setting: Setting) -> None:
-    from tmqc import backend
+    from tmqc.model import backend
 
     try:
         if setting.way == PUBLISHED:

@@ -13,24 +13,24 @@ import keras
 import numpy as np
 from keras import ops
 
-from tmqc import backend
 from tmqc.bench.contender import EnoughError, Turnstile, peak_rss_mb
 from tmqc.bench.published import PublishedCenters
 from tmqc.bench.real_sizes import measure_cohort
 from tmqc.bench.setting import PUBLISHED, Setting, read_phantom
-from tmqc.centers import LocalCenters
-from tmqc.config import ModelConfig
-from tmqc.control import ControlledTravel
 from tmqc.core.control import Control
 from tmqc.core.gate import Gate
 from tmqc.core.schedule import LearningRate, Tour
 from tmqc.data.cache import VolumeCache
 from tmqc.data.cohort import Cohort
 from tmqc.data.volumes import Volumes, load_volumes
-from tmqc.learner import Learner
-from tmqc.models.sfcn import sfcn
-from tmqc.scorer import Scorer
-from tmqc.travel import Plan
+from tmqc.model import backend
+from tmqc.model.learner import Learner
+from tmqc.model.sfcn import sfcn
+from tmqc.settings.schema import ModelConfig
+from tmqc.training.centers import LocalCenters
+from tmqc.training.control import ControlledTravel
+from tmqc.training.scorer import Scorer
+from tmqc.training.travel import Plan
 
 _MOMENTUM = 0.9  # BatchNorm's statistics have to follow within a short training
 

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from tmqc.core.early_stop import Limit
 from tmqc.core.rates import DECISION_THRESHOLD, Verification, margins, score
 from tmqc.data.cohort import Cohort
-from tmqc.learner import Learner
-from tmqc.travel import Foreseen, TrainResult
+from tmqc.model.learner import Learner
+from tmqc.training.travel import Foreseen, TrainResult
 
 
 def read_scan(table: Path, subject: str) -> NDArray[np.float32]:

@@ -18,17 +18,17 @@ import numpy as np
 from tmqc.bench.contender import EnoughError, peak_rss_mb
 from tmqc.bench.race import A_FIFTH
 from tmqc.bench.setting import BATCH_SIZE, N_CYCLES, Setting
-from tmqc.centers import LocalCenters
-from tmqc.control import ControlledTravel
 from tmqc.core.control import Control
 from tmqc.core.gate import Gate
 from tmqc.core.records import BASELINE, Step
 from tmqc.core.schedule import LearningRate, Tour, Visit
-from tmqc.data.center_tables import read_centers
 from tmqc.data.cohort import Subject
 from tmqc.data.volumes import Volumes
-from tmqc.learner import Learner
-from tmqc.travel import Plan
+from tmqc.model.learner import Learner
+from tmqc.phantom.center_tables import read_centers
+from tmqc.training.centers import LocalCenters
+from tmqc.training.control import ControlledTravel
+from tmqc.training.travel import Plan
 
 START = 10  # first cycle of the published QC run
 N_STAND_INS = 4

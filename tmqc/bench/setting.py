@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tmqc.config import PhantomConfig
-from tmqc.data.center_tables import COUNTS
 from tmqc.data.cohort import Cohort, read_cohort
-from tmqc.data.phantom import default_directory, make_phantom
+from tmqc.phantom.center_tables import COUNTS
+from tmqc.phantom.cohort import default_directory, make_phantom
+from tmqc.settings.schema import PhantomConfig
 
 HARMFUL = "center_z"  # its training labels are flipped
 PUBLISHED = "published"

@@ -26,11 +26,11 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tmqc.config import LOSSY, CacheConfig
 from tmqc.data.contents import Contents
 from tmqc.data.nifti import Geometry, UnusableError, decode
 from tmqc.data.sealed import PARTIAL, DamagedError, Sealed, seal, unseal
 from tmqc.data.storage import Budget, available_bytes, compact
+from tmqc.settings.schema import LOSSY, CacheConfig
 
 log = logging.getLogger("tmqc")
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tmqc.config import LOSSY
+from tmqc.settings.schema import LOSSY
 
 log = logging.getLogger("tmqc")
 

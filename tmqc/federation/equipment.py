@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from tmqc.config import Config
 from tmqc.data.cohort import Cohort
 from tmqc.federation.site import Equipment
+from tmqc.settings.schema import Config
 
 _SHARED = {
     "cohort": ("shape", "spacing_mm", "orientation"),

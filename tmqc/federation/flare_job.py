@@ -24,8 +24,8 @@ from nvflare.apis.impl.controller import Controller
 from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
 
-from tmqc.backend import import_keras
 from tmqc.federation.messages import REFUSED, encode
+from tmqc.model.backend import import_keras
 
 if TYPE_CHECKING:
     from tmqc.federation.site import Site

@@ -14,7 +14,7 @@ from nvflare.security.security import COMMAND_CATEGORIES, CommandCategory
 from tmqc.federation.flare import NO_LOGS, ROOM
 from tmqc.federation.flare_job import SETTINGS
 from tmqc.federation.site_settings import read_site_settings
-from tmqc.rundir import write_text
+from tmqc.runs.directory import write_text
 
 _STREAMERS = ("SiteLogStreamer", "JobLogStreamer")
 # In FLARE a role that may do "any" cannot be denied anything: so its rights are written out.

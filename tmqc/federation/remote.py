@@ -30,7 +30,7 @@ from tmqc.federation.replies import (
     read_opened,
     read_verified,
 )
-from tmqc.travel import AwayError, Foreseen, TrainResult
+from tmqc.training.travel import AwayError, Foreseen, TrainResult
 
 _REFERENCE = "centers/reference/"
 

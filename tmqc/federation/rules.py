@@ -6,7 +6,7 @@ from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
 
-from tmqc.config import AUTO, Config
+from tmqc.settings.schema import AUTO, Config
 
 WAIT, SKIP, STOP = ON_FAULT = ("wait", "skip", "stop")
 TRAVELS = ("clean", "dirty", "qc")

@@ -12,7 +12,7 @@ from tmqc.federation.equipment import equip
 from tmqc.federation.site import Site
 from tmqc.federation.site_settings import TOKENS, SiteSettings, read_site_settings, write_site_settings
 from tmqc.federation.transport import LocalTransport
-from tmqc.rundir import write_text
+from tmqc.runs.directory import write_text
 
 SETTINGS = "site.yaml"
 

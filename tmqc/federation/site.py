@@ -42,8 +42,8 @@ from tmqc.federation.messages import (
     unpack_parts,
 )
 from tmqc.federation.site_settings import SiteSettings, Tokens, read_site_cohort
-from tmqc.learner import Learner
-from tmqc.provenance import versions
+from tmqc.model.learner import Learner
+from tmqc.runs.provenance import versions
 
 log = logging.getLogger("tmqc")
 

@@ -15,7 +15,7 @@ import yaml
 
 from tmqc.data.cohort import Cohort, Subject, digest, read_cohort
 from tmqc.errors import InputError
-from tmqc.rundir import write_text
+from tmqc.runs.directory import write_text
 
 TOKENS = "tokens.csv"  # beside a simulated site's settings; a real site calls it as it likes
 TOKEN_COLUMNS = ("Token", "Subject", "Study")

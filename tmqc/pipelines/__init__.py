@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from tmqc.config import Config
 from tmqc.pipelines.baseline import run_baseline
 from tmqc.pipelines.inference import run_inference
 from tmqc.pipelines.qc import run_qc
 from tmqc.pipelines.rivals import run_rivals
+from tmqc.settings.schema import Config
 
 PIPELINES: dict[str, Callable[[Config, Path], None]] = {
     "clean": run_baseline,

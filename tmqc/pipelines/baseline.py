@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tmqc.config import Config
 from tmqc.pipelines.prepare import prepare, settle
 from tmqc.pipelines.ready import get_ready
-from tmqc.pipelines.resume import check_place
 from tmqc.pipelines.traffic import TrafficMeter
 from tmqc.pipelines.training import Both, Keeper, close_training, open_prepared, predict_test, progress_of
-from tmqc.travel import travel
+from tmqc.runs.resume import check_place
+from tmqc.settings.schema import Config
+from tmqc.training.travel import travel
 
 
 def run_baseline(config: Config, directory: Path) -> None:

@@ -9,12 +9,9 @@ from pathlib import Path
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from tmqc.batch_size import settle_batch_size
-from tmqc.checkpoint import checkpoint_path, load_checkpoint, saved_cycles
-from tmqc.config import Config, ModelConfig, flatten
-from tmqc.cycle_choice import select_cycles
 from tmqc.data.cache import cache_warnings, open_cache
 from tmqc.errors import RunError
+from tmqc.model.batch_size import settle_batch_size
 from tmqc.pipelines.prepare import build_learner, find_cohort, load, load_into
 from tmqc.pipelines.session import hand_over, open_run, report_run
 from tmqc.report.figures import plot_inference, plot_roc
@@ -30,7 +27,10 @@ from tmqc.report.metrics import (
 )
 from tmqc.report.past_run import verified_on_test
 from tmqc.report.tables import print_inference
-from tmqc.rundir import CONFIG, FIGURES, METRICS, PREDICTIONS, REPORT, check_free
+from tmqc.runs.checkpoint import checkpoint_path, load_checkpoint, saved_cycles
+from tmqc.runs.cycle_choice import select_cycles
+from tmqc.runs.directory import CONFIG, FIGURES, METRICS, PREDICTIONS, REPORT, check_free
+from tmqc.settings.schema import Config, ModelConfig, flatten
 
 log = logging.getLogger("tmqc")
 

@@ -9,28 +9,28 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from tmqc import backend
-from tmqc.batch_size import settle_batch_size
-from tmqc.centers import LocalCenters
-from tmqc.checkpoint import Checkpoint, load_checkpoint
-from tmqc.config import AUTO, CohortConfig, Config, RunConfig
 from tmqc.core.schedule import LearningRate, Tour
-from tmqc.cycle_choice import find_checkpoint
 from tmqc.data.cache import VolumeCache, cache_warnings, open_cache
 from tmqc.data.cohort import Cohort, Subject, read_cohort
-from tmqc.data.harmful import write_harmful
-from tmqc.data.phantom import PHANTOM_NOTE, default_directory, is_phantom, make_phantom
+from tmqc.data.truth import Truth, write_truth
 from tmqc.data.volumes import Volumes, load_volumes
 from tmqc.errors import RunError
-from tmqc.journal import Stateful
-from tmqc.learner import Learner
-from tmqc.lookahead import LookaheadCenters
-from tmqc.models.sfcn import sfcn
-from tmqc.pipelines.known_harm import draw, find_truth
-from tmqc.rundir import HARMFUL, TRUTH
-from tmqc.travel import Plan
-from tmqc.truth import Truth, write_truth
-from tmqc.verifiers.pool import Verifiers
+from tmqc.harm.harmful import write_harmful
+from tmqc.harm.known_harm import draw, find_truth
+from tmqc.model import backend
+from tmqc.model.batch_size import settle_batch_size
+from tmqc.model.learner import Learner
+from tmqc.model.sfcn import sfcn
+from tmqc.phantom.cohort import PHANTOM_NOTE, default_directory, is_phantom, make_phantom
+from tmqc.runs.checkpoint import Checkpoint, load_checkpoint
+from tmqc.runs.cycle_choice import find_checkpoint
+from tmqc.runs.directory import HARMFUL, TRUTH
+from tmqc.settings.schema import AUTO, CohortConfig, Config, RunConfig
+from tmqc.training.centers import LocalCenters
+from tmqc.training.journal import Stateful
+from tmqc.training.lookahead import LookaheadCenters
+from tmqc.training.travel import Plan
+from tmqc.training.verifiers.pool import Verifiers
 
 log = logging.getLogger("tmqc")
 

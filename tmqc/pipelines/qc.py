@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tmqc.config import Config
 from tmqc.core.records import CycleReport
 from tmqc.pipelines.likeness import measure_unlikeness
 from tmqc.pipelines.prepare import prepare, settle
 from tmqc.pipelines.ready import get_ready
-from tmqc.pipelines.resume import check_place
 from tmqc.pipelines.rules import (
     heed,
     is_published,
@@ -22,8 +20,10 @@ from tmqc.pipelines.scoring import break_down_run, score_cycle, warn_of_vanished
 from tmqc.pipelines.traffic import TrafficMeter
 from tmqc.pipelines.training import Both, Keeper, close_training, open_prepared, predict_test, progress_of
 from tmqc.report.scores import DetectionRow, detection_metrics, write_detection
-from tmqc.rundir import DETECTION, LEDGER, TRACE, write_json
-from tmqc.trace import TraceWriter
+from tmqc.runs.directory import DETECTION, LEDGER, TRACE, write_json
+from tmqc.runs.resume import check_place
+from tmqc.runs.trace import TraceWriter
+from tmqc.settings.schema import Config
 
 
 def run_qc(config: Config, directory: Path) -> None:

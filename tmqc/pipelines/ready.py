@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tmqc.config import Config, FederationConfig
 from tmqc.data.cohort import Subject
+from tmqc.data.truth import Truth
 from tmqc.errors import RunError
 from tmqc.federation.caller import Caller, FaultRules
 from tmqc.federation.equipment import run_settings
@@ -18,13 +18,13 @@ from tmqc.federation.replies import Opened
 from tmqc.federation.simulated import lay_out, local_transport
 from tmqc.federation.site_settings import TOKENS, read_tokens
 from tmqc.federation.transport import Transport
-from tmqc.journal import Stateful
 from tmqc.pipelines.prepare import Prepared, corrupt, make_plan, open_centers, plan_of
 from tmqc.pipelines.session import Session
-from tmqc.provenance import versions
-from tmqc.rundir import FLARE, SITES, SITES_FILE, read_json, write_json
-from tmqc.travel import Plan
-from tmqc.truth import Truth
+from tmqc.runs.directory import FLARE, SITES, SITES_FILE, read_json, write_json
+from tmqc.runs.provenance import versions
+from tmqc.settings.schema import Config, FederationConfig
+from tmqc.training.journal import Stateful
+from tmqc.training.travel import Plan
 
 log = logging.getLogger("tmqc")
 

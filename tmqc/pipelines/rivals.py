@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from tmqc.config import Config
 from tmqc.core.schedule import LearningRate
 from tmqc.data.cohort import Subject
 from tmqc.errors import RunError
@@ -26,7 +25,8 @@ from tmqc.report.ranking import (
 from tmqc.report.ranking_figure import plot_ranking
 from tmqc.report.tables import print_rivals
 from tmqc.rivals import Case, Scores, choose_rivals, missing_rivals, score_scans
-from tmqc.rundir import FIGURES, RANKING, RANKING_BY_KIND, REPORT, SCORES, TRUTH, check_free
+from tmqc.runs.directory import FIGURES, RANKING, RANKING_BY_KIND, REPORT, SCORES, TRUTH, check_free
+from tmqc.settings.schema import Config
 from tmqc.tracking import Tracker
 
 log = logging.getLogger("tmqc")

@@ -6,8 +6,6 @@ import logging
 from collections.abc import Iterator, Mapping
 from typing import Protocol
 
-from tmqc.config import Config, QcConfig
-from tmqc.control import ControlledTravel
 from tmqc.core.control import Control, DryTour
 from tmqc.core.gate import Gate, flip_worth
 from tmqc.core.ledger import Ledger
@@ -16,8 +14,10 @@ from tmqc.core.records import CycleReport
 from tmqc.core.runaway import Alarm, Guard
 from tmqc.core.screen import Limits
 from tmqc.errors import InputError, RunError
-from tmqc.screening import ScreenedTravel, Screening
-from tmqc.travel import Centers, Listener, Plan
+from tmqc.settings.schema import Config, QcConfig
+from tmqc.training.control import ControlledTravel
+from tmqc.training.screening import ScreenedTravel, Screening
+from tmqc.training.travel import Centers, Listener, Plan
 
 log = logging.getLogger("tmqc")
 

@@ -6,15 +6,15 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tmqc.config import Config
 from tmqc.core.detection import make_history, vanished_centers
 from tmqc.core.records import CycleReport
 from tmqc.data.cohort import Subject
+from tmqc.data.truth import Truth
 from tmqc.report.breakdown import Breakdown, break_down, write_by_kind, write_good_lost
 from tmqc.report.scores import DetectionRow, score_detection
-from tmqc.rundir import BY_KIND, GOOD_LOST
-from tmqc.travel import Plan
-from tmqc.truth import Truth
+from tmqc.runs.directory import BY_KIND, GOOD_LOST
+from tmqc.settings.schema import Config
+from tmqc.training.travel import Plan
 
 log = logging.getLogger("tmqc")
 

@@ -11,17 +11,17 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from tmqc.backend import Device
-from tmqc.checkpoint import Checkpoint
-from tmqc.config import Config, flatten
 from tmqc.data.cohort import Subject, digest
 from tmqc.errors import RunError
-from tmqc.pipelines.resume import check_place, find_point, locked, read_run_id
-from tmqc.provenance import environment, environment_tags
+from tmqc.model.backend import Device
 from tmqc.report.page import write_report
-from tmqc.rundir import CONFIG, LOG, REPORT, RUN, SUMMARY, artifacts, claim, write_json, write_text
-from tmqc.sameness import settings_digest
-from tmqc.signals import Interrupted, Stop
+from tmqc.runs.checkpoint import Checkpoint
+from tmqc.runs.directory import CONFIG, LOG, REPORT, RUN, SUMMARY, artifacts, claim, write_json, write_text
+from tmqc.runs.provenance import environment, environment_tags
+from tmqc.runs.resume import check_place, find_point, locked, read_run_id
+from tmqc.runs.signals import Interrupted, Stop
+from tmqc.settings.fingerprint import settings_digest
+from tmqc.settings.schema import Config, flatten
 from tmqc.tracking import PARENT_TAG, PIPELINE_TAG, SWEEP_TAG, TRACKERS, Tracker
 from tmqc.tracking.dataset import dataset_profile
 

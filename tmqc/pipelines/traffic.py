@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from tmqc.core.records import Step
 from tmqc.core.schedule import Visit
 from tmqc.federation.remote import RemoteCenters
-from tmqc.journal import JournaledCenters
 from tmqc.pipelines.ready import Ready
-from tmqc.trace import SEPARATOR, TRAFFIC_COLUMNS
+from tmqc.runs.trace import SEPARATOR, TRAFFIC_COLUMNS
+from tmqc.training.journal import JournaledCenters
 
 TRAFFIC_METRICS = tuple(
     f"federation/{name}"

@@ -10,24 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from tmqc.checkpoint import (
-    Checkpoint,
-    drop_latest,
-    keep_cycles,
-    make_checkpoint,
-    save_checkpoint,
-    save_latest,
-)
-from tmqc.config import Config, flatten
 from tmqc.core.records import CycleReport, Step
 from tmqc.core.schedule import Visit
 from tmqc.data.cohort import Subject
-from tmqc.journal import JournaledCenters, Stateful
-from tmqc.learner import Learner
+from tmqc.model.learner import Learner
 from tmqc.pipelines.prepare import Prepared
 from tmqc.pipelines.rules import unit_of
 from tmqc.pipelines.session import Session, hand_over, open_run, report_run
-from tmqc.progress import Progress
 from tmqc.report.breakdown import Breakdown
 from tmqc.report.description import describe_run
 from tmqc.report.events import read_trace
@@ -43,7 +32,15 @@ from tmqc.report.qc_figure import plot_qc
 from tmqc.report.scores import DetectionRow
 from tmqc.report.summary import summarize_run, write_summary
 from tmqc.report.tables import print_training
-from tmqc.rundir import (
+from tmqc.runs.checkpoint import (
+    Checkpoint,
+    drop_latest,
+    keep_cycles,
+    make_checkpoint,
+    save_checkpoint,
+    save_latest,
+)
+from tmqc.runs.directory import (
     BY_KIND,
     CYCLES,
     DETECTION,
@@ -57,8 +54,11 @@ from tmqc.rundir import (
     TRUTH,
     append_cycle,
 )
+from tmqc.runs.progress import Progress
+from tmqc.settings.schema import Config, flatten
 from tmqc.tracking import Tracker
-from tmqc.travel import Listener, NonFiniteError, Plan
+from tmqc.training.journal import JournaledCenters, Stateful
+from tmqc.training.travel import Listener, NonFiniteError, Plan
 
 
 def splits_of(prepared: Prepared) -> dict[str, tuple[Subject, ...]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tmqc.rundir import REPORT
+from tmqc.runs.directory import REPORT
 
 _HOW_TO_READ = (
     f"Pictures, flagged scans and intervals: `{REPORT}` among the artifacts. FPR, FNR and losses (nats): lower is "

@@ -11,7 +11,7 @@ import pandas as pd
 
 from tmqc.core.records import AWAY, ELIMINATED, READMITTED, RETRY, REVISIT, SCREEN
 from tmqc.errors import RunError
-from tmqc.trace import COLUMNS
+from tmqc.runs.trace import COLUMNS
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-from tmqc import rundir
 from tmqc.errors import InputError
 from tmqc.report.cycles import read_cycles
 from tmqc.report.events import read_trace
@@ -27,7 +26,8 @@ from tmqc.report.past_run import PastRun, read_run, training_scans
 from tmqc.report.roc import bootstrap_roc, read_scored
 from tmqc.report.sections import list_sections
 from tmqc.report.story import Known, tell_what_came_out, tell_what_was_done
-from tmqc.rundir import write_text
+from tmqc.runs import directory as rundir
+from tmqc.runs.directory import write_text
 
 _TEMPLATES = files("tmqc.report") / "templates"
 

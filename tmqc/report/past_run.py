@@ -13,11 +13,11 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from tmqc import rundir
-from tmqc.config import PhantomConfig, flatten
 from tmqc.data.cohort import Subject, read_cohort
-from tmqc.data.phantom import PHANTOM_NOTE, default_directory, is_phantom
 from tmqc.errors import RunError
+from tmqc.phantom.cohort import PHANTOM_NOTE, default_directory, is_phantom
+from tmqc.runs import directory as rundir
+from tmqc.settings.schema import PhantomConfig, flatten
 
 # Written last by their pipelines; every other pipeline ends with summary.json.
 _LAST = {"inference": rundir.PREDICTIONS, "rivals": rundir.RANKING}

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from tmqc import rundir
+from tmqc.data.truth import Truth
 from tmqc.report.events import eliminated_in, find_waits
 from tmqc.report.glossary import TERMS
 from tmqc.report.parts import Section, Table, make_table, read_table, say, say_number
 from tmqc.report.run_truth import truth_of
 from tmqc.report.scores import read_detection
 from tmqc.report.story import Known
-from tmqc.truth import Truth
+from tmqc.runs import directory as rundir
 
 
 def rivals_section(known: Known) -> Section | None:

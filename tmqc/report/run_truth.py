@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tmqc import rundir
+from tmqc.data.truth import Truth, read_truth
 from tmqc.federation.site_settings import TOKENS, read_tokens
-from tmqc.truth import Truth, read_truth
+from tmqc.runs import directory as rundir
 
 
 def truth_of(directory: Path) -> Truth | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tmqc import rundir
 from tmqc.report.canvas import to_svg
 from tmqc.report.figures import draw_cycles, draw_inference
 from tmqc.report.glossary import TERMS
@@ -17,6 +16,7 @@ from tmqc.report.qc_figure import draw_steps, is_screen
 from tmqc.report.roc import LEVEL, N_RESAMPLES, SEED, draw_rocs
 from tmqc.report.story import Known
 from tmqc.report.timeline_figure import draw_timelines
+from tmqc.runs import directory as rundir
 
 _WARNING = " WARNING "
 _MOST_WARNINGS = 50

@@ -11,7 +11,7 @@ from typing import Any
 from tmqc.core.records import CycleReport
 from tmqc.report.metrics import METRIC_NAMES
 from tmqc.report.scores import DetectionRow
-from tmqc.rundir import write_json
+from tmqc.runs.directory import write_json
 
 _VERIFICATION = ("accuracy", "loss", "fpr", "fnr")
 

@@ -18,7 +18,7 @@ from tmqc.report.metrics import ALL, METRIC_NAMES, SubgroupMetrics, last_cycle, 
 from tmqc.report.ranking import RivalRow
 from tmqc.report.run_truth import truth_of
 from tmqc.report.scores import DetectionRow
-from tmqc.rundir import LEDGER, METRICS, TRACE
+from tmqc.runs.directory import LEDGER, METRICS, TRACE
 
 _LABELS = {"f1": "F1", "auroc": "AUROC"}
 _GOOD = "good"

@@ -26,7 +26,7 @@ from tmqc.rivals.model import (
 )
 
 if TYPE_CHECKING:
-    from tmqc.learner import Learner
+    from tmqc.model.learner import Learner
 
 __all__ = ["RIVALS", "Case", "Probe", "ScoreError", "Scores", "choose_rivals", "missing_rivals", "score_scans"]
 

@@ -12,7 +12,7 @@ from tmqc.core.rates import score
 from tmqc.errors import InputError
 
 if TYPE_CHECKING:  # Keras takes seconds to load, and the settings are checked against the rivals' names before that
-    from tmqc.learner import Learner
+    from tmqc.model.learner import Learner
 
 
 class ScoreError(InputError):

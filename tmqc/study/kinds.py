@@ -8,13 +8,13 @@ from typing import Any
 
 import pandas as pd
 
+from tmqc.data.truth import read_truth
 from tmqc.report.compare.means import average
 from tmqc.report.ranking import share_at_k
-from tmqc.rundir import BY_KIND, RANKING_BY_KIND, SCORES, TRUTH
+from tmqc.runs.directory import BY_KIND, RANKING_BY_KIND, SCORES, TRUTH
 from tmqc.study.collect import name_gates
 from tmqc.study.launch import directory_of, is_done
 from tmqc.study.plan import QC, RIVALS, Job
-from tmqc.truth import read_truth
 
 THIS, EVERY = "of this gate", "of every gate"  # what the rival is ahead of
 _ROUNDING = 1e-9

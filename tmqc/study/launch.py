@@ -12,7 +12,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
-from tmqc.rundir import RANKING, SUMMARY, write_json
+from tmqc.runs.directory import RANKING, SUMMARY, write_json
 from tmqc.study.plan import RIVALS, Job
 
 log = logging.getLogger("tmqc")

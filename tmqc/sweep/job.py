@@ -19,14 +19,13 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from tmqc.config import Config
 from tmqc.errors import InputError
-from tmqc.jobs import EXIT_SIGNAL, run_in_own_process
-from tmqc.pretrain import pretrain
 from tmqc.report.summary import numbers_of
-from tmqc.rundir import CONFIG, SUMMARY
-from tmqc.sameness import settings_digest
-from tmqc.signals import WAITING, Interrupted, Stop
+from tmqc.runs.directory import CONFIG, SUMMARY
+from tmqc.runs.signals import WAITING, Interrupted, Stop
+from tmqc.settings.fingerprint import settings_digest
+from tmqc.settings.schema import Config
+from tmqc.settings.validate import TRAINING
 from tmqc.sweep.outcome import (
     DONE,
     FAILED,
@@ -39,7 +38,8 @@ from tmqc.sweep.outcome import (
     read_outcome,
     write_outcome,
 )
-from tmqc.validate import TRAINING
+from tmqc.sweep.pretrain import pretrain
+from tmqc.sweep.run_process import EXIT_SIGNAL, run_in_own_process
 
 log = logging.getLogger("tmqc")
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from tmqc.rundir import write_json
+from tmqc.runs.directory import write_json
 
 JOBS = "jobs"
 RUNNING, FINISHED, SKIPPED, FAILED, KILLED = "running", "finished", "skipped", "failed", "killed"

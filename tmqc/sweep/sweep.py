@@ -13,12 +13,12 @@ from pathlib import Path
 from types import FrameType
 from uuid import uuid4
 
-from tmqc.config import Config, flatten
-from tmqc.jobs import EXIT_INPUT, EXIT_SIGNAL
-from tmqc.rundir import write_json
-from tmqc.signals import WAITING, Interrupted
+from tmqc.runs.directory import write_json
+from tmqc.runs.signals import WAITING, Interrupted
+from tmqc.settings.schema import Config, flatten
 from tmqc.sweep.board import Board, count
 from tmqc.sweep.outcome import DONE, FAILED, RUNNING, SKIPPED, Outcome, read_outcomes
+from tmqc.sweep.run_process import EXIT_INPUT, EXIT_SIGNAL
 from tmqc.tracking import OWN_ID, PIPELINE_TAG, SWEEP_PARENT, SWEEP_TAG, TRACKERS, Tracker
 
 SWEEP = "sweep.json"

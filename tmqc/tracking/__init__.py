@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tmqc.config import TrackingConfig
 from tmqc.core.records import CycleReport
+from tmqc.settings.schema import TrackingConfig
 
 if TYPE_CHECKING:
     import keras

@@ -9,8 +9,8 @@ from pathlib import Path
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from tmqc.data.phantom import PHANTOM_NOTE
 from tmqc.errors import ComparisonError
+from tmqc.phantom.cohort import PHANTOM_NOTE
 from tmqc.report.compare.gather import Gathered, LeftOut, in_order
 from tmqc.report.compare.records import DETECTION, NUMBERS, PIPELINES, TEST, VERIFY, RunRecord
 from tmqc.report.past_run import Setting

@@ -12,15 +12,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tmqc import rundir
 from tmqc.errors import RunError
-from tmqc.provenance import environment_tags
 from tmqc.report.cycles import read_cycles
 from tmqc.report.description import describe_run
 from tmqc.report.metrics import ALL, METRIC_NAMES, read_metrics
 from tmqc.report.past_run import PastRun
 from tmqc.report.ranking import read_ranking
 from tmqc.report.scores import read_detection
+from tmqc.runs import directory as rundir
+from tmqc.runs.provenance import environment_tags
 from tmqc.tracking import DIRECTORY_TAG, Tracker
 from tmqc.tracking.calls import send_call
 from tmqc.tracking.cycle import cycle_metrics

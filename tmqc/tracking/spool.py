@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from tmqc.core.records import CycleReport
 from tmqc.errors import RunError
-from tmqc.rundir import MODEL, TOLD, TRACKING
+from tmqc.runs.directory import MODEL, TOLD, TRACKING
 from tmqc.tracking import DIRECTORY_TAG, KEY_TAG, OWN_ID, Setting, Tracker, check_status
 from tmqc.tracking.calls import FILES, NUMBERS, START, Call, lane_of, send_call
 from tmqc.tracking.cycle import CYCLE_MARK, cycle_metrics

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from tmqc.rundir import write_text
+from tmqc.runs.directory import write_text
 from tmqc.tracking.calls import START, Call
 
 log = logging.getLogger("tmqc")

@@ -10,7 +10,7 @@ from pathlib import Path
 from tmqc.errors import ComparisonError, RunError
 from tmqc.report.compare.records import PIPELINES, RunRecord, record_of
 from tmqc.report.past_run import read_run
-from tmqc.rundir import CONFIG
+from tmqc.runs.directory import CONFIG
 
 # Below these lie no runs, but scans, or copies of a run's files, unless one is a run of that name; a hidden folder is
 # Hydra's or a tool's.

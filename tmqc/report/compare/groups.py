@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tmqc.report.compare.records import RunRecord
 from tmqc.report.past_run import Setting
-from tmqc.sameness import is_harmless
+from tmqc.settings.fingerprint import is_harmless
 
 # Besides those that say nothing about a result: the pipeline has a column of its own.
 _SILENT = ("pipeline.", "cohort.phantom.directory")

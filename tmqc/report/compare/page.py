@@ -18,7 +18,7 @@ from tmqc.report.compare.gather import Gathered
 from tmqc.report.compare.groups import Group, differing, effective, group_runs, plain, shared
 from tmqc.report.compare.records import TEST, RunRecord
 from tmqc.report.compare.tables import average_groups, gate_runs, tabulate_runs
-from tmqc.rundir import write_text
+from tmqc.runs.directory import write_text
 
 HTML, CSV = "comparison.html", "comparison.csv"
 

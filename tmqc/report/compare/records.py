@@ -8,7 +8,7 @@ from typing import Any
 
 from tmqc.errors import RunError
 from tmqc.report.past_run import PastRun, Setting
-from tmqc.rundir import CYCLES
+from tmqc.runs.directory import CYCLES
 
 VERIFY = ("accuracy", "loss", "fpr", "fnr")
 TEST = ("accuracy", "sensitivity", "specificity", "f1", "auroc")

@@ -1,0 +1,176 @@
+"""The model that travels: train one batch, predict, and go back to an earlier state bit for bit.
+
+Written against Keras 3's own API only, so that it runs on the TensorFlow and on the JAX backend.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+from numpy.typing import NDArray
+
+from tmqc.model import backend
+
+Snapshot = tuple[object, ...]
+"""Device copies of all variables, in the order of `Learner.variables`."""
+_OPTIMIZER = "optimizer/"  # how the names of its variables begin
+_MOMENT = re.compile("optimizer/.*_momentum")  # Adam's first moments
+
+
+class Learner:
+    """A binary classifier with its Adam optimizer.
+
+    Attributes:
+        model: from volumes (b, x, y, z, 1) to probabilities (b, 1).
+        variables: name -> variable, of everything that training touches: weights, BatchNorm statistics, the dropout
+            generator's state, the optimizer's moments, step count and learning rate.
+    """
+
+    def __init__(self, model: keras.Model, *, jit_compile: bool = False, trains: bool = True) -> None:
+        """Compile `model`. `trains`: whether it will be trained; if not, that is not compiled in advance."""
+        self.model = model
+        optimizer = keras.optimizers.Adam(name="adam")
+        model.compile(optimizer, "binary_crossentropy", metrics=["binary_accuracy"], jit_compile=jit_compile)
+        optimizer.build(model.trainable_variables)
+        self.variables: dict[str, keras.Variable] = dict(_named_variables(model))
+        self._fix_traces(trains=trains)
+
+    def train_batch(self, x: NDArray[np.float32], y: NDArray[np.integer], *, learning_rate: float) -> tuple[float, int]:
+        """One gradient step.
+
+        Args:
+            x: volumes (b, x, y, z, 1). y: labels (b,), 1 = PD.
+
+        Returns:
+            Mean loss in nats and number of correct predictions, both in training mode and before the update.
+        """
+        self.model.optimizer.learning_rate = learning_rate
+        self.model.reset_metrics()  # Keras reports running means over calls otherwise
+        logs = self.model.train_on_batch(x, y.astype(np.float32), return_dict=True)
+        return float(logs["loss"]), round(float(logs["binary_accuracy"]) * len(y))
+
+    def _fix_traces(self, *, trains: bool) -> None:
+        """Have the compiled functions made for batches of one and for batches of any size, once and for all.
+
+        TensorFlow makes them for the first shapes it meets and widens them later; the variants round differently in the
+        last bit. A resumed run meets other shapes first, and would not be the run that never died.
+        """
+        before = self.snapshot()
+        for n in (1, 2):
+            volumes = np.zeros((n, *self.model.input_shape[1:]), np.float32)
+            if trains:
+                self.train_batch(volumes, np.zeros(n, np.int64), learning_rate=0.0)
+            self.predict(volumes, batch_size=n)
+        self.restore(before)
+
+    def hold(self, x: NDArray[np.float32]) -> Any:
+        """The volumes where `predict` finds them without a copy a call: on the device if there is room, else as is."""
+        return backend.put(x)
+
+    def predict(self, x: Any, *, batch_size: int) -> NDArray[np.float32]:
+        """Probabilities of PD, shape (n,), for volumes (n, x, y, z, 1): an array, or what `hold` gave."""
+        parts = [self.model.predict_on_batch(x[at : at + batch_size]) for at in range(0, len(x), batch_size)]
+        return np.concatenate(parts)[:, 0] if parts else np.zeros(0, np.float32)
+
+    def features(self, x: NDArray[np.float32], *, batch_size: int) -> NDArray[np.float32]:
+        """What the classifier sees of volumes (n, x, y, z, 1): the encoder's output (n, n_features), inference mode.
+
+        Raises:
+            ValueError: the model has no part named `encoder`.
+        """
+        encoder = self.model.get_layer("encoder")
+        encoder.jit_compile = self.model.jit_compile  # a part is not compiled with its model and would go its own way
+        parts = [encoder.predict_on_batch(x[at : at + batch_size]) for at in range(0, len(x), batch_size)]
+        return np.concatenate(parts) if parts else np.zeros((0, *encoder.output_shape[1:]), np.float32)
+
+    def gradient(self, x: NDArray[np.float32], y: NDArray[np.integer]) -> NDArray[np.float32]:
+        """Gradient of the batch's mean loss (nats) with respect to all trainable weights; the model stays as it is.
+
+        It is that of the training-mode loss, as a training step from this state would take it: BatchNorm works with
+        the batch's own statistics, and dropout is on, with one and the same mask for every call from one state.
+
+        Args:
+            x: volumes (b, x, y, z, 1).
+            y: labels (b,), 1 = PD.
+
+        Returns:
+            Shape (n_weights,), in the order of the model's trainable variables.
+        """
+        # Keras has no call for gradients that all backends share. But a step from first moments of zero leaves them at
+        # (1 - beta_1) * gradient, whatever the backend.
+        moments = [v for name, v in self.variables.items() if _MOMENT.fullmatch(name)]
+        before = self.snapshot()
+        try:
+            for moment in moments:
+                moment.assign(ops.zeros_like(moment.value))
+            self.train_batch(x, y, learning_rate=0.0)
+            parts = [np.ravel(ops.convert_to_numpy(moment.value)) for moment in moments]
+        finally:
+            self.restore(before)
+        gradient: NDArray[np.float32] = np.concatenate(parts)
+        gradient /= 1.0 - self.model.optimizer.beta_1
+        return gradient
+
+    def snapshot(self) -> Snapshot:
+        """Copy everything training touches, on the device. Copies, since JAX's trainer donates its buffers."""
+        return tuple(ops.copy(v.value) for v in self.variables.values())
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go back to `snapshot`, bit for bit. The snapshot stays usable."""
+        for variable, value in zip(self.variables.values(), snapshot, strict=True):
+            variable.assign(value)
+
+    def pack(self, snapshot: Snapshot) -> dict[str, NDArray[np.generic]]:
+        """A snapshot as NumPy arrays by name, as `state`."""
+        values = zip(self.variables, snapshot, strict=True)
+        return {name: np.array(ops.convert_to_numpy(value)) for name, value in values}
+
+    def pack_weights(self, snapshot: Snapshot) -> dict[str, NDArray[np.generic]]:
+        """What predictions rest on, of a snapshot: weights and BatchNorm statistics, without the optimizer's part."""
+        values = zip(self.variables, snapshot, strict=True)
+        return {name: np.array(ops.convert_to_numpy(v)) for name, v in values if not name.startswith(_OPTIMIZER)}
+
+    def load_weights(self, weights: Mapping[str, NDArray[np.generic]]) -> None:
+        """Inverse of `pack_weights`; the optimizer is left alone."""
+        for name, value in weights.items():
+            self.variables[name].assign(value)
+
+    def unpack(self, arrays: Mapping[str, NDArray[np.generic]]) -> Snapshot:
+        """Inverse of `pack`."""
+        return tuple(ops.convert_to_tensor(arrays[name], dtype=v.dtype) for name, v in self.variables.items())
+
+    def state(self) -> dict[str, NDArray[np.generic]]:
+        """Everything training touches as NumPy arrays, for checkpoints."""
+        return {name: np.array(ops.convert_to_numpy(v.value)) for name, v in self.variables.items()}
+
+    def load_state(self, state: Mapping[str, NDArray[np.generic]]) -> None:
+        """Inverse of `state`.
+
+        Raises:
+            ValueError: names or shapes are not those of this model; nothing is loaded then.
+        """
+        faults = [f"{name} is missing" for name in self.variables.keys() - state.keys()]
+        faults += [f"{name} is unknown" for name in state.keys() - self.variables.keys()]
+        for name in self.variables.keys() & state.keys():
+            if (has := state[name].shape) != (wants := tuple(self.variables[name].shape)):
+                faults.append(f"{name} has shape {has}, the model {wants}")
+        if faults:
+            raise ValueError("this state belongs to another model: " + "; ".join(sorted(faults)))
+        for name, variable in self.variables.items():
+            variable.assign(state[name])
+
+
+def _named_variables(model: keras.Model) -> Iterator[tuple[str, keras.Variable]]:
+    """Names made of layer names, which unlike Keras' own paths do not depend on what the process built before."""
+    parts = [layer for layer in model.layers if isinstance(layer, keras.Model)]
+    for part in parts or [model]:
+        for layer in part.layers:
+            for variable in layer.variables:
+                yield f"{part.name}/{layer.name}/{variable.name}", variable
+    for variable in model.optimizer.variables:
+        yield f"{_OPTIMIZER}{variable.path}", variable

@@ -1,0 +1,1 @@
+"""The phantom cohorts: subjects made from a template anatomy."""

@@ -1,0 +1,239 @@
+"""A phantom's scans (METHOD section 9): every parameter is drawn into a frozen record, then applied without chance.
+
+Made from the ICBM152 template that nilearn carries. No patient was scanned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+from scipy.ndimage import map_coordinates
+
+from tmqc.phantom.center_tables import N_SCANNER_TYPES, SPLITS
+from tmqc.settings.schema import PhantomConfig
+
+Floats = NDArray[np.float32]
+Shape = tuple[int, int, int]
+
+# Lower corner in MNI space (R, A, S) and extent. Holds the brain with 4 mm to spare, except at the brain
+# stem, which the template itself cuts at -72.
+FOV_LOW_MM = (-80.0, -113.0, -73.0)
+FOV_MM = (160.0, 192.0, 160.0)
+# Right-hand center and semi-axes in mm (MNI), and share of the change. Each is mirrored to the left.
+DEEP_GREY = {
+    "substantia nigra": ((10.0, -18.0, -11.0), (8.0, 10.0, 8.0), 1.0),
+    "putamen": ((26.0, 4.0, 0.0), (9.0, 18.0, 12.0), 1.0),
+    "caudate": ((13.0, 12.0, 10.0), (8.0, 14.0, 12.0), 0.7),
+}
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How much scans differ; calibrated at 4 mm voxels, recorded in phantom.json."""
+
+    version: int = 2  # of the generator: raise it when the same numbers come to mean another image
+    pd_mean: float = 0.30  # relative darkening of deep grey matter in PD at effect 1
+    pd_sd: float = 0.04  # over patients
+    pd_least: float = 0.08  # no patient has less
+    deep_sd: float = 0.035  # of deep grey matter signal in everybody, relative
+    tissue_sd: float = 0.005  # of grey and of white matter signal in everybody, relative
+    atrophy_per_year: float = 0.001  # relative loss of grey matter signal per year above 60
+    warp_sd_mm: float = 1.0  # of the displacement along each axis
+    warp_knots_mm: float = 32.0
+    scanner_sd: float = 0.005  # of grey and of white matter signal over scanner types, relative
+    gamma_sd: float = 0.01  # from here on over centers
+    gain_sd: float = 0.005
+    bias_sd: float = 0.01  # of the bias field's logarithm
+    bias_knots_mm: float = 80.0
+    noise_low: float = 1.5  # sigma of the Gaussian noise is uniform between the two, on a 0..255 scale
+    noise_high: float = 2.5
+
+
+SPREAD = Spread()
+
+
+@dataclass(frozen=True)
+class CenterLook:
+    """What a center does to every scan: `(gain * bias * anatomy) ** gamma` on a 0..1 scale, then noise."""
+
+    gamma: float
+    gain: float
+    noise_sigma: float  # on a 0..255 scale
+    bias_knots: Floats = field(repr=False)  # of the logarithm, (knots x, y, z)
+
+
+@dataclass(frozen=True)
+class Scan:
+    """All that makes one scan, drawn before anything is computed. Changes are relative: 0.1 is 10 % more."""
+
+    subject: str
+    center: str
+    split: str
+    diagnosis: int  # 1 = PD, 0 = HC
+    sex: str
+    age: float  # years
+    scanner: str
+    grey: float
+    white: float
+    deep: float  # everybody's own spread, and in PD the disease on top
+    warp_knots: Floats = field(repr=False)  # mm, (3, knots x, y, z)
+    look: CenterLook = field(repr=False)
+    noise_seed: int = 0
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """The template on the cohort's grid: float32 arrays in x, y, z order, T1 in 0..255, the maps in 0..1."""
+
+    t1: Floats
+    grey: Floats
+    white: Floats
+    deep: Floats
+
+
+def draw_scans(settings: PhantomConfig, centers: Mapping[str, Mapping[str, int]]) -> list[Scan]:
+    """Draw every scan of the cohort, in the order of the table; healthy controls before patients in a split.
+
+    Each scanner type, center and scan has a generator of its own: `effect` changes no draw, and a longer
+    table leaves the centers before it unchanged.
+    """
+    tissue_sd = SPREAD.scanner_sd
+    tissue = [_generator(settings.seed, 0, n).normal(0.0, tissue_sd, 2) for n in range(N_SCANNER_TYPES)]
+    scans = []
+    for at, (center, counts) in enumerate(centers.items()):
+        rng = _generator(settings.seed, 1, at)
+        look = _draw_look(rng)
+        scanners = rng.choice(N_SCANNER_TYPES, counts["scanner_types"], replace=False)
+        number = 0
+        for which, split in enumerate(SPLITS):
+            groups = [0] * counts[f"{split}_hc"] + [1] * counts[f"{split}_pd"]
+            for n, diagnosis in enumerate(groups):
+                number += 1
+                rng = _generator(settings.seed, 2, at, which, n)
+                scanner = int(rng.choice(scanners))
+                scans.append(
+                    Scan(
+                        subject=f"{center}_{number:03d}",
+                        center=center,
+                        split=split,
+                        diagnosis=diagnosis,
+                        scanner=f"scanner_{scanner + 1:02d}",
+                        look=look,
+                        **_draw_body(rng, counts, settings.effect * diagnosis, tissue[scanner]),
+                    )
+                )
+    return scans
+
+
+def _generator(seed: int, *key: int) -> np.random.Generator:
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
+
+
+def _draw_look(rng: np.random.Generator) -> CenterLook:
+    return CenterLook(
+        gamma=float(np.exp(rng.normal(0.0, SPREAD.gamma_sd))),
+        gain=float(np.exp(rng.normal(0.0, SPREAD.gain_sd))),
+        noise_sigma=float(rng.uniform(SPREAD.noise_low, SPREAD.noise_high)),
+        bias_knots=rng.normal(0.0, SPREAD.bias_sd, _knots(SPREAD.bias_knots_mm)).astype(np.float32),
+    )
+
+
+def _draw_body(
+    rng: np.random.Generator, counts: Mapping[str, int], effect: float, tissue: NDArray[np.float64]
+) -> dict[str, Any]:
+    """The part of a `Scan` that is the subject's own: the same draws, in the same order, for HC and PD."""
+    age = round(float(np.clip(rng.normal(60.0, 10.0), 30.0, 90.0)), 1)
+    sex = "M" if rng.random() < counts["male"] / (counts["male"] + counts["female"]) else "F"
+    grey, white = rng.normal(0.0, SPREAD.tissue_sd, 2) + tissue
+    warp_shape = (3, *_knots(SPREAD.warp_knots_mm))
+    severity = max(rng.normal(SPREAD.pd_mean, SPREAD.pd_sd), SPREAD.pd_least)
+    return {
+        "sex": sex,
+        "age": age,
+        "grey": float(grey) - SPREAD.atrophy_per_year * (age - 60.0),
+        "white": float(white),
+        "deep": float(rng.normal(0.0, SPREAD.deep_sd) - effect * severity),
+        "warp_knots": rng.normal(0.0, SPREAD.warp_sd_mm, warp_shape).astype(np.float32),
+        "noise_seed": int(rng.integers(2**62)),
+    }
+
+
+def build_anatomy(shape: tuple[int, int, int]) -> Anatomy:
+    """Bring the template's maps onto the cohort's grid; deep grey matter is painted, as smooth ellipsoids."""
+    spacing = [extent / n for extent, n in zip(FOV_MM, shape, strict=True)]
+    axes = [low + (np.arange(n) + 0.5) * mm for low, n, mm in zip(FOV_LOW_MM, shape, spacing, strict=True)]
+    x, y, z = np.meshgrid(*axes, indexing="ij", sparse=True)
+    deep = np.zeros(shape, np.float32)
+    for (cx, cy, cz), (rx, ry, rz), share in DEEP_GREY.values():
+        for side in (cx, -cx):
+            radius2 = ((x - side) / rx) ** 2 + ((y - cy) / ry) ** 2 + ((z - cz) / rz) ** 2
+            bump = share * (1.0 - np.clip(radius2, 0.0, 1.0) ** 2) ** 2  # exactly 0 beyond the semi-axes
+            deep = np.maximum(deep, bump.astype(np.float32))
+    grey, white = (_template(name, shape) / np.float32(255.0) for name in ("gm", "wm"))
+    return Anatomy(_template("t1", shape), grey, white, deep)
+
+
+def _template(name: str, shape: Shape) -> Floats:
+    """One map of the template on the cohort's grid, x, y, z, 0..255."""
+    folder = resources.files("nilearn") / "datasets" / "data"
+    file = folder / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz"
+    with resources.as_file(file) as path:
+        image = sitk.ReadImage(str(path), sitk.sitkFloat32)
+    grid = to_image(np.zeros(shape, np.uint8))
+    sigma = [0.35 * mm if mm > 1.0 else 0.0 for mm in grid.GetSpacing()]  # else a coarse grid would alias
+    for axis, sigma_mm in enumerate(sigma):
+        if sigma_mm > 0.0:
+            image = sitk.RecursiveGaussian(image, sigma_mm, direction=axis)
+    image = sitk.Resample(image, grid, sitk.Transform(), sitk.sitkLinear, 0.0, sitk.sitkFloat32)
+    return np.ascontiguousarray(np.clip(sitk.GetArrayFromImage(image), 0.0, 255.0).T)
+
+
+def to_image(volume: NDArray[np.uint8]) -> sitk.Image:
+    """An image of a volume in x, y, z order, orientation RAS, placed in MNI space."""
+    image = sitk.GetImageFromArray(np.ascontiguousarray(volume.T))  # SimpleITK's arrays are z, y, x
+    spacing = [extent / n for extent, n in zip(FOV_MM, volume.shape, strict=True)]
+    right, anterior, superior = (low + mm / 2 for low, mm in zip(FOV_LOW_MM, spacing, strict=True))
+    image.SetSpacing(spacing)
+    image.SetOrigin((-right, -anterior, superior))  # SimpleITK counts towards left and posterior
+    image.SetDirection((-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0))
+    return image
+
+
+def apply_scan(anatomy: Anatomy, scan: Scan) -> NDArray[np.uint8]:
+    """Make the volume that a record describes: uint8, 0..255, x, y, z order."""
+    signal = 0.85 * anatomy.t1  # leaves room above white matter
+    signal *= 1.0 + scan.grey * anatomy.grey + scan.white * anatomy.white + scan.deep * anatomy.deep
+    shape = signal.shape
+    where = np.stack(np.meshgrid(*(np.arange(n, dtype=np.float32) for n in shape), indexing="ij"))
+    for axis, (extent, n) in enumerate(zip(FOV_MM, shape, strict=True)):
+        where[axis] += smooth_field(scan.warp_knots[axis], shape) * np.float32(n / extent)
+    warped = np.clip(map_coordinates(signal, where, order=1, mode="constant"), 0.0, 255.0) / np.float32(255.0)
+    bias = np.exp(smooth_field(scan.look.bias_knots, shape))
+    seen = 255.0 * (scan.look.gain * bias * warped) ** np.float32(scan.look.gamma)
+    noise = np.random.default_rng(scan.noise_seed).standard_normal(shape, np.float32)
+    # The scans of the published cohort are brain-extracted: nothing, so no noise either, outside the brain.
+    seen += np.where(warped > 0.02, np.float32(scan.look.noise_sigma) * noise, np.float32(0.0))
+    volume: NDArray[np.uint8] = np.clip(np.rint(seen), 0.0, 255.0).astype(np.uint8)
+    return volume
+
+
+def _knots(knots_mm: float) -> Shape:
+    x, y, z = (round(extent / knots_mm) + 1 for extent in FOV_MM)
+    return (x, y, z)
+
+
+def smooth_field(knots: Floats, shape: Sequence[int]) -> Floats:
+    """Blend independent knots into a smooth field of `shape`; its standard deviation is that of the knots."""
+    field_ = knots
+    for n, n_knots in zip(shape, knots.shape, strict=True):
+        at, knot = (np.arange(n) + 0.5) / n * (n_knots - 1), np.arange(n_knots)
+        weights = np.exp(-((at[:, None] - knot) ** 2))
+        weights /= np.sqrt((weights**2).sum(axis=1, keepdims=True))
+        field_ = np.tensordot(field_, weights.astype(np.float32), axes=(0, 1))  # first axis out, new one last
+    return field_

@@ -1,0 +1,185 @@
+"""A phantom cohort (METHOD section 9): NIfTI files and CSVs of synthetic scans. No patient was scanned.
+
+The files do not depend on how many processes wrote them: what is in them was drawn before (`anatomy.py`).
+"""
+
+from __future__ import annotations
+
+import csv
+import errno
+import hashlib
+import json
+import re
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import joblib
+import SimpleITK as sitk
+
+from tmqc.errors import CohortError, SettingsError
+from tmqc.phantom.anatomy import (
+    DEEP_GREY,
+    FOV_MM,
+    SPREAD,
+    Anatomy,
+    Scan,
+    apply_scan,
+    build_anatomy,
+    draw_scans,
+    to_image,
+)
+from tmqc.phantom.center_tables import SPLITS, TABLES, read_centers
+from tmqc.settings.schema import PhantomConfig
+
+NOTICE = (
+    "This cohort is a PHANTOM: synthetic scans made from the ICBM152 2009a template "
+    "(T1, grey and white matter maps) that the package nilearn carries. No patient was scanned."
+)
+
+PHANTOM_NOTE = "phantom cohort: synthetic scans, no patient was scanned"  # said wherever one is shown
+
+
+def make_phantom(
+    settings: PhantomConfig, *, shape: tuple[int, int, int], directory: Path, n_jobs: int | None = None
+) -> Path:
+    """Write a phantom cohort: `volumes/*.nii.gz`, one CSV a split, and phantom.json. Returns `directory`.
+
+    Args:
+        settings: center table, seed and strength of the PD change; `settings.directory` is not looked at.
+        shape: voxels in x, y, z; the field of view is fixed, so the shape sets the spacing.
+        directory: appears only when all in it is finished. The same phantom there already: returns at once.
+        n_jobs: processes, default one a core; the files are the same whatever it is.
+
+    Raises:
+        SettingsError: seed, effect or shape out of range.
+        CohortError: a bad center table, `directory` holds something else, or it cannot be written.
+    """
+    centers = read_centers(settings.centers)
+    directory = Path(directory).absolute()
+    if _holds(directory, describe(settings, shape)):
+        return directory
+    try:
+        _build(settings, centers, shape, directory, n_jobs)
+    except OSError as error:
+        raise CohortError(
+            f"phantom '{directory}': {error.filename or directory} cannot be written ({error.strerror}); "
+            "set cohort.phantom.directory or run.outputs to a place with room"
+        ) from error
+    return directory
+
+
+def _build(
+    settings: PhantomConfig,
+    centers: Mapping[str, Mapping[str, int]],
+    shape: tuple[int, int, int],
+    directory: Path,
+    n_jobs: int | None,
+) -> None:
+    description = describe(settings, shape)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(
+        prefix=f".{directory.name}.", suffix=".building", dir=directory.parent
+    ) as building:
+        finished = Path(building) / "phantom"
+        (finished / "volumes").mkdir(parents=True)
+        scans = draw_scans(settings, centers)
+        _write_volumes(build_anatomy(shape), scans, finished / "volumes", n_jobs)
+        for split in SPLITS:
+            _write_csv(finished / f"{split}.csv", [scan for scan in scans if scan.split == split])
+        (finished / "phantom.json").write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+        try:
+            finished.rename(directory)
+        except OSError:  # another process was faster: fine if it built the same
+            if not _holds(directory, description):
+                raise
+
+
+def default_directory(settings: PhantomConfig, shape: tuple[int, int, int], outputs: Path) -> Path:
+    """Where this phantom belongs: `outputs/phantom/<readable name>-<hash of all that it is made of>`.
+
+    Raises:
+        SettingsError, CohortError: as `make_phantom`.
+    """
+    digest = hashlib.sha256(json.dumps(describe(settings, shape), sort_keys=True).encode()).hexdigest()[:8]
+    name = settings.centers if settings.centers in TABLES else re.sub(r"[^\w-]+", "_", Path(settings.centers).stem)
+    grid = "x".join(str(n) for n in shape)
+    return Path(outputs) / "phantom" / f"{name}-{grid}-seed{settings.seed}-effect{settings.effect:g}-{digest}"
+
+
+def is_phantom(csv_path: Path) -> bool:
+    """Whether the CSV belongs to a phantom cohort: phantom.json lies beside it."""
+    return (Path(csv_path).parent / "phantom.json").is_file()
+
+
+def describe(settings: PhantomConfig, shape: tuple[int, int, int]) -> dict[str, Any]:
+    """What phantom.json says: all that the files depend on, as JSON values. Equal ones mean equal files.
+
+    Raises:
+        SettingsError, CohortError: as `make_phantom`.
+    """
+    faults = []
+    if settings.seed < 0:
+        faults.append(f"cohort.phantom.seed={settings.seed}: 0 or more is allowed")
+    if not 0.0 <= settings.effect <= 3.0:
+        faults.append(f"cohort.phantom.effect={settings.effect}: 0..3 is allowed (0 = no difference, 1 = calibrated)")
+    if len(shape) != 3 or min(shape) < 8:
+        faults.append(f"cohort.shape={tuple(shape)}: three sizes of 8 voxels or more are allowed")
+    if faults:
+        raise SettingsError(faults)
+    named = settings.centers if settings.centers in TABLES else Path(settings.centers).name
+    description = {
+        "phantom": NOTICE,
+        "settings": {"centers": named, "seed": settings.seed, "effect": float(settings.effect)},
+        "shape": list(shape),
+        "spacing_mm": [extent / n for extent, n in zip(FOV_MM, shape, strict=True)],
+        "orientation": "RAS",
+        "generator": asdict(SPREAD),
+        "deep_grey_mm": DEEP_GREY,
+        "center_table": read_centers(settings.centers),
+    }
+    clean: dict[str, Any] = json.loads(json.dumps(description))  # tuples become lists, as in the file
+    return clean
+
+
+def _write_volumes(anatomy: Anatomy, scans: Sequence[Scan], folder: Path, n_jobs: int | None) -> None:
+    # joblib's own processes: safe beside TensorFlow's threads, and they do not run the calling script again.
+    n_jobs = joblib.cpu_count() if n_jobs is None else max(1, n_jobs)
+    share = joblib.delayed(_write_share)
+    joblib.Parallel(n_jobs=n_jobs)(share(anatomy, scans[n::n_jobs], folder) for n in range(n_jobs))
+
+
+def _write_share(anatomy: Anatomy, scans: Iterable[Scan], folder: Path) -> None:
+    for scan in scans:
+        path = folder / f"{scan.subject}.nii.gz"
+        try:
+            sitk.WriteImage(to_image(apply_scan(anatomy, scan)), str(path), useCompression=True)
+        except RuntimeError as error:  # ITK does not say why
+            raise OSError(errno.EIO, "the disk is full or out of reach", str(path)) from error
+
+
+def _write_csv(path: Path, scans: Iterable[Scan]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["Subject", "Path", "Study", "Group_bin", "Sex", "Age", "Scanner"])
+        for s in scans:
+            volume = f"volumes/{s.subject}.nii.gz"
+            writer.writerow([s.subject, volume, s.center, s.diagnosis, s.sex, s.age, s.scanner])
+
+
+def _holds(directory: Path, description: dict[str, Any]) -> bool:
+    """Whether the very same phantom is in the directory already. Raises CohortError if another thing is."""
+    if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
+        return False
+    try:
+        found = json.loads((directory / "phantom.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise CohortError(f"'{directory}' holds something that is no phantom: name another directory") from None
+    if not isinstance(found, dict) or found != description:
+        known = found if isinstance(found, dict) else {}
+        differing = [key for key in description if known.get(key) != description[key]]
+        what = ", ".join(differing) or "its contents"
+        raise CohortError(f"'{directory}' holds another phantom ({what} differ): name another directory or remove it")
+    return True

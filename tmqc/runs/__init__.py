@@ -1,0 +1,1 @@
+"""A run's directory, checkpoint and resume, trace, signals, progress."""

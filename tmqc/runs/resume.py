@@ -1,0 +1,126 @@
+"""Going on where a run died: may this directory be used, with these settings, and from which point?"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from tmqc.errors import RunError
+from tmqc.runs.checkpoint import Checkpoint, find_resumable
+from tmqc.runs.directory import CONFIG, LOCK, RUN, SUMMARY, check_free
+from tmqc.settings.fingerprint import is_harmless, meaning
+from tmqc.settings.schema import Config, flatten
+
+
+def check_place(config: Config, directory: Path) -> bool:
+    """See whether the run may have its directory, before anything is loaded.
+
+    Returns:
+        Whether a run that died lies there, to go on from.
+
+    Raises:
+        RunError: it holds a finished run, or one with other settings; all differences are listed.
+    """
+    path = directory / CONFIG
+    travels = config.pipeline.name in ("clean", "dirty", "qc")
+    if config.run.overwrite or config.run.resume == "never" or not (travels and path.is_file()):
+        check_free(directory, overwrite=config.run.overwrite)
+        return False
+    there, now = _read_settings(path), flatten(config)
+    extended = _is_more(there.get("schedule.cycles"), now["schedule.cycles"])
+    differences = [
+        f"{name}: {there.get(name)} there, {now.get(name)} now"
+        for name in sorted({*there, *now})
+        if meaning(name, there.get(name)) != meaning(name, now.get(name))
+        and not is_harmless(name, pipeline=config.pipeline.name)
+        and not (extended and name == "schedule.cycles")
+    ]
+    choose = "choose another run.name, or run.overwrite=true to replace it"
+    if differences:
+        raise RunError(f"{directory} already holds a run with other settings ({'; '.join(differences)}): {choose}")
+    if (directory / SUMMARY).is_file() and not extended:
+        raise RunError(f"{directory} already holds a run that has finished: {choose}, or raise schedule.cycles")
+    return True
+
+
+def find_point(directory: Path, data: str) -> Checkpoint | None:
+    """The farthest intact point of the run in `directory`; None if it died before there was any.
+
+    Args:
+        data: digest of the cohort as it is now.
+
+    Raises:
+        RunError: the cohort is not the one that the run began with, a point cannot be read, or none is intact.
+    """
+    checkpoint = find_resumable(directory)
+    if checkpoint is not None and checkpoint.facts.get("data") != data:
+        raise RunError(
+            f"{directory}: the tables of the cohort have changed since this run began; bring them back, or choose "
+            "another run.name"
+        )
+    return checkpoint
+
+
+def read_run_id(directory: Path) -> str | None:
+    """The tracker's name of the run in `directory`; None if it is not known."""
+    try:
+        found = json.loads((directory / RUN).read_text(encoding="utf-8"))["run_id"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # the run died before it was written: it becomes another one in the tracking store
+    return str(found) if found is not None else None
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Hold a run's directory against other processes. The lock goes with the process, however it ends.
+
+    Raises:
+        RunError: another process works in it, or it cannot be written to or locked.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        file = (directory / LOCK).open("a+", encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"{error.filename}: cannot be written ({error.strerror})") from None
+    with file:
+        _lock(file, directory)
+        file.truncate(0)
+        file.write(json.dumps({"pid": os.getpid(), "host": os.uname().nodename}))
+        file.flush()
+        try:
+            yield
+        finally:
+            if [path.name for path in directory.iterdir()] == [LOCK]:  # nothing came of it
+                (directory / LOCK).unlink()
+                directory.rmdir()
+
+
+def _lock(file: TextIO, directory: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        raise RunError(f"{directory}: another process works in it ({file.read().strip() or 'unknown'})") from None
+    except OSError as error:  # a file system without locks
+        raise RunError(f"{directory}: cannot be locked ({error.strerror}); set run.outputs to another disk") from None
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(path))
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
+        raise RunError(f"{path}: cannot be read ({error}); choose another run.name, or run.overwrite=true") from None
+    return flatten(content) if isinstance(content, dict) else {}
+
+
+def _is_more(there: object, now: object) -> bool:
+    return isinstance(there, int) and isinstance(now, int) and now > there

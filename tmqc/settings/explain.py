@@ -1,0 +1,65 @@
+"""Hydra's and OmegaConf's complaints in the words of the settings: which one, its value, what is allowed."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from tmqc.settings.schema import Config
+
+_UNKNOWN = re.compile(r"Could not override '([^']+)'")
+_GROUP = re.compile(
+    r"Could not find '([^/']+)/([^']+)'\s+Available options in '[^']+':\s+((?:\t?\s*\S+\n?)+)", re.DOTALL
+)
+_MERGE = re.compile(r"Error merging override (\S+?)=(.*)", re.DOTALL)
+_TYPES = {"to Float": "a number", "to Integer": "a whole number", "valid bool": "true or false"}
+
+
+def explain(error: BaseException) -> list[str]:
+    """One line a fault, of an error raised while the settings were composed."""
+    message, cause = str(error), str(error.__cause__ or "")
+    if match := _UNKNOWN.search(message):
+        return [_explain_unknown(match.group(1))]
+    if match := _GROUP.search(message):
+        group, option, listed = match.groups()
+        allowed = re.split(r"\s+Config search path", listed)[0].split()
+        return [f"{group}={option}: must be one of {', '.join(allowed)}"]
+    if match := _MERGE.search(message):
+        name, value = match.group(1).lstrip("+~"), match.group(2).strip()
+        return [f"{name}={value}: must be {_allowed(cause)}"]
+    return [" ".join(text.split()) for text in dict.fromkeys((message, cause)) if text.strip()]
+
+
+def _explain_unknown(name: str) -> str:
+    known = [*_setting_names(Config()), *(f.name for f in fields(Config))]
+    close = get_close_matches(name, known, n=1)
+    group = name.rpartition(".")[0]
+    inside = [each.removeprefix(f"{group}.") for each in known if group and each.startswith(f"{group}.")]
+    siblings = list(dict.fromkeys(each.split(".")[0] for each in inside))
+    hints = [f"did you mean {close[0]}?"] if close else []
+    hints += [f"{group} has {', '.join(siblings)}"] if siblings else []
+    return f"{name}: there is no such setting; {'; '.join(hints) or '--help lists all of them'}".replace("?; ", "? ")
+
+
+def _allowed(cause: str) -> str:
+    for kind, words in _TYPES.items():
+        if kind in cause:
+            return words
+    if "is not a ListConfig" in cause:
+        return "a list, as [1,2,3]"
+    return "of the right type: " + " ".join(cause.split()) if cause else "of the right type"
+
+
+def _setting_names(config: Any, prefix: str = "") -> list[str]:
+    names = []
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if is_dataclass(value):
+            names += _setting_names(value, f"{prefix}{field.name}.")
+        elif isinstance(value, dict):
+            names += [f"{prefix}{field.name}.{key}" for key in value]
+        else:
+            names.append(prefix + field.name)
+    return names

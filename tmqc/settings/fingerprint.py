@@ -1,0 +1,67 @@
+"""Which settings say something about a run's result, and a digest of them: equal digests, equal results."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from tmqc.phantom.center_tables import TABLES
+from tmqc.settings.schema import LOSSY, Config, flatten
+
+HARMLESS = (
+    *("run.overwrite", "run.resume", "run.progress", "run.outputs", "run.name", "init.pretrain"),
+    *("run.lookahead", "run.verify_workers", "cache.enabled", "cache.directory", "cache.ram_gb"),
+    *(f"federation.{name}" for name in ("on_fault", "partial", "timeout_s", "patience_s", "pause_s", "admin_kit")),
+)
+HARMLESS_GROUPS = ("tracking.", "checkpoint.", "sweep.")
+_OF_ONE_PIPELINE = ("inference", "rivals")  # groups that only the pipeline of that name reads
+_PREFIX, _N_DIGITS = "pretrained-", 12
+_PRETRAINED = re.compile(f"{_PREFIX}[0-9a-f]{{{_N_DIGITS}}}")
+_TABLES = ("train_csv", "verification_csv", "test_csv", "truth_csv")
+
+
+def is_harmless(name: str, *, pipeline: str) -> bool:
+    """Whether the setting says nothing about what the pipeline computes."""
+    others = tuple(f"{group}." for group in _OF_ONE_PIPELINE if group != pipeline)
+    return name in HARMLESS or name.startswith((*HARMLESS_GROUPS, *others))
+
+
+def meaning(name: str, value: Any) -> Any:
+    """What a setting's value says about the result; equal for values between which it makes no difference."""
+    if name == "cache.dtype":
+        return value if value == LOSSY else "exact"
+    # Its name says with which settings it was trained; where it is kept, as `run.outputs`, makes no difference.
+    if name == "init.from" and isinstance(value, str) and _PRETRAINED.fullmatch(Path(value).name):
+        return Path(value).name
+    return value
+
+
+def pretrained_name(clean: Config) -> str:
+    """Name of the clean run that is trained for those that start from it, made of its settings."""
+    return f"{_PREFIX}{settings_digest(clean)[:_N_DIGITS]}"
+
+
+def settings_digest(config: Config, *, without: Collection[str] = ()) -> str:
+    """Hexadecimal digest of all settings that say something about the result, and of what the cohort's tables hold.
+
+    Args:
+        config: resolved.
+        without: settings or groups to be left out, as those that a sweep varies.
+    """
+    settings: dict[str, Any] = {
+        name: meaning(name, value)
+        for name, value in flatten(config).items()
+        if not is_harmless(name, pipeline=config.pipeline.name)
+        and not any(name == key or name.startswith(f"{key}.") for key in without)
+    }
+    paths = {table: Path(path) for table in _TABLES if (path := getattr(config.cohort, table)) is not None}
+    if (centers := config.cohort.phantom.centers) not in TABLES:
+        paths["phantom.centers"] = Path(centers).expanduser()
+    for table, path in paths.items():
+        if path.is_file():
+            settings[f"content of {table}"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,52 @@
+"""What may be asked of quality control: the settings of the `qc` group beside each other."""
+
+from __future__ import annotations
+
+from tmqc.settings.schema import Config, QcConfig
+
+
+def check_qc(config: Config) -> list[str]:
+    """Settings of quality control that contradict each other or cannot be, a line a fault."""
+    qc = config.qc
+    return _check_gate(qc) + (_check_visits(config) if qc.verify == "visit" and config.pipeline.name == "qc" else [])
+
+
+def _check_gate(qc: QcConfig) -> list[str]:
+    faults = []
+    if qc.chance is not None:
+        if not 0 < qc.chance < 1:
+            faults.append(f"qc.chance={qc.chance}: must be null or a level between 0 and 1, as 0.05")
+        if qc.signal == "loss":
+            faults.append("qc.chance is about flipped predictions and qc.signal=loss counts none: use rates or both")
+    if qc.early_stop and qc.control == "screen":
+        faults.append(
+            "qc.early_stop ends verifications that reject a step, and qc.control=screen has none: leave it off"
+        )
+    for name in ("image_z", "image_alone_z"):
+        value = getattr(qc.screen, name)
+        if value is not None and not 0 < value <= 1e6:
+            faults.append(f"qc.screen.{name}={value}: must be null or a number above 0 and at most 1e6")
+    highest = {"quantile": 1.0, "z": 1e6}.get(qc.calibrated.method)
+    if highest is not None and not 0 < qc.calibrated.level <= highest:
+        faults.append(
+            f"qc.calibrated.level={qc.calibrated.level}: must be above 0 and at most {highest:g} "
+            f"for qc.calibrated.method={qc.calibrated.method}"
+        )
+    return faults
+
+
+def _check_visits(config: Config) -> list[str]:
+    qc, faults = config.qc, []
+    if qc.control == "screen":
+        faults.append("qc.verify=visit is about steps that are verified, and qc.control=screen has none: use batch")
+    elif qc.calibrated.method != "none":
+        faults.append(
+            f"qc.calibrated.method={qc.calibrated.method}: tolerances are measured for steps of one scan and of a full "
+            "batch, and a visit may have any number of scans: use qc.verify=batch, or qc.calibrated.method=none"
+        )
+    if config.run.lookahead > 0:
+        faults.append(
+            f"run.lookahead={config.run.lookahead}: within a visit nothing is verified that could be looked ahead of; "
+            "with qc.verify=visit set run.lookahead=0"
+        )
+    return faults

@@ -1,0 +1,245 @@
+"""Hydra's side of sweeps: what is swept, a directory that a rerun finds again, names made of what differs."""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra import compose
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
+
+from tmqc.errors import SettingsError
+from tmqc.runs.signals import Interrupted
+from tmqc.settings.explain import explain
+from tmqc.settings.fingerprint import settings_digest
+from tmqc.settings.schema import Config
+from tmqc.sweep.pretrain import last_clean_cycle, name_clean
+from tmqc.sweep.spelling import keep_names
+
+if TYPE_CHECKING:
+    from tmqc.sweep.sweep import Plan, Sweep
+
+_LONGEST, _N_DIGITS = 120, 8
+# What a clean run has in common with the run that starts from it, but how far it goes.
+_SHARED = ("experiment", "cohort", "cache", "model", "schedule", "tracking", "checkpoint", "run")
+_NOT_SHARED = ("schedule.start", "schedule.cycles", "run.name", "run.overwrite", "run.resume")
+
+opened: list[Sweep] = []  # the sweep of this process, if it is the one that launched it
+
+
+class OpeningError(BaseException):
+    """Carries an error past Hydra, which makes a warning of every Exception that a callback raises."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+        super().__init__(str(error))
+
+
+class OpenSweep(Callback):
+    """Hydra calls it before it sweeps, in the process that was launched only."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Open the sweep, and tell Hydra its directory and what the jobs' names are made of."""
+        from tmqc.sweep.sweep import open_sweep
+
+        try:
+            plan = make_plan(config)
+            opened.append(open_sweep(plan))
+            if "n_jobs" in config.hydra.launcher and plan.base.run.threads is None:
+                opened[0].board.say("every job takes all cores of this machine; run.threads=N gives each N of them")
+        except Exception as error:
+            raise OpeningError(error) from error
+
+
+def folder_name(overrides: str) -> str:
+    """Name of a job's folder: its overrides, cut if they are long, and never a path."""
+    name = overrides.replace("/", "_")
+    if name == overrides and len(name) <= _LONGEST:
+        return name or "job"
+    return f"{name[:_LONGEST]}-{hashlib.sha256(overrides.encode()).hexdigest()[:_N_DIGITS]}"
+
+
+OmegaConf.register_new_resolver("tmqc.folder", folder_name, replace=True)
+
+
+def to_config(composed: DictConfig) -> Config:
+    """Composed YAML to the typed record everything below works with.
+
+    Raises:
+        SettingsError: a value has the wrong type, an interpolation leads nowhere.
+    """
+    try:
+        config = OmegaConf.to_object(composed)
+    except OmegaConfBaseException as error:
+        raise SettingsError(explain(error)) from error
+    assert isinstance(config, Config)
+    return config
+
+
+def make(composed: DictConfig) -> tuple[Config, Config | None]:
+    """Checked settings of a run, and of the clean run that has to be trained before it, if any.
+
+    Raises:
+        SettingsError: of either.
+    """
+    from tmqc.settings.validate import validate
+
+    config = to_config(composed)
+    keep_names(config, HydraConfig.get().overrides.task)
+    clean = compose_clean(config)
+    if clean is not None:
+        config.init["from"] = str(name_clean(clean))
+    for each in [config] if clean is None else [config, clean]:
+        validate(each)
+        each.run.outputs = str(Path(each.run.outputs).absolute())
+    return config, clean
+
+
+def task(composed: DictConfig, directory: Path) -> float | None:
+    """One job of a sweep, in whichever process Hydra's launcher runs it; returns its objective, if there is one."""
+    from tmqc.sweep.job import Made, Place, carry_out, heed_signals
+    from tmqc.sweep.sweep import nesting, read_sweep
+
+    root = Path(HydraConfig.get().sweep.dir).absolute()
+    sweep = read_sweep(root)
+    place = Place(root, sweep.get("launch", ""), directory, terminal=bool(opened))
+
+    def make_job() -> Made:
+        config, clean = make(composed)
+        config.run.name, config.sweep.name = place.name, sweep.get("name")
+        for each in [config] if clean is None else [config, clean]:
+            each.tracking.parent = nesting(sweep.get("run_id"))
+        return Made(config, clean)
+
+    if not opened:
+        heed_signals()
+    try:
+        outcome = carry_out(place, make_job)
+    except Interrupted:
+        if opened:
+            raise
+        return None  # the outcome says so; raised here, it would make the launcher kill the other jobs outright
+    if opened:
+        opened[0].board.look()
+    return None if outcome is None else outcome.numbers.get(str(composed.sweep.objective))
+
+
+@contextmanager
+def closing() -> Iterator[None]:
+    """Close the sweep that is opened inside of the block, if one is, and leave with its exit code."""
+    try:
+        try:
+            yield
+        except OpeningError as carried:
+            raise carried.error from None
+    except BaseException as error:
+        if opened and not isinstance(error, Exception):
+            number = error.number if isinstance(error, Interrupted) else signal.SIGINT
+            sys.exit(opened[0].close(stopped_by=number))
+        if opened:
+            code = opened[0].close()
+            # Optuna's, for want of a best one: every job has failed, and we have said so.
+            is_without_best = isinstance(error, ValueError) and str(error).startswith("No trials are completed")
+            if code and (opened[0].asked is not None or is_without_best):
+                sys.exit(code)
+        raise
+    if opened:
+        sys.exit(opened[0].close())
+
+
+def make_plan(config: DictConfig) -> Plan:
+    """Read what is swept from Hydra's config, and set the directory and the parts of the jobs' names in it.
+
+    Raises:
+        SettingsError: the settings that all jobs share cannot be used.
+    """
+    from tmqc.settings.validate import check_sweep
+    from tmqc.sweep.sweep import Plan
+
+    hydra = config.hydra
+    searched = {str(key): str(values) for key, values in (hydra.sweeper.get("params") or {}).items()}
+    given = [*(f"{key}={values}" for key, values in searched.items()), *hydra.overrides.task]
+    overrides = OverridesParser.create().parse_overrides(given)
+    fixed = [o for o in overrides if not o.is_sweep_override()]
+    swept = {o.key_or_group: str(o.input_line).partition("=")[2] for o in overrides if o.is_sweep_override()}
+    shared_by_all = [str(o.input_line) for o in fixed]
+    compose(
+        hydra.job.config_name, [*shared_by_all, *_first_values(overrides)]
+    )  # a misspelt one is told before it opens
+    base = to_config(compose(hydra.job.config_name, shared_by_all))
+    keep_names(base, given)  # of all jobs, whose overrides Hydra writes anew
+    what = hydra.runtime.choices.get("experiment") or base.pipeline.name
+    shared = f"{settings_digest(base, without=swept)} {sorted(swept)}"
+    name = base.sweep.name or f"{what}-{hashlib.sha256(shared.encode()).hexdigest()[:_N_DIGITS]}"
+    base.sweep.name = name
+    if faults := check_sweep(base):
+        raise SettingsError(faults)
+    if not any(str(line).startswith("hydra.sweep.dir=") for line in hydra.overrides.hydra):
+        directory = Path(base.run.outputs).absolute() / "sweeps" / name
+        _tell_hydra(config, "hydra.sweep.dir", str(directory))
+    _tell_hydra(config, "hydra.job.config.override_dirname.exclude_keys", [o.key_or_group for o in fixed])
+    return Plan(name, Path(hydra.sweep.dir).absolute(), base, swept, _count(hydra.sweeper, overrides))
+
+
+def _tell_hydra(config: DictConfig, name: str, value: str | list[str]) -> None:
+    # Here for the launcher, and as an override for the jobs, whose settings are composed anew.
+    quoted = [_quote(each) for each in ([value] if isinstance(value, str) else value)]
+    with read_write(config), open_dict(config):
+        OmegaConf.update(config, name, value, merge=False)
+        text = quoted[0] if isinstance(value, str) else f"[{','.join(quoted)}]"
+        config.hydra.overrides.hydra.append(f"{name}={text}")
+
+
+def _quote(text: str) -> str:
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def _first_values(overrides: Sequence[Override]) -> list[str]:
+    swept = [o for o in overrides if o.is_sweep_override() and o.is_discrete_sweep()]
+    return [f"{o.get_key_element()}={next(iter(o.sweep_string_iterator()))}" for o in swept]
+
+
+def _count(sweeper: DictConfig, overrides: Sequence[Override]) -> int | None:
+    if "n_trials" in sweeper:
+        return int(sweeper.n_trials)
+    n_jobs = 1
+    for override in overrides:
+        if override.is_sweep_override():
+            if not override.is_discrete_sweep():
+                return None
+            n_jobs *= len(list(override.sweep_string_iterator()))
+    return n_jobs
+
+
+def compose_clean(config: Config) -> Config | None:
+    """Settings of the clean run that this job wants to be trained for it; None if it wants none.
+
+    They are the job's own, with pipeline=clean and harmful=none, up to the cycle it starts from: the published seed and
+    rates follow the pipeline.
+
+    Raises:
+        SettingsError: they do not fit together.
+    """
+    last = last_clean_cycle(config)
+    if last is None:
+        return None
+    job = HydraConfig.get()
+    overrides = OverridesParser.create().parse_overrides(list(job.overrides.task))
+    shared = [
+        str(o.input_line)
+        for o in overrides
+        if o.key_or_group.partition(".")[0] in _SHARED and o.key_or_group not in _NOT_SHARED
+    ]
+    of_clean = ["pipeline=clean", "pipeline.start=0", "harmful=none", "schedule.start=0", f"schedule.cycles={last + 1}"]
+    start = ["init.from=null", "init.cycle=null", "init.pretrain=false"]
+    return to_config(compose(job.job.config_name, [*shared, *of_clean, *start]))

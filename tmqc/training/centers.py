@@ -1,0 +1,108 @@
+"""The centers of an in-process run: where samples live, train and are counted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from time import perf_counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tmqc.core.early_stop import Limit
+from tmqc.core.rates import Verification, margins
+from tmqc.data.cohort import Subject
+from tmqc.data.volumes import Volumes
+from tmqc.model.learner import Learner, Snapshot
+from tmqc.training.scorer import Scorer
+from tmqc.training.travel import Foreseen, TrainResult
+
+_MOST_COPIED = 2  # batches that wait to be trained on: the one asked for next, and the one foreseen behind it
+
+
+class LocalCenters:
+    """All centers in this process: one learner visits them, one resident array holds all volumes.
+
+    Attributes:
+        learner: the model that travels.
+        scorer: the verification split.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        *,
+        train: Sequence[Subject],
+        verification: Sequence[Subject],
+        volumes: Volumes,
+        verify_batch_size: int,
+    ) -> None:
+        self.learner = learner
+        self._volumes = volumes
+        self._labels = {s.subject: s.group for s in train}
+        self.scorer = Scorer(
+            learner,
+            volumes.block([s.subject for s in verification]),
+            labels=[s.group for s in verification],
+            centers=[s.study for s in verification],
+            batch_size=verify_batch_size,
+        )
+        self._copier = ThreadPoolExecutor(1, "copier")
+        self._copied: dict[tuple[str, ...], Future[NDArray[np.float32]]] = {}
+
+    def train(self, center: str, subjects: tuple[str, ...], *, learning_rate: float) -> TrainResult:
+        """One gradient step on the scans of `subjects`; all of them lie here, whatever their `center`."""
+        labels = np.array([self._labels[s] for s in subjects])
+        copied = self._copied.pop(subjects, None)
+        volumes = self._volumes.batch(subjects) if copied is None else copied.result()
+        return TrainResult(*self.learner.train_batch(volumes, labels, learning_rate=learning_rate))
+
+    def foresee(self, steps: Sequence[Foreseen]) -> None:
+        """Copy the next batch out while the device works on this one."""
+        subjects = [step.subjects for step in steps[:1] if step.subjects not in self._copied]
+        self._copied |= {one: self._copier.submit(self._volumes.batch, one) for one in subjects}
+        for forgotten in list(self._copied)[:-_MOST_COPIED]:
+            del self._copied[forgotten]
+
+    def verify(self, limit: Limit | None = None) -> Verification:
+        """Score every center's verification scans, count center by center, add up; with a limit at times not all."""
+        return self.scorer.verify(limit)
+
+    def hold_reference(self) -> None:
+        """Count flips against the last full verification from now on."""
+        self.scorer.hold_reference()
+
+    def margins(self, center: str, subjects: Sequence[str]) -> tuple[float, ...]:
+        """How strongly the model agrees with the labels of these training scans, in inference mode."""
+        labels = np.array([self._labels[s] for s in subjects])
+        p = self.learner.predict(self._volumes.block(subjects), batch_size=self.scorer.batch_size)
+        return tuple(margins(p, labels).tolist())
+
+    def snapshot(self) -> Snapshot:
+        """Everything training touches."""
+        return self.learner.snapshot()
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Undo everything since `snapshot`."""
+        self.learner.restore(snapshot)
+
+    def clock(self) -> float:
+        """Seconds."""
+        return perf_counter()
+
+    def state(self) -> dict[str, NDArray[np.generic]]:
+        """The learner's state, and what is remembered of the verification scans."""
+        return self.learner.state() | self.scorer.state()
+
+    def load_state(self, state: Mapping[str, NDArray[np.generic]]) -> None:
+        """Inverse of `state`; other entries are left alone."""
+        self.learner.load_state({name: state[name] for name in self.learner.variables if name in state})
+        self.scorer.load_state(state)
+
+    def pack(self, snapshot: Snapshot) -> dict[str, NDArray[np.generic]]:
+        """A snapshot as arrays."""
+        return self.learner.pack(snapshot)
+
+    def unpack(self, arrays: Mapping[str, NDArray[np.generic]]) -> Snapshot:
+        """Inverse of `pack`."""
+        return self.learner.unpack(arrays)
