@@ -17,7 +17,7 @@ from tmqc.core.records import AWAY, BATCH, RETRY, REVISIT
 from tmqc.data.cohort import Subject
 from tmqc.data.volumes import Volumes
 from tmqc.errors import RunError
-from tmqc.federation.caller import Caller, FaultRules, FederationError
+from tmqc.federation.caller import Caller, FederationError
 from tmqc.federation.messages import STATE, decode, encode
 from tmqc.federation.remote import RemoteCenters, open_sites
 from tmqc.federation.simulated import lay_out
@@ -26,6 +26,7 @@ from tmqc.federation.site_settings import TOKENS, read_site_settings, read_token
 from tmqc.federation.transport import LocalTransport, Silence
 from tmqc.pipelines.ready import _check_unchanged
 from tmqc.runs.trace import TRAFFIC_COLUMNS, TraceWriter
+from tmqc.settings.schema import FederationConfig
 from tmqc.training.control import ControlledTravel
 from tmqc.training.journal import JournaledCenters
 from tmqc.training.travel import AwayError, TrainResult
@@ -88,7 +89,7 @@ def files(tmp_path_factory):
 @pytest.fixture(scope="module")
 def opened(files):
     transport = Unreliable({name: Site(read_site_settings(path), equip) for name, path in files.items()})
-    sites = open_sites(Caller(transport, FaultRules(), check_stop=lambda: None), SITES, "{}")
+    sites = open_sites(Caller(transport, FederationConfig(), check_stop=lambda: None), SITES, "{}")
     return transport, sites, transport.sites["site-1"]._open.learner.state()
 
 
@@ -98,11 +99,11 @@ def remote(opened):
     transport, sites, state = opened
     transport.faults, transport.revived, transport.requests = {}, [], []
 
-    def make(*, partial=False, check_stop=lambda: None, **rules):
-        caller = Caller(transport, FaultRules(**{"pause_s": 0.0} | rules), check_stop=check_stop)
+    def make(*, check_stop=lambda: None, **rules):
+        caller = Caller(transport, FederationConfig(**{"pause_s": 0.0} | rules), check_stop=check_stop)
         caller.ask(dict.fromkeys(SITES, OPEN), lambda site, reply: None, parts={})
         transport.requests.clear()
-        return transport, RemoteCenters(caller, sites, state, partial=partial)
+        return transport, RemoteCenters(caller, sites, state)
 
     return make
 
@@ -206,7 +207,7 @@ def test_a_site_that_comes_back_with_other_settings_ends_the_run(remote, files, 
 
 def test_what_a_restarted_site_says_of_itself_is_held_against_the_table_too(opened, files, monkeypatch):
     transport, _, state = opened
-    caller = Caller(transport, FaultRules(on_fault="stop"), check_stop=lambda: None)
+    caller = Caller(transport, FederationConfig(on_fault="stop"), check_stop=lambda: None)
     centers = RemoteCenters(caller, open_sites(caller, SITES, "{}"), state)
     monkeypatch.setitem(transport.sites, "site-2", Site(read_site_settings(files["site-2"]), equip))
     transport.faults = {"site-2": [None, with_fields(n_hc=[-3])]}
@@ -254,11 +255,17 @@ def test_skipping_leaves_out_a_visit_but_never_a_verdict_unless_allowed(remote):
     whole = centers.verify()
     transport.faults["site-2"] = ["silent"]
     assert centers.verify() == whole  # waited
-    transport, centers = remote(on_fault="skip", partial=True)
+
+
+def test_a_skipped_site_is_not_asked_again_before_the_pause_is_over(remote):
+    transport, centers = remote(on_fault="skip", pause_s=1e6)
     transport.faults["site-2"] = ["silent"]
-    part = centers.verify()
-    assert (whole.counts.n, part.counts.n) == (15, 10)
-    assert centers.traffic().missing == ["site-2"]
+    for _ in range(2):  # the second time it would answer
+        with pytest.raises(AwayError, match="center B does not answer"):
+            step(centers)
+    assert centers.traffic().missing == ["site-2", "site-2"]
+    centers.verify()  # asks all sites, and site-2 answers
+    step(centers)
 
 
 def test_what_is_too_little_or_too_much_stays_at_the_site(files, remote, tmp_path):
@@ -269,7 +276,7 @@ def test_what_is_too_little_or_too_much_stays_at_the_site(files, remote, tmp_pat
         tmp_path, train=rows("train", 4), verification=rows("verify", 5), n_sites=2, min_cell=6, share_margins=True
     )
     transport = Unreliable({name: Site(read_site_settings(path), equip) for name, path in laid.items()})
-    caller = Caller(transport, FaultRules(pause_s=0.0), check_stop=lambda: None)
+    caller = Caller(transport, FederationConfig(pause_s=0.0), check_stop=lambda: None)
     sites = open_sites(caller, list(laid), "{}")
     assert [(one.groups, one.left_out) for one in sites] == [({}, True), ({"B+C": (6, 4)}, False)]
     centers = RemoteCenters(caller, sites, centers.state())
@@ -296,7 +303,7 @@ def test_no_scan_is_lost_if_a_center_is_called_as_others_together_are(remote, tm
     table = verification_of({"A+B": 10, "A": 3, "B": 3})
     laid = lay_out(tmp_path, train=[], verification=table, n_sites=1, min_cell=5, share_margins=False)
     transport = Unreliable({name: Site(read_site_settings(path), equip) for name, path in laid.items()})
-    caller = Caller(transport, FaultRules(pause_s=0.0), check_stop=lambda: None)
+    caller = Caller(transport, FederationConfig(pause_s=0.0), check_stop=lambda: None)
     sites = open_sites(caller, list(laid), "{}")
     assert sites[0].groups == {"A+B": (5, 5), "A+B (together)": (4, 2)}
     assert RemoteCenters(caller, sites, centers.state()).verify().counts.n == 16
@@ -313,7 +320,7 @@ def test_no_scan_is_lost_if_a_center_is_called_as_others_together_are(remote, tm
 def test_a_site_that_names_a_center_or_a_group_twice_is_not_believed(opened, twice):
     transport, _, _ = opened
     transport.faults = {"site-1": [with_fields(**twice)]}
-    caller = Caller(transport, FaultRules(on_fault="stop"), check_stop=lambda: None)
+    caller = Caller(transport, FederationConfig(on_fault="stop"), check_stop=lambda: None)
     with pytest.raises(FederationError, match="site site-1: .* a center or a group is there twice"):
         open_sites(caller, SITES, "{}")
 

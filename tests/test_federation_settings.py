@@ -28,7 +28,6 @@ DATA = OWN_DATA[:2]
             ["federation=local", "federation.patience_s=-1"],
             "federation.patience_s=-1.0: must be null, or seconds from 0",
         ),
-        (["federation=local", "federation.partial=true"], "needs federation.on_fault=skip, it is wait"),
         (["federation=local", "federation.on_fault=retry"], "must be one of wait, skip, stop"),
         (["federation=local", "federation.min_cell=0"], "federation.min_cell=0: must be a number from 1"),
         (["federation=local", "federation.timeout_s=nan"], "federation.timeout_s=nan: must be a number"),

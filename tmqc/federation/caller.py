@@ -1,14 +1,13 @@
-"""Asking sites, and what happens if one of them is away, hangs or talks nonsense: wait, skip or stop, never silence."""
+"""Sends requests to sites; applies the fault policy (wait, skip, stop) to those unreachable, hanging or invalid."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tmqc.errors import InputError
-from tmqc.federation.absence import Absences, News
 from tmqc.federation.messages import (
     CLOSED,
     MISSING,
@@ -23,8 +22,9 @@ from tmqc.federation.messages import (
     encode,
     pack_part,
 )
-from tmqc.federation.rules import SKIP, STOP, WAIT
+from tmqc.federation.rules import SKIP, STOP
 from tmqc.federation.transport import Silence, Transport
+from tmqc.settings.schema import FederationConfig
 
 log = logging.getLogger("tmqc")
 
@@ -36,23 +36,6 @@ class FederationError(InputError):
     """A site is away or refuses, and the run cannot go on without it."""
 
     heading = "the federated run had to stop:"
-
-
-@dataclass(frozen=True)
-class FaultRules:
-    """What to do about a site that does not answer as it should.
-
-    Attributes:
-        on_fault: `wait` until it does; `skip` the visit, if it is one; `stop` the run.
-        timeout_s: for one answer.
-        patience_s: to wait for a site in all before the run stops; None: for ever.
-        pause_s: between two attempts; a site that is skipped is left alone as long, and longer every time it fails.
-    """
-
-    on_fault: str = WAIT
-    timeout_s: float = 600.0
-    patience_s: float | None = None
-    pause_s: float = 1.0
 
 
 @dataclass
@@ -76,12 +59,12 @@ class Traffic:
 class Caller:
     """Asks sites for answers. Remembers which parts of states each of them holds, so that none is sent twice."""
 
-    def __init__(self, transport: Transport, rules: FaultRules, *, check_stop: Callable[[], None]) -> None:
+    def __init__(self, transport: Transport, rules: FederationConfig, *, check_stop: Callable[[], None]) -> None:
         """Begin.
 
         Args:
             transport: reaches the sites.
-            rules: on faults.
+            rules: `on_fault`, `timeout_s`, `patience_s` and `pause_s` of the settings.
             check_stop: called while waiting; raises if the run was asked to end.
         """
         self.rules = rules
@@ -90,54 +73,37 @@ class Caller:
         self._held: dict[str, set[str]] = {}
         self._opening: dict[str, tuple[Message, Check]] = {}  # what opened sites, for those that are restarted
         self._digests: dict[str, str] = {}
-        self._absences = Absences(rules.pause_s)
+        self._skipped_until: dict[str, float] = {}  # monotonic clock; a site that answers is taken off
 
     def ask(
-        self,
-        requests: Mapping[str, Message],
-        check: Check,
-        *,
-        parts: Mapping[str, Part],
-        may_lack: bool = False,
-        enough: Callable[[Collection[str]], bool] = lambda answered: True,
+        self, requests: Mapping[str, Message], check: Check, *, parts: Mapping[str, Part], may_skip: bool = False
     ) -> dict[str, Message]:
-        """Ask several sites at once, and again those that fail, as the rules have it.
+        """Ask several sites at once, and again those that fail, as the fault policy says.
 
         Args:
             requests: by site, without the arrays of states.
             check: of the content of a reply.
             parts: by content hash, what the requests name; sent to sites that do not hold it.
-            may_lack: whether an answer may be left out if the rules say skip.
-            enough: whether answers of these sites will do; if not, those that were to be left alone are asked too.
+            may_skip: whether `on_fault=skip` applies: a site that fails is left out, and not asked for `pause_s`.
 
         Returns:
-            Replies by site; some are left out only if `may_lack`.
+            Replies by site; some are left out only if `may_skip`.
 
         Raises:
             FederationError: a site refuses, or fails and is not waited for any longer.
             FloatingPointError: a site's predictions are not finite.
         """
         self._opening |= {site: (one, check) for site, one in requests.items() if one["task"] == "open"}
-        may_skip = may_lack and self.rules.on_fault == SKIP
-        resting = self._absences.resting(requests) if may_skip else {}
-        asked = {site: request for site, request in requests.items() if site not in resting}
-        replies = self._ask(asked, check, parts, may_skip=may_skip)
-        if resting and not enough(replies):
-            replies |= self._ask({site: requests[site] for site in resting}, check, parts, may_skip=True)
-        else:
-            self._tell(resting)
-            self.traffic.missing += resting
-        return {site: replies[site] for site in requests if site in replies}
-
-    def _ask(
-        self, requests: Mapping[str, Message], check: Check, parts: Mapping[str, Part], *, may_skip: bool
-    ) -> dict[str, Message]:
-        if absent := [site for site in requests if site in self._absences]:
-            self._transport.revive(absent)
+        may_skip = may_skip and self.rules.on_fault == SKIP
+        began = time.monotonic()
+        resting = [site for site in requests if may_skip and self._skipped_until.get(site, began) > began]
+        self.traffic.missing += resting
+        waiting = {site: request for site, request in requests.items() if site not in resting}
+        if skipped := [site for site in waiting if site in self._skipped_until]:
+            self._transport.revive(skipped)
         replies: dict[str, Message] = {}
-        waiting, began = dict(requests), time.monotonic()
         first_fault: float | None = None
-        news = News()
+        known: dict[str, str] = {}
         while waiting:
             sent_at = time.monotonic()
             answers = self._exchange(waiting, check, parts)
@@ -147,19 +113,20 @@ class Caller:
                 break
             first_fault = first_fault or sent_at
             why = {site: answer.why for site, answer in answers.items() if isinstance(answer, Silence)}
-            self._tell(news.of(why))
+            _warn({site: reason for site, reason in why.items() if known.get(site) != reason})
+            known = why
             if may_skip:
                 self.traffic.missing += waiting
-                for site in waiting:
-                    self._absences.note(site, why[site])
+                self._skipped_until |= dict.fromkeys(waiting, time.monotonic() + self.rules.pause_s)
                 break
             self._give_up(why, time.monotonic() - began)
             self._pause(list(waiting))
-        self._absences.end(replies)
+        for site in replies:
+            self._skipped_until.pop(site, None)
         if first_fault is not None:
             self.traffic.waited_s += time.monotonic() - first_fault
         self.traffic.site_s += max((reply["seconds"] for reply in replies.values()), default=0.0)
-        return replies
+        return {site: replies[site] for site in requests if site in replies}
 
     def take_traffic(self) -> Traffic:
         """What came and went since this was last called."""
@@ -170,17 +137,13 @@ class Caller:
         """Let all sites go."""
         self._transport.close()
 
-    def _tell(self, why: Mapping[str, str]) -> None:
-        for site, reason in why.items():
-            log.warning("site %s: %s", site, reason)
-
     def _give_up(self, why: Mapping[str, str], waited_s: float) -> None:
-        told = [f"site {site}: {reason}" for site, reason in why.items()]
+        faults = [f"site {site}: {reason}" for site, reason in why.items()]
         if self.rules.on_fault == STOP:
-            raise FederationError([*told, "federation.on_fault=stop; the run is saved, and the same command goes on"])
+            raise FederationError([*faults, "federation.on_fault=stop; the run is saved, and the same command goes on"])
         if self.rules.patience_s is not None and waited_s > self.rules.patience_s:
             limit = f"waited for longer than federation.patience_s={self.rules.patience_s:g}"
-            raise FederationError([*told, f"{limit}; the run is saved, and the same command goes on"])
+            raise FederationError([*faults, f"{limit}; the run is saved, and the same command goes on"])
 
     def _pause(self, sites: Sequence[str]) -> None:
         until = time.monotonic() + self.rules.pause_s
@@ -269,13 +232,14 @@ class Caller:
             return Silence(f"its answer to {request['task']} cannot be right: {error}")
         return reply
 
-    def holds(self, site: str, name: str) -> bool:
-        """Whether a site should hold the part of this hash; it may have been restarted since."""
-        return name in self._held.get(site, ())
-
     def now_holds(self, site: str, *hashes: str) -> None:
         """Note that a site has made these parts itself."""
         self._held.setdefault(site, set()).update(hashes)
+
+
+def _warn(why: Mapping[str, str]) -> None:
+    for site, reason in why.items():
+        log.warning("site %s: %s", site, reason)
 
 
 def _named(request: Message) -> set[str]:

@@ -102,9 +102,6 @@ TASKS: dict[str, Task] = {
         request={
             "model": _MODEL,
             "reference": Field("text", "content hash of the model to count flips against", optional=True),
-            "exact": Field(
-                "text", "what `model` was rounded from: a site that holds it rounds it itself", optional=True
-            ),
             **_PARTS,
         },
         reply={

@@ -6,11 +6,11 @@ means naming the state before it, which the site still holds.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from operator import add
 from time import perf_counter
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakSet
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from tmqc.core.early_stop import Limit
 from tmqc.core.rates import Verification
 from tmqc.federation.caller import Caller, FederationError, Traffic
-from tmqc.federation.half import to_half
 from tmqc.federation.messages import Array, Message, MessageError, Part, content_hash, unpack_parts
 from tmqc.federation.replies import (
     Opened,
@@ -64,8 +63,6 @@ class RemoteCenters:
         sites: Sequence[Opened],
         state: Mapping[str, Array],
         *,
-        partial: bool = False,
-        half_precision: bool = False,
         order: Sequence[str] = (),
     ) -> None:
         """Begin from `state`.
@@ -74,18 +71,15 @@ class RemoteCenters:
             caller: asks.
             sites: as opened.
             state: `Learner.state()`.
-            partial: whether a verification may go without sites that do not answer.
-            half_precision: whether sites verify the model rounded to float16; what is trained is never rounded.
             order: of centers, in which verifications are added up; empty: as the sites named them.
         """
-        self._caller, self._partial, self._half_precision = caller, partial, half_precision
+        self._caller = caller
         self._sites = {one.site: one for one in sites}
         self._home = {center: one.site for one in sites for center in one.subjects}
         rank = {center: i for i, center in enumerate(order)}
         groups = [(one.site, group) for one in sites for group in one.groups]
         self._order = sorted(groups, key=lambda pair: rank.get(pair[1], len(rank)))
         self._alive: WeakSet[State] = WeakSet()
-        self._rounded: WeakKeyDictionary[State, tuple[str, Part]] = WeakKeyDictionary()  # hash and rounded model
         self._state = self._keep(make_state(state))
         self._last: State | None = None
         self._reference: State | None = None
@@ -106,7 +100,7 @@ class RemoteCenters:
         def check(_: str, reply: Message) -> None:
             check_trained(reply, before, n=len(subjects), min_cell=self._sites[site].min_cell)
 
-        replies = self._caller.ask({site: request}, check, parts=self._parts(), may_lack=True)
+        replies = self._caller.ask({site: request}, check, parts=self._parts(), may_skip=True)
         if site not in replies:
             raise AwayError(center)
         reply = replies[site]
@@ -120,27 +114,23 @@ class RemoteCenters:
         """Have all sites score the model at once, and add up in a fixed order; all scans, whatever `limit` says.
 
         Raises:
-            FederationError: a site fails and is not waited for, or too few answered; or half precision cannot hold
-                the weights.
+            FederationError: a site fails and is not waited for any longer.
             FloatingPointError: predictions are not finite.
         """
-        asked = self._verify_requests()
+        request: Message = {"task": "verify", "model": self._state.model}
+        if self._reference is not None:
+            request["reference"] = self._reference.model
 
         def check(site: str, reply: Message) -> None:
             check_verified(self._sites[site].groups, reply)
 
-        replies = self._caller.ask(
-            asked, check, parts=self._parts(), may_lack=self._partial, enough=self._have_both_classes
-        )
-        if not self._have_both_classes(replies):
-            missing = ", ".join(asked.keys() - replies.keys())
-            raise FederationError(f"no verdict: without site {missing} there are no scans of one class left to count")
+        asked = {site: request for site, one in self._sites.items() if one.groups}
+        replies = self._caller.ask(asked, check, parts=self._parts())
         found = {
             site: dict(zip(self._sites[site].groups, read_verified(r), strict=True)) for site, r in replies.items()
         }
-        answered = [found[site][group] for site, group in self._order if site in found]
         self._last = self._state
-        return reduce(add, answered)
+        return reduce(add, (found[site][group] for site, group in self._order))
 
     def hold_reference(self) -> None:
         """Count flips against the last verification from now on."""
@@ -205,43 +195,10 @@ class RemoteCenters:
         """Inverse of `pack`."""
         return self._keep(make_state(arrays))
 
-    def _have_both_classes(self, sites: Iterable[str]) -> bool:
-        sizes = [size for site in sites for size in self._sites[site].groups.values()]
-        return any(n_hc for n_hc, _ in sizes) and any(n_pd for _, n_pd in sizes)
-
     def _keep(self, state: State) -> State:
         self._alive.add(state)
         return state
 
     def _parts(self) -> dict[str, Part]:
         """Parts of all states that somebody still holds: what sites should hold on to, too."""
-        exact = {name: part for state in self._alive for name, part in state.parts.items()}
-        return exact | dict(self._rounded.values())
-
-    def _verify_requests(self) -> dict[str, Message]:
-        """By site that has something to count. One that holds the exact model need not be sent a rounded one."""
-        exact, model = self._state.model, self._verified(self._state)
-        request: Message = {"task": "verify", "model": model}
-        if self._reference is not None:
-            request["reference"] = self._verified(self._reference)
-        asked = {site: dict(request) for site, one in self._sites.items() if one.groups}
-        for site, own in asked.items():
-            if model != exact and self._caller.holds(site, exact):
-                own["exact"] = exact
-                self._caller.now_holds(site, model)
-        return asked
-
-    def _verified(self, state: State) -> str:
-        """Hash of what sites score to verify a state: its model, or that model rounded."""
-        if not self._half_precision:
-            return state.model
-        if state not in self._rounded:
-            try:
-                part = to_half(state.parts[state.model])
-            except OverflowError as error:
-                raise FederationError(
-                    f"federation.half_precision=true: {error}; set federation.half_precision=false, and choose another "
-                    "run.name"
-                ) from None
-            self._rounded[state] = (content_hash(part), part)
-        return self._rounded[state][0]
+        return {name: part for state in self._alive for name, part in state.parts.items()}

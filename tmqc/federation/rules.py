@@ -24,8 +24,6 @@ def check_federation(config: Config) -> list[str]:
         )
     if settings.patience_s is not None and not settings.patience_s >= 0:
         faults.append(f"federation.patience_s={settings.patience_s}: must be null, or seconds from 0")
-    if settings.partial and settings.on_fault != SKIP:
-        faults.append(f"federation.partial=true needs federation.on_fault=skip, it is {settings.on_fault}")
     if config.pipeline.name == "qc":
         faults += _check_screen(config) if config.qc.control == "screen" else _check_steps(config)
     if config.run.verify_batch_size == AUTO:

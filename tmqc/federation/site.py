@@ -21,7 +21,6 @@ from tmqc.core.cells import Group, group_centers, name_groups
 from tmqc.core.rates import DECISION_THRESHOLD, Verification, margins, score
 from tmqc.data.cohort import Cohort
 from tmqc.data.volumes import Volumes
-from tmqc.federation.half import to_half
 from tmqc.federation.messages import (
     CLOSED,
     FAILED,
@@ -177,7 +176,6 @@ class Site:
 
     def _answer_verify(self, request: Message) -> Message:
         opened = self._take(request)
-        self._round(request)
         named = [request[name] for name in ("reference", "model") if name in request]
         if missing := [name for name in named if name not in self._scores and name not in self._parts]:
             raise _MissingError(*missing)
@@ -246,15 +244,6 @@ class Site:
         self._parts = {name: part for name, part in (self._parts | received).items() if name in kept}
         self._scores = {name: p for name, p in self._scores.items() if name in kept}
         return self._open
-
-    def _round(self, request: Message) -> None:
-        """Make the model to be scored, if it is one that lies here but for being rounded."""
-        name, exact = request["model"], request.get("exact")
-        if name in self._scores or name in self._parts or exact not in self._parts:
-            return
-        rounded = to_half(self._parts[exact])
-        if content_hash(rounded) == name:
-            self._parts[name] = rounded
 
     def _load(self, opened: Equipment, *names: str) -> None:
         """Put parts into the learner that are not in it already."""

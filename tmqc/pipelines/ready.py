@@ -11,7 +11,7 @@ from pathlib import Path
 from tmqc.data.cohort import Subject
 from tmqc.data.truth import Truth
 from tmqc.errors import RunError
-from tmqc.federation.caller import Caller, FaultRules
+from tmqc.federation.caller import Caller
 from tmqc.federation.equipment import run_settings
 from tmqc.federation.remote import RemoteCenters, open_sites
 from tmqc.federation.replies import Opened
@@ -106,9 +106,8 @@ def get_ready(config: Config, prepared: Prepared, session: Session) -> Iterator[
             min_cell=settings.min_cell,
             share_margins=settings.share_margins,
         )
-    rules = FaultRules(settings.on_fault, settings.timeout_s, settings.patience_s, settings.pause_s)
     transport = TRANSPORTS[settings.name](settings, files, session.directory)
-    caller = Caller(transport, rules, check_stop=session.stop.check)
+    caller = Caller(transport, settings, check_stop=session.stop.check)
     try:
         sites = open_sites(caller, list(files) or settings.sites, run_settings(config))
         _check_unchanged(sites, session)
@@ -131,8 +130,6 @@ def _ready(
         caller,
         sites,
         prepared.learner.state(),
-        partial=config.federation.partial,
-        half_precision=config.federation.half_precision,
         order=list(dict.fromkeys(s.study for s in prepared.cohort.verification)),
     )
     truth = None

@@ -15,7 +15,7 @@ from tmqc.settings.schema import LOSSY, Config, flatten
 HARMLESS = (
     *("run.overwrite", "run.resume", "run.progress", "run.outputs", "run.name", "init.pretrain"),
     *("run.lookahead", "run.verify_workers", "cache.enabled", "cache.directory", "cache.ram_gb"),
-    *(f"federation.{name}" for name in ("on_fault", "partial", "timeout_s", "patience_s", "pause_s", "admin_kit")),
+    *(f"federation.{name}" for name in ("on_fault", "timeout_s", "patience_s", "pause_s", "admin_kit")),
 )
 HARMLESS_GROUPS = ("tracking.", "checkpoint.", "sweep.")
 _OF_ONE_PIPELINE = ("inference", "rivals")  # groups that only the pipeline of that name reads

@@ -187,12 +187,10 @@ class FederationConfig:
     n_sites: int = 3  # of a simulated one: the cohort's centers are dealt out to as many
     min_cell: int = 5  # of simulated sites; a real site has its own
     share_margins: bool = False  # of simulated sites; qc.control=screen needs it
-    half_precision: bool = False  # verify the model rounded to float16, which is half as much to send
     on_fault: str = "wait"  # until a site answers; skip its visit; or stop
-    partial: bool = False  # with skip: verdicts may go without sites that do not answer
     timeout_s: float = 600.0  # for one answer
     patience_s: float | None = None  # to wait for a site in all; null: for ever
-    pause_s: float = 2.0  # between two attempts
+    pause_s: float = 2.0  # between two attempts; a skipped site is not asked for as long
     admin_kit: str | None = None  # of a real federation: the administrator's start-up kit
 
 
