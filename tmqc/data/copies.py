@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Hashable, Iterable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from tmqc.data.cohort import Subject
 from tmqc.errors import CohortError
 
-Read = Callable[[str], NDArray[np.generic]]
+Read = Callable[[str], NDArray[Any]]
 
 
 def refuse_copies(subjects: Iterable[Subject], read: Read, *, allowed: Collection[frozenset[str]] = ()) -> None:
@@ -46,10 +47,11 @@ def _group(subjects: Iterable[Subject], key: Callable[[Subject], Hashable]) -> l
     return [group for group in groups.values() if len(group) > 1]
 
 
-def _middle(voxels: NDArray[np.generic]) -> NDArray[np.generic]:
+def _middle(voxels: NDArray[Any]) -> NDArray[Any]:
     """One slice: enough to tell nearly all scans apart without reading all of them."""
-    return voxels[len(voxels) // 2]
+    middle: NDArray[Any] = voxels[len(voxels) // 2]
+    return middle
 
 
-def _digest(voxels: NDArray[np.generic]) -> bytes:
-    return hashlib.sha256(np.ascontiguousarray(voxels)).digest()
+def _digest(voxels: NDArray[Any]) -> bytes:
+    return hashlib.sha256(np.ascontiguousarray(voxels).data).digest()

@@ -116,7 +116,8 @@ def _parse_row(row: Mapping[str, str]) -> tuple[Harm | None, list[str]]:
         wrong.append(f"column Seed: is {row['Seed']!r}, expected a whole number from 0")
     if wrong or values is None:
         return None, wrong
-    return Harm(*names.values(), values, int(row["Seed"])), []
+    subject, study, kind = names.values()
+    return Harm(subject, study, kind, values, int(row["Seed"])), []
 
 
 def _parse_object(text: str) -> tuple[tuple[str, Value], ...] | None:
