@@ -34,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--orientation", default=grid.orientation, help="where x, y, z run to, default: %(default)s")
     given = parser.parse_args(arguments)
+    from tmqc.data.copies import refuse_copies
     from tmqc.data.volumes import load_volumes
     from tmqc.federation.flare_kit import join
     from tmqc.federation.site_settings import read_site_cohort, read_site_settings
@@ -42,12 +43,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given.settings is not None:
             settings = read_site_settings(given.settings)
             cohort = read_site_cohort(settings)
-            load_volumes(
-                [*cohort.train, *cohort.verification],
+            scans = [*cohort.train, *cohort.verification]
+            volumes = load_volumes(
+                scans,
                 shape=given.shape,
                 spacing_mm=given.spacing_mm,
                 orientation=given.orientation,
             )
+            refuse_copies(scans, volumes.read)
             n_train, n_verification = len(cohort.train), len(cohort.verification)
             print(f"{n_train} training and {n_verification} verification scans can be read, and stay here")
         join(given.kit, given.settings)

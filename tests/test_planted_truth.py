@@ -107,7 +107,7 @@ def test_good_scans_lost_by_subgroup(planted):
         "sex=M": (8, 1, 2),
         "age=[50,52)": (4, 2, 2),  # Alpha-1, Beta-0, Beta-1, Gamma-0
         "age=[52,55)": (6, 0, 1),  # three each of Alpha and Beta
-        "age=[55,90)": (5, 0, 1),  # Alpha-5 to Alpha-8, Beta-5
+        "age=[55,90]": (5, 0, 1),  # Alpha-5 to Alpha-8, Beta-5
         "center_size=1": (1, 1, 1),
         "center_size=2-4": (0, 0, 0),
         "center_size=5-9": (14, 1, 3),

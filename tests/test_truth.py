@@ -2,6 +2,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tmqc.data.tables import normalize_name
 from tmqc.data.truth import Harm, Truth, read_truth, write_truth
 from tmqc.errors import InputError
 
@@ -36,6 +37,15 @@ def test_the_manifest_comes_back_unchanged(tmp_path):
     assert [file.name for file in path.parent.iterdir()] == ["truth.csv"]
 
 
+def test_ids_are_text_and_are_the_cohorts_though_typed_otherwise(tmp_path):
+    path = tmp_path / "truth.csv"
+    path.write_text(HEADER + "\n\ufeffNA,A\u00a0 b,noise,{},1\n1e5,Ko\u0308ln,noise,{},1\n", encoding="utf-8")
+    assert [(h.subject, h.study) for h in read_truth(path).harms] == [("NA", "A b"), ("1e5", "Köln")]
+    path.write_text(HEADER + "\ns1,A,noise,{},1\ns\u200b1,A,noise,{},1\n", encoding="utf-8")
+    with pytest.raises(InputError, match="row 3, column Subject: 's1' is there already"):
+        read_truth(path)
+
+
 def test_rows_of_blank_cells_as_spreadsheets_leave_them_are_no_rows(tmp_path):
     path = tmp_path / "truth.csv"
     write_truth(path, Truth(HARMS))
@@ -46,7 +56,7 @@ def test_rows_of_blank_cells_as_spreadsheets_leave_them_are_no_rows(tmp_path):
         read_truth(path)
 
 
-text = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=8).map(str.strip).filter(bool)
+text = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=8).map(normalize_name).filter(bool)
 value = st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5)
 harm = st.builds(
     Harm,
@@ -81,22 +91,19 @@ def test_every_fault_at_once_by_row_and_column(tmp_path):
     with pytest.raises(InputError) as error:
         read_truth(path)
     assert [fault.removeprefix(f"{path}, ").split(":")[0] for fault in error.value.faults] == [
+        "row 8",
         "row 2, column Kind",
         "row 4, column Parameters",
         "row 4, column Seed",
         "row 6, column Seed",
         "row 7, column Subject",
-        "row 8, column Study",
-        "row 8, column Kind",
-        "row 8, column Parameters",
-        "row 8, column Seed",
     ]
 
 
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "no column Subject, Study, Kind, Parameters, Seed"),
+        (b"", "is empty, .* Subject, Study, Kind, Parameters, Seed"),
         (b"Subject,Path,Study\n", "no column Kind, Parameters, Seed"),
         (b"\xff\xfe\x00", "not a CSV"),
         (HEADER.encode() + b'\ns1,"A,noise\n', "not a CSV"),

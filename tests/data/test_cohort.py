@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tmqc.data.cohort import Subject, digest, read_cohort
+from tmqc.data.tables import normalize_name
 from tmqc.errors import CohortError
 
 HEADER = "Subject,Path,Study,Group_bin,Sex,Age"
@@ -57,6 +58,54 @@ def test_byte_order_mark_spaces_crlf_and_blank_lines_are_accepted(tmp_path):
     text = ' Subject , Path,Study, Group_bin,Sex ,Age,Note\r\n 007 ,a.nii.gz, "A, B" ,1, M ,60 ,x\r\n\r\n,,,,,,\r\n'
     path.write_bytes(b"\xef\xbb\xbf" + text.replace('" ,', '",').encode())
     assert read_train(path) == (Subject("007", tmp_path / "a.nii.gz", "A, B", 1, "M", 60.0, None),)
+
+
+@pytest.mark.parametrize(
+    ("typed", "shown"),
+    [
+        ("NA", "NA"),
+        ("null", "null"),
+        ("1e5", "1e5"),
+        ("007", "007"),
+        ("Ko\u0308ln", "Köln"),  # as macOS spells it
+        ("o\u200b\u0308", "ö"),
+        ("\ufeffs\u00ad1\u200d", "s1"),
+        ("\u202es1\u202c", "s1"),
+        ("A\u00a0B \u2003 C", "A B C"),
+        ("s\u31641\ufe0f", "s1"),
+    ],
+)
+def test_a_name_is_what_a_reader_sees(write_csv, typed, shown):
+    (row,) = read_train(write_csv("train.csv", [f'"{typed}",a.nii,"{typed}",0,F,60']))
+    assert (row.subject, row.study) == (shown, shown)
+    assert normalize_name(shown) == shown
+
+
+def test_ids_that_look_alike_are_refused_by_row_and_centers_that_do_are_one(write_csv):
+    rows = ["s1,a.nii,Köln,0,F,60", "s\u200b1,b.nii,Ko\u0308ln,1,F,60", "\u200b,c.nii,A,0,F,60", '"a\nb",d.nii,A,0,F,6']
+    assert [fault.split(",")[0] + fault[fault.index(":") :] for fault in faults_of(write_csv("train.csv", rows))] == [
+        "row 3: 's1' is already in row 2",
+        "row 4: is blank, expected a name without | / \\, and not n/a or batch",
+        "row 5: is 'a\\nb', allowed is a name without | / \\, and not n/a or batch",
+    ]
+    train = write_csv("train.csv", ["s1,a.nii,Köln,0,F,60", "s2,b.nii,Ko\u0308ln,1,F,60"])
+    assert {row.study for row in read_train(train)} == {"Köln"}
+    test = write_csv("test.csv", ["s\u00ad2,c.nii,A,0,F,60", "s3,d.nii,A,1,F,60"])
+    with pytest.raises(CohortError, match="row 2, column Subject: 's2' is in the test split and in the train split"):
+        read_cohort(train_csv=train, verification_csv=None, test_csv=test)
+
+
+def test_centers_that_differ_only_by_case_are_warned_of(write_csv):
+    train = write_csv("a.csv", ["s1,a.nii,Calgary,0,F,60"])
+    test = write_csv("b.csv", ["s2,b.nii,CALGARY,0,F,60", "s3,c.nii,B,1,F,60"])
+    verification = write_csv("c.csv", ["s4,d.nii,B,0,F,60", "s5,e.nii,B,1,F,60"])
+    (warning,) = read_cohort(train_csv=train, verification_csv=verification, test_csv=test).warnings
+    assert "'CALGARY' and 'Calgary'" in warning
+
+
+def test_a_path_is_what_was_typed(write_csv, tmp_path):
+    (row,) = read_train(write_csv("train.csv", ["s1,Ko\u0308ln  1.nii,A,0,F,60"]))
+    assert row.path == tmp_path / "Ko\u0308ln  1.nii"
 
 
 def test_columns_in_any_order_and_labels_that_passed_through_pandas(tmp_path):
@@ -228,7 +277,7 @@ def test_digest_sees_every_value_and_the_order_but_no_path(subject):
     assert len(digest([])) == 64
 
 
-text = st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=8).map(str.strip)
+text = st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=8).map(normalize_name)
 name = text.filter(lambda value: value and not set(value) & set("|/\\") and value != "batch")
 row = st.tuples(
     name, text.filter(bool), st.sampled_from("01"), st.sampled_from(["M", "F", ""]), st.none() | st.floats(0, 120), text

@@ -239,14 +239,14 @@ def test_default_directory_is_readable_and_unique(settings: PhantomConfig, tmp_p
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
-        ("center,train_hc\na,1\n", ["column train_pd is missing", "column scanner_types is missing"]),
+        ("center,train_hc\na,1\n", ["no column train_pd", "scanner_types; the header has center, train_hc"]),
         (f"{HEADER}\n", ["no center has a training scan"]),
         (
             f"{HEADER}\na,-1,1,1,1,1,1,1,1,1\nb,1,1,1,1,x,1,1,1,1\n",
             ["row 2, column train_hc", "row 3, column test_hc"],
         ),
         (f"{HEADER}\na/b,1,1,1,1,1,1,1,1,1\n", ["row 2, column center: 'a/b'"]),
-        (f"{HEADER}\na,1,1,1,1,1,1,1,1\n", ["row 2, column scanner_types: None"]),
+        (f"{HEADER}\na,1,1,1,1,1,1,1,1\n", ["row 2: 9 values, but the header has 10 columns"]),
         (f"{HEADER}\na,1,1,1,1,1,1,0,0,1\n", ["row 2, column male, female"]),
         (f"{HEADER}\na,1,1,1,1,1,1,1,1,24\n", ["row 2, column scanner_types: 24"]),
         (f"{HEADER}\na,1,1,1,1,1,1,1,1,1\na,1,1,1,1,1,1,1,1,1\n", ["column center: 'a' is there twice"]),

@@ -115,6 +115,14 @@ def test_a_mixture_on_the_command_line():
     assert defaults == HarmfulConfig(scenario="centers")
 
 
+def test_ids_are_the_cohorts_though_typed_otherwise():
+    typed = HarmfulConfig(scenario="samples", ids=["\ufeffA1", " D\u200b0 "])
+    assert draw_harm(TRAIN, typed) == draw_harm(TRAIN, replace(typed, ids=["A1", "D0"]))
+    assert draw_harm(TRAIN, HarmfulConfig(scenario="centers", ids=["B\u00a0"])).centers == {"B"}
+    (fault,) = check_harmful(replace(typed, ids=["A1", "A1\u00ad"]))
+    assert "A1 more than once" in fault
+
+
 # --- extra subjects ---
 
 

@@ -58,7 +58,7 @@ def test_good_scans_lost(breakdown):
         GoodLost("sex=M", 2, 1, 0.5, 2),  # b2, c4
         GoodLost("age=[50,60)", 0, 0, None, 0),  # a1 alone, which is harmful
         GoodLost("age=[60,70)", 2, 1, 0.5, 1),  # b1, c5
-        GoodLost("age=[70,80)", 1, 0, 0.0, 1),  # c4
+        GoodLost("age=[70,80]", 1, 0, 0.0, 1),  # c4
         GoodLost("center_size=1", 0, 0, None, 0),
         GoodLost("center_size=2-4", 2, 1, 0.5, 1),  # b1, b2
         GoodLost("center_size=5-9", 2, 1, 0.5, 2),  # c4, c5

@@ -16,6 +16,7 @@ from tmqc.report.metrics import (
     last_cycle,
     predictions_of,
     read_metrics,
+    sexes_and_ages,
     subgroup_metrics,
     write_metrics,
     write_predictions,
@@ -60,7 +61,7 @@ def test_subgroups_and_their_order():
             "sex=M",
             "age=[0,60)",
             "age=[60,70)",
-            "age=[70,120)",
+            "age=[70,120]",
             "center=north",
             "center=south",
         )
@@ -68,12 +69,24 @@ def test_subgroups_and_their_order():
     assert [row.n for row in rows.values()] == [5, 2, 2, 1, 2, 1, 3, 2]
 
 
+def test_no_age_is_left_out():
+    ages = [45.0, 49.9, 50.0, 70.0, 90.0, 90.1, 120.0, None]
+    subjects = [subject(f"s{i}", "x", i % 2, age=age) for i, age in enumerate(ages)]
+    found = {name: [s.age for s in members] for name, members in sexes_and_ages(subjects[::-1], age_bins=[50, 70, 90])}
+    assert list(found.items()) == [
+        ("age<50", [49.9, 45.0]),
+        ("age=[50,70)", [50.0]),
+        ("age=[70,90]", [90.0, 70.0]),
+        ("age>90", [120.0, 90.1]),
+    ]
+
+
 def test_what_does_not_exist_is_none_and_never_zero():
     rows = rows_of()
     women, south = rows["sex=F"], rows["center=south"]
     assert women.specificity is None and women.auroc is None and women.sensitivity == 0.5
     assert south.sensitivity is None and south.f1 is None and south.auroc is None and south.specificity == 1.0
-    old = rows["age=[70,120)"]  # nobody PD, one called PD: F1 exists and is 0
+    old = rows["age=[70,120]"]  # nobody PD, one called PD: F1 exists and is 0
     assert old.f1 == 0.0 and old.sensitivity is None and old.specificity == 0.0
 
 

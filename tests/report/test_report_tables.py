@@ -163,7 +163,7 @@ def test_inference_closes_with_the_last_cycle_and_no_centers(console, tmp_path):
     print_inference(rows, note=NOTE, directory=tmp_path, console=console)
     shown = cells(console)
     values = ["4", "0.750", "0.500", "1.000", "0.667", "1.000"]
-    assert ["all", *values] in shown and ["sex=F", *values] in shown and ["age=[60,70)", *values] in shown
+    assert ["all", *values] in shown and ["sex=F", *values] in shown and ["age=[60,70]", *values] in shown
     assert "center=" not in text(console) and "cycle 1" in text(console)
 
 

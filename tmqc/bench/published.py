@@ -28,7 +28,7 @@ from tmqc.training.travel import Foreseen, TrainResult
 
 def read_scan(table: Path, subject: str) -> NDArray[np.float32]:
     """One scan, (1, x, y, z, 1), found by parsing the CSV anew."""
-    rows = pd.read_csv(table)
+    rows = pd.read_csv(table, dtype=str, keep_default_na=False)
     path = rows.loc[rows["Subject"] == subject, "Path"].to_numpy()[0]
     voxels = sitk.GetArrayFromImage(sitk.ReadImage(str(table.parent / path)))
     scan: NDArray[np.float32] = voxels.transpose(2, 1, 0).astype(np.float32)

@@ -6,7 +6,6 @@ Nothing on the training or control side imports this; a test enforces it (METHOD
 from __future__ import annotations
 
 import csv
-import io
 import json
 import os
 import re
@@ -15,6 +14,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from tmqc.data.tables import is_name, normalize_name, read_table
 from tmqc.errors import InputError
 
 COLUMNS = ("Subject", "Study", "Kind", "Parameters", "Seed")
@@ -84,27 +84,15 @@ def read_truth(path: Path) -> Truth:
         InputError: every fault of the file, by row and column.
 
     """
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-        stripped = ((reader.line_num, [cell.strip() for cell in cells]) for cells in reader)
-        rows = [(line, cells) for line, cells in stripped if any(cells)]  # a spreadsheet may leave rows of blank cells
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read as a manifest: {error.strerror}") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: is not a CSV in UTF-8: {error}") from None
-    header = rows[0][1] if rows else []
-    if missing := [name for name in COLUMNS if name not in header]:
-        what = f"no column {', '.join(missing)}, expected {', '.join(COLUMNS)}"
-        raise InputError(f"{path}: is not a manifest of harmful scans: {what}")
-    faults: list[str] = []
+    table = read_table(path, COLUMNS)
+    if not set(COLUMNS) <= set(table.columns):
+        raise InputError([f"{fault}; expected is a manifest of harmful scans" for fault in table.faults])
+    faults = [*table.faults]
     harms: dict[str, Harm] = {}
-    for line, cells in rows[1:]:
-        harm, wrong = _parse_row(dict(zip(header, cells, strict=False)))
-        if harm is not None and harm.subject in harms:
+    for line, row in table.rows.items():
+        harm, wrong = _parse_row(row)
+        if harm is not None and harms.setdefault(harm.subject, harm) is not harm:
             wrong.append(f"column Subject: {harm.subject!r} is there already, expected each subject once")
-        elif harm is not None:
-            harms[harm.subject] = harm
         faults += [f"{path}, row {line}, {what}" for what in wrong]
     if faults:
         raise InputError(faults)
@@ -113,16 +101,23 @@ def read_truth(path: Path) -> Truth:
 
 def _parse_row(row: Mapping[str, str]) -> tuple[Harm | None, list[str]]:
     """Return the row's harm, or None and what is wrong with it."""
-    wrong = [f"column {name}: is blank, expected a name" for name in COLUMNS[:3] if not row.get(name)]
-    parameters, seed = row.get("Parameters", ""), row.get("Seed", "")
-    values = _parse_object(parameters)
+    names = {column: normalize_name(row[column]) for column in COLUMNS[:3]}
+    wrong = [
+        f"column {column}: is {name!r}, expected a name" if name else f"column {column}: is blank, expected a name"
+        for column, name in names.items()
+        if not is_name(name)
+    ]
+    values = _parse_object(row["Parameters"])
     if values is None:
-        wrong.append(f"column Parameters: is {parameters!r}, expected a JSON object of plain values such as {{}}")
-    if not re.fullmatch("[0-9]{1,20}", seed):
-        wrong.append(f"column Seed: is {seed!r}, expected a whole number from 0")
+        wrong.append(
+            f"column Parameters: is {row['Parameters']!r}, expected a JSON object of plain values such as {{}}"
+        )
+    if not re.fullmatch("[0-9]{1,20}", row["Seed"]):
+        wrong.append(f"column Seed: is {row['Seed']!r}, expected a whole number from 0")
     if wrong or values is None:
         return None, wrong
-    return Harm(row["Subject"], row["Study"], row["Kind"], values, int(seed)), []
+    subject, study, kind = names.values()
+    return Harm(subject, study, kind, values, int(row["Seed"])), []
 
 
 def _parse_object(text: str) -> tuple[tuple[str, Value], ...] | None:

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from typing import Any
 
+from tmqc.data.tables import normalize_name
 from tmqc.harm.corruptions import KINDS
 from tmqc.harm.scenarios import PLACEMENTS, SCENARIOS
 from tmqc.settings.schema import HarmfulConfig
@@ -34,7 +35,7 @@ def check_harmful(settings: HarmfulConfig) -> list[str]:
         faults.append(
             f"harmful.ids has {', '.join(map(repr, other))}, allowed are names, in quotes if they are numbers"
         )
-    elif twice := [name for name, n in Counter(settings.ids).items() if n > 1]:
+    elif twice := [name for name, n in Counter(map(normalize_name, settings.ids)).items() if n > 1]:
         faults.append(f"harmful.ids has {', '.join(twice)} more than once, allowed is each once")
     return faults
 

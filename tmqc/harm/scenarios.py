@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from tmqc.data.cohort import Subject
+from tmqc.data.tables import normalize_name
 from tmqc.errors import SettingsError
 from tmqc.settings.schema import HarmfulConfig
 
@@ -22,10 +23,8 @@ def _choose_nothing(train: Sequence[Subject], settings: HarmfulConfig) -> list[l
 def _choose_centers(train: Sequence[Subject], settings: HarmfulConfig) -> list[list[Subject]]:
     """Every scan of each chosen center."""
     names = sorted({row.study for row in train})
-    chosen = settings.ids
-    if chosen:
-        _check_ids(chosen, names, "center")
-    else:
+    chosen = _find_ids(settings.ids, names, "center")
+    if not chosen:
         chosen = _shuffle(names, settings.seed)[: _count(settings, len(names), len(names), "centers")]
     return [[row for row in train if row.study == name] for name in chosen]
 
@@ -34,8 +33,7 @@ def _choose_samples(train: Sequence[Subject], settings: HarmfulConfig) -> list[l
     """Single scans. A drawn one leaves its center at least one good scan: an otherwise good center."""
     rows = {row.subject: row for row in train}
     if settings.ids:
-        _check_ids(settings.ids, sorted(rows), "subject")
-        return [[rows[name]] for name in settings.ids]
+        return [[rows[name]] for name in _find_ids(settings.ids, sorted(rows), "subject")]
     good = Counter(row.study for row in train)
     if settings.placement == "extra":
         good += good  # every scan stays, besides its copy
@@ -88,10 +86,13 @@ def _count(settings: HarmfulConfig, total: int, limit: int, what: str) -> int:
     return wanted
 
 
-def _check_ids(ids: Sequence[str], known: Sequence[str], what: str) -> None:
+def _find_ids(ids: Sequence[str], known: Sequence[str], what: str) -> list[str]:
+    """The ids as the cohort has them: normalized. Raises SettingsError: one that is not there."""
+    names = [normalize_name(name) for name in ids]
     shown = ", ".join(known[:10]) + (f", ... ({len(known)} in all)" if len(known) > 10 else "")
-    if unknown := [name for name in ids if name not in known]:
+    if unknown := [name for name in names if name not in known]:
         raise SettingsError([f"harmful.ids has {u!r}, no {what} of the training split: {shown}" for u in unknown])
+    return names
 
 
 def _shuffle(names: Sequence[str], seed: int) -> list[str]:

@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tmqc.data.cache import cache_warnings, open_cache
+from tmqc.data.copies import refuse_copies
 from tmqc.errors import RunError
 from tmqc.model.batch_size import settle_batch_size
 from tmqc.pipelines.prepare import build_learner, find_cohort, load, load_into
@@ -49,6 +50,7 @@ def run_inference(config: Config, directory: Path) -> None:
     source = find_cohort(config.cohort, Path(config.run.outputs), splits=("test",))
     test = source.cohort.test
     volumes = load(config.cohort, list(test), open_cache(config.cache, Path(config.run.outputs)))
+    refuse_copies(test, volumes.read)
     learner, device = build_learner(config)
     load_into(learner, load_checkpoint(checkpoint_path(run, cycles[0])), run)
     with open_run(

@@ -12,10 +12,11 @@ from pathlib import Path
 from tmqc.core.schedule import LearningRate, Tour
 from tmqc.data.cache import VolumeCache, cache_warnings, open_cache
 from tmqc.data.cohort import Cohort, Subject, read_cohort
+from tmqc.data.copies import refuse_copies
 from tmqc.data.truth import Truth, write_truth
 from tmqc.data.volumes import Volumes, load_volumes
 from tmqc.errors import RunError
-from tmqc.harm.harmful import write_harmful
+from tmqc.harm.harmful import source_of, write_harmful
 from tmqc.harm.known_harm import draw, find_truth
 from tmqc.model import backend
 from tmqc.model.batch_size import settle_batch_size
@@ -118,6 +119,9 @@ def prepare(config: Config) -> Prepared:
     # Where memory does not do for all, it is for those that are used most.
     held = [*cohort.verification, *cohort.train, *cohort.test] if config.federation.name == "none" else [*cohort.test]
     volumes = load(config.cohort, held, cache)
+    # An extra scan with a flipped label, as scripts/make_harmful.py writes it, is its original's under another id.
+    pairs = {frozenset((harm.subject, source_of(harm))) for harm in truth.harms} if truth else set()
+    refuse_copies(held, volumes.read, allowed=pairs)
     learner, device = build_learner(config)
     if start is not None:
         load_into(learner, start, config.init["from"])

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass, fields
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -92,8 +92,7 @@ def subgroup_metrics(
         subjects: each once.
         probabilities: of PD, shape (n,).
         cycle: whose model predicted.
-        age_bins: ascending bounds in years; a group holds its lower bound and not its upper one. None: the
-            one row of `all`.
+        age_bins: as `sexes_and_ages` takes them. None: the one row of `all`.
 
     Raises:
         ValueError: there are no subjects, or `predictions_of` refuses.
@@ -121,13 +120,28 @@ def subgroups(
 
 
 def sexes_and_ages(subjects: Sequence[Subject], *, age_bins: Sequence[float]) -> Iterator[tuple[str, list[Subject]]]:
-    """Yield name and members of every sex and age group that is not empty: `sex=F`, `age=[60,70)`."""
+    """Yield name and members of every sex and age group that is not empty: `sex=F`, `age=[60,70)`.
+
+    Args:
+        subjects: each once.
+        age_bins: ascending bounds in years; a group holds its lower bound and not its upper one, the last one both.
+            Who is younger or older than all of them is in `age<50` or `age>90`; who has no age in no group.
+    """
     for sex in ("F", "M"):
         if members := [s for s in subjects if s.sex == sex]:
             yield f"sex={sex}", members
-    for low, high in pairwise(age_bins):
-        if members := [s for s in subjects if s.age is not None and low <= s.age < high]:
-            yield f"age=[{low:g},{high:g})", members
+    ages = sorted(s.age for s in subjects if s.age is not None)
+    for name in dict.fromkeys(_age_group(age, age_bins) for age in ages):
+        yield name, [s for s in subjects if s.age is not None and _age_group(s.age, age_bins) == name]
+
+
+def _age_group(age: float, bins: Sequence[float]) -> str:
+    if age < bins[0]:
+        return f"age<{bins[0]:g}"
+    if age > bins[-1]:
+        return f"age>{bins[-1]:g}"
+    at = min(bisect_right(bins, age), len(bins) - 1)
+    return f"age=[{bins[at - 1]:g},{bins[at]:g}{']' if at == len(bins) - 1 else ')'}"
 
 
 def _row(name: str, members: Sequence[Prediction]) -> SubgroupMetrics:

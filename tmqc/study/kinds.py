@@ -44,7 +44,8 @@ def collect_rival_kinds(jobs: Sequence[Job], outputs: Path) -> pd.DataFrame:
         path = directory_of(job, outputs) / RANKING_BY_KIND
         if job.pipeline == RIVALS and is_done(job, outputs) and path.is_file():
             frame = pd.read_csv(path)
-            scores = pd.read_csv(path.with_name(SCORES), dtype={"Subject": str})
+            texts: dict[str, type] = {"Subject": str, "Study": str}
+            scores = pd.read_csv(path.with_name(SCORES), dtype=texts, keep_default_na=False, na_values=[""])
             kinds = scores["Subject"].map(read_truth(path.with_name(TRUTH)).kinds)
             harmful = kinds.notna().to_numpy()
             named = zip(frame["rival"], frame["kind"], strict=True)

@@ -1,0 +1,57 @@
+"""Finds scans that a cohort holds more than once: under two ids, in two splits, as copies of a file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection, Hashable, Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tmqc.data.cohort import Subject
+from tmqc.errors import CohortError
+
+Read = Callable[[str], NDArray[Any]]
+
+
+def refuse_copies(subjects: Iterable[Subject], read: Read, *, allowed: Collection[frozenset[str]] = ()) -> None:
+    """Refuse scans whose voxels are those of an earlier one, whatever the file's name, header or compression.
+
+    Args:
+        subjects: the rows; one that is given twice is one scan.
+        read: subject -> its voxels, (x, y, z).
+        allowed: pairs of ids known to share a scan.
+
+    Raises:
+        CohortError: one line per copy, by table and row.
+    """
+    faults = []
+    for alike in _group(dict.fromkeys(subjects), lambda s: _digest(_middle(read(s.subject)))):
+        for first, *others in _group(alike, lambda s: _digest(read(s.subject))):
+            faults += [
+                f"{other.where}: subject {other.subject} ({other.path}) is the same scan as subject {first.subject} "
+                f"({first.where}: {first.path}), allowed is each scan once: remove one of the rows"
+                for other in others
+                if frozenset((first.subject, other.subject)) not in allowed
+            ]
+    if faults:
+        raise CohortError(faults)
+
+
+def _group(subjects: Iterable[Subject], key: Callable[[Subject], Hashable]) -> list[list[Subject]]:
+    """Groups of at least two with the same key, in the order of their first."""
+    groups: dict[Hashable, list[Subject]] = {}
+    for subject in subjects:
+        groups.setdefault(key(subject), []).append(subject)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _middle(voxels: NDArray[Any]) -> NDArray[Any]:
+    """One slice: enough to tell nearly all scans apart without reading all of them."""
+    middle: NDArray[Any] = voxels[len(voxels) // 2]
+    return middle
+
+
+def _digest(voxels: NDArray[Any]) -> bytes:
+    return hashlib.sha256(np.ascontiguousarray(voxels).data).digest()

@@ -1,0 +1,107 @@
+"""Text tables (CSV, TSV) -> rows of text with the line numbers that an editor shows, and every fault of the file.
+
+Nothing is taken for a number or for missing: 007, 1e5, NA and null are what was typed.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tmqc.errors import CohortError
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+# Drawn as nothing, yet letters or marks to Unicode: joiners, fillers, variation selectors.
+_BLANK_LETTERS = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0]")
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rows of a text table whose number of cells is the header's.
+
+    Attributes:
+        columns: the header.
+        rows: line number (from 1) -> cells by column, blanks around them removed.
+        faults: one line per fault of the file itself; the cells are for the caller to check.
+    """
+
+    path: Path
+    columns: tuple[str, ...]
+    rows: dict[int, dict[str, str]]
+    faults: tuple[str, ...]
+
+
+def normalize_name(text: str) -> str:
+    """The name that a reader sees: NFC, no invisible characters, single spaces of one kind, none around it.
+
+    Control characters stay, for the caller to refuse: a line break within a name is a fault of the table.
+    """
+    composed = unicodedata.normalize("NFC", _BLANK_LETTERS.sub("", text))
+    shown = "".join(c for c in composed if unicodedata.category(c) != "Cf")
+    # Once more: a mark behind an invisible character joins the letter before it.
+    return unicodedata.normalize("NFC", re.sub(r"[^\S\x00-\x1f\x7f-\x9f]+", " ", shown).strip())
+
+
+def is_name(text: str) -> bool:
+    """Whether this is a name: not blank, no control character in it."""
+    return bool(text) and not _CONTROL.search(text)
+
+
+def read_table(path: Path, required: Sequence[str], *, known: Sequence[str] = (), delimiter: str = ",") -> Table:
+    """Read a table in UTF-8, with or without a byte-order mark; blank rows are left out.
+
+    Args:
+        path: of the file.
+        required: columns that have to be there, each once.
+        known: further columns that may be there, but once.
+        delimiter: between cells.
+    """
+    try:
+        lines = _read_lines(path, delimiter)
+    except CohortError as error:
+        return Table(path, (), {}, tuple(error.faults))
+    if not lines:
+        return Table(path, (), {}, (f"{path}: is empty, expected a header with {', '.join(required)}",))
+    header = tuple(normalize_name(name) for name in lines.pop(min(lines)))
+    n = len(header)
+    faults = [f"{path}: column {name} is there twice" for name in (*required, *known) if header.count(name) > 1]
+    if missing := [name for name in required if name not in header]:
+        separator = {",": "commas", "\t": "tabs"}[delimiter]
+        hint = f"; cells are to be separated by {separator}" if n == 1 else ""
+        faults.append(f"{path}: no column {', '.join(missing)}; the header has {', '.join(header)}{hint}")
+    faults += [
+        f"{path}, row {line}: {len(cells)} values, but the header has {n} columns"
+        for line, cells in lines.items()
+        if len(cells) != n
+    ]
+    rows = {line: dict(zip(header, cells, strict=True)) for line, cells in lines.items() if len(cells) == n}
+    return Table(path, header, rows, tuple(faults))
+
+
+def _read_lines(path: Path, delimiter: str) -> dict[int, list[str]]:
+    """Line number -> cells of every row that is not blank. Raises CohortError."""
+    try:
+        raw = path.read_bytes()
+        text = raw.decode("utf-8-sig")
+    except OSError as error:  # missing, a directory, no permission: the system's own words say which
+        raise CohortError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        where = f"{path}, row {raw.count(10, 0, error.start) + 1}"
+        raise CohortError(f"{where}: not UTF-8 text: not a CSV, or to be saved as 'CSV UTF-8'") from None
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=True)
+    lines: dict[int, list[str]] = {}
+    line = 1  # a quoted cell may hold line breaks: a row starts on the line after the last one's end
+    try:
+        for cells in reader:
+            stripped = [cell.strip() for cell in cells]
+            if any(stripped):
+                lines[line] = stripped
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise CohortError(f"{path}, row {line}: not a CSV ({error})") from None
+    return lines
