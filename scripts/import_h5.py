@@ -18,7 +18,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tmqc.errors import InputError, ModelFileError
+from tmqc.errors import ModelFileError, TmqcError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,9 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         directory = given.output or Path("outputs", "imported", given.encoder.stem)
         facts = {"imported": {path.name: _digest(path) for path in (given.encoder, given.classifier)}}
         path = write_imported(pair, directory, cycle=cycle, seed=given.seed, facts=facts)
-    except InputError as error:
+    except TmqcError as error:
         print(f"import_h5: {error}", file=sys.stderr)
-        return 2
+        return error.code
     if pair.moments is not None:
         print(f"optimizer: moments and step count {pair.moments.step} imported")
     else:

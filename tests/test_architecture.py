@@ -71,7 +71,7 @@ def test_core_is_standard_library_numpy_and_scipy(path):
     ("library", "modules"),
     [
         ("mlflow", {"tmqc.tracking"}),
-        ("hydra", {"tmqc.cli", "tmqc.sweep.multirun", "tmqc.sweep.spelling"}),
+        ("hydra", {"tmqc.cli", "tmqc.sweep.multirun", "tmqc.sweep.command_line"}),
         ("tensorflow", {"tmqc.model.backend"}),
         ("jax", {"tmqc.model.backend"}),
         ("cleanlab", {"tmqc.rivals.model"}),

@@ -13,7 +13,7 @@ from tiny import CENTERS, compose_config, tiny_overrides
 
 from tmqc.cli import run
 from tmqc.core.robust import shortest_half
-from tmqc.errors import InputError, RunError
+from tmqc.errors import InputError, RunError, StoppedError
 from tmqc.runs.checkpoint import checkpoint_path, load_checkpoint, saved_cycles
 from tmqc.runs.trace import COLUMNS, FURTHER_COLUMNS
 
@@ -199,7 +199,7 @@ def test_a_runaway_stops_the_run_if_asked_and_keeps_it(runs, cohort_csvs):
     # The loss rises in some step whatever the model is like; rates stand still once all predictions are of one class.
     settings += ["qc=loss", "qc.loss_error=0"]
     harsh = [*harm(runs["outputs"]), "schedule.learning_rate=1e-1", "tracking=none"]
-    with pytest.raises(InputError, match=r"lost its footing: .* batches were rejected") as caught:
+    with pytest.raises(StoppedError, match=r"lost its footing: .* batches were rejected") as caught:
         go(runs["outputs"], cohort_csvs, "pipeline=qc", *harsh, *settings, name="stopped")
     assert "qc.runaway.rejected=0" in str(caught.value)
     assert (runs["outputs"] / "qc" / "stopped" / "ledger.json").is_file()

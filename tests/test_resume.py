@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from test_pipelines import CYCLES, START, go, harm
 from tiny import CENTERS, compose_config
 
-from tmqc.errors import RunError
+from tmqc.errors import RunError, StoppedError
 from tmqc.model import batch_size
 from tmqc.model.learner import Learner
 from tmqc.pipelines import training
@@ -315,7 +315,7 @@ def test_a_full_disk_stops_the_run_with_its_checkpoints_whole(outputs, cohort_cs
 
     monkeypatch.setattr(training, "save_latest", fill_up)
     try:
-        with pytest.raises(RunError, match=r"latest_\d+.npz: cannot be written \(File too large\)"):
+        with pytest.raises(StoppedError, match=r"latest_\d+.npz: cannot be written \(File too large\)"):
             go(outputs, cohort_csvs, *settings, name="full")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

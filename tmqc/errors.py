@@ -1,24 +1,40 @@
-"""The one family of errors that means "your input, not our bug": shown as a list, exit code 2, no traceback."""
+"""Errors that are reported as a list of faults, without a traceback: the run cannot start, or it had to stop.
+
+Anything else that is raised is a bug: it keeps its traceback and ends with exit code 1.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 
-class InputError(Exception):
-    """What the user gave cannot be used. Carries every fault found, not only the first.
+class TmqcError(Exception):
+    """Carries every fault found, not only the first.
 
     Attributes:
         faults: one line each, naming the thing, its value and what is allowed.
         code: exit code.
     """
 
-    heading = "cannot start"
-    code = 2
+    heading = "an error:"
+    code = 1
 
     def __init__(self, faults: str | Sequence[str]) -> None:
         self.faults: list[str] = [faults] if isinstance(faults, str) else list(faults)
         super().__init__("\n".join([self.heading, *(f"  - {fault}" for fault in self.faults)]))
+
+
+class InputError(TmqcError):
+    """The run cannot start with what the user gave; nothing has been computed."""
+
+    heading = "this run cannot start:"
+    code = 2
+
+
+class StoppedError(TmqcError):
+    """The run had started and had to stop: a disk, a site or training itself failed on the way."""
+
+    heading = "this run had to stop:"
 
 
 class SettingsError(InputError):
@@ -36,14 +52,12 @@ class CohortError(InputError):
 class RunError(InputError):
     """A run directory or checkpoint is missing, occupied or does not fit."""
 
-    heading = "this run cannot start:"
-
 
 class JobError(InputError):
     """A run that has to be trained before another ended with an exit code other than 0.
 
     Attributes:
-        code: exit code for who needs it: 2 if the run's input cannot be used, 128 + n if signal n stopped it, else 1.
+        code: 2 if that run's input cannot be used, 128 + n if signal n stopped it, else 1.
     """
 
     heading = "this run cannot start, for the one before it failed:"

@@ -15,7 +15,7 @@ from tmqc.data import contents
 from tmqc.data.cache import VolumeCache, cache_warnings, open_cache
 from tmqc.data.sealed import START, DamagedError, seal, unseal
 from tmqc.data.volumes import Block, load_volumes
-from tmqc.errors import CohortError, RunError
+from tmqc.errors import CohortError, StoppedError
 from tmqc.harm import harmful
 from tmqc.harm.harmful import draw_harm, write_harmful
 from tmqc.settings.schema import CacheConfig, HarmfulConfig
@@ -231,9 +231,9 @@ def test_a_cache_deleted_under_a_run_costs_a_decoding_and_changed_scans_stop_it(
         path.unlink()
     write_nifti("s1.nii.gz", np.random.default_rng(5).integers(0, 256, SHAPE))
     rows[1].path.unlink()
-    with pytest.raises(RunError, match=r"subject s1, .*: has changed since the run began"):
+    with pytest.raises(StoppedError, match=r"subject s1, .*: has changed since the run began"):
         volumes.batch(["s1"])
-    with pytest.raises(RunError, match=r"subject s2, .*: cannot be read: No such file"):
+    with pytest.raises(StoppedError, match=r"subject s2, .*: cannot be read: No such file"):
         volumes.batch(["s2"])
 
 

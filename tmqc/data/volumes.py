@@ -17,7 +17,7 @@ from tmqc.data.cache import GB, Entry, VolumeCache, Voxels
 from tmqc.data.cohort import Subject
 from tmqc.data.nifti import Array, Geometry, UnusableError, by, compare, read_geometry
 from tmqc.data.storage import available_bytes
-from tmqc.errors import CohortError, RunError
+from tmqc.errors import CohortError, StoppedError
 
 
 class Volumes:
@@ -99,14 +99,14 @@ class Volumes:
 
         Raises:
             KeyError: it is not held.
-            RunError: it has to be decoded once more, and is gone, damaged or another one now.
+            StoppedError: it has to be decoded once more, and is gone, damaged or another one now.
         """
         scan = self._scans[subject]
         if isinstance(scan, Entry):
             try:
                 return self.cache.read(scan)
             except UnusableError as error:
-                raise RunError(f"subject {subject}, {scan.source}: {error}") from None
+                raise StoppedError(f"subject {subject}, {scan.source}: {error}") from None
         return scan.reshape(scan.shape[:3])
 
 

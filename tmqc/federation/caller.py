@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tmqc.errors import InputError
+from tmqc.errors import StoppedError
 from tmqc.federation.messages import (
     CLOSED,
     MISSING,
@@ -32,7 +32,7 @@ Check = Callable[[str, Message], None]
 """Takes a site's name and its reply; raises MessageError if the reply cannot be right."""
 
 
-class FederationError(InputError):
+class FederationError(StoppedError):
     """A site is away or refuses, and the run cannot go on without it."""
 
     heading = "the federated run had to stop:"

@@ -11,7 +11,7 @@ from pathlib import Path
 from tmqc.data.cohort import Subject
 from tmqc.data.truth import Truth
 from tmqc.errors import RunError
-from tmqc.federation.caller import Caller
+from tmqc.federation.caller import Caller, FederationError
 from tmqc.federation.equipment import run_settings
 from tmqc.federation.remote import RemoteCenters, open_sites
 from tmqc.federation.replies import Opened
@@ -109,7 +109,10 @@ def get_ready(config: Config, prepared: Prepared, session: Session) -> Iterator[
     transport = TRANSPORTS[settings.name](settings, files, session.directory)
     caller = Caller(transport, settings, check_stop=session.stop.check)
     try:
-        sites = open_sites(caller, list(files) or settings.sites, run_settings(config))
+        try:
+            sites = open_sites(caller, list(files) or settings.sites, run_settings(config))
+        except FederationError as error:  # nothing has been computed yet
+            raise RunError(error.faults) from error
         _check_unchanged(sites, session)
         _tell(sites, verification)
         yield _ready(config, prepared, caller=caller, sites=sites, train=_by_token(train, files))

@@ -13,7 +13,7 @@ from tmqc.core.rates import Counts
 from tmqc.core.records import CycleReport
 from tmqc.core.runaway import Alarm, Guard
 from tmqc.core.screen import Limits
-from tmqc.errors import InputError, RunError
+from tmqc.errors import RunError, StoppedError
 from tmqc.settings.schema import Config, QcConfig
 from tmqc.training.control import ControlledTravel
 from tmqc.training.screening import ScreenedTravel, Screening
@@ -25,7 +25,7 @@ log = logging.getLogger("tmqc")
 _FEW_SCANS = 20
 
 
-class RunawayError(InputError):
+class RunawayError(StoppedError):
     """Quality control lost its footing, and the settings say to stop then."""
 
     heading = "quality control had to stop:"

@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from tmqc.data.cohort import Subject, digest
-from tmqc.errors import RunError
+from tmqc.errors import StoppedError
 from tmqc.model.backend import Device
 from tmqc.report.page import write_report
 from tmqc.runs.checkpoint import Checkpoint
@@ -62,7 +62,8 @@ def open_run(
 
     Raises:
         RunError: tracking is required and cannot be reached, or the directory is not to be had: nothing has been
-            touched then. Or a file of the run could not be written or read: the disk is full, or gone.
+            touched then.
+        StoppedError: a file of the run could not be written or read: the disk is full, or gone.
     """
     data = " ".join(digest(subjects) for subjects in splits.values())
     tracker = TRACKERS[config.tracking.name](config.tracking, Path(config.run.outputs), directory)
@@ -102,7 +103,8 @@ def open_run(
             raise
         except OSError as error:
             where = error.filename or directory
-            raise RunError(f"{where}: {error.strerror}; the last checkpoint is whole, the run can go on") from error
+            told = f"{where}: {error.strerror}; the last checkpoint is whole, the run can go on"
+            raise StoppedError(told) from error
         finally:
             tracker.finish(status)
 

@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tmqc.core.rates import score
-from tmqc.errors import InputError
+from tmqc.errors import StoppedError
 
 if TYPE_CHECKING:  # Keras takes seconds to load, and the settings are checked against the rivals' names before that
     from tmqc.model.learner import Learner
 
 
-class ScoreError(InputError):
+class ScoreError(StoppedError):
     """A score is NaN or infinite: nothing can be ranked by that."""
 
     heading = "scoring had to stop:"

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tmqc.errors import RunError
+from tmqc.errors import RunError, StoppedError
 
 log = logging.getLogger("tmqc")
 
@@ -71,7 +71,7 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint) -> Path:
     """Write the checkpoint that stays after a cycle.
 
     Raises:
-        RunError: it cannot be written; the ones before are untouched.
+        StoppedError: it cannot be written; the ones before are untouched.
     """
     path = checkpoint_path(run, checkpoint.cycle)
     _save(path, checkpoint)
@@ -82,7 +82,7 @@ def save_latest(run: Path, checkpoint: Checkpoint) -> None:
     """Write a point to resume from, and remove all such points but this and the one before it.
 
     Raises:
-        RunError: it cannot be written; the ones before are untouched.
+        StoppedError: it cannot be written; the ones before are untouched.
     """
     path = run / FOLDER / f"latest_{checkpoint.facts['entries']:09d}.npz"
     _save(path, checkpoint)
@@ -137,7 +137,9 @@ def _save(path: Path, checkpoint: Checkpoint) -> None:
         _sync_folder(path.parent)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        raise RunError(f"{path}: cannot be written ({error.strerror}); the checkpoints before it are whole") from error
+        raise StoppedError(
+            f"{path}: cannot be written ({error.strerror}); the checkpoints before it are whole"
+        ) from error
 
 
 def _sync_folder(folder: Path) -> None:

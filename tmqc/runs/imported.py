@@ -87,7 +87,8 @@ def write_imported(pair: SavedPair, directory: Path, *, cycle: int, seed: int, f
         Path of the checkpoint.
 
     Raises:
-        RunError: the directory holds a run already, or the checkpoint cannot be written.
+        RunError: the directory holds a run already.
+        StoppedError: the checkpoint cannot be written.
     """
     check_free(directory, overwrite=False)
     config = Config(

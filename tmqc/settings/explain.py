@@ -14,6 +14,8 @@ _GROUP = re.compile(
     r"Could not find '([^/']+)/([^']+)'\s+Available options in '[^']+':\s+((?:\t?\s*\S+\n?)+)", re.DOTALL
 )
 _MERGE = re.compile(r"Error merging override (\S+?)=(.*)", re.DOTALL)
+_SEVERAL = re.compile(r"Ambiguous value for argument '([^']+)'")
+_INTERPOLATED = re.compile(r"(Interpolation key '[^']+' not found|Unsupported interpolation type \S+)")
 _TYPES = {"to Float": "a number", "to Integer": "a whole number", "valid bool": "true or false"}
 
 
@@ -29,6 +31,10 @@ def explain(error: BaseException) -> list[str]:
     if match := _MERGE.search(message):
         name, value = match.group(1).lstrip("+~"), match.group(2).strip()
         return [f"{name}={value}: must be {_allowed(cause)}"]
+    if match := _SEVERAL.search(message):
+        return [f"{match[1]}: several values are a sweep: tmqc -m ...; a list is [1,2], and text with commas is quoted"]
+    if match := _INTERPOLATED.search(message):
+        return [f"{match[1][0].lower()}{match[1][1:]}: ${{...}} stands for another setting; a name cannot have it"]
     return [" ".join(text.split()) for text in dict.fromkeys((message, cause)) if text.strip()]
 
 

@@ -79,7 +79,7 @@ class CalibratedConfig:
     method: str = "none"  # none, quantile or z
     level: float = 0.99  # of a quantile 0..1; of z in robust standard deviations, as 5
     n_steps: int = 40  # steps of one scan, and as many of a full batch
-    centers: list[Any] = field(default_factory=list)  # names of the trusted ones; empty: all
+    centers: list[str] = field(default_factory=list)  # names of the trusted ones; empty: all
     seed: int = 0
 
 
@@ -138,9 +138,7 @@ class HarmfulConfig:
     kind: Any = "inverted"  # one kind, a list dealt out in turn, or a mapping of kinds to shares
     severity: int | None = None  # 1 to 10; null: 5, but inverted and noise as published
     placement: str = "in_place"  # or extra: the good scan stays, its corrupted copy is a further subject
-    # Names of centers or subjects; empty: drawn by count or fraction, and seed. Not list[str], which would make names
-    # of numbers: 10_2 is 102 by then. See spelling.py.
-    ids: list[Any] = field(default_factory=list)
+    ids: list[str] = field(default_factory=list)  # of centers or subjects; empty: drawn by count or fraction, and seed
     count: int = 1
     fraction: float | None = None  # in place of count: share of the centers or of the scans
     seed: int = 0
@@ -183,7 +181,7 @@ class FederationConfig:
     """Where the centers are: here, or at sites that keep their scans."""
 
     name: str = "none"
-    sites: list[Any] = field(default_factory=list)  # names; of a real federation: who takes part, in the tour's order
+    sites: list[str] = field(default_factory=list)  # names; of a real federation: who takes part, in the tour's order
     n_sites: int = 3  # of a simulated one: the cohort's centers are dealt out to as many
     min_cell: int = 5  # of simulated sites; a real site has its own
     share_margins: bool = False  # of simulated sites; qc.control=screen needs it

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tmqc.sweep.outcome import DONE, FAILED, RUNNING, Outcome, output_path, read_outcomes
+from tmqc.sweep.outcome import DONE, FAILED, NOT_STARTED, RUNNING, Outcome, output_path, read_outcomes
 
 _LOOK_S = 0.5
 _HEADS = {  # 80 columns are few
@@ -29,7 +29,7 @@ _SHOWN = {
     "detect/precision": "precision",
     "detect/recall": "recall",
 }
-_COLORS = {"failed": "red", "killed": "yellow", "skipped": "dim"}
+_COLORS = {"failed": "red", "could not start": "red", "killed": "yellow", "skipped": "dim"}
 
 
 class Board:
@@ -107,7 +107,7 @@ class Board:
         if outcome.status in DONE:
             return line
         output = output_path(self._sweep, outcome.name)
-        see = f"; see {output}" if outcome.status == FAILED and output.is_file() else ""
+        see = f"; see {output}" if outcome.status in (FAILED, NOT_STARTED) and output.is_file() else ""
         return f"{line}: {outcome.reason}{see}"
 
 

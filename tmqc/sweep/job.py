@@ -19,9 +19,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from tmqc.errors import InputError
+from tmqc.errors import TmqcError
 from tmqc.report.summary import numbers_of
 from tmqc.runs.directory import CONFIG, SUMMARY
+from tmqc.runs.resume import check_place
 from tmqc.runs.signals import WAITING, Interrupted, Stop
 from tmqc.settings.fingerprint import settings_digest
 from tmqc.settings.schema import Config
@@ -31,6 +32,7 @@ from tmqc.sweep.outcome import (
     FAILED,
     FINISHED,
     KILLED,
+    NOT_STARTED,
     RUNNING,
     SKIPPED,
     Outcome,
@@ -39,7 +41,7 @@ from tmqc.sweep.outcome import (
     write_outcome,
 )
 from tmqc.sweep.pretrain import pretrain
-from tmqc.sweep.run_process import EXIT_SIGNAL, run_in_own_process
+from tmqc.sweep.run_process import EXIT_INPUT, EXIT_SIGNAL, run_in_own_process, summarize
 
 log = logging.getLogger("tmqc")
 
@@ -124,9 +126,9 @@ def carry_out(place: Place, make: Callable[[], Made]) -> Outcome | None:
                     config.run.overwrite = True  # these begin anew instead of going on
                 write_outcome(place.sweep, outcome)
                 outcome = _run(place, made, outcome, begun)
-    except InputError as error:
+    except TmqcError as error:
         print(f"tmqc: {place.name}: {error}", file=sys.stderr)
-        outcome = replace(outcome, status=_status_of(error.code), code=error.code, reason="; ".join(error.faults))
+        outcome = replace(outcome, status=_status_of(error.code), code=error.code, reason=summarize(error))
     except BaseException as error:
         number = error.number if isinstance(error, Interrupted) else signal.SIGTERM
         reason = f"stopped by {error}" if isinstance(error, Interrupted) else f"stopped: {type(error).__name__}"
@@ -147,6 +149,7 @@ def _end_if_asked() -> None:
 def _run(place: Place, made: Made, outcome: Outcome, begun: float) -> Outcome:
     output = None if place.terminal else output_path(place.sweep, place.name)
     if made.clean is not None:
+        check_place(made.config, place.directory)
         pretrain(made.clean, Path(made.config.init["from"]), output=output)
         _end_if_asked()
     ended = run_in_own_process(made.config, place.directory, output=output)
@@ -157,7 +160,7 @@ def _run(place: Place, made: Made, outcome: Outcome, begun: float) -> Outcome:
 
 
 def _status_of(code: int) -> str:
-    return KILLED if code > EXIT_SIGNAL else FAILED
+    return KILLED if code > EXIT_SIGNAL else NOT_STARTED if code == EXIT_INPUT else FAILED
 
 
 def _has_finished(place: Place, before: Outcome | None, digest: str) -> bool:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra import compose
+from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -23,13 +26,16 @@ from tmqc.runs.signals import Interrupted
 from tmqc.settings.explain import explain
 from tmqc.settings.fingerprint import settings_digest
 from tmqc.settings.schema import Config
+from tmqc.settings.text import check_composed, lenient_schema
+from tmqc.sweep.command_line import quote
 from tmqc.sweep.pretrain import last_clean_cycle, name_clean
-from tmqc.sweep.spelling import keep_names
+from tmqc.sweep.scored_run import take_from_scored_run
 
 if TYPE_CHECKING:
     from tmqc.sweep.sweep import Plan, Sweep
 
 _LONGEST, _N_DIGITS = 120, 8
+_QUOTED = re.compile(r"""(?<==)(['"])((?:\\.|(?!\1).)*)\1""")
 # What a clean run has in common with the run that starts from it, but how far it goes.
 _SHARED = ("experiment", "cohort", "cache", "model", "schedule", "tracking", "checkpoint", "run")
 _NOT_SHARED = ("schedule.start", "schedule.cycles", "run.name", "run.overwrite", "run.resume")
@@ -62,24 +68,36 @@ class OpenSweep(Callback):
 
 
 def folder_name(overrides: str) -> str:
-    """Name of a job's folder: its overrides, cut if they are long, and never a path."""
-    name = overrides.replace("/", "_")
-    if name == overrides and len(name) <= _LONGEST:
+    """Name of a job's folder: its overrides without quotes, cut to `_LONGEST` bytes, and never a path."""
+    plain = _QUOTED.sub(lambda match: match[2].replace(f"\\{match[1]}", match[1]), overrides)
+    name = plain.replace("/", "_")
+    if name == plain and len(name.encode()) <= _LONGEST:
         return name or "job"
-    return f"{name[:_LONGEST]}-{hashlib.sha256(overrides.encode()).hexdigest()[:_N_DIGITS]}"
+    cut = name.encode()[:_LONGEST].decode(errors="ignore")
+    return f"{cut}-{hashlib.sha256(plain.encode()).hexdigest()[:_N_DIGITS]}"
 
 
 OmegaConf.register_new_resolver("tmqc.folder", folder_name, replace=True)
+
+
+def store_schema() -> None:
+    """Tell Hydra what settings there are."""
+    ConfigStore.instance().store(name="schema", node=lenient_schema())
 
 
 def to_config(composed: DictConfig) -> Config:
     """Composed YAML to the typed record everything below works with.
 
     Raises:
-        SettingsError: a value has the wrong type, an interpolation leads nowhere.
+        SettingsError: a setting is unknown or has the wrong type, an interpolation leads nowhere.
     """
+    plain = OmegaConf.to_container(composed)
+    assert isinstance(plain, dict)
+    if faults := check_composed(plain):
+        raise SettingsError(faults)
     try:
-        config = OmegaConf.to_object(composed)
+        resolved = OmegaConf.to_container(composed, resolve=True)
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), resolved))
     except OmegaConfBaseException as error:
         raise SettingsError(explain(error)) from error
     assert isinstance(config, Config)
@@ -95,7 +113,10 @@ def make(composed: DictConfig) -> tuple[Config, Config | None]:
     from tmqc.settings.validate import validate
 
     config = to_config(composed)
-    keep_names(config, HydraConfig.get().overrides.task)
+    if config.pipeline.name == "inference" and config.inference.run is not None:
+        job = HydraConfig.get()
+        given = [o.key_or_group for o in OverridesParser.create().parse_overrides(list(job.overrides.task))]
+        config = take_from_scored_run(config, to_config(compose(job.job.config_name, ["pipeline=inference"])), given)
     clean = compose_clean(config)
     if clean is not None:
         config.init["from"] = str(name_clean(clean))
@@ -167,17 +188,15 @@ def make_plan(config: DictConfig) -> Plan:
     from tmqc.sweep.sweep import Plan
 
     hydra = config.hydra
-    searched = {str(key): str(values) for key, values in (hydra.sweeper.get("params") or {}).items()}
-    given = [*(f"{key}={values}" for key, values in searched.items()), *hydra.overrides.task]
-    overrides = OverridesParser.create().parse_overrides(given)
+    searched = [f"{key}={values}" for key, values in (hydra.sweeper.get("params") or {}).items()]
+    parsed = OverridesParser.create().parse_overrides([*searched, *hydra.overrides.task])
+    overrides = list({o.get_key_element(): o for o in parsed}.values())  # the command line wins over the sweeper's
     fixed = [o for o in overrides if not o.is_sweep_override()]
     swept = {o.key_or_group: str(o.input_line).partition("=")[2] for o in overrides if o.is_sweep_override()}
     shared_by_all = [str(o.input_line) for o in fixed]
-    compose(
-        hydra.job.config_name, [*shared_by_all, *_first_values(overrides)]
-    )  # a misspelt one is told before it opens
+    # A misspelt one is refused before the sweep opens.
+    compose(hydra.job.config_name, [*shared_by_all, *_first_values(overrides)])
     base = to_config(compose(hydra.job.config_name, shared_by_all))
-    keep_names(base, given)  # of all jobs, whose overrides Hydra writes anew
     what = hydra.runtime.choices.get("experiment") or base.pipeline.name
     shared = f"{settings_digest(base, without=swept)} {sorted(swept)}"
     name = base.sweep.name or f"{what}-{hashlib.sha256(shared.encode()).hexdigest()[:_N_DIGITS]}"
@@ -188,20 +207,21 @@ def make_plan(config: DictConfig) -> Plan:
         directory = Path(base.run.outputs).absolute() / "sweeps" / name
         _tell_hydra(config, "hydra.sweep.dir", str(directory))
     _tell_hydra(config, "hydra.job.config.override_dirname.exclude_keys", [o.key_or_group for o in fixed])
-    return Plan(name, Path(hydra.sweep.dir).absolute(), base, swept, _count(hydra.sweeper, overrides))
+    trials = hydra.sweeper.get("n_trials")
+    jobs = _jobs(overrides) if trials is None else None
+    if jobs is not None:
+        _check_places(hydra, jobs, shared_by_all)
+    n_jobs = len(jobs) if jobs is not None else None if trials is None else int(trials)
+    return Plan(name, Path(hydra.sweep.dir).absolute(), base, swept, n_jobs)
 
 
 def _tell_hydra(config: DictConfig, name: str, value: str | list[str]) -> None:
     # Here for the launcher, and as an override for the jobs, whose settings are composed anew.
-    quoted = [_quote(each) for each in ([value] if isinstance(value, str) else value)]
+    quoted = [quote(each) for each in ([value] if isinstance(value, str) else value)]
     with read_write(config), open_dict(config):
         OmegaConf.update(config, name, value, merge=False)
         text = quoted[0] if isinstance(value, str) else f"[{','.join(quoted)}]"
         config.hydra.overrides.hydra.append(f"{name}={text}")
-
-
-def _quote(text: str) -> str:
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def _first_values(overrides: Sequence[Override]) -> list[str]:
@@ -209,16 +229,46 @@ def _first_values(overrides: Sequence[Override]) -> list[str]:
     return [f"{o.get_key_element()}={next(iter(o.sweep_string_iterator()))}" for o in swept]
 
 
-def _count(sweeper: DictConfig, overrides: Sequence[Override]) -> int | None:
-    if "n_trials" in sweeper:
-        return int(sweeper.n_trials)
-    n_jobs = 1
-    for override in overrides:
-        if override.is_sweep_override():
-            if not override.is_discrete_sweep():
-                return None
-            n_jobs *= len(list(override.sweep_string_iterator()))
-    return n_jobs
+def _jobs(overrides: Sequence[Override]) -> list[tuple[str, ...]] | None:
+    """What each job of a grid varies; None if the sweeper chooses that."""
+    swept = [o for o in overrides if o.is_sweep_override()]
+    if not all(o.is_discrete_sweep() for o in swept):
+        return None
+    return list(product(*([f"{o.get_key_element()}={v}" for v in o.sweep_string_iterator()] for o in swept)))
+
+
+def _check_places(hydra: DictConfig, jobs: Sequence[tuple[str, ...]], fixed: Sequence[str]) -> None:
+    """Refuse a sweep of which two jobs would have the same directory.
+
+    Raises:
+        SettingsError: names them.
+    """
+    is_ours = not any(str(line).startswith("hydra.sweep.subdir=") for line in hydra.overrides.hydra)
+    first: dict[str, str] = {}
+    faults = []
+    for number, job in enumerate(jobs):
+        varied = ",".join(sorted(job))
+        place = folder_name(varied) if is_ours else _folder_of(hydra, [*fixed, *job], number)
+        if place in first:
+            faults.append(f"{first[place] or 'a job'} and {varied or 'another'} would both have the directory {place}")
+        first.setdefault(place, varied)
+    if faults:
+        raise SettingsError([*faults[:3], "give each value once" if is_ours else "hydra.sweep.subdir must differ"])
+
+
+def _folder_of(hydra: DictConfig, overrides: Sequence[str], number: int) -> str:
+    given = [str(line) for line in hydra.overrides.hydra if str(line).partition("=")[0] != "hydra.mode"]
+    whole = compose(
+        hydra.job.config_name,
+        [*overrides, *given, f"hydra.job.num={number}", f"hydra.job.id={number}"],
+        return_hydra_config=True,
+    )
+    before = HydraConfig.instance().cfg
+    HydraConfig.instance().set_config(whole)
+    try:
+        return "_".join(Path(str(whole.hydra.sweep.subdir)).parts)  # as `Place.name`
+    finally:
+        HydraConfig.instance().cfg = before
 
 
 def compose_clean(config: Config) -> Config | None:

@@ -11,6 +11,7 @@ from tmqc.runs.directory import write_json
 
 JOBS = "jobs"
 RUNNING, FINISHED, SKIPPED, FAILED, KILLED = "running", "finished", "skipped", "failed", "killed"
+NOT_STARTED = "could not start"
 DONE = (FINISHED, SKIPPED)
 
 
@@ -21,7 +22,8 @@ class Outcome:
     Attributes:
         name: made of its overrides.
         launch: which launch of the sweep it is from (`Sweep.launch`).
-        status: running; finished; skipped, for an earlier launch has finished it; failed; or killed.
+        status: running; finished; skipped, for an earlier launch has finished it; could not start, for what it was
+            given cannot be used; failed on the way; or killed.
         digest: of its settings; None if they could not be used.
         seconds: that the run took, when it ran.
         code: exit code.

@@ -8,18 +8,20 @@ import pickle
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn, TextIO
 
-from tmqc.errors import InputError
+from tmqc.errors import InputError, TmqcError
 from tmqc.runs.signals import WAITING, Interrupted, Stop
 from tmqc.settings.schema import Config
 
 EXIT_FAULT, EXIT_INPUT, EXIT_INTERRUPTED, EXIT_SIGNAL = 1, InputError.code, 130, 128
 # Not by multiprocessing, which cannot start processes from inside of joblib's.
+_N_FAULTS = 3
 _COMMAND = [sys.executable, "-c", "from tmqc.sweep.run_process import work; work()"]
 
 
@@ -56,15 +58,19 @@ def run_in_own_process(
     Raises:
         Interrupted: we were asked to stop; the job was told, has saved and ended.
     """
-    hears, tells = os.pipe()
     stop = Stop()
-    with os.fdopen(hears, encoding="utf-8") as reason, stop.listening(WAITING):
+    # A file, for a pipe that is read at the end holds no more than 64 KiB: a job with many faults would wait for ever.
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as reason, stop.listening(WAITING):
+        descriptor = reason.fileno()
         with _opened(output) as file, stop.waiting():  # until there is a process to be told
             process = subprocess.Popen(
-                [*_COMMAND, str(tells)], stdin=subprocess.PIPE, stdout=file, stderr=file, pass_fds=[tells, *holds]
+                [*_COMMAND, str(descriptor)],
+                stdin=subprocess.PIPE,
+                stdout=file,
+                stderr=file,
+                pass_fds=[descriptor, *holds],
             )
         try:
-            os.close(tells)  # ours: or the end of the job would not be the end of the pipe
             stop.check()
             process.communicate(pickle.dumps((config, directory)))
         except BaseException as error:  # also the SystemExit by which submitit gives a machine back
@@ -75,6 +81,7 @@ def run_in_own_process(
                 process.wait()
             raise
         code = process.returncode
+        reason.seek(0)
         return Ended(code, None if code == 0 else reason.read() or _name_end(code))
 
 
@@ -96,12 +103,12 @@ def _name_end(code: int) -> str:
 def work() -> None:
     """What a job's own process does: settings from standard input, why it failed to the file descriptor given."""
     config, directory = pickle.load(sys.stdin.buffer)
-    with os.fdopen(int(sys.argv[1]), "w", encoding="utf-8") as reason:
+    with os.fdopen(int(sys.argv[1]), "w", encoding="utf-8", errors="backslashreplace") as reason:
         try:
             run(config, directory)
-        except InputError as error:
-            reason.write("; ".join(error.faults))
-            fail(str(error))
+        except TmqcError as error:
+            reason.write(summarize(error))
+            fail(error)
         except Interrupted as interrupted:
             end(interrupted)
         except KeyboardInterrupt:
@@ -131,7 +138,13 @@ def end(interrupted: Interrupted) -> NoReturn:
     sys.exit(EXIT_SIGNAL + interrupted.number)
 
 
-def fail(message: str) -> NoReturn:
-    """Leave with the exit code of input that cannot be used."""
-    print(f"tmqc: {message}", file=sys.stderr)
-    sys.exit(EXIT_INPUT)
+def fail(error: TmqcError) -> NoReturn:
+    """Say what is wrong and leave with the error's exit code."""
+    print(f"tmqc: {error}", file=sys.stderr)
+    sys.exit(error.code)
+
+
+def summarize(error: TmqcError) -> str:
+    """The first faults in one line: of a cohort there may be hundreds, and all of them have been printed."""
+    more = len(error.faults) - _N_FAULTS
+    return "; ".join(error.faults[:_N_FAULTS]) + (f"; and {more} more" if more > 0 else "")

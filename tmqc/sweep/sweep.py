@@ -17,7 +17,7 @@ from tmqc.runs.directory import write_json
 from tmqc.runs.signals import WAITING, Interrupted
 from tmqc.settings.schema import Config, flatten
 from tmqc.sweep.board import Board, count
-from tmqc.sweep.outcome import DONE, FAILED, RUNNING, SKIPPED, Outcome, read_outcomes
+from tmqc.sweep.outcome import DONE, FAILED, NOT_STARTED, RUNNING, SKIPPED, Outcome, read_outcomes
 from tmqc.sweep.run_process import EXIT_INPUT, EXIT_SIGNAL
 from tmqc.tracking import OWN_ID, PIPELINE_TAG, SWEEP_PARENT, SWEEP_TAG, TRACKERS, Tracker
 
@@ -165,7 +165,7 @@ def where_to_look(plan: Plan, outcomes: Sequence[Outcome]) -> list[str]:
         lines.append(f"MLflow: {place}")
     if any(o.status == SKIPPED for o in outcomes):
         lines.append("skipped jobs had finished before; run.overwrite=true runs them again")
-    if any(o.status not in (*DONE, FAILED) for o in outcomes) or len(outcomes) < (plan.n_jobs or 0):
+    if any(o.status not in (*DONE, FAILED, NOT_STARTED) for o in outcomes) or len(outcomes) < (plan.n_jobs or 0):
         lines.append("the same command goes on with what has not finished")
     return lines
 

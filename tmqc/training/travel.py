@@ -14,16 +14,16 @@ from tmqc.core.early_stop import Limit
 from tmqc.core.rates import RATES, Verification
 from tmqc.core.records import AWAY, BATCH, CycleReport, Step, summarize
 from tmqc.core.schedule import LearningRate, Tour, Visit
-from tmqc.errors import InputError
+from tmqc.errors import StoppedError
 
 
-class NonFiniteError(InputError):
+class NonFiniteError(StoppedError):
     """A loss or a prediction is NaN or infinite: the run stops, for no verdict can rest on that."""
 
     heading = "training had to stop:"
 
 
-class AwayError(InputError):
+class AwayError(StoppedError):
     """A center did not answer, and the run is to go on without it: the rest of its visit is left out this cycle."""
 
     heading = "a center is away:"

@@ -1,0 +1,75 @@
+"""Names and paths mean what was typed: every setting that the schema declares as text, found by its type."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, field, fields, is_dataclass, make_dataclass
+from functools import cache
+from typing import Any, get_type_hints
+
+from tmqc.settings.schema import Config
+
+_TEXT, _OPTIONAL, _LIST = str, str | None, list[str]
+
+
+@cache
+def text_settings(kind: type = Config) -> dict[str, Any]:
+    """Name of each setting that is text -> `str`, `str | None` or `list[str]`."""
+    found: dict[str, Any] = {}
+    for name, hint in get_type_hints(kind).items():
+        if is_dataclass(hint):
+            found |= {f"{name}.{inner}": type_ for inner, type_ in text_settings(hint).items()}
+        elif hint in (_TEXT, _OPTIONAL, _LIST):
+            found[name] = hint
+    return found | ({"init.from": _OPTIONAL} if kind is Config else {})  # which stands in a plain dict
+
+
+def lenient_schema(kind: type = Config) -> type:
+    """The schema with any value where text belongs: OmegaConf would make text of what YAML has read as a number."""
+    hints, made = get_type_hints(kind), []
+    for each in fields(kind):
+        hint = hints[each.name]
+        if is_dataclass(hint):
+            inner = lenient_schema(hint)
+            made.append((each.name, inner, field(default_factory=inner)))
+        else:
+            hint = Any if hint in (_TEXT, _OPTIONAL) else list[Any] if hint == _LIST else hint
+            default = (
+                field(default=each.default)
+                if each.default_factory is MISSING
+                else field(default_factory=each.default_factory)
+            )
+            made.append((each.name, hint, default))
+    return make_dataclass(kind.__name__, made)
+
+
+def check_composed(composed: Any, kind: type = Config, prefix: str = "") -> list[str]:
+    """Faults of composed settings that the typed schema would not see: unknown ones, and text that is none.
+
+    Args:
+        composed: plain dictionaries and lists, interpolations not resolved.
+    """
+    hints, faults = get_type_hints(kind), []
+    for name, value in composed.items():
+        hint = hints.get(name)
+        if hint is None:
+            faults.append(f"{prefix}{name}: there is no such setting")
+        elif is_dataclass(hint) and isinstance(value, dict):
+            faults += check_composed(value, hint, f"{prefix}{name}.")
+        elif hint in (_TEXT, _OPTIONAL):
+            faults += _check_text(prefix + name, value, optional=hint == _OPTIONAL)
+        elif hint == _LIST and isinstance(value, list):
+            faults += [fault for each in value for fault in _check_text(prefix + name, each, optional=False)]
+    if kind is Config and isinstance(init := composed.get("init"), dict):
+        known = Config().init
+        faults += [
+            f"init.{name}: there is no such setting; init has {', '.join(known)}" for name in init.keys() - known
+        ]
+        faults += _check_text("init.from", init.get("from"), optional=True)
+    return faults
+
+
+def _check_text(name: str, value: Any, *, optional: bool) -> list[str]:
+    if isinstance(value, str) or (optional and value is None):
+        return []
+    hint = "put it in quotes" if isinstance(value, bool | int | float) else "give a name or a path"
+    return [f"{name}: {value!r} is no text, and may have been written otherwise: {hint}"]

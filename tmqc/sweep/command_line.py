@@ -1,0 +1,137 @@
+"""The command line before Hydra reads it: names and paths stay as typed, and nothing is given twice.
+
+Hydra takes 1.10 for the number 1.1 and 2024_01_15 for 20240115, which may be another run's name, and stumbles over
+`=`, `(`, `#` or an umlaut in a path. Quoted, both are taken as they are.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, Quote, QuotedString, RangeSweep
+from hydra.errors import HydraException
+
+from tmqc.errors import SettingsError
+from tmqc.settings.text import text_settings
+
+_WITH_VALUE = ("-cn", "--config-name", "-cp", "--config-path", "-cd", "--config-dir", "-p", "--package")
+_CLOSING = {"(": ")", "[": "]", "{": "}"}
+
+
+def read_command_line(arguments: Sequence[str]) -> list[str]:
+    """The arguments with every name and path quoted that Hydra would take for something else.
+
+    Raises:
+        SettingsError: a value that Hydra cannot read without quotes; or a setting or a group that is given twice, with
+            values that differ or are swept.
+    """
+    sweeps = any(each in ("-m", "--multirun", "hydra.mode=MULTIRUN") for each in arguments)
+    read, given, faults = list(arguments), dict[str, Override](), list[str]()
+    for i, argument in enumerate(arguments):
+        if argument.startswith("-") or (i and arguments[i - 1] in _WITH_VALUE):
+            continue
+        read[i] = _as_typed(argument, sweeps=sweeps)
+        override = _parse(read[i])
+        if override is None:
+            faults.append(_explain(argument))
+            continue
+        if override.is_delete():
+            continue
+        name = override.key_or_group + (f"@{override.package}" if override.package else "")
+        before = given.setdefault(name, override)
+        if before is not override and (before.is_sweep_override() or _text(before) != _text(override)):
+            faults.append(f"{name} is given twice, {_text(before)} and {_text(override)}: leave one of them out")
+    if faults:
+        raise SettingsError(faults)
+    return read
+
+
+def quote(text: str) -> str:
+    """The text as Hydra takes it for just that."""
+    return QuotedString(text, Quote.single).with_quotes()
+
+
+def _text(override: Override) -> str:
+    return str(override.input_line).partition("=")[2]
+
+
+def _parse(argument: str) -> Override | None:
+    try:
+        return OverridesParser.create().parse_override(argument)
+    except HydraException:
+        return None
+
+
+def _explain(argument: str) -> str:
+    key, equals, text = argument.partition("=")
+    if not equals:
+        return f"{argument}: write group=option or group.setting=value; --help lists all of them"
+    if _parse(f"{key}=x") is None:
+        return f"{key}: there is no such setting; --help lists all of them"
+    quoted = shlex.quote(f"{key}={QuotedString(text, Quote.double).with_quotes()}")
+    return f"{key}={text}: Hydra cannot read this value; if it is text, put it in quotes twice: {quoted}"
+
+
+def _as_typed(argument: str, *, sweeps: bool) -> str:
+    key, _, text = argument.partition("=")
+    kind = text_settings().get(key.lstrip("+"))
+    if kind is None or not text.strip():
+        return argument
+    parsed = _parse(f"x={text}")
+    parts = list(_split(text))
+    # Without -m, several values are for Hydra to refuse, unless they are none to it.
+    if len(parts) > 1 and (sweeps or parsed is not None):
+        return f"{key}={','.join(_value(part, kind) for part in parts)}"
+    if sweeps and (choice := re.fullmatch(r"\s*choice\((.*)\)\s*", text)):
+        return f"{key}=choice({','.join(_value(part, kind) for part in _split(choice[1]))})"
+    if sweeps and parsed is not None and parsed.is_sweep_override():
+        is_range = isinstance(parsed.value(), RangeSweep)
+        return f"{key}={','.join(quote(str(n)) for n in parsed.sweep_string_iterator())}" if is_range else argument
+    return f"{key}={_value(text, kind)}"
+
+
+def _value(text: str, kind: Any) -> str:
+    text = text.strip()
+    if kind == list[str]:
+        if not (text.startswith("[") and text.endswith("]")):
+            return text
+        return f"[{','.join(_value(part, str) for part in _split(text[1:-1]) if part.strip())}]"
+    if text.startswith("~/"):
+        return quote(str(Path(text).expanduser()))
+    parsed = _parse(f"x={text}")
+    value = None if parsed is None else parsed.value()
+    stays = isinstance(value, str) or (parsed is not None and value is None and kind == str | None)
+    return text if stays else quote(text)
+
+
+def _split(text: str) -> Iterator[str]:
+    """The parts between commas that stand neither in quotes nor in brackets which are closed."""
+    start, at, closes = 0, 0, ""
+    while at < len(text):
+        char = text[at]
+        if char == "\\":
+            at += 1  # whatever follows is a letter
+        elif char in "'\"" and (end := _end_of_quoted(text, at)):
+            at = end
+        elif char in _CLOSING and _CLOSING[char] in text[at + 1 :]:
+            closes = _CLOSING[char] + closes
+        elif closes and char == closes[0]:
+            closes = closes[1:]
+        elif char == "," and not closes:
+            yield text[start:at]
+            start = at + 1
+        at += 1
+    yield text[start:]
+
+
+def _end_of_quoted(text: str, at: int) -> int:
+    # A quote begins a quoted part only where a value may begin; elsewhere it is a letter, as in it's.
+    if at and text[:at].rstrip()[-1:] not in ("", ",", "[", "(", "{", ":"):
+        return 0
+    quoted = re.compile(rf"{text[at]}(?:\\.|(?!{text[at]}).)*{text[at]}").match(text, at)
+    return quoted.end() - 1 if quoted else 0

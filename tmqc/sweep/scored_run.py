@@ -1,0 +1,48 @@
+"""Inference takes from the run that it scores what the command does not give: cohort, model and tracking."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from tmqc.errors import RunError
+from tmqc.runs.directory import CONFIG
+from tmqc.settings.schema import Config, flatten
+
+_GROUPS = ("cohort.", "model.", "tracking.")
+_ITS_OWN = ("tracking.parent",)
+_TABLES = {"cohort.train_csv", "cohort.verification_csv", "cohort.test_csv"}
+
+
+def take_from_scored_run(config: Config, default: Config, given: Collection[str]) -> Config:
+    """The settings of an inference, completed by those of `inference.run`.
+
+    Args:
+        config: as the command composes it.
+        default: as it is composed without any setting: what differs was given, by an experiment if not by hand.
+        given: settings and groups on the command line.
+
+    Raises:
+        RunError: `inference.run` is not the directory of a run.
+    """
+    path = Path(str(config.inference.run)) / CONFIG
+    if not path.parent.is_dir():
+        raise RunError(f"inference.run={path.parent}: no such directory")
+    completed, usual = OmegaConf.structured(config), flatten(default)
+    try:
+        there = OmegaConf.load(path)
+        for name, value in flatten(config).items():
+            is_given = value != usual[name] or any(name == key or name.startswith(f"{key}.") for key in given)
+            if name == "cohort.source" and not _TABLES.isdisjoint(given):
+                is_given = True  # a table, in place of the phantom that the run may have had
+            if name.startswith(_GROUPS) and name not in _ITS_OWN and not is_given:
+                OmegaConf.update(completed, name, OmegaConf.select(there, name, default=value))
+        found = OmegaConf.to_object(completed)
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
+        raise RunError(f"{path}: not the config.yaml of a run ({' '.join(str(error).split())})") from error
+    assert isinstance(found, Config)
+    return found
