@@ -1,4 +1,4 @@
-"""Make a run's page again: `report.html` of a finished or dead run, from the files of its directory.
+"""Make figures and page again, `figures/*.png` and `report.html`, of a finished or dead run, from its files.
 
 Examples:
     python scripts/report.py outputs/qc/NAME
@@ -20,12 +20,14 @@ from tmqc.errors import InputError
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code 0 when every page is written; 2 with one line a fault."""
     given = _parse(arguments)
-    from tmqc.report.page import write_report  # takes seconds: --help is not to wait
+    from tmqc.report.illustrate import write_figures  # takes seconds: --help is not to wait
+    from tmqc.report.page import write_report
 
     code = 0
     for directory in given.runs:
         try:
-            print(write_report(directory, limit=given.gallery))
+            for path in (*write_figures(directory), write_report(directory, limit=given.gallery)):
+                print(path)
         except InputError as error:
             print(f"report: {error}", file=sys.stderr)
             code = 2

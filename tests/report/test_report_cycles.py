@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -11,7 +12,7 @@ from tmqc.core.rates import Counts, Rates, Verification
 from tmqc.core.records import CycleReport
 from tmqc.errors import RunError
 from tmqc.report.cycles import read_cycles
-from tmqc.report.ranking import RivalRow, ranking_metrics, read_ranking, write_ranking
+from tmqc.report.ranking import RivalRow, read_ranking, write_ranking
 from tmqc.report.scores import detection_metrics, read_detection, score_detection, write_detection
 from tmqc.runs.directory import append_cycle
 
@@ -92,10 +93,10 @@ def test_rivals(tmp_path):
         RivalRow("tracin", 9, 2, None, None, None, None, 9, 9, 1.5),
     ]
     write_ranking(tmp_path / "rivals.csv", rows)
-    assert read_ranking(tmp_path / "rivals.csv") == ranking_metrics(rows[0]) | ranking_metrics(rows[1])
+    assert read_ranking(tmp_path / "rivals.csv", RivalRow) == rows
 
 
-@pytest.mark.parametrize("read", [read_cycles, read_detection, read_ranking])
+@pytest.mark.parametrize("read", [read_cycles, read_detection, partial(read_ranking, kind=RivalRow)])
 def test_another_file_or_none_is_told(tmp_path, read):
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     with pytest.raises(RunError, match=r"other.csv: is not"):

@@ -19,10 +19,11 @@ from tmqc.core.rates import Counts, Verification
 from tmqc.core.schedule import Tour
 from tmqc.data.cohort import Subject
 from tmqc.errors import RunError
+from tmqc.report.canvas import save_figure
 from tmqc.report.events import Wait, eliminated_in, find_waits, read_trace
-from tmqc.report.figures import plot_cycles, plot_inference, plot_qc, plot_roc
+from tmqc.report.figures import draw_cycles, draw_inference, draw_roc
 from tmqc.report.metrics import predictions_of, subgroup_metrics
-from tmqc.report.qc_figure import draw_steps
+from tmqc.report.qc_figure import draw_qc, draw_steps
 from tmqc.runs.trace import COLUMNS, TraceWriter
 from tmqc.training.control import ControlledTravel
 from tmqc.training.travel import Plan, TrainResult
@@ -118,7 +119,7 @@ def test_readmitted_and_undecided_subjects_are_told_apart():
 )
 def test_a_qc_run_is_drawn_at_any_size(make_run, tmp_path, drawn, size, harmful, says):
     _, trace, _ = make_run(*size, harmful)
-    plot_qc(trace, tmp_path / "qc.png", NOTE)
+    save_figure(draw_qc(trace), tmp_path / "qc.png", NOTE)
     texts, [(_, height_in)] = drawn
     assert says in texts and NOTE in texts and height_in < 22
     assert ("c1s0" in texts) == ("c1s0" in harmful and len(harmful) < 150)
@@ -128,7 +129,7 @@ def test_a_qc_run_is_drawn_at_any_size(make_run, tmp_path, drawn, size, harmful,
 def test_a_trace_read_carelessly_is_drawn_too(make_run, tmp_path):
     _, trace, _ = make_run(2, 5, ["c1s0"])
     trace.to_csv(tmp_path / "t.csv", index=False)
-    plot_qc(pd.read_csv(tmp_path / "t.csv", keep_default_na=False), tmp_path / "qc.png", None)
+    save_figure(draw_qc(pd.read_csv(tmp_path / "t.csv", keep_default_na=False)), tmp_path / "qc.png", None)
     assert (tmp_path / "qc.png").stat().st_size > 1000
 
 
@@ -141,8 +142,8 @@ def test_numbers_of_short_cycles_do_not_run_into_each_other(make_run):
 
 def test_cycles_are_drawn_with_the_note(make_run, tmp_path, drawn):
     reports, _, _ = make_run(2, 5, ["c1s0"])
-    plot_cycles(reports, tmp_path / "many.png", NOTE)
-    plot_cycles(reports[:1], tmp_path / "one.png", None)
+    save_figure(draw_cycles(reports), tmp_path / "many.png", NOTE)
+    save_figure(draw_cycles(reports[:1]), tmp_path / "one.png", None)
     texts, _ = drawn
     assert texts.count(NOTE) == 1 and {"Loss", "FPR", "FNR", "accuracy"} <= set(texts)
 
@@ -154,7 +155,7 @@ def cohort(n):
 def test_inference_is_drawn_with_gaps_for_what_does_not_exist(tmp_path, drawn):
     women = [s for s in cohort(12) if s.group == 0]
     rows = [r for c in (28, 29) for r in subgroup_metrics(women, np.full(6, 0.4), cycle=c, age_bins=[0, 60, 90])]
-    plot_inference(rows, tmp_path / "i.png", NOTE)
+    save_figure(draw_inference(rows), tmp_path / "i.png", NOTE)
     texts, _ = drawn
     assert {"AUROC", "F1", "Test split, 6 scans", NOTE} <= set(texts)
 
@@ -165,26 +166,27 @@ def test_roc_leaves_subgroups_of_one_class_out(tmp_path, drawn):
         *predictions_of(subjects, np.zeros(13), cycle=3),
         *predictions_of(subjects, np.linspace(0, 1, 13), cycle=4),
     ]
-    plot_roc(p, tmp_path / "roc.png", NOTE, age_bins=[0, 60, 90, 120])
+    save_figure(draw_roc(p, age_bins=[0, 60, 90, 120]), tmp_path / "roc.png", NOTE)
     labels = list(dict.fromkeys(text.split("  ")[0] for text in drawn[0] if "(n=" in text))
     assert labels == ["all", "sex=F", "sex=M", "age=[0,60)", "age=[60,90)"]
     assert "ROC after cycle 4" in drawn[0]
 
 
 def test_roc_of_one_class_says_so(tmp_path, drawn):
-    plot_roc(predictions_of(cohort(1), np.ones(1), cycle=0), tmp_path / "roc.png", None, age_bins=[0, 90])
+    one_class = draw_roc(predictions_of(cohort(1), np.ones(1), cycle=0), age_bins=[0, 90])
+    save_figure(one_class, tmp_path / "roc.png", None)
     assert "one class only: there is no ROC" in drawn[0]
 
 
-def test_nothing_to_draw_is_an_error(tmp_path):
+def test_nothing_to_draw_is_an_error():
     with pytest.raises(ValueError, match="no cycles"):
-        plot_cycles([], tmp_path / "x.png", None)
+        draw_cycles([])
     with pytest.raises(ValueError, match="'all'"):
-        plot_inference([], tmp_path / "x.png", None)
+        draw_inference([])
     with pytest.raises(ValueError, match="no predictions"):
-        plot_roc([], tmp_path / "x.png", None, age_bins=[0, 1])
+        draw_roc([], age_bins=[0, 1])
     with pytest.raises(ValueError, match="no rows"):
-        plot_qc(pd.DataFrame(), tmp_path / "x.png", None)
+        draw_qc(pd.DataFrame())
 
 
 def test_pyplot_is_not_imported():

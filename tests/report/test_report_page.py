@@ -11,11 +11,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from matplotlib import rc_context
 from omegaconf import OmegaConf
 from paper_run import EVIL, EVIL_CENTER, MONEY, name_by_tokens, write_paper_run
+from scripts_of import load_script
 
 from tmqc.errors import RunError
-from tmqc.pipelines import session
+from tmqc.report.illustrate import illustrate, write_figures
 from tmqc.report.page import write_report
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "report.py"
@@ -197,7 +199,8 @@ def test_a_dead_run_has_a_page(copy):
     page = read(copy)
     assert "This run has not finished" in page.text[""]
     assert next(a["id"] for a in page.of("section") if "id" in a) == "steps"
-    assert "finished" not in read(copy, summary={"test": None}).text[""]
+    (copy / "summary.json").write_text('{"test": null}')
+    assert "finished" not in read(copy).text[""]
 
 
 def test_a_cohort_that_is_gone_costs_the_pictures_only(copy):
@@ -214,10 +217,18 @@ def test_a_scan_that_is_gone_is_told_of(tmp_path):
     assert "cannot be read" in read(run).text["gallery"]
 
 
-def test_a_page_that_cannot_be_made_is_a_warning(copy, caplog):
-    (copy / "trace.csv").write_text("not,a,trace\n")
-    session.report_run(copy, summary={"test": None})
-    assert "report.html was not made (RunError:" in caplog.text and "scripts/report.py" in caplog.text
+def test_what_cannot_be_drawn_is_one_warning_and_drawn_later(copy, caplog):
+    """A style that needs LaTeX, where there is none: figures and page fail, and the script makes them afterwards."""
+    figures = sorted(path.name for path in write_figures(copy))
+    assert figures == ["cycles.png", "qc.png"]
+    shutil.rmtree(copy / "figures")
+    with rc_context({"text.usetex": True, "text.latex.preamble": "no such command"}):
+        illustrate(copy)
+    [warning] = caplog.messages
+    assert "figures: " in warning and "report.html: " in warning and f"scripts/report.py {copy}`" in warning
+    assert not list((copy / "figures").glob("*.png"))
+    assert load_script("report").main([str(copy)]) == 0
+    assert sorted(path.name for path in (copy / "figures").iterdir()) == figures
 
 
 def test_what_is_no_run_is_refused(tmp_path):

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from tmqc.data.cohort import Subject
 from tmqc.harm.harmful import KINDS as data_kinds
+from tmqc.report.canvas import save_figure
 from tmqc.report.ranking import (
     KindRow,
     rank,
@@ -24,7 +25,7 @@ from tmqc.report.ranking import (
     write_ranking_by_kind,
     write_scores,
 )
-from tmqc.report.ranking_figure import plot_ranking
+from tmqc.report.ranking_figure import draw_ranking
 from tmqc.report.tables import print_rivals
 from tmqc.rivals import Scores
 
@@ -121,7 +122,7 @@ def test_the_figure_is_drawn(tmp_path, kinds):
     """Of two kinds, of one kind, and with nobody harmful."""
     both = [scores([9, 8, 7, 3, 2, 1]), scores([0, 1, 0, 2, 3, 1], "template_group")]
     by_kind = [row for each in both for row in rank_by_kind(each, kinds)]
-    plot_ranking([rank(each, kinds) for each in both], by_kind, tmp_path / "f" / "rivals.png", NOTE)
+    save_figure(draw_ranking([rank(each, kinds) for each in both], by_kind), tmp_path / "f" / "rivals.png", NOTE)
     picture = imread(tmp_path / "f" / "rivals.png")
     assert picture.shape[1] > 1000
     assert picture[..., :3].std() > 0.02
@@ -139,14 +140,14 @@ def test_no_two_kinds_look_alike(tmp_path, monkeypatch):
     monkeypatch.setattr(Axes, "plot", look)
     kinds = [*data_kinds, None]
     each = scores(range(len(kinds)))
-    plot_ranking([rank(each, kinds)], rank_by_kind(each, kinds), tmp_path / "f.png", NOTE)
+    save_figure(draw_ranking([rank(each, kinds)], rank_by_kind(each, kinds)), tmp_path / "f.png", NOTE)
     of_kinds = [looks[kind] for kind in data_kinds]
     assert len(set(of_kinds)) == len(data_kinds) >= 15
 
 
 def test_there_must_be_something_to_draw(tmp_path):
     with pytest.raises(ValueError, match="no rivals to draw"):
-        plot_ranking([], [], tmp_path / "f.png", None)
+        draw_ranking([], [])
 
 
 def test_the_table_fits_a_terminal_and_is_sorted(tmp_path):

@@ -9,15 +9,20 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tmqc.errors import RunError
+
 log = logging.getLogger("tmqc")
 
+BACKENDS = ("tensorflow", "jax")  # of Keras; the first is the default
 _ONEDNN = "TF_ENABLE_ONEDNN_OPTS"  # read once, while TensorFlow loads
+_XLA_DETERMINISTIC = "xla_gpu_deterministic_ops"
 _NO_MEMORY = ("RESOURCE_EXHAUSTED", "OOM when allocating", "out of memory", "Dst tensor is not initialized")
 
 
@@ -34,14 +39,16 @@ def import_keras(onednn: bool | None = None) -> None:
     """Import Keras and its backend without the pages that TensorFlow's C++ side writes to stderr while it loads.
 
     Args:
-        onednn: whether TensorFlow computes with oneDNN on a CPU. None: as whoever started this process has chosen; with
-            it, if nobody has: by itself TensorFlow leaves it off on CPUs without AVX-512 VNNI, where it is several
-            times as fast all the same.
+        onednn: whether TensorFlow computes with oneDNN on a CPU. None: as the environment says, and with oneDNN if it
+            says nothing: TensorFlow leaves it off on CPUs without AVX-512 VNNI, where it is several times as fast.
 
     Raises:
+        RunError: `KERAS_BACKEND` names a backend that tmqc does not support or that is not installed.
         RuntimeError: TensorFlow is loaded already, with another choice.
     """
+    check_backend()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # JAX: take memory as it is needed
     if onednn is None:
         os.environ.setdefault(_ONEDNN, "1")
     else:
@@ -59,6 +66,26 @@ def import_keras(onednn: bool | None = None) -> None:
             import tensorflow as tf
 
             tf.config.list_physical_devices("GPU")
+    # Where Keras was loaded before tmqc, it has read the user's keras.json.
+    keras.config.set_floatx("float32")
+    keras.config.set_epsilon(1e-7)
+    keras.config.set_image_data_format("channels_last")
+
+
+def check_backend() -> None:
+    """See whether the backend that `KERAS_BACKEND` asks for can be used; unset or empty, it is TensorFlow.
+
+    Raises:
+        RunError: it is none of `BACKENDS`, or is not installed.
+    """
+    name = os.environ.get("KERAS_BACKEND") or BACKENDS[0]
+    if name not in BACKENDS:
+        raise RunError(
+            f"KERAS_BACKEND={name}: tmqc computes with {' or '.join(BACKENDS)}; unset it, or choose of these"
+        )
+    if find_spec(name) is None:
+        how = "pip install 'tmqc[jax]'" if name == "jax" else f"pip install {name}"
+        raise RunError(f"KERAS_BACKEND={name}: {name} is not installed; unset it, or {how}")
 
 
 def set_up(*, deterministic: bool, threads: int | None = None) -> Device:
@@ -70,17 +97,16 @@ def set_up(*, deterministic: bool, threads: int | None = None) -> Device:
     Args:
         deterministic: the same result every time, on the same machine with as many threads.
         threads: of the CPU, for TensorFlow; None: as many as it likes, which is one a core.
+
+    Raises:
+        RunError: the backend has no such setting, or it comes too late for this process.
     """
-    if "keras" not in sys.modules:
-        import_keras()
+    import_keras()
     import keras
 
-    backend = keras.backend.backend()
-    if backend == "tensorflow":
-        return _tensorflow(deterministic, threads)
-    if backend == "jax":
-        return _jax()
-    return Device(backend, 0, backend)
+    if keras.backend.backend() == "jax":
+        return _jax(deterministic, threads)
+    return _tensorflow(deterministic, threads)
 
 
 @contextmanager
@@ -119,10 +145,17 @@ def _tensorflow(deterministic: bool, threads: int | None) -> Device:
     return Device("tensorflow", len(gpus), name)
 
 
-def _jax() -> Device:
+def _jax(deterministic: bool, threads: int | None) -> Device:
+    if threads is not None:
+        raise RunError(
+            f"run.threads={threads}: JAX takes no number of threads; leave it null, and limit the CPUs of the process "
+            "instead, as by taskset"
+        )
+    flags = os.environ.get("XLA_FLAGS", "")
+    if deterministic and _XLA_DETERMINISTIC not in flags:  # read when the first device is asked for; on CPUs always so
+        os.environ["XLA_FLAGS"] = f"{flags} --{_XLA_DETERMINISTIC}=true".strip()
     import jax
 
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     devices = jax.devices()
     on_gpu = devices[0].platform == "gpu"
     return Device("jax", len(devices) if on_gpu else 0, devices[0].device_kind)

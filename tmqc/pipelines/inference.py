@@ -14,8 +14,8 @@ from tmqc.data.copies import refuse_copies
 from tmqc.errors import RunError
 from tmqc.model.batch_size import settle_batch_size
 from tmqc.pipelines.prepare import build_learner, find_cohort, load, load_into
-from tmqc.pipelines.session import hand_over, open_run, report_run
-from tmqc.report.figures import plot_inference, plot_roc
+from tmqc.pipelines.session import hand_over, open_run
+from tmqc.report.illustrate import illustrate
 from tmqc.report.metrics import (
     ALL,
     METRIC_NAMES,
@@ -30,7 +30,7 @@ from tmqc.report.past_run import verified_on_test
 from tmqc.report.tables import print_inference
 from tmqc.runs.checkpoint import checkpoint_path, load_checkpoint, saved_cycles
 from tmqc.runs.cycle_choice import select_cycles
-from tmqc.runs.directory import CONFIG, FIGURES, METRICS, PREDICTIONS, REPORT, check_free
+from tmqc.runs.directory import CONFIG, METRICS, PREDICTIONS, REPORT, check_free
 from tmqc.settings.schema import Config, ModelConfig, flatten
 
 log = logging.getLogger("tmqc")
@@ -72,10 +72,9 @@ def run_inference(config: Config, directory: Path) -> None:
             log.info("cycle %d: test accuracy %.3f", cycle, overall.accuracy)
         write_metrics(directory / METRICS, rows)
         write_predictions(directory / PREDICTIONS, predictions)
-        plot_inference(rows, directory / FIGURES / "cycles.png", source.note)
-        plot_roc(predictions, directory / FIGURES / "roc.png", source.note, age_bins=config.inference.age_bins)
-        report_run(directory)
-        hand_over(tracker, directory, (METRICS, PREDICTIONS, REPORT))
+        hand_over(tracker, directory, (METRICS, PREDICTIONS))
+        illustrate(directory)
+        hand_over(tracker, directory, (REPORT,))
         print_inference(rows, note=source.note, directory=directory)
 
 

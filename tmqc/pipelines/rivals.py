@@ -11,8 +11,9 @@ from tmqc.core.schedule import LearningRate
 from tmqc.data.cohort import Subject
 from tmqc.errors import RunError
 from tmqc.pipelines.prepare import Prepared, corrupt, prepare, settle
-from tmqc.pipelines.session import hand_over, report_run
+from tmqc.pipelines.session import hand_over
 from tmqc.pipelines.training import open_prepared
+from tmqc.report.illustrate import illustrate
 from tmqc.report.ranking import (
     RivalRow,
     rank,
@@ -22,10 +23,9 @@ from tmqc.report.ranking import (
     write_ranking_by_kind,
     write_scores,
 )
-from tmqc.report.ranking_figure import plot_ranking
 from tmqc.report.tables import print_rivals
 from tmqc.rivals import Case, Scores, choose_rivals, missing_rivals, score_scans
-from tmqc.runs.directory import FIGURES, RANKING, RANKING_BY_KIND, REPORT, SCORES, TRUTH, check_free
+from tmqc.runs.directory import RANKING, RANKING_BY_KIND, REPORT, SCORES, TRUTH, check_free
 from tmqc.settings.schema import Config
 from tmqc.tracking import Tracker
 
@@ -48,8 +48,9 @@ def run_rivals(config: Config, directory: Path) -> None:
         scores = _score(config, prepared, train, directory / SCORES)
         rows = _evaluate(prepared, train, scores, directory)
         _track(tracker, rows)
-        report_run(directory)
-        hand_over(tracker, directory, (SCORES, RANKING, RANKING_BY_KIND, TRUTH, REPORT))
+        hand_over(tracker, directory, (SCORES, RANKING, RANKING_BY_KIND, TRUTH))
+        illustrate(directory)
+        hand_over(tracker, directory, (REPORT,))
         print_rivals(rows, note=prepared.source.note, directory=directory)
 
 
@@ -96,7 +97,6 @@ def _evaluate(prepared: Prepared, train: tuple[Subject, ...], scores: list[Score
     by_kind = [row for each in scores for row in rank_by_kind(each, kinds)]
     write_ranking(directory / RANKING, rows)
     write_ranking_by_kind(directory / RANKING_BY_KIND, by_kind)
-    plot_ranking(rows, by_kind, directory / FIGURES / "rivals.png", prepared.source.note)
     return rows
 
 

@@ -7,16 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from omegaconf import OmegaConf
 
 from tmqc.data.cohort import Subject, digest
 from tmqc.errors import StoppedError
 from tmqc.model.backend import Device
-from tmqc.report.page import write_report
 from tmqc.runs.checkpoint import Checkpoint
-from tmqc.runs.directory import CONFIG, LOG, REPORT, RUN, SUMMARY, artifacts, claim, write_json, write_text
+from tmqc.runs.directory import CONFIG, LOG, RUN, SUMMARY, artifacts, claim, write_json, write_text
 from tmqc.runs.provenance import environment, environment_tags
 from tmqc.runs.resume import check_place, find_point, locked, read_run_id
 from tmqc.runs.signals import Interrupted, Stop
@@ -119,20 +117,6 @@ def hand_over(tracker: Tracker, directory: Path, names: tuple[str, ...]) -> None
     """Give the tracker the named files of a run as far as they exist, and all figures."""
     for path in artifacts(directory, names):
         tracker.artifact(path, folder="figures" if path.suffix == ".png" else None)
-
-
-def report_run(directory: Path, *, summary: Mapping[str, Any] | None = None) -> None:
-    """Make the run's page from its files. A page that cannot be made costs a warning: the records matter more.
-
-    Args:
-        directory: of the run.
-        summary: of a run that finishes; it is written after this.
-    """
-    try:
-        write_report(directory, summary=summary)
-    except Exception as error:  # whatever is wrong with a picture or a file of the cohort
-        why = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        log.warning("%s was not made (%s); `python scripts/report.py %s` tries again", REPORT, why, directory)
 
 
 def _tags(config: Config, ran_with: Mapping[str, str], note: str | None) -> dict[str, str]:

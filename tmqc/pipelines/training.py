@@ -16,11 +16,10 @@ from tmqc.data.cohort import Subject
 from tmqc.model.learner import Learner
 from tmqc.pipelines.prepare import Prepared
 from tmqc.pipelines.rules import unit_of
-from tmqc.pipelines.session import Session, hand_over, open_run, report_run
+from tmqc.pipelines.session import Session, hand_over, open_run
 from tmqc.report.breakdown import Breakdown
 from tmqc.report.description import describe_run
-from tmqc.report.events import read_trace
-from tmqc.report.figures import plot_cycles
+from tmqc.report.illustrate import illustrate
 from tmqc.report.metrics import (
     METRIC_NAMES,
     Prediction,
@@ -28,7 +27,6 @@ from tmqc.report.metrics import (
     subgroup_metrics,
     write_predictions,
 )
-from tmqc.report.qc_figure import plot_qc
 from tmqc.report.scores import DetectionRow
 from tmqc.report.summary import summarize_run, write_summary
 from tmqc.report.tables import print_training
@@ -44,7 +42,6 @@ from tmqc.runs.directory import (
     BY_KIND,
     CYCLES,
     DETECTION,
-    FIGURES,
     GOOD_LOST,
     LEDGER,
     PREDICTIONS,
@@ -197,35 +194,35 @@ def close_training(
     detection: DetectionRow | None = None,
     breakdown: Breakdown | None = None,
 ) -> None:
-    """Score the final model on the test split, draw pictures and report, hand all files over, print the closing table.
+    """Score the final model on the test split, write and hand over all results, then draw, then print the last table.
 
-    The last thing written is `summary.json`: where it lies, the run finished.
+    The last result written is `summary.json`: where it lies, the run has finished. Figures and page come after it, made
+    from the files; if they fail, that is a warning.
 
     Args:
         before: the test split as the model scored it that the run started from.
     """
-    note = prepared.source.note
-    controlled = (directory / TRACE).exists()
-    plot_cycles(reports, directory / FIGURES / "cycles.png", note)
-    if controlled:
-        plot_qc(read_trace(directory / TRACE), directory / FIGURES / "qc.png", note)
-    after = predict_test(config, prepared, cycle=reports[-1].cycle)
+    note, last = prepared.source.note, reports[-1]
+    after = predict_test(config, prepared, cycle=last.cycle)
     if after:
         write_predictions(directory / PREDICTIONS, [*before, *after])
     test = _metrics_of(after)
-    tracker.metrics({f"test/{name}": value for name, value in test.items()}, step=reports[-1].cycle)
-    pipeline = config.pipeline.name
-    summary = summarize_run(reports, pipeline=pipeline, test=test, controlled=controlled, detection=detection)
-    report_run(directory, summary=summary)
-    hand_over(tracker, directory, (TRACE, LEDGER, CYCLES, PREDICTIONS, DETECTION, GOOD_LOST, BY_KIND, TRUTH, REPORT))
+    tracker.metrics({f"test/{name}": value for name, value in test.items()}, step=last.cycle)
+    controlled = (directory / TRACE).exists()
+    summary = summarize_run(
+        reports, pipeline=config.pipeline.name, test=test, controlled=controlled, detection=detection
+    )
+    hand_over(tracker, directory, (TRACE, LEDGER, CYCLES, PREDICTIONS, DETECTION, GOOD_LOST, BY_KIND, TRUTH))
     example = np.zeros((1, *config.cohort.shape, 1), np.float32)
     if config.federation.name == "none":
         example = prepared.volumes.batch([prepared.cohort.verification[0].subject])
     tracker.model(prepared.learner.model, example=example)
-    print_training(reports[-1], test=test, detection=detection, breakdown=breakdown, note=note, directory=directory)
     tracker.describe(describe_run(flatten(config), summary, note=note))
     write_summary(directory / SUMMARY, summary)
     drop_latest(directory)
+    illustrate(directory)
+    hand_over(tracker, directory, (REPORT,))
+    print_training(last, test=test, detection=detection, breakdown=breakdown, note=note, directory=directory)
 
 
 def predict_test(config: Config, prepared: Prepared, *, cycle: int | None) -> list[Prediction]:

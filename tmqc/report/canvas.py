@@ -1,11 +1,11 @@
-"""How our figures look: one style, no pyplot, no global state, colors that the color-blind tell apart."""
+"""How our figures look: one style, Matplotlib's own defaults, no pyplot, colors that the color-blind tell apart."""
 
 from __future__ import annotations
 
 import io
 from pathlib import Path
 
-from matplotlib import rc_context
+from matplotlib import rc_context, rcdefaults
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -15,6 +15,8 @@ BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILION, PURPLE, GRAY = "#0072B2", "#D55E00", "#CC79A7", "#5F5F5F"
 PALETTE = (BLACK, BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, GRAY)
 MARKERS = "osD^vPX*"
+
+rcdefaults()  # in place of the user's matplotlibrc, which may lie in the working directory, too
 
 _DPI = 150
 _FOOTER_IN = 0.28

@@ -9,7 +9,7 @@ from typing import Any
 from tmqc.core.rates import Counts, Rates, Verification
 from tmqc.core.records import CycleReport
 from tmqc.errors import RunError
-from tmqc.report.metrics import read_rows
+from tmqc.report.metrics import parse_cell, read_rows
 
 _BUILT = ("verification", "rates", "alarm")  # of several columns, or not in the file
 
@@ -40,13 +40,5 @@ def _parse(row: dict[str, str]) -> CycleReport:
     for field in fields(CycleReport):
         if field.name in _BUILT or (field.name not in row and field.default is not MISSING):
             continue
-        values[field.name] = _value(row[field.name], str(field.type))
+        values[field.name] = parse_cell(row[field.name], str(field.type))
     return CycleReport(**values)
-
-
-def _value(text: str, kind: str) -> Any:
-    if kind.startswith("tuple"):
-        return tuple(text.split("|")) if text else ()
-    if kind.startswith("int"):
-        return int(text)
-    return None if text == "" and "None" in kind else float(text)

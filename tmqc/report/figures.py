@@ -1,10 +1,9 @@
-"""Figures of a training run and of an inference run. Every one prints the `note` it is given at its foot."""
+"""Figures of a training run and of an inference run."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -20,28 +19,19 @@ from tmqc.report.canvas import (
     VERMILION,
     count_cycles,
     new_figure,
-    save_figure,
     style_axes,
 )
 from tmqc.report.metrics import ALL, METRIC_NAMES, Prediction, SubgroupMetrics, subgroups
-from tmqc.report.qc_figure import plot_qc
-
-__all__ = ["plot_cycles", "plot_inference", "plot_qc", "plot_roc"]
 
 _METRIC_LABELS = {"f1": "F1", "auroc": "AUROC"}
 
 
-def plot_cycles(cycles: Sequence[CycleReport], path: Path, note: str | None) -> None:
+def draw_cycles(cycles: Sequence[CycleReport]) -> Figure:
     """Draw losses, and verification FPR, FNR and accuracy, after every cycle.
 
     Raises:
         ValueError: there are no cycles.
     """
-    save_figure(draw_cycles(cycles), path, note)
-
-
-def draw_cycles(cycles: Sequence[CycleReport]) -> Figure:
-    """The figure of `plot_cycles`. Raises as that."""
     if not cycles:
         raise ValueError("no cycles to draw")
     figure = new_figure(9.0, 3.6)
@@ -67,17 +57,12 @@ def draw_cycles(cycles: Sequence[CycleReport]) -> Figure:
     return figure
 
 
-def plot_inference(rows: Sequence[SubgroupMetrics], path: Path, note: str | None) -> None:
+def draw_inference(rows: Sequence[SubgroupMetrics]) -> Figure:
     """Draw the test metrics of subgroup `all` after every cycle; a value that does not exist leaves a gap.
 
     Raises:
         ValueError: there is no row of subgroup `all`.
     """
-    save_figure(draw_inference(rows), path, note)
-
-
-def draw_inference(rows: Sequence[SubgroupMetrics]) -> Figure:
-    """The figure of `plot_inference`. Raises as that."""
     of_all = sorted((row for row in rows if row.subgroup == ALL), key=lambda row: row.cycle)
     if not of_all:
         raise ValueError("no metrics of subgroup 'all' to draw")
@@ -93,13 +78,11 @@ def draw_inference(rows: Sequence[SubgroupMetrics]) -> Figure:
     return figure
 
 
-def plot_roc(predictions: Sequence[Prediction], path: Path, note: str | None, *, age_bins: Sequence[float]) -> None:
+def draw_roc(predictions: Sequence[Prediction], *, age_bins: Sequence[float]) -> Figure:
     """Draw the ROC of the last cycle for all, each sex and each age group; those of one class are left out.
 
     Args:
         predictions: of any number of cycles.
-        path: of the figure.
-        note: printed at its foot.
         age_bins: ascending bounds in years.
 
     Raises:
@@ -131,7 +114,7 @@ def plot_roc(predictions: Sequence[Prediction], path: Path, note: str | None, *,
         figure.legend(loc="outside right center", fontsize=8, frameon=False, title=title, title_fontsize=8)
     else:
         axes.text(0.5, 0.5, "one class only: there is no ROC", ha="center", va="center", color=BLACK)
-    save_figure(figure, path, note)
+    return figure
 
 
 def _line(axes: Axes, x: Sequence[int], values: Sequence[float | None], label: str, index: int) -> None:

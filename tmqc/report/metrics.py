@@ -8,6 +8,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from tmqc.core.rates import DECISION_THRESHOLD
 from tmqc.data.cohort import Subject
 from tmqc.errors import RunError
 
+Record = TypeVar("Record")
 ALL = "all"
 PREDICTION_COLUMNS = ("cycle", "Subject", "Study", "Group_bin", "Sex", "Age", "probability", "predicted")
 
@@ -174,17 +176,11 @@ def read_metrics(path: Path) -> list[SubgroupMetrics]:
         RunError: the file is missing, or is not such a file.
     """
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            return [_parse(row) for row in csv.DictReader(file)]
+        return read_records(path, SubgroupMetrics)
     except OSError as error:
         raise RunError(f"{path}: cannot be read ({error.strerror}); run pipeline=inference first") from None
     except (KeyError, ValueError, TypeError) as error:
         raise RunError(f"{path}: is not a metrics.csv of pipeline=inference ({error!r})") from None
-
-
-def _parse(row: dict[str, str]) -> SubgroupMetrics:
-    values = [float(row[name]) if row[name] else None for name in METRIC_NAMES[1:]]
-    return SubgroupMetrics(int(row["cycle"]), row["subgroup"], int(row["n"]), float(row["accuracy"]), *values)
 
 
 def last_cycle(rows: Sequence[SubgroupMetrics]) -> list[SubgroupMetrics]:
@@ -206,6 +202,27 @@ def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
     )
 
 
+def read_predictions(path: Path) -> list[Prediction]:
+    """Read what `write_predictions` wrote; the subjects have no path.
+
+    Raises:
+        RunError: the file cannot be read, or is not such a file.
+    """
+    try:
+        return [_predicted(row) for row in read_rows(path)]
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror}); it is written when a run has finished") from None
+    except (KeyError, ValueError, TypeError) as error:
+        raise RunError(f"{path}: is not the predictions.csv of a run ({error!r})") from None
+
+
+def _predicted(row: dict[str, str]) -> Prediction:
+    age = float(text) if (text := row.get("Age")) else None
+    who = (row["Subject"], Path(), row.get("Study", ""), int(row["Group_bin"]))
+    subject = Subject(*who, sex=row.get("Sex") or None, age=age, scanner=None)
+    return Prediction(int(row["cycle"]), subject, float(row["probability"]))
+
+
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Write a CSV as all of a run's are: None as an empty cell, floats so that reading gives the same number."""
     with path.open("w", newline="", encoding="utf-8") as file:
@@ -222,3 +239,23 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     """
     whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
     return list(csv.DictReader(io.StringIO(whole, newline="")))
+
+
+def read_records(path: Path, kind: type[Record]) -> list[Record]:
+    """Read rows whose columns are the fields of a dataclass of text and numbers.
+
+    Raises:
+        OSError: it cannot be read.
+        KeyError, ValueError, TypeError: it holds something else.
+    """
+    of = {field.name: str(field.type) for field in fields(kind)}  # type: ignore[arg-type]
+    return [kind(**{name: parse_cell(row[name], type_) for name, type_ in of.items()}) for row in read_rows(path)]
+
+
+def parse_cell(text: str, kind: str) -> Any:
+    """A cell as the type that a field is annotated with; an empty one is None where the type allows it."""
+    if text == "" and "None" in kind:
+        return None
+    if kind.startswith("tuple"):
+        return tuple(text.split("|")) if text else ()
+    return text if kind == "str" else int(text) if kind.startswith("int") else float(text)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -32,12 +31,11 @@ from tmqc.runs.directory import write_text
 _TEMPLATES = files("tmqc.report") / "templates"
 
 
-def write_report(directory: Path, *, summary: Mapping[str, Any] | None = None, limit: int = LIMIT) -> Path:
+def write_report(directory: Path, *, limit: int = LIMIT) -> Path:
     """Write `report.html` of a finished or dead run; the same files give the same bytes.
 
     Args:
         directory: of the run.
-        summary: of a run that is about to finish, and has not written it yet; None: read from its directory.
         limit: most scans in the gallery.
 
     Returns:
@@ -47,13 +45,10 @@ def write_report(directory: Path, *, summary: Mapping[str, Any] | None = None, l
         InputError: it is not the directory of a run, or a file in it is not what a run writes.
     """
     run = read_run(directory)
-    finished = summary is not None or run.status == "FINISHED"
-    if summary is not None:
-        run = replace(run, summary=dict(summary))
     known, gaps = _gather(run)
     drawable = any(history.scan is not None for history in known.histories)  # sites' tokens have no rows here
     gallery = make_gallery(known.histories, known.scans, limit=limit) if drawable else None
-    page = _render(known, gallery, gaps=gaps, finished=finished)
+    page = _render(known, gallery, gaps=gaps, finished=run.status == "FINISHED")
     path = directory / rundir.REPORT
     write_text(path, page)
     return path

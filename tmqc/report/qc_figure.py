@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,6 @@ from tmqc.report.canvas import (
     ORANGE,
     VERMILION,
     new_figure,
-    save_figure,
     style_axes,
 )
 from tmqc.report.events import find_waits
@@ -45,15 +43,13 @@ _LINEAR_TO = 10.0  # robust standard deviations; beyond that harm reaches into t
 _MOST_NUMBERS = 30  # of cycles side by side; more would run into each other
 
 
-def plot_qc(trace: pd.DataFrame, path: Path, note: str | None) -> None:
+def draw_qc(trace: pd.DataFrame) -> Figure:
     """Draw what decided at every verification, and the timeline of every subject ever flagged.
 
     With a gate these are FPR and FNR with the tolerance, with the screen the evidence on every scan.
 
     Args:
         trace: columns of METHOD section 10, as `events.read_trace` gives them.
-        path: of the figure.
-        note: printed at its foot.
 
     Raises:
         ValueError: the trace has no rows.
@@ -67,14 +63,14 @@ def plot_qc(trace: pd.DataFrame, path: Path, note: str | None) -> None:
     *panels, timeline = figure.subplots(len(heights), 1, height_ratios=heights)
     _draw_panels(trace, shown, panels)
     draw_timeline(timeline, waits, first=int(trace["Cycle"].min()), last=int(trace["Cycle"].max()))
-    save_figure(figure, path, note)
+    return figure
 
 
 def draw_steps(trace: pd.DataFrame) -> Figure:
     """Draw FPR, FNR and mean loss of every verification with their tolerances, or a screen's evidence on every scan.
 
     Args:
-        trace: as of `plot_qc`, at least one row.
+        trace: as of `draw_qc`, at least one row.
     """
     shown = _shown(trace, _STEPS)
     figure = new_figure(10.0, len(shown) * _RATES_IN + 0.6)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from tmqc.data.cohort import Subject
 from tmqc.errors import RunError
-from tmqc.report.metrics import read_rows, write_csv
+from tmqc.report.metrics import Record, read_records, write_csv
 from tmqc.rivals import Scores
 
 _SAME_FOR_ALL = ("rival", "n", "n_harmful")
@@ -150,28 +150,21 @@ def write_ranking_by_kind(path: Path, rows: Iterable[KindRow]) -> None:
     write_csv(path, [field.name for field in fields(KindRow)], (astuple(row) for row in rows))
 
 
-def read_ranking(path: Path) -> dict[str, float | None]:
-    """Read what `write_ranking` wrote, named for the tracker; None where a cell is empty.
+def read_ranking(path: Path, kind: type[Record]) -> list[Record]:
+    """Read the rows that `write_ranking` (`kind` RivalRow) or `write_ranking_by_kind` (KindRow) wrote.
 
     Raises:
         RunError: the file cannot be read, or is not such a file.
     """
-    values: dict[str, float | None] = {}
     try:
-        for row in read_rows(path):
-            cells = {name: text for name, text in row.items() if name not in _SAME_FOR_ALL}
-            values |= _named(row["rival"], {name: float(text) if text else None for name, text in cells.items()})
+        return read_records(path, kind)
     except OSError as error:
         raise RunError(f"{path}: cannot be read ({error.strerror}); it is written by pipeline=rivals") from None
     except (KeyError, ValueError, TypeError) as error:
-        raise RunError(f"{path}: is not a rivals.csv of pipeline=rivals ({error!r})") from None
-    return values
+        raise RunError(f"{path}: is not a table of pipeline=rivals ({error!r})") from None
 
 
 def ranking_metrics(row: RivalRow) -> dict[str, float | None]:
     """Name the numbers for the tracker: `rivals/tracin_auroc`, `rivals/tracin_seconds`, ..."""
-    return _named(row.rival, {name: value for name, value in asdict(row).items() if name not in _SAME_FOR_ALL})
-
-
-def _named(rival: str, values: Mapping[str, float | None]) -> dict[str, float | None]:
-    return {f"rivals/{rival}_{name}": value for name, value in values.items()}
+    numbers = {name: value for name, value in asdict(row).items() if name not in _SAME_FOR_ALL}
+    return {f"rivals/{row.rival}_{name}": value for name, value in numbers.items()}

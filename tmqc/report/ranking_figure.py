@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from tmqc.report.canvas import BLACK, MARKERS, PALETTE, VERMILION, new_figure, save_figure, style_axes
+from tmqc.report.canvas import BLACK, MARKERS, PALETTE, VERMILION, new_figure, style_axes
 from tmqc.report.ranking import KindRow, RivalRow
 
 _KIND_COLORS, _KIND_MARKERS = PALETTE[1:], MARKERS[1:]  # black dots are those of all kinds together
 _SPREAD = 0.7  # of the distance between two rivals
 
 
-def plot_ranking(rows: Sequence[RivalRow], by_kind: Sequence[KindRow], path: Path, note: str | None) -> None:
+def draw_ranking(rows: Sequence[RivalRow], by_kind: Sequence[KindRow]) -> Figure:
     """Draw every rival's AUROC, of all kinds of harm and of each if there are several, and its average precision.
 
     Args:
         rows: one a rival; the best is drawn at the top.
         by_kind: of the same rivals.
-        path: of the figure.
-        note: printed at its foot.
 
     Raises:
         ValueError: there are no rows.
@@ -50,7 +48,7 @@ def plot_ranking(rows: Sequence[RivalRow], by_kind: Sequence[KindRow], path: Pat
     figure.suptitle(f"{n_harmful} harmful of {n} training scans, ranked by suspicion", fontsize=10, fontweight="bold")
     if len(kinds) > 1:
         figure.legend(loc="outside right center", fontsize=8, frameon=False)
-    save_figure(figure, path, note)
+    return figure
 
 
 def _draw_kinds(axes: Axes, height_of: Mapping[str, int], by_kind: Sequence[KindRow], kinds: Sequence[str]) -> None:

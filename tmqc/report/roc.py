@@ -12,9 +12,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.metrics import auc, roc_curve
 
-from tmqc.errors import RunError
 from tmqc.report.canvas import PALETTE, new_figure, style_axes
-from tmqc.report.metrics import read_rows
+from tmqc.report.metrics import read_predictions
 
 N_RESAMPLES, LEVEL, SEED = 1000, 0.95, 0
 _GRID = np.linspace(0.0, 1.0, 101)
@@ -65,18 +64,12 @@ def read_scored(path: Path) -> list[tuple[int, Scored]]:
     Raises:
         RunError: the file cannot be read, or is not such a file.
     """
-    try:
-        rows = read_rows(path)
-        models: list[tuple[int, dict[str, tuple[int, float]]]] = []
-        for row in rows:
-            subject, cycle = row["Subject"], int(row["cycle"])
-            if not models or models[-1][0] != cycle or subject in models[-1][1]:
-                models.append((cycle, {}))
-            models[-1][1][subject] = (int(row["Group_bin"]), float(row["probability"]))
-    except OSError as error:
-        raise RunError(f"{path}: cannot be read ({error.strerror}); it is written when a run has finished") from None
-    except (KeyError, ValueError, TypeError) as error:
-        raise RunError(f"{path}: is not the predictions.csv of a run ({error!r})") from None
+    models: list[tuple[int, dict[str, tuple[int, float]]]] = []
+    for one in read_predictions(path):
+        subject = one.subject.subject
+        if not models or models[-1][0] != one.cycle or subject in models[-1][1]:
+            models.append((one.cycle, {}))
+        models[-1][1][subject] = (one.subject.group, one.probability)
     found = []
     for cycle, scored in models:
         actual, probability = zip(*scored.values(), strict=True)

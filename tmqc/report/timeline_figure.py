@@ -31,7 +31,7 @@ _ELIMINATED: dict[str, Any] = {"color": BLACK, "marker": "s", "linewidth": 0.9}
 
 
 def draw_timelines(trace: pd.DataFrame) -> list[Figure]:
-    """Draw what became of every subject ever flagged, as the lower part of `plot_qc`, on as many pages as it takes.
+    """Draw what became of every subject ever flagged, as the lower part of `draw_qc`, on as many pages as it takes.
 
     A center is never divided. Without anyone flagged there is no page.
     """

@@ -17,7 +17,7 @@ from tmqc.report.cycles import read_cycles
 from tmqc.report.description import describe_run
 from tmqc.report.metrics import ALL, METRIC_NAMES, read_metrics
 from tmqc.report.past_run import PastRun
-from tmqc.report.ranking import read_ranking
+from tmqc.report.ranking import RivalRow, ranking_metrics, read_ranking
 from tmqc.report.scores import read_detection
 from tmqc.runs import directory as rundir
 from tmqc.runs.provenance import environment_tags
@@ -57,7 +57,8 @@ def numbers_of(run: PastRun) -> Iterator[tuple[int | None, dict[str, float | Non
             if row.subgroup == ALL:
                 yield row.cycle, {f"test/{name}": getattr(row, name) for name in METRIC_NAMES}
     if (path := run.directory / rundir.RANKING).is_file():
-        yield None, read_ranking(path)
+        for rival in read_ranking(path, RivalRow):
+            yield None, ranking_metrics(rival)
 
 
 def replay(run: PastRun, tracker: MlflowTracker, *, again: bool = False) -> None:

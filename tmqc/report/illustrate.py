@@ -1,0 +1,67 @@
+"""Figures and page of a run, made from its files once its results are on disk."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from tmqc.report.canvas import save_figure
+from tmqc.report.cycles import read_cycles
+from tmqc.report.events import read_trace
+from tmqc.report.figures import draw_cycles, draw_inference, draw_roc
+from tmqc.report.metrics import read_metrics, read_predictions
+from tmqc.report.page import write_report
+from tmqc.report.past_run import PastRun, read_run
+from tmqc.report.qc_figure import draw_qc
+from tmqc.report.ranking import KindRow, RivalRow, read_ranking
+from tmqc.report.ranking_figure import draw_ranking
+from tmqc.runs import directory as rundir
+
+log = logging.getLogger("tmqc")
+
+
+def illustrate(directory: Path) -> None:
+    """Make figures and page of a run. Whatever fails is one warning: the run's results do not depend on it."""
+    faults = []
+    for name, make in ((rundir.FIGURES, write_figures), (rundir.REPORT, write_report)):
+        try:
+            make(directory)
+        except Exception as error:  # of a font, a full disk, a cohort that is gone, or Matplotlib itself
+            faults.append(f"{name}: {type(error).__name__}: {' '.join(str(error).split())}")
+    if faults:
+        log.warning("not drawn (%s); `python scripts/report.py %s` makes them later", "; ".join(faults), directory)
+
+
+def write_figures(directory: Path) -> list[Path]:
+    """Draw into `figures/` what the files of a run give something for.
+
+    Raises:
+        InputError: it is not the directory of a run, or a file in it is not what a run writes.
+    """
+    run, paths = read_run(directory), []
+    for name, figure in _draw(run):
+        paths.append(directory / rundir.FIGURES / f"{name}.png")
+        save_figure(figure, paths[-1], run.note)
+    return paths
+
+
+def _draw(run: PastRun) -> Iterator[tuple[str, Figure]]:
+    def find(name: str) -> Path | None:
+        return path if (path := run.directory / name).is_file() else None
+
+    if (path := find(rundir.CYCLES)) and (cycles := read_cycles(path)):
+        yield "cycles", draw_cycles(cycles)
+    if (path := find(rundir.TRACE)) and not (trace := read_trace(path)).empty:
+        yield "qc", draw_qc(trace)
+    if path := find(rundir.METRICS):
+        yield "cycles", draw_inference(read_metrics(path))
+        age_bins = json.loads(str(run.settings["inference.age_bins"]))
+        if path := find(rundir.PREDICTIONS):
+            yield "roc", draw_roc(read_predictions(path), age_bins=age_bins)
+    by_kind = find(rundir.RANKING_BY_KIND)  # not where the truth is unknown
+    if (path := find(rundir.RANKING)) and by_kind:
+        yield "rivals", draw_ranking(read_ranking(path, RivalRow), read_ranking(by_kind, KindRow))
