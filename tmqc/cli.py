@@ -22,6 +22,7 @@ from tmqc.errors import InputError, RunError, SettingsError
 from tmqc.runs.signals import Interrupted
 from tmqc.settings.explain import explain
 from tmqc.settings.schema import Config
+from tmqc.settings.secrets import hide
 from tmqc.sweep import multirun
 from tmqc.sweep.multirun import make, to_config
 from tmqc.sweep.pretrain import pretrain
@@ -68,6 +69,7 @@ def task(composed: DictConfig) -> float | None:
 def main() -> None:
     """Console script `tmqc` and `python -m tmqc`."""
     ConfigStore.instance().store(name="schema", node=Config)
+    sys.argv[1:] = hide(sys.argv[1:])  # Hydra writes them down
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us instead of being printed and turned into exit code 1
     launch = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(task)
     try:
