@@ -1,11 +1,12 @@
-"""Tell a tracking store what it missed: a finished or dead run, from the files of its directory.
+"""Log to MLflow what it missed of a finished or dead run, from the files of its directory.
 
 Examples:
     python scripts/replay_tracking.py outputs/qc/NAME
     python scripts/replay_tracking.py outputs/qc/NAME --uri http://server:5000 --experiment study
 
-What waits in the run's `tracking.jsonl` is sent to the run it belongs to. A run that the store does not have is told as
-a whole: settings, every cycle, files, final status. Do not replay a run that is still going.
+Cycles that MLflow does not have and what waits in the run's `tracking.json` are sent to the run they belong to. A run
+that it does not have is logged as a whole: settings, every cycle, files, final status. A password in the URI is not
+kept in the run's files: give it with --uri. Do not replay a run that is still going.
 """
 
 from __future__ import annotations
@@ -26,22 +27,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("tmqc").setLevel(logging.INFO)
     from tmqc.report.past_run import read_run  # takes seconds: --help is not to wait
-    from tmqc.tracking.mlflow_tracker import MlflowTracker
-    from tmqc.tracking.replay import replay
+    from tmqc.report.replay import replay
+    from tmqc.tracking.store import MlflowStore
 
     try:
         run = read_run(given.run)
         uri = given.uri or run.settings.get("tracking.uri")
         experiment = given.experiment or run.settings.get("tracking.experiment") or TrackingConfig().experiment
-        outputs = Path(str(run.settings["run.outputs"]))
+        outputs = _outputs_of(run.directory, Path(str(run.settings["run.outputs"])))
         if uri is None and not outputs.is_dir():
             raise RunError(f"run.outputs={outputs}: is not there any more; say with --uri where to log")
-        tracker = MlflowTracker(uri=None if uri is None else str(uri), experiment=str(experiment), outputs=outputs)
-        replay(run, tracker, again=given.again)
+        config = TrackingConfig(uri=None if uri is None else str(uri), experiment=str(experiment))
+        replay(run, MlflowStore(config, outputs), again=given.again)
     except InputError as error:
         print(f"replay_tracking: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _outputs_of(directory: Path, recorded: Path) -> Path:
+    """`run.outputs`, wherever that is now: a run lies at `<run.outputs>/<pipeline>/<name>` unless it is a job's."""
+    there = directory.absolute().parents[1]
+    return there if (there / "mlflow.db").is_file() else recorded
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

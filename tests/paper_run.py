@@ -21,7 +21,8 @@ from tmqc.federation.site_settings import TOKEN_COLUMNS
 from tmqc.report.metrics import predictions_of, write_predictions
 from tmqc.report.scores import score_detection, write_detection
 from tmqc.report.summary import summarize_run
-from tmqc.runs.directory import append_cycle, write_json, write_text
+from tmqc.runs.cycles import append_cycle
+from tmqc.runs.directory import write_json, write_text
 from tmqc.runs.trace import COLUMNS as TRACE_COLUMNS
 
 # Names as a stranger might choose them to run a script in somebody's browser, or to upset Matplotlib's formulas.

@@ -21,6 +21,7 @@ from tmqc.errors import RunError, SettingsError, TmqcError
 from tmqc.runs.resume import check_place
 from tmqc.runs.signals import Interrupted
 from tmqc.settings.explain import explain
+from tmqc.settings.secrets import hide
 from tmqc.sweep import multirun
 from tmqc.sweep.command_line import read_command_line
 from tmqc.sweep.multirun import make, store_schema, to_config
@@ -70,6 +71,7 @@ def task(composed: DictConfig) -> float | None:
 def main() -> None:
     """Console script `tmqc` and `python -m tmqc`."""
     store_schema()
+    sys.argv[1:] = hide(sys.argv[1:])  # Hydra writes them down
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us instead of being printed and turned into exit code 1
     launch = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(task)
     try:

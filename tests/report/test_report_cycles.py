@@ -11,10 +11,9 @@ import pytest
 from tmqc.core.rates import Counts, Rates, Verification
 from tmqc.core.records import CycleReport
 from tmqc.errors import RunError
-from tmqc.report.cycles import read_cycles
 from tmqc.report.ranking import RivalRow, read_ranking, write_ranking
 from tmqc.report.scores import detection_metrics, read_detection, score_detection, write_detection
-from tmqc.runs.directory import append_cycle
+from tmqc.runs.cycles import append_cycle, read_cycles
 
 FIRST = CycleReport(
     cycle=10,

@@ -13,25 +13,21 @@ import pytest
 from paper_run import make_reports
 
 import tmqc
+from tmqc.core.glossary import GROUPS, TERMS, glossary
+from tmqc.core.numbers import TOTALS, cycle_numbers
 from tmqc.pipelines.traffic import TRAFFIC_METRICS
-from tmqc.report.glossary import GROUPS, TERMS, glossary
 from tmqc.report.metrics import METRIC_NAMES
 from tmqc.report.ranking import RivalRow, ranking_metrics
 from tmqc.report.scores import DetectionRow, detection_metrics
 from tmqc.rivals import RIVALS
-from tmqc.tracking.cycle import cycle_metrics
 
 PACKAGE = Path(tmqc.__file__).parent
 # Where trackers are given numbers: how many calls, of names that `all_logged` asks for.
 GIVEN = {
     "pipelines/inference.py": 1,  # test/...
     "pipelines/rivals.py": 1,  # ranking_metrics
-    "pipelines/training.py": 2,  # take_metrics and detection_metrics; test/...
-    "tracking/calls.py": 1,  # what had to wait
-    "tracking/memory.py": 1,  # cycle_metrics
-    "tracking/mlflow_tracker.py": 1,  # cycle_metrics
-    "tracking/replay.py": 1,  # the same from files
-    "tracking/spool.py": 1,  # cycle_metrics
+    "pipelines/training.py": 1,  # closing_numbers
+    "report/replay.py": 1,  # the same from files
 }
 NAMED = ("pipelines", "report", "tracking")  # rooms in which a string of the form group/name names a number
 
@@ -42,7 +38,7 @@ def row_of(kind, **values):
 
 def all_logged():
     """Every name that can be logged, asked of the functions that make names."""
-    logged = set(cycle_metrics(make_reports()[0])) | {f"test/{name}" for name in METRIC_NAMES}
+    logged = set(cycle_numbers(make_reports()[0])) | set(TOTALS) | {f"test/{name}" for name in METRIC_NAMES}
     logged |= set(detection_metrics(row_of(DetectionRow))) | set(TRAFFIC_METRICS)
     for rival in RIVALS:
         logged |= set(ranking_metrics(row_of(RivalRow, rival=rival)))
@@ -82,5 +78,8 @@ def test_every_name_written_down_is_explained(room):
 
 def test_the_tracker_shows_all_of_it():
     text = glossary()
-    assert set(re.findall(r"\|`(.+?)`\|", text)) == set(TERMS)
-    assert all(f"**{group}**" in text for group in GROUPS) and len(text) < 5000
+    shown = {
+        group: re.findall(r"\|`(.+?)`\|", text.partition(f"**{group}**")[2].partition("**")[0]) for group in GROUPS
+    }
+    assert {group + name for group, names in shown.items() for name in names} == set(TERMS)
+    assert len(text) < 5000

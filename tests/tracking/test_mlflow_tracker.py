@@ -16,12 +16,12 @@ from urllib.request import url2pathname
 
 import numpy as np
 import pytest
+from tmqc.tracking.cycle import cycle_metrics
 
 from tmqc.core.rates import Counts, Rates, Verification
 from tmqc.core.records import CycleReport
 from tmqc.errors import RunError
 from tmqc.tracking import DIRECTORY_TAG, KEY_TAG
-from tmqc.tracking.cycle import cycle_metrics
 from tmqc.tracking.database import database_path, database_uri
 from tmqc.tracking.faults import ArtifactError, RefusedError, TrackingError
 

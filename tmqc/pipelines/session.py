@@ -20,6 +20,7 @@ from tmqc.runs.resume import check_place, find_point, locked, read_run_id
 from tmqc.runs.signals import Interrupted, Stop
 from tmqc.settings.fingerprint import settings_digest
 from tmqc.settings.schema import Config, flatten
+from tmqc.settings.secrets import redact_all
 from tmqc.tracking import PARENT_TAG, PIPELINE_TAG, SWEEP_TAG, TRACKERS, Tracker
 from tmqc.tracking.dataset import dataset_profile
 
@@ -88,7 +89,8 @@ def open_run(
                     log.warning("%s", warning)
                 if goes_on:
                     log.info("%s", _tell(point))
-                write_text(directory / CONFIG, OmegaConf.to_yaml(OmegaConf.structured(config)))
+                settings = redact_all(OmegaConf.to_container(OmegaConf.structured(config)))
+                write_text(directory / CONFIG, OmegaConf.to_yaml(OmegaConf.create(settings)))
                 write_json(directory / RUN, {"run_id": tracker.run_id, "environment": ran_with})
                 tracker.artifact(directory / CONFIG)
                 for split, subjects in splits.items():

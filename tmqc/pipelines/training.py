@@ -28,7 +28,7 @@ from tmqc.report.metrics import (
     write_predictions,
 )
 from tmqc.report.scores import DetectionRow
-from tmqc.report.summary import summarize_run, write_summary
+from tmqc.report.summary import closing_numbers, summarize_run, write_summary
 from tmqc.report.tables import print_training
 from tmqc.runs.checkpoint import (
     Checkpoint,
@@ -38,6 +38,7 @@ from tmqc.runs.checkpoint import (
     save_checkpoint,
     save_latest,
 )
+from tmqc.runs.cycles import append_cycle
 from tmqc.runs.directory import (
     BY_KIND,
     CYCLES,
@@ -49,7 +50,6 @@ from tmqc.runs.directory import (
     SUMMARY,
     TRACE,
     TRUTH,
-    append_cycle,
 )
 from tmqc.runs.progress import Progress
 from tmqc.settings.schema import Config, flatten
@@ -118,7 +118,6 @@ class Keeper:
         self._cycle = config.schedule.start - 1
         self._last_kept = self._cycle if saved is None else saved.cycle
         self._saved_at = time.monotonic()
-        self._told = session.tracker.last_cycle() if saved is not None else None
         (session.directory / CYCLES).unlink(missing_ok=True)  # written again as the record is repeated, if there is one
         if saved is None:
             drop_latest(session.directory)  # what was being written when a run died before its first point
@@ -141,23 +140,20 @@ class Keeper:
         """Add the report to `cycles.csv`; save the model as the cycle leaves it and tell the tracker.
 
         Args:
-            further: numbers for the tracker, as of detection.
+            further: numbers beside the report's, as of detection.
 
         Returns:
             Whether the cycle is new, and not one that is only repeated.
         """
         self._cycle = report.cycle
-        append_cycle(self._session.directory / CYCLES, report)
+        append_cycle(self._session.directory / CYCLES, report, further)
         # The record may end with the last answer of a cycle that itself was not kept any more.
         is_new = self.centers.wake() and report.cycle > self._last_kept
         if is_new:
             facts = {"learning_rate": report.learning_rate, "ledger": ledger}
             save_checkpoint(self._session.directory, self._point(facts))
             keep_cycles(self._session.directory, self._settings.keep, until=report.cycle)
-        if self._told is None or report.cycle > self._told:
-            if further:
-                self._session.tracker.metrics(further, step=report.cycle)
-            self._session.tracker.cycle(report)
+        self._session.tracker.cycle()
         return is_new
 
     def settle(self, learner: Learner) -> None:
@@ -207,11 +203,10 @@ def close_training(
     if after:
         write_predictions(directory / PREDICTIONS, [*before, *after])
     test = _metrics_of(after)
-    tracker.metrics({f"test/{name}": value for name, value in test.items()}, step=last.cycle)
     controlled = (directory / TRACE).exists()
-    summary = summarize_run(
-        reports, pipeline=config.pipeline.name, test=test, controlled=controlled, detection=detection
-    )
+    pipeline = config.pipeline.name
+    summary = summarize_run(reports, pipeline=pipeline, test=test, controlled=controlled, detection=detection)
+    tracker.metrics(closing_numbers(summary), step=last.cycle)
     hand_over(tracker, directory, (TRACE, LEDGER, CYCLES, PREDICTIONS, DETECTION, GOOD_LOST, BY_KIND, TRUTH))
     example = np.zeros((1, *config.cohort.shape, 1), np.float32)
     if config.federation.name == "none":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tmqc.runs.directory import REPORT
@@ -22,21 +22,24 @@ def describe_run(settings: Mapping[str, Any], summary: Mapping[str, Any], *, not
         summary: of `summarize_run`, or as read from `summary.json`.
         note: said first, such as that the cohort is a phantom.
     """
-    verification, test, ledger = (summary.get(name) for name in ("verification", "test", "ledger"))
     cycles = f"cycles {summary['first_cycle']} to {summary['last_cycle']}"
     lines = [f"Pipeline **{summary['pipeline']}**, {cycles}, harmful data: {_harm(settings)}"]
-    if ledger:
+    is_controlled = "qc/waiting" in summary
+    if is_controlled:
         lines.append(f"Gate: {_gate(settings)}")
-    if verification:
-        lines.append(f"Verification after the last cycle: {_rates(verification)}")
-    if test:
-        lines.append(f"Test split: AUROC {_number(test.get('auroc'))}, accuracy {_number(test.get('accuracy'))}")
-    if ledger:
-        lines.append(f"Scans: {ledger['n_eliminated']} eliminated, {ledger['n_undecided']} undecided")
-    if detection := summary.get("detection"):
+    rates = (("FPR", "verify/fpr"), ("FNR", "verify/fnr"), ("accuracy", "verify/accuracy"))
+    if any(name in summary for _, name in rates):
+        lines.append(f"Verification after the last cycle: {_list(summary, rates)}")
+    if "test/auroc" in summary:
+        of_test = (("AUROC", "test/auroc"), ("accuracy", "test/accuracy"))
+        lines.append(f"Test split: {_list(summary, of_test)}")
+    if is_controlled:
+        lines.append(f"Scans: {summary['qc/eliminated_total']} eliminated, {summary['qc/waiting']} undecided")
+    if "detect/harmful" in summary:
+        scores = (("precision", "detect/precision"), ("recall", "detect/recall"))
         lines.append(
-            f"Detection of {detection['n_harmful']} harmful scans: precision {_number(detection['precision'])}, "
-            f"recall {_number(detection['recall'])}; {detection['n_good_lost']} good scans lost"
+            f"Detection of {summary['detect/harmful']} harmful scans: {_list(summary, scores)}; "
+            f"{summary['detect/good_lost']} good scans lost"
         )
     said = [f"**{note}**", ""] if note is not None else []
     return "\n".join([*said, *(f"- {line}" for line in lines), "", _HOW_TO_READ])
@@ -68,9 +71,8 @@ def _gate(settings: Mapping[str, Any]) -> str:
     return ", ".join([*said, f"reference {get('reference')}", f"revisit after {get('revisit')} cycles"])
 
 
-def _rates(verification: Mapping[str, Any]) -> str:
-    rates = (("FPR", "fpr"), ("FNR", "fnr"), ("accuracy", "accuracy"))
-    return ", ".join(f"{label} {_number(verification.get(name))}" for label, name in rates)
+def _list(summary: Mapping[str, Any], named: Sequence[tuple[str, str]]) -> str:
+    return ", ".join(f"{label} {_number(summary.get(name))}" for label, name in named)
 
 
 def _number(value: float | None) -> str:

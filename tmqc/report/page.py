@@ -17,7 +17,6 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from tmqc.errors import InputError
-from tmqc.report.cycles import read_cycles
 from tmqc.report.events import read_trace
 from tmqc.report.gallery import LIMIT, Gallery, make_gallery
 from tmqc.report.histories import find_histories
@@ -26,6 +25,7 @@ from tmqc.report.roc import bootstrap_roc, read_scored
 from tmqc.report.sections import list_sections
 from tmqc.report.story import Known, tell_what_came_out, tell_what_was_done
 from tmqc.runs import directory as rundir
+from tmqc.runs.cycles import read_cycles
 from tmqc.runs.directory import write_text
 
 _TEMPLATES = files("tmqc.report") / "templates"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from tmqc.core.glossary import TERMS
 from tmqc.data.truth import Truth
 from tmqc.report.events import eliminated_in, find_waits
-from tmqc.report.glossary import TERMS
 from tmqc.report.parts import Section, Table, make_table, read_table, say, say_number
 from tmqc.report.run_truth import truth_of
 from tmqc.report.scores import read_detection

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from tmqc.core.glossary import TERMS
 from tmqc.report.canvas import to_svg
 from tmqc.report.figures import draw_cycles, draw_inference
-from tmqc.report.glossary import TERMS
 from tmqc.report.histories import by_center
 from tmqc.report.metrics import METRIC_NAMES, last_cycle, read_metrics
 from tmqc.report.parts import Figure, Section, make_table, say, say_number
@@ -135,8 +135,9 @@ def _test(known: Known) -> Section | None:
     )
     alt = ", ".join(f"{name}: AUROC {roc.auroc:.3f}" for name, roc in known.rocs.items())
     tables = []
-    if known.run.summary and (test := known.run.summary.get("test")):
-        rows = [(name, say_number(value), TERMS[f"test/{name}"].meaning) for name, value in test.items()]
+    test = {name: value for name, value in (known.run.summary or {}).items() if name.startswith("test/")}
+    if test:
+        rows = [(name, say_number(value), TERMS[name].meaning) for name, value in test.items()]
         tables.append(make_table("After this run", ("test metric, 0..1, higher is better", "value", "meaning"), rows))
     return Section("test", "Test split", lead, (Figure(to_svg(draw_rocs(known.rocs)), alt),), tuple(tables))
 

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from tmqc.core.records import CycleReport
 from tmqc.errors import RunError
 
 CONFIG, LOG, LOCK, RUN = "config.yaml", "run.log", ".lock", "run.json"
 TRACE, LEDGER, CYCLES, DETECTION, TRUTH = "trace.csv", "ledger.json", "cycles.csv", "detection.csv", "truth.csv"
 GOOD_LOST, BY_KIND, SUMMARY = "good_lost.csv", "detection_by_kind.csv", "summary.json"
 METRICS, PREDICTIONS, REPORT = "metrics.csv", "predictions.csv", "report.html"
-TRACKING, MODEL = "tracking.jsonl", "model.keras"  # what the tracking store could not be told, until it could
-TOLD = "tracking_told.json"  # the last cycle that it was told
+TRACKING, MODEL = "tracking.json", "model"  # what waits for the tracking store, besides cycles.csv, while it is away
 SCORES, RANKING, RANKING_BY_KIND = "scores.csv", "rivals.csv", "rivals_by_kind.csv"
 FIGURES, HARMFUL, CHECKPOINTS = "figures", "harmful", "checkpoints"
 SITES_FILE, SITES = "sites.json", "sites"  # which tables the sites had; the sites of a simulation
@@ -29,9 +25,9 @@ _SCORES = (DETECTION, GOOD_LOST, BY_KIND, TRUTH)
 _FILES = (
     *(SUMMARY, CONFIG, RUN, LOG, TRACE, LEDGER, CYCLES, *_SCORES, METRICS, PREDICTIONS, REPORT),
     *(SCORES, RANKING, RANKING_BY_KIND),
-    *(TRACKING, TOLD, MODEL, SITES_FILE, FLARE_LOG),
+    *(TRACKING, SITES_FILE, FLARE_LOG),
 )
-_FOLDERS = (FIGURES, HARMFUL, CHECKPOINTS, SITES, FLARE)
+_FOLDERS = (FIGURES, HARMFUL, CHECKPOINTS, MODEL, SITES, FLARE)
 
 
 def check_free(directory: Path, *, overwrite: bool) -> None:
@@ -90,36 +86,6 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise RunError(f"{path}: cannot be read ({error})") from None
-
-
-def append_cycle(path: Path, report: CycleReport) -> None:
-    """Add one row to `cycles.csv`: the cycle's report, subjects joined by `|`, what does not exist empty."""
-    row: dict[str, object] = {}
-    for field in fields(report):
-        value = getattr(report, field.name)
-        match field.name:
-            case "verification":
-                counts = value.counts
-                row |= {"tp": counts.tp, "fp": counts.fp, "tn": counts.tn, "fn": counts.fn}
-                row |= {"accuracy": counts.accuracy, "verify_loss": value.loss}
-            case "rates":
-                row |= {"fpr": value.fpr, "fnr": value.fnr}
-            case "alarm":
-                row["runaway"] = int(value is not None)
-            case "refused":
-                row["refused"] = int(value)
-            case _:
-                row[field.name] = "|".join(value) if isinstance(value, tuple) else value
-    _append(path, row)
-
-
-def _append(path: Path, row: dict[str, object]) -> None:
-    is_new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(row), lineterminator="\n")
-        if is_new:
-            writer.writeheader()
-        writer.writerow(row)
 
 
 def artifacts(directory: Path, names: Sequence[str]) -> list[Path]:

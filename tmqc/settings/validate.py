@@ -13,13 +13,13 @@ from typing import Any
 from tmqc.core.calibration import METHODS
 from tmqc.core.control import VERIFY
 from tmqc.core.gate import REFERENCES, SIGNALS
+from tmqc.core.glossary import RUN_NUMBERS
 from tmqc.core.rates import RATES
 from tmqc.core.runaway import ACTIONS
 from tmqc.data.storage import DTYPES
 from tmqc.errors import SettingsError
 from tmqc.federation.rules import ON_FAULT, check_federation
 from tmqc.harm.harmful import check_harmful
-from tmqc.report.summary import number_names
 from tmqc.rivals import RIVALS, missing_rivals
 from tmqc.runs.cycle_choice import select_cycles
 from tmqc.settings.schema import Config, InferenceConfig, RivalsConfig
@@ -215,7 +215,7 @@ def _check_sources(config: Config) -> list[str]:
 
 def check_sweep(config: Config) -> list[str]:
     """Faults of the `sweep` group."""
-    sweep, known = config.sweep, number_names()
+    sweep, known = config.sweep, RUN_NUMBERS
     faults = []
     if sweep.name is not None and (not sweep.name.strip(".") or "/" in sweep.name):
         faults.append(f"sweep.name={sweep.name}: must be the name of a folder, without /")

@@ -47,22 +47,21 @@ def _read_run(job: Job, outputs: Path, harmless: Sequence[str]) -> dict[str, Any
     directory = directory_of(job, outputs)
     summary = json.loads((directory / SUMMARY).read_text(encoding="utf-8"))
     settings: Any = OmegaConf.load(directory / CONFIG)
-    test, detection = summary["test"] or {}, summary["detection"] or {}
     start = None
     if job.start is not None:
         before = pd.read_csv(outputs / CLEAN / job.start / "cycles.csv").set_index("cycle")
-        start = float(before.loc[summary["first_cycle"] - 1, "accuracy"])
+        start = float(before.loc[summary["first_cycle"] - 1, "verify/accuracy"])
     return {
         **{"run": job.name, "pipeline": job.pipeline, "seed": job.labels["seed"]},
         "scenario": job.labels["scenario"],
         **(_gate_of(job, settings) if job.pipeline == QC else dict.fromkeys(("gate", "error", "revisit"))),
-        **{f"verify_{name}": summary["verification"][name] for name in ("accuracy", "loss")},
+        **{f"verify_{name}": summary[f"verify/{name}"] for name in ("accuracy", "loss")},
         "start_accuracy": start,
-        **{f"test_{name}": test.get(name) for name in TEST},
-        **{name: detection.get(name) for name in DETECTION},
+        **{f"test_{name}": summary.get(f"test/{name}") for name in TEST},
+        **{name: summary.get(f"detect/{name.removeprefix('n_')}") for name in DETECTION},
         **(_score_real(directory, harmless) if job.pipeline == QC else dict.fromkeys(REAL)),
-        "n_verifications": summary["n_verifications"],
-        "seconds": summary["train_s"] + summary["verify_s"],
+        "n_verifications": summary["verify/verifications_total"],
+        "seconds": summary["train/seconds_total"] + summary["verify/seconds_total"],
         "cpu_seconds": _read_cost(directory),
     }
 

@@ -15,6 +15,8 @@ from tmqc.study.plan import CLEAN, DIRTY, QC
 
 _PANEL_IN = 4.2
 
+_NAMES = {"precision": "detect/precision", "recall": "detect/recall"}  # as a comparison calls them
+
 
 def plot_precision_recall(runs: pd.DataFrame, path: Path, note: str | None) -> None:
     """Draw precision against recall of elimination, a panel a scenario: a line a gate over its errors.
@@ -33,7 +35,7 @@ def plot_precision_recall(runs: pd.DataFrame, path: Path, note: str | None) -> N
         for at, gate in enumerate(gates):
             of = qc[(qc["scenario"] == scenario) & (qc["gate"] == gate)]
             if not of.empty:
-                draw_gate(axes, of, gate, at)
+                draw_gate(axes, of.rename(columns=_NAMES), gate, at)
         style_axes(axes, title=scenario, xlabel="recall", ylabel="precision")
         axes.set_xlim(-0.04, 1.04)
         axes.set_ylim(-0.04, 1.06)

@@ -42,6 +42,7 @@ from tmqc.sweep.outcome import (
 )
 from tmqc.sweep.pretrain import pretrain
 from tmqc.sweep.run_process import EXIT_INPUT, EXIT_SIGNAL, run_in_own_process, summarize
+from tmqc.tracking import deliver
 
 log = logging.getLogger("tmqc")
 
@@ -121,6 +122,7 @@ def carry_out(place: Place, make: Callable[[], Made]) -> Outcome | None:
             if not config.run.overwrite and _has_finished(place, before, digest):
                 seconds = before.seconds if before is not None else None
                 outcome = replace(outcome, status=SKIPPED, seconds=seconds, numbers=_numbers(place.directory))
+                deliver(config.tracking, Path(config.run.outputs), place.directory)
             else:
                 if config.pipeline.name not in TRAINING and before is not None and before.digest == digest:
                     config.run.overwrite = True  # these begin anew instead of going on

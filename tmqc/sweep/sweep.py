@@ -16,6 +16,7 @@ from uuid import uuid4
 from tmqc.runs.directory import write_json
 from tmqc.runs.signals import WAITING, Interrupted
 from tmqc.settings.schema import Config, flatten
+from tmqc.settings.secrets import redact
 from tmqc.sweep.board import Board, count
 from tmqc.sweep.outcome import DONE, FAILED, NOT_STARTED, RUNNING, SKIPPED, Outcome, read_outcomes
 from tmqc.sweep.run_process import EXIT_INPUT, EXIT_SIGNAL
@@ -160,7 +161,9 @@ def where_to_look(plan: Plan, outcomes: Sequence[Outcome]) -> list[str]:
     """The commands and places to look at next."""
     lines = [*best(plan, outcomes), f"runs: {plan.directory}"]
     if plan.base.tracking.name == "mlflow":
-        uri = plan.base.tracking.uri or f"sqlite:///{Path(plan.base.run.outputs).absolute() / 'mlflow.db'}"
+        uri = (
+            redact(plan.base.tracking.uri or "") or f"sqlite:///{Path(plan.base.run.outputs).absolute() / 'mlflow.db'}"
+        )
         place = uri if uri.startswith("http") else f"mlflow ui --backend-store-uri '{uri}'"
         lines.append(f"MLflow: {place}")
     if any(o.status == SKIPPED for o in outcomes):

@@ -1,23 +1,26 @@
 """Where a run's numbers are logged besides its own files. Turning it off changes no result.
 
-A tracker is told what is known already: it computes nothing. All that is read back is how far it got.
+A tracker computes nothing, and what it is given is in the run's own files, or will be: it never stops a run.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tmqc.core.records import CycleReport
+from tmqc.runs.directory import TRACKING
 from tmqc.settings.schema import TrackingConfig
 
 if TYPE_CHECKING:
     import keras
+
+log = logging.getLogger("tmqc")
 
 Setting = str | int | float | bool | None
 STATUSES = ("FINISHED", "FAILED", "KILLED")
@@ -28,6 +31,17 @@ OWN_ID = "tmqc-"  # begins our own name of a run that the store may not know yet
 PARENT_TAG, SWEEP_TAG = "mlflow.parentRunId", "tmqc.sweep"
 # Of every run: its pipeline. The parent of a sweep has the settings of its jobs, and is told from them by this alone.
 PIPELINE_TAG, SWEEP_PARENT = "pipeline", "sweep"
+# Of a run that goes on: tags of ours are brought up to date; a setting that has changed stands in a tag of this prefix.
+OWN_TAGS, SETTING_TAG = "tmqc.", "tmqc.setting."
+
+
+class Opening(TypedDict):
+    """How a run is opened: shown `name`, `tags` to search by, flat `settings`, Markdown `description`."""
+
+    name: str
+    tags: dict[str, str]
+    settings: dict[str, Setting]
+    description: str
 
 
 # Read by MLflow while it is imported: no usage reports from a hospital's network, no prints between our bars. Without
@@ -57,43 +71,36 @@ class Tracker(Protocol):
         description: str = "",
         run_id: str | None = None,
     ) -> None:
-        """Open a run and log its settings, flattened: `qc.error` -> 0.02.
+        """Open a run and log its settings, flattened: `qc.error` -> 0.02. Passwords in URIs are left out.
 
         Args:
             name: shown to people.
             tags: to search by.
             settings: of the run.
             description: what it is, Markdown.
-            run_id: go on with this run of an earlier process. What it has been told stays as it is, settings and
-                tags too. If it is not there any more, a new run is opened, with a warning.
+            run_id: go on with this run of an earlier process. If it is not there any more, a new run is opened, with
+                a warning.
 
         Raises:
             RunError: the place to log to cannot be reached or used; nothing has been computed yet.
         """
 
-    def last_cycle(self) -> int | None:
-        """The last cycle whose numbers were logged; None if there is none, or if it cannot be known now."""
-
     def dataset(self, profile: Mapping[str, int], *, split: str, digest: str) -> None:
         """Log which subjects a split holds, by digest (`cohort.digest`) and numbers (`dataset_profile`)."""
 
-    def cycle(self, report: CycleReport) -> None:
-        """Log every number of `report` (`cycle_metrics`) at step = cycle."""
+    def cycle(self) -> None:
+        """Log the rows that `cycles.csv` of the run has by now and that were not logged yet."""
 
-    def metrics(
-        self, values: Mapping[str, float | None], *, step: int | None = None, time_ms: int | None = None
-    ) -> None:
-        """Log numbers under their names; None is a number that does not exist and is left out.
+    def metrics(self, values: Mapping[str, float | None], *, step: int | None = None) -> None:
+        """Log numbers that are no cycle's, under their names; None is a number that does not exist and is left out.
 
         Args:
             values: the numbers.
-            step: the cycle they belong to.
-            time_ms: when they came about, milliseconds since 1970; None: now. The same numbers of the same time sent
-                twice are logged once.
+            step: the cycle they belong to, as of the final model.
         """
 
     def artifact(self, path: Path, *, folder: str | None = None) -> None:
-        """Keep a copy of the file `path`."""
+        """Keep a copy of the file `path`, as it is when it is sent."""
 
     def model(self, model: keras.Model, *, example: NDArray[np.generic]) -> None:
         """Keep the final model with its signature. `example`: a batch as it takes it, for shape and dtype."""
@@ -102,7 +109,7 @@ class Tracker(Protocol):
         """Describe the run, in Markdown, in place of what `start` was given."""
 
     def finish(self, status: str) -> None:
-        """Close the run: FINISHED, FAILED or KILLED.
+        """Close the run: FINISHED, FAILED or KILLED. Waits for what has not been sent, but not without end.
 
         Raises:
             ValueError: another status.
@@ -125,19 +132,13 @@ class NoTracker:
     ) -> None:
         """Nothing."""
 
-    def last_cycle(self) -> int | None:
-        """None: nothing is logged."""
-        return None
-
     def dataset(self, profile: Mapping[str, int], *, split: str, digest: str) -> None:
         """Nothing."""
 
-    def cycle(self, report: CycleReport) -> None:
+    def cycle(self) -> None:
         """Nothing."""
 
-    def metrics(
-        self, values: Mapping[str, float | None], *, step: int | None = None, time_ms: int | None = None
-    ) -> None:
+    def metrics(self, values: Mapping[str, float | None], *, step: int | None = None) -> None:
         """Nothing."""
 
     def artifact(self, path: Path, *, folder: str | None = None) -> None:
@@ -153,23 +154,17 @@ class NoTracker:
         """Nothing."""
 
 
-def check_status(status: str) -> None:
-    """Refuse what is no final status.
-
-    Raises:
-        ValueError: names what is allowed.
-    """
-    if status not in STATUSES:
-        raise ValueError(f"status {status!r}, allowed: {', '.join(STATUSES)}")
-
-
 def _mlflow(config: TrackingConfig, outputs: Path, directory: Path) -> Tracker:
     # Importing MLflow takes seconds: only those who use it pay.
-    from tmqc.tracking.mlflow_tracker import MlflowTracker
-    from tmqc.tracking.spool import SpoolingTracker
+    from tmqc.tracking.outbox import MlflowTracker
+    from tmqc.tracking.store import MlflowStore
 
-    inner = MlflowTracker(uri=config.uri, experiment=config.experiment, outputs=outputs)
-    return SpoolingTracker(inner, directory=directory, required=config.required)
+    return MlflowTracker(
+        MlflowStore(config, outputs),
+        directory=directory,
+        required=config.required,
+        system_metrics=config.system_metrics,
+    )
 
 
 # By `tracking.name`; made of the settings, `run.outputs` and the run directory.
@@ -177,3 +172,18 @@ TRACKERS: dict[str, Callable[[TrackingConfig, Path, Path], Tracker]] = {
     "mlflow": _mlflow,
     "none": lambda config, outputs, directory: NoTracker(),
 }
+
+
+def deliver(config: TrackingConfig, outputs: Path, directory: Path) -> None:
+    """Send what a run that has ended still has for its store; a warning if that cannot be done now."""
+    if config.name != "mlflow" or not (directory / TRACKING).is_file():
+        return
+    from tmqc.tracking.outbox import MlflowTracker, read_outbox
+    from tmqc.tracking.store import MlflowStore
+
+    if (box := read_outbox(directory)) is None:
+        return
+    if MlflowTracker(MlflowStore(config, outputs), directory=directory).deliver(box):
+        log.info("tracking: what waited in %s is in MLflow", directory)
+    else:
+        log.warning("tracking: %s is not all in MLflow yet; it waits there", directory)

@@ -66,3 +66,31 @@ def _check_usable(database: Path) -> None:
         else:
             reason = f"cannot be written to ({error}); free it or set tracking.uri"
         raise TrackingError(f"tracking: {database} {reason}") from None
+
+
+# Where MLflow's own tables keep places of files.
+_PLACES = (("experiments", "artifact_location"), ("runs", "artifact_uri"), ("logged_models", "artifact_location"))
+
+
+def move_artifacts(database: Path, *, before: str, now: str) -> None:
+    """Correct the places of files in a database that was moved or copied: they lie beside it, wherever that is.
+
+    Args:
+        before: the experiment's place, a URI. Unless it ends as `artifact_folder` does, it was chosen by somebody and
+            stays.
+        now: the place as it should be, a URI.
+
+    Raises:
+        sqlite3.DatabaseError: it cannot be written to.
+    """
+    if before == now or before.rpartition("/")[2] != artifact_folder(database).name:
+        return
+    with closing(sqlite3.connect(database, timeout=_PATIENCE_S)) as connection, connection:
+        there = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        for table, column in _PLACES:
+            if table in there:
+                connection.execute(
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE {column} = ? "
+                    f"OR substr({column}, 1, ?) = ?",
+                    (now, len(before) + 1, before, len(before) + 1, before + "/"),
+                )

@@ -1,12 +1,18 @@
-"""What a tracking store can do to us, told apart by what is to be done about it."""
+"""What a tracking store can do to a run, told apart by what is to be done about it."""
 
 from __future__ import annotations
 
 from tmqc.errors import RunError
+from tmqc.settings.secrets import redact
+
+_CREDENTIALS = (
+    "the server asks for credentials: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
+    "MLFLOW_TRACKING_TOKEN, in the environment"
+)
 
 
 class TrackingError(RunError):
-    """The tracking store cannot be used now. It may be later: keep the call and send it again."""
+    """The tracking store cannot be used now. It may be later: keep what was to be sent and send it again."""
 
 
 class ArtifactError(TrackingError):
@@ -14,11 +20,16 @@ class ArtifactError(TrackingError):
 
 
 class RefusedError(TrackingError):
-    """The store answers and will never take this call: leave it out."""
+    """The store answers and will never take this: leave it out."""
 
 
 def first_line(error: Exception) -> str:
-    """Say what went wrong in one line, without the heading of our own errors."""
+    """Say what went wrong in one line, without the heading of our own errors and without passwords."""
     if isinstance(error, RunError):
-        return "; ".join(error.faults)
-    return str(error).partition("\n")[0] or type(error).__name__
+        return redact("; ".join(error.faults))
+    text = str(error)
+    if isinstance(error, ModuleNotFoundError) and str(error.name).startswith("psycopg"):
+        return f"{text}: pip install 'tmqc[postgres]'"
+    if getattr(error, "error_code", None) in ("UNAUTHENTICATED", "PERMISSION_DENIED") or "error code 401" in text:
+        return _CREDENTIALS
+    return redact(text.partition("\n")[0]) or type(error).__name__

@@ -17,16 +17,16 @@ from tmqc.report.compare.tables import describe_point, heat_maps
 
 _COLORS = {"clean": GREEN, "dirty": VERMILION, "qc": BLUE}
 _SHAPES = {"clean": "o", "dirty": "X", "qc": "s"}
-_TEST = {"test_accuracy": "accuracy", "test_auroc": "AUROC", "test_sensitivity": "sensitivity"}
-_TEST |= {"test_specificity": "specificity"}
+_TEST = {"test/accuracy": "accuracy", "test/auroc": "AUROC", "test/sensitivity": "sensitivity"}
+_TEST |= {"test/specificity": "specificity"}
 # What a heat map shows -> its title, and whether it is a share of 1, of which more is better; of the others, fewer.
 _HEAT = {
-    "test_accuracy": ("test accuracy", True),
-    "recall": ("recall of elimination", True),
-    "precision": ("precision of elimination", True),
-    "n_good_lost": ("good scans lost, fewer is better", False),
-    "n_undecided": ("undecided scans, fewer is better", False),
-    "n_verifications": ("verifications, fewer is better", False),
+    "test/accuracy": ("test accuracy", True),
+    "detect/recall": ("recall of elimination", True),
+    "detect/precision": ("precision of elimination", True),
+    "detect/good_lost": ("good scans lost, fewer is better", False),
+    "qc/waiting": ("undecided scans, fewer is better", False),
+    "verify/verifications_total": ("verifications, fewer is better", False),
 }
 # The color-blind see it as everybody does, and it prints in gray. Yellow is the better end of every map.
 _MORE_IS_BETTER, _FEWER_IS_BETTER = mpl.colormaps["cividis"], mpl.colormaps["cividis_r"]
@@ -140,13 +140,13 @@ def draw_precision_recall(runs: pd.DataFrame) -> Figure | None:
     The means are joined over the errors, a line a revisit.
 
     Args:
-        runs: with columns gate, error, revisit, precision and recall. Nothing eliminated has no precision and is
-            drawn hollow at precision 1: no good scan was lost either.
+        runs: with columns gate, error, revisit, detect/precision and detect/recall. Nothing eliminated has no precision
+            and is drawn hollow at precision 1: no good scan was lost either.
 
     Returns:
         None if no run has scores.
     """
-    scored = runs[runs["recall"].notna()]
+    scored = runs[runs["detect/recall"].notna()]
     if scored.empty:
         return None
     gates = list(dict.fromkeys(scored["gate"]))
@@ -165,9 +165,9 @@ def draw_precision_recall(runs: pd.DataFrame) -> Figure | None:
 def draw_gate(axes: Axes, runs: pd.DataFrame, gate: str, at: int) -> None:
     """Draw one gate's runs and the means at each of its settings, as `draw_precision_recall` says."""
     color, marker = look_of(at)
-    y = runs["precision"].astype(float)
+    y = runs["detect/precision"].astype(float)
     none = y.isna()
-    x = runs["recall"].astype(float)
+    x = runs["detect/recall"].astype(float)
     axes.plot(x[~none], y[~none], marker, color=color, markersize=3, alpha=0.45)
     axes.plot(x[none], np.ones(none.sum()), marker, color=color, markersize=4, alpha=0.45, markerfacecolor="white")
     # As in the tables, the mean precision is that of the runs that have one.

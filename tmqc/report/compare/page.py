@@ -16,18 +16,20 @@ from tmqc.errors import ComparisonError
 from tmqc.report.compare.figures import draw_heat_maps, draw_models, draw_precision_recall, to_svg
 from tmqc.report.compare.gather import Gathered
 from tmqc.report.compare.groups import Group, differing, effective, group_runs, plain, shared
-from tmqc.report.compare.records import TEST, RunRecord
+from tmqc.report.compare.records import COST, TEST, RunRecord
 from tmqc.report.compare.tables import average_groups, gate_runs, tabulate_runs
 from tmqc.runs.directory import write_text
 
 HTML, CSV = "comparison.html", "comparison.csv"
 
-_LABELS = {"test_auroc": "AUROC", "test_f1": "F1", "f1": "F1", "n_verifications": "verifications"}
+_LABELS = {"test/auroc": "AUROC", "test/f1": "F1", "detect/f1": "F1", "qc/eliminated_total": "eliminated"}
+_LABELS |= {"qc/waiting": "undecided", "verify/verifications_total": "verifications"}
+_LABELS |= {"train/seconds_total": "seconds training", "verify/seconds_total": "seconds verifying"}
 _DETECTION = (
-    *("n_harmful", "n_eliminated", "recall", "precision", "f1", "flagged_recall", "center_recall", "n_good_lost"),
-    *("n_undecided", "cycles_to_elimination"),
+    *("detect/harmful", "qc/eliminated_total", "detect/recall", "detect/precision", "detect/f1"),
+    *("detect/flagged_recall", "detect/center_recall", "detect/good_lost", "qc/waiting"),
+    "detect/cycles_to_elimination",
 )
-_COST = ("n_verifications", "seconds")
 _CAPTIONS = {
     "models_caption": "Test split. Green circles: clean; orange crosses: dirty, no control; blue squares: under "
     "control. Ticks: single runs; line: 95 % interval of the mean.",
@@ -86,7 +88,7 @@ def _render(
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
     means, gates = average_groups(groups), gate_runs(groups)
     models, scatter = draw_models(groups, means), draw_precision_recall(gates)
-    scored = means[means["n_eliminated"].notna()]
+    scored = means[means["qc/eliminated_total"].notna()]
     return environment.get_template("comparison.html.jinja").render(
         title=title,
         command=command,
@@ -98,11 +100,11 @@ def _render(
         others=[item for item in gathered.left_out if not item.faulty],
         repeats=[record for group in groups for record in group.repeats],
         models_svg=_inline(models),
-        models=_means_table(means, [f"test_{name}" for name in TEST], _interval),
+        models=_means_table(means, TEST, _interval),
         detection=_means_table(scored, _DETECTION, _range) if len(scored) else None,
         precision_recall_svg=_inline(scatter),
         maps=[(gate, _inline(figure)) for gate, figure in draw_heat_maps(gates)],
-        cost=_means_table(means, _COST, _range),
+        cost=_means_table(means, COST, _range),
         differing=_differing_table(groups),
         shared=_shared_table(finished),
         runs=_runs_table(gathered.records),
@@ -127,13 +129,17 @@ def _opening(gathered: Gathered, finished: Sequence[RunRecord], groups: Sequence
 def _means_table(means: pd.DataFrame, names: Sequence[str], cell: Callable[[Any, str], str]) -> _Table:
     """One row a group: n, and every number that any group has."""
     kept = [name for name in names if means[name].notna().any()]
-    titles = [_LABELS.get(name, name.removeprefix("test_").removeprefix("n_").replace("_", " ")) for name in kept]
+    titles = [_title(name) for name in kept]
     columns = [_Column("", False), _Column("n", True), *(_Column(title, True) for title in titles)]
     rows = []
     for row in means.to_dict("records"):
         cells = [cell(row, name) + _fewer(row, name) for name in kept]
         rows.append([str(row["group"]), str(row["n"]), *cells])
     return _Table(columns, rows)
+
+
+def _title(name: str) -> str:
+    return _LABELS.get(name, name.rpartition("/")[2].replace("_", " "))
 
 
 def _fewer(row: dict[Any, Any], name: str) -> str:
@@ -179,9 +185,10 @@ def _shared_table(records: Sequence[RunRecord]) -> _Table:
 
 
 def _runs_table(records: Sequence[RunRecord]) -> _Table:
-    names = ("test_accuracy", "test_auroc", "recall", "precision", "n_good_lost", "n_undecided", *_COST)
+    detection = ("detect/recall", "detect/precision", "detect/good_lost", "qc/waiting")
+    names = ("test/accuracy", "test/auroc", *detection, *COST)
     kept = [name for name in names if any(record.numbers.get(name) is not None for record in records)]
-    titles = [_LABELS.get(name, name.removeprefix("n_").replace("_", " ")) for name in kept]
+    titles = [_title(name) for name in kept]
     columns = [_Column(title, False) for title in ("run", "pipeline", "state")]
     columns += [_Column(title, True) for title in titles]
     rows = []

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from tmqc.errors import RunError
 from tmqc.report.past_run import PastRun, Setting
 from tmqc.runs.directory import CYCLES
 
-VERIFY = ("accuracy", "loss", "fpr", "fnr")
-TEST = ("accuracy", "sensitivity", "specificity", "f1", "auroc")
+TEST = tuple(f"test/{name}" for name in ("accuracy", "sensitivity", "specificity", "f1", "auroc"))
+LEDGER = ("qc/flagged_total", "qc/eliminated_total", "qc/waiting")  # known without the truth, too
 DETECTION = (
-    *("n_harmful", "n_eliminated", "precision", "recall", "f1", "n_flagged", "flagged_precision", "flagged_recall"),
-    *("center_precision", "center_recall", "n_good_lost", "n_undecided", "n_undecided_harmful"),
-    "cycles_to_elimination",
+    *("detect/harmful", "detect/precision", "detect/recall", "detect/f1", "detect/flagged_precision"),
+    *("detect/flagged_recall", "detect/center_precision", "detect/center_recall", "detect/good_lost"),
+    *("detect/undecided_harmful", "detect/cycles_to_elimination"),
 )
-LEDGER = ("n_flagged", "n_eliminated", "n_undecided")  # known without the truth, too
-COST = ("n_verifications", "seconds")
-NUMBERS = (*(f"verify_{n}" for n in VERIFY), *(f"test_{n}" for n in TEST), *DETECTION, *COST)
+COST = ("verify/verifications_total", "train/seconds_total", "verify/seconds_total")
+NUMBERS = ("verify/accuracy", "verify/loss", "verify/fpr", "verify/fnr", *TEST, *LEDGER, *DETECTION, *COST)
 PIPELINES = ("clean", "dirty", "qc")
 
 
@@ -33,8 +31,7 @@ class RunRecord:
         finished: only then it has numbers.
         state: `finished`, or how far it got.
         settings: flattened, `qc.error` -> 0.02.
-        numbers: name (`NUMBERS`) -> value, None where there is none. Rates and scores 0..1, loss in nats; seconds are
-            those of training and verification in all cycles.
+        numbers: name (`NUMBERS`) -> value, None where there is none. Rates and scores 0..1, loss in nats.
         note: that its cohort is a phantom, if it is.
     """
 
@@ -55,10 +52,8 @@ def record_of(run: PastRun) -> RunRecord:
         RunError: `summary.json` is not what a training run writes.
     """
     finished = run.summary is not None
-    try:
-        numbers = _numbers(run.summary) if run.summary is not None else dict.fromkeys(NUMBERS)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise RunError(f"{run.directory}: its summary.json is not that of a training run ({error!r})") from None
+    if run.summary is not None and "verify/accuracy" not in run.summary:
+        raise RunError(f"{run.directory}: its summary.json is not that of a training run of this version")
     return RunRecord(
         name=str(run.settings["run.name"]),
         pipeline=run.pipeline,
@@ -66,20 +61,9 @@ def record_of(run: PastRun) -> RunRecord:
         finished=finished,
         state="finished" if finished else _how_far(run),
         settings=run.settings,
-        numbers=numbers,
+        numbers={name: (run.summary or {}).get(name) for name in NUMBERS},
         note=run.note,
     )
-
-
-def _numbers(summary: Mapping[str, Any]) -> dict[str, float | None]:
-    test, ledger, detection = (summary.get(name) or {} for name in ("test", "ledger", "detection"))
-    return {
-        **{f"verify_{name}": summary["verification"][name] for name in VERIFY},
-        **{f"test_{name}": test.get(name) for name in TEST},
-        **{name: detection.get(name, ledger.get(name) if name in LEDGER else None) for name in DETECTION},
-        "n_verifications": summary["n_verifications"],
-        "seconds": summary["train_s"] + summary["verify_s"],
-    }
 
 
 def _how_far(run: PastRun) -> str:

@@ -49,19 +49,31 @@ TERMS: dict[str, Term] = {
     "train/learning_rate": Term("-", NEITHER, "of the cycle"),
     "train/seconds": Term("s", LOWER, "spent training in the cycle"),
     "train/steps": Term("steps", NEITHER, "taken in the cycle, undone ones included"),
-    "verify/fpr": Term("0..1", LOWER, "false positive rate: healthy called PD"),
-    "verify/fnr": Term("0..1", LOWER, "false negative rate: PD called healthy"),
+    "train/seconds_total": Term("s", LOWER, "in the run"),
+    "verify/tp": Term("scans", HIGHER, "PD called PD"),
+    "verify/fp": Term("scans", LOWER, "healthy called PD"),
+    "verify/tn": Term("scans", HIGHER, "healthy called healthy"),
+    "verify/fn": Term("scans", LOWER, "PD called healthy"),
+    "verify/fpr": Term("0..1", LOWER, "false positive rate"),
+    "verify/fnr": Term("0..1", LOWER, "false negative rate"),
     "verify/accuracy": Term("0..1", HIGHER, "classified correctly"),
     "verify/loss": Term("nats", LOWER, "mean cross-entropy of a scan"),
     "verify/seconds": Term("s", LOWER, "spent verifying in the cycle"),
-    "verify/verifications": Term("verifications", LOWER, "made in the cycle: the cost of control"),
+    "verify/verifications": Term("verifications", LOWER, "made in the cycle"),
+    "verify/seconds_total": Term("s", LOWER, "in the run"),
+    "verify/verifications_total": Term("verifications", LOWER, "in the run"),
     "qc/batches": Term("batches", NEITHER, "of the regular tour; qc.verify=visit: visits"),
-    "qc/batches_rejected": Term("batches", NEITHER, "of these, undone; most of them: control has lost its footing"),
+    "qc/batches_rejected": Term("batches", NEITHER, "of these, undone"),
     "qc/flagged": Term("scans", NEITHER, "put on the revisit list in the cycle"),
+    "qc/flagged_total": Term("scans", NEITHER, "ever flagged in the run"),
     "qc/readmitted": Term("scans", NEITHER, "taken back in the cycle"),
     "qc/eliminated": Term("scans", NEITHER, "eliminated in the cycle"),
+    "qc/postponed": Term("scans", NEITHER, "failed a revisit and wait again"),
     "qc/waiting": Term("scans", NEITHER, "on the revisit list after the cycle"),
     "qc/eliminated_total": Term("scans", NEITHER, "eliminated in the run so far"),
+    "qc/screened": Term("scans", NEITHER, "screened in the cycle"),
+    "qc/runaway": Term("0, 1", LOWER, "1: alarm of the runaway guard"),
+    "qc/refused": Term("0, 1", LOWER, "1: no model was fit to screen"),
     "detect/harmful": Term("scans", NEITHER, "harmful ones in training"),
     "detect/eliminated": Term("scans", NEITHER, "eliminated so far, good or harmful"),
     **_scored("", "the eliminated scans"),
@@ -99,6 +111,9 @@ TERMS: dict[str, Term] = {
     "rivals/*_seconds": Term("s", LOWER, "spent scoring"),
 }
 
+# What a finished training run may have in the end, and a search may be after: no traffic, no other methods.
+RUN_NUMBERS = tuple(name for name in TERMS if not name.startswith(("federation/", "rivals/")))
+
 
 def glossary() -> str:
     """All groups and numbers as Markdown without spare spaces, for a tracker's page: MLflow keeps 5000 characters."""
@@ -109,6 +124,6 @@ def glossary() -> str:
     for group, meaning in GROUPS.items():
         terms = {name: term for name, term in TERMS.items() if name.startswith(group)}
         lines += [f"**{group}** {meaning}", "", "|number|unit|better|meaning|", "|-|-|-|-|"]
-        lines += [f"|`{name}`|{t.unit}|{t.better}|{t.meaning}|" for name, t in terms.items()]
+        lines += [f"|`{name.removeprefix(group)}`|{t.unit}|{t.better}|{t.meaning}|" for name, t in terms.items()]
         lines.append("")
     return "\n".join(lines)

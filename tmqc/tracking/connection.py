@@ -1,4 +1,4 @@
-"""MLflow's client: connect, find experiment and run. Explicit clients only: no global URI, no active run.
+"""MLflow's client: patience with a server, experiments and runs. Explicit clients only: no global URI, no active run.
 
 So an inherited MLFLOW_RUN_ID or MLFLOW_TRACKING_URI captures nothing.
 """
@@ -15,8 +15,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from tmqc.report.glossary import glossary
-from tmqc.tracking.database import artifact_folder
+from tmqc.core.glossary import glossary
+from tmqc.tracking.database import artifact_folder, move_artifacts
 from tmqc.tracking.faults import TrackingError
 
 logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"])  # if it was imported before us
@@ -39,8 +39,8 @@ def find_experiment(client: MlflowClient, name: str, database: Path | None) -> s
         TrackingError: it was deleted.
     """
     found = client.get_experiment_by_name(name)
+    location = artifact_folder(database).as_uri() if database else None
     if found is None:
-        location = artifact_folder(database).as_uri() if database else None
         try:
             return str(client.create_experiment(name, location, _EXPERIMENT_TAGS))
         except MlflowException as error:
@@ -52,6 +52,8 @@ def find_experiment(client: MlflowClient, name: str, database: Path | None) -> s
             f"tracking.experiment={name}: was deleted in MLflow; restore it with `mlflow experiments "
             "restore`, or choose another name"
         )
+    if database is not None and location is not None:
+        move_artifacts(database, before=str(found.artifact_location), now=location)
     return str(found.experiment_id)
 
 

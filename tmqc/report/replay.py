@@ -1,0 +1,113 @@
+"""A run directory logged to a tracking store after the fact, from its files alone.
+
+Names, steps and times of cycles are those of a live run. What is not in the files is left out: the data sets' digests
+and the model, but for those that wait in the directory.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+from tmqc.errors import RunError
+from tmqc.report.description import describe_run
+from tmqc.report.metrics import ALL, METRIC_NAMES, read_metrics
+from tmqc.report.past_run import PastRun
+from tmqc.report.ranking import RivalRow, ranking_metrics, read_ranking
+from tmqc.report.summary import closing_numbers
+from tmqc.runs import directory as rundir
+from tmqc.runs.cycles import read_rows
+from tmqc.runs.provenance import environment_tags
+from tmqc.runs.resume import read_run_id
+from tmqc.tracking import Opening
+from tmqc.tracking.outbox import MlflowTracker, Outbox, read_outbox
+from tmqc.tracking.store import MlflowStore
+
+log = logging.getLogger("tmqc")
+
+_ARTIFACTS = (
+    *(rundir.CONFIG, rundir.TRACE, rundir.LEDGER, rundir.CYCLES, rundir.DETECTION, rundir.GOOD_LOST, rundir.BY_KIND),
+    *(rundir.TRUTH, rundir.METRICS, rundir.PREDICTIONS, rundir.SCORES, rundir.RANKING, rundir.RANKING_BY_KIND),
+    rundir.REPORT,
+)
+
+
+def other_numbers(run: PastRun) -> Iterator[tuple[int | None, dict[str, float | None]]]:
+    """Yield step and numbers of everything that a live run logs besides its cycles.
+
+    Raises:
+        RunError: a file is not what a run writes.
+    """
+    if run.summary is not None:
+        yield run.summary["last_cycle"], dict(closing_numbers(run.summary))
+    if (path := run.directory / rundir.METRICS).is_file():
+        for row in read_metrics(path):
+            if row.subgroup == ALL:
+                yield row.cycle, {f"test/{name}": getattr(row, name) for name in METRIC_NAMES}
+    if (path := run.directory / rundir.RANKING).is_file():
+        for rival in read_ranking(path, RivalRow):
+            yield None, ranking_metrics(rival)
+
+
+def replay(run: PastRun, store: MlflowStore, *, again: bool = False) -> None:
+    """Bring `run` into the store: what it misses of it, or all of it if it does not have it.
+
+    Args:
+        run: finished or dead; one that is still going is not to be replayed.
+        store: not opened.
+        again: as another run, even if the store has it.
+
+    Raises:
+        RunError: the store cannot be used, or a file is not what a run writes.
+    """
+    tracker = MlflowTracker(store, directory=run.directory, last_wait_s=None)
+    left, (run_id, status) = read_outbox(run.directory), _find(run, store)
+    if again or (run_id is None and not (left is not None and left.run_id is None)):
+        _replay_all(run, tracker, left)
+    elif left is None and status != "RUNNING":
+        log.info("%s is there already, run %s, %s; --again makes another one", run.directory, run_id, status)
+        return
+    else:
+        left = left or Outbox(Opening(name="", tags={}, settings={}, description=""), run_id)
+        left.status = left.status or run.status
+        tracker.deliver(left)
+    if not tracker.is_up_to_date():
+        raise RunError(f"{store.shown}: stopped answering; the rest still waits in {run.directory}")
+    log.info("%s is run %s, %s", run.directory, store.run_id, run.status)
+
+
+def _find(run: PastRun, store: MlflowStore) -> tuple[str | None, str | None]:
+    """Id and status of the run in the store, by its id or, if it was never given one, by its directory."""
+    run_id = read_run_id(run.directory)
+    if run_id is not None and (status := store.status_of(run_id)) is not None:
+        return run_id, status
+    return next(iter(store.runs_of(run.directory)), (None, None))
+
+
+def _replay_all(run: PastRun, tracker: MlflowTracker, left: Outbox | None) -> None:
+    others = list(other_numbers(run))  # before anything is sent: a file may be at fault
+    if (run.directory / rundir.CYCLES).is_file():
+        read_rows(run.directory / rundir.CYCLES)
+    name = f"{run.pipeline}/{run.settings['run.name']}"
+    tracker.start(name=name, tags=_tags(run), settings=run.settings, description=run.note or "")
+    if left is not None:
+        tracker.adopt(left)
+    for step, values in others:
+        tracker.metrics(values, step=step)
+    for path in rundir.artifacts(run.directory, _ARTIFACTS):
+        tracker.artifact(path, folder="figures" if path.suffix == ".png" else None)
+    if run.summary is not None:
+        tracker.describe(describe_run(run.settings, run.summary, note=run.note))
+    tracker.cycle()
+    tracker.finish(run.status)
+
+
+def _tags(run: PastRun) -> dict[str, str]:
+    tags = {
+        "pipeline": run.pipeline,
+        "scenario": str(run.settings.get("harmful.scenario")),
+        "cohort": str(run.settings.get("cohort.source")),
+        "tmqc.replayed": "true",
+        **environment_tags(run.environment),
+    }
+    return tags | ({"phantom": "true"} if run.note else {})

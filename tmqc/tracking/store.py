@@ -1,0 +1,265 @@
+"""One run in MLflow. Says in two words what went wrong: not now (`TrackingError`), or never (`RefusedError`).
+
+Keeping what could not be sent is the business of `outbox.py`.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+
+from tmqc.core.numbers import CYCLE_MARK
+from tmqc.settings.schema import TrackingConfig
+from tmqc.settings.secrets import MARK, redact, reveal
+from tmqc.tracking import DIRECTORY_TAG, KEY_TAG, OWN_TAGS, PIPELINE_TAG, SETTING_TAG, Opening
+from tmqc.tracking.connection import find_experiment, find_run, find_tagged, patience
+from tmqc.tracking.database import creating, database_path, database_uri
+from tmqc.tracking.faults import ArtifactError, RefusedError, TrackingError, first_line
+from tmqc.tracking.models import send_model
+
+log = logging.getLogger("tmqc")
+
+# MLflow's own limits (mlflow.utils.validation, 3.17); a longer parameter it would cut off without a word.
+_MAX_PARAMS, _MAX_METRICS, _MAX_PARAM_LENGTH, _MAX_DIGEST_LENGTH = 100, 1000, 6000, 36
+_NUMBERS_S, _FILES_S = 10, 60  # patience with a server; it may hand files on to a place of its own
+_NOTE = "mlflow.note.content"
+
+
+class Point(NamedTuple):
+    """Numbers of one moment. `time_ms`: since 1970; the same ones of the same time sent twice are logged once."""
+
+    step: int | None
+    time_ms: int
+    values: Mapping[str, float | None]
+
+
+class MlflowStore:
+    """One MLflow run. By default in `<outputs>/mlflow.db`, files in `<outputs>/mlartifacts`.
+
+    Every method raises nothing but TrackingError and its kinds.
+
+    Attributes:
+        run_id: None before `open`.
+        started_ms: when the run began, milliseconds since 1970.
+        shown: the store's URI without passwords.
+    """
+
+    def __init__(self, config: TrackingConfig, outputs: Path) -> None:
+        self.uri = database_uri(outputs / "mlflow.db") if config.uri is None else reveal(config.uri)
+        self.shown = redact(self.uri)
+        self.run_id: str | None = None
+        self.started_ms = 0
+        self._database = database_path(self.uri)
+        self._experiment, self._register = config.experiment, config.register
+        self._experiment_id = ""
+        self._client: MlflowClient
+
+    def open(self, opening: Opening, run_id: str | None) -> None:
+        """Make the run, or go on with `run_id` or with the one that has the key of `opening`.
+
+        Settings are parameters, None as null, as YAML has it; those too long for one are named in the tag
+        `tmqc.settings_left_out`. Parameters are write-once: a setting that has changed since becomes a tag
+        (`SETTING_TAG`), which wins. A start whose answer was lost can be repeated.
+
+        Raises:
+            TrackingError: the tracking store cannot be reached or used.
+        """
+        values = {k: v if isinstance(v, str) else json.dumps(v) for k, v in opening["settings"].items()}
+        left_out = sorted(k for k, v in values.items() if len(v) > _MAX_PARAM_LENGTH)
+        tags = _all_tags(opening, left_out)
+        opened: Run | None = None
+        with self._connecting():
+            try:
+                opened = self._find(run_id, opening["tags"].get(KEY_TAG))
+                if opened is None:
+                    opened = self._client.create_run(self._experiment_id, tags=tags, run_name=opening["name"])
+                else:
+                    tags = {k: v for k, v in tags.items() if k.startswith(OWN_TAGS)} | _changed(opened, values)
+                    self._client.update_run(opened.info.run_id, status="RUNNING")
+                    self._client.log_batch(opened.info.run_id, tags=[RunTag(k, v) for k, v in tags.items()])
+                self.run_id, self.started_ms = str(opened.info.run_id), int(opened.info.start_time)
+                self._experiment_id = str(opened.info.experiment_id)
+                known = {*opened.data.params, *left_out}
+                params = [Param(k, v) for k, v in values.items() if k not in known]
+                for at in range(0, len(params), _MAX_PARAMS):
+                    self._client.log_batch(self.run_id, params=params[at : at + _MAX_PARAMS])
+            except Exception:
+                if opened is not None:
+                    with suppress(TrackingError):
+                        self.close("FAILED")
+                raise
+
+    def status_of(self, run_id: str) -> str | None:
+        """Status of a run; None if there is no such run.
+
+        Raises:
+            TrackingError: the tracking store cannot be reached or used.
+        """
+        with self._connecting():
+            run = find_run(self._client, run_id)
+        return None if run is None else str(run.info.status)
+
+    def runs_of(self, directory: Path) -> list[tuple[str, str]]:
+        """Id and status of the runs of this run directory, the newest first.
+
+        Raises:
+            TrackingError: the tracking store cannot be reached or used.
+        """
+        with self._connecting():
+            runs = find_tagged(self._client, self._experiment_id, DIRECTORY_TAG, str(directory.absolute()))
+        return [(str(run.info.run_id), str(run.info.status)) for run in runs]
+
+    def last_cycle(self) -> int | None:
+        """The highest step of a cycle's numbers; None if there is none."""
+        with self._sending("the last cycle"):
+            history = self._client.get_metric_history(self._opened(), CYCLE_MARK)
+        return max((metric.step for metric in history), default=None)
+
+    def log_points(self, points: Sequence[Point]) -> None:
+        """Log the numbers that exist, in one call for every 1000 of them; a point is never divided."""
+        batches: list[list[Metric]] = [[]]
+        for step, time_ms, values in points:
+            metrics = [Metric(k, float(v), time_ms, step or 0) for k, v in values.items() if v is not None]
+            if len(batches[-1]) + len(metrics) > _MAX_METRICS:
+                batches.append([])
+            batches[-1] += metrics
+        with self._sending("numbers"):
+            for batch in filter(None, batches):
+                self._client.log_batch(self._opened(), metrics=batch)
+
+    def log_dataset(self, split: str, digest: str, profile: Mapping[str, int]) -> None:
+        """Log a split by its digest and its numbers; neither ids nor paths leave the run directory."""
+        entity = Dataset(
+            name=split,
+            digest=digest[:_MAX_DIGEST_LENGTH],
+            source_type="code",
+            source=json.dumps({"tags": {"tmqc.split": split, "tmqc.digest": digest}}),
+            profile=json.dumps(dict(profile)),
+        )
+        tags = [InputTag("mlflow.data.context", split), InputTag("tmqc.digest", digest)]
+        with self._sending(f"the {split} split"):
+            self._client.log_inputs(self._opened(), [DatasetInput(entity, tags)])
+
+    def log_file(self, path: Path, folder: str | None) -> None:
+        """Copy the file `path` into the run's artifacts."""
+        if not path.is_file():
+            raise RefusedError(f"{path}: no such file")
+        with self._sending(str(path), files=True):
+            self._client.log_artifact(self._opened(), str(path), folder)
+
+    def log_model(self, folder: Path) -> None:
+        """Log the model that `models.write_model` wrote into `folder`, and register it where that was asked for."""
+        if not folder.is_dir():
+            raise RefusedError(f"{folder}: no such model")
+        ids = {"experiment_id": self._experiment_id, "run_id": self._opened()}
+        with self._sending("the model", files=True):
+            send_model(self._client, folder, register=self._register, **ids)
+
+    def describe(self, text: str) -> None:
+        """Set the run's description."""
+        with self._sending("the description"):
+            self._client.set_tag(self._opened(), _NOTE, text)
+
+    def close(self, status: str) -> None:
+        """Close the run: FINISHED, FAILED or KILLED."""
+        with self._sending(f"status {status}"):
+            self._client.set_terminated(self._opened(), status)
+
+    def _opened(self) -> str:
+        if self.run_id is None:
+            raise RuntimeError("the store has not been opened")
+        return self.run_id
+
+    def _find(self, run_id: str | None, key: str | None) -> Run | None:
+        if run_id is not None:
+            if (run := find_run(self._client, run_id)) is None:
+                log.warning("tracking: run %s is not in %s any more; a new one is started", run_id, self.shown)
+            return run
+        return next(iter(find_tagged(self._client, self._experiment_id, KEY_TAG, key)), None) if key else None
+
+    @contextmanager
+    def _connecting(self) -> Iterator[None]:
+        """Connect, find the experiment, and say in our words what went wrong there or within."""
+        if f"//{MARK}@" in self.uri or f"={MARK}" in self.uri:
+            raise TrackingError(f"tracking.uri={self.uri}: its password is not kept anywhere; give the whole URI again")
+        try:
+            with patience(_NUMBERS_S):
+                with creating(self._database) if self._database else nullcontext():
+                    self._client = MlflowClient(self.uri)
+                    self._experiment_id = find_experiment(self._client, self._experiment, self._database)
+                yield
+        except TrackingError:
+            raise
+        except Exception as error:  # not listed anywhere: requests, SQLAlchemy, drivers, a proxy's HTML read as JSON
+            raise TrackingError(
+                f"tracking.uri={self.shown}: MLflow cannot be used there ({first_line(error)}); start the server "
+                "or correct tracking.uri"
+            ) from error
+
+    @contextmanager
+    def _sending(self, what: str, *, files: bool = False) -> Iterator[None]:
+        try:
+            self._check_there()
+            with patience(_FILES_S if files else _NUMBERS_S):
+                yield
+        except Exception as error:  # as above
+            message = f"{what} not logged ({first_line(error)})"
+            if files and self._answers():
+                raise ArtifactError(message) from error
+            if getattr(error, "error_code", None) == "INVALID_PARAMETER_VALUE" and self._answers():
+                raise RefusedError(message) from error
+            raise TrackingError(message) from error
+
+    def _answers(self) -> bool:
+        """Whether the store has the run and says so."""
+        try:
+            self._check_there()
+            with patience(_NUMBERS_S):
+                return find_run(self._client, self._opened()) is not None
+        except Exception:
+            return False
+
+    def _check_there(self) -> None:
+        if self._database and not self._database.exists():  # SQLite would make an empty one
+            raise FileNotFoundError(f"{self._database} is gone")
+
+
+def _all_tags(opening: Opening, left_out: Sequence[str]) -> dict[str, str]:
+    """Tags of a new run, with those by which MLflow's run table says who ran what."""
+    ours = opening["tags"]
+    tags = {
+        "mlflow.user": os.environ.get("MLFLOW_TRACKING_USERNAME") or _user(),
+        "mlflow.source.name": " ".join(["tmqc", *([ours[PIPELINE_TAG]] if PIPELINE_TAG in ours else [])]),
+        "mlflow.source.type": "LOCAL",
+        **({"mlflow.source.git.commit": ours["git_revision"].partition("+")[0]} if "git_revision" in ours else {}),
+        **({_NOTE: opening["description"]} if opening["description"] else {}),
+        **({"tmqc.settings_left_out": ", ".join(left_out)} if left_out else {}),
+    }
+    return tags | ours
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container without an entry for this number
+        return str(os.getuid())
+
+
+def _changed(run: Run, values: Mapping[str, str]) -> dict[str, str]:
+    """Tags for settings that differ from what the run knows: as when it is prolonged."""
+    known = run.data.params | settings_in_tags(run.data.tags)
+    return {SETTING_TAG + k: v for k, v in values.items() if k in known and known[k] != v}
+
+
+def settings_in_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """Settings that changed after the run had begun: they stand in tags, as parameters are write-once."""
+    return {k.removeprefix(SETTING_TAG): v for k, v in tags.items() if k.startswith(SETTING_TAG)}
