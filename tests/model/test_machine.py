@@ -61,7 +61,7 @@ def test_a_backend_that_cannot_be_used_is_refused(monkeypatch, name, says):
 
 
 def test_determinism_and_threads_with_jax(monkeypatch):
-    """On a GPU it is XLA's to be deterministic, and it reads that from the environment; a number of threads it has not."""
+    """On a GPU XLA has to be deterministic, as it reads from the environment; a number of threads it does not take."""
     monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=/nowhere")
     cpu = SimpleNamespace(platform="cpu", device_kind="cpu")
     monkeypatch.setitem(sys.modules, "jax", SimpleNamespace(devices=lambda: [cpu]))

@@ -10,7 +10,6 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from tmqc.report.canvas import save_figure
-from tmqc.report.cycles import read_cycles
 from tmqc.report.events import read_trace
 from tmqc.report.figures import draw_cycles, draw_inference, draw_roc
 from tmqc.report.metrics import read_metrics, read_predictions
@@ -20,6 +19,7 @@ from tmqc.report.qc_figure import draw_qc
 from tmqc.report.ranking import KindRow, RivalRow, read_ranking
 from tmqc.report.ranking_figure import draw_ranking
 from tmqc.runs import directory as rundir
+from tmqc.runs.cycles import read_cycles
 
 log = logging.getLogger("tmqc")
 
