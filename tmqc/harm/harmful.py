@@ -5,14 +5,13 @@ The kinds are in `corruptions.py`, the scenarios in `scenarios.py`.
 
 from __future__ import annotations
 
-import csv
 import functools
 import hashlib
 import inspect
 import json
 import logging
 import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from itertools import count
@@ -22,7 +21,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from tmqc.data.cache import VolumeCache
-from tmqc.data.cohort import COLUMNS, Subject
+from tmqc.data.cohort import Subject, write_split
 from tmqc.data.nifti import read_image, to_array
 from tmqc.data.truth import Harm, Truth
 from tmqc.errors import CohortError, SettingsError
@@ -126,7 +125,7 @@ def write_harmful(
             harmful.append(row)
         if bad is not None:
             harmful.append(bad)
-    _write_csv(directory / "train.csv", harmful)
+    write_split(directory / "train.csv", harmful)
     return tuple(harmful)
 
 
@@ -207,15 +206,6 @@ def _make_copy(row: Subject, harm: Harm, path: Path) -> dict[str, float]:
         fault = f"subject {row.subject}, {path}: the corrupted copy cannot be written: {error}"
         raise CohortError(fault) from None
     return {"least": float(before.min()), "most": float(before.max())}
-
-
-def _write_csv(path: Path, subjects: Iterable[Subject]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for row in subjects:
-            known = ["" if value is None else value for value in (row.sex, row.age, row.scanner)]
-            writer.writerow([row.subject, row.path, row.study, row.group, *known])
 
 
 def _seed(seed: int, subject: str) -> int:
