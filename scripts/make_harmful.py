@@ -18,8 +18,10 @@ from pathlib import Path
 from tmqc.data.cohort import Subject, read_cohort
 from tmqc.data.truth import Truth, write_truth
 from tmqc.errors import InputError, RunError, SettingsError
-from tmqc.harm.harmful import KINDS, SCENARIOS, draw_harm, write_harmful
-from tmqc.harm.scenarios import PLACEMENTS
+from tmqc.harm.corruptions import KINDS
+from tmqc.harm.draw import draw_harm
+from tmqc.harm.harmful import write_harmful
+from tmqc.harm.scenarios import PLACEMENTS, SCENARIOS
 from tmqc.settings.schema import HarmfulConfig
 
 
@@ -39,7 +41,7 @@ def _make(options: argparse.Namespace) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunError(f"--out {out}: is there and not empty, expected a new or empty directory")
     if options.scenario == "none" and options.ids:
-        raise SettingsError(f"--ids {' '.join(options.ids)}: --scenario none corrupts nobody; leave one of them out")
+        raise SettingsError(f"--ids {' '.join(options.ids)}: --scenario none corrupts no scan; leave one of them out")
     train = read_cohort(train_csv=options.train_csv, verification_csv=None, test_csv=None).train
     settings = HarmfulConfig(
         scenario=options.scenario,

@@ -100,4 +100,4 @@ def test_the_control_side_cannot_reach_the_truth():
         seen.add(module)
         queue += [m for m in imports_of(paths[module]) if m.split(".")[0] == "tmqc"]
     assert "tmqc.data.truth" not in seen
-    assert "tmqc.harm.harmful" not in seen
+    assert not any(module.startswith("tmqc.harm") for module in seen)

@@ -9,7 +9,7 @@ from tiny import CENTERS, compose_config, tiny_overrides
 from tmqc.data.cohort import read_cohort
 from tmqc.data.truth import read_truth
 from tmqc.errors import RunError
-from tmqc.harm.known_harm import draw
+from tmqc.harm.ground_truth import draw
 from tmqc.pipelines.prepare import Prepared, Source, corrupt, load, make_centers, make_plan
 
 N_TRAIN = sum(CENTERS.values())

@@ -17,7 +17,8 @@ from tmqc.data.sealed import START, DamagedError, seal, unseal
 from tmqc.data.volumes import Block, load_volumes
 from tmqc.errors import CohortError, StoppedError
 from tmqc.harm import harmful
-from tmqc.harm.harmful import draw_harm, write_harmful
+from tmqc.harm.draw import draw_harm
+from tmqc.harm.harmful import write_harmful
 from tmqc.settings.schema import CacheConfig, HarmfulConfig
 
 SHAPE = (6, 7, 8)

@@ -19,8 +19,10 @@ from tmqc.data.nifti import read_image, read_volume
 from tmqc.data.truth import Harm, Truth, read_truth
 from tmqc.data.volumes import load_volumes
 from tmqc.errors import CohortError, SettingsError
-from tmqc.harm.corruptions import inverted, noise
-from tmqc.harm.harmful import KINDS, SCENARIOS, check_harmful, draw_harm, write_harmful
+from tmqc.harm.corruptions import KINDS, inverted, noise
+from tmqc.harm.draw import check_harmful, draw_harm
+from tmqc.harm.harmful import write_harmful
+from tmqc.harm.scenarios import SCENARIOS
 from tmqc.settings.schema import HarmfulConfig
 
 SHAPE = (6, 7, 8)
@@ -401,7 +403,7 @@ def test_the_script_takes_severity_fraction_and_placement(main, train_csv, tmp_p
         (["--placement", "beside"], "harmful.placement is 'beside'"),
         (["--scenario", "all"], "harmful.scenario is 'all'"),
         (["--train-csv", "absent.csv"], "absent.csv"),
-        (["--scenario", "none", "--ids", "bogus"], "--ids bogus: --scenario none corrupts nobody"),
+        (["--scenario", "none", "--ids", "bogus"], "--ids bogus: --scenario none corrupts no scan"),
         (["--out", "."], "not empty"),
         (["--out", "/dev/null/x"], "cannot be written"),
     ],

@@ -12,8 +12,8 @@ from tiny import compose_config
 from tmqc.data.cohort import Subject
 from tmqc.data.truth import read_truth, write_truth
 from tmqc.errors import SettingsError
-from tmqc.harm.corruptions import GRADED
-from tmqc.harm.harmful import KINDS, check_harmful, draw_harm
+from tmqc.harm.corruptions import GRADED, KINDS
+from tmqc.harm.draw import check_harmful, draw_harm
 from tmqc.harm.scenarios import deal_kinds
 from tmqc.settings.schema import HarmfulConfig, flatten
 

@@ -84,7 +84,7 @@ def test_scans_and_tables_that_cannot_be_read(tmp_path, cohort_csvs):
     assert f"subject Alpha-train-0, {scan}: cannot be read: Permission denied" in errors
     csvs["train"].chmod(0)
     errors = refused(launch(csvs, tmp_path / "outputs", "pipeline=clean", "tracking=none"))
-    assert f"{csvs['train']}: cannot be read as a CSV: Permission denied" in errors
+    assert f"{csvs['train']}: cannot be read: Permission denied" in errors
     assert [path.name for path in (tmp_path / "outputs").iterdir()] == ["cache"]  # of the scans that could be read
 
 

@@ -13,7 +13,7 @@ from matplotlib.image import imread
 from rich.console import Console
 
 from tmqc.data.cohort import Subject
-from tmqc.harm.harmful import KINDS as data_kinds
+from tmqc.harm.corruptions import KINDS as data_kinds
 from tmqc.report.canvas import save_figure
 from tmqc.report.ranking import (
     KindRow,

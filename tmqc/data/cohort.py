@@ -6,6 +6,7 @@ Everything is read as text first, so that an id such as 007 keeps its zeros. Vol
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import os
@@ -85,6 +86,16 @@ def read_cohort(
             "Give cohort.verification_csv a split of its own."
         )
     return Cohort(splits["train"], verification, splits["test"], tuple(filter(None, warnings)))
+
+
+def write_split(path: Path, subjects: Iterable[Subject]) -> None:
+    """Write a split as a CSV that `read_cohort` reads back as the same rows."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for row in subjects:
+            known = ["" if value is None else value for value in (row.sex, row.age, row.scanner)]
+            writer.writerow([row.subject, row.path, row.study, row.group, *known])
 
 
 def digest(subjects: Iterable[Subject]) -> str:

@@ -1,4 +1,4 @@
-"""Who was corrupted, how, how strongly and with which seed: the manifest that only evaluation may read.
+"""The manifest of corrupted scans (which, how, how strongly, with which seed), which only evaluation may read.
 
 Nothing on the training or control side imports this; a test enforces it (METHOD section 8).
 """
@@ -31,6 +31,11 @@ class Harm:
     kind: str
     parameters: tuple[tuple[str, Value], ...]
     seed: int
+
+    @property
+    def source(self) -> str:
+        """The subject whose scan is corrupted: its own, unless this is an extra copy."""
+        return str(dict(self.parameters).get("source", self.subject))
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,7 @@ def write_truth(path: Path, truth: Truth) -> None:
 
 
 def read_truth(path: Path) -> Truth:
-    """Read a manifest; columns besides COLUMNS are ignored, no rows means nobody was corrupted.
+    """Read a manifest; columns besides COLUMNS are ignored, no rows: no scan is corrupted.
 
     Raises:
         InputError: every fault of the file, by row and column.
@@ -92,7 +97,7 @@ def read_truth(path: Path) -> Truth:
     for line, row in table.rows.items():
         harm, wrong = _parse_row(row)
         if harm is not None and harms.setdefault(harm.subject, harm) is not harm:
-            wrong.append(f"column Subject: {harm.subject!r} is there already, expected each subject once")
+            wrong.append(f"column Subject: {harm.subject!r} is there already, allowed is each subject once")
         faults += [f"{path}, row {line}, {what}" for what in wrong]
     if faults:
         raise InputError(faults)

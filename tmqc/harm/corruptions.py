@@ -76,7 +76,7 @@ def blur(scan: Array, rng: np.random.Generator, parameters: Parameters) -> Array
 
 
 def bias_field(scan: Array, rng: np.random.Generator, parameters: Parameters) -> Array:
-    """Bright on one side, dark on the other: an uneven coil, or shading that nobody corrected.
+    """Bright on one side, dark on the other: an uneven coil, or shading left uncorrected.
 
     Multiplied by the exponential of a drawn polynomial of degree 3 whose values range, over the head, from
     -log_range / 2 to +log_range / 2.

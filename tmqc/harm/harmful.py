@@ -1,87 +1,33 @@
-"""Seeded corruption of training scans (METHOD section 8): draw who, how and with which seed; then apply.
-
-The kinds are in `corruptions.py`, the scenarios in `scenarios.py`.
-"""
+"""Writes the corrupted copies of training scans that a truth names, and the CSV of the training split with them."""
 
 from __future__ import annotations
 
-import csv
 import functools
 import hashlib
 import inspect
 import json
 import logging
 import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
-from itertools import count
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
 from tmqc.data.cache import VolumeCache
-from tmqc.data.cohort import COLUMNS, Subject
+from tmqc.data.cohort import Subject, write_split
 from tmqc.data.nifti import read_image, to_array
 from tmqc.data.truth import Harm, Truth
-from tmqc.errors import CohortError, SettingsError
+from tmqc.errors import CohortError
 from tmqc.harm import corruptions, kspace
-from tmqc.harm.corruptions import DEFAULT_SEVERITY, KINDS, LABEL_KINDS, Value, draw_parameters, fits
-from tmqc.harm.harmful_settings import check_harmful
-from tmqc.harm.scenarios import SCENARIOS, deal_kinds
-from tmqc.settings.schema import HarmfulConfig
-
-__all__ = ["KINDS", "SCENARIOS", "check_harmful", "draw_harm", "source_of", "write_harmful"]
+from tmqc.harm.corruptions import KINDS, LABEL_KINDS, fits
 
 log = logging.getLogger("tmqc")
 
 # Whole numbers that hold 0..255 and that float32 holds exactly; everything else is written as float32.
 _KEPT_TYPES = (sitk.sitkUInt8, sitk.sitkUInt16, sitk.sitkInt16)
-
-
-# The published kinds' own settings: what a kind's parameters are taken from as long as harmful.severity is null.
-SETTINGS_OF: dict[str, tuple[str, ...]] = {"inverted": (), "noise": ("mean", "sigma", "replace")}
-
-
-def draw_harm(train: Sequence[Subject], settings: HarmfulConfig) -> Truth:
-    """Decide who is corrupted and how; nothing is read or written. Harms come sorted by subject.
-
-    The order of `train` does not matter, and a scan's own seed depends on `settings.seed` and its id alone: an extra
-    copy, whose harm names its original as the parameter `source`, is what the original in place would have become.
-
-    Raises:
-        SettingsError: every setting out of range, every id that is not in `train`, a count that is too large.
-
-    """
-    if faults := check_harmful(settings):
-        raise SettingsError(faults)
-    groups = SCENARIOS[settings.scenario](train, settings)
-    taken = {row.subject for row in train}
-    harms = []
-    for kind, group in zip(deal_kinds(settings.kind, len(groups)), groups, strict=True):
-        for row in group:
-            seed = _seed(settings.seed, row.subject)
-            name, parameters = row.subject, _draw_parameters(kind, seed, settings)
-            if settings.placement == "extra":
-                name, parameters["source"] = _name_copy(row.subject, taken), row.subject
-            harms.append(Harm(name, row.study, kind, tuple(sorted(parameters.items())), seed))
-    return Truth(tuple(sorted(harms, key=lambda harm: harm.subject)))
-
-
-def _draw_parameters(kind: str, seed: int, settings: HarmfulConfig) -> dict[str, Value]:
-    published: dict[str, Value] = {name: getattr(settings, name) for name in SETTINGS_OF.get(kind, ())}
-    if settings.severity is None and kind in SETTINGS_OF:
-        return published
-    severity = DEFAULT_SEVERITY if settings.severity is None else settings.severity
-    # A stream of its own: the one of the seed alone is for what the kind itself draws.
-    graded = draw_parameters(kind, severity, np.random.default_rng([1, seed]))
-    return graded | {name: value for name, value in published.items() if name != "sigma"}  # the severity's to say
-
-
-def _name_copy(subject: str, taken: Collection[str]) -> str:
-    # As a second scan of the same person would be named: the id must not tell that something was done to it.
-    return next(name for n in count(2) if (name := f"{subject}_{n}") not in taken)
 
 
 def write_harmful(
@@ -96,9 +42,9 @@ def write_harmful(
 
     Writes `directory/volumes/<Subject>.nii.gz`, with the original's geometry, and its pixel type where that
     loses nothing (fractions are cut off, as the published script's astype(uint8) does), and
-    `directory/train.csv`, in which nothing but the path tells a copy from an original. A flipped label changes
+    `directory/train.csv`, in which a copy differs from an original by its path alone. A flipped label changes
     the row alone: no volume is written. A copy that `cache` has of an earlier run is written as it was then. One
-    warning tells of all scans whose intensities are not what their kind takes for granted. The rows name the copies in
+    warning counts the scans whose intensities are not on the scale that their kind assumes. The rows name the copies in
     `final`, if the caller is going to move them there.
 
     Returns:
@@ -110,7 +56,7 @@ def write_harmful(
     """
     directory = directory.absolute()
     (directory / "volumes").mkdir(parents=True, exist_ok=True)
-    harms = {source_of(harm): harm for harm in truth.harms}
+    harms = {harm.source: harm for harm in truth.harms}
     rows = {row.subject: row for row in train}
     faults = [f"subject {name}: is to be corrupted but not in the training split" for name in harms if name not in rows]
     place = directory if final is None else final.absolute()
@@ -126,13 +72,8 @@ def write_harmful(
             harmful.append(row)
         if bad is not None:
             harmful.append(bad)
-    _write_csv(directory / "train.csv", harmful)
+    write_split(directory / "train.csv", harmful)
     return tuple(harmful)
-
-
-def source_of(harm: Harm) -> str:
-    """Return the subject whose scan is corrupted: the harm's own, unless that is an extra copy."""
-    return str(dict(harm.parameters).get("source", harm.subject))
 
 
 def _harm_row(row: Subject, harm: Harm, directory: Path) -> Subject:
@@ -142,7 +83,7 @@ def _harm_row(row: Subject, harm: Harm, directory: Path) -> Subject:
 
 
 def _write_copies(copies: Sequence[tuple[Subject, Harm]], folder: Path, cache: VolumeCache) -> list[str]:
-    """Corrupt scans; why it could not be done, a line a scan."""
+    """Corrupt scans. Returns one line per scan that could not be."""
     faults, misfits = [], []
     # One after another: ITK's writers are no safer in several threads than its readers.
     for row, harm in copies:
@@ -155,21 +96,21 @@ def _write_copies(copies: Sequence[tuple[Subject, Harm]], folder: Path, cache: V
             misfits.append(f"subject {row.subject} ({harm.kind}), {seen['least']:g} to {seen['most']:g}")
     if misfits:
         log.warning(
-            "harmful: the intensities of %d of %d scans are not on the 0..255 scale that their kind takes for granted, "
-            "so the harm is another than its strength says: %s",
+            "harmful: the intensities of %d of %d scans are not on the 0..255 scale that their kind assumes, "
+            "so the harm differs from its stated strength: %s",
             *(len(misfits), len(copies), misfits[0]),
         )
     return faults
 
 
 def _write_copy(row: Subject, harm: Harm, path: Path, cache: VolumeCache) -> Mapping[str, float]:
-    """Corrupt one scan; its own `least` and `most` intensity. Raises CohortError: it cannot be done."""
+    """Corrupt one scan. Returns the original's `least` and `most` intensity. Raises CohortError."""
     if cache.directory is None:
         return _make_copy(row, harm, path)
     try:
         key = _copy_key(cache.digest(row.path), harm)
     except OSError:
-        return _make_copy(row, harm, path)  # which says what is wrong with it
+        return _make_copy(row, harm, path)  # its error says what is wrong
     if (seen := cache.copy_made(key, path)) is not None:
         return seen
     seen = _make_copy(row, harm, path)
@@ -207,17 +148,3 @@ def _make_copy(row: Subject, harm: Harm, path: Path) -> dict[str, float]:
         fault = f"subject {row.subject}, {path}: the corrupted copy cannot be written: {error}"
         raise CohortError(fault) from None
     return {"least": float(before.min()), "most": float(before.max())}
-
-
-def _write_csv(path: Path, subjects: Iterable[Subject]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for row in subjects:
-            known = ["" if value is None else value for value in (row.sex, row.age, row.scanner)]
-            writer.writerow([row.subject, row.path, row.study, row.group, *known])
-
-
-def _seed(seed: int, subject: str) -> int:
-    # 48 bits: exact even where a reader takes the manifest's numbers for float64.
-    return int.from_bytes(hashlib.sha256(f"{seed}:{subject}".encode()).digest()[:6])

@@ -16,8 +16,8 @@ from tmqc.data.copies import refuse_copies
 from tmqc.data.truth import Truth, write_truth
 from tmqc.data.volumes import Volumes, load_volumes
 from tmqc.errors import RunError
-from tmqc.harm.harmful import source_of, write_harmful
-from tmqc.harm.known_harm import draw, find_truth
+from tmqc.harm.ground_truth import draw, find_truth
+from tmqc.harm.harmful import write_harmful
 from tmqc.model import backend
 from tmqc.model.batch_size import settle_batch_size
 from tmqc.model.learner import Learner
@@ -120,7 +120,7 @@ def prepare(config: Config) -> Prepared:
     held = [*cohort.verification, *cohort.train, *cohort.test] if config.federation.name == "none" else [*cohort.test]
     volumes = load(config.cohort, held, cache)
     # An extra scan with a flipped label, as scripts/make_harmful.py writes it, is its original's under another id.
-    pairs = {frozenset((harm.subject, source_of(harm))) for harm in truth.harms} if truth else set()
+    pairs = {frozenset((harm.subject, harm.source)) for harm in truth.harms} if truth else set()
     refuse_copies(held, volumes.read, allowed=pairs)
     learner, device = build_learner(config)
     if start is not None:

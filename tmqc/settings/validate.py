@@ -19,7 +19,7 @@ from tmqc.core.runaway import ACTIONS
 from tmqc.data.storage import DTYPES
 from tmqc.errors import SettingsError
 from tmqc.federation.rules import ON_FAULT, check_federation
-from tmqc.harm.harmful import check_harmful
+from tmqc.harm.draw import check_harmful
 from tmqc.rivals import RIVALS, missing_rivals
 from tmqc.runs.cycle_choice import select_cycles
 from tmqc.settings.schema import Config, InferenceConfig, RivalsConfig

@@ -1,4 +1,4 @@
-"""Who is known to be harmful in a run: drawn for it, named by a manifest, or both. For scores only."""
+"""The ground truth of a run: the harm that is drawn for it, that a manifest names, or both. For scores only."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 from tmqc.data.cohort import Cohort
 from tmqc.data.truth import Truth, read_truth
 from tmqc.errors import RunError
-from tmqc.harm.harmful import draw_harm, source_of
+from tmqc.harm.draw import draw_harm
 from tmqc.settings.schema import Config
 
 _MOST_NAMED = 5
 
 
 def draw(config: Config, cohort: Cohort) -> Truth | None:
-    """Draw who is made harmful in this run; None if nobody is.
+    """Draw the scans that are made harmful in this run; None if the scenario is none.
 
     Raises:
         SettingsError: ids that do not exist, or more than there are.
@@ -42,7 +42,7 @@ def find_truth(config: Config, cohort: Cohort, drawn: Truth | None) -> Truth | N
     _check_trained_on(config, cohort, known)
     if drawn is None:
         return known
-    if twice := known.subjects & {name for harm in drawn.harms for name in (harm.subject, source_of(harm))}:
+    if twice := known.subjects & {name for harm in drawn.harms for name in (harm.subject, harm.source)}:
         raise RunError(
             f"cohort.truth_csv={path} says that {_list(twice)} is harmful already: it cannot be made harmful once "
             "more; choose others by harmful.ids, or another harmful.seed"

@@ -1,12 +1,15 @@
-"""Harm that is drawn and harm that a manifest names: all of it is known, none twice, none of strangers."""
+"""Harm that is drawn and harm that a manifest names: all of it is known, none twice, none of other scans."""
+
+from dataclasses import replace
 
 import pytest
 from tiny import compose_config, tiny_overrides
 
-from tmqc.data.cohort import read_cohort
+from tmqc.data.cohort import read_cohort, write_split
 from tmqc.data.truth import Harm, Truth, write_truth
-from tmqc.errors import RunError
-from tmqc.harm.known_harm import draw, find_truth
+from tmqc.errors import CohortError, RunError
+from tmqc.harm.ground_truth import draw, find_truth
+from tmqc.pipelines.prepare import prepare
 
 
 @pytest.fixture
@@ -51,3 +54,18 @@ def test_a_manifest_of_strangers_is_refused(find, cohort_csvs, federation):
     assert str(cohort_csvs["train"]) in fault
     with pytest.raises(RunError, match=r"names 0, 1, 2, 3, 4 and 3 more, not in"):
         find(*map(str, range(8)))
+
+
+def test_a_flipped_label_under_a_second_id_is_no_copy_if_the_manifest_says_so(cohort_csvs, tmp_path):
+    train = read_cohort(train_csv=cohort_csvs["train"], verification_csv=None, test_csv=None).train
+    row = next(row for row in train if row.subject == "Beta-train-1")
+    table, manifest = tmp_path / "train.csv", tmp_path / "truth.csv"
+    write_split(table, [*train, replace(row, subject="again", group=1 - row.group)])
+    settings = [*tiny_overrides(cohort_csvs | {"train": table}, tmp_path), "cache.enabled=false"]
+    with pytest.raises(CohortError) as caught:
+        prepare(compose_config(*settings))
+    [fault] = caught.value.faults
+    assert fault.startswith(f"{table}, row {len(train) + 2}: subject again ") and "Beta-train-1" in fault
+    harm = Harm("again", row.study, "flipped_label", (("source", row.subject),), 0)
+    write_truth(manifest, Truth((harm,)))
+    assert prepare(compose_config(*settings, f"cohort.truth_csv={manifest}")).truth == Truth((harm,))
