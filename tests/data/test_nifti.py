@@ -114,6 +114,19 @@ def test_nifti_2_and_trailing_axes_of_one(tmp_path):
     assert decode(nifti1(VOXELS[..., None, None]), "a.nii").voxels.shape == SHAPE
 
 
+def test_a_copy_keeps_the_grid_and_holds_the_numbers_it_is_given(tmp_path):
+    for number, changes in enumerate(({"scl": (0.5, 3)}, {"scl": (0, np.nan)}, {"codes": (2, 0), "order": ">"})):
+        like = decode(nifti1(VOXELS[..., None], extensions=bytes(36), **changes), "a.nii")
+        assert like.is_scaled == (number == 0)
+        path = tmp_path / f"{number}.nii.gz"
+        write_like(path, like.voxels + 0.25, like, "float32")
+        np.testing.assert_array_equal(read_scan(path).voxels, like.voxels + 0.25)
+        assert read_scan(path).geometry == like.geometry
+        content = path.read_bytes()
+        write_like(path, like.voxels + 0.25, like, "float32")
+        assert path.read_bytes() == content
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [

@@ -2,7 +2,7 @@
 
 nibabel decodes. What it would guess or mend is refused before: a header that gives no orientation or no spacing, or
 that gives one of them twice and differently. A file's bytes are read once, so what is hashed is what is decoded, and no
-other file of a similar name is ever opened. Unzipping all of them at once finds truncation and checksum errors.
+other file of a similar name is ever opened. All of them are unzipped, which finds truncation and checksum errors.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import nibabel as nib
 import numpy as np
@@ -92,11 +92,20 @@ def decode(content: bytes, name: str) -> Scan:
         UnusableError: not a NIfTI-1 or NIfTI-2 image in one file, damaged, without a definite grid, not finite in
             float32, or all of one value.
     """
-    data = _unzip(content, name)
-    header = _read_header(data)
-    shape, dtype, start = _find_voxels(header, len(data))
-    geometry, qform = _find_geometry(header, shape)
-    voxels = _read_voxels(data, header, (shape, dtype, start))
+    try:
+        with _open(content, name) as file:
+            header = _read_header(file.read(max(_HEADERS)))
+            shape, dtype, start = _find_voxels(header)  # before all is unzipped: it may be a series of many GB
+            geometry, qform = _find_geometry(header, shape)
+            file.seek(0)
+            data = file.read()
+    except EOFError as error:
+        raise UnusableError(f"is truncated: {error}") from None
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise UnusableError(f"is damaged: {error}") from None
+    if len(data) < (end := start + math.prod(shape) * dtype.itemsize):
+        raise UnusableError(f"is truncated: {len(data)} of {end} bytes are there")
+    voxels = _read_voxels(data, (shape, dtype, start, *_read_scaling(header)))
     return Scan(voxels, geometry, qform, header)
 
 
@@ -126,22 +135,17 @@ def by(numbers: Sequence[float]) -> str:
     return " x ".join(f"{number:.6g}" for number in numbers)
 
 
-def _unzip(content: bytes, name: str) -> bytes:
+def _open(content: bytes, name: str) -> BinaryIO:
     is_zipped = content[:2] == b"\x1f\x8b"
     if name.lower().endswith(".nii"):
         if is_zipped:
             raise UnusableError("is compressed, expected the name to end in .nii.gz")
-        return content
+        return io.BytesIO(content)
     if not name.lower().endswith(".nii.gz"):
         raise UnusableError("is not named .nii or .nii.gz")
     if not is_zipped:
         raise UnusableError("is not compressed by gzip, although its name ends in .gz")
-    try:
-        return gzip.decompress(content)
-    except EOFError as error:
-        raise UnusableError(f"is truncated: {error}") from None
-    except (gzip.BadGzipFile, zlib.error) as error:
-        raise UnusableError(f"is damaged: {error}") from None
+    return cast(BinaryIO, gzip.open(io.BytesIO(content)))
 
 
 def _read_header(data: bytes) -> Nifti1Header:
@@ -151,13 +155,15 @@ def _read_header(data: bytes) -> Nifti1Header:
             header = _HEADERS[size](data[:size], endianness=order, check=False)
             magic = header["magic"].item()
             if magic == header.single_magic:
+                if size == 540 and header["eol_check"].tobytes() not in (b"\r\n\x1a\n", bytes(4)):
+                    raise UnusableError("is damaged: its line ends were converted as those of a text")
                 return header
             if magic == header.pair_magic:
                 raise UnusableError("is the header of a pair of files (.hdr and .img), expected one file")
     raise UnusableError("is not a NIfTI image (.nii or .nii.gz)")
 
 
-def _find_voxels(header: Nifti1Header, n_bytes: int) -> tuple[tuple[int, ...], np.dtype[Any], int]:
+def _find_voxels(header: Nifti1Header) -> tuple[tuple[int, ...], np.dtype[Any], int]:
     """Return shape, type and first byte of the voxels."""
     rank, *sizes = header["dim"].tolist()
     start = float(header["vox_offset"])
@@ -175,8 +181,6 @@ def _find_voxels(header: Nifti1Header, n_bytes: int) -> tuple[tuple[int, ...], n
     dtype = header.get_data_dtype()
     if (bits := int(header["bitpix"])) != 8 * dtype.itemsize:
         raise UnusableError(f"has a damaged header: {bits} bits a voxel, but voxels of type {dtype.name}")
-    if n_bytes < (end := int(start) + math.prod(shape) * dtype.itemsize):
-        raise UnusableError(f"is truncated: {n_bytes} of {end} bytes are there")
     return shape, dtype, int(start)
 
 
@@ -233,11 +237,9 @@ def _check_axes(axes: npt.NDArray[np.float64], name: str) -> None:
         raise UnusableError(f"is oblique (direction cosines by the {name}: {shown}), expected axes along the patient's")
 
 
-def _read_voxels(data: bytes, header: Nifti1Header, place: tuple[tuple[int, ...], np.dtype[Any], int]) -> Array:
+def _read_voxels(data: bytes, place: tuple[Any, ...]) -> Array:
     with np.errstate(all="ignore"):  # what float32 cannot hold turns infinite, and is reported below
-        voxels: Array = np.ascontiguousarray(
-            np.asanyarray(ArrayProxy(io.BytesIO(data), (*place, *_read_scaling(header))), np.float32)
-        )
+        voxels: Array = np.ascontiguousarray(np.asanyarray(ArrayProxy(io.BytesIO(data), place), np.float32))
     if n_bad := voxels.size - int(np.count_nonzero(np.isfinite(voxels))):
         raise UnusableError(f"has {n_bad} voxels that are NaN, infinite or too large for float32, expected none")
     if (low := voxels.min()) == voxels.max():
