@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
-from tmqc.data.nifti import Array, read_volume
+from tmqc.data.nifti import Array, read_scan
 from tmqc.errors import InputError, RunError
 from tmqc.harm.corruptions import GRADED, KINDS, LABEL_KINDS, draw_parameters
 from tmqc.phantom.anatomy import apply_scan, build_anatomy, draw_scans
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; 0 when written, 2 when the scan cannot be read or the picture not be written."""
     options = _parse(argv)
     try:
-        scan = _make_scan(options.shape) if options.scan is None else read_volume(options.scan)[0]
+        scan = _make_scan(options.shape) if options.scan is None else read_scan(options.scan).voxels
         # A phantom cohort's scans lie in volumes/, beside phantom.json.
         phantom = options.scan is None or is_phantom(options.scan.absolute().parent)
         draw_sheet(scan, options.out, NOTE if phantom else None, seed=options.seed)

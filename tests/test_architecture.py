@@ -16,7 +16,7 @@ ROOMS += ["tracking", "report", "pipelines", "study", "bench", "sweep", "cli", "
 POINT_UP = {
     "tmqc.federation.equipment": {"pipelines"},
     "tmqc.settings.fingerprint": {"phantom"},
-    "tmqc.settings.validate": {"core", "data", "federation", "harm", "rivals", "runs"},
+    "tmqc.settings.validate": {"core", "federation", "harm", "rivals", "runs"},
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

@@ -270,14 +270,12 @@ def test_a_run_is_made_longer_by_more_cycles_only(outputs, cohort_csvs, whole):
     same(whole["screen"], go(outputs, cohort_csvs, *settings, "run.progress=true", name="longer"))
 
 
-def test_how_scans_are_kept_may_change_but_not_whether_they_are_rounded(tmp_path):
+def test_how_scans_are_kept_may_change(tmp_path):
     def kept(*overrides):
         return compose_config("run.name=x", "cohort.train_csv=a.csv", *overrides)
 
     (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.structured(kept())))
-    assert check_place(kept("cache.enabled=false", "cache.ram_gb=1", "cache.dtype=float32", "run.name=y"), tmp_path)
-    with pytest.raises(RunError, match="cache.dtype: auto there, float16 now"):
-        check_place(kept("cache.dtype=float16", "cache.directory=elsewhere"), tmp_path)
+    assert check_place(kept("cache.enabled=false", "cache.directory=elsewhere", "run.name=y"), tmp_path)
 
 
 def test_other_data_is_refused(outputs, cohort_csvs, die, tmp_path):

@@ -1,6 +1,7 @@
 """What is in the cache is what was decoded, or it is decoded again; where there can be no cache, the run goes on."""
 
 import errno
+import hashlib
 import os
 import resource
 import subprocess
@@ -9,12 +10,15 @@ import time
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
-from tmqc.data import cache as module
-from tmqc.data import contents
-from tmqc.data.cache import VolumeCache, cache_warnings, open_cache
-from tmqc.data.sealed import START, DamagedError, seal, unseal
-from tmqc.data.volumes import Block, load_volumes
+from tmqc.data import contents, storage
+from tmqc.data.cache import VolumeCache, compact, open_cache
+from tmqc.data.contents import content_hashes
+from tmqc.data.storage import Store
+from tmqc.data.volumes import load_volumes
 from tmqc.errors import CohortError, StoppedError
 from tmqc.harm import harmful
 from tmqc.harm.draw import draw_harm
@@ -60,49 +64,67 @@ def told(caplog):
     return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
 
 
-@pytest.mark.parametrize("dtype", ["auto", "float32"])
-def test_scans_come_back_bit_for_bit_without_their_files_being_read(rows, place, monkeypatch, dtype):
+def test_scans_come_back_bit_for_bit_without_their_files_being_read(rows, place, monkeypatch):
     expected = scans_of(rows)
-    first = VolumeCache(place, dtype=dtype)
-    np.testing.assert_array_equal(scans_of(rows, first), expected, strict=True)
+    first = VolumeCache(place)
+    volumes = load(rows, first)
+    np.testing.assert_array_equal(volumes.batch([r.subject for r in rows]), expected, strict=True)
     assert (first.stats.decodes, first.stats.hits) == (3, 0)
 
-    def fail(path, *, whole):
-        raise AssertionError(f"{path} was read")
+    def fail(*arguments):
+        raise AssertionError(f"{arguments} was read")
 
-    monkeypatch.setattr("tmqc.data.nifti._scan_file", fail)
-    monkeypatch.setattr(contents.hashlib, "file_digest", fail)
-    for ram_bytes in (None, 0, 2 * N):
-        again = VolumeCache(place, dtype=dtype, ram_bytes=ram_bytes)
-        volumes = load(rows, again, n_workers=1)
-        np.testing.assert_array_equal(volumes.batch([r.subject for r in rows]), expected, strict=True)
-        assert (again.stats.decodes, again.stats.hits, again.stats.rebuilt) == (0, 3, 0)
-        assert ram_bytes is None or volumes.n_bytes <= ram_bytes
-        held = {"auto": [1, 2, 4], "float32": [4, 4, 4]}[dtype]
-        assert again.stats.bytes_read == sum(held) * N
-        assert volumes.n_bytes == (sum(held) * N if ram_bytes is None else ram_bytes and dtype == "auto" and N)
-
-
-def test_within_the_budget_in_memory_beyond_it_mapped(rows, place):
-    expected = scans_of(rows)
-    for cache in (VolumeCache(place, ram_bytes=N), VolumeCache(place, ram_bytes=N)):
-        volumes = load(rows, cache, n_workers=1)
-        assert volumes.n_bytes == N
-        assert "0.0 MB held and 0.0 MB (2 scans) mapped as " in volumes.describe()
-        block = volumes.block(["s3", "s1", "s2"])
-        assert isinstance(block, Block)
-        np.testing.assert_array_equal(block[:], expected[[2, 0, 1]])
-        assert volumes.shape == SHAPE
+    monkeypatch.setattr("tmqc.data.contents.Contents.read", fail)
+    again = VolumeCache(place)
+    volumes = load(rows, again, n_workers=1)
+    np.testing.assert_array_equal(volumes.batch([r.subject for r in rows]), expected, strict=True)
+    assert (again.stats.decodes, again.stats.hits, again.store.n_damaged) == (0, 3, 0)
+    assert [volumes.read(r.subject).dtype.name for r in rows] == ["uint8", "int16", "float32"]
+    assert all(isinstance(volumes.read(r.subject), np.memmap) for r in rows)
+    with pytest.raises(ValueError, match="read-only"):
+        volumes.read("s1")[0] = 1
+    assert volumes.describe() == f"3 of 3 scans from {place}, 0.0 MB as uint8 (1), int16 (1), float32 (1)"
 
 
-def test_asked_for_float16_rounds_alike_with_and_without_a_cache(rows, place):
-    exact = scans_of(rows)
-    rounded = scans_of(rows, VolumeCache(None, dtype="float16"))
-    np.testing.assert_array_equal(rounded[:2], exact[:2])
-    np.testing.assert_array_equal(rounded[2], exact[2].astype(np.float16))
-    for _ in range(2):
-        np.testing.assert_array_equal(scans_of(rows, VolumeCache(place, dtype="float16")), rounded)
-    np.testing.assert_array_equal(scans_of(rows, VolumeCache(place)), exact)  # each has entries of its own
+def test_every_file_is_read_once_and_what_is_hashed_is_what_is_decoded(rows, place, monkeypatch):
+    """A file that is replaced while it is read: its old voxels are never kept under its new content."""
+    other = rows[1].path.read_bytes()
+    expected, opened = scans_of(rows), []
+    read = contents.Contents.read
+
+    def read_then_replace(self, path):
+        opened.append(path)
+        found = read(self, path)
+        path.write_bytes(other)
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tmqc.data.contents.Contents.read", read_then_replace)
+        np.testing.assert_array_equal(scans_of(rows[:1], VolumeCache(place)), expected[:1])
+    assert opened == [rows[0].path]
+    np.testing.assert_array_equal(scans_of(rows[:1], VolumeCache(place)), expected[1:2])
+
+
+def test_records_of_an_earlier_format_are_never_taken(rows, place, monkeypatch):
+    monkeypatch.setattr(storage, "FORMAT", storage.FORMAT - 1)
+    scans_of(rows, VolumeCache(place))
+    monkeypatch.undo()
+    assert scans_of(rows, cache := VolumeCache(place)) is not None
+    assert (cache.stats.hits, cache.stats.decodes) == (0, 3)
+
+
+def test_content_hashes(rows, place, tmp_path, monkeypatch):
+    copy = tmp_path / "copy.nii.gz"
+    copy.write_bytes(rows[0].path.read_bytes())
+    paths = [*(row.path for row in rows), copy, tmp_path / "absent.nii"]
+    found = content_hashes(paths)
+    assert list(found) == paths[:-1]
+    assert len(set(found.values())) == 3 and found[copy] == found[rows[0].path]
+    assert found[copy] == hashlib.sha256(copy.read_bytes()).hexdigest()
+    cache = VolumeCache(place)
+    load(rows, cache)
+    monkeypatch.setattr("tmqc.data.contents.Contents.read", None)  # they are known
+    assert content_hashes(paths[:3], cache.contents) == {path: found[path] for path in paths[:3]}
 
 
 def test_another_path_of_the_same_content_is_a_hit(rows, place, tmp_path, subject):
@@ -132,7 +154,7 @@ def test_a_file_that_has_changed_is_decoded_again(subject, place, write_nifti, c
         case "mtime":
             os.utime(path, ns=(0, 0))
     cache = VolumeCache(place)
-    assert cache.find(path) is None
+    assert cache.contents.find(path) is None
     found = scans_of(rows, cache)
     np.testing.assert_array_equal(found[0, ..., 0], voxels[0 if change == "mtime" else 1])
     assert cache.stats.decodes == (0 if change == "mtime" else 1)  # another time alone: the content is known
@@ -142,11 +164,11 @@ def test_the_index_of_a_young_file_is_not_trusted(rows, place, monkeypatch):
     """Its content may change again within the resolution of its times."""
     monkeypatch.setattr(contents, "SETTLED_NS", 2 * 10**9)
     scans_of(rows, VolumeCache(place))
-    assert all(VolumeCache(place).find(row.path) is None for row in rows)
-    monkeypatch.setattr(contents.time, "time_ns", lambda: time.time() * 10**9 + 10**10)
+    assert all(VolumeCache(place).contents.find(row.path) is None for row in rows)
+    monkeypatch.setattr(contents.time, "time_ns", lambda: int(time.time() * 10**9) + 10**10)
     assert scans_of(rows, cache := VolumeCache(place)) is not None
     assert (cache.stats.hits, cache.stats.decodes) == (3, 0)
-    assert all(VolumeCache(place).find(row.path) is not None for row in rows)
+    assert all(VolumeCache(place).contents.find(row.path) is not None for row in rows)
 
 
 def _overwrite(path, content):
@@ -159,27 +181,31 @@ def _overwrite(path, content):
     [
         lambda raw: b"",
         lambda raw: raw[:10],
-        lambda raw: raw[:START],
+        lambda raw: raw[:128],
         lambda raw: raw[:-1],
         lambda raw: raw + b"\0",
         lambda raw: raw[:20] + bytes([raw[20] ^ 1]) + raw[21:],  # the header
+        lambda raw: raw.replace(b"(1,)", b"(9,)"),
+        lambda raw: raw.replace(b"|u1", b"|i1").replace(b"<i2", b"<u2").replace(b"<i8", b"<u8").replace(b"<f4", b"<i4"),
         lambda raw: b"X" + raw[1:],
-        lambda raw: raw[: START + 5] + bytes([raw[START + 5] ^ 16]) + raw[START + 6 :],  # one bit of one voxel
+        lambda raw: raw[:-100] + bytes([raw[-100] ^ 16]) + raw[-99:],  # one bit
         lambda raw: raw[:-1] + bytes([raw[-1] ^ 1]),
     ],
 )
 @pytest.mark.parametrize("kind", ["scans", "index"])
-def test_damaged_entries_are_made_again_never_read(rows, place, kind, damage):
+def test_damaged_entries_are_made_again_never_read(rows, place, caplog, *, kind, damage):
     expected = scans_of(rows, VolumeCache(place))
     good = [path.read_bytes() for path in entries(place, kind)]
     for path, raw in zip(entries(place, kind), good, strict=True):
-        _overwrite(path, damage(raw + b"padding" * (kind == "index")))
+        _overwrite(path, damage(raw))
     cache = VolumeCache(place)
     np.testing.assert_array_equal(scans_of(rows, cache), expected)
-    assert cache.stats.rebuilt == cache.stats.decodes == (3 if kind == "scans" else 0)
+    assert (cache.store.n_damaged, cache.stats.decodes) == (3, 3 if kind == "scans" else 0)
+    [warning] = told(caplog)
+    assert "is damaged" in warning
     after = VolumeCache(place)
     np.testing.assert_array_equal(scans_of(rows, after), expected)
-    assert (after.stats.hits, after.stats.rebuilt, after.stats.decodes) == (3, 0, 0)
+    assert (after.stats.hits, after.store.n_damaged, after.stats.decodes) == (3, 0, 0)
 
 
 def test_a_damaged_entry_of_a_cache_that_is_read_only_is_decoded_and_told_once(rows, place, monkeypatch, caplog):
@@ -192,12 +218,12 @@ def test_a_damaged_entry_of_a_cache_that_is_read_only_is_decoded_and_told_once(r
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
 
     for name in ("unlink", "mkdir", "replace"):
-        monkeypatch.setattr(f"tmqc.data.cache.Path.{name}", refuse)
+        monkeypatch.setattr(f"tmqc.data.storage.Path.{name}", refuse)
     cache = VolumeCache(place)
     np.testing.assert_array_equal(scans_of(rows, cache), expected)
-    assert (cache.stats.rebuilt, cache.stats.decodes) == (3, 3)
-    (warning,) = told(caplog)
-    assert "cannot be written (Read-only file system)" in warning
+    assert (cache.store.n_damaged, cache.stats.decodes) == (3, 3)
+    damaged, warning = told(caplog)
+    assert "is damaged" in damaged and "cannot be written (Read-only file system)" in warning
 
 
 def test_the_grid_is_checked_at_every_use(rows, place):
@@ -221,7 +247,7 @@ def test_a_scan_that_is_gone_is_told_although_it_is_in_the_cache(rows, place):
 
 def test_a_cache_deleted_under_a_run_costs_a_decoding_and_changed_scans_stop_it(rows, place, write_nifti):
     expected = scans_of(rows)
-    volumes = load(rows, VolumeCache(place, ram_bytes=0))
+    volumes = load(rows, VolumeCache(place))
     for path in entries(place):
         path.unlink()
     np.testing.assert_array_equal(volumes.batch(["s1", "s2", "s3"]), expected)
@@ -241,18 +267,17 @@ def test_a_cache_deleted_under_a_run_costs_a_decoding_and_changed_scans_stop_it(
 @pytest.mark.parametrize("where", ["cache", "cache/deeper"])
 def test_a_file_in_the_place_of_the_directory_is_told_once_and_the_run_goes_on(rows, tmp_path, caplog, where):
     (tmp_path / "cache").write_text("not a directory")
-    cache = VolumeCache(tmp_path / where, ram_bytes=N)
+    cache = VolumeCache(tmp_path / where)
     np.testing.assert_array_equal(scans_of(rows, cache), scans_of(rows))
     assert cache.stats.decodes == 3
-    written, exceeded = told(caplog)
-    assert f"cache.directory={tmp_path / where}: cannot be written (" in written
-    assert "cache.ram_gb" in exceeded
+    [warning] = told(caplog)
+    assert f"cache.directory={tmp_path / where}: cannot be written (" in warning
 
 
 def test_a_full_disk_is_told_once_and_the_run_goes_on(rows, place, caplog):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     cache = VolumeCache(place)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (START + N // 2, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (N // 2, hard))
     try:
         found = scans_of(rows, cache)
     finally:
@@ -267,15 +292,14 @@ def test_a_process_that_dies_while_it_writes_leaves_no_entry(rows, place, monkey
     class Death(BaseException):
         pass
 
-    def die(fd):
+    def die(path, target):
         raise Death
 
-    monkeypatch.setattr("tmqc.data.sealed.os.fsync", die)
+    monkeypatch.setattr("tmqc.data.storage.Path.replace", die)
     with pytest.raises(Death):
-        seal(place.with_name("x"), {}, np.zeros(9, np.uint8))
-    assert not place.with_name("x").exists()
+        Store(place).put("scans", "x", fields={"voxels": np.zeros(9, np.uint8)})
+    assert entries(place) == []
     monkeypatch.undo()
-    (place / "scans").mkdir(parents=True)
     old, young = place / "scans" / "a.1.part", place / "scans" / "b.2.part"
     for path in (old, young):
         path.write_bytes(b"half")
@@ -318,7 +342,7 @@ def test_four_processes_build_one_cache_at_once(write_nifti, subject, place):
     assert all(err == "" for _, err in answers)
     cache = VolumeCache(place)
     assert scans_of(rows, cache).tobytes().hex() == expected
-    assert (cache.stats.hits, cache.stats.rebuilt) == (12, 0)
+    assert (cache.stats.hits, cache.store.n_damaged) == (12, 0)
     assert len(entries(place)) == len(entries(place, "index")) == 12  # no partial file is left
 
 
@@ -353,7 +377,7 @@ def test_a_damaged_corrupted_copy_is_made_again(rows, place, tmp_path):
     _overwrite(path, raw[:-3] + bytes([raw[-3] ^ 1]) + raw[-2:])
     cache = VolumeCache(place)
     assert corrupted(rows, tmp_path / "b", cache) == expected
-    assert (cache.stats.made, cache.stats.copied, cache.stats.rebuilt) == (1, 0, 1)
+    assert (cache.stats.made, cache.stats.copied, cache.store.n_damaged) == (1, 0, 1)
 
 
 def test_a_copy_of_a_scan_that_is_gone_is_told(rows, place, tmp_path):
@@ -362,31 +386,35 @@ def test_a_copy_of_a_scan_that_is_gone_is_told(rows, place, tmp_path):
         corrupted(rows, tmp_path / "a", VolumeCache(place))
 
 
-def test_sealed_files_say_what_they_hold(tmp_path):
-    path = tmp_path / "x"
-    payload = np.arange(10, dtype=np.int16).reshape(2, 5)
-    seal(path, {"a": [1, "b"]}, payload)
-    sealed = unseal(path)
-    assert sealed.facts == {"a": [1, "b"]}
-    assert sealed.check().tobytes() == sealed.map().tobytes() == payload.tobytes()
-    with pytest.raises((ValueError, OSError)):
-        sealed.map()[0] = 1
-    with path.open("r+b") as file:
-        file.truncate(START + 3)
-    with pytest.raises(DamagedError, match="x: "):
-        sealed.map()
-    with pytest.raises(ValueError, match="at most"):
-        seal(path, {"a": "b" * START}, payload)
-
-
 def test_settings(tmp_path, caplog):
     assert open_cache(CacheConfig(enabled=False), tmp_path).directory is None
     assert open_cache(CacheConfig(), tmp_path).directory == tmp_path / "cache"
     assert open_cache(CacheConfig(directory="/else/where"), tmp_path).directory.as_posix() == "/else/where"
-    assert open_cache(CacheConfig(ram_gb=1.5), tmp_path).budget.limit == 1_500_000_000
-    assert open_cache(CacheConfig(ram_gb=0), tmp_path).budget.limit == 0
-    available = module.available_bytes()
-    assert open_cache(CacheConfig(), tmp_path).budget.limit == pytest.approx(available / 2, rel=0.3)
     assert told(caplog) == [] and list(tmp_path.iterdir()) == []
-    [warning] = cache_warnings(CacheConfig(dtype="float16"))
-    assert "rounds" in warning and cache_warnings(CacheConfig()) == ()
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype"),
+    [
+        ([0, 255], "uint8"),
+        ([-1, 255], "int16"),
+        ([0, 256], "int16"),
+        ([-32768, 32767], "int16"),
+        ([0.5, 2048], "float16"),
+        ([-0.0, 1], "float16"),  # a whole number of type uint8 would come back as +0.0
+        ([0, 65504], "float16"),
+        ([2049.5, 0], "float32"),
+        ([0.1, 0], "float32"),
+        ([0, 65535], "float32"),
+        ([0, 1e30], "float32"),
+        ([0, 1e-30], "float32"),
+    ],
+)
+def test_the_smallest_type_that_gives_every_bit_back(values, dtype):
+    assert compact(np.array(values, np.float32)).dtype.name == dtype
+
+
+@settings(deadline=None)
+@given(arrays(np.float32, st.integers(2, 9), elements=st.floats(width=32, allow_nan=False, allow_infinity=False)))
+def test_nothing_is_ever_lost(scan):
+    assert compact(scan).astype(np.float32).tobytes() == scan.tobytes()

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from tmqc.data.nifti import read_scan
 from tmqc.errors import CohortError, SettingsError
 from tmqc.phantom import anatomy, center_tables
 from tmqc.phantom import cohort as phantom
@@ -269,6 +270,21 @@ def test_bad_settings_are_all_named(tmp_path: Path) -> None:
         phantom.make_phantom(bad, shape=(40, 48, 2), directory=tmp_path / "out")
     assert len(caught.value.faults) == 3
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_grid_that_the_phantom_does_not_have_is_refused_at_once_with_the_one_it_has(
+    settings: PhantomConfig, tmp_path: Path
+) -> None:
+    make = functools.partial(phantom.make_phantom, settings, shape=(16, 20, 16), n_jobs=1)
+    with pytest.raises(SettingsError) as caught:
+        make(directory=tmp_path / "out", spacing_mm=[10.0, 10.0, 10.0], orientation="LPS")
+    [fault] = caught.value.faults
+    assert "spacing 10 x 9.6 x 10 mm, expected 10 x 10 x 10; orientation RAS, expected LPS" in fault
+    assert "set cohort.spacing_mm=[10,9.6,10] and cohort.orientation=RAS" in fault
+    assert not (tmp_path / "out").exists()
+    directory = make(directory=tmp_path / "out", spacing_mm=[10.0, 9.6, 10.0], orientation="RAS")
+    scan = read_scan(directory / rows(directory, "train")[0]["Path"])
+    assert scan.geometry.spacing_mm == pytest.approx((10, 9.6, 10)) and scan.geometry.orientation == "RAS"
 
 
 def test_script_says_phantom_and_leaves_with_2_on_bad_input(settings: PhantomConfig, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 import SimpleITK as sitk
 from PIL import Image
 
+from tmqc.data.cache import VolumeCache
 from tmqc.data.cohort import Subject
 from tmqc.report.gallery import make_gallery, three_slices
 from tmqc.report.histories import History
@@ -79,3 +80,12 @@ def test_one_gray_scale_for_all_that_most_scans_set(tmp_path):
 def test_a_scan_that_cannot_be_read_is_told_of():
     [shelf] = make_gallery([history("a", "A", "undecided", Path("/no/such.nii.gz"))], []).shelves
     assert shelf.flagged[0][1].png is None and "cannot be read" in shelf.flagged[0][1].fault
+
+
+def test_scans_come_from_the_cache_where_they_are_in_it(tmp_path, monkeypatch):
+    histories = [history("a", "A", "undecided", write(tmp_path / "a.nii.gz", RAS))]
+    expected = make_gallery(histories, [])
+    assert make_gallery(histories, [], cache=VolumeCache(tmp_path / "cache")) == expected
+    monkeypatch.setattr("tmqc.data.contents.SETTLED_NS", -(10**18))
+    monkeypatch.setattr("tmqc.data.contents.Contents.read", None)
+    assert make_gallery(histories, [], cache=VolumeCache(tmp_path / "cache")) == expected

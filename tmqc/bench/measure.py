@@ -20,7 +20,6 @@ from tmqc.bench.setting import PUBLISHED, Setting, read_phantom
 from tmqc.core.control import Control
 from tmqc.core.gate import Gate
 from tmqc.core.schedule import LearningRate, Tour
-from tmqc.data.cache import VolumeCache
 from tmqc.data.cohort import Cohort
 from tmqc.data.volumes import Volumes, load_volumes
 from tmqc.model import backend
@@ -176,23 +175,6 @@ def scaling(
     }
 
 
-def budget(setting: Setting, device: backend.Device, turn: Turnstile, *, share: float) -> dict[str, Any]:
-    """What one verification holds in memory if it may hold no more than `share` of its scans."""
-    learner, cohort = build(setting, device), read_phantom(setting.folder, flip=False)
-    n_bytes = len(cohort.verification + cohort.train) * prod(setting.shape) * np.dtype(np.float32).itemsize
-    cache = VolumeCache(setting.folder / "cache", dtype="float32", ram_bytes=int(share * n_bytes))
-    held = _load(setting, cohort, cache)
-    centers = _hold(setting, learner, cohort, held)
-    return {
-        "volumes_mb": n_bytes / 1e6,
-        "budget_mb": share * n_bytes / 1e6,
-        "held_mb": cache.budget.taken / 1e6,
-        "mapped_mb": (n_bytes - held.n_bytes) / 1e6,
-        "verify_s": _seconds(centers.verify),
-        "peak_rss_mb": peak_rss_mb(),
-    }
-
-
 def published_cohort(
     setting: Setting, device: backend.Device, turn: Turnstile, *, n_verify: int, n_steps: int
 ) -> dict[str, Any]:
@@ -206,7 +188,6 @@ MEASUREMENTS: dict[str, Callable[..., dict[str, Any]]] = {
     "verification": verification,
     "rates": rates,
     "scaling": scaling,
-    "budget": budget,
     "published_cohort": published_cohort,
 }
 
@@ -259,9 +240,9 @@ def _hold(setting: Setting, learner: Learner, cohort: Cohort, held: Volumes) -> 
     )
 
 
-def _load(setting: Setting, cohort: Cohort, cache: VolumeCache | None = None) -> Volumes:
+def _load(setting: Setting, cohort: Cohort) -> Volumes:
     subjects = [*cohort.verification, *cohort.train]
-    return load_volumes(subjects, shape=setting.shape, spacing_mm=None, orientation=None, cache=cache)
+    return load_volumes(subjects, shape=setting.shape, spacing_mm=None, orientation=None)
 
 
 def _seconds(work: Callable[[], object]) -> float:

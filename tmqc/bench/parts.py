@@ -92,14 +92,13 @@ def measure_full_size(sizes: Sizes, base: Setting, outputs: Path) -> dict[str, A
 
 
 def measure_scaling(sizes: Sizes, base: Setting, outputs: Path) -> dict[str, Any]:
-    """Seconds and peak memory at one, two and four times the verification and the training scans, and in a budget."""
+    """Seconds and peak memory at one, two and four times the verification and the training scans."""
     n_verify, n_train = sizes.scaling
     found = []
     for verify_times, train_times in ((1, 1), (2, 1), (4, 1), (1, 2), (1, 4)):
         with Contender(base) as one:
             found.append(one.ask("scaling", n_verify=verify_times * n_verify, n_train=train_times * n_train))
-    with Contender(base) as one:
-        return {"rows": found, "budget": one.ask("budget", share=1 / 3)}
+    return {"rows": found}
 
 
 def measure_rates(sizes: Sizes, base: Setting, outputs: Path) -> dict[str, Any]:

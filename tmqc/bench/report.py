@@ -92,9 +92,6 @@ def print_summary(summary: Mapping[str, Any], found: Mapping[str, Mapping[str, A
     for row in found.get("scaling", {}).get("rows", []):
         told = f"verify {row['verify_s']:.2f} s, train {row['train_s']:.2f} s, peak {row['peak_rss_mb']:.0f} MB"
         table.add_row(f"scaling: {row['n_verify']} verification, {row['n_train']} training", told, "")
-    if budget := found.get("scaling", {}).get("budget"):
-        told = f"{budget['held_mb']:.0f} of {budget['volumes_mb']:.0f} MB held, {budget['mapped_mb']:.0f} MB mapped"
-        table.add_row(f"cache.ram_gb of {budget['budget_mb']:.0f} MB", told, "within it")
     for row in found.get("rates", {}).get("rows", []):
         told = (
             f"verify {row['verify_volumes_per_s']:.3f}, train {row['train_volumes_per_s']:.3f} volumes/s; "

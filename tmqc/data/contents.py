@@ -5,69 +5,74 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 
-from tmqc.data.sealed import DamagedError, seal, unseal
+from tmqc.data.storage import Store
 
 SETTLED_NS = 2 * 10**9  # a younger file may change once more without a change of its times: its entry is not trusted
 
-Write = Callable[[Callable[[Path], object]], object]
-"""Runs a function on the directory of the cache, if that can be written."""
+_Identity = tuple[int, int, int]
 
 
 class Contents:
-    """SHA-256 of files, remembered in memory and, sealed, under `directory`/index; safe in several threads."""
+    """SHA-256 of files, remembered in memory and in the `index` of a store; safe in several threads."""
 
-    def __init__(self, directory: Path | None, write: Write) -> None:
-        self._directory, self._write = directory, write
-        self._known: dict[Path, tuple[dict[str, int], str]] = {}
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._known: dict[Path, tuple[_Identity, str]] = {}
 
     def find(self, path: Path) -> str | None:
         """The digest of a file that has not changed since it was taken; None: not known. Raises OSError: no file."""
-        identity = _identify(path)
+        identity = _identify(path.stat())
         if (known := self._known.get(path)) is not None and known[0] == identity:
             return known[1]
-        if self._directory is None:
+        if (record := self._store.get("index", _name(path))) is None:
             return None
-        try:
-            facts = unseal(self._directory / _place(path)).facts
-        except (OSError, DamagedError):
+        size, mtime, ctime, seen = record["seen"][0].tolist()
+        if (size, mtime, ctime) != identity or seen - max(mtime, ctime) <= SETTLED_NS:
             return None
-        settled = facts["seen_ns"] - max(identity["mtime_ns"], identity["ctime_ns"]) > SETTLED_NS
-        if not settled or {name: facts[name] for name in identity} != identity:
-            return None
-        self._known[path] = identity, facts["sha256"]
-        return cast(str, facts["sha256"])
+        self._known[path] = identity, str(record["sha256"][0])
+        return self._known[path][1]
+
+    def read(self, path: Path) -> tuple[bytes, str]:
+        """The bytes of a file and their digest, which is remembered. Raises OSError."""
+        with path.open("rb") as file:
+            identity, seen = _identify(os.fstat(file.fileno())), time.time_ns()
+            content = file.read()
+        digest = hashlib.sha256(content).hexdigest()
+        self._known[path] = identity, digest
+        self._store.put("index", _name(path), fields={"seen": np.array([*identity, seen]), "sha256": digest})
+        return content, digest
 
     def digest(self, path: Path) -> str:
         """As `find`, but a file that is not known is read. Raises OSError."""
-        if (known := self.find(path)) is not None:
-            return known
-        identity, seen_ns = _identify(path), time.time_ns()
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        self._known[path] = identity, digest
-        facts = {**identity, "path": str(path.resolve()), "seen_ns": seen_ns, "sha256": digest}
-        self._write(lambda directory: seal(directory / _place(path), facts, np.empty(0, np.uint8)))
-        return digest
+        return self.find(path) or self.read(path)[1]
 
-    def is_still(self, path: Path, digest: str) -> bool:
-        """Whether the file is the one that had this digest, as far as size and times tell."""
+
+def content_hashes(paths: Iterable[Path], contents: Contents | None = None) -> dict[Path, str]:
+    """SHA-256 (hex) by path; equal ones are byte-identical files. Files that cannot be read are left out.
+
+    Args:
+        paths: of files; each is read once.
+        contents: of a `VolumeCache`, if there is one: files that it knows, and that have not changed, are not read.
+    """
+    contents = contents or Contents(Store(None))
+    found = {}
+    for path in paths:
         try:
-            return self._known.get(path) == (_identify(path), digest)
-        except OSError:
-            return False
+            found[path] = contents.digest(path)
+        except OSError:  # whoever decodes it says what is wrong with it
+            continue
+    return found
 
 
-def _identify(path: Path) -> dict[str, int]:
+def _identify(found: os.stat_result) -> _Identity:
     # The time of the last change of the inode, too: nobody can set it back, as tools that copy set the other one.
-    found = path.stat()
-    return {"size": found.st_size, "mtime_ns": found.st_mtime_ns, "ctime_ns": found.st_ctime_ns}
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
-def _place(path: Path) -> str:
-    return f"index/{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()}"
+def _name(path: Path) -> str:
+    return os.fsencode(path.resolve()).hex()

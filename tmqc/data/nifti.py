@@ -1,39 +1,41 @@
-"""One NIfTI file -> one checked float32 array, or what is wrong with the file, in words.
+"""One NIfTI file -> float32 voxels and their grid, or what is wrong with the file, in words. The only reader.
 
-ITK reads a truncated or damaged .nii.gz without a word, puts zeros in the gap and in place of NaN and infinity, and
-never looks at gzip's checksum. So each file is first read in chunks here: zlib checks the sum, and the length is held
-against the header. Threads do the work: zlib and NumPy's copies release the GIL. ITK does too, but is entered by one
-thread at a time: reading in several crashes the process now and then (SimpleITK issue 74; seen here, 1 in 100 runs).
+nibabel decodes. What it would guess or mend is refused before: a header that gives no orientation or no spacing, or
+that gives one of them twice and differently. A file's bytes are read once, so what is hashed is what is decoded, and no
+other file of a similar name is ever opened. All of them are unzipped, which finds truncation and checksum errors.
 """
 
 from __future__ import annotations
 
 import gzip
+import io
 import math
 import struct
-import threading
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar, cast
+from typing import Any, BinaryIO, cast
 
+import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-import SimpleITK as sitk
+from nibabel.arrayproxy import ArrayProxy
+from nibabel.nifti1 import Nifti1Header
+from nibabel.nifti2 import Nifti2Header
+from nibabel.spatialimages import HeaderDataError
 
 from tmqc.errors import CohortError
 
-T = TypeVar("T")
 Array = npt.NDArray[np.float32]
 
 SPACING_TOLERANCE_MM = 1e-3
+AGREEMENT = 1e-3  # relative: how far the two places that give the voxels' size may differ
 OBLIQUE_TOLERANCE = 1e-3  # of a direction cosine, about 0.06 degrees
-_CHUNK, _HEADER = 1 << 20, 348  # bytes: read at a time; of a NIfTI-1 header
-_TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
-
-_ITK = threading.Lock()  # ITK's readers are not safe in several threads, whatever files they are at
-sitk.ProcessObject.GlobalWarningDisplayOff()  # faults are reported here, in one list, not printed by ITK
+_HEADERS: dict[int, type[Nifti1Header]] = {348: Nifti1Header, 540: Nifti2Header}  # by their size in bytes
+_TYPES = (2, 4, 8, 16, 64, 256, 512, 768, 1024, 1280)  # u1 i2 i4 f4 f8 i1 u2 u4 i8 u8 (source: nifti1.h)
+_UNITS_MM = {0: 1.0, 1: 1e3, 2: 1.0, 3: 1e-3}  # not given (taken for mm), meters, mm, microns
+_MAX_CODE = 5  # of sform_code and qform_code
 
 
 class UnusableError(Exception):
@@ -49,37 +51,71 @@ class Geometry:
     orientation: str
 
 
-def read_volume(path: Path) -> tuple[Array, tuple[float, ...], str]:
-    """One scan: (x, y, z) float32, spacing in mm (x, y, z), orientation such as RAS. Raises as `read_image`."""
-    image = read_image(path)
-    return to_array(image), image.GetSpacing(), _name_orientation(image.GetDirection())
+@dataclass(frozen=True)
+class Scan:
+    """A decoded file.
+
+    Attributes:
+        voxels: (x, y, z).
+        qform: the orientation by the qform, where it differs from the one by the sform, which is used; else empty.
+        header: as it is in the file.
+    """
+
+    voxels: Array
+    geometry: Geometry
+    qform: str
+    header: Nifti1Header
+
+    @property
+    def is_scaled(self) -> bool:
+        """Whether the voxels are other numbers than those in the file."""
+        slope, inter = _read_scaling(self.header)
+        return (slope, inter) != (1.0, 0.0)
 
 
-def read_image(path: Path) -> sitk.Image:
-    """One scan in its own pixel type. Raises CohortError: missing, damaged or not one plain 3-D NIfTI-1 image."""
+def read_scan(path: Path) -> Scan:
+    """Decode one scan. Raises CohortError: it cannot be read, or is not one plain, axis-aligned 3-D image."""
     try:
-        read_geometry(path)
-        return _read_pixels(path)
+        return decode(path.read_bytes(), path.name)
+    except OSError as error:
+        raise CohortError(f"{path}: cannot be read: {error.strerror}") from None
     except UnusableError as error:
         raise CohortError(f"{path}: {error}") from None
 
 
-def to_array(image: sitk.Image) -> Array:
-    """Copy the voxels out as (x, y, z) float32. SimpleITK's arrays are z, y, x: transposed, never reshaped."""
-    return np.array(sitk.GetArrayViewFromImage(image).transpose(2, 1, 0), np.float32, order="C")
+def decode(content: bytes, name: str) -> Scan:
+    """Decode the bytes of a file of this name.
+
+    Voxels are, bit for bit, those of nibabel's `get_fdata(dtype=float32)`.
+
+    Raises:
+        UnusableError: not a NIfTI-1 or NIfTI-2 image in one file, damaged, without a definite grid, not finite in
+            float32, or all of one value.
+    """
+    try:
+        with _open(content, name) as file:
+            header = _read_header(file.read(max(_HEADERS)))
+            shape, dtype, start = _find_voxels(header)  # before all is unzipped: it may be a series of many GB
+            geometry, qform = _find_geometry(header, shape)
+            file.seek(0)
+            data = file.read()
+    except EOFError as error:
+        raise UnusableError(f"is truncated: {error}") from None
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise UnusableError(f"is damaged: {error}") from None
+    if len(data) < (end := start + math.prod(shape) * dtype.itemsize):
+        raise UnusableError(f"is truncated: {len(data)} of {end} bytes are there")
+    voxels = _read_voxels(data, (shape, dtype, start, *_read_scaling(header)))
+    return Scan(voxels, geometry, qform, header)
 
 
-def decode(path: Path) -> Array:
-    """The voxels as (x, y, z) float32. Raises UnusableError: damaged, not finite in float32, or all of one value."""
-    image = _read_pixels(path)
-    with np.errstate(over="ignore"):  # what float32 cannot hold turns infinite, and is reported below
-        scan = to_array(image)
-    low, high = float(scan.min()), float(scan.max())
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise UnusableError(f"has voxels from {low:g} to {high:g}, expected numbers that float32 holds")
-    if low == high:
-        raise UnusableError(f"every voxel is {low:g}, expected a scan")
-    return scan
+def write_like(path: Path, voxels: Array, like: Scan, dtype: npt.DTypeLike) -> None:
+    """Write voxels (x, y, z) as a .nii.gz with the header of another scan of their shape. Raises OSError."""
+    header = like.header.copy()
+    header.set_data_dtype(dtype)
+    header["vox_offset"] = 0  # header extensions are left out
+    kind = nib.Nifti2Image if isinstance(header, Nifti2Header) else nib.Nifti1Image
+    path.write_bytes(gzip.compress(kind(voxels.astype(dtype), None, header).to_bytes(), mtime=0))
 
 
 def compare(found: Geometry, expected: Geometry) -> str:
@@ -99,89 +135,122 @@ def by(numbers: Sequence[float]) -> str:
     return " x ".join(f"{number:.6g}" for number in numbers)
 
 
-def _open(path: Path) -> BinaryIO:
-    with path.open("rb") as file:
-        packed = file.read(2) == b"\x1f\x8b"  # gzip, whatever the name says: ITK goes by the name
-    if packed and not path.name.lower().endswith(".gz"):
-        raise UnusableError("is compressed, expected the name to end in .nii.gz")
-    return cast(BinaryIO, gzip.open(path) if packed else path.open("rb"))
+def _open(content: bytes, name: str) -> BinaryIO:
+    is_zipped = content[:2] == b"\x1f\x8b"
+    if name.lower().endswith(".nii"):
+        if is_zipped:
+            raise UnusableError("is compressed, expected the name to end in .nii.gz")
+        return io.BytesIO(content)
+    if not name.lower().endswith(".nii.gz"):
+        raise UnusableError("is not named .nii or .nii.gz")
+    if not is_zipped:
+        raise UnusableError("is not compressed by gzip, although its name ends in .gz")
+    return cast(BinaryIO, gzip.open(io.BytesIO(content)))
 
 
-def _parse_header(header: bytes) -> tuple[int, int, np.dtype[Any]]:
-    """Return the bytes where the voxels start and end, and their type (source: nifti1.h)."""
-    order = "<" if header[:4] == struct.pack("<i", _HEADER) else ">"
-    if header[:4] != struct.pack(order + "i", _HEADER) or header[344:] != b"n+1\0":
-        raise UnusableError("is not a NIfTI-1 image (.nii or .nii.gz)")
-    rank, *sizes = struct.unpack(order + "8h", header[40:56])
-    (code,) = struct.unpack(order + "h", header[70:72])
-    (start,) = struct.unpack(order + "f", header[108:112])
-    if not (1 <= rank <= 7 and min(sizes[:rank]) >= 1 and _HEADER <= start < _CHUNK):
-        raise UnusableError(f"has a damaged header: {rank} dimensions, sizes {sizes}, voxels from byte {start}")
-    if code not in _TYPES:
+def _read_header(data: bytes) -> Nifti1Header:
+    for order in "<>":
+        size = struct.unpack(f"{order}i", data[:4].ljust(4, b"\0"))[0]
+        if size in _HEADERS and len(data) >= size:
+            header = _HEADERS[size](data[:size], endianness=order, check=False)
+            magic = header["magic"].item()
+            if magic == header.single_magic:
+                if size == 540 and header["eol_check"].tobytes() not in (b"\r\n\x1a\n", bytes(4)):
+                    raise UnusableError("is damaged: its line ends were converted as those of a text")
+                return header
+            if magic == header.pair_magic:
+                raise UnusableError("is the header of a pair of files (.hdr and .img), expected one file")
+    raise UnusableError("is not a NIfTI image (.nii or .nii.gz)")
+
+
+def _find_voxels(header: Nifti1Header) -> tuple[tuple[int, ...], np.dtype[Any], int]:
+    """Return shape, type and first byte of the voxels."""
+    rank, *sizes = header["dim"].tolist()
+    start = float(header["vox_offset"])
+    if not (1 <= rank <= 7 and min(sizes[:rank]) >= 1 and header.single_vox_offset <= start < math.inf):
+        raise UnusableError(f"has a damaged header: {rank} dimensions, sizes {sizes}, voxels from byte {start:g}")
+    if start != int(start):
+        raise UnusableError(f"has a damaged header: voxels from byte {start}, which is no whole number")
+    shape = tuple(sizes[:rank])
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) != 3:
+        raise UnusableError(f"has {len(shape)} dimensions ({by(shape)}), expected 3")
+    if (code := int(header["datatype"])) not in _TYPES:
         raise UnusableError(f"has voxels of NIfTI type {code} (color, complex or unknown), expected plain numbers")
-    dtype = np.dtype(order + _TYPES[code])
-    return int(start), int(start) + math.prod(sizes[:rank]) * dtype.itemsize, dtype
+    dtype = header.get_data_dtype()
+    if (bits := int(header["bitpix"])) != 8 * dtype.itemsize:
+        raise UnusableError(f"has a damaged header: {bits} bits a voxel, but voxels of type {dtype.name}")
+    return shape, dtype, int(start)
 
 
-def _scan_file(path: Path, *, whole: bool) -> None:
-    """Check the header and, if `whole`, that nothing after it is missing, damaged or not a finite number."""
-    n_bad = 0
-    try:
-        with _open(path) as file:
-            start, end, dtype = _parse_header(file.read(_HEADER))
-            n = _HEADER + len(file.read(start - _HEADER))
-            while whole and (chunk := file.read(_CHUNK)):
-                n += len(chunk)
-                if dtype.kind == "f":
-                    voxels = np.frombuffer(chunk, dtype, len(chunk) // dtype.itemsize)
-                    n_bad += int(np.count_nonzero(~np.isfinite(voxels)))
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise UnusableError(f"is {'truncated' if isinstance(error, EOFError) else 'damaged'}: {error}") from None
-    except OSError as error:
-        raise UnusableError(f"cannot be read: {error.strerror}") from None
-    if whole and n < end:
-        raise UnusableError(f"is truncated: {n} of {end} bytes are there")
-    if n_bad:
-        raise UnusableError(f"has {n_bad} voxels that are NaN or infinite, expected none")
+def _find_geometry(header: Nifti1Header, shape: tuple[int, ...]) -> tuple[Geometry, str]:
+    """The grid, and the orientation by the qform where it is another one."""
+    if (unit := int(header["xyzt_units"]) & 7) not in _UNITS_MM:
+        raise UnusableError(f"has lengths in NIfTI unit {unit}, expected mm, meters or microns")
+    spacing = header["pixdim"][1:4].astype(np.float64)
+    if not (np.isfinite(spacing).all() and spacing.min() > 0):
+        raise UnusableError(f"has a spacing (pixdim) of {by(spacing)}, expected three lengths above 0")
+    affines = _read_affines(header)
+    for name, affine in affines.items():
+        lengths = np.linalg.norm(affine[:3, :3], axis=0)
+        if not np.allclose(lengths, spacing, rtol=AGREEMENT, atol=0):
+            raise UnusableError(f"has a spacing of {by(spacing)} by pixdim but of {by(lengths)} by the {name}")
+    used = next(iter(affines))
+    _check_axes(affines[used][:3, :3], used)
+    names = {name: "".join(nib.aff2axcodes(affine)) for name, affine in affines.items()}
+    lengths_mm = tuple((spacing * _UNITS_MM[unit]).tolist())
+    return Geometry(shape, lengths_mm, names[used]), (other if (other := names.get("qform", "")) != names[used] else "")
 
 
-def read_geometry(path: Path) -> Geometry:
-    """The file's own grid; the header alone is read. Raises UnusableError."""
-    _scan_file(path, whole=False)
-    return _ask_itk(path, _check_reader)
+def _read_affines(header: Nifti1Header) -> dict[str, npt.NDArray[np.float64]]:
+    """What the header says of the axes, the one to be used first. Raises UnusableError: nothing, or no numbers."""
+    codes = {name: int(header[f"{name}_code"]) for name in ("sform", "qform")}
+    for name, code in codes.items():
+        if not 0 <= code <= _MAX_CODE:
+            raise UnusableError(f"has {name}_code {code}, expected 0 to {_MAX_CODE}")
+    affines = {}
+    if codes["sform"]:
+        affines["sform"] = header.get_sform()
+    if codes["qform"]:
+        header = header.copy()
+        if header["pixdim"][0] == 0:  # stands for 1 (nifti1.h)
+            header["pixdim"][0] = 1
+        try:
+            affines["qform"] = header.get_qform()
+        except (HeaderDataError, ValueError) as error:
+            raise UnusableError(f"has a qform that is no rotation: {error}") from None
+    if not affines:
+        raise UnusableError("has no orientation: sform_code and qform_code are 0")
+    for name, affine in affines.items():
+        if not np.isfinite(affine).all():
+            raise UnusableError(f"has numbers in its {name} that are NaN or infinite")
+    return affines
 
 
-def _check_reader(reader: sitk.ImageFileReader) -> Geometry:
-    reader.ReadImageInformation()
-    size = reader.GetSize()
-    if len(size) != 3:
-        raise UnusableError(f"has {len(size)} dimensions ({by(size)}), expected 3")
-    if (n := reader.GetNumberOfComponents()) != 1:
-        raise UnusableError(f"has {n} values a voxel, expected 1")
-    cosines = np.asarray(reader.GetDirection())
+def _check_axes(axes: npt.NDArray[np.float64], name: str) -> None:
+    cosines = axes / np.linalg.norm(axes, axis=0)
+    shown = " ".join(f"{value:.4g}" for value in cosines.ravel())
+    if np.abs(cosines.T @ cosines - np.eye(3)).max() > 2 * OBLIQUE_TOLERANCE:
+        raise UnusableError(f"is sheared (direction cosines by the {name}: {shown}), expected axes at right angles")
     if np.abs(cosines - cosines.round()).max() > OBLIQUE_TOLERANCE:
-        shown = " ".join(f"{value:.4g}" for value in cosines)
-        raise UnusableError(f"is oblique (direction cosines {shown}), expected axes along the patient's")
-    return Geometry(size, reader.GetSpacing(), _name_orientation(reader.GetDirection()))
+        raise UnusableError(f"is oblique (direction cosines by the {name}: {shown}), expected axes along the patient's")
 
 
-def _name_orientation(cosines: Sequence[float]) -> str:
-    return cast(str, sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(cosines))
+def _read_voxels(data: bytes, place: tuple[Any, ...]) -> Array:
+    with np.errstate(all="ignore"):  # what float32 cannot hold turns infinite, and is reported below
+        voxels: Array = np.ascontiguousarray(np.asanyarray(ArrayProxy(io.BytesIO(data), place), np.float32))
+    if n_bad := voxels.size - int(np.count_nonzero(np.isfinite(voxels))):
+        raise UnusableError(f"has {n_bad} voxels that are NaN, infinite or too large for float32, expected none")
+    if (low := voxels.min()) == voxels.max():
+        raise UnusableError(f"every voxel is {low:g}, expected a scan")
+    return voxels
 
 
-def _read_pixels(path: Path) -> sitk.Image:
-    _scan_file(path, whole=True)
-    return _ask_itk(path, sitk.ImageFileReader.Execute)
-
-
-def _ask_itk(path: Path, call: Callable[[sitk.ImageFileReader], T]) -> T:
-    try:
-        with _ITK:
-            reader = sitk.ImageFileReader()
-            reader.SetImageIO("NiftiImageIO")
-            reader.SetFileName(str(path))
-            return call(reader)
-    except RuntimeError as error:
-        _scan_file(path, whole=True)  # damage explains more than ITK's words do
-        reason = str(error).strip().splitlines()[-1].rpartition("): ")[2]
-        raise UnusableError(f"cannot be read by ITK: {reason}") from None
+def _read_scaling(header: Nifti1Header) -> tuple[float, float]:
+    slope, inter = float(header["scl_slope"]), float(header["scl_inter"])
+    if slope == 0:
+        return 1.0, 0.0  # not scaled, whatever the intercept (nifti1.h)
+    if not (math.isfinite(slope) and math.isfinite(inter)):
+        raise UnusableError(f"has voxels scaled by {slope:g} and {inter:g} (scl_slope, scl_inter)")
+    return slope, inter

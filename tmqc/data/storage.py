@@ -1,109 +1,122 @@
-"""How scans are held: in the smallest type that loses nothing, within a budget of memory."""
+"""Records on disk that check themselves: each a `.npy` file of named fields, with a checksum, that can be mapped.
+
+A file is written under another name and renamed: whoever opens it sees all of it, and several processes may write one
+and the same at once. What is too short, too long or altered is reported once and counts as not there.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import io
+import json
 import logging
 import os
+import secrets
 import threading
+import time
+import zlib
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import numpy as np
-from numpy.typing import NDArray
-
-from tmqc.settings.schema import LOSSY
+from numpy.typing import ArrayLike, NDArray
 
 log = logging.getLogger("tmqc")
 
-DTYPES = ("auto", "float32", "float16")  # the choices of `cache.dtype`
+FORMAT = 2  # of the cache; raise it when records come to mean something else: older ones are not looked at then
+FOLDERS = ("index", "scans", "made")
+PARTIAL = ".part"
+_LITTER_S = 24 * 3600.0  # a partial file this old belongs to a process that died
+CHECKSUM, _N_SUM = "crc32", 4  # the last field, and so the last bytes of the file: CRC-32 of all bytes before it
 
-_HALF, _SINGLE = np.dtype("<f2"), np.dtype("<f4")
-_LARGEST_HALF = 65504.0
-# From the smallest, with the numbers that can be cast to them.
-_SMALLER: dict[np.dtype[Any], tuple[float, float]] = {
-    np.dtype("<u1"): (0.0, 255.0),
-    np.dtype("<i2"): (-32768.0, 32767.0),
-    _HALF: (-_LARGEST_HALF, _LARGEST_HALF),
-}
-_MEMINFO = Path("/proc/meminfo")
-# Control groups, version 2 and 1: where limit and use stand, and what of the use the page cache would give back.
-_CGROUPS = (
-    (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
-    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-)
+Record = NDArray[np.void]
+"""Shape (1,), a field each; `record[name][0]` is the field's value."""
 
 
-def compact(scan: NDArray[np.float32], dtype: str) -> NDArray[Any]:
-    """Convert a finite float32 scan to the type it is held in.
+class Store:
+    """Records by folder and key under one directory; safe in several threads. None: there are never any.
 
-    Args:
-        scan: any shape.
-        dtype: `auto`: the first of uint8, int16, float16 that gives every bit back, else float32. `float32`: as it is.
-            `float16`: as auto, but what would need float32 is rounded to float16.
-
-    Raises:
-        ValueError: to be rounded, but float16 does not hold numbers this large.
+    Attributes:
+        n_damaged: records that were damaged, so far.
     """
-    if dtype == "float32":
-        return scan.astype(_SINGLE, copy=False)
-    low, high = float(scan.min()), float(scan.max())
-    for smaller, (lowest, highest) in _SMALLER.items():
-        if lowest <= low and high <= highest:
-            held = scan.astype(smaller)
-            # Bits, not numbers: -0.0 equals 0 and would come back as +0.0.
-            if np.array_equal(held.astype(np.float32).view(np.uint32), scan.view(np.uint32)):
-                return held
-    if dtype != LOSSY:
-        return scan.astype(_SINGLE, copy=False)
-    if not -_LARGEST_HALF <= low <= high <= _LARGEST_HALF:
-        allowed = f"cache.dtype=float16 holds {-_LARGEST_HALF:g} to {_LARGEST_HALF:g}: use auto"
-        raise ValueError(f"has voxels from {low:g} to {high:g}, {allowed}")
-    return scan.astype(_HALF)
 
+    def __init__(self, directory: Path | None) -> None:
+        self.directory, self.n_damaged = directory, 0
+        self._is_writable, self._is_ready = directory is not None, False
+        self._lock = threading.Lock()
 
-class Budget:
-    """Bytes of memory that scans may take, in this process; safe in several threads. None: no limit."""
-
-    def __init__(self, limit: int | None) -> None:
-        self.limit, self.taken = limit, 0
-        self._lock, self._is_exceeded = threading.Lock(), False
-
-    def take(self, n_bytes: int) -> bool:
-        """Whether there is room for so many more, which are then taken."""
-        with self._lock:
-            if self.limit is not None and self.taken + n_bytes > self.limit:
-                return False
-            self.taken += n_bytes
-            return True
-
-    def exceed(self, n_bytes: int) -> None:
-        """Take what there is no room for, since there is no other place for it; a first time is told of."""
-        with self._lock:
-            self.taken += n_bytes
-            first, self._is_exceeded = not self._is_exceeded, True
-        if first:
-            log.warning("the scans take more memory than cache.ram_gb, for there is no cache to map them from")
-
-    def give(self, n_bytes: int) -> None:
-        """Back, for others."""
-        with self._lock:
-            self.taken -= n_bytes
-
-
-def available_bytes() -> int | None:
-    """Memory that can be had without swapping, within the limits of the container; None where nobody says."""
-    found = []
-    try:
-        fields = dict(line.split(":", 1) for line in _MEMINFO.read_text().splitlines())
-        found.append(int(fields["MemAvailable"].split()[0]) * 1024)
-    except (OSError, KeyError, ValueError):
-        if {"SC_AVPHYS_PAGES", "SC_PAGE_SIZE"} <= os.sysconf_names.keys():
-            found.append(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    for room, limit, used, reclaimable in _CGROUPS:
+    def get(self, folder: str, *key: object) -> Record | None:
+        """Map a record, read-only, after all of it has been held against its checksum; None: there is no sound one."""
+        if self.directory is None:
+            return None
+        path = self._place(self.directory, folder, key)
         try:
-            fields = dict(line.split() for line in (room / "memory.stat").read_text().splitlines())
-            in_use = int((room / used).read_text()) - int(fields[reclaimable])
-            found.append(int((room / limit).read_text()) - in_use)
-        except (OSError, KeyError, ValueError):  # no container, or "max": no limit
-            continue
-    return max(min(found), 0) if found else None
+            content = np.memmap(path, np.uint8, "r")
+            if zlib.crc32(content[:-_N_SUM].data) != int.from_bytes(content[-_N_SUM:].tobytes(), "little"):
+                raise ValueError("the checksum does not match")
+            return cast(Record, np.lib.format.open_memmap(path, mode="r"))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (OSError, ValueError) as error:
+            with self._lock:
+                self.n_damaged += 1
+                is_first = self.n_damaged == 1
+            if is_first:
+                log.warning("%s: is damaged (%s); it and what else of the cache is damaged is made again", path, error)
+            return None
+
+    def put(self, folder: str, *key: object, fields: Mapping[str, ArrayLike]) -> bool:
+        """Write a record, and say whether it could be. The first failure is logged, and is the last attempt."""
+        if self.directory is None or not self._is_writable:
+            return False
+        try:
+            self._make_ready(self.directory)
+            _write(self._place(self.directory, folder, key), fields)
+        except OSError as error:
+            with self._lock:
+                is_first, self._is_writable = self._is_writable, False
+            if is_first:
+                log.warning(
+                    "cache.directory=%s: cannot be written (%s); the run goes on, what is not in it is decoded anew",
+                    *(self.directory, error.strerror or error),
+                )
+            return False
+        return True
+
+    @staticmethod
+    def _place(directory: Path, folder: str, key: tuple[object, ...]) -> Path:
+        name = hashlib.sha256(json.dumps([FORMAT, *key]).encode()).hexdigest()
+        return directory / folder / f"{name}.npy"
+
+    def _make_ready(self, directory: Path) -> None:
+        """Make the folders; clear away what dead processes have left behind."""
+        if self._is_ready:
+            return
+        for name in FOLDERS:
+            (directory / name).mkdir(parents=True, exist_ok=True)
+            for partial in (directory / name).glob(f"*{PARTIAL}"):
+                with suppress(FileNotFoundError):  # another process clears away, too
+                    if time.time() - partial.stat().st_mtime > _LITTER_S:
+                        partial.unlink()
+        self._is_ready = True
+
+
+def _write(path: Path, fields: Mapping[str, ArrayLike]) -> None:
+    values = {name: np.asarray(value) for name, value in fields.items()}
+    record = np.zeros(1, [*((name, value.dtype, value.shape) for name, value in values.items()), (CHECKSUM, "<u4")])
+    for name, value in values.items():
+        record[name][0] = value
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(record))
+    record[CHECKSUM][0] = zlib.crc32(record.view(np.uint8)[:-_N_SUM].data, zlib.crc32(header.getvalue()))
+    partial = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}{PARTIAL}")
+    try:
+        with partial.open("wb") as file:
+            file.write(header.getvalue())
+            file.write(record.view(np.uint8).data)  # not by `np.save`, whose errors do not say why
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise

@@ -4,37 +4,51 @@ from __future__ import annotations
 
 import math
 import os
-import weakref
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tmqc.data.cache import GB, Entry, VolumeCache, Voxels
+from tmqc.data.cache import Held, VolumeCache, Voxels
 from tmqc.data.cohort import Subject
-from tmqc.data.nifti import Array, Geometry, UnusableError, by, compare, read_geometry
-from tmqc.data.storage import available_bytes
+from tmqc.data.nifti import Array, Geometry, UnusableError, by, compare
 from tmqc.errors import CohortError, StoppedError
+
+_GB = 10**9
+_N_NAMED = 20  # files that a warning names
+_MEMINFO = Path("/proc/meminfo")
+# Control groups, version 2 and 1: where limit and use stand, and what of the use the page cache would give back.
+_CGROUPS = (
+    (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
+    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
 
 
 class Volumes:
-    """Scans of one shape, (x, y, z) each, in memory or mapped from the cache, by subject."""
+    """Scans of one shape, (x, y, z) each, in memory or mapped from the cache, by subject.
+
+    Attributes:
+        warnings: of the files, for whoever reads the run's results.
+    """
 
     def __init__(
         self,
-        scans: Sequence[Voxels | Entry] | NDArray[Any],
+        scans: Sequence[Voxels | Held] | NDArray[Any],
         subjects: Sequence[str],
         *,
         cache: VolumeCache | None = None,
+        warnings: Sequence[str] = (),
     ) -> None:
         """Scans as (x, y, z) or (x, y, z, 1), or all as one array (n, x, y, z, 1); they are not copied."""
         if len(subjects) != len(scans) or len(set(subjects)) != len(scans):
             raise ValueError(f"{len(scans)} volumes need as many different subjects, got {list(subjects)}")
-        self.cache = cache or VolumeCache()
-        self._scans: dict[str, Voxels | Entry] = dict(zip(subjects, scans, strict=True))
+        self.cache, self.warnings = cache or VolumeCache(), tuple(warnings)
+        self._scans: dict[str, Voxels | Held] = dict(zip(subjects, scans, strict=True))
 
     def __len__(self) -> int:
         return len(self._scans)
@@ -43,12 +57,7 @@ class Volumes:
     def shape(self) -> tuple[int, ...]:
         """Voxels in x, y, z; zeros if there is no scan."""
         scan = next(iter(self._scans.values()), np.empty((0, 0, 0), np.float32))
-        return scan.geometry.shape if isinstance(scan, Entry) else scan.shape[:3]
-
-    @property
-    def n_bytes(self) -> int:
-        """Memory that the scans take; mapped ones take none that the system could not have back."""
-        return sum(scan.nbytes for scan in self._scans.values() if not isinstance(scan, Entry))
+        return scan.geometry.shape if isinstance(scan, Held) else scan.shape[:3]
 
     def batch(self, subjects: Sequence[str]) -> Array:
         """Copy these scans out, in this order, (b, x, y, z, 1) float32. KeyError: one that is not held."""
@@ -60,38 +69,31 @@ class Volumes:
     def block(self, subjects: Sequence[str]) -> Array:
         """These scans in this order, to be used again and again: (b, x, y, z, 1) float32.
 
-        An array where the memory budget has room for one, else a `Block`, which reads like one.
+        An array where it takes no more than half of the memory that is available, else a `Block`, which is indexed
+        like one.
         """
-        block = Block(self, subjects)
-        if not self.cache.budget.take(block.nbytes):
+        block, available = Block(self, subjects), available_bytes()
+        if available is not None and block.nbytes > available // 2:
             return cast(Array, block)
-        array = self.batch(subjects)
-        weakref.finalize(array, self.cache.budget.give, array.nbytes).atexit = False
-        return array
+        return self.batch(subjects)
 
     def replace(self, other: Volumes) -> None:
         """Take the scans of `other` in place of those held under the same ids, further ones besides."""
-        replaced = (self._scans.get(subject) for subject in other._scans)
-        self.cache.budget.give(sum(s.nbytes for s in replaced if s is not None and not isinstance(s, Entry)))
         self._scans |= other._scans
 
     def describe(self) -> str:
         """Where the scans came from and what they take, in a line."""
-        stats, cache = self.cache.stats, self.cache
-        types = Counter(scan.dtype.name for scan in self._scans.values())
-        mapped = [scan.nbytes for scan in self._scans.values() if isinstance(scan, Entry)]
-        held = f"{_size(self.n_bytes)} held"
-        if mapped:
-            held += f" and {_size(sum(mapped))} ({len(mapped)} scans) mapped"
+        stats, scans = self.cache.stats, self._scans.values()
+        types = Counter(scan.dtype.name for scan in scans)
         parts = [
-            f"{stats.hits} of {stats.hits + stats.decodes} scans from {cache.directory or 'no cache'}",
-            f"{_size(stats.bytes_decoded)} decoded",
-            f"{held} as " + ", ".join(f"{name} ({n})" for name, n in types.most_common()),
+            f"{stats.hits} of {stats.hits + stats.decodes} scans from {self.cache.directory or 'no cache'}",
+            f"{_size(sum(scan.nbytes for scan in scans))} as "
+            + ", ".join(f"{name} ({n})" for name, n in types.most_common()),
         ]
-        parts += [f"{stats.copied} of {stats.copied + stats.made} corrupted copies from the cache"] * bool(
-            stats.copied + stats.made
-        )
-        parts += [f"{stats.rebuilt} damaged entries made again"] * bool(stats.rebuilt)
+        if n := stats.copied + stats.made:
+            parts.append(f"{stats.copied} of {n} corrupted copies from the cache")
+        if n := self.cache.store.n_damaged:
+            parts.append(f"{n} damaged entries made again")
         return ", ".join(parts)
 
     def read(self, subject: str) -> Voxels:
@@ -102,18 +104,19 @@ class Volumes:
             StoppedError: it has to be decoded once more, and is gone, damaged or another one now.
         """
         scan = self._scans[subject]
-        if isinstance(scan, Entry):
-            try:
-                return self.cache.read(scan)
-            except UnusableError as error:
-                raise StoppedError(f"subject {subject}, {scan.source}: {error}") from None
-        return scan.reshape(scan.shape[:3])
+        if not isinstance(scan, Held):
+            return scan.reshape(scan.shape[:3])
+        try:
+            return self.cache.read(scan)
+        except UnusableError as error:
+            raise StoppedError(f"subject {subject}, {scan.source}: {error}") from None
 
 
 class Block:
-    """Scans that read like a float32 array (n, x, y, z, 1) and are converted, or mapped, as they are asked for.
+    """Scans that are indexed like a float32 array (n, x, y, z, 1) and converted as they are asked for.
 
-    The first index picks scans (a number, a slice, or an array of rows), further ones voxels, as in NumPy.
+    The first index picks scans (a number, a slice, or an array of rows), further ones voxels, as in NumPy. It never
+    turns into an array as a whole, for which there was no room in the first place: that is a TypeError.
     """
 
     dtype = np.dtype(np.float32)
@@ -144,11 +147,11 @@ class Block:
         return np.stack([self._voxels(subject, rest) for subject in chosen])
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        return self[:].astype(dtype or self.dtype, copy=False)
+        raise TypeError(f"{len(self)} scans ({_size(self.nbytes)}) are too many for one array: index them")
 
     def _voxels(self, subject: str, rest: list[Any]) -> NDArray[np.float32]:
         chosen: NDArray[Any] = self._volumes.read(subject)[..., None][tuple(rest)]
-        return chosen.astype(np.float32)
+        return chosen.astype(self.dtype)
 
 
 def load_volumes(
@@ -160,75 +163,86 @@ def load_volumes(
     cache: VolumeCache | None = None,
     n_workers: int | None = None,
 ) -> Volumes:
-    """Read, check and hold the scans of `subjects`; a row given twice is held once.
+    """Read and check the scans of `subjects`; a row given twice is held once.
 
     Args:
-        subjects: the first ones are held in memory, where the budget of `cache` does not do for all.
+        subjects: rows of a cohort.
         shape: voxels in x, y, z.
         spacing_mm: in x, y, z; None: as the first readable scan.
         orientation: where x, y, z run to, such as RAS; None: as the first readable scan.
-        cache: where scans may be found and are kept; None: all are decoded.
+        cache: where scans may be found and are kept; None: all are decoded and held in memory.
         n_workers: threads; None: one a core.
 
     Raises:
         CohortError: a line per scan that is missing, unreadable, of other geometry, constant, not finite.
     """
-    unique = list(dict.fromkeys(subjects))
-    cache = cache or VolumeCache()
-    _check_memory(len(unique), shape, cache)
+    unique, cache = list(dict.fromkeys(subjects)), cache or VolumeCache()
+    if cache.directory is None:
+        _check_memory(len(unique), shape)
     with ThreadPoolExecutor(n_workers or os.cpu_count()) as pool:
-        found = list(pool.map(lambda s: _look(s, cache), unique))
-        grids = (one.geometry if isinstance(one, Entry) else one for one in found)
-        first = next((grid for grid in grids if isinstance(grid, Geometry)), Geometry((), (), ""))
-        spacing = first.spacing_mm if spacing_mm is None else tuple(spacing_mm)
-        expected = Geometry(tuple(shape), spacing, orientation or first.orientation)
-        scans = list(pool.map(lambda s, one: _load(s, one, expected, cache), unique, found))
-    faults = [
-        f"subject {s.subject}, {s.path}: {why}" for s, why in zip(unique, scans, strict=True) if isinstance(why, str)
-    ]
-    if faults:
-        raise CohortError(faults)
-    return Volumes([scan for scan in scans if not isinstance(scan, str)], [s.subject for s in unique], cache=cache)
+        found = list(pool.map(lambda s: _load(s, tuple(shape), cache), unique))
+    first = next((one.geometry for one in found if isinstance(one, Held)), Geometry((), (), ""))
+    spacing = first.spacing_mm if spacing_mm is None else tuple(spacing_mm)
+    expected = Geometry(tuple(shape), spacing, orientation or first.orientation)
+    wrong = [one if isinstance(one, str) else compare(one.geometry, expected) for one in found]
+    if any(wrong):
+        named = zip(unique, wrong, strict=True)
+        raise CohortError([f"subject {s.subject}, {s.path}: {why}" for s, why in named if why])
+    scans = [one for one in found if isinstance(one, Held)]
+    return Volumes(scans, [s.subject for s in unique], cache=cache, warnings=_find_mirrored(scans))
 
 
-def _size(n_bytes: int) -> str:
-    return f"{n_bytes / GB:.2f} GB" if n_bytes >= GB / 10 else f"{n_bytes / 1e6:.1f} MB"
-
-
-def _check_memory(n: int, shape: Sequence[int], cache: VolumeCache) -> None:
-    """Refuse what cannot do: without a cache all scans are held, with one they are decoded one by one."""
-    one = math.prod(shape)
-    least, available = (4 * one if cache.directory else n * one), available_bytes()
-    if available is not None and least > available:
-        raise CohortError(
-            f"{n} volumes of {by(shape)} voxels need at least {least / GB:.1f} GB of memory, available are "
-            f"{available / GB:.1f} GB"
-        )
-
-
-def _look(subject: Subject, cache: VolumeCache) -> Entry | Geometry | str:
-    """The entry of a scan, else what its header says, else what is wrong with it."""
-    if (entry := cache.find(subject.path)) is not None:
-        return entry
+def _load(subject: Subject, shape: tuple[int, ...], cache: VolumeCache) -> Held | str:
+    """One scan, or what is wrong with it; without the voxels of one that is of another shape."""
     try:
-        return read_geometry(subject.path)
-    except UnusableError as error:
-        return str(error)
-
-
-def _load(
-    subject: Subject, found: Entry | Geometry | str, expected: Geometry, cache: VolumeCache
-) -> Voxels | Entry | str:
-    """One scan, or what is wrong with it."""
-    if isinstance(found, str):
-        return found
-    entry = found if isinstance(found, Entry) else None
-    geometry = found.geometry if isinstance(found, Entry) else found
-    if wrong := compare(geometry, expected):
-        return wrong
-    try:
-        return cache.load(subject.path, geometry, entry)
+        held = cache.load(subject.path)
     except UnusableError as error:
         return str(error)
     except MemoryError:
-        return "there is no memory left to hold it: lower cache.ram_gb, with cache.enabled=true"
+        return "there is no memory left to hold it: set cache.enabled=true and a cache.directory that can be written"
+    return held if held.geometry.shape == shape else replace(held, voxels=None)
+
+
+def _find_mirrored(scans: Sequence[Held]) -> list[str]:
+    """One warning for all files whose sform and qform name different orientations."""
+    files = [f"{s.source} ({s.geometry.orientation} by the sform, {s.qform} by the qform)" for s in scans if s.qform]
+    if not files:
+        return []
+    more = f" and {len(files) - _N_NAMED} more" if len(files) > _N_NAMED else ""
+    return [
+        f"sform and qform disagree about left and right, front and back or up and down in {len(files)} of {len(scans)} "
+        f"scans; they are read by the sform: {', '.join(files[:_N_NAMED])}{more}"
+    ]
+
+
+def _size(n_bytes: int) -> str:
+    return f"{n_bytes / _GB:.2f} GB" if n_bytes >= _GB / 10 else f"{n_bytes / 1e6:.1f} MB"
+
+
+def _check_memory(n: int, shape: Sequence[int]) -> None:
+    """Refuse what cannot do where all scans are held in memory, in one byte a voxel at the least."""
+    least, available = n * math.prod(shape), available_bytes()
+    if available is not None and least > available:
+        raise CohortError(
+            f"{n} volumes of {by(shape)} voxels need at least {least / _GB:.1f} GB of memory, available are "
+            f"{available / _GB:.1f} GB: set cache.enabled=true, and they are mapped from the disk"
+        )
+
+
+def available_bytes() -> int | None:
+    """Memory that can be had without swapping, within the container's limits; None where the system does not say."""
+    found = []
+    try:
+        fields = dict(line.split(":", 1) for line in _MEMINFO.read_text().splitlines())
+        found.append(int(fields["MemAvailable"].split()[0]) * 1024)
+    except (OSError, KeyError, ValueError):
+        if {"SC_AVPHYS_PAGES", "SC_PAGE_SIZE"} <= os.sysconf_names.keys():
+            found.append(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    for room, limit, used, reclaimable in _CGROUPS:
+        try:
+            fields = dict(line.split() for line in (room / "memory.stat").read_text().splitlines())
+            in_use = int((room / used).read_text()) - int(fields[reclaimable])
+            found.append(int((room / limit).read_text()) - in_use)
+        except (OSError, KeyError, ValueError):  # no container, or "max": no limit
+            continue
+    return max(min(found), 0) if found else None

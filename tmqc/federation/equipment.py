@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 from tmqc.data.cohort import Cohort
 from tmqc.federation.site import Equipment
 from tmqc.settings.schema import Config
+
+log = logging.getLogger("tmqc")
 
 _SHARED = {
     "cohort": ("shape", "spacing_mm", "orientation"),
@@ -36,5 +39,7 @@ def equip(settings: Mapping[str, Any], cohort: Cohort) -> Equipment:
         for name, value in values.items():
             setattr(getattr(config, group), name, value)
     volumes = load(config.cohort, [*cohort.verification, *cohort.train])
+    for warning in volumes.warnings:
+        log.warning("%s", warning)
     learner, _ = build_learner(config)
     return Equipment(learner, volumes, config.run.verify_batch_size)

@@ -14,11 +14,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
 
 from tmqc.data.cache import VolumeCache
 from tmqc.data.cohort import Subject, write_split
-from tmqc.data.nifti import read_image, to_array
+from tmqc.data.nifti import read_scan, write_like
 from tmqc.data.truth import Harm, Truth
 from tmqc.errors import CohortError
 from tmqc.harm import corruptions, kspace
@@ -27,7 +26,7 @@ from tmqc.harm.corruptions import KINDS, LABEL_KINDS, fits
 log = logging.getLogger("tmqc")
 
 # Whole numbers that hold 0..255 and that float32 holds exactly; everything else is written as float32.
-_KEPT_TYPES = (sitk.sitkUInt8, sitk.sitkUInt16, sitk.sitkInt16)
+_KEPT_TYPES = ("uint8", "uint16", "int16")
 
 
 def write_harmful(
@@ -85,7 +84,6 @@ def _harm_row(row: Subject, harm: Harm, directory: Path) -> Subject:
 def _write_copies(copies: Sequence[tuple[Subject, Harm]], folder: Path, cache: VolumeCache) -> list[str]:
     """Corrupt scans. Returns one line per scan that could not be."""
     faults, misfits = [], []
-    # One after another: ITK's writers are no safer in several threads than its readers.
     for row, harm in copies:
         try:
             seen = _write_copy(row, harm, folder / f"{harm.subject}.nii.gz", cache)
@@ -108,7 +106,7 @@ def _write_copy(row: Subject, harm: Harm, path: Path, cache: VolumeCache) -> Map
     if cache.directory is None:
         return _make_copy(row, harm, path)
     try:
-        key = _copy_key(cache.digest(row.path), harm)
+        key = _copy_key(cache.contents.digest(row.path), harm)
     except OSError:
         return _make_copy(row, harm, path)  # its error says what is wrong
     if (seen := cache.copy_made(key, path)) is not None:
@@ -128,23 +126,20 @@ def _copy_key(content: str, harm: Harm) -> str:
 @functools.cache
 def _code() -> list[str]:
     sources = [inspect.getsource(module) for module in (corruptions, kspace, sys.modules[__name__])]
-    return [*sources, *(f"{name} {version(name)}" for name in ("numpy", "scipy", "SimpleITK"))]
+    return [*sources, *(f"{name} {version(name)}" for name in ("numpy", "scipy", "nibabel"))]
 
 
 def _make_copy(row: Subject, harm: Harm, path: Path) -> dict[str, float]:
     try:
-        original = read_image(row.path)
+        original = read_scan(row.path)
     except CohortError as error:
         raise CohortError(f"subject {row.subject}, {error.faults[0]}") from None
-    before = to_array(original)
+    before = original.voxels
     scan = KINDS[harm.kind](before, np.random.default_rng(harm.seed), dict(harm.parameters))
-    copy = sitk.GetImageFromArray(np.ascontiguousarray(scan.transpose(2, 1, 0)))
-    copy.CopyInformation(original)
-    if original.GetPixelID() in _KEPT_TYPES:
-        copy = sitk.Cast(copy, original.GetPixelID())
+    kept = original.header.get_data_dtype().name
     try:
-        sitk.WriteImage(copy, str(path), useCompression=True)
-    except RuntimeError as error:
-        fault = f"subject {row.subject}, {path}: the corrupted copy cannot be written: {error}"
+        write_like(path, scan, original, kept if kept in _KEPT_TYPES and not original.is_scaled else "float32")
+    except OSError as error:
+        fault = f"subject {row.subject}, {path}: the corrupted copy cannot be written: {error.strerror}"
         raise CohortError(fault) from None
     return {"least": float(before.min()), "most": float(before.max())}

@@ -175,10 +175,13 @@ def pin(number: int, device: Device) -> dict[str, str]:
 
 
 def put(array: NDArray[np.float32]) -> Any:
-    """`array` on the accelerator, copied once, if there is one and it fits; else as it is."""
+    """`array` on the accelerator, copied once, if there is one and it fits; else as it is.
+
+    What is indexed like an array but is none, for there was no room to hold it as one, stays as it is.
+    """
     import keras
 
-    if not _has_accelerator():
+    if not isinstance(array, np.ndarray) or not _has_accelerator():
         return array
     try:
         return keras.ops.convert_to_tensor(array)

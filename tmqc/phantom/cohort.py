@@ -19,6 +19,7 @@ from typing import Any
 import joblib
 import SimpleITK as sitk
 
+from tmqc.data.nifti import Geometry, by, compare
 from tmqc.errors import CohortError, SettingsError
 from tmqc.phantom.anatomy import (
     DEEP_GREY,
@@ -43,23 +44,37 @@ PHANTOM_NOTE = "phantom cohort: synthetic scans, no patient was scanned"  # said
 
 
 def make_phantom(
-    settings: PhantomConfig, *, shape: tuple[int, int, int], directory: Path, n_jobs: int | None = None
+    settings: PhantomConfig,
+    *,
+    shape: tuple[int, int, int],
+    directory: Path,
+    spacing_mm: Sequence[float] | None = None,
+    orientation: str | None = None,
+    n_jobs: int | None = None,
 ) -> Path:
     """Write a phantom cohort: `volumes/*.nii.gz`, one CSV a split, and phantom.json. Returns `directory`.
 
     Args:
         settings: center table, seed and strength of the PD change; `settings.directory` is not looked at.
         shape: voxels in x, y, z; the field of view is fixed, so the shape sets the spacing.
+        spacing_mm, orientation: what the scans will be checked against; None: not at all.
         directory: appears only when all in it is finished. The same phantom there already: returns at once.
         n_jobs: processes, default one a core; the files are the same whatever it is.
 
     Raises:
-        SettingsError: seed, effect or shape out of range.
+        SettingsError: seed, effect or shape out of range, or the spacing or orientation is not the wanted one.
         CohortError: a bad center table, `directory` holds something else, or it cannot be written.
     """
     centers = read_centers(settings.centers)
-    directory = Path(directory).absolute()
-    if _holds(directory, describe(settings, shape)):
+    directory, description = Path(directory).absolute(), describe(settings, shape)
+    grid = Geometry(shape, tuple(description["spacing_mm"]), description["orientation"])
+    if wrong := compare(grid, Geometry(shape, tuple(spacing_mm or grid.spacing_mm), orientation or grid.orientation)):
+        spacing = ",".join(f"{mm:.6g}" for mm in grid.spacing_mm)
+        raise SettingsError(
+            f"cohort.shape={list(shape)}: a phantom, which fills {by(FOV_MM)} mm, has with this shape {wrong}; set "
+            f"cohort.spacing_mm=[{spacing}] and cohort.orientation={grid.orientation}, or another shape"
+        )
+    if _holds(directory, description):
         return directory
     try:
         _build(settings, centers, shape, directory, n_jobs)

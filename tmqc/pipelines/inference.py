@@ -9,7 +9,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from tmqc.data.cache import cache_warnings, open_cache
+from tmqc.data.cache import open_cache
 from tmqc.data.copies import refuse_copies
 from tmqc.errors import RunError
 from tmqc.model.batch_size import settle_batch_size
@@ -54,7 +54,12 @@ def run_inference(config: Config, directory: Path) -> None:
     learner, device = build_learner(config)
     load_into(learner, load_checkpoint(checkpoint_path(run, cycles[0])), run)
     with open_run(
-        config, directory, device=device, note=source.note, splits={"test": test}, warnings=_find_warnings(config)
+        config,
+        directory,
+        device=device,
+        note=source.note,
+        splits={"test": test},
+        warnings=(*_find_warnings(config), *volumes.warnings),
     ) as session:
         tracker = session.tracker
         log.info("%s", volumes.describe())
@@ -91,11 +96,10 @@ def _find_cycles(config: Config) -> tuple[Path, list[int]]:
 
 
 def _find_warnings(config: Config) -> tuple[str, ...]:
-    warnings = cache_warnings(config.cache)
-    if verified_on_test(flatten(config)):
-        told = f"inference.run={config.inference.run} was verified on the very scans of {config.cohort.test_csv}"
-        warnings = (f"{told}: reported numbers are optimistic. Give cohort.test_csv a split of its own.", *warnings)
-    return warnings
+    if not verified_on_test(flatten(config)):
+        return ()
+    told = f"inference.run={config.inference.run} was verified on the very scans of {config.cohort.test_csv}"
+    return (f"{told}: reported numbers are optimistic. Give cohort.test_csv a split of its own.",)
 
 
 def _model_settings(run: Path) -> ModelConfig:

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from tmqc.core.schedule import LearningRate, Tour
-from tmqc.data.cache import VolumeCache, cache_warnings, open_cache
+from tmqc.data.cache import VolumeCache, open_cache
 from tmqc.data.cohort import Cohort, Subject, read_cohort
 from tmqc.data.copies import refuse_copies
 from tmqc.data.truth import Truth, write_truth
@@ -57,7 +57,8 @@ def find_cohort(settings: CohortConfig, outputs: Path, *, splits: tuple[str, ...
             if settings.phantom.directory
             else default_directory(settings.phantom, shape, outputs)
         )
-        make_phantom(settings.phantom, shape=shape, directory=directory)
+        spacing, orientation = settings.spacing_mm, settings.orientation
+        make_phantom(settings.phantom, shape=shape, directory=directory, spacing_mm=spacing, orientation=orientation)
         paths = {split: directory / f"{split}.csv" for split in splits}
     else:
         given = {"train": settings.train_csv, "verification": settings.verification_csv, "test": settings.test_csv}
@@ -116,7 +117,6 @@ def prepare(config: Config) -> Prepared:
     truth = find_truth(config, cohort, drawn)
     start = _find_start(config)
     cache = open_cache(config.cache, Path(config.run.outputs))
-    # Where memory does not do for all, it is for those that are used most.
     held = [*cohort.verification, *cohort.train, *cohort.test] if config.federation.name == "none" else [*cohort.test]
     volumes = load(config.cohort, held, cache)
     # An extra scan with a flipped label, as scripts/make_harmful.py writes it, is its original's under another id.
@@ -125,7 +125,7 @@ def prepare(config: Config) -> Prepared:
     learner, device = build_learner(config)
     if start is not None:
         load_into(learner, start, config.init["from"])
-    warnings = (*cohort.warnings, *cache_warnings(config.cache))
+    warnings = (*cohort.warnings, *volumes.warnings)
     return Prepared(source, truth, drawn, volumes, start, learner, device, warnings)
 
 

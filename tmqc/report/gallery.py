@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from tmqc.data.cache import VolumeCache, Voxels
 from tmqc.data.cohort import Subject
-from tmqc.data.nifti import Array, read_volume
-from tmqc.errors import CohortError
+from tmqc.data.nifti import Array, UnusableError
 from tmqc.report.histories import OUTCOMES, History
 
 LIMIT = 40  # scans; each takes 10 to 80 kB of the page
@@ -61,12 +61,19 @@ class Gallery:
     left_out: int
 
 
-def make_gallery(histories: Sequence[History], scans: Sequence[Subject], *, limit: int = LIMIT) -> Gallery:
+def make_gallery(
+    histories: Sequence[History],
+    scans: Sequence[Subject],
+    *,
+    cache: VolumeCache | None = None,
+    limit: int = LIMIT,
+) -> Gallery:
     """Draw at most `limit` of `histories`, grouped by center: the gravest outcomes, and of these all centers in turn.
 
     Args:
         histories: everyone ever flagged, the gravest outcome first; those without a row in the table are left out.
         scans: all training scans.
+        cache: where decoded scans may be found.
         limit: most scans to draw, without those to compare with.
     """
     drawable = [history for history in histories if history.scan is not None]
@@ -78,7 +85,8 @@ def make_gallery(histories: Sequence[History], scans: Sequence[Subject], *, limi
     centers = list(dict.fromkeys(history.center for history in shown))
     wanted = [history.scan for history in shown if history.scan is not None]
     wanted += [compared[center] for center in centers if center in compared]
-    slices = {scan.subject: _try_slices(scan) for scan in wanted}
+    cache = cache or VolumeCache()
+    slices = {scan.subject: _try_slices(scan, cache) for scan in wanted}
     read = [found for found in slices.values() if not isinstance(found, str)]
     window = _find_window(read)
     pictures = {subject: _draw(found, window) for subject, found in slices.items()}
@@ -104,7 +112,7 @@ def _choose(histories: Sequence[History], limit: int) -> list[History]:
     return order[:limit]
 
 
-def three_slices(scan: Array, orientation: str, spacing_mm: Sequence[float]) -> list[Array]:
+def three_slices(scan: Voxels, orientation: str, spacing_mm: Sequence[float]) -> list[Array]:
     """Sagittal, coronal and axial slice through the middle, (rows, columns), crown or nose up, pixels square.
 
     Args:
@@ -119,7 +127,7 @@ def three_slices(scan: Array, orientation: str, spacing_mm: Sequence[float]) -> 
     x, y, z = (n // 2 for n in ras.shape)
     sx, sy, sz = (spacing_mm[i] for i in order)
     views = ((ras[x], sy, sz), (ras[:, y], sx, sz), (ras[:, :, z], sx, sy))
-    return [_square(view.T[::-1], wide, high) for view, wide, high in views]
+    return [_square(np.asarray(view.T[::-1], np.float32), wide, high) for view, wide, high in views]
 
 
 def _square(view: Array, wide_mm: float, high_mm: float) -> Array:
@@ -138,12 +146,14 @@ class _Slices:
     high: float
 
 
-def _try_slices(scan: Subject) -> _Slices | str:
+def _try_slices(scan: Subject, cache: VolumeCache) -> _Slices | str:
     try:
-        voxels, spacing_mm, orientation = read_volume(scan.path)
-    except CohortError as error:
-        return error.faults[0].removeprefix(f"{scan.path}: ")
-    return _Slices(three_slices(voxels, orientation, spacing_mm), float(voxels.min()), float(voxels.max()))
+        held = cache.load(scan.path)
+        voxels = cache.read(held)
+    except UnusableError as error:
+        return str(error)
+    views = three_slices(voxels, held.geometry.orientation, held.geometry.spacing_mm)
+    return _Slices(views, float(voxels.min()), float(voxels.max()))
 
 
 def _find_window(read: Sequence[_Slices]) -> tuple[float, float]:

@@ -11,11 +11,12 @@ import hashlib
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
+from tmqc.data.cache import VolumeCache, open_cache
 from tmqc.errors import InputError
 from tmqc.report.events import read_trace
 from tmqc.report.gallery import LIMIT, Gallery, make_gallery
@@ -27,6 +28,7 @@ from tmqc.report.story import Known, tell_what_came_out, tell_what_was_done
 from tmqc.runs import directory as rundir
 from tmqc.runs.cycles import read_cycles
 from tmqc.runs.directory import write_text
+from tmqc.settings.schema import CacheConfig
 
 _TEMPLATES = files("tmqc.report") / "templates"
 
@@ -47,11 +49,20 @@ def write_report(directory: Path, *, limit: int = LIMIT) -> Path:
     run = read_run(directory)
     known, gaps = _gather(run)
     drawable = any(history.scan is not None for history in known.histories)  # sites' tokens have no rows here
-    gallery = make_gallery(known.histories, known.scans, limit=limit) if drawable else None
+    gallery = make_gallery(known.histories, known.scans, cache=_find_cache(run), limit=limit) if drawable else None
     page = _render(known, gallery, gaps=gaps, finished=run.status == "FINISHED")
     path = directory / rundir.REPORT
     write_text(path, page)
     return path
+
+
+def _find_cache(run: PastRun) -> VolumeCache:
+    """The cache that the run used, if it is still there: a page makes none."""
+    used = CacheConfig(
+        run.settings.get("cache.enabled") is not False, cast(str | None, run.settings.get("cache.directory"))
+    )
+    cache = open_cache(used, Path(str(run.settings["run.outputs"])))
+    return cache if cache.directory is not None and cache.directory.is_dir() else VolumeCache()
 
 
 def _gather(run: PastRun) -> tuple[Known, list[str]]:

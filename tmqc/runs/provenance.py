@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tmqc import __version__
 
-_LIBRARIES = ("tensorflow", "keras", "jax", "numpy", "SimpleITK", "pandas", "scikit-learn", "mlflow", "hydra-core")
+_LIBRARIES = ("tensorflow", "keras", "jax", "numpy", "nibabel", "pandas", "scikit-learn", "mlflow", "hydra-core")
 
 
 def git_revision() -> str | None:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from tmqc.phantom.center_tables import TABLES
-from tmqc.settings.schema import LOSSY, Config, flatten
+from tmqc.settings.schema import Config, flatten
 
 HARMLESS = (
     *("run.overwrite", "run.resume", "run.progress", "run.outputs", "run.name", "init.pretrain"),
-    *("run.lookahead", "run.verify_workers", "cache.enabled", "cache.directory", "cache.ram_gb"),
+    *("run.lookahead", "run.verify_workers", "cache.enabled", "cache.directory"),
     *(f"federation.{name}" for name in ("on_fault", "timeout_s", "patience_s", "pause_s", "admin_kit")),
 )
 HARMLESS_GROUPS = ("tracking.", "checkpoint.", "sweep.")
@@ -32,8 +32,6 @@ def is_harmless(name: str, *, pipeline: str) -> bool:
 
 def meaning(name: str, value: Any) -> Any:
     """What a setting's value says about the result; equal for values between which it makes no difference."""
-    if name == "cache.dtype":
-        return value if value == LOSSY else "exact"
     # Its name says with which settings it was trained; where it is kept, as `run.outputs`, makes no difference.
     if name == "init.from" and isinstance(value, str) and _PRETRAINED.fullmatch(Path(value).name):
         return Path(value).name

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 AUTO = "auto"
-LOSSY = "float16"  # the one type that scans are rounded to
 
 
 @dataclass
@@ -204,12 +203,10 @@ class CheckpointConfig:
 
 @dataclass
 class CacheConfig:
-    """Where decoded scans are kept, and in which type; nothing here is part of the method."""
+    """Where decoded scans are kept; nothing here is part of the method."""
 
     enabled: bool = True
     directory: str | None = None  # default: <run.outputs>/cache
-    dtype: str = "auto"
-    ram_gb: float | None = None  # of scans in memory, beyond it they are mapped; null: half of what is available
 
 
 @dataclass

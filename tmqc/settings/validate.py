@@ -16,7 +16,6 @@ from tmqc.core.gate import REFERENCES, SIGNALS
 from tmqc.core.glossary import RUN_NUMBERS
 from tmqc.core.rates import RATES
 from tmqc.core.runaway import ACTIONS
-from tmqc.data.storage import DTYPES
 from tmqc.errors import SettingsError
 from tmqc.federation.rules import ON_FAULT, check_federation
 from tmqc.harm.draw import check_harmful
@@ -38,7 +37,6 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "qc.calibrated.method": ("none", *METHODS),
     "qc.runaway.action": ACTIONS,
     "tracking.name": ("mlflow", "none"),
-    "cache.dtype": DTYPES,
     "federation.name": ("none", "local", "nvflare-sim", "nvflare-poc", "nvflare"),
     "federation.on_fault": ON_FAULT,
     "run.precision": ("float32", "mixed_bfloat16", "mixed_float16"),
@@ -109,8 +107,6 @@ def validate(config: Config) -> None:
     faults += _check_grid(config) + _check_span(config) + _check_sources(config)
     if config.checkpoint.keep is not None and not config.checkpoint.keep >= 1:
         faults.append(f"checkpoint.keep={config.checkpoint.keep}: must be null, or a number of cycles from 1")
-    if config.cache.ram_gb is not None and not 0 <= config.cache.ram_gb < math.inf:
-        faults.append(f"cache.ram_gb={config.cache.ram_gb}: must be null, or a number of GB from 0")
     faults += check_run(config.run) + check_qc(config)
     faults += check_sweep(config) + check_federation(config)
     faults += _check_inference(config.inference) + check_harmful(config.harmful) + _check_rivals(config.rivals)

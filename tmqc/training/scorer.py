@@ -70,7 +70,11 @@ class Scorer:
 
     def predict(self, rows: slice) -> NDArray[np.float32]:
         """Probabilities of PD of these scans, which must be whole batches of the split."""
-        return self._learner.predict(self._held[rows], batch_size=self.batch_size)
+        # Batch by batch: scans that are mapped are never all copied out at once.
+        starts = range(rows.start, min(rows.stop, len(self._labels)), self.batch_size)
+        batches = (self._held[at : min(at + self.batch_size, rows.stop)] for at in starts)
+        parts = [self._learner.predict(batch, batch_size=self.batch_size) for batch in batches]
+        return np.concatenate([*parts, np.zeros(0, np.float32)])
 
     def count(self, p: NDArray[np.float32]) -> Verification:
         """Count the probabilities of all scans, shape (n,), center by center, add up, and remember them."""
