@@ -19,8 +19,7 @@ from tmqc.data.cohort import Subject, read_cohort
 from tmqc.data.truth import Truth, write_truth
 from tmqc.errors import InputError, RunError, SettingsError
 from tmqc.harm.harmful import KINDS, SCENARIOS, draw_harm, write_harmful
-from tmqc.harm.scenarios import PLACEMENTS
-from tmqc.settings.schema import HarmfulConfig
+from tmqc.settings.schema import PLACEMENTS, HarmfulConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:

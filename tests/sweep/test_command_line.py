@@ -85,7 +85,9 @@ def test_values_of_a_sweep_are_taken_one_by_one(typed, taken):
     assert read_command_line(["-m", typed]) == ["-m", taken]
 
 
-@pytest.mark.parametrize("override", ["run={name:1.10}", "harmful={ids:[10_2]}", "init={from:1}", "tracking={uri:true}"])
+@pytest.mark.parametrize(
+    "override", ["run={name:1.10}", "harmful={ids:[10_2]}", "init={from:1}", "tracking={uri:true}"]
+)
 def test_a_number_that_came_another_way_is_refused(override):
     """As by a YAML file of the user's, of which nothing but the number is left."""
     with pytest.raises(SettingsError, match="is no text, and may have been written otherwise: put it in quotes"):

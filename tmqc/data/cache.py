@@ -89,7 +89,7 @@ class VolumeCache:
 
     Attributes:
         directory: None: nothing is kept on disk.
-        dtype: a key of `storage.DTYPES`.
+        dtype: the choice of `cache.dtype`.
         budget: of the memory that scans take here.
     """
 

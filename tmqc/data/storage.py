@@ -15,7 +15,6 @@ from tmqc.settings.schema import LOSSY
 
 log = logging.getLogger("tmqc")
 
-DTYPES = ("auto", "float32", "float16")  # the choices of `cache.dtype`
 
 _HALF, _SINGLE = np.dtype("<f2"), np.dtype("<f4")
 _LARGEST_HALF = 65504.0

@@ -23,8 +23,8 @@ from tmqc.federation.messages import (
     encode,
     pack_part,
 )
-from tmqc.federation.rules import SKIP, STOP, WAIT
 from tmqc.federation.transport import Silence, Transport
+from tmqc.settings.schema import SKIP, STOP, WAIT
 
 log = logging.getLogger("tmqc")
 

@@ -28,9 +28,9 @@ from tmqc.data.truth import Harm, Truth
 from tmqc.errors import CohortError, SettingsError
 from tmqc.harm import corruptions, kspace
 from tmqc.harm.corruptions import DEFAULT_SEVERITY, KINDS, LABEL_KINDS, Value, draw_parameters, fits
-from tmqc.harm.harmful_settings import check_harmful
 from tmqc.harm.scenarios import SCENARIOS, deal_kinds
 from tmqc.settings.schema import HarmfulConfig
+from tmqc.settings.validate_harmful import check_harmful
 
 __all__ = ["KINDS", "SCENARIOS", "check_harmful", "draw_harm", "source_of", "write_harmful"]
 

@@ -12,8 +12,6 @@ from tmqc.data.cohort import Subject
 from tmqc.errors import SettingsError
 from tmqc.settings.schema import HarmfulConfig
 
-PLACEMENTS = ("in_place", "extra")
-
 
 def _choose_nothing(train: Sequence[Subject], settings: HarmfulConfig) -> list[list[Subject]]:
     return []

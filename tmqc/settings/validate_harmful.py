@@ -6,9 +6,7 @@ import math
 from collections import Counter
 from typing import Any
 
-from tmqc.harm.corruptions import KINDS
-from tmqc.harm.scenarios import PLACEMENTS, SCENARIOS
-from tmqc.settings.schema import HarmfulConfig
+from tmqc.settings.schema import KINDS, PLACEMENTS, SCENARIOS, HarmfulConfig
 
 MAX_SEVERITY = 10
 
@@ -30,11 +28,7 @@ def check_harmful(settings: HarmfulConfig) -> list[str]:
     faults += _check_kind(settings.kind) + _check_strength(settings)
     if settings.fraction is not None and not 0 < settings.fraction <= 1:
         faults.append(f"harmful.fraction is {settings.fraction!r}, allowed is null or above 0 and up to 1")
-    if other := [name for name in settings.ids if not isinstance(name, str)]:
-        faults.append(
-            f"harmful.ids has {', '.join(map(repr, other))}, allowed are names, in quotes if they are numbers"
-        )
-    elif twice := [name for name, n in Counter(settings.ids).items() if n > 1]:
+    if twice := [name for name, n in Counter(settings.ids).items() if n > 1]:
         faults.append(f"harmful.ids has {', '.join(twice)} more than once, allowed is each once")
     return faults
 

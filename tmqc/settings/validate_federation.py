@@ -6,10 +6,7 @@ from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
 
-from tmqc.settings.schema import AUTO, Config
-
-WAIT, SKIP, STOP = ON_FAULT = ("wait", "skip", "stop")
-TRAVELS = ("clean", "dirty", "qc")
+from tmqc.settings.schema import AUTO, SKIP, TRAINING, Config
 
 
 def check_federation(config: Config) -> list[str]:
@@ -18,12 +15,10 @@ def check_federation(config: Config) -> list[str]:
     if name == "none":
         return []
     faults = []
-    if config.pipeline.name not in TRAVELS:
+    if config.pipeline.name not in TRAINING:
         faults.append(
             f"federation={name}: pipeline={config.pipeline.name} scores scans of this machine only; use federation=none"
         )
-    if settings.patience_s is not None and not settings.patience_s >= 0:
-        faults.append(f"federation.patience_s={settings.patience_s}: must be null, or seconds from 0")
     if settings.partial and settings.on_fault != SKIP:
         faults.append(f"federation.partial=true needs federation.on_fault=skip, it is {settings.on_fault}")
     if config.pipeline.name == "qc":
