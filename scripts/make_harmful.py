@@ -21,8 +21,8 @@ from tmqc.errors import InputError, RunError, SettingsError
 from tmqc.harm.corruptions import KINDS
 from tmqc.harm.draw import draw_harm
 from tmqc.harm.harmful import write_harmful
-from tmqc.harm.scenarios import PLACEMENTS, SCENARIOS
-from tmqc.settings.schema import HarmfulConfig
+from tmqc.harm.scenarios import SCENARIOS
+from tmqc.settings.schema import PLACEMENTS, HarmfulConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:

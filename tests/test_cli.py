@@ -78,6 +78,15 @@ def test_bad_settings_exit_with_2_one_list_and_nothing_written(tmp_path, argumen
     assert files_of(tmp_path) == []
 
 
+def test_relative_places_count_from_the_command_whatever_hydra_does(tmp_path, cohort_csvs):
+    (tmp_path / "train.csv").write_text(cohort_csvs["train"].read_text())  # its scans are not beside it
+    overrides = [o for o in tiny_overrides(cohort_csvs, "out") if not o.startswith("cohort.train_csv")]
+    done = tmqc("pipeline=clean", *overrides, "cohort.train_csv=train.csv", "hydra.job.chdir=true", cwd=tmp_path)
+    assert done.returncode == 2
+    assert f"cannot be read: {tmp_path}" in done.stderr or f"{tmp_path}/scans" in done.stderr
+    assert not list(tmp_path.glob("out/*/*/out"))
+
+
 @pytest.mark.parametrize("name", ["../../evil", "..", ""])
 def test_a_name_that_leads_elsewhere_exits_with_2_and_leaves_no_file(tmp_path, name):
     done = tmqc(f"run.name={name}", "cohort.train_csv=a.csv", "cohort.test_csv=b.csv", "init.from=x", cwd=tmp_path)

@@ -6,20 +6,27 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
 
 from tmqc.cli import conf_dir, to_config
+from tmqc.core.rates import RATES
 from tmqc.errors import SettingsError
+from tmqc.harm.corruptions import KINDS
+from tmqc.harm.scenarios import SCENARIOS
+from tmqc.phantom.center_tables import TABLES
+from tmqc.pipelines import PIPELINES
+from tmqc.rivals import RIVALS
+from tmqc.settings import schema
 from tmqc.settings.explain import explain
 from tmqc.settings.schema import Config, flatten
 from tmqc.settings.validate import validate
+from tmqc.sweep.multirun import store_schema
 
 EXPERIMENTS = sorted(p.stem for p in (conf_dir() / "experiment").glob("*.yaml"))
 OWN_DATA = ["cohort.train_csv=a.csv", "cohort.test_csv=b.csv", "inference.run=somewhere"]
 
 
 def composed(*overrides):
-    ConfigStore.instance().store(name="schema", node=Config)
+    store_schema()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         return to_config(compose("config", ["run.name=test", *overrides]))
 
@@ -176,7 +183,7 @@ def test_rivals_need_a_state_to_judge_from(start):
 
 
 def test_a_rival_that_is_not_installed_is_told_by_name(monkeypatch):
-    monkeypatch.setattr("tmqc.rivals.has_cleanlab", lambda: False)
+    monkeypatch.setattr("tmqc.settings.validate.find_spec", lambda name: None)
     assert any("pip install -e '.[cleanlab]'" in fault for fault in faults("rivals.names=[cleanlab]"))
 
 
@@ -196,6 +203,12 @@ def test_hydras_own_complaints_in_our_words(override, told):
     with pytest.raises(Exception, match=".") as caught:
         composed(override)
     assert explain(caught.value) == [told] or told in explain(caught.value)[0]
+
+
+def test_the_words_of_the_schema_are_what_there_is():
+    assert (tuple(RATES), tuple(KINDS), tuple(SCENARIOS)) == (schema.RATES, schema.KINDS, schema.SCENARIOS)
+    assert (tuple(RIVALS), tuple(TABLES)) == (schema.RIVALS, schema.CENTER_TABLES)
+    assert set(schema.PIPELINES) == set(PIPELINES)
 
 
 def test_flatten_names_every_scalar():

@@ -26,7 +26,7 @@ DATA = OWN_DATA[:2]
         (["federation=local", "pipeline=inference"], "pipeline=inference scores scans of this machine only"),
         (
             ["federation=local", "federation.patience_s=-1"],
-            "federation.patience_s=-1.0: must be null, or seconds from 0",
+            "federation.patience_s=-1.0: must be null, or a number from 0",
         ),
         (["federation=local", "federation.on_fault=retry"], "must be one of wait, skip, stop"),
         (["federation=local", "federation.min_cell=0"], "federation.min_cell=0: must be a number from 1"),

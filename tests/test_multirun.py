@@ -6,21 +6,20 @@ import importlib.util
 
 import pytest
 from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import open_dict
+from omegaconf import OmegaConf, open_dict
 
 from tmqc.cli import conf_dir
+from tmqc.errors import RunError, SettingsError
 from tmqc.settings.fingerprint import settings_digest
-from tmqc.settings.schema import Config
-from tmqc.sweep.multirun import make, to_config
+from tmqc.sweep.multirun import make, make_plan, store_schema, to_config
 
 TABLES = ["cohort.train_csv=train.csv", "cohort.verification_csv=verification.csv"]
 
 
 @pytest.fixture
 def composing():
-    ConfigStore.instance().store(name="schema", node=Config)
+    store_schema()
     before = HydraConfig.instance().cfg
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         yield
@@ -63,6 +62,60 @@ def test_what_differs_in_qc_alone_shares_a_clean_run(composing):
         for more in (["qc.error=0.1"], ["qc.revisit=5"], ["harmful.severity=3"], ["pipeline=dirty"])
     }
     assert len(places) == 1
+
+
+def plan_of(*overrides, hydra=()):
+    whole = compose("config", ["hydra.mode=MULTIRUN", *hydra], return_hydra_config=True)
+    with open_dict(whole):
+        whole.hydra.overrides.task, whole.hydra.overrides.hydra = list(overrides), list(hydra)
+        whole.hydra.job.config_name = "config"
+    return make_plan(whole)
+
+
+def test_a_plan_knows_its_jobs(composing):
+    plan = plan_of(*TABLES, "pipeline=clean", "run.seed=0,1,2", "run.name='1.10',x")
+    assert (plan.n_jobs, dict(plan.swept)) == (6, {"run.seed": "0,1,2", "run.name": "'1.10',x"})
+    assert plan_of("run.seed=0,1", hydra=["hydra.sweep.subdir=${hydra.job.num}"]).n_jobs == 2
+
+
+@pytest.mark.parametrize(
+    ("swept", "hydra"),
+    [("run.seed=0,0", []), ("run.name='a',a", []), ("run.seed=0,1", ["hydra.sweep.subdir=all"])],
+)
+def test_two_jobs_of_one_directory_are_refused(composing, swept, hydra):
+    with pytest.raises(SettingsError, match="would both have the directory"):
+        plan_of(*TABLES, "pipeline=clean", swept, hydra=hydra)
+
+
+@pytest.fixture
+def scored(composing, tmp_path):
+    run = to_config(compose("config", ["experiment=demo_qc", "model.dropout=0.4", "tracking.experiment=mine"]))
+    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.structured(run)))
+    return run, ["pipeline=inference", f"inference.run={tmp_path}"]
+
+
+def test_inference_is_of_the_cohort_the_model_and_the_store_of_the_run(scored):
+    run, command = scored
+    config, _ = made(*command)
+    assert (config.cohort, config.model, config.tracking) == (run.cohort, run.model, run.tracking)
+    assert (config.pipeline.name, config.harmful.scenario) == ("inference", "none")
+
+
+def test_what_the_command_gives_wins(scored):
+    run, command = scored
+    config, _ = made(*command, "cohort.test_csv=mine.csv", "tracking=none", "model.dropout=0.2")
+    assert (config.cohort.source, config.cohort.test_csv) == ("csv", "mine.csv")
+    assert (config.cohort.shape, config.model.filters) == (run.cohort.shape, run.model.filters)
+    assert (config.tracking.name, config.model.dropout) == ("none", 0.2)
+    config, _ = made(*command, "cohort=phantom83")
+    assert (config.cohort.shape, config.cohort.phantom.centers) == ([160, 192, 160], "real83")
+
+
+def test_inference_of_no_run_is_refused(composing, tmp_path):
+    with pytest.raises(RunError, match="no such directory"):
+        made("pipeline=inference", f"inference.run={tmp_path}/none")
+    with pytest.raises(RunError, match=r"not the config.yaml of a run"):
+        made("pipeline=inference", f"inference.run={tmp_path}")
 
 
 def test_without_pretrain_there_is_none(composing):

@@ -60,11 +60,13 @@ def parallel(outputs, cohort_csvs):
 def test_bad_jobs_are_told_at_once_and_in_the_end_and_the_others_complete(parallel, outputs):
     assert parallel.returncode == 2, parallel.stderr
     assert "Traceback" not in parallel.stderr + parallel.stdout
-    assert statuses(the_sweep(outputs)) == dict.fromkeys(GOOD, "finished") | dict.fromkeys(BAD, "failed")
-    assert "4 jobs: 2 finished, 2 failed" in parallel.stdout
+    assert statuses(the_sweep(outputs)) == dict.fromkeys(GOOD, "finished") | dict.fromkeys(BAD, "could not start")
+    assert "4 jobs: 2 finished, 2 could not start" in parallel.stdout
     for name in BAD:
-        assert parallel.stdout.count(f"{name}: failed: model.dropout=2.0: must be a number from 0 to 0.99") == 1
-        assert f"failed: {name}: model.dropout=2.0" in parallel.stdout
+        assert (
+            parallel.stdout.count(f"{name}: could not start: model.dropout=2.0: must be a number from 0 to 0.99") == 1
+        )
+        assert f"could not start: {name}: model.dropout=2.0" in parallel.stdout
         assert not (the_sweep(outputs) / name).exists()
     for name in GOOD:
         assert (the_sweep(outputs) / name / "checkpoints" / "cycle_00.npz").exists()
@@ -80,7 +82,7 @@ def test_jobs_are_nested_under_one_run_that_says_how_they_ended(parallel, output
     children = [run for run in runs if run is not parent]
     assert parent.info.run_name == f"sweep/{the_sweep(outputs).name}"
     assert parent.info.status == "FAILED"
-    assert "2 finished, 2 failed" in parent.data.tags["mlflow.note.content"]
+    assert "2 finished, 2 could not start" in parent.data.tags["mlflow.note.content"]
     assert "`model.dropout`: 0.1,2.0" in parent.data.tags["mlflow.note.content"]
     assert parent.data.params["schedule.cycles"] == "1"
     assert not {"model.dropout", "run.seed"} & parent.data.params.keys()
@@ -98,7 +100,7 @@ def test_a_rerun_skips_what_has_finished_in_the_same_run(parallel, outputs, coho
     again = sweep(cohort_csvs, outputs, *TWO_BY_TWO)
     assert again.returncode == 2
     assert the_sweep(outputs) == directory
-    assert statuses(directory) == dict.fromkeys(GOOD, "skipped") | dict.fromkeys(BAD, "failed")
+    assert statuses(directory) == dict.fromkeys(GOOD, "skipped") | dict.fromkeys(BAD, "could not start")
     assert (directory / GOOD[0] / "summary.json").stat().st_mtime_ns == written
     client = MlflowClient(f"sqlite:///{outputs}/mlflow.db")
     runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
@@ -123,6 +125,8 @@ def test_folders_are_named_by_overrides_and_never_paths():
     assert folder_name("") == "job"
     names = {folder_name(f"init.from=a/{x}") for x in "bc"} | {folder_name("x" * 300), folder_name("x" * 301)}
     assert len(names) == 4
+    assert folder_name("run.name='1.10',x='it\\'s'") == "run.name=1.10,x=it's"
+    assert len(folder_name("ä" * 120).encode()) < 140  # a folder's name has 255 bytes at most
     assert all("/" not in name and len(name) < 140 for name in names)
 
 
@@ -173,7 +177,7 @@ def test_submitit_runs_the_jobs_and_their_clean_model_once(cohort_csvs, tmp_path
     assert (clean / "run.log").read_text().count("cycle 0:") == 1
     done = sweep(cohort_csvs, tmp_path, *settings, "qc.error=0.02,0.5,2.0", "sweep.name=shared")
     assert done.returncode == 2
-    assert "3 jobs: 2 skipped, 1 failed" in done.stdout
+    assert "3 jobs: 2 skipped, 1 could not start" in done.stdout
 
 
 @pytest.mark.slow

@@ -9,11 +9,11 @@ import keras
 import numpy as np
 import SimpleITK as sitk
 from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
 
 from tmqc.cli import conf_dir, to_config
 from tmqc.model.learner import Learner
 from tmqc.settings.schema import Config
+from tmqc.sweep.multirun import store_schema
 
 SHAPE = (16, 20, 16)
 COLUMNS = ("Subject", "Path", "Study", "Group_bin", "Sex", "Age", "Scanner")
@@ -63,7 +63,7 @@ def tiny_overrides(csvs: dict[str, Path], outputs: Path) -> list[str]:
 
 def compose_config(*overrides: str) -> Config:
     """What the command line would give."""
-    ConfigStore.instance().store(name="schema", node=Config)
+    store_schema()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         return to_config(compose("config", list(overrides)))
 

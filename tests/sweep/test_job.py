@@ -16,7 +16,7 @@ import pytest
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from tmqc.errors import JobError, SettingsError
+from tmqc.errors import CohortError, JobError, SettingsError
 from tmqc.runs.directory import write_json, write_text
 from tmqc.runs.signals import WAITING, Interrupted
 from tmqc.settings.schema import Config
@@ -25,7 +25,7 @@ from tmqc.sweep import pretrain as pretrain_module
 from tmqc.sweep import run_process as jobs
 from tmqc.sweep.board import Board
 from tmqc.sweep.job import Made, Place, carry_out, heed_signals
-from tmqc.sweep.outcome import FAILED, FINISHED, KILLED, SKIPPED, Outcome, read_outcome, write_outcome
+from tmqc.sweep.outcome import FAILED, FINISHED, KILLED, NOT_STARTED, SKIPPED, Outcome, read_outcome, write_outcome
 from tmqc.sweep.pretrain import last_clean_cycle, name_clean, pretrain
 from tmqc.sweep.run_process import Ended
 from tmqc.sweep.sweep import Plan, best
@@ -114,7 +114,7 @@ def test_a_table_that_has_changed_does(runs, tmp_path):
 
 def test_a_job_that_failed_or_died_is_run_again(runs, tmp_path):
     runs.ends = [Ended(2, "no such scan"), Ended(-9, "killed by SIGKILL"), Ended(143, "stopped by SIGTERM")]
-    for status, code in ((FAILED, 2), (FAILED, -9), (KILLED, 143), (FINISHED, 0)):
+    for status, code in ((NOT_STARTED, 2), (FAILED, -9), (KILLED, 143), (FINISHED, 0)):
         outcome = carry_out(place_in(tmp_path), made)
         assert (outcome.status, outcome.code) == (status, code)
     assert len(runs.of) == 4
@@ -136,7 +136,7 @@ def test_settings_that_cannot_be_used_are_the_reason(runs, tmp_path, capsys):
         raise SettingsError("qc.error=2: must be a number from 0 to 1")
 
     outcome = carry_out(place_in(tmp_path), bad)
-    assert (outcome.status, outcome.code) == (FAILED, 2)
+    assert (outcome.status, outcome.code) == (NOT_STARTED, 2)
     assert outcome.reason == "qc.error=2: must be a number from 0 to 1"
     assert "must be a number from 0 to 1" in capsys.readouterr().err
     assert runs.of == []
@@ -178,6 +178,27 @@ def test_a_signal_before_the_run_has_its_process_is_not_lost(runs, tmp_path, mon
             signal.signal(number, handler)
     outcome = read_outcome(tmp_path, "qc.error=0.02")
     assert (outcome.status, outcome.code, runs.of) == (KILLED, 130, [])
+
+
+def test_a_run_with_many_faults_ends(tmp_path, monkeypatch):
+    tells = "import os, sys; os.write(int(sys.argv[1]), b'x' * 1_000_000); sys.exit(2)"
+    monkeypatch.setattr(jobs, "_COMMAND", [sys.executable, "-c", tells])
+    assert jobs.run_in_own_process(Config(), tmp_path) == Ended(2, "x" * 1_000_000)
+
+
+def test_the_reason_is_short_however_many_faults_there_are():
+    assert jobs.summarize(CohortError(["a", "b"])) == "a; b"
+    assert jobs.summarize(CohortError(list("abcdefg"))) == "a; b; c; and 4 more"
+
+
+def test_a_taken_directory_is_refused_before_the_clean_model_is_trained(runs, tmp_path):
+    carry_out(place_in(tmp_path), made)
+    clean, directory = clean_in(tmp_path)
+    job = made(error=0.05)
+    job.config.init["from"] = str(directory)
+    outcome = carry_out(place_in(tmp_path), lambda: Made(job.config, clean))
+    assert (outcome.status, runs.of) == (NOT_STARTED, [tmp_path / "qc.error=0.02"])
+    assert "already holds a run with other settings" in outcome.reason
 
 
 def test_a_signal_while_the_process_begins_ends_it(tmp_path, monkeypatch):
@@ -276,7 +297,7 @@ def test_a_clean_model_that_cannot_be_trained_is_the_reason(runs, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("ends", "code", "status"), [(2, 2, FAILED), (1, 1, FAILED), (-9, 1, FAILED), (143, 143, KILLED)]
+    ("ends", "code", "status"), [(2, 2, NOT_STARTED), (1, 1, FAILED), (-9, 1, FAILED), (143, 143, KILLED)]
 )
 def test_a_clean_model_that_was_not_trained_says_whose_fault_it_was(runs, tmp_path, capsys, ends, code, status):
     runs.ends = [Ended(ends, "as told")]

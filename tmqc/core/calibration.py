@@ -9,8 +9,6 @@ import numpy as np
 
 from tmqc.core.robust import spread
 
-METHODS = ("quantile", "z")
-
 
 @dataclass(frozen=True)
 class Change:

@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from tmqc.core.gate import Gate
 from tmqc.core.runaway import Guard
 
-VERIFY = ("batch", "visit")
-
 
 @dataclass(frozen=True)
 class DryTour:

@@ -9,9 +9,6 @@ from tmqc.core.chance import worsening_p_value
 from tmqc.core.early_stop import Limit
 from tmqc.core.rates import RATES, Counts, Flips, Rates, Verification
 
-SIGNALS = ("rates", "loss", "both")
-REFERENCES = ("last", "best")
-
 
 @dataclass(frozen=True)
 class Gate:

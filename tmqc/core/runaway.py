@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-ACTIONS = ("off", "warn", "pause", "stop")
-
 
 @dataclass(frozen=True)
 class Guard:

@@ -22,9 +22,8 @@ from tmqc.federation.messages import (
     encode,
     pack_part,
 )
-from tmqc.federation.rules import SKIP, STOP
 from tmqc.federation.transport import Silence, Transport
-from tmqc.settings.schema import FederationConfig
+from tmqc.settings.schema import SKIP, STOP, FederationConfig
 
 log = logging.getLogger("tmqc")
 

@@ -13,8 +13,6 @@ from tmqc.data.tables import normalize_name
 from tmqc.errors import SettingsError
 from tmqc.settings.schema import HarmfulConfig
 
-PLACEMENTS = ("in_place", "extra")
-
 
 def _choose_nothing(train: Sequence[Subject], settings: HarmfulConfig) -> list[list[Subject]]:
     return []

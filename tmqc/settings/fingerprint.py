@@ -9,8 +9,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from tmqc.phantom.center_tables import TABLES
-from tmqc.settings.schema import Config, flatten
+from tmqc.settings.schema import CENTER_TABLES, Config, flatten
 
 HARMLESS = (
     *("run.overwrite", "run.resume", "run.progress", "run.outputs", "run.name", "init.pretrain"),
@@ -57,7 +56,7 @@ def settings_digest(config: Config, *, without: Collection[str] = ()) -> str:
         and not any(name == key or name.startswith(f"{key}.") for key in without)
     }
     paths = {table: Path(path) for table in _TABLES if (path := getattr(config.cohort, table)) is not None}
-    if (centers := config.cohort.phantom.centers) not in TABLES:
+    if (centers := config.cohort.phantom.centers) not in CENTER_TABLES:
         paths["phantom.centers"] = Path(centers).expanduser()
     for table, path in paths.items():
         if path.is_file():

@@ -1,6 +1,6 @@
-"""Schemas of the settings, one dataclass a config group. `validate.py` checks the values.
+"""Schemas of the settings, one dataclass per config group: each setting's type, default and allowed values.
 
-Nothing here reads YAML: `cli.py` composes with Hydra and hands the plain dataclasses on.
+Nothing here reads YAML: `cli.py` composes with Hydra and hands the plain dataclasses on. `validate.py` checks them.
 """
 
 from __future__ import annotations
@@ -9,14 +9,38 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 AUTO = "auto"
+TRAINING = ("clean", "dirty", "qc")
+PIPELINES = (*TRAINING, "inference", "rivals")
+CENTER_TABLES = ("demo", "real83")  # that tmqc brings
+RATES = ("standard", "published")
+SCENARIOS, PLACEMENTS = ("none", "centers", "samples"), ("in_place", "extra")
+KINDS = (
+    *("inverted", "noise", "flipped_label", "motion", "ghosting", "spike", "blur", "bias_field", "gibbs", "rician"),
+    *("mirrored", "swapped_axes", "partial_view", "t2_contrast", "blank"),
+)
+RIVALS = (
+    *("random", "template", "template_group", "image_forest", "loss", "gradient_norm", "tracin", "influence"),
+    *("knn_label", "knn_distance", "cleanlab"),
+)
+WAIT, SKIP, STOP = ON_FAULT = ("wait", "skip", "stop")
+
+
+def one_of(default: str, allowed: tuple[str, ...]) -> Any:
+    """A setting that is one of a few words."""
+    return field(default=default, metadata={"one_of": allowed})
+
+
+def within(default: float | None, low: float, high: float) -> Any:
+    """A setting that is a number from `low` to `high`, both allowed; with None as default, that too."""
+    return field(default=default, metadata={"within": (low, high)})
 
 
 @dataclass
 class PipelineConfig:
     """Which pipeline runs, where in the schedule it starts, and its seed in the published scripts."""
 
-    name: str = "qc"
-    start: int = 10
+    name: str = one_of("qc", PIPELINES)
+    start: int = within(10, 0, 100_000)
     published_seed: int = 42
 
 
@@ -25,8 +49,8 @@ class PhantomConfig:
     """How a phantom cohort is made (METHOD section 9). Lengths in mm, intensities on a 0..255 scale."""
 
     centers: str = "demo"  # demo, real83, or the path of a CSV of counts per center
-    seed: int = 0
-    effect: float = 1.0  # strength of the PD change, 1 = calibrated
+    seed: int = within(0, 0, 2**32 - 1)
+    effect: float = within(1.0, 0.0, 100.0)  # strength of the PD change, 1 = calibrated
     directory: str | None = None  # default: <run.outputs>/phantom/<name made of the settings>
 
 
@@ -34,7 +58,7 @@ class PhantomConfig:
 class CohortConfig:
     """Where the subjects come from. Shape in voxels and spacing in mm, both in x, y, z order."""
 
-    source: str = "csv"
+    source: str = one_of("csv", ("csv", "phantom"))
     train_csv: str | None = None
     verification_csv: str | None = None
     test_csv: str | None = None
@@ -51,79 +75,79 @@ class ModelConfig:
 
     name: str = "sfcn"
     filters: list[int] = field(default_factory=lambda: [32, 64, 128, 256, 256, 64])
-    dropout: float = 0.2
-    batchnorm_momentum: float = 0.99
-    batchnorm_epsilon: float = 1e-3
+    dropout: float = within(0.2, 0.0, 0.99)
+    batchnorm_momentum: float = within(0.99, 0.0, 0.99999)
+    batchnorm_epsilon: float = within(1e-3, 1e-12, 1.0)
 
 
 @dataclass
 class ScheduleConfig:
     """The tour and the learning rate (METHOD sections 3 and 4)."""
 
-    cycles: int = 30  # the run ends before this cycle
-    start: int = 0
-    seed: int = 42
-    batch_size: int = 5
-    local_epochs: int = 1
+    cycles: int = within(30, 1, 100_000)  # the run ends before this cycle
+    start: int = within(0, 0, 100_000)
+    seed: int = within(42, 0, 2**31)
+    batch_size: int = within(5, 1, 10_000)
+    local_epochs: int = within(1, 1, 10_000)
     keep_remainder: bool = False
-    learning_rate: float = 1e-4
-    decay: float = 0.1  # lr(c) = learning_rate * exp(-decay * (c - decay_start))
-    decay_start: int = 0
+    learning_rate: float = within(1e-4, 1e-12, 10.0)
+    decay: float = within(0.1, 0.0, 100.0)  # lr(c) = learning_rate * exp(-decay * (c - decay_start))
+    decay_start: int = within(0, 0, 100_000)
 
 
 @dataclass
 class CalibratedConfig:
     """Tolerances measured by a dry tour before control starts, in place of the acceptable errors."""
 
-    method: str = "none"  # none, quantile or z
+    method: str = one_of("none", ("none", "quantile", "z"))  # none, quantile or z
     level: float = 0.99  # of a quantile 0..1; of z in robust standard deviations, as 5
-    n_steps: int = 40  # steps of one scan, and as many of a full batch
+    n_steps: int = within(40, 2, 100_000)  # steps of one scan, and as many of a full batch
     centers: list[str] = field(default_factory=list)  # names of the trusted ones; empty: all
-    seed: int = 0
+    seed: int = within(0, 0, 2**32 - 1)
 
 
 @dataclass
 class ScreenConfig:
     """Judge every scan from one trusted state."""
 
-    every: int = 2  # cycles from one screening to the next
-    steps: int = 1  # training steps taken on a scan before it is verified
-    loss_z: float = 6.0  # limit of the change in verification loss, in robust standard deviations
-    unusual_loss_z: float = 1.5  # the same for a scan that the model is far too sure about
-    image_loss_z: float = 0.1  # the same for a scan whose image is beyond image_z
-    margin_z: float = 3.0  # the model is far too sure from here on, in robust standard deviations
-    contradiction: float = 0.25  # limit of a label's contradiction, relative to how the model speaks of labels
-    image_z: float | None = None  # an image less alike to all others than this is unusual; null: not looked at
-    image_alone_z: float | None = None  # an image less alike than this is a suspect whatever its step does
-    least_loss: float = 1e-4  # nats; a smaller spread of the changes counts as this
-    least_accuracy: float = 0.9  # of a state that may judge
+    every: int = within(2, 1, 100_000)  # cycles from one screening to the next
+    steps: int = within(1, 1, 1000)  # training steps taken on a scan before it is verified
+    loss_z: float = within(6.0, 1e-6, 1e6)  # of the change in verification loss, in robust standard deviations
+    unusual_loss_z: float = within(1.5, 1e-6, 1e6)  # the same for a scan that the model is far too sure about
+    image_loss_z: float = within(0.1, 1e-6, 1e6)  # the same for a scan whose image is beyond image_z
+    margin_z: float = within(3.0, 1e-6, 1e6)  # the model is far too sure from here on, in robust standard deviations
+    contradiction: float = within(0.25, 1e-6, 1e6)  # of a label, relative to how the model speaks of labels
+    image_z: float | None = within(None, 1e-6, 1e6)  # a more dissimilar image is unusual; null: no check
+    image_alone_z: float | None = within(None, 1e-6, 1e6)  # a more dissimilar image is a suspect by itself
+    least_loss: float = within(1e-4, 0.0, 100.0)  # nats; a smaller spread of the changes counts as this
+    least_accuracy: float = within(0.9, 0.0, 1.0)  # of a state that may judge
 
 
 @dataclass
 class RunawayConfig:
     """Notice that control has lost its footing, and what to do then."""
 
-    action: str = "warn"
-    window: int = 20
-    rejected: float = 0.5
-    eliminated: float = 0.5
+    action: str = one_of("warn", ("off", "warn", "pause", "stop"))
+    window: int = within(20, 1, 1_000_000)
+    rejected: float = within(0.5, 0.0, 1.0)
+    eliminated: float = within(0.5, 0.0, 1.0)
 
 
 @dataclass
 class QcConfig:
     """Accept or reject, and how long a flagged subject waits (METHOD sections 6 and 7)."""
 
-    control: str = "steps"  # verify every step; or screen
-    error: float = 0.02  # acceptable error per sample
-    revisit: int = 2  # cycles a flagged subject waits
-    rates: str = "standard"
-    signal: str = "rates"
-    loss_error: float = 0.01  # acceptable rise of the verification loss per sample, nats
-    reference: str = "last"
+    control: str = one_of("steps", ("steps", "screen"))  # verify every step; or screen
+    error: float = within(0.02, 0.0, 1.0)  # acceptable error per sample
+    revisit: int = within(2, 1, 100_000)  # cycles a flagged subject waits
+    rates: str = one_of("standard", RATES)
+    signal: str = one_of("rates", ("rates", "loss", "both"))
+    loss_error: float = within(0.01, 0.0, 100.0)  # acceptable rise of the verification loss per sample, nats
+    reference: str = one_of("last", ("last", "best"))
     chance: float | None = None
-    strikes: int = 1
+    strikes: int = within(1, 1, 1000)
     early_stop: bool = False  # end a verification as soon as rejection is certain
-    verify: str = "batch"  # after every batch, or once after every visit
+    verify: str = one_of("batch", ("batch", "visit"))  # after every batch, or once after every visit
     calibrated: CalibratedConfig = field(default_factory=CalibratedConfig)
     screen: ScreenConfig = field(default_factory=ScreenConfig)
     runaway: RunawayConfig = field(default_factory=RunawayConfig)
@@ -150,7 +174,7 @@ class HarmfulConfig:
 class TrackingConfig:
     """Where cycles are logged."""
 
-    name: str = "mlflow"
+    name: str = one_of("mlflow", ("mlflow", "none"))
     uri: str | None = None  # default: sqlite:///<run.outputs>/mlflow.db
     experiment: str = "tmqc"
     register: str | None = None  # the final model becomes a version of this registered model
@@ -173,23 +197,23 @@ class RivalsConfig:
     """Who scores the training scans besides quality control, and what they are told."""
 
     names: list[str] = field(default_factory=list)  # empty: all that are installed
-    neighbors: int = 5  # of knn_label and knn_distance
-    seed: int = 0  # of random and image_forest
+    neighbors: int = within(5, 1, 100_000)  # of knn_label and knn_distance
+    seed: int = within(0, 0, 2**32 - 1)  # of random and image_forest
 
 
 @dataclass
 class FederationConfig:
     """Where the centers are: here, or at sites that keep their scans."""
 
-    name: str = "none"
+    name: str = one_of("none", ("none", "local", "nvflare-sim", "nvflare-poc", "nvflare"))
     sites: list[str] = field(default_factory=list)  # names; of a real federation: who takes part, in the tour's order
-    n_sites: int = 3  # of a simulated one: the cohort's centers are dealt out to as many
-    min_cell: int = 5  # of simulated sites; a real site has its own
+    n_sites: int = within(3, 1, 1000)  # of a simulated one: the cohort's centers are dealt out to as many
+    min_cell: int = within(5, 1, 1_000_000)  # of simulated sites; a real site has its own
     share_margins: bool = False  # of simulated sites; qc.control=screen needs it
-    on_fault: str = "wait"  # until a site answers; skip its visit; or stop
-    timeout_s: float = 600.0  # for one answer
-    patience_s: float | None = None  # to wait for a site in all; null: for ever
-    pause_s: float = 2.0  # between two attempts; a skipped site is not asked for as long
+    on_fault: str = one_of("wait", ON_FAULT)  # until a site answers; skip its visit; or stop
+    timeout_s: float = within(600.0, 1e-3, 1e9)  # for one answer
+    patience_s: float | None = within(None, 0.0, 1e9)  # to wait for a site in all; null: for ever
+    pause_s: float = within(2.0, 0.0, 1e6)  # between two attempts; a skipped site is not asked for as long
     admin_kit: str | None = None  # of a real federation: the administrator's start-up kit
 
 
@@ -197,8 +221,8 @@ class FederationConfig:
 class CheckpointConfig:
     """How often a run is saved, and what of it stays."""
 
-    every_s: float = 60.0  # seconds between two points to resume from
-    keep: int | None = None  # cycles whose checkpoints stay; null: all
+    every_s: float = within(60.0, 0.0, 1e9)  # seconds between two points to resume from
+    keep: int | None = within(None, 1, 1_000_000)  # cycles whose checkpoints stay; null: all
 
 
 @dataclass
@@ -215,7 +239,7 @@ class SweepConfig:
 
     name: str | None = None  # of its directory; null: made of the settings that all its jobs share
     objective: str | None = None  # the number that a search is after, by its name in MLflow
-    direction: str = "maximize"
+    direction: str = one_of("maximize", ("maximize", "minimize"))
 
 
 @dataclass
@@ -225,15 +249,15 @@ class RunConfig:
     outputs: str = "outputs"
     name: str = "unnamed"
     overwrite: bool = False
-    resume: str = "auto"
-    seed: int = 0  # initial weights and dropout
+    resume: str = one_of("auto", ("auto", "never"))
+    seed: int = within(0, 0, 1_000_000)  # initial weights and dropout
     deterministic: bool = True
-    threads: int | None = None  # of the CPU; null: one a core
-    precision: str = "float32"
+    threads: int | None = within(None, 1, 10_000)  # of the CPU; null: one a core
+    precision: str = one_of("float32", ("float32", "mixed_bfloat16", "mixed_float16"))
     verify_batch_size: Any = 32  # scans scored at once, or AUTO
-    lookahead: int = 0  # steps trained ahead while others verify
-    verify_workers: int | None = None  # processes that verify; null: one for each further device if looking ahead
-    jit: str = "auto"
+    lookahead: int = within(0, 0, 100)  # steps trained ahead while others verify
+    verify_workers: int | None = within(None, 0, 64)  # processes that verify; null: with lookahead the further devices
+    jit: str = one_of("auto", ("auto", "on", "off"))
     onednn: bool = True
     progress: bool = True
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import MISSING, field, fields, is_dataclass, make_dataclass
 from functools import cache
-from typing import Any, get_type_hints
+from typing import Any, TypeGuard, get_type_hints
 
 from tmqc.settings.schema import Config
 
@@ -16,7 +16,7 @@ def text_settings(kind: type = Config) -> dict[str, Any]:
     """Name of each setting that is text -> `str`, `str | None` or `list[str]`."""
     found: dict[str, Any] = {}
     for name, hint in get_type_hints(kind).items():
-        if is_dataclass(hint):
+        if _is_group(hint):
             found |= {f"{name}.{inner}": type_ for inner, type_ in text_settings(hint).items()}
         elif hint in (_TEXT, _OPTIONAL, _LIST):
             found[name] = hint
@@ -28,7 +28,7 @@ def lenient_schema(kind: type = Config) -> type:
     hints, made = get_type_hints(kind), []
     for each in fields(kind):
         hint = hints[each.name]
-        if is_dataclass(hint):
+        if _is_group(hint):
             inner = lenient_schema(hint)
             made.append((each.name, inner, field(default_factory=inner)))
         else:
@@ -53,7 +53,7 @@ def check_composed(composed: Any, kind: type = Config, prefix: str = "") -> list
         hint = hints.get(name)
         if hint is None:
             faults.append(f"{prefix}{name}: there is no such setting")
-        elif is_dataclass(hint) and isinstance(value, dict):
+        elif _is_group(hint) and isinstance(value, dict):
             faults += check_composed(value, hint, f"{prefix}{name}.")
         elif hint in (_TEXT, _OPTIONAL):
             faults += _check_text(prefix + name, value, optional=hint == _OPTIONAL)
@@ -73,3 +73,7 @@ def _check_text(name: str, value: Any, *, optional: bool) -> list[str]:
         return []
     hint = "put it in quotes" if isinstance(value, bool | int | float) else "give a name or a path"
     return [f"{name}: {value!r} is no text, and may have been written otherwise: {hint}"]
+
+
+def _is_group(hint: Any) -> TypeGuard[type]:
+    return isinstance(hint, type) and is_dataclass(hint)

@@ -1,92 +1,23 @@
 """One check of all settings before anything else: every fault at once, each with name, value and what is allowed.
 
-Range checks are written so that NaN fails. Choices come from the very dictionaries that dispatch on them.
+Single settings are checked by what the schema says of them; range checks are written so that NaN fails.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import fields, is_dataclass
+from importlib.util import find_spec
 from itertools import pairwise
 from typing import Any
 
-from tmqc.core.calibration import METHODS
-from tmqc.core.control import VERIFY
-from tmqc.core.gate import REFERENCES, SIGNALS
-from tmqc.core.glossary import RUN_NUMBERS
-from tmqc.core.rates import RATES
-from tmqc.core.runaway import ACTIONS
 from tmqc.errors import SettingsError
-from tmqc.federation.rules import ON_FAULT, check_federation
-from tmqc.harm.draw import check_harmful
-from tmqc.rivals import RIVALS, missing_rivals
-from tmqc.runs.cycle_choice import select_cycles
-from tmqc.settings.schema import Config, InferenceConfig, RivalsConfig
+from tmqc.settings.schema import AUTO, RIVALS, Config, InferenceConfig, RivalsConfig, RunConfig
+from tmqc.settings.validate_federation import check_federation
+from tmqc.settings.validate_harmful import check_harmful
 from tmqc.settings.validate_qc import check_qc
-from tmqc.settings.validate_run import check_run
 
-TRAINING = ("clean", "dirty", "qc")
-CHOICES: dict[str, tuple[str, ...]] = {
-    "pipeline.name": (*TRAINING, "inference", "rivals"),
-    "cohort.source": ("csv", "phantom"),
-    "qc.control": ("steps", "screen"),
-    "qc.rates": tuple(RATES),
-    "qc.signal": SIGNALS,
-    "qc.reference": REFERENCES,
-    "qc.verify": VERIFY,
-    "qc.calibrated.method": ("none", *METHODS),
-    "qc.runaway.action": ACTIONS,
-    "tracking.name": ("mlflow", "none"),
-    "federation.name": ("none", "local", "nvflare-sim", "nvflare-poc", "nvflare"),
-    "federation.on_fault": ON_FAULT,
-    "run.precision": ("float32", "mixed_bfloat16", "mixed_float16"),
-    "run.jit": ("auto", "on", "off"),
-    "run.resume": ("auto", "never"),
-    "sweep.direction": ("maximize", "minimize"),
-}
-RANGES: dict[str, tuple[float, float]] = {  # both ends allowed
-    "pipeline.start": (0, 100_000),
-    "cohort.phantom.seed": (0, 2**32 - 1),
-    "cohort.phantom.effect": (0.0, 100.0),
-    "model.dropout": (0.0, 0.99),
-    "model.batchnorm_momentum": (0.0, 0.99999),
-    "model.batchnorm_epsilon": (1e-12, 1.0),
-    "schedule.cycles": (1, 100_000),
-    "schedule.start": (0, 100_000),
-    "schedule.seed": (0, 2**31),
-    "schedule.batch_size": (1, 10_000),
-    "schedule.local_epochs": (1, 10_000),
-    "schedule.learning_rate": (1e-12, 10.0),
-    "schedule.decay": (0.0, 100.0),
-    "schedule.decay_start": (0, 100_000),
-    "qc.error": (0.0, 1.0),
-    "qc.revisit": (1, 100_000),
-    "qc.loss_error": (0.0, 100.0),
-    "qc.strikes": (1, 1000),
-    "qc.calibrated.n_steps": (2, 100_000),
-    "qc.calibrated.seed": (0, 2**32 - 1),
-    "qc.screen.every": (1, 100_000),
-    "qc.screen.steps": (1, 1000),
-    "qc.screen.loss_z": (1e-6, 1e6),
-    "qc.screen.unusual_loss_z": (1e-6, 1e6),
-    "qc.screen.image_loss_z": (1e-6, 1e6),
-    "qc.screen.margin_z": (1e-6, 1e6),
-    "qc.screen.contradiction": (1e-6, 1e6),
-    "qc.screen.least_loss": (0.0, 100.0),
-    "qc.screen.least_accuracy": (0.0, 1.0),
-    "qc.runaway.window": (1, 1_000_000),
-    "qc.runaway.rejected": (0.0, 1.0),
-    "qc.runaway.eliminated": (0.0, 1.0),
-    "rivals.neighbors": (1, 100_000),
-    "rivals.seed": (0, 2**32 - 1),
-    "federation.n_sites": (1, 1000),
-    "federation.min_cell": (1, 1_000_000),
-    "federation.timeout_s": (1e-3, 1e9),
-    "federation.pause_s": (0.0, 1e6),
-    "checkpoint.every_s": (0.0, 1e9),
-    "run.seed": (0, 1_000_000),
-    "run.lookahead": (0, 100),
-}
 _SMALLEST_GRID = 2  # voxels an axis in front of the average pooling
 
 
@@ -96,44 +27,27 @@ def validate(config: Config) -> None:
     Raises:
         SettingsError: names every setting at fault, its value and what is allowed.
     """
-    faults = _extras(config)
-    for name, allowed in CHOICES.items():
-        if (value := _get(config, name)) not in allowed:
-            faults.append(f"{name}={value}: must be one of {', '.join(allowed)}")
-    for name, (low, high) in RANGES.items():
-        value = _get(config, name)
-        if not low <= value <= high:
-            faults.append(f"{name}={value}: must be a number from {low:g} to {high:g}")
-    faults += _check_grid(config) + _check_span(config) + _check_sources(config)
-    if config.checkpoint.keep is not None and not config.checkpoint.keep >= 1:
-        faults.append(f"checkpoint.keep={config.checkpoint.keep}: must be null, or a number of cycles from 1")
-    faults += check_run(config.run) + check_qc(config)
-    faults += check_sweep(config) + check_federation(config)
-    faults += _check_inference(config.inference) + check_harmful(config.harmful) + _check_rivals(config.rivals)
+    faults = _check_each(config) + _check_grid(config) + _check_span(config) + _check_sources(config)
+    faults += _check_run(config.run) + check_qc(config) + check_federation(config) + check_harmful(config.harmful)
+    faults += _check_inference(config) + _check_rivals(config.rivals)
     if faults:
         raise SettingsError(faults)
 
 
-def _get(config: Config, name: str) -> Any:
-    value: Any = config
-    for part in name.split("."):
-        value = getattr(value, part)
-    return value
-
-
-def _extras(config: Any, prefix: str = "") -> list[str]:
-    """`+name=value` on the command line slips past a structured schema as an extra attribute."""
-    known = [f.name for f in fields(config)]
-    faults = [f"{prefix}{name}: there is no such setting" for name in vars(config) if name not in known]
-    for name in known:
-        if is_dataclass(value := getattr(config, name)):
-            faults += _extras(value, f"{prefix}{name}.")
-    if isinstance(config, Config):
-        faults += [
-            f"init.{name}: there is no such setting; init has from, cycle and pretrain"
-            for name in config.init
-            if name not in ("from", "cycle", "pretrain")
-        ]
+def _check_each(group: Any, prefix: str = "") -> list[str]:
+    """Each setting by itself, against the words or the range that the schema allows."""
+    faults = []
+    for each in fields(group):
+        name, value = f"{prefix}{each.name}", getattr(group, each.name)
+        if is_dataclass(value):
+            faults += _check_each(value, f"{name}.")
+        elif (words := each.metadata.get("one_of")) and value not in words:
+            faults.append(f"{name}={value}: must be one of {', '.join(words)}")
+        elif span := each.metadata.get("within"):
+            low, high = span
+            if not (low <= value <= high if value is not None else each.default is None):
+                or_null = "null, or " if each.default is None else ""
+                faults.append(f"{name}={value}: must be {or_null}a number from {low:g} to {high:g}")
     return faults
 
 
@@ -204,38 +118,37 @@ def _check_sources(config: Config) -> list[str]:
                 )
         if needed == ("train_csv",) and cohort.verification_csv is None and cohort.test_csv is None:
             faults.append("cohort.verification_csv is not set: give the CSV of the verification split (the gate)")
-    if name == "inference" and config.inference.run is None:
-        faults.append("inference.run is not set: give the directory of a finished run, as outputs/qc/NAME")
     return faults
 
 
-def check_sweep(config: Config) -> list[str]:
-    """Faults of the `sweep` group."""
-    sweep, known = config.sweep, RUN_NUMBERS
+def _check_run(run: RunConfig) -> list[str]:
     faults = []
-    if sweep.name is not None and (not sweep.name.strip(".") or "/" in sweep.name):
-        faults.append(f"sweep.name={sweep.name}: must be the name of a folder, without /")
-    if sweep.objective is None:
-        return faults
-    if sweep.objective not in known:
-        faults.append(f"sweep.objective={sweep.objective}: must be one of {', '.join(known)}")
-    if config.pipeline.name not in TRAINING:
+    # Nested names are fine, as group/first; the parts of a path that leads out of run.outputs, or nowhere, are not.
+    if not all(part.strip(". ") for part in run.name.split("/")):
         faults.append(
-            f"sweep.objective={sweep.objective}: pipeline={config.pipeline.name} has no such number, only those that "
-            f"train have: {', '.join(TRAINING)}"
+            f"run.name={run.name}: must be the name of a folder, or several with / between them, none of them empty or "
+            "only dots"
         )
+    if run.verify_workers == 0 and run.lookahead > 0:
+        faults.append(f"run.verify_workers=0: must be null, or from 1 with run.lookahead={run.lookahead}")
+    size = run.verify_batch_size
+    if size != AUTO and not (isinstance(size, int) and not isinstance(size, bool) and 1 <= size <= 100_000):
+        faults.append(f"run.verify_batch_size={size}: must be auto, or a whole number from 1 to 100000")
     return faults
 
 
-def _check_inference(settings: InferenceConfig) -> list[str]:
+def _check_inference(config: Config) -> list[str]:
+    settings: InferenceConfig = config.inference
     faults = []
+    if config.pipeline.name == "inference" and settings.run is None:
+        faults.append("inference.run is not set: give the directory of a finished run, as outputs/qc/NAME")
     bins = settings.age_bins
     if len(bins) < 2 or not all(a < b for a, b in pairwise(bins)):
         faults.append(f"inference.age_bins={bins}: must be two or more ages in years, ascending")
-    try:
-        select_cycles(settings.cycles, [])
-    except ValueError as error:
-        faults.append(f"inference.cycles={settings.cycles}: {error}")
+    if not re.fullmatch(r"all|last|[0-9]+(-[0-9]+)?", settings.cycles):
+        faults.append(
+            f"inference.cycles={settings.cycles}: must be all, last, one cycle (29) or a range with both ends (10-29)"
+        )
     return faults
 
 
@@ -244,7 +157,7 @@ def _check_rivals(settings: RivalsConfig) -> list[str]:
     for name in dict.fromkeys(settings.names):
         if name not in RIVALS:
             faults.append(f"rivals.names has {name}: must be one of {', '.join(RIVALS)}")
-        elif name in missing_rivals():
+        elif name == "cleanlab" and find_spec(name) is None:
             faults.append(
                 f"rivals.names has {name}, which is not installed: pip install -e '.[{name}]', or leave it out"
             )

@@ -22,10 +22,6 @@ def _check_gate(qc: QcConfig) -> list[str]:
         faults.append(
             "qc.early_stop ends verifications that reject a step, and qc.control=screen has none: leave it off"
         )
-    for name in ("image_z", "image_alone_z"):
-        value = getattr(qc.screen, name)
-        if value is not None and not 0 < value <= 1e6:
-            faults.append(f"qc.screen.{name}={value}: must be null or a number above 0 and at most 1e6")
     highest = {"quantile": 1.0, "z": 1e6}.get(qc.calibrated.method)
     if highest is not None and not 0 < qc.calibrated.level <= highest:
         faults.append(

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.utils import get_args_parser  # there is no public way to tell overrides from flags
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString, RangeSweep
 from hydra.errors import HydraException
@@ -19,7 +20,6 @@ from hydra.errors import HydraException
 from tmqc.errors import SettingsError
 from tmqc.settings.text import text_settings
 
-_WITH_VALUE = ("-cn", "--config-name", "-cp", "--config-path", "-cd", "--config-dir", "-p", "--package")
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
 
 
@@ -30,11 +30,14 @@ def read_command_line(arguments: Sequence[str]) -> list[str]:
         SettingsError: a value that Hydra cannot read without quotes; or a setting or a group that is given twice, with
             values that differ or are swept.
     """
-    sweeps = any(each in ("-m", "--multirun", "hydra.mode=MULTIRUN") for each in arguments)
+    options = get_args_parser().parse_args(arguments)
+    sweeps = options.multirun or "hydra.mode=MULTIRUN" in options.overrides
     read, given, faults = list(arguments), dict[str, Override](), list[str]()
+    left = list(options.overrides)
     for i, argument in enumerate(arguments):
-        if argument.startswith("-") or (i and arguments[i - 1] in _WITH_VALUE):
+        if argument not in left:  # a flag, or its value
             continue
+        left.remove(argument)
         read[i] = _as_typed(argument, sweeps=sweeps)
         override = _parse(read[i])
         if override is None:

@@ -25,8 +25,7 @@ from tmqc.runs.directory import CONFIG, SUMMARY
 from tmqc.runs.resume import check_place
 from tmqc.runs.signals import WAITING, Interrupted, Stop
 from tmqc.settings.fingerprint import settings_digest
-from tmqc.settings.schema import Config
-from tmqc.settings.validate import TRAINING
+from tmqc.settings.schema import TRAINING, Config
 from tmqc.sweep.outcome import (
     DONE,
     FAILED,

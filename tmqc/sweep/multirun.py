@@ -184,8 +184,7 @@ def make_plan(config: DictConfig) -> Plan:
     Raises:
         SettingsError: the settings that all jobs share cannot be used.
     """
-    from tmqc.settings.validate import check_sweep
-    from tmqc.sweep.sweep import Plan
+    from tmqc.sweep.sweep import Plan, check_sweep
 
     hydra = config.hydra
     searched = [f"{key}={values}" for key, values in (hydra.sweeper.get("params") or {}).items()]

@@ -13,9 +13,10 @@ from pathlib import Path
 from types import FrameType
 from uuid import uuid4
 
+from tmqc.core.glossary import RUN_NUMBERS
 from tmqc.runs.directory import write_json
 from tmqc.runs.signals import WAITING, Interrupted
-from tmqc.settings.schema import Config, flatten
+from tmqc.settings.schema import TRAINING, Config, flatten
 from tmqc.settings.secrets import redact
 from tmqc.sweep.board import Board, count
 from tmqc.sweep.outcome import DONE, FAILED, NOT_STARTED, RUNNING, SKIPPED, Outcome, read_outcomes
@@ -121,6 +122,23 @@ def open_sweep(plan: Plan) -> Sweep:
     sweep = Sweep(plan, tracker, board, launch)
     sweep.listen()
     return sweep
+
+
+def check_sweep(config: Config) -> list[str]:
+    """Faults of the `sweep` group."""
+    sweep, known, faults = config.sweep, RUN_NUMBERS, []
+    if sweep.name is not None and (not sweep.name.strip(". ") or "/" in sweep.name):
+        faults.append(f"sweep.name={sweep.name}: must be the name of a folder, without /")
+    if sweep.objective is None:
+        return faults
+    if sweep.objective not in known:
+        faults.append(f"sweep.objective={sweep.objective}: must be one of {', '.join(known)}")
+    if config.pipeline.name not in TRAINING:
+        faults.append(
+            f"sweep.objective={sweep.objective}: pipeline={config.pipeline.name} has no such number, only those that "
+            f"train have: {', '.join(TRAINING)}"
+        )
+    return faults
 
 
 def nesting(run_id: str | None) -> str | None:

@@ -6,24 +6,19 @@ from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
 
-from tmqc.settings.schema import AUTO, Config
-
-WAIT, SKIP, STOP = ON_FAULT = ("wait", "skip", "stop")
-TRAVELS = ("clean", "dirty", "qc")
+from tmqc.settings.schema import AUTO, SKIP, TRAINING, Config
 
 
 def check_federation(config: Config) -> list[str]:
     """What is wrong with the `federation` group, a line a setting."""
-    settings, name = config.federation, config.federation.name
+    name = config.federation.name
     if name == "none":
         return []
     faults = []
-    if config.pipeline.name not in TRAVELS:
+    if config.pipeline.name not in TRAINING:
         faults.append(
             f"federation={name}: pipeline={config.pipeline.name} scores scans of this machine only; use federation=none"
         )
-    if settings.patience_s is not None and not settings.patience_s >= 0:
-        faults.append(f"federation.patience_s={settings.patience_s}: must be null, or seconds from 0")
     if config.pipeline.name == "qc":
         faults += _check_screen(config) if config.qc.control == "screen" else _check_steps(config)
     if config.run.verify_batch_size == AUTO:
