@@ -235,7 +235,7 @@ class RunConfig:
     deterministic: bool = True
     threads: int | None = None  # of the CPU; null: one a core
     precision: str = "float32"
-    verify_batch_size: Any = 32  # scans scored at once, or AUTO
+    verify_batch_size: Any = AUTO  # scans scored at once; AUTO: as many as a few GB hold
     lookahead: int = 0  # steps trained ahead while others verify
     verify_workers: int | None = None  # processes that verify; null: one for each further device if looking ahead
     jit: str = "auto"
