@@ -151,15 +151,15 @@ def test_early_stop_leaves_out_scans_and_changes_nothing_else(outputs, cohort_cs
     same_models(full, whole["early"])
 
 
-def test_a_batch_size_found_by_trying_stays_that_of_the_run(outputs, cohort_csvs, whole, die, monkeypatch):
+def test_a_batch_size_chosen_stays_that_of_the_run(outputs, cohort_csvs, whole, die, monkeypatch):
     settings = ["pipeline=qc", *GATES["early"], *harm(outputs), "tracking=none", SAVE_ALWAYS]
     settings.append("run.verify_batch_size=auto")
-    monkeypatch.setattr(batch_size, "find_batch_size", lambda learner, volumes: 2)
+    monkeypatch.setattr(batch_size, "choose_batch_size", lambda model: 2)
     undo = die(9)
     with pytest.raises(Death):
         go(outputs, cohort_csvs, *settings, name="auto")
     undo()
-    monkeypatch.setattr(batch_size, "find_batch_size", lambda learner, volumes: 1 / 0)
+    monkeypatch.setattr(batch_size, "choose_batch_size", lambda model: 1 / 0)
     same(whole["early"], go(outputs, cohort_csvs, *settings, name="auto"))
 
 

@@ -77,3 +77,10 @@ class ModelFileError(InputError):
     """A saved model cannot be read, or is not the one that is wanted."""
 
     heading = "this model cannot be imported:"
+
+
+class OutOfMemoryError(InputError):
+    """A training step, or scoring a single scan, takes more memory than there is."""
+
+    heading = "this run had to stop:"
+    code = 1

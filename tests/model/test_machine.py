@@ -51,7 +51,7 @@ def test_where_keras_is_loaded_already_it_is_put_right():
 
 @pytest.mark.parametrize(
     ("name", "says"),
-    [("torch", "torch: tmqc computes with tensorflow or jax"), ("jax", "jax is not installed; .* pip install")],
+    [("torch", "torch: tmqc computes with tensorflow or jax"), ("jax", "jax: jax is not installed; .* pip install")],
 )
 def test_a_backend_that_cannot_be_used_is_refused(monkeypatch, name, says):
     monkeypatch.setenv("KERAS_BACKEND", name)
@@ -61,7 +61,7 @@ def test_a_backend_that_cannot_be_used_is_refused(monkeypatch, name, says):
 
 
 def test_determinism_and_threads_with_jax(monkeypatch):
-    """On a GPU XLA has to be deterministic, as it reads from the environment; a number of threads it does not take."""
+    """XLA reads from the environment that it has to be deterministic on a GPU; it takes no number of threads."""
     monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=/nowhere")
     cpu = SimpleNamespace(platform="cpu", device_kind="cpu")
     monkeypatch.setitem(sys.modules, "jax", SimpleNamespace(devices=lambda: [cpu]))

@@ -133,7 +133,7 @@ def test_a_run_that_nobody_heard_of_is_sent_from_its_spool(script, unheard, live
     directory = tmp_path / "copy"
     shutil.copytree(unheard, directory)
     calls = [json.loads(line)["call"] for line in (directory / "tracking.jsonl").read_text().splitlines()]
-    assert calls[0] == "start" and calls[-2:] == ["describe", "finish"] and calls.count("dataset") == 3
+    assert (calls[0], calls[-1]) == ("start", "finish") and "describe" in calls and calls.count("dataset") == 3
     assert (directory / "model.keras").is_file()
     caplog.set_level("INFO", logger="tmqc")
     assert script.main([str(directory), "--uri", store]) == 0

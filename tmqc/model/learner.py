@@ -5,7 +5,9 @@ Written against Keras 3's own API only, so that it runs on the TensorFlow and on
 
 from __future__ import annotations
 
+import logging
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -14,7 +16,10 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
+from tmqc.errors import OutOfMemoryError
 from tmqc.model import backend
+
+log = logging.getLogger("tmqc")
 
 Snapshot = tuple[object, ...]
 """Device copies of all variables, in the order of `Learner.variables`."""
@@ -34,6 +39,7 @@ class Learner:
     def __init__(self, model: keras.Model, *, jit_compile: bool = False, trains: bool = True) -> None:
         """Compile `model`. `trains`: whether it will be trained; if not, that is not compiled in advance."""
         self.model = model
+        self._most_at_once = sys.maxsize  # scans scored, once more of them have turned out not to fit into memory
         optimizer = keras.optimizers.Adam(name="adam")
         model.compile(optimizer, "binary_crossentropy", metrics=["binary_accuracy"], jit_compile=jit_compile)
         optimizer.build(model.trainable_variables)
@@ -48,10 +54,18 @@ class Learner:
 
         Returns:
             Mean loss in nats and number of correct predictions, both in training mode and before the update.
+
+        Raises:
+            OutOfMemoryError: it takes more memory than there is.
         """
         self.model.optimizer.learning_rate = learning_rate
         self.model.reset_metrics()  # Keras reports running means over calls otherwise
-        logs = self.model.train_on_batch(x, y.astype(np.float32), return_dict=True)
+        try:
+            logs = self.model.train_on_batch(x, y.astype(np.float32), return_dict=True)
+        except Exception as error:
+            if not backend.is_out_of_memory(error):
+                raise
+            raise _too_large(f"a training step on {len(x)} scans", x, "schedule.batch_size, ") from error
         return float(logs["loss"]), round(float(logs["binary_accuracy"]) * len(y))
 
     def _fix_traces(self, *, trains: bool) -> None:
@@ -73,9 +87,34 @@ class Learner:
         return backend.put(x)
 
     def predict(self, x: Any, *, batch_size: int) -> NDArray[np.float32]:
-        """Probabilities of PD, shape (n,), for volumes (n, x, y, z, 1): an array, or what `hold` gave."""
-        parts = [self.model.predict_on_batch(x[at : at + batch_size]) for at in range(0, len(x), batch_size)]
+        """Probabilities of PD, shape (n,), for volumes (n, x, y, z, 1): an array, or what `hold` gave.
+
+        Raises:
+            OutOfMemoryError: not even one scan fits into memory.
+        """
+        parts = list(self._apply(self.model, x, batch_size))
         return np.concatenate(parts)[:, 0] if parts else np.zeros(0, np.float32)
+
+    def _apply(self, model: keras.Model, x: Any, batch_size: int) -> Iterator[NDArray[np.float32]]:
+        """Outputs of `model`, a batch at a time; where a batch takes too much memory, half as many from there on."""
+        at = 0
+        while at < len(x):
+            batch = x[at : at + min(batch_size, self._most_at_once)]
+            try:
+                yield model.predict_on_batch(batch)
+            except Exception as error:
+                if not backend.is_out_of_memory(error):
+                    raise
+                if len(batch) == 1:
+                    raise _too_large("scoring one scan", batch, "") from error
+                self._most_at_once = len(batch) // 2
+                log.warning(
+                    "%d scans at once do not fit into memory: scored %d at once, which may change the last bit of a "
+                    "prediction; set run.verify_batch_size=%d to have that from the start",
+                    *(len(batch), self._most_at_once, self._most_at_once),
+                )
+                continue
+            at += len(batch)
 
     def features(self, x: NDArray[np.float32], *, batch_size: int) -> NDArray[np.float32]:
         """What the classifier sees of volumes (n, x, y, z, 1): the encoder's output (n, n_features), inference mode.
@@ -85,7 +124,7 @@ class Learner:
         """
         encoder = self.model.get_layer("encoder")
         encoder.jit_compile = self.model.jit_compile  # a part is not compiled with its model and would go its own way
-        parts = [encoder.predict_on_batch(x[at : at + batch_size]) for at in range(0, len(x), batch_size)]
+        parts = list(self._apply(encoder, x, batch_size))
         return np.concatenate(parts) if parts else np.zeros((0, *encoder.output_shape[1:]), np.float32)
 
     def gradient(self, x: NDArray[np.float32], y: NDArray[np.integer]) -> NDArray[np.float32]:
@@ -163,6 +202,14 @@ class Learner:
             raise ValueError("this state belongs to another model: " + "; ".join(sorted(faults)))
         for name, variable in self.variables.items():
             variable.assign(state[name])
+
+
+def _too_large(what: str, x: Any, setting: str) -> OutOfMemoryError:
+    voxels = " x ".join(map(str, x.shape[1:4]))
+    return OutOfMemoryError(
+        f"{what} of {voxels} voxels takes more memory than there is: lower {setting}cohort.shape or model.filters, or "
+        "compute where there is more"
+    )
 
 
 def _named_variables(model: keras.Model) -> Iterator[tuple[str, keras.Variable]]:

@@ -64,7 +64,7 @@ def run_inference(config: Config, directory: Path) -> None:
         tracker = session.tracker
         log.info("%s", volumes.describe())
         scans = volumes.block([s.subject for s in test])
-        config = settle_batch_size(config, learner, scans, None)
+        config = settle_batch_size(config, learner.model, None)
         rows: list[SubgroupMetrics] = []
         predictions: list[Prediction] = []
         for cycle in cycles:

@@ -26,7 +26,7 @@ from tmqc.phantom.cohort import PHANTOM_NOTE, default_directory, is_phantom, mak
 from tmqc.runs.checkpoint import Checkpoint, load_checkpoint
 from tmqc.runs.cycle_choice import find_checkpoint
 from tmqc.runs.directory import HARMFUL, TRUTH
-from tmqc.settings.schema import AUTO, CohortConfig, Config, RunConfig
+from tmqc.settings.schema import CohortConfig, Config, RunConfig
 from tmqc.training.centers import LocalCenters
 from tmqc.training.journal import Stateful
 from tmqc.training.lookahead import LookaheadCenters
@@ -155,10 +155,7 @@ def settle(config: Config, prepared: Prepared, point: Checkpoint | None) -> Conf
     Args:
         point: where the run goes on; None: it begins.
     """
-    if config.run.verify_batch_size != AUTO:
-        return config
-    volumes = prepared.volumes.block([s.subject for s in prepared.cohort.verification])
-    return settle_batch_size(config, prepared.learner, volumes, point.facts if point else None)
+    return settle_batch_size(config, prepared.learner.model, point.facts if point else None)
 
 
 def _find_start(config: Config) -> Checkpoint | None:

@@ -6,7 +6,7 @@ from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
 
-from tmqc.settings.schema import AUTO, SKIP, TRAINING, Config
+from tmqc.settings.schema import SKIP, TRAINING, Config
 
 
 def check_federation(config: Config) -> list[str]:
@@ -21,8 +21,6 @@ def check_federation(config: Config) -> list[str]:
         )
     if config.pipeline.name == "qc":
         faults += _check_screen(config) if config.qc.control == "screen" else _check_steps(config)
-    if config.run.verify_batch_size == AUTO:
-        faults.append(f"run.verify_batch_size={AUTO}: sites would choose different ones; give a number")
     if config.run.lookahead > 0 or config.run.verify_workers:
         faults.append(
             f"run.lookahead={config.run.lookahead}, run.verify_workers={config.run.verify_workers}: sites have one "
