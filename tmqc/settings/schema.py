@@ -28,6 +28,7 @@ class PhantomConfig:
     centers: str = "demo"  # demo, real83, or the path of a CSV of counts per center
     seed: int = 0
     effect: float = 1.0  # strength of the PD change, 1 = calibrated
+    spread: str = "easy"  # how much scans, scanners and centers differ: easy, field
     directory: str | None = None  # default: <run.outputs>/phantom/<name made of the settings>
 
 

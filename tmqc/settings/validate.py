@@ -37,6 +37,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "qc.verify": VERIFY,
     "qc.calibrated.method": ("none", *METHODS),
     "qc.runaway.action": ACTIONS,
+    "cohort.phantom.spread": ("easy", "field"),
     "tracking.name": ("mlflow", "none"),
     "cache.dtype": DTYPES,
     "federation.name": ("none", "local", "nvflare-sim", "nvflare-poc", "nvflare"),
