@@ -20,6 +20,7 @@ from tmqc.data.nifti import read_scan
 from tmqc.errors import CohortError, SettingsError
 from tmqc.phantom import anatomy, center_tables
 from tmqc.phantom import cohort as phantom
+from tmqc.phantom.spread import SPREADS
 from tmqc.settings.schema import PhantomConfig
 
 SHAPE = (16, 24, 20)  # three different sizes, so that a swapped axis shows
@@ -157,13 +158,44 @@ def test_pd_is_local_bilateral_and_only_in_patients(settings: PhantomConfig) -> 
         if with_.diagnosis == 0:
             assert not change.any()
             continue
-        assert without.deep - with_.deep >= anatomy.SPREAD.pd_least
+        assert without.deep - with_.deep >= SPREADS[settings.spread].pd_least
         assert change.max() > 20 and change.min() >= 0  # darker, nowhere brighter
         points = np.argwhere(change) * 4.0 + 2.0 + anatomy.FOV_LOW_MM
         assert abs(points[:, 0]).max() < 50 and points[:, 1].min() > -45 and points[:, 2].max() < 40
         right, left = change[20:].sum(), change[:20].sum()
         assert 0.5 < right / left < 2.0
         assert np.count_nonzero(change) < 0.05 * change.size
+
+
+def test_a_spread_changes_how_people_look_and_not_who_they_are(settings: PhantomConfig) -> None:
+    centers = center_tables.read_centers("demo")
+    easy = anatomy.draw_scans(settings, centers)
+    field = anatomy.draw_scans(replace(settings, spread="field"), centers)
+    facts = ("subject", "diagnosis", "sex", "age", "scanner", "noise_seed")
+    assert all(getattr(e, name) == getattr(f, name) for e, f in zip(easy, field, strict=True) for name in facts)
+    assert {(e.scale, e.blur_mm) for e in easy} == {(0.0, 0.0)}
+    assert len({(f.scanner, f.blur_mm) for f in field}) == len({f.scanner for f in field})
+
+
+def test_field_scans_overlap_and_easy_ones_do_not(settings: PhantomConfig) -> None:
+    for spread, least, most in (("easy", 5.0, 12.0), ("field", 1.4, 2.2)):
+        scans = anatomy.draw_scans(replace(settings, spread=spread), center_tables.read_centers("real83"))
+        hc, pd = (np.array([s.deep for s in scans if s.diagnosis == group]) for group in (0, 1))
+        assert least < (hc.mean() - pd.mean()) / np.sqrt((hc.var() + pd.var()) / 2) < most
+
+
+def test_a_larger_brain_fills_more_voxels_and_blur_takes_only_detail(settings: PhantomConfig) -> None:
+    made = anatomy.build_anatomy((40, 48, 40))
+    still = replace(anatomy.draw_scans(settings, center_tables.read_centers(settings.centers))[0], grey=0.0, white=0.0)
+    look = replace(still.look, gamma=1.0, gain=1.0, noise_sigma=0.0, bias_knots=0 * still.look.bias_knots)
+    still = replace(still, look=look, warp_knots=0 * still.warp_knots)
+    plain, large, blurred = (
+        anatomy.apply_scan(made, scan).astype(float)
+        for scan in (still, replace(still, scale=0.05), replace(still, blur_mm=4.0))
+    )
+    assert np.count_nonzero(large > 20) / np.count_nonzero(plain > 20) == pytest.approx(1.05**3, rel=0.03)
+    assert blurred.sum() == pytest.approx(plain.sum(), rel=0.01)
+    assert 0.5 < np.abs(np.diff(blurred, axis=0)).mean() / np.abs(np.diff(plain, axis=0)).mean() < 0.95
 
 
 def test_without_effect_the_label_changes_nothing(tmp_path: Path) -> None:
@@ -225,7 +257,7 @@ def test_default_directory_is_readable_and_unique(settings: PhantomConfig, tmp_p
     demo = PhantomConfig()
     first = phantom.default_directory(demo, (40, 48, 40), tmp_path)
     assert first.parent == tmp_path / "phantom"
-    assert first.name.startswith("demo-40x48x40-seed0-effect1-")
+    assert first.name.startswith("demo-40x48x40-easy-seed0-effect1-")
     others = [
         replace(demo, seed=1),
         replace(demo, effect=1.0000001),
@@ -265,10 +297,10 @@ def test_bad_tables_name_row_and_column(tmp_path: Path, text: str, parts: list[s
 def test_bad_settings_are_all_named(tmp_path: Path) -> None:
     with pytest.raises(CohortError, match="demo, real83"):
         center_tables.read_centers(str(tmp_path / "nowhere.csv"))
-    bad = PhantomConfig(seed=-1, effect=float("nan"))
+    bad = PhantomConfig(seed=-1, effect=float("nan"), spread="none")
     with pytest.raises(SettingsError) as caught:
         phantom.make_phantom(bad, shape=(40, 48, 2), directory=tmp_path / "out")
-    assert len(caught.value.faults) == 3
+    assert len(caught.value.faults) == 4
     assert list(tmp_path.iterdir()) == []
 
 

@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
-from scipy.ndimage import map_coordinates
+from scipy.ndimage import convolve1d, map_coordinates
+from scipy.special import ive
 
 from tmqc.phantom.center_tables import N_SCANNER_TYPES, SPLITS
+from tmqc.phantom.spread import SPREADS, Spread
 from tmqc.settings.schema import PhantomConfig
 
 Floats = NDArray[np.float32]
@@ -31,31 +33,6 @@ DEEP_GREY = {
     "putamen": ((26.0, 4.0, 0.0), (9.0, 18.0, 12.0), 1.0),
     "caudate": ((13.0, 12.0, 10.0), (8.0, 14.0, 12.0), 0.7),
 }
-
-
-@dataclass(frozen=True)
-class Spread:
-    """How much scans differ; calibrated at 4 mm voxels, recorded in phantom.json."""
-
-    version: int = 2  # of the generator: raise it when the same numbers come to mean another image
-    pd_mean: float = 0.30  # relative darkening of deep grey matter in PD at effect 1
-    pd_sd: float = 0.04  # over patients
-    pd_least: float = 0.08  # no patient has less
-    deep_sd: float = 0.035  # of deep grey matter signal in everybody, relative
-    tissue_sd: float = 0.005  # of grey and of white matter signal in everybody, relative
-    atrophy_per_year: float = 0.001  # relative loss of grey matter signal per year above 60
-    warp_sd_mm: float = 1.0  # of the displacement along each axis
-    warp_knots_mm: float = 32.0
-    scanner_sd: float = 0.005  # of grey and of white matter signal over scanner types, relative
-    gamma_sd: float = 0.01  # from here on over centers
-    gain_sd: float = 0.005
-    bias_sd: float = 0.01  # of the bias field's logarithm
-    bias_knots_mm: float = 80.0
-    noise_low: float = 1.5  # sigma of the Gaussian noise is uniform between the two, on a 0..255 scale
-    noise_high: float = 2.5
-
-
-SPREAD = Spread()
 
 
 @dataclass(frozen=True)
@@ -85,6 +62,8 @@ class Scan:
     warp_knots: Floats = field(repr=False)  # mm, (3, knots x, y, z)
     look: CenterLook = field(repr=False)
     noise_seed: int = 0
+    scale: float = 0.0  # of the whole brain
+    blur_mm: float = 0.0  # of the scanner
 
 
 @dataclass(frozen=True)
@@ -103,12 +82,12 @@ def draw_scans(settings: PhantomConfig, centers: Mapping[str, Mapping[str, int]]
     Each scanner type, center and scan has a generator of its own: `effect` changes no draw, and a longer
     table leaves the centers before it unchanged.
     """
-    tissue_sd = SPREAD.scanner_sd
-    tissue = [_generator(settings.seed, 0, n).normal(0.0, tissue_sd, 2) for n in range(N_SCANNER_TYPES)]
+    spread = SPREADS[settings.spread]
+    scanner_looks = [_draw_scanner(_generator(settings.seed, 0, n), spread) for n in range(N_SCANNER_TYPES)]
     scans = []
     for at, (center, counts) in enumerate(centers.items()):
         rng = _generator(settings.seed, 1, at)
-        look = _draw_look(rng)
+        look = _draw_look(rng, spread)
         scanners = rng.choice(N_SCANNER_TYPES, counts["scanner_types"], replace=False)
         number = 0
         for which, split in enumerate(SPLITS):
@@ -117,6 +96,8 @@ def draw_scans(settings: PhantomConfig, centers: Mapping[str, Mapping[str, int]]
                 number += 1
                 rng = _generator(settings.seed, 2, at, which, n)
                 scanner = int(rng.choice(scanners))
+                tissue, blur_mm = scanner_looks[scanner]
+                body = _draw_body(rng, spread, counts, effect=settings.effect * diagnosis, tissue=tissue)
                 scans.append(
                     Scan(
                         subject=f"{center}_{number:03d}",
@@ -125,7 +106,8 @@ def draw_scans(settings: PhantomConfig, centers: Mapping[str, Mapping[str, int]]
                         diagnosis=diagnosis,
                         scanner=f"scanner_{scanner + 1:02d}",
                         look=look,
-                        **_draw_body(rng, counts, settings.effect * diagnosis, tissue[scanner]),
+                        blur_mm=blur_mm,
+                        **body,
                     )
                 )
     return scans
@@ -135,32 +117,45 @@ def _generator(seed: int, *key: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
 
 
-def _draw_look(rng: np.random.Generator) -> CenterLook:
+def _draw_scanner(rng: np.random.Generator, spread: Spread) -> tuple[NDArray[np.float64], float]:
+    """Relative change of grey and of white matter signal, and the blur in mm."""
+    tissue = rng.normal(0.0, spread.scanner_sd, 2)
+    return tissue, float(rng.uniform(0.0, spread.blur_high_mm))
+
+
+def _draw_look(rng: np.random.Generator, spread: Spread) -> CenterLook:
     return CenterLook(
-        gamma=float(np.exp(rng.normal(0.0, SPREAD.gamma_sd))),
-        gain=float(np.exp(rng.normal(0.0, SPREAD.gain_sd))),
-        noise_sigma=float(rng.uniform(SPREAD.noise_low, SPREAD.noise_high)),
-        bias_knots=rng.normal(0.0, SPREAD.bias_sd, _knots(SPREAD.bias_knots_mm)).astype(np.float32),
+        gamma=float(np.exp(rng.normal(0.0, spread.gamma_sd))),
+        gain=float(np.exp(rng.normal(0.0, spread.gain_sd))),
+        noise_sigma=float(rng.uniform(spread.noise_low, spread.noise_high)),
+        bias_knots=rng.normal(0.0, spread.bias_sd, _knots(spread.bias_knots_mm)).astype(np.float32),
     )
 
 
 def _draw_body(
-    rng: np.random.Generator, counts: Mapping[str, int], effect: float, tissue: NDArray[np.float64]
+    rng: np.random.Generator,
+    spread: Spread,
+    counts: Mapping[str, int],
+    *,
+    effect: float,
+    tissue: NDArray[np.float64],
 ) -> dict[str, Any]:
     """The part of a `Scan` that is the subject's own: the same draws, in the same order, for HC and PD."""
     age = round(float(np.clip(rng.normal(60.0, 10.0), 30.0, 90.0)), 1)
     sex = "M" if rng.random() < counts["male"] / (counts["male"] + counts["female"]) else "F"
-    grey, white = rng.normal(0.0, SPREAD.tissue_sd, 2) + tissue
-    warp_shape = (3, *_knots(SPREAD.warp_knots_mm))
-    severity = max(rng.normal(SPREAD.pd_mean, SPREAD.pd_sd), SPREAD.pd_least)
+    grey, white = rng.normal(0.0, spread.tissue_sd, 2) + tissue
+    warp_shape = (3, *_knots(spread.warp_knots_mm))
+    severity = max(rng.normal(spread.pd_mean, spread.pd_sd), spread.pd_least)
     return {
         "sex": sex,
         "age": age,
-        "grey": float(grey) - SPREAD.atrophy_per_year * (age - 60.0),
+        "grey": float(grey) - spread.atrophy_per_year * (age - 60.0),
         "white": float(white),
-        "deep": float(rng.normal(0.0, SPREAD.deep_sd) - effect * severity),
-        "warp_knots": rng.normal(0.0, SPREAD.warp_sd_mm, warp_shape).astype(np.float32),
+        "deep": float(rng.normal(0.0, spread.deep_sd) - effect * severity),
+        "warp_knots": rng.normal(0.0, spread.warp_sd_mm, warp_shape).astype(np.float32),
         "noise_seed": int(rng.integers(2**62)),
+        # Last, so that a spread without it leaves what was drawn before as it is.
+        "scale": spread.sex_scale * (0.5 if sex == "M" else -0.5) + float(rng.normal(0.0, spread.scale_sd)),
     }
 
 
@@ -210,16 +205,37 @@ def apply_scan(anatomy: Anatomy, scan: Scan) -> NDArray[np.uint8]:
     signal = 0.85 * anatomy.t1  # leaves room above white matter
     signal *= 1.0 + scan.grey * anatomy.grey + scan.white * anatomy.white + scan.deep * anatomy.deep
     shape = signal.shape
-    where = np.stack(np.meshgrid(*(np.arange(n, dtype=np.float32) for n in shape), indexing="ij"))
-    for axis, (extent, n) in enumerate(zip(FOV_MM, shape, strict=True)):
-        where[axis] += smooth_field(scan.warp_knots[axis], shape) * np.float32(n / extent)
-    warped = np.clip(map_coordinates(signal, where, order=1, mode="constant"), 0.0, 255.0) / np.float32(255.0)
+    moved = map_coordinates(signal, _places(scan, shape), order=1, mode="constant")
+    head = _blur(np.clip(moved, 0.0, 255.0) / np.float32(255.0), scan.blur_mm)
     bias = np.exp(smooth_field(scan.look.bias_knots, shape))
-    seen = 255.0 * (scan.look.gain * bias * warped) ** np.float32(scan.look.gamma)
+    seen = 255.0 * (scan.look.gain * bias * head) ** np.float32(scan.look.gamma)
     noise = np.random.default_rng(scan.noise_seed).standard_normal(shape, np.float32)
     # The scans of the published cohort are brain-extracted: nothing, so no noise either, outside the brain.
-    seen += np.where(warped > 0.02, np.float32(scan.look.noise_sigma) * noise, np.float32(0.0))
+    seen += np.where(head > 0.02, np.float32(scan.look.noise_sigma) * noise, np.float32(0.0))
     volume: NDArray[np.uint8] = np.clip(np.rint(seen), 0.0, 255.0).astype(np.uint8)
+    return volume
+
+
+def _places(scan: Scan, shape: Shape) -> Floats:
+    """Where in the template, in voxels, each voxel of the scan lies: (3, x, y, z)."""
+    where = np.stack(np.meshgrid(*(np.arange(n, dtype=np.float32) for n in shape), indexing="ij"))
+    for axis, (extent, n) in enumerate(zip(FOV_MM, shape, strict=True)):
+        if scan.scale:
+            middle = (n - 1) / 2
+            where[axis] = middle + (where[axis] - middle) / np.float32(1.0 + scan.scale)
+        where[axis] += smooth_field(scan.warp_knots[axis], shape) * np.float32(n / extent)
+    return where
+
+
+def _blur(volume: Floats, sigma_mm: float) -> Floats:
+    """Gaussian of `sigma_mm`. The kernel is the discrete one (Lindeberg 1990): right below one voxel, too."""
+    if sigma_mm == 0.0:
+        return volume
+    for axis, (extent, n) in enumerate(zip(FOV_MM, volume.shape, strict=True)):
+        variance = (sigma_mm * n / extent) ** 2
+        reach = int(np.ceil(5.0 * np.sqrt(variance))) + 1
+        kernel = ive(np.abs(np.arange(-reach, reach + 1)), variance).astype(np.float32)
+        volume = convolve1d(volume, kernel / kernel.sum(), axis=axis, mode="constant")
     return volume
 
 

@@ -24,7 +24,6 @@ from tmqc.errors import CohortError, SettingsError
 from tmqc.phantom.anatomy import (
     DEEP_GREY,
     FOV_MM,
-    SPREAD,
     Anatomy,
     Scan,
     apply_scan,
@@ -33,6 +32,7 @@ from tmqc.phantom.anatomy import (
     to_image,
 )
 from tmqc.phantom.center_tables import SPLITS, TABLES, read_centers
+from tmqc.phantom.spread import SPREADS
 from tmqc.settings.schema import PhantomConfig
 
 NOTICE = (
@@ -120,8 +120,9 @@ def default_directory(settings: PhantomConfig, shape: tuple[int, int, int], outp
     """
     digest = hashlib.sha256(json.dumps(describe(settings, shape), sort_keys=True).encode()).hexdigest()[:8]
     name = settings.centers if settings.centers in TABLES else re.sub(r"[^\w-]+", "_", Path(settings.centers).stem)
-    grid = "x".join(str(n) for n in shape)
-    return Path(outputs) / "phantom" / f"{name}-{grid}-seed{settings.seed}-effect{settings.effect:g}-{digest}"
+    name += "-" + "x".join(str(n) for n in shape)
+    seeded = f"{settings.spread}-seed{settings.seed}-effect{settings.effect:g}"
+    return Path(outputs) / "phantom" / f"{name}-{seeded}-{digest}"
 
 
 def is_phantom(csv_path: Path) -> bool:
@@ -140,6 +141,8 @@ def describe(settings: PhantomConfig, shape: tuple[int, int, int]) -> dict[str, 
         faults.append(f"cohort.phantom.seed={settings.seed}: 0 or more is allowed")
     if not 0.0 <= settings.effect <= 3.0:
         faults.append(f"cohort.phantom.effect={settings.effect}: 0..3 is allowed (0 = no difference, 1 = calibrated)")
+    if settings.spread not in SPREADS:
+        faults.append(f"cohort.phantom.spread={settings.spread}: {', '.join(SPREADS)} are allowed")
     if len(shape) != 3 or min(shape) < 8:
         faults.append(f"cohort.shape={tuple(shape)}: three sizes of 8 voxels or more are allowed")
     if faults:
@@ -151,7 +154,7 @@ def describe(settings: PhantomConfig, shape: tuple[int, int, int]) -> dict[str, 
         "shape": list(shape),
         "spacing_mm": [extent / n for extent, n in zip(FOV_MM, shape, strict=True)],
         "orientation": "RAS",
-        "generator": asdict(SPREAD),
+        "generator": asdict(SPREADS[settings.spread]),
         "deep_grey_mm": DEEP_GREY,
         "center_table": read_centers(settings.centers),
     }
