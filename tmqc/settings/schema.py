@@ -236,8 +236,7 @@ class RunConfig:
     threads: int | None = None  # of the CPU; null: one a core
     precision: str = "float32"
     verify_batch_size: Any = 32  # scans scored at once, or AUTO
-    lookahead: int = 0  # steps trained ahead while others verify
-    verify_workers: int | None = None  # processes that verify; null: one for each further device if looking ahead
+    verify_workers: int | None = None  # further processes that verify; null: one for each device but the first
     jit: str = "auto"
     onednn: bool = True
     progress: bool = True

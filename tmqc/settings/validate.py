@@ -87,7 +87,6 @@ RANGES: dict[str, tuple[float, float]] = {  # both ends allowed
     "federation.pause_s": (0.0, 1e6),
     "checkpoint.every_s": (0.0, 1e9),
     "run.seed": (0, 1_000_000),
-    "run.lookahead": (0, 100),
 }
 _SMALLEST_GRID = 2  # voxels an axis in front of the average pooling
 

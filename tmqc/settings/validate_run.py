@@ -14,7 +14,7 @@ def check_run(run: RunConfig) -> list[str]:
     faults = _check_name(run.name)
     if run.threads is not None and not run.threads >= 1:
         faults.append(f"run.threads={run.threads}: must be null, or a number of threads from 1")
-    return faults + _check_workers(run) + _check_batch_size(run.verify_batch_size)
+    return faults + _check_workers(run.verify_workers) + _check_batch_size(run.verify_batch_size)
 
 
 def _check_name(name: str) -> list[str]:
@@ -24,14 +24,10 @@ def _check_name(name: str) -> list[str]:
     return [f"run.name={name}: must be the name of a folder, or several with / between them, none empty or only dots"]
 
 
-def _check_workers(run: RunConfig) -> list[str]:
-    n, ahead, faults = run.verify_workers, run.lookahead, []
-    if not (n is None or int(ahead > 0) <= n <= _MOST_WORKERS):
-        least = f"{int(ahead > 0)}" + (f" with run.lookahead={ahead}" if ahead > 0 else "")
-        faults.append(
-            f"run.verify_workers={n}: must be null, or a number of processes up to {_MOST_WORKERS}, from {least}"
-        )
-    return faults
+def _check_workers(n: int | None) -> list[str]:
+    if n is None or 0 <= n <= _MOST_WORKERS:
+        return []
+    return [f"run.verify_workers={n}: must be null, or a number of further processes from 0 to {_MOST_WORKERS}"]
 
 
 def _check_batch_size(value: Any) -> list[str]:
