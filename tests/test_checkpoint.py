@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 import os
 import re
 from pathlib import Path
@@ -11,7 +12,9 @@ import pytest
 
 from tmqc.errors import RunError
 from tmqc.runs.checkpoint import (
+    FORMAT,
     Checkpoint,
+    check_format,
     checkpoint_path,
     drop_latest,
     find_resumable,
@@ -80,8 +83,8 @@ def test_cycles_are_sorted_by_number(tmp_path):
     assert saved_cycles(tmp_path) == [9, 10, 100]
 
 
-def point(cycle, entries):
-    return Checkpoint(cycle, STATE, {"entries": entries}, {"journal/kinds": np.zeros(entries, np.uint8)})
+def point(cycle, n_done):
+    return Checkpoint(cycle, STATE, {"n_done": n_done}, {"tour": np.zeros(n_done, np.uint8)})
 
 
 def latest(run):
@@ -91,20 +94,20 @@ def latest(run):
 @pytest.fixture
 def copied(tmp_path):
     """Two cycles, two points between them and an imported model, with times that tell the farthest is the oldest."""
-    for cycle, entries in ((3, 10), (4, 20)):
-        save_checkpoint(tmp_path, point(cycle, entries))
+    for cycle, n_done in ((3, 10), (4, 20)):
+        save_checkpoint(tmp_path, point(cycle, n_done))
     save_checkpoint(tmp_path, Checkpoint(9, STATE, {}))
-    for entries in (24, 27):
-        save_latest(tmp_path, point(4, entries))
+    for n_done in (24, 27):
+        save_latest(tmp_path, point(4, n_done))
     for age, name in enumerate(("cycle_03", "cycle_04", "latest_000000024", "latest_000000027", "cycle_09")):
         os.utime(tmp_path / "checkpoints" / f"{name}.npz", (1e9 - age, 1e9 - age))
     return tmp_path
 
 
-def test_the_farthest_point_is_that_with_most_answers_whatever_the_times_of_the_files(copied, caplog):
-    assert find_resumable(copied).facts["entries"] == 27
+def test_the_farthest_point_is_the_one_that_has_done_most_whatever_the_times_of_the_files(copied, caplog):
+    assert find_resumable(copied).facts["n_done"] == 27
     (copied / "checkpoints" / "latest_000000027.npz").rename(copied / "checkpoints" / "latest_000000001.npz")
-    assert find_resumable(copied).facts["entries"] == 27
+    assert find_resumable(copied).facts["n_done"] == 27
     assert not caplog.text
 
 
@@ -115,7 +118,7 @@ def test_damaged_points_are_told_of_and_the_farthest_intact_one_is_used(copied, 
     content = bytearray(flipped.read_bytes())
     content[content.index(STATE["encoder/conv1/kernel"].tobytes()) + 5] ^= 1
     flipped.write_bytes(content)
-    assert find_resumable(copied).facts["entries"] == 20
+    assert find_resumable(copied).facts["n_done"] == 20
     first, second = caplog.messages
     assert "latest_000000024.npz: not an intact checkpoint" in first and first.endswith("it is passed over")
     assert "latest_000000027.npz: not an intact checkpoint" in second and second.endswith("the one before it is used")
@@ -177,12 +180,12 @@ def test_points_of_which_none_is_intact_are_not_as_if_there_were_none(copied, tm
 
 
 def test_a_point_just_written_stays_and_damaged_ones_beyond_it_go(copied):
-    for entries in (24, 27):
-        (copied / "checkpoints" / f"latest_{entries:09d}.npz").write_bytes(b"torn")
-    for entries, left in ((22, [22]), (23, [22, 23]), (30, [23, 30])):
-        save_latest(copied, point(4, entries))
+    for n_done in (24, 27):
+        (copied / "checkpoints" / f"latest_{n_done:09d}.npz").write_bytes(b"torn")
+    for n_done, left in ((22, [22]), (23, [22, 23]), (30, [23, 30])):
+        save_latest(copied, point(4, n_done))
         assert latest(copied) == left
-        assert find_resumable(copied).facts["entries"] == entries
+        assert find_resumable(copied).facts["n_done"] == n_done
 
 
 def test_a_damaged_later_cycle_does_not_cost_the_one_just_saved(tmp_path):
@@ -221,3 +224,26 @@ def test_what_was_being_written_when_a_run_died_is_removed_with_the_points(tmp_p
         (folder / name).write_bytes(b"half")
     drop_latest(tmp_path)
     assert [path.name for path in folder.iterdir()] == ["cycle_07.npz"]
+
+
+def write_facts(path, facts):
+    np.savez(path, allow_pickle=False, meta=np.array(json.dumps(facts)), **STATE, tour=np.zeros(3, np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("facts", "version"),
+    [({"entries": 7}, "before 0.2.0"), ({"n_done": 7, "format": FORMAT + 1, "tmqc": "9.1"}, "9.1")],
+)
+def test_another_format_is_refused_with_the_version_that_can_go_on(tmp_path, facts, version):
+    save_checkpoint(tmp_path, point(3, 5))
+    (tmp_path / "checkpoints" / "cycle_04.npz").write_bytes(b"torn")
+    check_format(tmp_path)
+    write_facts(tmp_path / "checkpoints" / "latest_000000007.npz", {"cycle": 3, **facts})
+    with pytest.raises(RunError, match=f"latest_000000007.npz: is of format .* go on with tmqc {version}, choose"):
+        check_format(tmp_path)
+
+
+def test_a_model_of_an_earlier_version_can_still_be_started_from(tmp_path):
+    path = tmp_path / "cycle_03.npz"
+    write_facts(path, {"cycle": 3, "entries": 7})
+    assert load_checkpoint(path).state.keys() == STATE.keys()

@@ -145,7 +145,6 @@ def test_a_screen_has_nothing_to_stop_early():
         (["qc.verify=scan"], "qc.verify=scan: must be one of batch, visit"),
         (["qc.verify=visit", "qc=screen"], "qc.control=screen has none: use batch"),
         (["qc.verify=visit", "qc=calibrated"], "use qc.verify=batch, or qc.calibrated.method=none"),
-        (["qc.verify=visit", "run.lookahead=1"], "with qc.verify=visit set run.lookahead=0"),
     ],
 )
 def test_what_does_not_go_with_verifying_by_visit(overrides, told):
@@ -156,7 +155,6 @@ def test_what_does_not_go_with_verifying_by_visit(overrides, told):
 def test_what_goes_with_verifying_by_visit(gate):
     more = ["qc.early_stop=true", "qc.strikes=2", "run.verify_workers=1", "schedule.local_epochs=2"]
     validate(composed(*OWN_DATA, "init.from=x", "qc.verify=visit", f"qc={gate}", *more))
-    validate(composed(*OWN_DATA, "init.from=x", "pipeline=dirty", "qc.verify=visit", "run.lookahead=1"))
 
 
 def test_all_faults_at_once():

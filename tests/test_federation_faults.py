@@ -28,8 +28,7 @@ from tmqc.pipelines.ready import _check_unchanged
 from tmqc.runs.trace import TRAFFIC_COLUMNS, TraceWriter
 from tmqc.settings.schema import FederationConfig
 from tmqc.training.control import ControlledTravel
-from tmqc.training.journal import JournaledCenters
-from tmqc.training.travel import AwayError, TrainResult
+from tmqc.training.travel import AwayError
 
 N_VOXELS = 4
 OPEN = {"task": "open", "settings": "{}"}
@@ -363,36 +362,6 @@ def test_a_revisit_of_an_absent_scan_is_postponed_without_a_strike():
     assert told == [(0, BATCH), (0, RETRY), (1, AWAY), (2, REVISIT)]
     assert [report.n_waiting for report in reports] == [1, 1, 0]
     assert run.ledger.eliminated == ("b1",)
-
-
-def test_a_resumed_run_finds_a_center_away_where_it_was():
-    class Plain:
-        def __init__(self, away):
-            self.away = away
-
-        def train(self, center, subjects, *, learning_rate):
-            if center in self.away:
-                raise AwayError(center)
-            return TrainResult(0.5 if center == "A" else None, 1)
-
-        def state(self):
-            return {}
-
-        def load_state(self, state):
-            pass
-
-    journal = JournaledCenters(Plain({"B"}))
-    with pytest.raises(AwayError):
-        journal.train("B", ("b1",), learning_rate=0.1)
-    assert journal.train("A", ("a1",), learning_rate=0.1) == TrainResult(0.5, 1)
-    assert journal.train("C", ("c1",), learning_rate=0.1).loss is None  # kept back
-    assert journal.told(lambda: (7.0, 2.0)) == (7.0, 2.0)
-    again = JournaledCenters(Plain({"A", "C"}), saved=journal.state())
-    with pytest.raises(AwayError, match="center B"):
-        again.train("B", ("b1",), learning_rate=0.1)
-    assert again.train("A", ("a1",), learning_rate=0.1) == TrainResult(0.5, 1)
-    assert again.train("C", ("c1",), learning_rate=0.1).loss is None
-    assert again.told(lambda: (0.0,)) == (7.0, 2.0)
 
 
 def test_the_trace_tells_of_what_did_not_take_place(tmp_path):

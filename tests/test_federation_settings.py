@@ -44,7 +44,7 @@ DATA = OWN_DATA[:2]
             "set qc.early_stop=false with federation=nvflare",
         ),
         (["federation=local", "qc=screen"], "qc.screen.image_z=6: to compare images, sites would have to"),
-        (["federation=local", "run.lookahead=2"], "sites have one model each"),
+        (["federation=local", "run.verify_workers=2"], "sites have one model each"),
         (["federation=nvflare"], "federation.sites is not set: give the names of the FLARE clients"),
         (["federation=nvflare"], "federation.admin_kit is not set"),
         (

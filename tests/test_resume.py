@@ -16,7 +16,8 @@ from tiny import CENTERS, compose_config
 from tmqc.errors import RunError, StoppedError
 from tmqc.model import batch_size
 from tmqc.model.learner import Learner
-from tmqc.pipelines import training
+from tmqc.pipelines import checkpointer
+from tmqc.pipelines.checkpointer import Checkpointer
 from tmqc.report.events import read_trace
 from tmqc.runs.checkpoint import checkpoint_path, find_resumable, load_checkpoint, saved_cycles
 from tmqc.runs.directory import LOCK
@@ -44,18 +45,17 @@ def die(monkeypatch):
 
     def at(n, *, by=None):
         count = {"n": 0}
-        consider = training.Keeper._consider
+        consider = Checkpointer._consider
 
-        def counted(keeper):
-            if not keeper.centers.is_repeating:
-                count["n"] += 1
-                if count["n"] == n and by is None:
-                    raise Death
-                if count["n"] == n:
-                    signal.raise_signal(by)
-            consider(keeper)
+        def counted(checkpointer):
+            count["n"] += 1
+            if count["n"] == n and by is None:
+                raise Death
+            if count["n"] == n:
+                signal.raise_signal(by)
+            consider(checkpointer)
 
-        monkeypatch.setattr(training.Keeper, "_consider", counted)
+        monkeypatch.setattr(Checkpointer, "_consider", counted)
         return monkeypatch.undo
 
     return at
@@ -304,14 +304,14 @@ def test_a_full_disk_stops_the_run_with_its_checkpoints_whole(outputs, cohort_cs
     settings = ["pipeline=qc", *GATES["strict"], *harm(outputs), "tracking=none", SAVE_ALWAYS]
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     size = checkpoint_path(outputs / "clean" / "c", START - 1).stat().st_size
-    save_latest = training.save_latest
+    save_latest = checkpointer.save_latest
 
     def fill_up(run, checkpoint):
         if checkpoint.cycle >= START:
             resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, hard))
         save_latest(run, checkpoint)
 
-    monkeypatch.setattr(training, "save_latest", fill_up)
+    monkeypatch.setattr(checkpointer, "save_latest", fill_up)
     try:
         with pytest.raises(StoppedError, match=r"latest_\d+.npz: cannot be written \(File too large\)"):
             go(outputs, cohort_csvs, *settings, name="full")

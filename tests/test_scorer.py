@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import reduce
 from operator import add
 
@@ -101,9 +102,6 @@ class Drifting:
         self.state = (*self.state, subjects)
         return TrainResult(0.5, len(subjects))
 
-    def foresee(self, steps):
-        pass
-
     def verify(self, limit=None):
         shift = np.zeros(len(self._labels))
         for i, batch in enumerate(self.state):
@@ -115,9 +113,6 @@ class Drifting:
         margin = np.where(self._labels == 1, 1.0, -1.0) * (self._base + shift)
         self._oracle.p = (1.0 / (1.0 + np.exp(-margin))).astype(np.float32)
         return self._scorer.verify(limit)
-
-    def clock(self):
-        return 0.0
 
     def snapshot(self):
         return self.state
@@ -157,7 +152,12 @@ def run(centers, gate, dry_tour, *, early_stop):
     recorder = Recorder()
     control = Control(gate, strikes=2, dry_tour=dry_tour, early_stop=early_stop)
     travelled = ControlledTravel(plan, control, centers, recorder)
-    return recorder.steps, list(travelled.cycles()), travelled.ledger
+    reports = [timeless(report) for report in travelled.cycles()]
+    return [timeless(step) for step in recorder.steps], reports, travelled.ledger
+
+
+def timeless(record):
+    return replace(record, train_s=0.0, verify_s=0.0)
 
 
 @settings(max_examples=150, deadline=None)

@@ -19,7 +19,7 @@ PLAN = Plan(Tour(tuple(SUBJECTS), seed=0, start=10), SUBJECTS, 20, LearningRate(
 TRUTH = Truth(tuple(Harm(s, "?", "noise", (), 0) for s in ("a1", "g1", "d1", "d3", "not in training")))
 
 
-def report(cycle, flagged=(), eliminated=()):
+def report(cycle, flagged=(), eliminated=(), readmitted=()):
     return CycleReport(
         cycle=cycle,
         learning_rate=1e-3,
@@ -32,7 +32,7 @@ def report(cycle, flagged=(), eliminated=()):
         n_batches=5,
         n_batches_rejected=0,
         flagged=flagged,
-        readmitted=(),
+        readmitted=readmitted,
         eliminated=eliminated,
         n_waiting=0,
         n_eliminated=0,
@@ -44,8 +44,8 @@ def report(cycle, flagged=(), eliminated=()):
 REPORTS = [
     report(10, flagged=("a1", "b1", "g1", "d1")),
     report(11, flagged=("b2", "d2", "d3")),
-    report(12, eliminated=("a1", "b1", "g1")),
-    report(13, flagged=("d1",), eliminated=("b2", "d2", "d3")),  # d1 was taken back in between
+    report(12, readmitted=("d1",), eliminated=("a1", "b1", "g1")),
+    report(13, flagged=("d1", "a2"), eliminated=("b2", "d2", "d3")),  # d1 was taken back in between
     report(15, eliminated=("d1",)),
 ]
 VANISHED = {
@@ -76,12 +76,12 @@ def test_with_the_truth_it_is_said_whether_it_was_good(caplog):
 
 
 def test_a_cycle_is_scored_by_all_cycles_so_far():
-    row = score_cycle(REPORTS, PLAN, ("b2",), truth=TRUTH)
-    assert (row.cycle, row.n_harmful, row.n_eliminated, row.n_flagged, row.n_good_lost) == (15, 4, 7, 7, 3)
+    row = score_cycle(REPORTS, PLAN, truth=TRUTH)
+    assert (row.cycle, row.n_harmful, row.n_eliminated, row.n_flagged, row.n_good_lost) == (15, 4, 7, 8, 3)
     assert (row.recall, row.precision, row.n_undecided, row.n_undecided_harmful) == (1.0, 4 / 7, 1, 0)
     assert row.n_verifications == 25  # five in each of five cycles
     # a1 and g1 in the 3rd cycle of control, d3 in the 4th, d1 in the 6th; since their first flag 2, 2, 2 and 5
     assert (row.cycles_to_elimination, row.max_cycles_to_elimination) == (3.5, 6)
     assert (row.cycles_from_flag, row.max_cycles_from_flag) == (2.0, 5)
-    early = score_cycle(REPORTS[:1], PLAN, ("a1",), truth=TRUTH)
+    early = score_cycle(REPORTS[:1], PLAN, truth=TRUTH)
     assert (early.n_flagged, early.flagged_recall, early.cycles_to_elimination) == (4, pytest.approx(3 / 4), None)

@@ -70,7 +70,7 @@ def test_suspects_are_set_aside_judged_again_and_eliminated():
         "undecided": [],
     }
     assert [r.n_screened for r in reports] == [14, 0, 14, 0]
-    assert len(run.records["bad"].strengths) == 2
+    assert len(run.state.records["bad"].strengths) == 2
     assert reports[0].n_verifications == 1 + 14 + 1
     assert reports[0].train_loss == 0.5
 
@@ -94,8 +94,7 @@ def test_one_that_does_no_harm_any_more_is_taken_back_and_trained_on_at_once():
 
 def test_a_poor_state_judges_nobody():
     """20 of 100 wrong: accuracy 0.8."""
-    run, reports, steps = screened(ScreenCenters(wrong=20), cycles=3)
-    assert run.refused == [0, 2]
+    _, reports, steps = screened(ScreenCenters(wrong=20), cycles=3)
     assert [r.refused for r in reports] == [True, False, True]
     assert not [s for s in steps if s.phase == SCREEN]
     assert all(r.flagged == () for r in reports)
@@ -113,9 +112,9 @@ def test_a_state_that_got_worse_does_not_acquit():
             trained = centers.state
     assert run.ledger.eliminated == ("bad", "flipped")
     assert [s.subjects for s in recorder.steps if s.phase == SCREEN and s.cycle == 2] == [("bad",), ("flipped",)]
-    assert len(run.records["bad"].strengths) == 1  # the same state has nothing new to say
+    assert len(run.state.records["bad"].strengths) == 1  # the same state has nothing new to say
     assert centers.state[: len(trained)] == trained  # the tour goes on from the model, not from the judging state
-    assert run.refused == []
+    assert not any(report.refused for report in run.state.reports)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +133,7 @@ def test_a_state_that_may_not_judge_takes_the_place_of_none_that_may(wrong, wors
     for report in run.cycles():
         if report.cycle == 1:
             centers.wrong, centers.worse = wrong[1], worse
-    assert run.refused == refused
+    assert [report.cycle for report in run.state.reports if report.refused] == refused
     assert len([s for s in recorder.steps if s.phase == SCREEN and s.cycle == 2]) == n_judged
     if n_judged == 2:
         assert run.ledger.eliminated == ("bad", "flipped")
@@ -194,7 +193,7 @@ def test_a_screening_with_nobody_left_to_judge_passes():
     for report in run.cycles():
         reports.append(report)
         if report.cycle == 1:
-            run.ledger = Ledger().flag(tuple(s for of in SUBJECTS.values() for s in of), due=99)
+            run.state.ledger = Ledger().flag(tuple(s for of in SUBJECTS.values() for s in of), due=99)
     assert [(r.n_screened, r.n_steps) for r in reports[2:]] == [(0, 0), (0, 0)]
 
 
@@ -205,5 +204,5 @@ def test_a_state_that_has_not_seen_a_suspect_yet_has_something_new_to_say():
     for report in run.cycles():
         centers.worse = {0: -0.01, 1: -0.01, 2: 0.3, 3: 0.3, 4: 0.3}[report.cycle]
     assert run.ledger.eliminated == ("bad", "flipped")
-    assert len(run.records["bad"].strengths) == 2
-    assert len(run.records["g1"].strengths) == 2  # in cycle 0 and 2
+    assert len(run.state.records["bad"].strengths) == 2
+    assert len(run.state.records["g1"].strengths) == 2  # in cycle 0 and 2

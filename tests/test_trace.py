@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import random
-from time import perf_counter
 
 import pytest
 
@@ -29,18 +28,12 @@ class RandomCenters:
     def train(self, center, subjects, *, learning_rate):
         return TrainResult(self._random.random(), len(subjects))
 
-    def foresee(self, steps):
-        pass
-
     def verify(self, limit=None):
         fp, fn = self._random.randint(0, 7), self._random.randint(0, 7)
         return Verification(Counts(tp=61 - fn, fp=fp, tn=63 - fp, fn=fn), self._random.random())
 
     def hold_reference(self):
         pass
-
-    def clock(self):
-        return perf_counter()
 
     def snapshot(self):
         return None

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from itertools import pairwise
-from time import perf_counter
 
 import pytest
 from hypothesis import given, settings
@@ -17,7 +15,8 @@ from tmqc.core.rates import Counts, Verification
 from tmqc.core.records import BASELINE, BATCH, RETRY, REVISIT
 from tmqc.core.schedule import LearningRate, Tour
 from tmqc.training.control import ControlledTravel
-from tmqc.training.travel import Foreseen, NonFiniteError, Plan, TrainResult, travel
+from tmqc.training.tour import Travel
+from tmqc.training.travel import NonFiniteError, Plan, TrainResult
 
 GOOD = Counts(tp=50, fp=0, tn=50, fn=0)
 
@@ -38,16 +37,11 @@ class ScriptedCenters:
 
     def __init__(self, harm, loss=0.5):
         self.state, self.log, self._harm, self._loss = (), [], harm, loss
-        self.foreseen, self._ahead = [], ()  # with every training step, what was to follow it
 
     def train(self, center, subjects, *, learning_rate):
         self.log.append(subjects)
-        self.foreseen.append((Foreseen(center, subjects, learning_rate), self._ahead))
         self.state = (*self.state, subjects)
         return TrainResult(self._loss, len(subjects))
-
-    def foresee(self, steps):
-        self._ahead = steps
 
     def verify(self, limit=None):
         fp = self._harm(self.state)
@@ -55,9 +49,6 @@ class ScriptedCenters:
 
     def hold_reference(self):
         pass
-
-    def clock(self):
-        return perf_counter()
 
     def snapshot(self):
         return self.state
@@ -168,7 +159,7 @@ def test_report_adds_up_accepted_steps_only():
 
 def test_baseline_trains_every_batch_and_verifies_once_a_cycle():
     centers, recorder = ScriptedCenters(n_bad({"bad"})), Recorder()
-    reports = list(travel(plan({"A": ("bad", "ok")}, cycles=3), centers, recorder))
+    reports = list(Travel(plan({"A": ("bad", "ok")}, cycles=3), centers, recorder).cycles())
     assert [sorted(batch) for batch in centers.log] == [["bad", "ok"]] * 3
     assert [r.rates.fpr for r in reports] == [0.06, 0.12, 0.18]
     assert [r.n_verifications for r in reports] == [1, 1, 1]
@@ -178,7 +169,7 @@ def test_baseline_trains_every_batch_and_verifies_once_a_cycle():
 def test_controlled_and_plain_travel_train_alike_when_nothing_is_rejected():
     subjects = {"A": tuple("abcdefg"), "B": ("h",), "C": tuple("ijklm")}
     plain, watched = ScriptedCenters(lambda state: 0), ScriptedCenters(lambda state: 0)
-    list(travel(plan(subjects, cycles=3), plain, Recorder()))
+    list(Travel(plan(subjects, cycles=3), plain).cycles())
     controlled(subjects, watched, cycles=3)
     assert plain.log == watched.log
 
@@ -225,11 +216,6 @@ def test_whatever_the_verdicts_the_rules_hold(data):
         elif step.phase == REVISIT:
             eliminated.add(step.subjects[0])
     assert centers.state == tuple(accepted)  # every rejected step is undone, and nothing else
-    taken = [step for step in steps if step.phase != BASELINE]
-    assert len(taken) == len(centers.foreseen)
-    for (step, following), ((_, ahead), (called, _)) in zip(pairwise(taken), pairwise(centers.foreseen), strict=True):
-        if step.cycle == following.cycle and (step.accepted or step.phase != BATCH):
-            assert ahead[0] == called
     ledger = run.ledger
     places = Counter([*ledger.eligible(everybody, 8), *ledger.undecided(8), *ledger.eliminated])
     assert places == Counter(everybody)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-from itertools import pairwise
 
 import pytest
 from test_control import LossCenters
@@ -169,14 +168,6 @@ def test_an_early_stop_is_told_the_limit_of_the_visit():
 
     travelled(FOUR, Watched(n_bad(set())), Control(early_stop=True, verify=VISIT), local_epochs=2)
     assert [limit and limit.fpr for limit in limits] == [None, 4 * 0.02]
-
-
-def test_what_is_foreseen_is_what_follows():
-    centers = ScriptedCenters(lambda state: 0)
-    subjects = {"A": tuple("abcdef"), "B": ("g",), "C": tuple("hijk")}
-    travelled(subjects, centers, local_epochs=2)
-    assert len(centers.foreseen) == 6 + 2 + 4
-    assert all(ahead[0] == called for (_, ahead), (called, _) in pairwise(centers.foreseen))
 
 
 def test_with_one_batch_a_center_both_are_the_same_run():

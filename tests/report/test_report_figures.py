@@ -6,7 +6,6 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from time import perf_counter
 
 import numpy as np
 import pandas as pd
@@ -44,17 +43,11 @@ class ScriptedCenters:
         self.fn = min(10, self.fn + 2 * sum(subject in self.harmful for subject in subjects))
         return TrainResult(0.5, len(subjects))
 
-    def foresee(self, steps):
-        pass
-
     def verify(self, limit=None):
         return Verification(Counts(tp=10 - self.fn, fp=1, tn=9, fn=self.fn), 8.0)
 
     def hold_reference(self):
         pass
-
-    def clock(self):
-        return perf_counter()
 
     def snapshot(self):
         return self.fn

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import keras
@@ -23,7 +22,7 @@ from tmqc.core.early_stop import Limit
 from tmqc.core.rates import DECISION_THRESHOLD, Verification, margins, score
 from tmqc.data.cohort import Cohort
 from tmqc.model.learner import Learner
-from tmqc.training.travel import Foreseen, TrainResult
+from tmqc.training.travel import TrainResult
 
 
 def read_scan(table: Path, subject: str) -> NDArray[np.float32]:
@@ -87,9 +86,6 @@ class PublishedCenters:
         """Count flips against the last verification from now on."""
         self._reference = self._last
 
-    def foresee(self, steps: Sequence[Foreseen]) -> None:
-        """Nothing is prepared."""
-
     def margins(self, center: str, subjects: Sequence[str]) -> tuple[float, ...]:
         """As `Centers.margins`."""
         scans = _OneByOne(self._read, self._folder / "train.csv", subjects)
@@ -107,10 +103,6 @@ class PublishedCenters:
         self.learner.model.set_weights(weights)
         for variable, value in zip(self._others(), rest, strict=True):
             variable.assign(value)
-
-    def clock(self) -> float:
-        """Seconds."""
-        return perf_counter()
 
     def _read(self, table: Path, subject: str) -> NDArray[np.float32]:
         self.n_decodes += 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import Any
 
 
@@ -20,8 +19,8 @@ class Ledger:
     """
 
     eliminated: tuple[str, ...] = ()
-    revisit: Mapping[int, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
-    strikes: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    revisit: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    strikes: Mapping[str, int] = field(default_factory=dict)
 
     def waiting(self, cycle: int) -> tuple[str, ...]:
         """Subjects set aside at the start of `cycle`: flagged for it or for a later one."""
@@ -46,7 +45,7 @@ class Ledger:
         if barred := set(subjects) & {*self.eliminated, *listed}:
             raise ValueError(f"already eliminated, or due in cycle {due}: {', '.join(sorted(barred))}")
         subjects = tuple(dict.fromkeys((*listed, *subjects)))
-        return replace(self, revisit=MappingProxyType({**self.revisit, due: subjects}))
+        return replace(self, revisit={**self.revisit, due: subjects})
 
     def postpone(self, subject: str, *, due: int, strike: bool) -> Ledger:
         """Put a subject whose revisit failed, or could not be held, back on the list, at the end of cycle `due`'s.
@@ -62,12 +61,12 @@ class Ledger:
             raise ValueError(f"{subject} is eliminated, or already due in cycle {due}")
         strikes = {**self.strikes, subject: self.strikes.get(subject, 0) + 1} if strike else self.strikes
         revisit = {**self.revisit, due: (*listed, subject)}
-        return replace(self, revisit=MappingProxyType(revisit), strikes=MappingProxyType(dict(strikes)))
+        return replace(self, revisit=revisit, strikes=strikes)
 
     def readmit(self, subject: str) -> Ledger:
         """Take a subject back: its strikes are forgotten."""
         strikes = {s: n for s, n in self.strikes.items() if s != subject}
-        return replace(self, strikes=MappingProxyType(strikes))
+        return replace(self, strikes=strikes)
 
     def eliminate(self, subject: str) -> Ledger:
         """Bar `subject` for good.
@@ -96,6 +95,4 @@ class Ledger:
     def from_json(cls, content: Mapping[str, Any]) -> Ledger:
         """Inverse of `to_json`."""
         revisit = {int(due): tuple(subjects) for due, subjects in content["revisit"].items()}
-        return cls(
-            tuple(content["eliminated"]), MappingProxyType(revisit), MappingProxyType(dict(content.get("strikes", {})))
-        )
+        return cls(tuple(content["eliminated"]), revisit, dict(content.get("strikes", {})))

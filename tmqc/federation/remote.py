@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import reduce
 from operator import add
-from time import perf_counter
 from weakref import WeakSet
 
 import numpy as np
@@ -29,7 +28,7 @@ from tmqc.federation.replies import (
     read_opened,
     read_verified,
 )
-from tmqc.training.travel import AwayError, Foreseen, TrainResult
+from tmqc.training.travel import AwayError, TrainResult
 
 _REFERENCE = "centers/reference/"
 
@@ -152,9 +151,6 @@ class RemoteCenters:
         replies = self._caller.ask({site: request}, check, parts=self._parts())
         return tuple(replies[site]["margins"].astype(float).tolist())
 
-    def foresee(self, steps: Sequence[Foreseen]) -> None:
-        """Nothing: one model travels."""
-
     def snapshot(self) -> State:
         """The current state itself: it never changes."""
         return self._state
@@ -162,10 +158,6 @@ class RemoteCenters:
     def restore(self, snapshot: State) -> None:
         """Name an earlier state again; nothing is sent."""
         self._state = snapshot
-
-    def clock(self) -> float:
-        """Seconds."""
-        return perf_counter()
 
     def traffic(self) -> Traffic:
         """What came and went since this was last called."""

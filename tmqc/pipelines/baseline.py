@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tmqc.pipelines.checkpointer import Checkpointer, put_back
 from tmqc.pipelines.prepare import prepare, settle
 from tmqc.pipelines.ready import get_ready
 from tmqc.pipelines.traffic import TrafficMeter
-from tmqc.pipelines.training import Both, Keeper, close_training, open_prepared, predict_test, progress_of
+from tmqc.pipelines.training import close_training, open_prepared, predict_test, progress_of
 from tmqc.runs.resume import check_place
 from tmqc.settings.schema import Config
-from tmqc.training.travel import travel
+from tmqc.training.tour import Travel
 
 
 def run_baseline(config: Config, directory: Path) -> None:
@@ -25,14 +26,15 @@ def run_baseline(config: Config, directory: Path) -> None:
         open_prepared(config, directory, prepared) as session,
         get_ready(config := settle(config, prepared, session.point), prepared, session) as ready,
     ):
-        keeper = Keeper(config, session, ready.centers)
-        meter = TrafficMeter(ready, keeper.centers)
         before = predict_test(config, prepared, cycle=prepared.start.cycle if prepared.start else None)
-        reports = []
-        with progress_of(config, ready.plan) as progress, session.stop.waiting():
-            for report in travel(ready.plan, keeper.centers, Both(meter, progress, keeper)):
-                reports.append(report)
-                if keeper.cycle(report, further=meter.take_metrics()):
-                    progress.cycle(report)
-        keeper.settle(prepared.learner)
+        meter = TrafficMeter(ready.centers, session.point)
+        with progress_of(config, ready.plan, session.point) as progress, session.stop.waiting():
+            state, snapshots = put_back(ready.centers, session.point)
+            travel = Travel(ready.plan, ready.centers, meter, progress, state=state, snapshots=snapshots)
+            checkpointer = Checkpointer(config, session, travel, ready.centers, meter=meter)
+            for report in checkpointer.cycles():
+                checkpointer.keep(report, meter.take_metrics())
+                progress.cycle(report)
+        checkpointer.load_final(prepared.learner)
+        reports = travel.state.reports
         close_training(config, directory, prepared=prepared, tracker=session.tracker, reports=reports, before=before)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,12 +26,10 @@ from tmqc.phantom.cohort import PHANTOM_NOTE, default_directory, is_phantom, mak
 from tmqc.runs.checkpoint import Checkpoint, load_checkpoint
 from tmqc.runs.cycle_choice import find_checkpoint
 from tmqc.runs.directory import HARMFUL, TRUTH
-from tmqc.settings.schema import CohortConfig, Config, RunConfig
+from tmqc.settings.schema import CohortConfig, Config
 from tmqc.training.centers import LocalCenters
-from tmqc.training.journal import Stateful
-from tmqc.training.lookahead import LookaheadCenters
 from tmqc.training.travel import Plan
-from tmqc.training.verifiers.pool import Verifiers
+from tmqc.training.workers import VerificationWorkers
 
 log = logging.getLogger("tmqc")
 
@@ -216,39 +214,29 @@ def plan_of(config: Config, by_center: Mapping[str, tuple[str, ...]]) -> Plan:
 
 
 @contextmanager
-def open_centers(config: Config, prepared: Prepared, train: tuple[Subject, ...]) -> Iterator[Stateful]:
-    """The centers, and for as long as the block lasts the processes that verify for them, if there are to be any."""
-    centers = make_centers(config, prepared, train)
-    n = count_verifiers(config.run, prepared.device)
-    if n == 0:
-        yield centers
-        return
-    with Verifiers(
-        partial(build_verifier, config),
-        centers.scorer.scans,
-        batch_size=centers.scorer.batch_size,
-        environments=[backend.pin(i, prepared.device) for i in range(n)],
-        weights=centers.learner.pack_weights(centers.snapshot()),
-        predict=centers.scorer.predict,
-    ) as verifiers:
-        looking_ahead = LookaheadCenters(centers, verifiers, ahead=config.run.lookahead)
-        yield looking_ahead
-        looking_ahead.settle()
+def open_centers(config: Config, prepared: Prepared, train: tuple[Subject, ...]) -> Iterator[LocalCenters]:
+    """The centers of this process, and as long as the block lasts the workers that verify with it, if there are any."""
+    n = config.run.verify_workers
+    if n is None:
+        n = max(0, prepared.device.n_gpus - 1)
+    verification = [s.subject for s in prepared.cohort.verification]
+    with ExitStack() as stack:
+        workers = None
+        if n > 0:
+            workers = stack.enter_context(
+                VerificationWorkers(
+                    partial(build_verifier, config),
+                    prepared.volumes.block(verification),
+                    batch_size=config.run.verify_batch_size,
+                    environments=[backend.pin(i, prepared.device) for i in range(n)],
+                )
+            )
+        yield make_centers(config, prepared, train, workers)
 
 
-def count_verifiers(run: RunConfig, device: backend.Device) -> int:
-    """Processes that verify: as asked for, else one for every device but the first, if any step is trained ahead."""
-    if run.verify_workers is not None:
-        return run.verify_workers
-    return max(1, device.n_gpus - 1) if run.lookahead > 0 else 0
-
-
-def build_verifier(config: Config) -> Learner:
-    """The same model in another process, to predict with only."""
-    return build_learner(config, trains=False)[0]
-
-
-def make_centers(config: Config, prepared: Prepared, train: tuple[Subject, ...]) -> LocalCenters:
+def make_centers(
+    config: Config, prepared: Prepared, train: tuple[Subject, ...], workers: VerificationWorkers | None = None
+) -> LocalCenters:
     """The centers of this process."""
     return LocalCenters(
         prepared.learner,
@@ -256,4 +244,10 @@ def make_centers(config: Config, prepared: Prepared, train: tuple[Subject, ...])
         verification=prepared.cohort.verification,
         volumes=prepared.volumes,
         verify_batch_size=config.run.verify_batch_size,
+        workers=workers,
     )
+
+
+def build_verifier(config: Config) -> Learner:
+    """The same model in another process, to predict with only."""
+    return build_learner(config, trains=False)[0]

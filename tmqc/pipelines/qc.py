@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tmqc.core.records import CycleReport
+from tmqc.data.truth import Truth
+from tmqc.pipelines.checkpointer import Checkpointer, put_back
 from tmqc.pipelines.likeness import measure_unlikeness
 from tmqc.pipelines.prepare import prepare, settle
 from tmqc.pipelines.ready import get_ready
@@ -16,14 +17,15 @@ from tmqc.pipelines.rules import (
     warn_of_few_scans,
     warn_of_single_flips,
 )
-from tmqc.pipelines.scoring import break_down_run, score_cycle, warn_of_vanished
+from tmqc.pipelines.scoring import break_down_run, score_cycles, warn_of_vanished
 from tmqc.pipelines.traffic import TrafficMeter
-from tmqc.pipelines.training import Both, Keeper, close_training, open_prepared, predict_test, progress_of
+from tmqc.pipelines.training import close_training, open_prepared, predict_test, progress_of
 from tmqc.report.scores import DetectionRow, detection_metrics, write_detection
 from tmqc.runs.directory import DETECTION, LEDGER, TRACE, write_json
 from tmqc.runs.resume import check_place
 from tmqc.runs.trace import TraceWriter
 from tmqc.settings.schema import Config
+from tmqc.training.tour import Travel
 
 
 def run_qc(config: Config, directory: Path) -> None:
@@ -38,38 +40,35 @@ def run_qc(config: Config, directory: Path) -> None:
         open_prepared(config, directory, prepared) as session,
         get_ready(config := settle(config, prepared, session.point), prepared, session) as ready,
     ):
-        plan, truth = ready.plan, ready.truth
+        plan, truth, point = ready.plan, ready.truth, session.point
         warn_of_single_flips(config.qc, n_hc=ready.n_hc, n_pd=ready.n_pd)
         warn_of_few_scans(config.qc, n_train=sum(map(len, plan.subjects.values())))
         before = predict_test(config, prepared, cycle=prepared.start.cycle if prepared.start else None)
         unlike = measure_unlikeness(plan.subjects, prepared.volumes) if looks_at_images(config.qc) else None
-        keeper = Keeper(config, session, ready.centers)
-        meter = TrafficMeter(ready, keeper.centers)
-        reports: list[CycleReport] = []
-        scores: list[DetectionRow] = []
+        meter = TrafficMeter(ready.centers, point)
         writer = TraceWriter(
             directory / TRACE,
             further=not is_published(config.qc),
             traffic=meter.cells if meter.is_on else None,
         )
-        with writer as trace, progress_of(config, plan) as progress, session.stop.waiting():
-            travelled = make_travel(
-                config, plan, keeper.centers, Both(meter, trace, progress, keeper), unlikeness=unlike
+        with writer as trace, progress_of(config, plan, point) as progress, session.stop.waiting():
+            state, snapshots = put_back(ready.centers, point)
+            travel = make_travel(
+                *(config, plan, ready.centers, meter, trace, progress),
+                unlikeness=unlike,
+                state=state,
+                snapshots=snapshots,
             )
-            for report in travelled.cycles():
-                reports.append(report)
-                ledger = travelled.ledger.to_json(report.cycle + 1)
-                write_json(directory / LEDGER, ledger)
-                if truth is not None:
-                    undecided = travelled.ledger.undecided(report.cycle + 1)
-                    scores.append(score_cycle(reports, plan, undecided, truth=truth))
-                    write_detection(directory / DETECTION, scores)
-                found = meter.take_metrics() | (detection_metrics(scores[-1]) if scores else {})
-                if keeper.cycle(report, ledger=ledger, further=found):
-                    progress.cycle(report)
-                    warn_of_vanished(reports, plan, truth=truth)
-                    heed(report, config.qc)
-        keeper.settle(prepared.learner)
+            scores = _write_scores(travel, directory, truth)
+            checkpointer = Checkpointer(config, session, travel, ready.centers, meter=meter, trace=trace)
+            for report in checkpointer.cycles():
+                scores = _write_scores(travel, directory, truth)
+                checkpointer.keep(report, meter.take_metrics() | (detection_metrics(scores[-1]) if scores else {}))
+                progress.cycle(report)
+                warn_of_vanished(travel.state.reports, plan, truth=truth)
+                heed(report, config.qc)
+        reports = travel.state.reports
+        checkpointer.load_final(prepared.learner)
         breakdown = None
         if truth is not None:
             breakdown = break_down_run(config, reports, ready.train, truth=truth, directory=directory)
@@ -83,3 +82,14 @@ def run_qc(config: Config, directory: Path) -> None:
             detection=scores[-1] if scores else None,
             breakdown=breakdown,
         )
+
+
+def _write_scores(travel: Travel, directory: Path, truth: Truth | None) -> list[DetectionRow]:
+    """Write the ledger and, with the truth, the scores of all cycles so far, which are returned."""
+    if not (reports := travel.state.reports):
+        return []
+    write_json(directory / LEDGER, travel.ledger.to_json(reports[-1].cycle + 1))
+    scores = [] if truth is None else score_cycles(reports, travel.plan, truth=truth)
+    if scores:
+        write_detection(directory / DETECTION, scores)
+    return scores

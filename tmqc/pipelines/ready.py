@@ -23,8 +23,7 @@ from tmqc.pipelines.session import Session
 from tmqc.runs.directory import FLARE, SITES, SITES_FILE, read_json, write_json
 from tmqc.runs.provenance import versions
 from tmqc.settings.schema import Config, FederationConfig
-from tmqc.training.journal import Stateful
-from tmqc.training.travel import Plan
+from tmqc.training.travel import Plan, StatefulCenters
 
 log = logging.getLogger("tmqc")
 
@@ -72,7 +71,7 @@ class Ready:
         sites: names; none where the centers are here.
     """
 
-    centers: Stateful
+    centers: StatefulCenters
     plan: Plan
     train: tuple[Subject, ...]
     truth: Truth | None

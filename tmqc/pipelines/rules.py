@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any
 
 from tmqc.core.control import Control, DryTour
 from tmqc.core.gate import Gate, flip_worth
-from tmqc.core.ledger import Ledger
 from tmqc.core.rates import Counts
 from tmqc.core.records import CycleReport
 from tmqc.core.runaway import Alarm, Guard
@@ -17,6 +16,8 @@ from tmqc.errors import RunError, StoppedError
 from tmqc.settings.schema import Config, QcConfig
 from tmqc.training.control import ControlledTravel
 from tmqc.training.screening import ScreenedTravel, Screening
+from tmqc.training.state import TourState
+from tmqc.training.tour import Travel
 from tmqc.training.travel import Centers, Listener, Plan
 
 log = logging.getLogger("tmqc")
@@ -29,15 +30,6 @@ class RunawayError(StoppedError):
     """Quality control lost its footing, and the settings say to stop then."""
 
     heading = "quality control had to stop:"
-
-
-class Travelled(Protocol):
-    """A tour under some control."""
-
-    ledger: Ledger
-
-    def cycles(self) -> Iterator[CycleReport]:
-        """Travel; yields after every cycle."""
 
 
 def is_published(qc: QcConfig) -> bool:
@@ -60,24 +52,27 @@ def make_travel(
     config: Config,
     plan: Plan,
     centers: Centers,
-    listener: Listener,
-    *,
+    *listeners: Listener,
     unlikeness: Mapping[str, float] | None = None,
-) -> Travelled:
+    state: TourState | None = None,
+    snapshots: Mapping[str, Any] | None = None,
+) -> Travel:
     """The tour under the control that the settings ask for.
 
     Args:
         unlikeness: of every training scan, if `looks_at_images`.
+        state, snapshots: as of `Travel`.
 
     Raises:
         RunError: a trusted center does not exist.
     """
     qc = config.qc
     if qc.control == "screen":
-        return ScreenedTravel(plan, _screening(qc), centers, listener, unlikeness=unlikeness)
+        rules = _screening(qc)
+        return ScreenedTravel(plan, rules, centers, *listeners, unlikeness=unlikeness, state=state, snapshots=snapshots)
     if unknown := [center for center in qc.calibrated.centers if center not in plan.subjects]:
         raise RunError(f"qc.calibrated.centers: no center {', '.join(unknown)}; there are {', '.join(plan.subjects)}")
-    return ControlledTravel(plan, _control(qc), centers, listener)
+    return ControlledTravel(plan, _control(qc), centers, *listeners, state=state, snapshots=snapshots)
 
 
 def _control(qc: QcConfig) -> Control:

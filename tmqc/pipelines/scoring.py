@@ -19,13 +19,17 @@ from tmqc.training.travel import Plan
 log = logging.getLogger("tmqc")
 
 
-def score_cycle(reports: Sequence[CycleReport], plan: Plan, undecided: Sequence[str], *, truth: Truth) -> DetectionRow:
+def score_cycles(reports: Sequence[CycleReport], plan: Plan, *, truth: Truth) -> list[DetectionRow]:
+    """`score_cycle` after each of the cycles that `reports` are of."""
+    return [score_cycle(reports[:n], plan, truth=truth) for n in range(1, len(reports) + 1)]
+
+
+def score_cycle(reports: Sequence[CycleReport], plan: Plan, *, truth: Truth) -> DetectionRow:
     """Compare all that was done up to the last of `reports` with the truth.
 
     Args:
         reports: of all cycles so far.
         plan: of the run.
-        undecided: subjects on the revisit list when the next cycle starts.
         truth: who is harmful.
     """
     history = make_history(reports, start=plan.tour.start)
@@ -33,7 +37,7 @@ def score_cycle(reports: Sequence[CycleReport], plan: Plan, undecided: Sequence[
         cycle=reports[-1].cycle,
         flagged_ever=history.flagged,
         eliminated=history.eliminated,
-        undecided=undecided,
+        undecided=_waiting(reports),
         center_of=_center_of(plan),
         truth_subjects=truth.subjects,
         n_verifications=sum(report.n_verifications for report in reports),
@@ -88,6 +92,14 @@ def _judge(subjects: Sequence[str], truth: Truth | None) -> str:
     if n_harmful == 0:
         return "; the whole center was good, none of its scans is harmful"
     return "; all of them are harmful" if n_harmful == len(subjects) else f"; {n_harmful} of them are harmful"
+
+
+def _waiting(reports: Sequence[CycleReport]) -> set[str]:
+    """Subjects on the revisit list when the next cycle starts."""
+    waiting: set[str] = set()
+    for report in reports:
+        waiting = (waiting | {*report.flagged}) - {*report.readmitted, *report.eliminated}
+    return waiting
 
 
 def _center_of(plan: Plan) -> Mapping[str, str]:

@@ -16,7 +16,7 @@ from tmqc.model.backend import Device
 from tmqc.runs.checkpoint import Checkpoint
 from tmqc.runs.directory import CONFIG, LOG, RUN, SUMMARY, artifacts, claim, write_json, write_text
 from tmqc.runs.provenance import environment, environment_tags
-from tmqc.runs.resume import check_place, find_point, locked, read_run_id
+from tmqc.runs.resume import check_place, cut_back, find_point, locked, read_run_id
 from tmqc.runs.signals import Interrupted, Stop
 from tmqc.settings.fingerprint import settings_digest
 from tmqc.settings.schema import Config, flatten
@@ -80,7 +80,9 @@ def open_run(
         )
         status = "FAILED"
         try:
-            if not goes_on:
+            if goes_on:
+                cut_back(directory, point)
+            else:
                 claim(directory, overwrite=config.run.overwrite)
             (directory / SUMMARY).unlink(missing_ok=True)
             with _log_file(directory / LOG):
@@ -112,7 +114,7 @@ def open_run(
 def _tell(point: Checkpoint | None) -> str:
     if point is None:
         return "a run of this name died before its first checkpoint: begun anew"
-    return f"going on with a run that died, after cycle {point.cycle} and {point.facts['entries']} recorded answers"
+    return f"going on with a run that died, after cycle {point.cycle} and {point.facts['n_done']} steps"
 
 
 def hand_over(tracker: Tracker, directory: Path, names: tuple[str, ...]) -> None:

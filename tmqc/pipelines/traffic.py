@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from tmqc.core.records import Step
 from tmqc.core.schedule import Visit
+from tmqc.federation.caller import Traffic
 from tmqc.federation.remote import RemoteCenters
-from tmqc.pipelines.ready import Ready
+from tmqc.runs.checkpoint import Checkpoint
 from tmqc.runs.trace import SEPARATOR, TRAFFIC_COLUMNS
-from tmqc.training.journal import JournaledCenters
+from tmqc.training.travel import StatefulCenters
 
 TRAFFIC_METRICS = tuple(
     f"federation/{name}"
@@ -18,13 +17,17 @@ TRAFFIC_METRICS = tuple(
 
 
 class TrafficMeter:
-    """A `Listener` that asks the centers after every step; first among several, for the trace writes what it found."""
+    """A `Listener` that asks the centers after every step; first among several, for the trace writes what it found.
 
-    def __init__(self, ready: Ready, centers: JournaledCenters) -> None:
-        self._remote = ready.centers if isinstance(ready.centers, RemoteCenters) else None
-        self._centers, self._sites = centers, ready.sites
-        self._last: tuple[float, ...] = ()
-        self._cycle = [0.0] * len(TRAFFIC_METRICS)
+    Attributes:
+        totals: of the cycle so far, in the order of `TRAFFIC_METRICS`.
+    """
+
+    def __init__(self, centers: StatefulCenters, point: Checkpoint | None) -> None:
+        """Begin; `point`: where the run goes on."""
+        self._remote = centers if isinstance(centers, RemoteCenters) else None
+        self._last = Traffic()
+        self.totals = [0.0] * len(TRAFFIC_METRICS) if point is None else list(point.facts["traffic"])
 
     @property
     def is_on(self) -> bool:
@@ -40,27 +43,22 @@ class TrafficMeter:
 
     def cells(self) -> dict[str, object]:
         """What the last step cost, as the trace has it."""
-        sent, received, site_s, waited_s, *missing = self._last
-        names = SEPARATOR.join(self._sites[int(i)] for i in missing)
-        return dict(zip(TRAFFIC_COLUMNS, (int(sent), int(received), site_s, waited_s, names), strict=True))
+        last = self._last
+        values = (last.sent, last.received, last.site_s, last.waited_s, SEPARATOR.join(dict.fromkeys(last.missing)))
+        return dict(zip(TRAFFIC_COLUMNS, values, strict=True))
 
     def take_metrics(self) -> dict[str, float | None]:
         """What the cycle cost, for the tracker; empty if nothing travels."""
         if not self.is_on:
             return {}
         self._ask()
-        taken, self._cycle = self._cycle, [0.0] * len(TRAFFIC_METRICS)
+        taken, self.totals = self.totals, [0.0] * len(TRAFFIC_METRICS)
         return dict(zip(TRAFFIC_METRICS, taken, strict=True))
 
     def _ask(self) -> None:
         if self._remote is None:
             return
-        self._last = self._centers.told(self._numbers)
-        found = [*self._last[:4], float(len(self._last) - 4)]
-        self._cycle = [total + one for total, one in zip(self._cycle, found, strict=True)]
-
-    def _numbers(self) -> Sequence[float]:
-        assert self._remote is not None
-        found = self._remote.traffic()
-        missing = [self._sites.index(site) for site in dict.fromkeys(found.missing)]
-        return (found.sent, found.received, found.site_s, found.waited_s, *missing)
+        self._last = last = self._remote.traffic()
+        n_missing = len(dict.fromkeys(last.missing))
+        found = (last.sent, last.received, last.site_s, last.waited_s, n_missing)
+        self.totals = [total + one for total, one in zip(self.totals, found, strict=True)]

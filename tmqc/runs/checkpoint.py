@@ -20,11 +20,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tmqc import __version__
 from tmqc.errors import RunError, StoppedError
 
 log = logging.getLogger("tmqc")
 
 FOLDER = "checkpoints"
+# Of what a run needs to go on: raised whenever `TourState`, the arrays beside it or their meaning change. What it was
+# before there was a number, in tmqc 0.1, is 1.
+FORMAT = 2
 _META = "meta"
 _NAME = re.compile(r"cycle_(\d+)\.npz")
 _LATEST = re.compile(r"latest_(\d+)\.npz")
@@ -32,7 +36,7 @@ _N_LATEST = 2
 # What reading a damaged archive raises; RuntimeError and its kind where a flipped bit asks for what zipfile lacks:
 # encryption, an unknown compression or version.
 _DAMAGED = (ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile)
-_RESUME = ("centers/", "journal/", "held/")  # what only resuming needs
+_RESUME = ("centers/", "held/", "tour")  # what only resuming needs
 
 
 class _DamagedError(RunError):
@@ -46,7 +50,8 @@ class Checkpoint:
     Attributes:
         cycle: finished with it, or, between cycles, the last one finished.
         state: `Learner.state()`.
-        facts: about the run, JSON values; `entries`: answers on record (`tmqc.training.journal`).
+        facts: about the run, JSON values; of a point to go on from: `n_done`, how far it is, and `rows`, how many of
+            them the run's records have.
         resume: what else is needed to go on from here.
     """
 
@@ -84,11 +89,11 @@ def save_latest(run: Path, checkpoint: Checkpoint) -> None:
     Raises:
         StoppedError: it cannot be written; the ones before are untouched.
     """
-    path = run / FOLDER / f"latest_{checkpoint.facts['entries']:09d}.npz"
+    path = run / FOLDER / f"latest_{checkpoint.facts['n_done']:09d}.npz"
     _save(path, checkpoint)
     points = _latest(run)
     n_up_to_this = points.index(path) + 1
-    # The record only grows: a point beyond this one could not be read when the run was resumed, and has been told of.
+    # A run only goes on: a point beyond this one was damaged when the run was resumed, and has been warned of.
     for other in [*points[: max(n_up_to_this - _N_LATEST, 0)], *points[n_up_to_this:]]:
         other.unlink()
 
@@ -126,7 +131,7 @@ def _names(run: Path) -> list[str]:
 def _save(path: Path, checkpoint: Checkpoint) -> None:
     # Under a temporary name, synced, renamed: a reader sees a whole file or none.
     partial = path.with_name(path.name + ".part")
-    meta = json.dumps({"cycle": checkpoint.cycle, **checkpoint.facts})
+    meta = json.dumps({"cycle": checkpoint.cycle, "format": FORMAT, "tmqc": __version__, **checkpoint.facts})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
@@ -160,6 +165,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     with _opened(path) as archive:
         content = dict(archive)  # every member's CRC is checked here
         facts = json.loads(str(content.pop(_META)))
+        for name in ("format", "tmqc"):
+            facts.pop(name, None)
         return make_checkpoint(int(facts.pop("cycle")), content, facts)
 
 
@@ -195,7 +202,7 @@ def _find_refusal(error: BaseException | None) -> OSError | None:
 def find_resumable(run: Path) -> Checkpoint | None:
     """The farthest point that the run in directory `run` can go on from; None if none was ever saved.
 
-    A torn or corrupted file is told of, and the one before it used. How far a file is, it says itself: names can be
+    A torn or corrupted file is warned of, and the one before it used. How far a file is, it says itself: names can be
     changed, and times are not kept by every copy.
 
     Raises:
@@ -203,15 +210,15 @@ def find_resumable(run: Path) -> Checkpoint | None:
     """
     damaged: list[Path] = []
     ranked: list[tuple[int, Path]] = []
-    for path in [*_latest(run), *(checkpoint_path(run, cycle) for cycle in saved_cycles(run))]:
+    for path in _points(run):
         try:
-            entries = _count_entries(path)
+            n_done = _read_facts(path).get("n_done")  # none in an imported model
         except _DamagedError as error:
             damaged.append(path)
             _tell_damage(error, "it is passed over")
             continue
-        if entries is not None:
-            ranked.append((entries, path))
+        if n_done is not None:
+            ranked.append((n_done, path))
     for _, path in sorted(ranked, key=lambda point: point[0], reverse=True):
         try:
             checkpoint = load_checkpoint(path)
@@ -229,16 +236,39 @@ def find_resumable(run: Path) -> Checkpoint | None:
     return None
 
 
-def _count_entries(path: Path) -> int | None:
-    """Answers on record at a point, from its facts alone; None where none are, as in an imported model.
+def check_format(run: Path) -> None:
+    """Refuse to go on with a run of another format, before anything is touched.
+
+    Raises:
+        RunError: names the version of tmqc that can go on. Or a checkpoint cannot be read.
+    """
+    for path in _points(run):
+        try:
+            facts = _read_facts(path)
+        except _DamagedError:
+            continue  # is warned of when a point is chosen
+        is_point = "n_done" in facts or "entries" in facts
+        if is_point and (found := facts.get("format", 1)) != FORMAT:
+            raise RunError(
+                f"{path}: is of format {found}, and tmqc {__version__} goes on with format {FORMAT} only: go on with "
+                f"tmqc {facts.get('tmqc', 'before 0.2.0')}, choose another run.name, or run.overwrite=true begins anew"
+            )
+
+
+def _points(run: Path) -> list[Path]:
+    return [*_latest(run), *(checkpoint_path(run, cycle) for cycle in saved_cycles(run))]
+
+
+def _read_facts(path: Path) -> dict[str, Any]:
+    """Facts of a checkpoint alone.
 
     Raises:
         _DamagedError: the file's list of arrays or its facts are not intact.
         RunError: it cannot be read.
     """
     with _opened(path) as archive:
-        entries = json.loads(str(archive[_META])).get("entries")
-        return None if entries is None else int(entries)
+        facts: dict[str, Any] = json.loads(str(archive[_META]))
+        return facts
 
 
 def _tell_damage(error: RunError, done: str) -> None:

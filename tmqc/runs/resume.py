@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import fcntl
 import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -15,8 +17,8 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from tmqc.errors import RunError
-from tmqc.runs.checkpoint import Checkpoint, find_resumable
-from tmqc.runs.directory import CONFIG, LOCK, RUN, SUMMARY, check_free
+from tmqc.runs.checkpoint import Checkpoint, check_format, find_resumable
+from tmqc.runs.directory import CONFIG, CYCLES, LOCK, RUN, SUMMARY, TRACE, check_free, write_text
 from tmqc.settings.fingerprint import is_harmless, meaning
 from tmqc.settings.schema import Config, flatten
 
@@ -28,7 +30,8 @@ def check_place(config: Config, directory: Path) -> bool:
         Whether a run that died lies there, to go on from.
 
     Raises:
-        RunError: it holds a finished run, or one with other settings; all differences are listed.
+        RunError: it holds a finished run, one with other settings, of which all differences are listed, or one that
+            only another version of tmqc can go on with.
     """
     path = directory / CONFIG
     travels = config.pipeline.name in ("clean", "dirty", "qc")
@@ -37,6 +40,9 @@ def check_place(config: Config, directory: Path) -> bool:
         return False
     there, now = _read_settings(path), flatten(config)
     extended = _is_more(there.get("schedule.cycles"), now["schedule.cycles"])
+    finished = (directory / SUMMARY).is_file() and not extended
+    if not finished:
+        check_format(directory)
     differences = [
         f"{name}: {there.get(name)} there, {now.get(name)} now"
         for name in sorted({*there, *now})
@@ -47,7 +53,7 @@ def check_place(config: Config, directory: Path) -> bool:
     choose = "choose another run.name, or run.overwrite=true to replace it"
     if differences:
         raise RunError(f"{directory} already holds a run with other settings ({'; '.join(differences)}): {choose}")
-    if (directory / SUMMARY).is_file() and not extended:
+    if finished:
         raise RunError(f"{directory} already holds a run that has finished: {choose}, or raise schedule.cycles")
     return True
 
@@ -59,7 +65,8 @@ def find_point(directory: Path, data: str) -> Checkpoint | None:
         data: digest of the cohort as it is now.
 
     Raises:
-        RunError: the cohort is not the one that the run began with, a point cannot be read, or none is intact.
+        RunError: the cohort is not the one that the run began with, a point cannot be read, or none is intact; or the
+            run's records lack rows that the point knows.
     """
     checkpoint = find_resumable(directory)
     if checkpoint is not None and checkpoint.facts.get("data") != data:
@@ -67,7 +74,45 @@ def find_point(directory: Path, data: str) -> Checkpoint | None:
             f"{directory}: the tables of the cohort have changed since this run began; bring them back, or choose "
             "another run.name"
         )
+    _known_rows(directory, checkpoint)
     return checkpoint
+
+
+def cut_back(directory: Path, point: Checkpoint | None) -> None:
+    """Cut the records of a run, `trace.csv` and `cycles.csv`, back to the rows that the point knows; None: to nothing.
+
+    Raises:
+        RunError: they lack some of them.
+    """
+    for path, text in _known_rows(directory, point).items():
+        if text:
+            write_text(path, text)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _known_rows(directory: Path, point: Checkpoint | None) -> dict[Path, str]:
+    """By record, its text with the header and the rows that `point` knows; empty without any."""
+    known = {} if point is None else point.facts["rows"]
+    return {directory / name: _first_rows(directory / name, known.get(name, 0)) for name in (TRACE, CYCLES)}
+
+
+def _first_rows(path: Path, n_rows: int) -> str:
+    if n_rows == 0:
+        return ""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror}), and the run cannot go on without it") from None
+    rows = csv.reader(lines)
+    n_found = sum(1 for _ in islice(rows, 1 + n_rows)) - 1
+    kept = "".join(lines[: rows.line_num])
+    if n_found < n_rows or not kept.endswith("\n"):
+        raise RunError(
+            f"{path}: has {max(n_found, 0)} rows and the checkpoint knows {n_rows}; bring the file back, or "
+            "run.overwrite=true begins anew"
+        )
+    return kept
 
 
 def read_run_id(directory: Path) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -88,7 +89,11 @@ def away_row(step: Step) -> dict[str, object]:
 
 
 class TraceWriter:
-    """A `Listener` that appends every verified step to a CSV and flushes it, so that a killed run keeps its rows."""
+    """A `Listener` that appends every verified step to a CSV and flushes it, so that a killed run keeps its rows.
+
+    Attributes:
+        n_rows: in the file.
+    """
 
     def __init__(
         self,
@@ -97,17 +102,23 @@ class TraceWriter:
         further: bool = False,
         traffic: Callable[[], Mapping[str, object]] | None = None,
     ) -> None:
-        """Begin the file anew: a run that goes on repeats what is on record.
+        """Begin the file, or go on with the rows that are there.
 
         Args:
             further: write `FURTHER_COLUMNS` too.
             traffic: gives the cells of `TRAFFIC_COLUMNS` for the step that is being told; None: there are none.
         """
         self._further, self._traffic = further, traffic
-        self._file = path.open("w", newline="", encoding="utf-8")
+        self.n_rows = -1  # the header is none
+        if path.exists():
+            with path.open(newline="", encoding="utf-8") as file:
+                self.n_rows += sum(1 for _ in csv.reader(file))
+        self._file = path.open("a", newline="", encoding="utf-8")
         columns = (*COLUMNS, *(FURTHER_COLUMNS if further else ()), *(TRAFFIC_COLUMNS if traffic else ()))
         self._writer = csv.DictWriter(self._file, columns, lineterminator="\n")
-        self._writer.writeheader()
+        if self.n_rows < 0:
+            self._writer.writeheader()
+            self.n_rows = 0
 
     def visit(self, cycle: int, visit: Visit) -> None:
         """Nothing to write."""
@@ -121,6 +132,11 @@ class TraceWriter:
             row |= further_cells(step)
         self._writer.writerow(row | (dict(self._traffic()) if self._traffic else {}))
         self._file.flush()
+        self.n_rows += 1
+
+    def sync(self) -> None:
+        """Make sure that the rows outlast a power cut, as the checkpoint that knows them does."""
+        os.fsync(self._file.fileno())
 
     def __enter__(self) -> TraceWriter:
         return self

@@ -11,9 +11,13 @@ from typing import Any
 
 from tmqc.settings.schema import CENTER_TABLES, Config, flatten
 
+# Version of what the settings make a run compute. Raise it with every change after which the same settings give other
+# numbers: no sweep and no `init.pretrain` then takes a result of the code before for one of this.
+COMPUTATION = 2
+
 HARMLESS = (
     *("run.overwrite", "run.resume", "run.progress", "run.outputs", "run.name", "init.pretrain"),
-    *("run.lookahead", "run.verify_workers", "cache.enabled", "cache.directory"),
+    *("run.verify_workers", "cache.enabled", "cache.directory"),
     *(f"federation.{name}" for name in ("on_fault", "timeout_s", "patience_s", "pause_s", "admin_kit")),
 )
 HARMLESS_GROUPS = ("tracking.", "checkpoint.", "sweep.")
@@ -43,13 +47,13 @@ def pretrained_name(clean: Config) -> str:
 
 
 def settings_digest(config: Config, *, without: Collection[str] = ()) -> str:
-    """Hexadecimal digest of all settings that say something about the result, and of what the cohort's tables hold.
+    """Hexadecimal digest of the settings that say something about the result, of the cohort's tables and `COMPUTATION`.
 
     Args:
         config: resolved.
         without: settings or groups to be left out, as those that a sweep varies.
     """
-    settings: dict[str, Any] = {
+    settings: dict[str, Any] = {"computation": COMPUTATION} | {
         name: meaning(name, value)
         for name, value in flatten(config).items()
         if not is_harmless(name, pipeline=config.pipeline.name)

@@ -256,8 +256,7 @@ class RunConfig:
     threads: int | None = within(None, 1, 10_000)  # of the CPU; null: one a core
     precision: str = one_of("float32", ("float32", "mixed_bfloat16", "mixed_float16"))
     verify_batch_size: Any = AUTO  # scans scored at once; AUTO: as many as a few GB hold
-    lookahead: int = within(0, 0, 100)  # steps trained ahead while others verify
-    verify_workers: int | None = within(None, 0, 64)  # processes that verify; null: with lookahead the further devices
+    verify_workers: int | None = within(None, 0, 64)  # further processes that verify; null: one per further device
     jit: str = one_of("auto", ("auto", "on", "off"))
     onednn: bool = True
     progress: bool = True

@@ -129,8 +129,6 @@ def _check_run(run: RunConfig) -> list[str]:
             f"run.name={run.name}: must be the name of a folder, or several with / between them, none of them empty or "
             "only dots"
         )
-    if run.verify_workers == 0 and run.lookahead > 0:
-        faults.append(f"run.verify_workers=0: must be null, or from 1 with run.lookahead={run.lookahead}")
     size = run.verify_batch_size
     if size != AUTO and not (isinstance(size, int) and not isinstance(size, bool) and 1 <= size <= 100_000):
         faults.append(f"run.verify_batch_size={size}: must be auto, or a whole number from 1 to 100000")

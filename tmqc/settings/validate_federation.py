@@ -21,10 +21,10 @@ def check_federation(config: Config) -> list[str]:
         )
     if config.pipeline.name == "qc":
         faults += _check_screen(config) if config.qc.control == "screen" else _check_steps(config)
-    if config.run.lookahead > 0 or config.run.verify_workers:
+    if config.run.verify_workers:
         faults.append(
-            f"run.lookahead={config.run.lookahead}, run.verify_workers={config.run.verify_workers}: sites have one "
-            f"model each; leave both alone with federation={name}"
+            f"run.verify_workers={config.run.verify_workers}: sites have one model each; leave it null with "
+            f"federation={name}"
         )
     if name.startswith("nvflare") and find_spec("nvflare") is None:
         faults.append(f"federation={name} needs NVIDIA FLARE, which is not installed: pip install -e '.[nvflare]'")

@@ -40,9 +40,4 @@ def _check_visits(config: Config) -> list[str]:
             f"qc.calibrated.method={qc.calibrated.method}: tolerances are measured for steps of one scan and of a full "
             "batch, and a visit may have any number of scans: use qc.verify=batch, or qc.calibrated.method=none"
         )
-    if config.run.lookahead > 0:
-        faults.append(
-            f"run.lookahead={config.run.lookahead}: within a visit nothing is verified that could be looked ahead of; "
-            "with qc.verify=visit set run.lookahead=0"
-        )
     return faults

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from time import perf_counter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +13,8 @@ from tmqc.data.cohort import Subject
 from tmqc.data.volumes import Volumes
 from tmqc.model.learner import Learner, Snapshot
 from tmqc.training.scorer import Scorer
-from tmqc.training.travel import Foreseen, TrainResult
-
-_MOST_COPIED = 2  # batches that wait to be trained on: the one asked for next, and the one foreseen behind it
+from tmqc.training.travel import TrainResult
+from tmqc.training.workers import VerificationWorkers
 
 
 class LocalCenters:
@@ -36,6 +33,7 @@ class LocalCenters:
         verification: Sequence[Subject],
         volumes: Volumes,
         verify_batch_size: int,
+        workers: VerificationWorkers | None = None,
     ) -> None:
         self.learner = learner
         self._volumes = volumes
@@ -46,23 +44,15 @@ class LocalCenters:
             labels=[s.group for s in verification],
             centers=[s.study for s in verification],
             batch_size=verify_batch_size,
+            workers=workers,
         )
-        self._copier = ThreadPoolExecutor(1, "copier")
-        self._copied: dict[tuple[str, ...], Future[NDArray[np.float32]]] = {}
 
     def train(self, center: str, subjects: tuple[str, ...], *, learning_rate: float) -> TrainResult:
         """One gradient step on the scans of `subjects`; all of them lie here, whatever their `center`."""
         labels = np.array([self._labels[s] for s in subjects])
-        copied = self._copied.pop(subjects, None)
-        volumes = self._volumes.batch(subjects) if copied is None else copied.result()
-        return TrainResult(*self.learner.train_batch(volumes, labels, learning_rate=learning_rate))
-
-    def foresee(self, steps: Sequence[Foreseen]) -> None:
-        """Copy the next batch out while the device works on this one."""
-        subjects = [step.subjects for step in steps[:1] if step.subjects not in self._copied]
-        self._copied |= {one: self._copier.submit(self._volumes.batch, one) for one in subjects}
-        for forgotten in list(self._copied)[:-_MOST_COPIED]:
-            del self._copied[forgotten]
+        return TrainResult(
+            *self.learner.train_batch(self._volumes.batch(subjects), labels, learning_rate=learning_rate)
+        )
 
     def verify(self, limit: Limit | None = None) -> Verification:
         """Score every center's verification scans, count center by center, add up; with a limit at times not all."""
@@ -85,10 +75,6 @@ class LocalCenters:
     def restore(self, snapshot: Snapshot) -> None:
         """Undo everything since `snapshot`."""
         self.learner.restore(snapshot)
-
-    def clock(self) -> float:
-        """Seconds."""
-        return perf_counter()
 
     def state(self) -> dict[str, NDArray[np.generic]]:
         """The learner's state, and what is remembered of the verification scans."""

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
+from time import perf_counter
 from typing import Any
 
 from tmqc.core.calibration import Change, calibrate, draw_dry_steps
-from tmqc.core.control import Control, DryTour
-from tmqc.core.gate import decide, flip_worth, next_reference
-from tmqc.core.ledger import Ledger
-from tmqc.core.rates import Verification
+from tmqc.core.control import Control
+from tmqc.core.gate import Gate, decide, flip_worth, next_reference
+from tmqc.core.rates import Rates, Verification
 from tmqc.core.records import (
-    AWAY,
     BASELINE,
     BATCH,
     DRY,
@@ -22,195 +21,154 @@ from tmqc.core.records import (
     RETRY,
     REVISIT,
     VISIT,
-    CycleReport,
     Step,
     distinct,
     join,
-    summarize,
 )
 from tmqc.core.runaway import Alarm, find_runaway
-from tmqc.core.schedule import Visit
-from tmqc.training.travel import AwayError, Centers, Foreseen, Listener, Plan, foreseen_of, train_step, verify
+from tmqc.training.state import CLOSE, TOUR, Task, TourState
+from tmqc.training.tour import Travel
+from tmqc.training.travel import AwayError, Centers, Listener, Plan, verify
 
 
-class ControlledTravel:
-    """Train under quality control. Iterate over `cycles()`; `ledger` and `reference` are current after each.
+class ControlledTravel(Travel):
+    """Verify the pre-trained model, then train under quality control."""
 
-    Attributes:
-        ledger: who waits and who is out.
-        gate: as configured, with its calibration once that is measured.
-        reference: what steps are compared with: the last accepted verification, or the best.
-        current: verification of the model as it stands.
-    """
+    def __init__(
+        self,
+        plan: Plan,
+        control: Control,
+        centers: Centers,
+        *listeners: Listener,
+        state: TourState | None = None,
+        snapshots: Mapping[str, Any] | None = None,
+    ) -> None:
+        """As `Travel`, by the rules of `control`."""
+        self.control = control
+        super().__init__(plan, centers, *listeners, state=state, snapshots=snapshots)
 
-    def __init__(self, plan: Plan, control: Control, centers: Centers, listener: Listener) -> None:
-        self.plan, self.control, self.centers, self.listener = plan, control, centers, listener
-        self.ledger = Ledger()
-        self.gate = control.gate
-        self.reference: Verification
-        self.current: Verification
-        self._rejected: list[bool] = []  # of every batch, or visit, that the regular tours had verified so far
-        self._center_of = {s: center for center, subjects in plan.subjects.items() for s in subjects}
+    @property
+    def gate(self) -> Gate:
+        """As configured, with its calibration once that is measured."""
+        return replace(self.control.gate, calibration=self.state.calibration)
 
-    def cycles(self) -> Iterator[CycleReport]:
-        """Verify the pre-trained model, then travel. Yields after every cycle."""
-        opening = [self._baseline()]
-        if self.control.dry_tour is not None:
-            opening += self._dry_tour(self.control.dry_tour)
-        for cycle in range(self.plan.tour.start, self.plan.cycles):
-            steps, flagged = self._regular_tour(cycle)
-            self.ledger = self.ledger.flag(flagged, due=cycle + self.control.revisit)
-            revisits, alarm = self._revisit(cycle)
-            yield summarize(
-                [*opening, *steps, *revisits],
-                cycle=cycle,
-                learning_rate=self.plan.learning_rate(cycle),
-                verification=self.current,
-                rates=self.gate.rates_of(self.current),
-                flagged=tuple(flagged),
-                n_waiting=len(self.ledger.waiting(cycle + 1)),
-                n_eliminated=len(self.ledger.eliminated),
-                alarm=alarm,
-            )
-            opening = []
+    @property
+    def reference(self) -> Verification:
+        """What steps are compared with: the last accepted verification, or the best."""
+        assert self.state.reference is not None
+        return self.state.reference
+
+    def _opening(self, cycle: int) -> list[Task]:
+        start = [Task(BASELINE), *self._dry_tour()] if cycle == self.plan.tour.start else []
+        return [*start, Task(TOUR)]
+
+    def _dry_tour(self) -> list[Task]:
+        """Steps on trusted data; the gate's tolerances are made of what they change."""
+        if (dry := self.control.dry_tour) is None:
+            return []
+        trusted = {c: s for c, s in self.plan.subjects.items() if not dry.centers or c in dry.centers}
+        sizes = (1, self.plan.tour.batch_size)
+        drawn = draw_dry_steps(trusted, sizes=sizes, n_steps=dry.n_steps, seed=dry.seed)
+        return [Task(DRY, center, (subjects,)) for center, subjects in drawn]
+
+    def _do(self, task: Task) -> None:
+        if task.phase == BASELINE:
+            self._report(self._baseline())
+        elif task.phase == TOUR:
+            phase = VISIT if self.control.verify == "visit" else BATCH
+            self.state.queue[:0] = [*self._regular_tour(phase), Task(CLOSE)]
+        elif task.phase == CLOSE:
+            self._set_aside()
+        else:
+            self._arrive(task)
+            self._take(task)
 
     def _baseline(self) -> Step:
-        started = self.centers.clock()
-        self.reference = self.current = verify(self.centers, self.plan.tour.start)
+        started, state = perf_counter(), self.state
+        state.reference = state.current = verify(self.centers, state.cycle)
         self.centers.hold_reference()
-        step = Step(
-            cycle=self.plan.tour.start,
-            phase=BASELINE,
-            verification=self.reference,
-            rates=self.gate.rates_of(self.reference),
-            verify_s=self.centers.clock() - started,
-        )
-        return self._told(step)
+        rates = self.gate.rates_of(state.reference)
+        return Step(state.cycle, BASELINE, verification=state.reference, rates=rates, verify_s=perf_counter() - started)
 
-    def _dry_tour(self, settings: DryTour) -> list[Step]:
-        """Take steps on trusted data, verify and undo each; the gate's tolerances are made of what they changed."""
-        trusted = {c: s for c, s in self.plan.subjects.items() if not settings.centers or c in settings.centers}
-        sizes = (1, self.plan.tour.batch_size)
-        steps, changes = [], []
-        before = self.gate.rates_of(self.reference)
-        for _, subjects in draw_dry_steps(trusted, sizes=sizes, n_steps=settings.n_steps, seed=settings.seed):
-            step = self._try_step(self.plan.tour.start, DRY, (subjects,), judge=False)
-            assert step.verification is not None and step.rates is not None
-            rate = max(step.rates.fpr - before.fpr, step.rates.fnr - before.fnr)
-            changes.append(Change(len(subjects), rate, step.verification.loss - self.reference.loss))
-            steps.append(self._told(step))
-        flip = flip_worth(self.reference.counts)
-        calibration = calibrate(changes, method=settings.method, level=settings.level, flip=max(flip.fpr, flip.fnr))
-        self.gate = replace(self.gate, calibration=calibration)
-        return steps
+    def _set_aside(self) -> None:
+        """The regular tour is over: the flagged go on the revisit list, and those that are due are tried once more."""
+        state = self.state
+        state.ledger = state.ledger.flag(state.flagged, due=state.cycle + self.control.revisit)
+        state.alarm = self._find_runaway(0)
+        due = state.ledger.due(state.cycle)
+        state.queue += [Task(REVISIT, self._center_of[subject], ((subject,),)) for subject in due]
 
-    def _regular_tour(self, cycle: int) -> tuple[list[Step], list[str]]:
-        """Every batch, or visit, a verified step; a rejected one's samples tried singly. Returns steps and flagged."""
-        eligible = {c: self.ledger.eligible(subjects, cycle) for c, subjects in self.plan.subjects.items()}
-        steps: list[Step] = []
-        flagged: list[str] = []
-        visits = self.plan.tour.visits(cycle, eligible)
-        ahead = foreseen_of(visits, self.plan.learning_rate(cycle)) + self._single_steps(cycle, self.ledger.due(cycle))
-        for visit in visits:
-            self.listener.visit(cycle, visit)
-            for step in self._visit(cycle, visit, ahead):
-                steps.append(step)
-                if step.phase == RETRY and not step.accepted:
-                    flagged += step.subjects
-            ahead = ahead[len(visit.batches) :]
-        return steps, list(dict.fromkeys(flagged))  # with several local epochs one may be rejected twice
-
-    def _visit(self, cycle: int, visit: Visit, ahead: tuple[Foreseen, ...]) -> Iterator[Step]:
-        """The steps of one visit; a center that goes away ends it, told as a step of phase `away`.
-
-        Args:
-            ahead: what is foreseen from here on, the visit's own batches first.
-        """
-        by_visit = self.control.verify == "visit"
-        phase = VISIT if by_visit else BATCH
-        due: tuple[str, ...] = ()
+    def _take(self, task: Task) -> None:
+        """Take one step and queue what follows from it."""
         try:
-            for batches in [visit.batches] if by_visit else [(batch,) for batch in visit.batches]:
-                due = distinct(batches)
-                step = self._told(self._try_step(cycle, phase, batches, ahead[1:]))
-                ahead = ahead[len(batches) :]
-                self._rejected.append(not step.accepted)
-                yield step
-                retries = self._single_steps(cycle, due) + ahead
-                for i, subject in enumerate(() if step.accepted else step.subjects, start=1):
-                    due = (subject,)
-                    yield self._told(self._try_step(cycle, RETRY, (due,), retries[i:]))
+            step = self._try_step(task)
         except AwayError:
-            self._told(Step(cycle, AWAY, center=visit.center, subjects=due))
+            if task.phase == REVISIT:
+                self._postpone(distinct(task.batches)[0], strike=False)
+                self._report_away(task)
+            else:
+                self._leave(task)
+            return
+        self._report(self._follow(step))
+        if task.phase == DRY and self.state.queue[0].phase != DRY:
+            self._calibrate()
 
-    def _revisit(self, cycle: int) -> tuple[list[Step], Alarm | None]:
-        """Try everybody who is due once more. Returns the steps, and the guard's first alarm of this cycle."""
-        steps = []
-        alarm = self._find_runaway(0)
-        due = self.ledger.due(cycle)
-        ahead = self._single_steps(cycle, due)
-        for i, subject in enumerate(due, start=1):
-            try:
-                step = self._try_step(cycle, REVISIT, ((subject,),), ahead[i:])
-            except AwayError as away:
-                self._told(Step(cycle, AWAY, center=away.center, subjects=(subject,)))
-                self.ledger = self.ledger.postpone(subject, due=cycle + self.control.revisit, strike=False)
-                continue
-            alarm = alarm or (None if step.accepted else self._find_runaway(1))
-            steps.append(self._told(replace(step, outcome=self._decide(cycle, subject, step.accepted, alarm))))
-        return steps, alarm
-
-    def _decide(self, cycle: int, subject: str, accepted: bool, alarm: Alarm | None) -> str:
-        """Take a revisited subject back, eliminate it, or let it wait once more."""
-        if accepted:
-            self.ledger = self.ledger.readmit(subject)
-            return READMITTED
-        held = alarm is not None and self.control.guard.pauses
-        if held or self.ledger.strikes.get(subject, 0) + 1 < self.control.strikes:
-            self.ledger = self.ledger.postpone(subject, due=cycle + self.control.revisit, strike=not held)
-            return POSTPONED
-        self.ledger = self.ledger.eliminate(subject)
-        return ELIMINATED
-
-    def _find_runaway(self, n_more: int) -> Alarm | None:
-        return find_runaway(
-            self.control.guard,
-            self._rejected,
-            n_condemned=len(self.ledger.eliminated) + n_more,
-            n_subjects=len(self._center_of),
-        )
-
-    def _told(self, step: Step) -> Step:
-        self.listener.step(step)
+    def _follow(self, step: Step) -> Step:
+        """Act on a verdict: retry the scans of a rejected batch, flag those that fail, decide on revisits."""
+        state = self.state
+        if step.phase in (BATCH, VISIT):
+            state.rejected.append(not step.accepted)
+            if not step.accepted:
+                state.queue[:0] = [Task(RETRY, step.center, ((subject,),)) for subject in step.subjects]
+        elif step.phase == RETRY and not step.accepted:  # with several local epochs one may be rejected twice
+            state.flagged += [s for s in step.subjects if s not in state.flagged]
+        elif step.phase == REVISIT:
+            return replace(step, outcome=self._decide(step.subjects[0], accepted=step.accepted))
         return step
 
-    def _single_steps(self, cycle: int, subjects: Sequence[str]) -> tuple[Foreseen, ...]:
-        rate = self.plan.learning_rate(cycle)
-        return tuple(Foreseen(self._center_of[subject], (subject,), rate) for subject in subjects)
+    def _decide(self, subject: str, *, accepted: bool) -> str:
+        """Take a revisited subject back, eliminate it, or let it wait once more."""
+        state = self.state
+        if accepted:
+            state.ledger = state.ledger.readmit(subject)
+            return READMITTED
+        state.alarm = state.alarm or self._find_runaway(1)
+        held = state.alarm is not None and self.control.guard.pauses
+        if held or state.ledger.strikes.get(subject, 0) + 1 < self.control.strikes:
+            self._postpone(subject, strike=not held)
+            return POSTPONED
+        state.ledger = state.ledger.eliminate(subject)
+        return ELIMINATED
 
-    def _try_step(
-        self,
-        cycle: int,
-        phase: str,
-        batches: tuple[tuple[str, ...], ...],
-        ahead: tuple[Foreseen, ...] = (),
-        *,
-        judge: bool = True,
-    ) -> Step:
-        """Train, verify, decide; a rejected step leaves no trace in the model (METHOD section 6).
+    def _postpone(self, subject: str, *, strike: bool) -> None:
+        due = self.state.cycle + self.control.revisit
+        self.state.ledger = self.state.ledger.postpone(subject, due=due, strike=strike)
 
-        Args:
-            batches: trained on one after another, then verified once.
-            ahead: what follows on the first batch if this step and those behind it are accepted: its other batches
-                and then further steps.
-            judge: False: a dry step, which has no verdict and is always undone.
-        """
+    def _find_runaway(self, n_more: int) -> Alarm | None:
+        n = len(self.state.ledger.eliminated) + n_more
+        return find_runaway(self.control.guard, self.state.rejected, n_condemned=n, n_subjects=len(self._center_of))
+
+    def _calibrate(self) -> None:
+        """Make the gate's tolerances of what the steps of the dry tour changed."""
+        dry, before, changes = self.control.dry_tour, self.gate.rates_of(self.reference), []
+        assert dry is not None
+        for step in (step for step in self.state.steps if step.phase == DRY):
+            assert step.verification is not None
+            assert step.rates is not None
+            rate = max(step.rates.fpr - before.fpr, step.rates.fnr - before.fnr)
+            changes.append(Change(len(step.subjects), rate, step.verification.loss - self.reference.loss))
+        flip = flip_worth(self.reference.counts)
+        self.state.calibration = calibrate(changes, method=dry.method, level=dry.level, flip=max(flip.fpr, flip.fnr))
+
+    def _try_step(self, task: Task) -> Step:
+        """Train, verify, decide; a rejected or dry step leaves no trace in the model (METHOD section 6)."""
         before = self.centers.snapshot()
-        trained = join(self._train(cycle, phase, batches, ahead, before=before))
-        started, n = self.centers.clock(), len(trained.subjects)
-        limit = self.gate.limit(self.reference, n_samples=n) if judge and self.control.early_stop else None
-        verification = verify(self.centers, cycle, trained.subjects, limit=limit)
-        verdict = decide(verification, self.reference, n_samples=n, gate=self.gate) if judge else None
+        trained = self._train_all(task, before)
+        started, n, gate = perf_counter(), len(trained.subjects), self.gate
+        judged = task.phase != DRY
+        limit = gate.limit(self.reference, n_samples=n) if judged and self.control.early_stop else None
+        verification = verify(self.centers, self.state.cycle, trained.subjects, limit=limit)
+        verdict = decide(verification, self.reference, n_samples=n, gate=gate) if judged else None
         if verdict is not None and verdict.accepted:
             self._accept(verification)
         else:
@@ -218,39 +176,35 @@ class ControlledTravel:
         return replace(
             trained,
             verification=verification,
-            rates=self.gate.rates_of(verification),
+            rates=gate.rates_of(verification),
             verdict=verdict,
-            verify_s=self.centers.clock() - started,
+            verify_s=perf_counter() - started,
         )
 
-    def _train(
-        self,
-        cycle: int,
-        phase: str,
-        batches: tuple[tuple[str, ...], ...],
-        ahead: tuple[Foreseen, ...],
-        *,
-        before: Any,
-    ) -> list[Step]:
-        """Batches of one center, one after another; if it goes away in between, nothing of them is left.
+    def _train_all(self, task: Task, before: Any) -> Step:
+        """The batches of a task, one after another; if its center goes away in between, nothing of them is left.
 
         Args:
             before: snapshot of the model as it is now.
         """
-        rate, steps = self.plan.learning_rate(cycle), []
-        for i, batch in enumerate(batches):
-            self.centers.foresee(ahead[i:])
+        steps = list[Step]()
+        for batch in task.batches:
             try:
-                steps.append(train_step(self.centers, cycle, phase, self._center_of[batch[0]], batch, rate))
+                steps.append(self._train(replace(task, batches=(batch,))))
             except AwayError:
                 if steps:  # they have not been verified, and now will not be
                     self.centers.restore(before)
                 raise
-        return steps
+        return join(steps)
 
     def _accept(self, verification: Verification) -> None:
-        self.current = verification
+        state = self.state
+        state.current = verification
         reference = next_reference(verification, self.reference, self.gate)
-        if reference is not self.reference:
+        if reference is not state.reference:
             self.centers.hold_reference()
-        self.reference = reference
+        state.reference = reference
+
+    def _close(self) -> tuple[Verification, Rates, float | None]:
+        assert self.state.current is not None
+        return self.state.current, self.gate.rates_of(self.state.current), None

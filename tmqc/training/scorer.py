@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,19 +11,18 @@ from numpy.typing import NDArray
 from tmqc.core.early_stop import Limit, order_batches
 from tmqc.core.rates import DECISION_THRESHOLD, Counts, Verification, doubts, score
 from tmqc.model.learner import Learner
+from tmqc.training.workers import VerificationWorkers
 
 Arrays = Mapping[str, NDArray[np.generic]]
-Predict = Callable[[slice], NDArray[np.float32]]
 
 
 class Scorer:
-    """Verification scans of any number of centers, held in one array.
+    """Verification scans of any number of centers, held in one array; a part of them by workers, if there are any.
 
-    An early stop scores the very batches of a full verification, the most doubtful first; in which order is settled
+    An early stop scores the very batches of a full verification, the most doubtful first; in which order is found
     anew after every full one.
 
     Attributes:
-        scans: (n, x, y, z, 1) float32.
         batch_size: scans scored at once.
         order: numbers of the batches, the most doubtful first.
     """
@@ -35,46 +35,67 @@ class Scorer:
         labels: Sequence[int],
         centers: Sequence[str],
         batch_size: int,
+        workers: VerificationWorkers | None = None,
     ) -> None:
         """Begin without any memory.
 
         Args:
             volumes: (n, x, y, z, 1). labels: n of them, 1 = PD. centers: the center of every scan.
             batch_size: scans scored at once.
+            workers: hold the rest of the scans; None: all are scored here.
+
+        Raises:
+            WorkerError: a worker is gone, or computes otherwise than this process.
         """
-        self.scans, self.batch_size = volumes, batch_size
-        self._learner, self._held = learner, learner.hold(volumes)
+        self.batch_size, self._learner, self._workers = batch_size, learner, workers
         self._labels = np.array(labels)
         studies = np.array(centers)
         self._centers = [np.flatnonzero(studies == study) for study in dict.fromkeys(centers)]
         self.order: tuple[int, ...] = tuple(range(-(-len(self._labels) // batch_size)))
         self._last: NDArray[np.bool_] | None = None  # which scans the last full verification took for PD
         self._reference: NDArray[np.bool_] | None = None
+        if workers is not None:
+            workers.check(
+                self._weights(), lambda batch: learner.predict(volumes[self._rows(batch)], batch_size=batch_size)
+            )
+        self._held = learner.hold(volumes if workers is None else volumes[: workers.n_own * batch_size])
 
-    def verify(self, limit: Limit | None = None, predict: Predict | None = None) -> Verification:
-        """Score all scans, or, with a limit, until it is certain that they reject.
-
-        Args:
-            predict: who is asked for probabilities, in place of `predict` here.
-        """
-        predict = predict or self.predict
-        if limit is None:
-            return self.count(predict(slice(0, len(self._labels))))
+    def verify(self, limit: Limit | None = None) -> Verification:
+        """Score all scans, or, with a limit, until it is certain that they reject."""
+        order = sorted(self.order) if limit is None else self.order
         p = np.full(len(self._labels), np.nan, np.float32)
-        for i, batch in enumerate(self.order, start=1):
-            rows = slice(batch * self.batch_size, (batch + 1) * self.batch_size)
-            p[rows] = predict(rows)
-            if i < len(self.order) and limit.rejects(partial := self._count_some(p, self.order[:i])):
-                return partial
+        with closing(self._score(order)) as scored:
+            for i, (batch, probabilities) in enumerate(scored, start=1):
+                p[self._rows(batch)] = probabilities
+                if limit is not None and i < len(order) and limit.rejects(partial := self._count_some(p, order[:i])):
+                    return partial
         return self.count(p)
 
-    def predict(self, rows: slice) -> NDArray[np.float32]:
-        """Probabilities of PD of these scans, which must be whole batches of the split."""
-        # Batch by batch: scans that are mapped are never all copied out at once.
-        starts = range(rows.start, min(rows.stop, len(self._labels)), self.batch_size)
-        batches = (self._held[at : min(at + self.batch_size, rows.stop)] for at in starts)
-        parts = [self._learner.predict(batch, batch_size=self.batch_size) for batch in batches]
-        return np.concatenate([*parts, np.zeros(0, np.float32)])
+    def _score(self, order: Sequence[int]) -> Generator[tuple[int, NDArray[np.float32]]]:
+        """Batches and their probabilities, in this order; while a worker is waited for, further ones are scored."""
+        asked = {} if self._workers is None else self._workers.ask(self._weights(), order)
+        own, found = [batch for batch in order if batch not in asked], dict[int, NDArray[np.float32]]()
+        try:
+            for batch in order:
+                while batch not in found:
+                    if self._workers is not None and batch in asked and (not own or asked[batch].done()):
+                        found[batch] = self._workers.result(batch, asked[batch])
+                    else:
+                        mine = own.pop(0)
+                        found[mine] = self._predict(mine)
+                yield batch, found[batch]
+        finally:
+            for future in asked.values():
+                future.cancel()
+
+    def _rows(self, batch: int) -> slice:
+        return slice(batch * self.batch_size, (batch + 1) * self.batch_size)
+
+    def _predict(self, batch: int) -> NDArray[np.float32]:
+        return self._learner.predict(self._held[self._rows(batch)], batch_size=self.batch_size)
+
+    def _weights(self) -> Arrays:
+        return self._learner.pack_weights(self._learner.snapshot())
 
     def count(self, p: NDArray[np.float32]) -> Verification:
         """Count the probabilities of all scans, shape (n,), center by center, add up, and remember them."""

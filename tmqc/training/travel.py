@@ -1,18 +1,22 @@
-"""The tour of the travelling model (METHOD section 4); `control.py` and `screening.py` add quality control.
+"""What a tour of the travelling model (METHOD section 4) needs: centers, listeners, a plan; and its two kinds of steps.
 
-Knows centers only through a Protocol: the same code drives centers of this process and, later, remote ones.
+Centers are a Protocol: the same tour drives centers of this process and remote ones.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tmqc.core.early_stop import Limit
-from tmqc.core.rates import RATES, Verification
-from tmqc.core.records import AWAY, BATCH, CycleReport, Step, summarize
+from tmqc.core.rates import Verification
+from tmqc.core.records import Step
 from tmqc.core.schedule import LearningRate, Tour, Visit
 from tmqc.errors import StoppedError
 
@@ -44,26 +48,11 @@ class TrainResult:
     n_correct: int
 
 
-@dataclass(frozen=True)
-class Foreseen:
-    """A training step that may come: what `Centers.train` will be asked for."""
-
-    center: str
-    subjects: tuple[str, ...]
-    learning_rate: float
-
-
 class Centers(Protocol):
     """Where the samples live and the model trains. A snapshot is opaque; it stays valid until it is dropped."""
 
     def train(self, center: str, subjects: tuple[str, ...], *, learning_rate: float) -> TrainResult:
         """One gradient step at `center` on the batch `subjects`. AwayError: it cannot be reached."""
-
-    def foresee(self, steps: Sequence[Foreseen]) -> None:
-        """Be told which training steps follow the one that is asked for next, if every one is accepted.
-
-        A hint, to prepare for them: it changes no answer, takes the place of the one before, and may prove wrong.
-        """
 
     def verify(self, limit: Limit | None = None) -> Verification:
         """Score the model on every center's verification scans and add up.
@@ -84,12 +73,25 @@ class Centers(Protocol):
     def restore(self, snapshot: Any) -> None:
         """Undo everything since `snapshot`, bit for bit."""
 
-    def clock(self) -> float:
-        """Seconds since some moment, for durations."""
+
+class StatefulCenters(Centers, Protocol):
+    """Centers whose model and memory can be saved."""
+
+    def state(self) -> dict[str, NDArray[np.generic]]:
+        """All that training touches, and what the centers remember, as arrays."""
+
+    def load_state(self, state: Mapping[str, NDArray[np.generic]]) -> None:
+        """Inverse of `state`; other entries are left alone."""
+
+    def pack(self, snapshot: Any) -> dict[str, NDArray[np.generic]]:
+        """A snapshot as arrays."""
+
+    def unpack(self, arrays: Mapping[str, NDArray[np.generic]]) -> Any:
+        """Inverse of `pack`."""
 
 
 class Listener(Protocol):
-    """Told what happens while it happens: the trace, the progress bar."""
+    """Sees what happens while it happens: the trace, the progress bar."""
 
     def visit(self, cycle: int, visit: Visit) -> None:
         """The model arrives at a center."""
@@ -115,41 +117,6 @@ class Plan:
     rates: str = "standard"
 
 
-def travel(plan: Plan, centers: Centers, listener: Listener) -> Iterator[CycleReport]:
-    """Train without control: the clean and the dirty baseline. Yields after every cycle."""
-    for cycle in range(plan.tour.start, plan.cycles):
-        rate = plan.learning_rate(cycle)
-        steps: list[Step] = []
-        visits = plan.tour.visits(cycle, plan.subjects)
-        ahead = foreseen_of(visits, rate)
-        for visit in visits:
-            listener.visit(cycle, visit)
-            for i, subjects in enumerate(visit.batches, start=1):
-                centers.foresee(ahead[i:])
-                try:
-                    steps.append(train_step(centers, cycle, BATCH, visit.center, subjects, rate))
-                except AwayError:
-                    listener.step(Step(cycle, AWAY, center=visit.center, subjects=subjects))
-                    break
-                listener.step(steps[-1])
-            ahead = ahead[len(visit.batches) :]
-        started = centers.clock()
-        verification = verify(centers, cycle)
-        yield summarize(
-            steps,
-            cycle=cycle,
-            learning_rate=rate,
-            verification=verification,
-            rates=RATES[plan.rates](verification.counts),
-            closing_verify_s=centers.clock() - started,
-        )
-
-
-def foreseen_of(visits: Sequence[Visit], learning_rate: float) -> tuple[Foreseen, ...]:
-    """All batches of some visits, in order."""
-    return tuple(Foreseen(visit.center, batch, learning_rate) for visit in visits for batch in visit.batches)
-
-
 def train_step(
     centers: Centers, cycle: int, phase: str, center: str, subjects: tuple[str, ...], learning_rate: float
 ) -> Step:
@@ -158,7 +125,7 @@ def train_step(
     Raises:
         NonFiniteError: the loss is NaN or infinite.
     """
-    started = centers.clock()
+    started = perf_counter()
     result = centers.train(center, subjects, learning_rate=learning_rate)
     if result.loss is not None and not math.isfinite(result.loss):
         raise NonFiniteError(
@@ -173,7 +140,7 @@ def train_step(
         learning_rate=learning_rate,
         loss=result.loss,
         n_correct=result.n_correct,
-        train_s=centers.clock() - started,
+        train_s=perf_counter() - started,
     )
 
 

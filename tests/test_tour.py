@@ -1,0 +1,104 @@
+"""Saved after any task as text and continued by fresh objects, a tour is the tour that was never interrupted."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+
+import pytest
+from pydantic import TypeAdapter
+from test_screening import LIMITS
+from test_travel import Recorder, ScriptedCenters, plan
+
+from tmqc.core.control import Control, DryTour
+from tmqc.core.gate import Gate
+from tmqc.core.rates import Counts, Verification
+from tmqc.core.records import AWAY, DRY, RETRY, REVISIT, SCREEN, VISIT
+from tmqc.core.runaway import Guard
+from tmqc.runs.checkpoint import FORMAT
+from tmqc.training import control, screening, tour, travel
+from tmqc.training.control import ControlledTravel
+from tmqc.training.screening import ScreenedTravel, Screening
+from tmqc.training.state import TourState
+from tmqc.training.tour import Travel
+from tmqc.training.travel import AwayError
+
+SUBJECTS = {"A": tuple(f"a{i}" for i in range(7)), "B": ("b0", "b1", "b2"), "C": ("c0",)}
+
+
+class Fickle(ScriptedCenters):
+    """What a verification finds, and whether B is away, follows from the batches learnt, and from nothing else."""
+
+    def __init__(self, *, leaves=False):
+        super().__init__(None)
+        self._leaves = leaves
+
+    def _draw(self, n):
+        return zlib.crc32(repr(self.state).encode()) % n
+
+    def train(self, center, subjects, *, learning_rate):
+        if self._leaves and center == "B" and self._draw(3) == 0:
+            raise AwayError(center)
+        return super().train(center, subjects, learning_rate=learning_rate)
+
+    def verify(self, limit=None):
+        fp = self._draw(17)
+        return Verification(Counts(tp=50, fp=fp, tn=50 - fp, fn=0), loss_sum=self._draw(997) / 7)
+
+    def margins(self, center, subjects):
+        return tuple((zlib.crc32(s.encode()) % 100 - 10) / 3 for s in subjects)
+
+
+def controlled(rules):
+    return lambda *args, **where: ControlledTravel(plan(SUBJECTS, cycles=5, batch_size=3), rules, *args, **where)
+
+
+TOURS = {
+    "baseline": (lambda *args, **where: Travel(plan(SUBJECTS, cycles=3, batch_size=2), *args, **where), set()),
+    "batch": (controlled(Control()), {RETRY, REVISIT}),
+    "visit": (controlled(Control(verify="visit", strikes=2)), {VISIT, RETRY, REVISIT}),
+    "guard": (controlled(Control(guard=Guard("pause", window=3, rejected=0.3))), {RETRY, REVISIT}),
+    "dry": (controlled(Control(Gate(signal="both", reference="best"), dry_tour=DryTour(n_steps=3))), {DRY}),
+    "screen": (
+        lambda *args, **where: ScreenedTravel(
+            plan(SUBJECTS, cycles=6), Screening(steps=2, strikes=2, limits=LIMITS), *args, **where
+        ),
+        {SCREEN},
+    ),
+}
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+@pytest.mark.parametrize("name", TOURS)
+def test_a_tour_goes_on_from_any_place(name, leaves, monkeypatch):
+    if leaves and name == "screen":
+        leaves = False  # compares all scans with each other
+    for module in (control, screening, tour, travel):
+        monkeypatch.setattr(module, "perf_counter", lambda: 0.0)
+    make, phases = TOURS[name]
+    centers, recorder, saved = Fickle(leaves=leaves), Recorder(), []
+    whole = make(centers, recorder)
+    for _ in whole.run():
+        assert whole.state.n_done == len(saved) + 1
+        saved.append((whole.state.to_json(), centers.state, dict(whole.snapshots), len(recorder.steps)))
+    assert phases | ({AWAY} if leaves and name not in ("dry",) else set()) <= {step.phase for step in recorder.steps}
+    for text, model, snapshots, n in saved:
+        others, again = Fickle(leaves=leaves), Recorder()
+        others.state = model
+        resumed = make(others, again, state=TourState.from_json(text), snapshots=snapshots)
+        reports = list(resumed.cycles())
+        assert resumed.state == whole.state
+        assert whole.state.reports[len(whole.state.reports) - len(reports) :] == reports
+        assert again.steps == recorder.steps[n:]
+        assert others.state == centers.state
+
+
+def test_a_change_of_the_state_is_a_change_of_the_checkpoints_format():
+    """If this fails: raise FORMAT in tmqc/runs/checkpoint.py, then write the new pair down here."""
+
+    def without_prose(part):
+        return {k: without_prose(v) for k, v in part.items() if k != "description"} if isinstance(part, dict) else part
+
+    schema = json.dumps(without_prose(TypeAdapter(TourState).json_schema()), sort_keys=True)
+    assert (FORMAT, hashlib.sha256(schema.encode()).hexdigest()[:8]) == (2, "9734ddcb")

@@ -1,0 +1,97 @@
+"""Workers that hold a part of the verification scans: the very counts of scoring alone, and a clear end if one dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import numpy as np
+import pytest
+from test_pipelines import go, harm
+
+from tmqc.core.gate import Gate
+from tmqc.training.scorer import Scorer
+from tmqc.training.workers import VerificationWorkers, WorkerError
+
+N, BATCH_SIZE = 11, 2
+LABELS, CENTERS = [0, 1, 0] * 3 + [1, 1], ["A"] * 6 + ["B"] * 5
+SCANS = np.random.default_rng(0).normal(size=(N, 2, 1, 1, 1)).astype(np.float32)
+
+
+class Linear:
+    """In place of a model: one weight. `off`: what a worker's arithmetic differs by."""
+
+    def __init__(self, weight=0.0, off=0.0):
+        self.weight, self._off, self.n_scored = np.float32(weight), np.float32(off), 0
+
+    def hold(self, x):
+        return x
+
+    def predict(self, x, *, batch_size):
+        self.n_scored += len(x)
+        return 1 / (1 + np.exp(-self.weight * x.reshape(len(x), -1).sum(1))) + self._off
+
+    def snapshot(self):
+        return self.weight
+
+    def pack_weights(self, snapshot):
+        return {"weight": np.array(snapshot)}
+
+    def load_weights(self, weights):
+        self.weight = weights["weight"].astype(np.float32)
+
+
+def different():
+    return Linear(off=0.25)
+
+
+def scorer(learner, workers=None):
+    return Scorer(learner, SCANS, labels=LABELS, centers=CENTERS, batch_size=BATCH_SIZE, workers=workers)
+
+
+def start(build, n=2):
+    return VerificationWorkers(
+        build, SCANS, batch_size=BATCH_SIZE, environments=[{"TMQC_TEST": str(i)} for i in range(n)]
+    )
+
+
+def test_counts_are_those_of_scoring_alone_whatever_is_left_out_and_a_dead_worker_ends_the_run():
+    alone, shared, reference = Linear(), Linear(), None
+    with start(Linear) as workers:
+        assert "TMQC_TEST" not in os.environ
+        assert workers.n_own == 2
+        first, second = scorer(alone), scorer(shared, workers)
+        shared.n_scored = 0
+        for i, weight in enumerate(np.random.default_rng(1).normal(size=20)):
+            alone.weight = shared.weight = np.float32(weight)
+            limit = None if i % 3 == 0 else Gate(error=0.01).limit(reference, n_samples=1)
+            found = first.verify(limit)
+            assert second.verify(limit) == found
+            if limit is None:
+                reference = found
+                first.hold_reference()
+                second.hold_reference()
+            assert second.order == first.order
+        assert 0 < shared.n_scored < alone.n_scored / 2
+        [process] = workers._pools[1]._processes.values()
+        os.kill(process.pid, signal.SIGKILL)
+        with pytest.raises(WorkerError, match="verification worker 1 died; the run is saved"):
+            for _ in range(2):  # it may die behind an answer
+                second.verify()
+
+
+def test_a_worker_that_computes_otherwise_is_not_worked_with():
+    with (
+        start(different, n=1) as workers,
+        pytest.raises(WorkerError, match="other last digits .* run.verify_workers=0"),
+    ):
+        scorer(Linear(), workers)
+
+
+def test_a_run_with_workers_is_the_run_without(tmp_path, cohort_csvs):
+    from test_resume import GATES, same
+
+    go(tmp_path, cohort_csvs, "pipeline=clean", "schedule.cycles=8", "tracking=none", name="c")
+    settings = ["pipeline=qc", *GATES["early"], *harm(tmp_path), "schedule.cycles=10", "tracking=none"]
+    alone = go(tmp_path, cohort_csvs, *settings, name="alone")
+    same(alone, go(tmp_path, cohort_csvs, *settings, "run.verify_workers=1", name="shared"))

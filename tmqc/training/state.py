@@ -1,0 +1,116 @@
+"""Where a tour is, as plain values: what a checkpoint holds besides the model, enough to go on with the next task."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+
+from pydantic import TypeAdapter
+
+from tmqc.core.calibration import Calibration
+from tmqc.core.ledger import Ledger
+from tmqc.core.rates import Verification
+from tmqc.core.records import CycleReport, Step
+from tmqc.core.runaway import Alarm
+from tmqc.core.schedule import Visit
+from tmqc.core.screen import Record
+
+# Phases of tasks that are no training step, besides `baseline`, which only verifies.
+TOUR = "tour"  # queue the regular tour, by the ledger as it is then
+CLOSE = "close"  # the regular tour is over: set the flagged aside, queue the revisits that are due
+MARGINS = "margins"  # ask a center how strongly the judging model agrees with its labels
+JUDGE = "judge"  # all scans of a screening have been tried: weigh the evidence
+
+
+@dataclass(frozen=True)
+class Task:
+    """One thing to do: mostly a step at a center, its batches trained on one after another, then verified once.
+
+    Attributes:
+        phase: as of a `Step`, or one of the above.
+        center: None where it is at no center.
+        batches: each a tuple of subjects.
+        visit: that begins with this task; None: the model is there already, or it is no visit of a tour.
+    """
+
+    phase: str
+    center: str | None = None
+    batches: tuple[tuple[str, ...], ...] = ()
+    visit: Visit | None = None
+
+
+@dataclass
+class Judge:
+    """The model that judges in a screening; the model itself is a snapshot that the tour holds.
+
+    One learning rate for all steps from it, whenever they are taken: changes are compared with one another.
+
+    Attributes:
+        verification: of the model.
+        seen: subject -> what its step changed the verification loss by, in nats, and its margin.
+    """
+
+    verification: Verification
+    learning_rate: float
+    seen: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+
+@dataclass
+class TourState:
+    """All that a tour knows; whole after every task.
+
+    Attributes:
+        cycle: under way.
+        queue: tasks of this cycle that are left.
+        n_done: tasks done and cycles closed since the run began: how far it is.
+        steps: of this cycle so far. flagged, alarm, refused: as of `CycleReport`, of this cycle so far.
+        reports: of all cycles that are over.
+        rejected: of every batch, or visit, that the regular tours had verified so far, whether it was.
+        calibration: measured tolerances; None before the dry tour is over, and without one.
+        reference: what steps are compared with. current: verification of the model as it stands. Gates of steps only.
+        judge, margins, records: of the screen: margins known in the screening under way, evidence by subject.
+    """
+
+    cycle: int
+    queue: list[Task]
+    n_done: int = 0
+    steps: list[Step] = field(default_factory=list)
+    flagged: list[str] = field(default_factory=list)
+    alarm: Alarm | None = None
+    refused: bool = False
+    reports: list[CycleReport] = field(default_factory=list)
+    ledger: Ledger = field(default_factory=Ledger)
+    rejected: list[bool] = field(default_factory=list)
+    calibration: Calibration | None = None
+    reference: Verification | None = None
+    current: Verification | None = None
+    judge: Judge | None = None
+    margins: dict[str, float] = field(default_factory=dict)
+    records: dict[str, Record] = field(default_factory=dict)
+
+    def end_cycle(self, report: CycleReport, queue: list[Task]) -> None:
+        """Keep the report, and begin the next cycle with the tasks `queue`."""
+        self.reports.append(report)
+        self.cycle, self.queue, self.n_done = self.cycle + 1, queue, self.n_done + 1
+        self.steps, self.flagged, self.alarm, self.refused = [], [], None, False
+
+    def drop_visit(self, center: str | None) -> None:
+        """Leave out what is left of the visit under way at `center`."""
+        while self.queue and self.queue[0].center == center and self.queue[0].visit is None:
+            self.queue.pop(0)
+
+    def to_json(self) -> str:
+        """All of it; floats in full precision."""
+        return json.dumps(_ADAPTER.dump_python(self, mode="json"))
+
+    @classmethod
+    def from_json(cls, text: str) -> TourState:
+        """Inverse of `to_json`.
+
+        Raises:
+            ValueError: it is not what `to_json` gives.
+        """
+        return _ADAPTER.validate_python(json.loads(text))
+
+
+_ADAPTER = TypeAdapter(TourState)

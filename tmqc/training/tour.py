@@ -1,0 +1,145 @@
+"""The tour without control, the clean and the dirty baseline, and the loop that every tour is: a queue of tasks.
+
+All that a tour knows is in its `TourState`, and in the snapshots it holds: saved after a task and put back, it goes on
+with the next one. `control.py` and `screening.py` add quality control.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator, Mapping
+from time import perf_counter
+from typing import Any
+
+from tmqc.core.ledger import Ledger
+from tmqc.core.rates import RATES, Rates, Verification
+from tmqc.core.records import AWAY, BATCH, VISIT, CycleReport, Step, distinct, summarize
+from tmqc.training.state import TOUR, Task, TourState
+from tmqc.training.travel import AwayError, Centers, Listener, Plan, train_step, verify
+
+
+class Travel:
+    """A tour. Iterate over `cycles()`, or over `run()` to save it between tasks.
+
+    Attributes:
+        state: where the tour is.
+        snapshots: by name, those that the tour will go back to; a checkpoint has to hold them, too.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        centers: Centers,
+        *listeners: Listener,
+        state: TourState | None = None,
+        snapshots: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Begin, or go on from `state`, whose model the centers must have."""
+        self.plan, self.centers, self.listeners = plan, centers, listeners
+        start = plan.tour.start
+        self.state = TourState(start, self._opening(start)) if state is None else state
+        self.snapshots = dict(snapshots or {})
+        self._center_of = {s: center for center, subjects in plan.subjects.items() for s in subjects}
+
+    @property
+    def ledger(self) -> Ledger:
+        """Who waits and who is out."""
+        return self.state.ledger
+
+    def cycles(self) -> Iterator[CycleReport]:
+        """Travel; yields after every cycle."""
+        return (report for report in self.run() if report is not None)
+
+    def run(self) -> Iterator[CycleReport | None]:
+        """Travel; yields a report after every cycle, and None after every task: whenever the state is whole."""
+        state = self.state
+        while state.cycle < self.plan.cycles:
+            while state.queue:
+                self._do(state.queue.pop(0))
+                state.n_done += 1
+                yield None
+            report = self._summarize()
+            state.end_cycle(report, self._opening(state.cycle + 1))
+            yield report
+
+    def _opening(self, cycle: int) -> list[Task]:
+        """What a cycle begins with."""
+        return [Task(TOUR)]
+
+    def _do(self, task: Task) -> None:
+        """Do one task, queue what follows from it, and only then report it to the listeners."""
+        if task.phase == TOUR:
+            self.state.queue[:0] = self._regular_tour(BATCH)
+            return
+        self._arrive(task)
+        try:
+            step = self._train(task)
+        except AwayError:
+            self._leave(task)
+        else:
+            self._report(step)
+
+    def _regular_tour(self, phase: str, *, besides: Container[str] = ()) -> list[Task]:
+        """A task a batch, or with the phase `visit` a task a visit, of all scans that may be trained on.
+
+        Args:
+            besides: scans to be trained on although they are set aside.
+        """
+        cycle, ledger, tasks = self.state.cycle, self.state.ledger, list[Task]()
+        eligible = {}
+        for center, subjects in self.plan.subjects.items():
+            free = set(ledger.eligible(subjects, cycle))
+            eligible[center] = tuple(s for s in subjects if s in free or s in besides)
+        for visit in self.plan.tour.visits(cycle, eligible):
+            parts = [visit.batches] if phase == VISIT else [(batch,) for batch in visit.batches]
+            tasks += [Task(phase, visit.center, part, None if i else visit) for i, part in enumerate(parts)]
+        return tasks
+
+    def _arrive(self, task: Task) -> None:
+        if task.visit is not None:
+            for listener in self.listeners:
+                listener.visit(self.state.cycle, task.visit)
+
+    def _train(self, task: Task, *, learning_rate: float | None = None) -> Step:
+        """Train on the first batch of a task, by the cycle's learning rate if none is given."""
+        assert task.center is not None
+        cycle = self.state.cycle
+        rate = self.plan.learning_rate(cycle) if learning_rate is None else learning_rate
+        return train_step(self.centers, cycle, task.phase, task.center, task.batches[0], rate)
+
+    def _leave(self, task: Task) -> None:
+        """The center of `task` does not answer: the rest of its visit is left out."""
+        self.state.drop_visit(task.center)
+        self._report_away(task)
+
+    def _report_away(self, task: Task) -> None:
+        step = Step(self.state.cycle, AWAY, center=task.center, subjects=distinct(task.batches))
+        for listener in self.listeners:
+            listener.step(step)
+
+    def _report(self, step: Step) -> None:
+        self.state.steps.append(step)
+        for listener in self.listeners:
+            listener.step(step)
+
+    def _close(self) -> tuple[Verification, Rates, float | None]:
+        """The verification of the model as a cycle leaves it, and seconds, if it was made for that."""
+        started = perf_counter()
+        verification = verify(self.centers, self.state.cycle)
+        return verification, RATES[self.plan.rates](verification.counts), perf_counter() - started
+
+    def _summarize(self) -> CycleReport:
+        state = self.state
+        verification, rates, closing_verify_s = self._close()
+        return summarize(
+            state.steps,
+            cycle=state.cycle,
+            learning_rate=self.plan.learning_rate(state.cycle),
+            verification=verification,
+            rates=rates,
+            flagged=tuple(state.flagged),
+            n_waiting=len(state.ledger.waiting(state.cycle + 1)),
+            n_eliminated=len(state.ledger.eliminated),
+            closing_verify_s=closing_verify_s,
+            alarm=state.alarm,
+            refused=state.refused,
+        )

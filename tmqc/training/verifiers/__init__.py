@@ -1,1 +1,0 @@
-"""Processes that score verification scans for the one that trains: `pool.py` here, `worker.py` there."""
