@@ -61,6 +61,10 @@ class OpenSweep(Callback):
         try:
             plan = make_plan(config)
             opened.append(open_sweep(plan))
+            if any(line.startswith("run.name=") for line in _lines(config.hydra.overrides.task)):
+                opened[0].board.say(
+                    "run.name has no effect here: jobs are named by what they vary, the sweep by sweep.name"
+                )
             if "n_jobs" in config.hydra.launcher and plan.base.run.threads is None:
                 opened[0].board.say("every job takes all cores of this machine; run.threads=N gives each N of them")
         except Exception as error:
@@ -115,7 +119,7 @@ def make(composed: DictConfig) -> tuple[Config, Config | None]:
     config = to_config(composed)
     if config.pipeline.name == "inference" and config.inference.run is not None:
         job = HydraConfig.get()
-        given = [o.key_or_group for o in OverridesParser.create().parse_overrides(list(job.overrides.task))]
+        given = [o.key_or_group for o in OverridesParser.create().parse_overrides(_lines(job.overrides.task))]
         config = take_from_scored_run(config, to_config(compose(job.job.config_name, ["pipeline=inference"])), given)
     clean = compose_clean(config)
     if clean is not None:
@@ -188,7 +192,7 @@ def make_plan(config: DictConfig) -> Plan:
 
     hydra = config.hydra
     searched = [f"{key}={values}" for key, values in (hydra.sweeper.get("params") or {}).items()]
-    parsed = OverridesParser.create().parse_overrides([*searched, *hydra.overrides.task])
+    parsed = OverridesParser.create().parse_overrides([*searched, *_lines(hydra.overrides.task)])
     overrides = list({o.get_key_element(): o for o in parsed}.values())  # the command line wins over the sweeper's
     fixed = [o for o in overrides if not o.is_sweep_override()]
     swept = {o.key_or_group: str(o.input_line).partition("=")[2] for o in overrides if o.is_sweep_override()}
@@ -202,7 +206,7 @@ def make_plan(config: DictConfig) -> Plan:
     base.sweep.name = name
     if faults := check_sweep(base):
         raise SettingsError(faults)
-    if not any(str(line).startswith("hydra.sweep.dir=") for line in hydra.overrides.hydra):
+    if not any(line.startswith("hydra.sweep.dir=") for line in _lines(hydra.overrides.hydra)):
         directory = Path(base.run.outputs).absolute() / "sweeps" / name
         _tell_hydra(config, "hydra.sweep.dir", str(directory))
     _tell_hydra(config, "hydra.job.config.override_dirname.exclude_keys", [o.key_or_group for o in fixed])
@@ -212,6 +216,11 @@ def make_plan(config: DictConfig) -> Plan:
         _check_places(hydra, jobs, shared_by_all)
     n_jobs = len(jobs) if jobs is not None else None if trials is None else int(trials)
     return Plan(name, Path(hydra.sweep.dir).absolute(), base, swept, n_jobs)
+
+
+def _lines(overrides: Any) -> list[str]:
+    """As they were typed: `${...}` in them is not for now to be resolved."""
+    return [str(line) for line in OmegaConf.to_container(overrides) or ()]
 
 
 def _tell_hydra(config: DictConfig, name: str, value: str | list[str]) -> None:
@@ -242,7 +251,7 @@ def _check_places(hydra: DictConfig, jobs: Sequence[tuple[str, ...]], fixed: Seq
     Raises:
         SettingsError: names them.
     """
-    is_ours = not any(str(line).startswith("hydra.sweep.subdir=") for line in hydra.overrides.hydra)
+    is_ours = not any(line.startswith("hydra.sweep.subdir=") for line in _lines(hydra.overrides.hydra))
     first: dict[str, str] = {}
     faults = []
     for number, job in enumerate(jobs):
@@ -256,7 +265,7 @@ def _check_places(hydra: DictConfig, jobs: Sequence[tuple[str, ...]], fixed: Seq
 
 
 def _folder_of(hydra: DictConfig, overrides: Sequence[str], number: int) -> str:
-    given = [str(line) for line in hydra.overrides.hydra if str(line).partition("=")[0] != "hydra.mode"]
+    given = [line for line in _lines(hydra.overrides.hydra) if line.partition("=")[0] != "hydra.mode"]
     whole = compose(
         hydra.job.config_name,
         [*overrides, *given, f"hydra.job.num={number}", f"hydra.job.id={number}"],
@@ -283,7 +292,7 @@ def compose_clean(config: Config) -> Config | None:
     if last is None:
         return None
     job = HydraConfig.get()
-    overrides = OverridesParser.create().parse_overrides(list(job.overrides.task))
+    overrides = OverridesParser.create().parse_overrides(_lines(job.overrides.task))
     shared = [
         str(o.input_line)
         for o in overrides
