@@ -1,1 +1,1 @@
-"""The science: pure functions of frozen records. Standard library and NumPy only; no files, clock, or logging."""
+"""The science: pure functions of frozen records. Standard library, NumPy, SciPy; no files, clock, or logging."""

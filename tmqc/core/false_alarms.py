@@ -27,6 +27,7 @@ from scipy.stats import beta, binom
 
 from tmqc.core.rates import Counts
 
+_INDEPENDENT = 1e-9  # correlations up to this are none
 _DIRECTIONS = 64  # equally likely values of b that stand for its distribution
 
 
@@ -89,7 +90,7 @@ def _flips_allowed(n: int, tolerance: float) -> int:
 
 def _p_rejected(n_hc: int, n_pd: int, tolerance: float, churn: float, together: float) -> float:
     b = np.array([0.5])
-    if together > 0.0:
+    if together > _INDEPENDENT:
         a = (1.0 / together - 1.0) / 2.0
         b = beta.ppf((np.arange(_DIRECTIONS) + 0.5) / _DIRECTIONS, a, a)
     kept = [1.0 - _p_worse(n, _flips_allowed(n, tolerance), churn, worse) for n, worse in ((n_hc, b), (n_pd, 1.0 - b))]

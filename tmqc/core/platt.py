@@ -28,7 +28,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import expit
+from scipy.special import expit, logit
 
 BINS_PER_LOGIT = 64
 LARGEST_LOGIT = 16.125  # Keras clips probabilities at 1e-7: logits of +-16.12
@@ -105,7 +105,9 @@ class LogitCounts:
 
 
 def count_logits(logits: ArrayLike, labels: ArrayLike) -> LogitCounts:
-    """Round the logits of a center's verification scans into bins; beyond `LARGEST_LOGIT` they are clipped.
+    """Round the logits of verification scans into bins; beyond `LARGEST_LOGIT` they are clipped.
+
+    Of one center, or of all those in one process at once: integers add up to the same.
 
     Args:
         logits: log(p / (1 - p)), shape (n,). labels: 1 = PD, 0 = HC, shape (n,).
@@ -117,9 +119,9 @@ def count_logits(logits: ArrayLike, labels: ArrayLike) -> LogitCounts:
     if not np.isfinite(z).all():
         raise FloatingPointError(f"{np.count_nonzero(~np.isfinite(z))} of {z.size} logits are not finite")
     k = np.rint(np.clip(z, -LARGEST_LOGIT, LARGEST_LOGIT) * BINS_PER_LOGIT).astype(int)
-    used = np.unique(k)
-    rows = [(int(b), int(np.sum((k == b) & ~is_pd)), int(np.sum((k == b) & is_pd))) for b in used]
-    return LogitCounts(tuple(rows))
+    used, row = np.unique(k, return_inverse=True)
+    hc, pd = (np.bincount(row[of], minlength=used.size) for of in (~is_pd, is_pd))
+    return LogitCounts(tuple(zip(used.tolist(), hc.tolist(), pd.tolist(), strict=True)))
 
 
 def targets(n_hc: float, n_pd: float) -> tuple[float, float]:
@@ -145,41 +147,51 @@ def add_up(
 
 
 def fit_line(ask: Callable[[Line], Sums]) -> Line:
-    """Newton's method with halved steps on the convex mean loss; of equally good lines the one nearest the start.
+    """The line of least mean loss with a slope of 0 or more, by Newton's method with halved steps.
+
+    From the best flat line (its offset in closed form), where the loss is convex and its curvature known: the sign of
+    its derivative by the slope is the sign of the best slope.
 
     Args:
         ask: has all centers add up the sums of a line, with the `targets` of the whole verification split.
 
     Raises:
         FloatingPointError: a sum is not finite.
+        ValueError: all scans have the same target, 0 or 1.
     """
-    line = _ascend(ask, Line(), np.array([True, True]))
-    return line if line.slope >= 0.0 else _ascend(ask, Line(0.0, 0.0), np.array([True, False]))
-
-
-def _ascend(ask: Callable[[Line], Sums], line: Line, free: NDArray[np.bool_]) -> Line:
-    sums = ask(line)
+    start = _ask(ask, Line(0.0, 0.0))
+    share = 0.5 + start.score / start.n
+    if not 0.0 < share < 1.0:
+        raise ValueError(f"mean target {share}: calibration needs scans of both classes")
+    line = Line(0.0, float(logit(share)))
+    sums = _ask(ask, line)
+    if not sums.score_z > 0.0:
+        return line
     for _ in range(_MOST_ITERATIONS):
-        if not all(math.isfinite(value) for value in vars(sums).values()):
-            raise FloatingPointError(f"the sums of {line} are not finite: {sums}")
-        gradient = np.array([sums.score, sums.score_z])[free]
-        information = np.array([[sums.info, sums.info_z], [sums.info_z, sums.info_zz]])[np.ix_(free, free)]
-        step = np.zeros(2)
-        step[free] = np.linalg.lstsq(information, gradient, rcond=None)[0]  # singular where all logits are the same
-        decrement = float(gradient @ step[free])
+        gradient = np.array([sums.score, sums.score_z])
+        information = np.array([[sums.info, sums.info_z], [sums.info_z, sums.info_zz]])
+        # The ridge is for logits that are all the same, and for predictions that are all certain.
+        ridge = np.diag(1e-10 * np.diag(information) + np.finfo(float).tiny)
+        step = np.linalg.solve(information + ridge, gradient)
+        decrement = float(gradient @ step)
         if not decrement > _ENOUGH * sums.n:
             break
-        length, new, after = 1.0, line, sums
-        while length > 1e-6:
-            new = Line(line.slope + length * float(step[1]), line.offset + length * float(step[0]))
-            after = ask(new)
+        for length in 0.5 ** np.arange(30):
+            new = Line(line.slope + float(length * step[1]), line.offset + float(length * step[0]))
+            after = _ask(ask, new)
             if after.loss <= sums.loss - 1e-4 * length * decrement:
                 break
-            length /= 2.0
         else:
             break
         line, sums = new, after
     return line
+
+
+def _ask(ask: Callable[[Line], Sums], line: Line) -> Sums:
+    sums = ask(line)
+    if not all(math.isfinite(value) for value in vars(sums).values()):
+        raise FloatingPointError(f"the sums of {line} are not finite: {sums}")
+    return sums
 
 
 @dataclass(frozen=True)

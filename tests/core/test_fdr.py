@@ -1,0 +1,74 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import norm
+
+from tmqc.core.fdr import benjamini_hochberg, confirm, e_benjamini_hochberg, share_of_look
+
+
+def test_benjamini_hochberg_by_hand():
+    """Levels at q = .1 and m = 5: .02, .04, .06, .08, .1. The third p is below its level and takes the second along."""
+    assert benjamini_hochberg([0.9, 0.05, 0.01, 0.045, 0.2], 0.1).tolist() == [False, True, True, True, False]
+    assert not benjamini_hochberg([0.021, 0.9, 0.9, 0.9, 0.9], 0.1).any()
+    assert benjamini_hochberg([0.03, 1, 1], 0.09).tolist() == [True, False, False]  # exactly at its level
+    assert benjamini_hochberg([], 0.1).size == 0
+
+
+def test_e_values_by_hand():
+    """m / (q k) at q = .1 and m = 4: 40, 20, 13.3, 10."""
+    assert e_benjamini_hochberg([40, 0, 1, 2], 0.1).tolist() == [True, False, False, False]
+    assert e_benjamini_hochberg([39, 0, 1, 2], 0.1).tolist() == [False] * 4
+    assert e_benjamini_hochberg([39, 20, math.inf, 2], 0.1).tolist() == [True, True, True, False]
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12), st.integers(0, 11), st.floats(0, 1))
+def test_a_smaller_p_loses_no_rejection_and_order_has_no_say(p, at, factor):
+    before = benjamini_hochberg(p, 0.2)
+    assert benjamini_hochberg(p[::-1], 0.2)[::-1].tolist() == before.tolist()
+    p[at % len(p)] *= factor
+    assert (benjamini_hochberg(p, 0.2) >= before).all()
+
+
+def test_out_of_range():
+    for q in (0, 1, math.nan):
+        with pytest.raises(ValueError, match="between 0 and 1"):
+            benjamini_hochberg([0.5], q)
+    with pytest.raises(ValueError, match="p-values"):
+        benjamini_hochberg([math.nan], 0.1)
+    with pytest.raises(ValueError, match="e-values"):
+        e_benjamini_hochberg([-1.0], 0.1)
+    assert share_of_look(0.1, 4, 5) == pytest.approx(0.02)
+    with pytest.raises(ValueError, match="look 6 of 5"):
+        share_of_look(0.1, 6, 5)
+
+
+def test_who_is_no_candidate_is_not_rejected_and_gives_nobody_room():
+    p = [0.001, 0.03, 0.5]
+    assert confirm(p, [True, True, True], 0.05).tolist() == [True, True, False]
+    assert confirm(p, [False, True, True], 0.05).tolist() == [False] * 3
+
+
+@pytest.mark.parametrize(("harmful", "kept"), [(0, 0.0), (3, 0.0), (3, 0.9)])
+def test_all_looks_of_a_run_together_keep_the_promise(harmful, kept):
+    """Five looks at 23 centers whose p-values are tied to each other from look to look, or not; verdict, then revisit.
+
+    q at every look breaks it where looks are independent: the promise is the spending's.
+    """
+    rng, looks, q = np.random.default_rng(0), 5, 0.1
+    shares: dict[bool, list[float]] = {True: [], False: []}
+    for _ in range(200):
+        lasting = rng.normal(0, 1, 23)
+        z = math.sqrt(kept) * lasting + math.sqrt(1 - kept) * rng.normal(0, 1, (looks, 23))
+        z[:, :harmful] -= 4.0
+        for spends in (True, False):
+            waiting, out = np.zeros(23, bool), np.zeros(23, bool)
+            for k, p in enumerate(norm.cdf(z), start=1):
+                out |= confirm(p, waiting & ~out, share_of_look(q, k, looks) if spends else q)
+                waiting = np.ones(23, bool) if kept == 0.0 else benjamini_hochberg(p, q)
+            shares[spends].append(out[harmful:].sum() / max(1, out.sum()))
+    assert np.mean(shares[True]) <= q + 3 * np.std(shares[True]) / math.sqrt(200)
+    if kept == 0.0 and not harmful:
+        assert np.mean(shares[False]) > 2 * q
