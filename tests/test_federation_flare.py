@@ -60,7 +60,7 @@ def test_a_system_of_its_own_trains_as_one_process_does(outputs, cohort_csvs):  
     one, other = (load_checkpoint(checkpoint_path(run, START)).state for run in (alone, remote))
     assert all(np.array_equal(one[name], other[name]) for name in one)
     cycles = [pd.read_csv(run / "cycles.csv") for run in (alone, remote)]
-    for name in ("tp", "fp", "tn", "fn", "n_steps"):
+    for name in ("verify/tp", "verify/fp", "verify/tn", "verify/fn", "train/steps"):
         assert list(cycles[0][name]) == list(cycles[1][name])
 
 

@@ -49,8 +49,8 @@ def runs(tmp_path_factory, cohort_csvs):
 def test_the_clean_model_learns(runs):
     cycles = pd.read_csv(runs["clean"] / "cycles.csv")
     assert list(cycles["cycle"]) == list(range(CYCLES))
-    assert cycles["accuracy"].iloc[-1] >= 0.9
-    assert cycles["train_loss"].iloc[-1] < 0.5 * cycles["train_loss"].iloc[0]
+    assert cycles["verify/accuracy"].iloc[-1] >= 0.9
+    assert cycles["train/loss"].iloc[-1] < 0.5 * cycles["train/loss"].iloc[0]
 
 
 def test_one_checkpoint_a_cycle_with_all_that_training_touches(runs):
@@ -66,8 +66,8 @@ def test_the_starting_state_is_the_clean_models(runs, cohort_csvs):
     first = pd.read_csv(runs["qc"] / "trace.csv", keep_default_na=False).iloc[0]
     clean = pd.read_csv(runs["clean"] / "cycles.csv").iloc[START - 1]
     assert first["Phase"] == "baseline"
-    assert (first["FP"], first["FN"]) == (clean["fp"], clean["fn"])
-    assert first["VerifyLoss"] == pytest.approx(clean["verify_loss"], rel=1e-5)
+    assert (first["FP"], first["FN"]) == (clean["verify/fp"], clean["verify/fn"])
+    assert first["VerifyLoss"] == pytest.approx(clean["verify/loss"], rel=1e-5)
 
 
 def test_trace_ledger_and_scores_agree(runs):
@@ -94,11 +94,13 @@ def test_a_summary_says_that_a_run_finished(runs):
         summary = json.loads((runs[name] / "summary.json").read_text())
         last = pd.read_csv(runs[name] / "cycles.csv").iloc[-1]
         assert (summary["pipeline"], summary["last_cycle"]) == (name, CYCLES - 1)
-        assert summary["train"]["loss"] == pytest.approx(last["train_loss"])
-        assert [summary["verification"][rate] for rate in ("fpr", "fnr")] == [last["fpr"], last["fnr"]]
-        assert set(summary["test"]) == {"accuracy", "sensitivity", "specificity", "f1", "auroc"}
-        assert (summary["ledger"] is None) == (summary["detection"] is None) == (name != "qc")
-    assert summary["n_verifications"] == len(pd.read_csv(runs["qc"] / "trace.csv"))
+        assert {rate: summary[rate] for rate in ("train/loss", "verify/fpr", "verify/fnr")} == pytest.approx(
+            {rate: last[rate] for rate in ("train/loss", "verify/fpr", "verify/fnr")}
+        )
+        of_test = {f"test/{metric}" for metric in ("accuracy", "sensitivity", "specificity", "f1", "auroc")}
+        assert {number for number in summary if number.startswith("test/")} == of_test
+        assert ("qc/waiting" in summary) == ("detect/recall" in summary) == (name == "qc")
+    assert summary["verify/verifications_total"] == len(pd.read_csv(runs["qc"] / "trace.csv"))
     assert not (runs["inference"] / "summary.json").exists()
 
 
@@ -234,7 +236,7 @@ def test_mlflow_holds_every_cycle(runs):
     assert qc.data.tags["scenario"] == "centers"
     cycles = pd.read_csv(runs["qc"] / "cycles.csv")
     history = client.get_metric_history(qc.info.run_id, "verify/fpr")
-    assert [(m.step, m.value) for m in history] == list(zip(cycles["cycle"], cycles["fpr"], strict=True))
+    assert [(m.step, m.value) for m in history] == list(zip(cycles["cycle"], cycles["verify/fpr"], strict=True))
     assert {"test/auroc", "detect/recall", "train/loss", "qc/waiting"} <= set(qc.data.metrics)
     kept = {f.path for f in client.list_artifacts(qc.info.run_id)}
     assert {"config.yaml", "trace.csv", "ledger.json", "detection.csv", "figures"} <= kept

@@ -156,7 +156,7 @@ def test_stopped_by_ctrl_c_it_goes_on_where_it_was(cohort_csvs, tmp_path):
     for seed in (0, 1):
         tables = [
             pd.read_csv(the_sweep(tmp_path / name) / f"run.seed={seed}" / "cycles.csv").drop(
-                columns=["train_s", "verify_s"]
+                columns=["time_ms", "train/seconds", "verify/seconds"]
             )
             for name in ("stopped", "whole")
         ]

@@ -4,7 +4,7 @@ import json
 
 from omegaconf import OmegaConf
 
-from tmqc.report.compare.records import DETECTION
+from tmqc.report.compare.records import TEST
 from tmqc.settings.schema import Config
 
 HARM = ("harmful.scenario=centers", "harmful.kind=noise")
@@ -20,11 +20,11 @@ def make_run(outputs, pipeline, name, *settings, test=0.9, detection=None, finis
     (directory / "cycles.csv").write_text("cycle\n0\n1\n")
     summary = {
         **{"pipeline": pipeline, "first_cycle": 0, "last_cycle": 3, "n_cycles": 4},
-        "verification": {"accuracy": 0.9, "loss": 0.2, "fpr": 0.1, "fnr": 0.1},
-        "test": None if test is None else {"accuracy": test, "auroc": test, "sensitivity": test, "specificity": test},
-        "ledger": {"n_flagged": 3, "n_eliminated": 2, "n_undecided": 1} if pipeline == "qc" else None,
-        "detection": None if detection is None else dict.fromkeys(DETECTION) | detection,
-        **{"n_verifications": 10, "train_s": 1.0, "verify_s": 2.0},
+        **{"verify/accuracy": 0.9, "verify/loss": 0.2, "verify/fpr": 0.1, "verify/fnr": 0.1},
+        **({} if test is None else dict.fromkeys(TEST, test)),
+        **({"qc/flagged_total": 3, "qc/eliminated_total": 2, "qc/waiting": 1} if pipeline == "qc" else {}),
+        **{f"detect/{name}": value for name, value in (detection or {}).items()},
+        **{"verify/verifications_total": 10, "train/seconds_total": 1.0, "verify/seconds_total": 2.0},
         **numbers,
     }
     if finished:

@@ -37,10 +37,10 @@ def outputs(tmp_path):
                 if (error, revisit, seed) == (0.02, 2, 1):
                     continue
                 qc = [f"run.seed={seed}", start, *HARM, f"qc.error={error}", f"qc.revisit={revisit}"]
-                found = {"n_harmful": 4, "n_eliminated": 0, "recall": 0.0, "precision": None, "n_good_lost": 0}
+                found = {"harmful": 4, "recall": 0.0, "precision": None, "good_lost": 0}
                 if revisit == 1:
-                    found = {"n_harmful": 4, "n_eliminated": 2, "recall": 0.5 * seed, "precision": 1.0 * seed}
-                    found |= {"n_good_lost": 2 - 2 * seed}
+                    found = {"harmful": 4, "recall": 0.5 * seed, "precision": 1.0 * seed}
+                    found |= {"good_lost": 2 - 2 * seed}
                 make_run(tmp_path, "qc", f"e{error}-r{revisit}-s{seed}", *qc, test=0.9, detection=found)
     return tmp_path
 
@@ -52,9 +52,9 @@ def test_runs_that_differ_in_their_seeds_only_are_one_group(outputs):
     assert [group.label for group in groups] == ["clean", "dirty", *labels]
     assert [len(group.records) for group in groups] == [2, 2, 2, 2, 2, 1]
     means = average_groups(groups).set_index("group")
-    assert means.loc["dirty", "test_accuracy"] == pytest.approx(0.65)
-    assert means.loc["dirty", "test_accuracy_half"] == pytest.approx(12.7062 * 0.05, rel=1e-5)
-    assert pd.isna(means.loc["clean", "recall"])
+    assert means.loc["dirty", "test/accuracy"] == pytest.approx(0.65)
+    assert means.loc["dirty", "test/accuracy_half"] == pytest.approx(12.7062 * 0.05, rel=1e-5)
+    assert pd.isna(means.loc["clean", "detect/recall"])
 
 
 def test_a_start_that_differs_at_one_seed_is_a_setting(tmp_path):
@@ -104,11 +104,11 @@ def test_settings_without_a_say_do_not_differ(tmp_path):
 
 def test_heat_maps_by_hand(outputs):
     runs = gate_runs(group_runs(gather([outputs]).records))
-    [(gate, means, counts)] = heat_maps(runs, "recall")
+    [(gate, means, counts)] = heat_maps(runs, "detect/recall")
     assert gate == "qc"
     assert means.to_dict() == {1: {0.01: 0.25, 0.02: 0.25}, 2: {0.01: 0.0, 0.02: 0.0}}
     assert counts.to_dict() == {1: {0.01: 2, 0.02: 2}, 2: {0.01: 2, 0.02: 1}}
-    [(_, means, counts)] = heat_maps(runs, "precision")  # none where nobody was eliminated: empty, not 0
+    [(_, means, counts)] = heat_maps(runs, "detect/precision")  # none where nobody was eliminated: empty, not 0
     assert means[2].isna().all()
     assert list(counts[2]) == [0, 0]
     [(_, figure)] = draw_heat_maps(runs)
@@ -123,12 +123,12 @@ def test_the_second_error_of_a_gate_of_both_signals_is_not_averaged_over(tmp_pat
             swept = [f"qc.loss_error={loss}"]
             make_run(tmp_path, "qc", f"fixed-{loss}-{revisit}", *both, *swept, detection={"recall": recall})
     groups = group_runs(gather([tmp_path]).records)
-    [(gate, means, counts)] = heat_maps(gate_runs(groups), "recall")  # only one error varies: a map over that one
+    [(gate, means, counts)] = heat_maps(gate_runs(groups), "detect/recall")  # one error varies: a map over that one
     assert (gate, means[1].to_dict(), set(counts[1])) == ("qc", {0.002: 0.2, 0.05: 1.0}, {1})
     for revisit in (1, 2):
         both = ["qc.signal=both", "qc.error=0.1", "qc.loss_error=0.05", f"qc.revisit={revisit}", *HARM]
         make_run(tmp_path, "qc", f"other-{revisit}", *both, detection={"recall": 0.4})
-    maps = heat_maps(gate_runs(group_runs(gather([tmp_path]).records)), "recall")
+    maps = heat_maps(gate_runs(group_runs(gather([tmp_path]).records)), "detect/recall")
     found = {gate: (means[1].to_dict(), set(counts[1].replace(0, 1))) for gate, means, counts in maps}
     assert found == {"loss_error 0.002": ({0.02: 0.2}, {1}), "loss_error 0.05": ({0.02: 1.0, 0.1: 0.4}, {1})}
 
@@ -138,7 +138,7 @@ def test_screens_have_no_error_but_may_have_revisits(tmp_path):
         screen = ["qc.control=screen", f"qc.revisit={revisit}", *HARM]
         make_run(tmp_path, "qc", f"s{revisit}", *screen, detection={"recall": 0.5 * revisit, "precision": 1.0})
     runs = gate_runs(group_runs(gather([tmp_path]).records))
-    [(_, means, _)] = heat_maps(runs, "recall")
+    [(_, means, _)] = heat_maps(runs, "detect/recall")
     assert means.to_numpy().tolist() == [[0.5, 1.0]]
     drawn = to_svg(draw_precision_recall(runs))
     assert ">R 1<" in drawn and "nan" not in drawn
@@ -151,12 +151,12 @@ def test_yellow_is_better_in_every_map(outputs):
     for title, image in panels.items():
         low, high = (float(sum(image.cmap(at)[:3])) for at in (0.0, 1.0))
         assert ("fewer is better" in title) is (low > high), title
-    assert len([title for title in panels if "fewer" in title]) == 2
+    assert len([title for title in panels if "fewer" in title]) == 3
 
 
 def test_no_heat_map_where_neither_setting_varies(outputs):
     runs = gate_runs(group_runs(gather([outputs]).records))
-    assert not list(heat_maps(runs[(runs["error"] == 0.01) & (runs["revisit"] == 1)], "recall"))
+    assert not list(heat_maps(runs[(runs["error"] == 0.01) & (runs["revisit"] == 1)], "detect/recall"))
 
 
 class Page(HTMLParser):
@@ -200,20 +200,20 @@ def test_the_table_holds_every_run_and_leaves_unknown_numbers_empty(outputs, tmp
     write_comparison(gather([outputs]), tmp_path / "page", title="t")
     table = pd.read_csv(tmp_path / "page" / "comparison.csv").set_index("run")
     assert len(table) == 12
-    assert pd.isna(table.loc["e0.01-r2-s0", "precision"])
-    assert table.loc["e0.01-r2-s0", "recall"] == 0
+    assert pd.isna(table.loc["e0.01-r2-s0", "detect/precision"])
+    assert table.loc["e0.01-r2-s0", "detect/recall"] == 0
     assert pd.isna(table.loc["c0", "qc.error"])
     assert (table.loc["slow", "counted"], table.loc["slow", "state"]) == (False, "unfinished, 2 of 4 cycles")
-    assert table.loc["slow", ["test_accuracy", "seconds", "n_good_lost"]].isna().all()
+    assert table.loc["slow", ["test/accuracy", "train/seconds_total", "detect/good_lost"]].isna().all()
 
 
 def test_without_the_truth_the_ledger_counts(tmp_path):
     make_run(tmp_path, "qc", "a", test=None)
     records = gather([tmp_path]).records
     row = tabulate_runs(records, group_runs(records)).iloc[0]
-    assert (row["n_eliminated"], row["n_undecided"], row["seconds"]) == (2, 1, 3.0)
-    assert pd.isna(row["recall"])
-    assert pd.isna(row["test_accuracy"])
+    assert (row["qc/eliminated_total"], row["qc/waiting"], row["verify/seconds_total"]) == (2, 1, 2.0)
+    assert pd.isna(row["detect/recall"])
+    assert pd.isna(row["test/accuracy"])
     assert write_comparison(gather([tmp_path]), tmp_path, title="t").read_text().count("<svg") == 0
 
 

@@ -56,13 +56,6 @@ def test_the_last_words_of_a_killed_process_are_left_out(cycles):
     assert read_cycles(cycles) == [FIRST, LAST]
 
 
-def test_a_file_of_a_version_without_the_newest_columns(cycles):
-    rows = [line.rsplit(",", 4) for line in cycles.read_text().splitlines()]
-    assert rows[0][1:] == ["postponed", "n_screened", "runaway", "refused"]
-    cycles.write_text("".join(row[0] + "\n" for row in rows))
-    assert read_cycles(cycles)[0] == replace(FIRST, postponed=(), n_screened=0)
-
-
 def test_a_loss_that_is_no_number(tmp_path):
     append_cycle(tmp_path / "cycles.csv", replace(FIRST, train_loss=math.nan))
     [report] = read_cycles(tmp_path / "cycles.csv")

@@ -8,10 +8,12 @@ from dataclasses import replace
 
 import pytest
 
+from tmqc.core.glossary import RUN_NUMBERS
+from tmqc.core.numbers import TOTALS, cycle_numbers
 from tmqc.core.rates import Counts, Rates, Verification
 from tmqc.core.records import CycleReport
-from tmqc.report.scores import DETECTION_COLUMNS, score_detection
-from tmqc.report.summary import summarize_run, write_summary
+from tmqc.report.scores import detection_metrics, score_detection
+from tmqc.report.summary import closing_numbers, numbers_of, summarize_run, write_summary
 
 FIRST = CycleReport(
     cycle=10,
@@ -66,33 +68,35 @@ def written(tmp_path, **changes):
 
 def test_a_run_under_control(tmp_path):
     got = written(tmp_path)
-    detection = got.pop("detection")
+    scores = {name: got.pop(name) for name in list(got) if name.startswith("detect/")}
+    last = {name: value for name, value in cycle_numbers(LAST).items() if name != "qc/flagged"}
+    assert (got.pop("qc/flagged"), {name: got.pop(name) for name in last}) == (len(LAST.flagged), last)
     assert got == {
-        "pipeline": "qc",
-        "first_cycle": 10,
-        "last_cycle": 11,
-        "n_cycles": 2,
-        "train": {"loss": None, "accuracy": None, "learning_rate": 1e-4},
-        "verification": {
-            **{"tp": 3, "fp": 0, "tn": 2, "fn": 1, "fpr": 0.0, "fnr": 0.25},
-            **{"accuracy": 5 / 6, "loss": 0.5},
-        },
-        "test": {"accuracy": 0.75, "auroc": None},
-        "ledger": {"n_flagged": 3, "n_eliminated": 1, "n_undecided": 1},
-        "n_verifications": 16,  # 7 and 9
-        "train_s": 1.75,
-        "verify_s": 6.0,
+        **{"pipeline": "qc", "first_cycle": 10, "last_cycle": 11, "n_cycles": 2},
+        **{"test/accuracy": 0.75, "test/auroc": None, "qc/flagged_total": 3},
+        **{"verify/verifications_total": 16, "train/seconds_total": 1.75, "verify/seconds_total": 6.0},  # 7 and 9
     }
-    assert tuple(detection) == DETECTION_COLUMNS
-    assert (detection["recall"], detection["center_precision"], detection["n_verifications"]) == (0.5, None, 16)
+    assert scores == detection_metrics(DETECTION)
+    assert (scores["detect/recall"], scores["detect/center_precision"], scores["detect/verifications"]) == (
+        0.5,
+        None,
+        16,
+    )
 
 
 def test_without_control_truth_and_test_split(tmp_path):
     got = written(tmp_path, pipeline="clean", test={}, controlled=False, detection=None)
-    assert got["pipeline"] == "clean" and got["n_verifications"] == 16
-    assert got["test"] is got["ledger"] is got["detection"] is None
+    assert got["pipeline"] == "clean" and got["verify/verifications_total"] == 16
+    assert {name.partition("/")[0] for name in got if "/" in name} == {"train", "verify"}
+
+
+def test_the_numbers_that_exist_and_those_that_are_no_cycles(tmp_path):
+    got = written(tmp_path)
+    assert "test/auroc" not in numbers_of(got) and numbers_of(got)["verify/tp"] == 3.0
+    assert set(closing_numbers(got)) == {"test/accuracy", *TOTALS}
+    assert set(numbers_of(got)) <= set(RUN_NUMBERS)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_what_is_not_finite_is_null(tmp_path, value):
-    assert written(tmp_path, test={"accuracy": value})["test"] == {"accuracy": None}
+    assert written(tmp_path, test={"accuracy": value})["test/accuracy"] is None

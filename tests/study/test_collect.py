@@ -89,8 +89,8 @@ def test_whatever_else_is_swept_is_in_the_name_of_the_gate(tmp_path):
         }.items()
     ]
     summary = {
-        **{"verification": {"accuracy": 0.9, "loss": 0.3}, "test": None, "detection": None},
-        **{"n_verifications": 7, "train_s": 1.0, "verify_s": 2.0},
+        **{"verify/accuracy": 0.9, "verify/loss": 0.3, "verify/verifications_total": 7},
+        **{"train/seconds_total": 1.0, "verify/seconds_total": 2.0},
     }
     for job in jobs:
         directory = tmp_path / "qc" / job.name
@@ -157,8 +157,9 @@ def test_rows_of_finished_runs_only_and_scores_without_harmless_kinds(tmp_path):
     qc = Job("qc-s0", "qc", (), "clean-s0", {"seed": 0, "scenario": "centers", "gate": "published"})
     unfinished = Job("qc-s1", "qc", (), "clean-s0", {"seed": 0, "scenario": "centers", "gate": "published"})
     summary = {
-        **{"first_cycle": 3, "verification": {"accuracy": 0.9, "loss": 0.3}, "test": {"accuracy": 0.8, "auroc": 0.9}},
-        **{"detection": {"recall": 2 / 3, "precision": 2 / 3}, "n_verifications": 7, "train_s": 1.0, "verify_s": 2.0},
+        **{"first_cycle": 3, "verify/accuracy": 0.9, "verify/loss": 0.3, "test/accuracy": 0.8, "test/auroc": 0.9},
+        **{"detect/recall": 2 / 3, "detect/precision": 2 / 3, "verify/verifications_total": 7},
+        **{"train/seconds_total": 1.0, "verify/seconds_total": 2.0},
     }
     settings = (
         "qc: {control: steps, signal: loss, error: 0.02, loss_error: 0.005, revisit: 2, calibrated: {method: none}}"
@@ -170,7 +171,7 @@ def test_rows_of_finished_runs_only_and_scores_without_harmless_kinds(tmp_path):
         if job is not unfinished:
             (directory / "summary.json").write_text(json.dumps(summary))
     (tmp_path / "qc" / "qc-s0" / "cost.json").write_text('{"seconds": 9.0, "cpu_seconds": 4.5}')
-    (tmp_path / "clean" / "clean-s0" / "cycles.csv").write_text("cycle,accuracy\n2,0.95\n3,0.5\n")
+    (tmp_path / "clean" / "clean-s0" / "cycles.csv").write_text("cycle,verify/accuracy\n2,0.95\n3,0.5\n")
     harms = [Harm(s, "A", kind, (), 0) for s, kind in (("n1", "noise"), ("n2", "noise"), ("i1", "inverted"))]
     write_truth(tmp_path / "qc" / "qc-s0" / "truth.csv", Truth(tuple(harms)))
     (tmp_path / "qc" / "qc-s0" / "ledger.json").write_text('{"eliminated": ["n1", "i1", "good"]}')

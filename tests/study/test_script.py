@@ -21,8 +21,8 @@ def script():
 def test_each_study_has_a_report_of_its_own_and_the_command_that_makes_it(script, tmp_path, capsys):
     outputs, reports = tmp_path / "out", []
     summary = {
-        **{"verification": {"accuracy": 0.9, "loss": 0.3}, "test": None, "detection": None},
-        **{"n_verifications": 0, "train_s": 1.0, "verify_s": 2.0},
+        **{"verify/accuracy": 0.9, "verify/loss": 0.3, "verify/verifications_total": 0},
+        **{"train/seconds_total": 1.0, "verify/seconds_total": 2.0},
     }
     for name in ("one", "two"):
         path = tmp_path / f"{name}.yaml"

@@ -30,7 +30,7 @@ from tmqc.sweep.pretrain import last_clean_cycle, name_clean, pretrain
 from tmqc.sweep.run_process import Ended
 from tmqc.sweep.sweep import Plan, best
 
-SUMMARY = {"test": {"auroc": 0.75, "f1": None}, "ledger": {"n_eliminated": 3, "n_flagged": 4, "n_undecided": 0}}
+SUMMARY = {"pipeline": "qc", "test/auroc": 0.75, "test/f1": None, "qc/eliminated_total": 3, "qc/waiting": 0}
 
 
 class Runs:
@@ -74,7 +74,7 @@ def made(*, error=0.02, overwrite=False):
 def test_a_job_that_has_finished_is_skipped_and_keeps_its_numbers(runs, tmp_path):
     first = carry_out(place_in(tmp_path), made)
     assert first.status == FINISHED
-    assert first.numbers == {"test/auroc": 0.75, "qc/eliminated_total": 3, "qc/flagged": 4, "qc/waiting": 0}
+    assert first.numbers == {"test/auroc": 0.75, "qc/eliminated_total": 3, "qc/waiting": 0}
     for launch in ("second", "third"):
         again = carry_out(place_in(tmp_path, launch=launch), made)
         assert again.status == SKIPPED

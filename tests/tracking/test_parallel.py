@@ -28,7 +28,7 @@ for cycle in range(int(sys.stdin.readline())):
     tracker.metrics({f"verify/{name}": cycle for name in "abcdefgh"}, step=cycle)
 tracker.artifact(pathlib.Path(__file__) if "__file__" in globals() else pathlib.Path(sys.executable).resolve())
 tracker.finish("FINISHED")
-assert not (directory / "tracking.jsonl").exists(), (directory / "tracking.jsonl").read_text()
+assert not (directory / "tracking.json").exists(), (directory / "tracking.json").read_text()
 print(json.dumps(tracker.run_id))
 """
 

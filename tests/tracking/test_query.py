@@ -14,8 +14,8 @@ from tmqc.report.compare.gather import gather
 from tmqc.sweep.sweep import Plan, open_sweep
 
 mlflow = pytest.importorskip("mlflow")
+from tmqc.report.compare.stored import query  # noqa: E402
 from tmqc.tracking.database import database_uri  # noqa: E402
-from tmqc.tracking.query import query  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +36,7 @@ def outputs(tmp_path_factory, cohort_csvs, empty_database):
     client.log_param(killed_id, "run.name", "k")
     client.set_terminated(killed_id, "KILLED")
     client.create_run(experiment, run_name="stranger")
+    run(compose_config(*settings, "schedule.cycles=3"), folder / "qc" / "q")  # prolonged
     return folder
 
 
@@ -46,7 +47,8 @@ def test_the_same_numbers_as_from_the_directory(outputs):
     assert here.settings == there.settings
     assert (here.name, here.pipeline, here.finished, here.note) == (there.name, "qc", True, None)
     assert here.numbers == pytest.approx(there.numbers)
-    assert here.numbers["n_verifications"] > 2
+    assert here.numbers["verify/verifications_total"] > 2
+    assert (here.settings["schedule.cycles"], there.settings["schedule.cycles"]) == (3, 3)
     assert found.left_out == ()
 
 

@@ -16,11 +16,13 @@ from tmqc.cli import run
 from tmqc.report.metrics import SubgroupMetrics, write_metrics
 from tmqc.report.past_run import PastRun
 from tmqc.report.ranking import RivalRow, ranking_metrics, write_ranking
-from tmqc.tracking import DIRECTORY_TAG
+from tmqc.settings.schema import TrackingConfig
+from tmqc.tracking import DIRECTORY_TAG, deliver
 from tmqc.tracking.database import database_uri
 
 mlflow = pytest.importorskip("mlflow")
-from tmqc.tracking.replay import numbers_of  # noqa: E402
+from tmqc.report.replay import other_numbers  # noqa: E402
+from tmqc.tracking.outbox import read_outbox  # noqa: E402
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "replay_tracking.py"
 NOWHERE = "http://127.0.0.1:9"  # the discard port: nobody listens
@@ -129,18 +131,18 @@ def test_a_dead_run_is_killed_and_its_last_words_do_not_matter(script, live, sto
     assert not any(name.startswith("test/") for name, _ in got["points"]) and got["description"] is None
 
 
-def test_a_run_that_nobody_heard_of_is_sent_from_its_spool(script, unheard, live, outputs, store, tmp_path, caplog):
+def test_a_run_that_the_store_never_heard_of_is_sent_from_its_directory(
+    script, unheard, live, outputs, store, tmp_path, caplog
+):
     directory = tmp_path / "copy"
     shutil.copytree(unheard, directory)
-    calls = [json.loads(line)["call"] for line in (directory / "tracking.jsonl").read_text().splitlines()]
-    assert (calls[0], calls[-1]) == ("start", "finish") and "describe" in calls and calls.count("dataset") == 3
-    assert (directory / "model.keras").is_file()
+    left = read_outbox(directory)
+    assert left.status == "FINISHED" and len(left.datasets) == 3 and left.model and left.cycles
     caplog.set_level("INFO", logger="tmqc")
     assert script.main([str(directory), "--uri", store]) == 0
-    assert f"{len(calls) - 1} calls that could not be sent" in caplog.messages[0]
-    assert not (directory / "tracking.jsonl").exists() and not (directory / "model.keras").exists()
+    assert not (directory / "tracking.json").exists() and not (directory / "model").exists()
     one, other = told(database_uri(outputs / "mlflow.db"), live), told(store, unheard)
-    clocks = {"train/seconds", "verify/seconds"}
+    clocks = {f"{group}/seconds{total}" for group in ("train", "verify") for total in ("", "_total")}
     same = [{at: value for at, value in each["points"].items() if at[0] not in clocks} for each in (one, other)]
     assert same[1] == same[0] and other["points"].keys() == one["points"].keys()
     assert (other["status"], other["files"], other["tags"]) == ("FINISHED", one["files"], one["tags"])
@@ -150,16 +152,40 @@ def test_a_run_that_nobody_heard_of_is_sent_from_its_spool(script, unheard, live
     assert len(runs_in(store, directory)[1]) == 1
 
 
-def test_a_spool_of_a_run_that_the_store_does_not_know_is_replaced_by_a_replay(script, unheard, store, tmp_path):
+def test_what_waits_of_a_run_that_the_store_does_not_know_is_replaced_by_a_replay(script, unheard, store, tmp_path):
     directory = tmp_path / "copy"
     shutil.copytree(unheard, directory)
-    opening, *calls = (directory / "tracking.jsonl").read_text().splitlines()
-    opening = json.dumps(json.loads(opening) | {"run_id": "0" * 32})
-    (directory / "tracking.jsonl").write_text("\n".join([opening, *calls[:4]]) + "\n")
+    left = json.loads((directory / "tracking.json").read_text())
+    (directory / "tracking.json").write_text(json.dumps(left | {"run_id": "0" * 32, "text": "other", "files": {}}))
     assert script.main([str(directory), "--uri", store]) == 0
     assert {step for _, step in told(store, directory)["points"]} == {0, 1}
-    assert not (directory / "tracking.jsonl").exists()
-    assert len(runs_in(store, directory)[1][0].inputs.dataset_inputs) == 3
+    assert not (directory / "tracking.json").exists()
+    [found] = runs_in(store, directory)[1]
+    assert len(found.inputs.dataset_inputs) == 3 and len(found.outputs.model_outputs) == 1
+
+
+def test_a_run_that_was_killed_outright_gets_its_last_cycles_and_its_status(script, live, outputs, store, tmp_path):
+    """It left nothing behind but its files, and MLflow shows it as running, without its last cycle."""
+    directory = tmp_path / "dead"
+    shutil.copytree(live, directory)
+    cycles = (directory / "cycles.csv").read_text().splitlines(keepends=True)
+    (directory / "summary.json").unlink()
+    (directory / "cycles.csv").write_text("".join(cycles[:2]))
+    assert script.main([str(directory), "--uri", store]) == 0
+    client, [found] = runs_in(store, directory)
+    client.update_run(found.info.run_id, status="RUNNING")
+    (directory / "cycles.csv").write_text("".join(cycles))
+    assert script.main([str(directory), "--uri", store]) == 0
+    got = told(store, directory)
+    assert got["status"] == "KILLED" and {step for _, step in got["points"]} == {0, 1}
+
+
+def test_a_finished_job_delivers_what_waits(unheard, store, tmp_path):
+    directory = tmp_path / "copy"
+    shutil.copytree(unheard, directory)
+    deliver(TrackingConfig(uri=store), tmp_path, directory)
+    assert told(store, unheard)["status"] == "FINISHED" and not (directory / "tracking.json").exists()
+    deliver(TrackingConfig(uri=NOWHERE), tmp_path, directory)  # nothing waits: nobody is asked
 
 
 @pytest.mark.parametrize(
@@ -194,7 +220,7 @@ def test_inference_and_rivals_have_their_numbers_too(tmp_path):
     past = PastRun(tmp_path, {"pipeline.name": "inference"}, None)
     test = {"test/accuracy": 0.75, "test/sensitivity": 1.0, "test/specificity": 0.5, "test/f1": None}
     test["test/auroc"] = 0.9
-    assert list(numbers_of(past)) == [(8, test), (9, test), (None, ranking_metrics(ranking))]
+    assert list(other_numbers(past)) == [(8, test), (9, test), (None, ranking_metrics(ranking))]
     assert (past.status, PastRun(tmp_path, {"pipeline.name": "rivals"}, None).status) == ("KILLED", "FINISHED")
 
 

@@ -69,7 +69,10 @@ def _check_usable(database: Path) -> None:
 
 
 # Where MLflow's own tables keep places of files.
-_PLACES = (("experiments", "artifact_location"), ("runs", "artifact_uri"), ("logged_models", "artifact_location"))
+_PLACES = (
+    *(("experiments", "artifact_location"), ("runs", "artifact_uri"), ("logged_models", "artifact_location")),
+    *(("model_versions", "source"), ("model_versions", "storage_location")),
+)
 
 
 def move_artifacts(database: Path, *, before: str, now: str) -> None:

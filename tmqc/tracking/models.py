@@ -60,5 +60,5 @@ def send_model(client: MlflowClient, folder: Path, *, experiment_id: str, run_id
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    source = f"models:/{logged.model_id}"
-    client.create_model_version(register, source, run_id=run_id, model_id=logged.model_id)
+    # Not by models:/ID, which is looked for in the store of MLflow's global URI.
+    client.create_model_version(register, logged.artifact_location, run_id=run_id, model_id=logged.model_id)

@@ -28,7 +28,7 @@ from tmqc.settings.secrets import redact, redact_all
 from tmqc.tracking import DIRECTORY_TAG, KEY_TAG, OWN_ID, PIPELINE_TAG, STATUSES, SWEEP_PARENT, Opening, Setting
 from tmqc.tracking.faults import ArtifactError, RefusedError, TrackingError, first_line
 from tmqc.tracking.store import MlflowStore, Point
-from tmqc.tracking.system import SystemSampler
+from tmqc.tracking.system import PREFIX, SystemSampler
 
 if TYPE_CHECKING:
     import keras
@@ -396,4 +396,4 @@ def read_outbox(directory: Path) -> Outbox | None:
 
 
 def _is_system(point: Point) -> bool:
-    return all(name.startswith("system/") for name in point.values)
+    return all(name.startswith(PREFIX) for name in point.values)

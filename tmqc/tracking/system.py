@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("tmqc")
 
-EVERY_S, _PREFIX = 30.0, "system/"
+EVERY_S, PREFIX = 30.0, "system/"
 
 
 def _monitors() -> list[BaseMetricsMonitor]:
@@ -74,7 +74,7 @@ class SystemSampler(threading.Thread):
             values: dict[str, float | None] = {}
             for monitor in self._monitors:
                 monitor.collect_metrics()
-                values |= {_PREFIX + name: value for name, value in monitor.aggregate_metrics().items()}
+                values |= {PREFIX + name: value for name, value in monitor.aggregate_metrics().items()}
                 monitor.clear_metrics()
             now = int(time.time() * 1000)
             self._send(Point((now - self._started_ms) // int(EVERY_S * 1000), now, values))

@@ -1,0 +1,74 @@
+"""A cycle's numbers by name, and back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tmqc.core.numbers import CYCLE_MARK, cycle_numbers, report_of
+from tmqc.core.rates import Counts, Rates, Verification
+from tmqc.core.records import CycleReport
+
+REPORT = CycleReport(
+    cycle=12,
+    learning_rate=8e-5,
+    train_loss=0.25,
+    train_accuracy=0.875,
+    verification=Verification(Counts(tp=9, fp=1, tn=19, fn=1), 6.0),
+    rates=Rates(0.05, 0.1),
+    n_steps=7,
+    n_verifications=8,
+    n_batches=4,
+    n_batches_rejected=1,
+    flagged=("a", "b"),
+    readmitted=("c",),
+    eliminated=("d", "e", "f"),
+    n_waiting=5,
+    n_eliminated=9,
+    train_s=1.5,
+    verify_s=2.5,
+    postponed=("g",),
+    n_screened=3,
+    refused=True,
+)
+
+
+def test_every_number_of_a_report_has_a_name():
+    assert cycle_numbers(REPORT) == {
+        "train/loss": 0.25,
+        "train/accuracy": 0.875,
+        "train/learning_rate": 8e-5,
+        "train/seconds": 1.5,
+        "train/steps": 7,
+        "verify/tp": 9,
+        "verify/fp": 1,
+        "verify/tn": 19,
+        "verify/fn": 1,
+        "verify/fpr": 0.05,
+        "verify/fnr": 0.1,
+        "verify/accuracy": 28 / 30,
+        "verify/loss": 0.2,
+        "verify/seconds": 2.5,
+        "verify/verifications": 8,
+        "qc/batches": 4,
+        "qc/batches_rejected": 1,
+        "qc/flagged": 2,
+        "qc/readmitted": 1,
+        "qc/eliminated": 3,
+        "qc/postponed": 1,
+        "qc/waiting": 5,
+        "qc/eliminated_total": 9,
+        "qc/screened": 3,
+        "qc/runaway": 0,
+        "qc/refused": 1,
+    }
+
+
+def test_a_report_is_read_back_from_its_numbers_and_ids():
+    ids = {name: getattr(REPORT, name) for name in ("flagged", "readmitted", "eliminated", "postponed")}
+    for report in (REPORT, replace(REPORT, train_loss=None, train_accuracy=None)):
+        assert report_of(12, cycle_numbers(report), ids) == report
+    for missing in (CYCLE_MARK.replace("accuracy", "loss"), "train/seconds", "qc/waiting"):
+        with pytest.raises(TypeError):
+            report_of(12, cycle_numbers(REPORT) | {missing: None}, ids)
