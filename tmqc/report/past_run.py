@@ -138,6 +138,6 @@ def _train_csv(run: PastRun) -> Path:
         centers=str(settings["cohort.phantom.centers"]),
         seed=int(str(settings["cohort.phantom.seed"])),
         effect=float(str(settings["cohort.phantom.effect"])),
-        spread=str(settings.get("cohort.phantom.spread", "easy"))  # of a run made before there was a choice,
+        spread=str(settings.get("cohort.phantom.spread", "easy")),  # of a run made before there was a choice,
     )
     return default_directory(phantom, (x, y, z), Path(str(settings["run.outputs"]))) / "train.csv"
