@@ -185,8 +185,6 @@ def test_the_defaults_are_allowed():
         ("kind", None),
         ("kind", [["noise"]]),
         ("ids", ["A", "A"]),
-        ("ids", ["A", 102]),
-        ("ids", [["A"]]),
         ("count", 0),
         ("count", 1.5),
         ("count", True),
