@@ -131,7 +131,7 @@ def _guard(qc: QcConfig) -> Guard:
     return Guard(runaway.action, window=runaway.window, rejected=runaway.rejected, eliminated=runaway.eliminated)
 
 
-def heed(report: CycleReport, qc: QcConfig) -> None:
+def warn_or_stop(report: CycleReport, qc: QcConfig) -> None:
     """Say what stood in the way of a judgement in this cycle, and stop if control ran away and that is wanted.
 
     Once nobody is left to be tried, the alarm says nothing new any more and is not repeated.
