@@ -50,13 +50,9 @@ def run_qc(config: Config, directory: Path) -> None:
             traffic=meter.cells if meter.is_on else None,
         )
         with writer as trace, progress_of(config, plan, point) as progress, session.stop.waiting():
-            state, snapshots = put_back(ready.centers, point)
-            travel = make_travel(
-                *(config, plan, ready.centers, meter, trace, progress),
-                unlikeness=unlike,
-                state=state,
-                snapshots=snapshots,
-            )
+            place = put_back(ready.centers, point)
+            listeners = (meter, trace, progress)
+            travel = make_travel(config, plan, ready.centers, *listeners, unlikeness=unlike, **place)
             reports = travel.state.reports  # grows
             scores = score_cycles(reports, plan, truth=truth)
             checkpointer = Checkpointer(config, session, travel, ready.centers, meter=meter, trace=trace)
