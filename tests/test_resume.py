@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from omegaconf import OmegaConf
 from test_pipelines import CYCLES, START, go, harm
-from tiny import CENTERS, compose_config
+from tiny import compose_config
 
 from tmqc.errors import RunError, StoppedError
 from tmqc.model import batch_size
@@ -41,7 +41,7 @@ def outputs(tmp_path_factory, cohort_csvs):
 
 @pytest.fixture
 def die(monkeypatch):
-    """Let a run die at its n-th step or visit, by a signal or outright."""
+    """Let a run die after its n-th task, by a signal or outright."""
 
     def at(n, *, by=None):
         count = {"n": 0}
@@ -178,8 +178,8 @@ def test_a_baseline_goes_on_too(outputs, cohort_csvs, die):
 
 
 def n_events_of_first_cycle(run):
-    """Steps and visits, each of which may end in a point."""
-    return int((pd.read_csv(run / "trace.csv")["Cycle"] == START).sum()) + len(CENTERS)
+    """Tasks, each of which may end in a point: steps, queueing the tour and closing it."""
+    return int((pd.read_csv(run / "trace.csv")["Cycle"] == START).sum()) + 2
 
 
 def test_without_a_point_between_cycles_the_last_cycle_is_the_point(outputs, cohort_csvs, whole, die):
@@ -280,6 +280,40 @@ def test_how_scans_are_kept_may_change(tmp_path):
 
     (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.structured(kept())))
     assert check_place(kept("cache.enabled=false", "cache.directory=elsewhere", "run.name=y"), tmp_path)
+
+
+def to_format_1(path):
+    """As tmqc 0.1 wrote it: no format, and a record of answers."""
+    with np.load(path) as archive:
+        content = dict(archive)
+    facts = json.loads(str(content["meta"]))
+    facts = {name: facts[name] for name in ("cycle", "data", "verify_batch_size")} | {"entries": facts["n_done"]}
+    np.savez(path, allow_pickle=False, **content | {"meta": np.array(json.dumps(facts))})
+
+
+def test_what_cannot_go_on_is_left_as_it_is(outputs, cohort_csvs, whole, die):
+    """Records that lack rows which the checkpoint knows; then a run that an earlier version of tmqc began."""
+    settings = ["pipeline=qc", *GATES["strict"], *harm(outputs), "tracking=none", SAVE_ALWAYS]
+    undo = die(n_events_of_first_cycle(whole["strict"]) + 2)
+    with pytest.raises(Death):
+        go(outputs, cohort_csvs, *settings, name="old")
+    undo()
+    directory = outputs / "qc" / "old"
+    trace = (directory / "trace.csv").read_text()
+    (directory / "trace.csv").write_text(trace[:200])
+    left = contents(directory)
+    with pytest.raises(RunError, match=r"trace.csv: has \d rows and the checkpoint knows \d+; bring the file back"):
+        go(outputs, cohort_csvs, *settings, name="old")
+    assert contents(directory) == left
+    (directory / "trace.csv").write_text(trace)
+    for path in (directory / "checkpoints").iterdir():
+        to_format_1(path)
+    left = {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+    with pytest.raises(
+        RunError, match=r"npz: is of format 1, .* go on with tmqc before 0.2.0, choose another run.name"
+    ):
+        go(outputs, cohort_csvs, *settings, name="old")
+    assert {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()} == left
 
 
 def test_other_data_is_refused(outputs, cohort_csvs, die, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from paper_run import make_reports
 
 from tmqc.core.runaway import Alarm
-from tmqc.pipelines.rules import explain, heed, warn_of_few_scans
+from tmqc.pipelines.rules import explain, warn_of_few_scans, warn_or_stop
 from tmqc.settings.schema import CalibratedConfig, QcConfig
 
 LOST = Alarm(n_rejected=20, n_batches=20, n_condemned=170, n_subjects=170, by_rejections=True, by_elimination=True)
@@ -16,7 +16,7 @@ LOST = Alarm(n_rejected=20, n_batches=20, n_condemned=170, n_subjects=170, by_re
 
 @pytest.mark.parametrize(("n_steps", "times"), [(3, 1), (0, 0)])
 def test_the_alarm_is_repeated_as_long_as_anybody_is_tried(caplog, n_steps, times):
-    heed(replace(make_reports()[0], n_steps=n_steps, alarm=LOST), QcConfig())
+    warn_or_stop(replace(make_reports()[0], n_steps=n_steps, alarm=LOST), QcConfig())
     assert caplog.text.count("cycle 5: quality control seems to have lost its footing: 20 of the last 20") == times
 
 

@@ -9,7 +9,8 @@ from omegaconf import OmegaConf
 
 from tmqc.errors import RunError
 from tmqc.runs.resume import check_place
-from tmqc.settings.fingerprint import settings_digest
+from tmqc.settings import fingerprint
+from tmqc.settings.fingerprint import pretrained_name, settings_digest
 from tmqc.settings.schema import Config
 from tmqc.sweep.pretrain import name_clean
 
@@ -59,3 +60,12 @@ def test_where_it_is_counts_for_any_other_model(tmp_path):
     one, other = Config(), Config()
     one.init["from"], other.init["from"] = "outputs/clean/mine", "elsewhere/clean/mine"
     assert settings_digest(one) != settings_digest(other)
+
+
+def test_a_version_of_the_computation_is_part_of_the_digest(monkeypatch):
+    """So no sweep skips a job, and no run starts from a clean model, by a result of older code."""
+    config = Config()
+    before = settings_digest(config), pretrained_name(config)
+    monkeypatch.setattr(fingerprint, "COMPUTATION", fingerprint.COMPUTATION + 1)
+    assert settings_digest(config) != before[0]
+    assert pretrained_name(config) != before[1]

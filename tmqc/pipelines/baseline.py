@@ -29,8 +29,7 @@ def run_baseline(config: Config, directory: Path) -> None:
         before = predict_test(config, prepared, cycle=prepared.start.cycle if prepared.start else None)
         meter = TrafficMeter(ready.centers, session.point)
         with progress_of(config, ready.plan, session.point) as progress, session.stop.waiting():
-            state, snapshots = put_back(ready.centers, session.point)
-            travel = Travel(ready.plan, ready.centers, meter, progress, state=state, snapshots=snapshots)
+            travel = Travel(ready.plan, ready.centers, meter, progress, **put_back(ready.centers, session.point))
             checkpointer = Checkpointer(config, session, travel, ready.centers, meter=meter)
             for report in checkpointer.cycles():
                 checkpointer.keep(report, meter.take_metrics())

@@ -18,16 +18,16 @@ from tmqc.runs.directory import CYCLES, TRACE
 from tmqc.runs.trace import TraceWriter
 from tmqc.settings.schema import Config
 from tmqc.training.state import TourState
-from tmqc.training.tour import Travel
+from tmqc.training.tour import Place, Travel
 from tmqc.training.travel import StatefulCenters
 
 _TOUR, _HELD = "tour", "held"
 
 
-def put_back(centers: StatefulCenters, point: Checkpoint | None) -> tuple[TourState | None, dict[str, Any]]:
-    """Bring the centers to where `point` is; the tour's state there and the snapshots it held. None: the beginning."""
+def put_back(centers: StatefulCenters, point: Checkpoint | None) -> Place:
+    """Bring the centers to where `point` is, for the tour to go on from there; None: it begins."""
     if point is None:
-        return None, {}
+        return {}
     arrays = {**point.state, **point.resume}
     centers.load_state(arrays)
     held: dict[str, dict[str, Any]] = {}
@@ -36,7 +36,7 @@ def put_back(centers: StatefulCenters, point: Checkpoint | None) -> tuple[TourSt
             _, snapshot, name = path.split("/", 2)
             held.setdefault(snapshot, {})[name] = array
     state = TourState.from_json(arrays[_TOUR].tobytes().decode())
-    return state, {name: centers.unpack(parts) for name, parts in held.items()}
+    return {"state": state, "snapshots": {name: centers.unpack(parts) for name, parts in held.items()}}
 
 
 class Checkpointer:

@@ -4,28 +4,26 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tmqc.data.truth import Truth
 from tmqc.pipelines.checkpointer import Checkpointer, put_back
 from tmqc.pipelines.likeness import measure_unlikeness
 from tmqc.pipelines.prepare import prepare, settle
 from tmqc.pipelines.ready import get_ready
 from tmqc.pipelines.rules import (
-    heed,
     is_published,
     looks_at_images,
     make_travel,
     warn_of_few_scans,
     warn_of_single_flips,
+    warn_or_stop,
 )
 from tmqc.pipelines.scoring import break_down_run, score_cycles, warn_of_vanished
 from tmqc.pipelines.traffic import TrafficMeter
 from tmqc.pipelines.training import close_training, open_prepared, predict_test, progress_of
-from tmqc.report.scores import DetectionRow, detection_metrics, write_detection
+from tmqc.report.scores import detection_metrics, write_detection
 from tmqc.runs.directory import DETECTION, LEDGER, TRACE, write_json
 from tmqc.runs.resume import check_place
 from tmqc.runs.trace import TraceWriter
 from tmqc.settings.schema import Config
-from tmqc.training.tour import Travel
 
 
 def run_qc(config: Config, directory: Path) -> None:
@@ -52,22 +50,20 @@ def run_qc(config: Config, directory: Path) -> None:
             traffic=meter.cells if meter.is_on else None,
         )
         with writer as trace, progress_of(config, plan, point) as progress, session.stop.waiting():
-            state, snapshots = put_back(ready.centers, point)
-            travel = make_travel(
-                *(config, plan, ready.centers, meter, trace, progress),
-                unlikeness=unlike,
-                state=state,
-                snapshots=snapshots,
-            )
-            scores = _write_scores(travel, directory, truth)
+            place = put_back(ready.centers, point)
+            listeners = (meter, trace, progress)
+            travel = make_travel(config, plan, ready.centers, *listeners, unlikeness=unlike, **place)
+            reports = travel.state.reports  # grows
+            scores = score_cycles(reports, plan, truth=truth)
             checkpointer = Checkpointer(config, session, travel, ready.centers, meter=meter, trace=trace)
             for report in checkpointer.cycles():
-                scores = _write_scores(travel, directory, truth)
+                write_json(directory / LEDGER, travel.ledger.to_json(report.cycle + 1))
+                if scores := score_cycles(reports, plan, truth=truth):
+                    write_detection(directory / DETECTION, scores)
                 checkpointer.keep(report, meter.take_metrics() | (detection_metrics(scores[-1]) if scores else {}))
                 progress.cycle(report)
-                warn_of_vanished(travel.state.reports, plan, truth=truth)
-                heed(report, config.qc)
-        reports = travel.state.reports
+                warn_of_vanished(reports, plan, truth=truth)
+                warn_or_stop(report, config.qc)
         checkpointer.load_final(prepared.learner)
         breakdown = None
         if truth is not None:
@@ -82,14 +78,3 @@ def run_qc(config: Config, directory: Path) -> None:
             detection=scores[-1] if scores else None,
             breakdown=breakdown,
         )
-
-
-def _write_scores(travel: Travel, directory: Path, truth: Truth | None) -> list[DetectionRow]:
-    """Write the ledger and, with the truth, the scores of all cycles so far, which are returned."""
-    if not (reports := travel.state.reports):
-        return []
-    write_json(directory / LEDGER, travel.ledger.to_json(reports[-1].cycle + 1))
-    scores = [] if truth is None else score_cycles(reports, travel.plan, truth=truth)
-    if scores:
-        write_detection(directory / DETECTION, scores)
-    return scores

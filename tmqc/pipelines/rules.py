@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Unpack
 
 from tmqc.core.control import Control, DryTour
 from tmqc.core.gate import Gate, flip_worth
@@ -16,8 +16,7 @@ from tmqc.errors import RunError, StoppedError
 from tmqc.settings.schema import Config, QcConfig
 from tmqc.training.control import ControlledTravel
 from tmqc.training.screening import ScreenedTravel, Screening
-from tmqc.training.state import TourState
-from tmqc.training.tour import Travel
+from tmqc.training.tour import Place, Travel
 from tmqc.training.travel import Centers, Listener, Plan
 
 log = logging.getLogger("tmqc")
@@ -54,25 +53,23 @@ def make_travel(
     centers: Centers,
     *listeners: Listener,
     unlikeness: Mapping[str, float] | None = None,
-    state: TourState | None = None,
-    snapshots: Mapping[str, Any] | None = None,
+    **place: Unpack[Place],
 ) -> Travel:
     """The tour under the control that the settings ask for.
 
     Args:
         unlikeness: of every training scan, if `looks_at_images`.
-        state, snapshots: as of `Travel`.
+        place: where it goes on, as of `Travel`.
 
     Raises:
         RunError: a trusted center does not exist.
     """
     qc = config.qc
     if qc.control == "screen":
-        rules = _screening(qc)
-        return ScreenedTravel(plan, rules, centers, *listeners, unlikeness=unlikeness, state=state, snapshots=snapshots)
+        return ScreenedTravel(plan, _screening(qc), centers, *listeners, unlikeness=unlikeness, **place)
     if unknown := [center for center in qc.calibrated.centers if center not in plan.subjects]:
         raise RunError(f"qc.calibrated.centers: no center {', '.join(unknown)}; there are {', '.join(plan.subjects)}")
-    return ControlledTravel(plan, _control(qc), centers, *listeners, state=state, snapshots=snapshots)
+    return ControlledTravel(plan, _control(qc), centers, *listeners, **place)
 
 
 def _control(qc: QcConfig) -> Control:
@@ -131,7 +128,7 @@ def _guard(qc: QcConfig) -> Guard:
     return Guard(runaway.action, window=runaway.window, rejected=runaway.rejected, eliminated=runaway.eliminated)
 
 
-def heed(report: CycleReport, qc: QcConfig) -> None:
+def warn_or_stop(report: CycleReport, qc: QcConfig) -> None:
     """Say what stood in the way of a judgement in this cycle, and stop if control ran away and that is wanted.
 
     Once nobody is left to be tried, the alarm says nothing new any more and is not repeated.

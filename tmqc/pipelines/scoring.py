@@ -19,8 +19,10 @@ from tmqc.training.travel import Plan
 log = logging.getLogger("tmqc")
 
 
-def score_cycles(reports: Sequence[CycleReport], plan: Plan, *, truth: Truth) -> list[DetectionRow]:
-    """`score_cycle` after each of the cycles that `reports` are of."""
+def score_cycles(reports: Sequence[CycleReport], plan: Plan, *, truth: Truth | None) -> list[DetectionRow]:
+    """`score_cycle` after each of the cycles that `reports` are of; none if the truth is not known."""
+    if truth is None:
+        return []
     return [score_cycle(reports[:n], plan, truth=truth) for n in range(1, len(reports) + 1)]
 
 

@@ -83,7 +83,7 @@ def heed_signals() -> None:
     """Let a signal end this process' jobs and not the process: the launcher it works for would take that badly."""
     launcher = os.getppid()
 
-    def heed(number: int, frame: FrameType | None) -> None:
+    def warn_or_stop(number: int, frame: FrameType | None) -> None:
         _asked.append(number)
         if os.getppid() != launcher:  # which was killed outright: there is nobody left to work for
             sys.exit(EXIT_SIGNAL + number)
@@ -91,7 +91,7 @@ def heed_signals() -> None:
     if threading.current_thread() is threading.main_thread():
         for each in WAITING:
             if signal.getsignal(each) in (signal.SIG_DFL, signal.default_int_handler):
-                signal.signal(each, heed)
+                signal.signal(each, warn_or_stop)
 
 
 def carry_out(place: Place, make: Callable[[], Made]) -> Outcome | None:

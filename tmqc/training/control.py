@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from time import perf_counter
-from typing import Any
+from typing import Any, Unpack
 
 from tmqc.core.calibration import Change, calibrate, draw_dry_steps
 from tmqc.core.control import Control
@@ -26,8 +25,8 @@ from tmqc.core.records import (
     join,
 )
 from tmqc.core.runaway import Alarm, find_runaway
-from tmqc.training.state import CLOSE, TOUR, Task, TourState
-from tmqc.training.tour import Travel
+from tmqc.training.state import CLOSE, TOUR, Task
+from tmqc.training.tour import Place, Travel
 from tmqc.training.travel import AwayError, Centers, Listener, Plan, verify
 
 
@@ -35,17 +34,11 @@ class ControlledTravel(Travel):
     """Verify the pre-trained model, then train under quality control."""
 
     def __init__(
-        self,
-        plan: Plan,
-        control: Control,
-        centers: Centers,
-        *listeners: Listener,
-        state: TourState | None = None,
-        snapshots: Mapping[str, Any] | None = None,
+        self, plan: Plan, control: Control, centers: Centers, *listeners: Listener, **place: Unpack[Place]
     ) -> None:
         """As `Travel`, by the rules of `control`."""
         self.control = control
-        super().__init__(plan, centers, *listeners, state=state, snapshots=snapshots)
+        super().__init__(plan, centers, *listeners, **place)
 
     @property
     def gate(self) -> Gate:

@@ -10,7 +10,7 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from time import perf_counter
-from typing import Any
+from typing import Unpack
 
 from tmqc.core.rates import RATES, Verification
 from tmqc.core.records import (
@@ -26,8 +26,8 @@ from tmqc.core.records import (
 from tmqc.core.runaway import Alarm, Guard, find_runaway
 from tmqc.core.schedule import Visit
 from tmqc.core.screen import Limits, Record, weigh
-from tmqc.training.state import JUDGE, MARGINS, TOUR, Judge, Task, TourState
-from tmqc.training.tour import Travel
+from tmqc.training.state import JUDGE, MARGINS, TOUR, Judge, Task
+from tmqc.training.tour import Place, Travel
 from tmqc.training.travel import Centers, Listener, Plan, verify
 
 
@@ -63,8 +63,7 @@ class ScreenedTravel(Travel):
         centers: Centers,
         *listeners: Listener,
         unlikeness: Mapping[str, float] | None = None,
-        state: TourState | None = None,
-        snapshots: Mapping[str, Any] | None = None,
+        **place: Unpack[Place],
     ) -> None:
         """As `Travel`, by the rules of `screening`.
 
@@ -72,7 +71,7 @@ class ScreenedTravel(Travel):
             unlikeness: subject -> `core.likeness.unlikeness` of its scan; None: images are not looked at.
         """
         self.screening, self._unlikeness = screening, unlikeness
-        super().__init__(plan, centers, *listeners, state=state, snapshots=snapshots)
+        super().__init__(plan, centers, *listeners, **place)
 
     @property
     def judge(self) -> Judge:

@@ -8,13 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping
 from time import perf_counter
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from tmqc.core.ledger import Ledger
 from tmqc.core.rates import RATES, Rates, Verification
 from tmqc.core.records import AWAY, BATCH, VISIT, CycleReport, Step, distinct, summarize
 from tmqc.training.state import TOUR, Task, TourState
 from tmqc.training.travel import AwayError, Centers, Listener, Plan, train_step, verify
+
+
+class Place(TypedDict, total=False):
+    """Where a tour goes on, as a checkpoint has it; empty: it begins. For both see `Travel`."""
+
+    state: TourState
+    snapshots: Mapping[str, Any]
 
 
 class Travel:
@@ -25,19 +32,12 @@ class Travel:
         snapshots: by name, those that the tour will go back to; a checkpoint has to hold them, too.
     """
 
-    def __init__(
-        self,
-        plan: Plan,
-        centers: Centers,
-        *listeners: Listener,
-        state: TourState | None = None,
-        snapshots: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Begin, or go on from `state`, whose model the centers must have."""
+    def __init__(self, plan: Plan, centers: Centers, *listeners: Listener, **place: Unpack[Place]) -> None:
+        """Begin, or go on from a place, where the centers must have the model."""
         self.plan, self.centers, self.listeners = plan, centers, listeners
         start = plan.tour.start
-        self.state = TourState(start, self._opening(start)) if state is None else state
-        self.snapshots = dict(snapshots or {})
+        self.state = place["state"] if "state" in place else TourState(start, self._opening(start))
+        self.snapshots = dict(place.get("snapshots", {}))
         self._center_of = {s: center for center, subjects in plan.subjects.items() for s in subjects}
 
     @property
