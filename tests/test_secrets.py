@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from tmqc.settings.secrets import hide, redact, redact_all, reveal
@@ -53,3 +56,9 @@ def test_arguments_are_hidden_and_their_uris_known_to_this_process_and_its_child
     assert hide(arguments) == arguments  # a child's are redacted already
     assert reveal("postgresql://***@localhost:5432/mlflow") == uri
     assert reveal("http://host") == "http://host"
+
+
+def test_a_command_line_is_hidden_before_hydra_reads_it():
+    command = [sys.executable, "-m", "tmqc", "tracking.uri=postgresql://qc:hunter2@host/mlflow", "--cfg", "all"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "tracking.uri=postgresql://***@host/mlflow" in done.stdout and "hunter2" not in done.stdout

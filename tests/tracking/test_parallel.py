@@ -47,7 +47,7 @@ def run_jobs(outputs, uri):
     def finish(process, cycles):
         told, errors = process.communicate(f"{cycles}\n", timeout=1200)
         assert process.returncode == 0, errors
-        assert "tracking:" not in errors
+        assert "not logged" not in errors and "not all of the run" not in errors  # slow it may be
         return json.loads(told.splitlines()[-1])
 
     parent = finish(start("", "parent"), 0)

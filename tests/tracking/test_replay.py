@@ -22,7 +22,7 @@ from tmqc.tracking.database import database_uri
 
 mlflow = pytest.importorskip("mlflow")
 from tmqc.report.replay import other_numbers  # noqa: E402
-from tmqc.tracking.outbox import read_outbox  # noqa: E402
+from tmqc.tracking.waiting import read_outbox  # noqa: E402
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "replay_tracking.py"
 NOWHERE = "http://127.0.0.1:9"  # the discard port: nobody listens
@@ -58,7 +58,7 @@ def live(outputs, cohort_csvs):
 @pytest.fixture(scope="module")
 def unheard(outputs, cohort_csvs):
     """The same run with a server that was never there."""
-    more = [f"tracking.uri={NOWHERE}", "tracking.required=false"]
+    more = ["tracking.uri='http://user:secret@127.0.0.1:9'", "tracking.required=false"]
     return go(outputs, cohort_csvs, "unheard", *more)
 
 
@@ -150,6 +150,11 @@ def test_a_run_that_the_store_never_heard_of_is_sent_from_its_directory(
     assert len(found.inputs.dataset_inputs) == 3 and len(found.outputs.model_outputs) == 1
     assert script.main([str(directory), "--uri", store]) == 0  # a copy is another directory: replayed from its files
     assert len(runs_in(store, directory)[1]) == 1
+
+
+def test_a_password_in_the_uri_is_in_no_file_of_the_run(unheard):
+    assert "uri: http://***@127.0.0.1:9" in (unheard / "config.yaml").read_text()
+    assert not [path for path in unheard.rglob("*") if path.is_file() and b"secret" in path.read_bytes()]
 
 
 def test_what_waits_of_a_run_that_the_store_does_not_know_is_replaced_by_a_replay(script, unheard, store, tmp_path):

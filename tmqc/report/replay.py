@@ -20,8 +20,9 @@ from tmqc.runs.cycles import read_rows
 from tmqc.runs.provenance import environment_tags
 from tmqc.runs.resume import read_run_id
 from tmqc.tracking import Opening
-from tmqc.tracking.outbox import MlflowTracker, Outbox, read_outbox
+from tmqc.tracking.outbox import MlflowTracker
 from tmqc.tracking.store import MlflowStore
+from tmqc.tracking.waiting import Outbox, read_outbox
 
 log = logging.getLogger("tmqc")
 

@@ -178,8 +178,9 @@ def deliver(config: TrackingConfig, outputs: Path, directory: Path) -> None:
     """Send what a run that has ended still has for its store; a warning if that cannot be done now."""
     if config.name != "mlflow" or not (directory / TRACKING).is_file():
         return
-    from tmqc.tracking.outbox import MlflowTracker, read_outbox
+    from tmqc.tracking.outbox import MlflowTracker
     from tmqc.tracking.store import MlflowStore
+    from tmqc.tracking.waiting import read_outbox
 
     if (box := read_outbox(directory)) is None:
         return

@@ -75,6 +75,13 @@ def find_tagged(client: MlflowClient, experiment_id: str, tag: str, value: str) 
     return list(client.search_runs([experiment_id], query, order_by=["start_time DESC"]))
 
 
+def limit_database_retries() -> None:
+    """Say within a second that a database server is away: MLflow would try to connect for minutes."""
+    from mlflow.store.db import utils
+
+    utils.MAX_RETRY_COUNT = 3
+
+
 @contextmanager
 def patience(timeout_s: int) -> Iterator[None]:
     """Wait this long for a server's answer, try twice, and quietly; MLflow's own patience is four minutes.

@@ -6,13 +6,11 @@ the little else that waits while the store is away stands in `tracking.json` of 
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,12 +21,13 @@ from numpy.typing import NDArray
 
 from tmqc.errors import RunError
 from tmqc.runs.cycles import read_rows
-from tmqc.runs.directory import CYCLES, MODEL, TRACKING, write_json
+from tmqc.runs.directory import CYCLES, MODEL
 from tmqc.settings.secrets import redact, redact_all
 from tmqc.tracking import DIRECTORY_TAG, KEY_TAG, OWN_ID, PIPELINE_TAG, STATUSES, SWEEP_PARENT, Opening, Setting
 from tmqc.tracking.faults import ArtifactError, RefusedError, TrackingError, first_line
 from tmqc.tracking.store import MlflowStore, Point
-from tmqc.tracking.system import PREFIX, SystemSampler
+from tmqc.tracking.system import SystemSampler
+from tmqc.tracking.waiting import Outbox, read_outbox, write_outbox
 
 if TYPE_CHECKING:
     import keras
@@ -38,34 +37,6 @@ log = logging.getLogger("tmqc")
 SLOW_S = 2.0  # an answer that takes longer is worth a warning
 LAST_WAIT_S, KILLED_WAIT_S = 120.0, 15.0  # for what has not been sent when the run ends; a scheduler is about to kill
 _WITHOUT = "tracking.required=false logs the run later, tracking=none never"
-
-
-@dataclass
-class Outbox:
-    """What the store has not got yet.
-
-    Attributes:
-        opening: how to open the run; run_id: the store's own of it, None as long as it does not know the run.
-        cycles: rows of `cycles.csv` may be missing.
-        points: numbers that are no cycle's, as (step, milliseconds since 1970, values).
-        datasets: split -> (digest, profile). files: path, in the run directory if it is relative -> folder or None.
-        model: it lies in the folder `model`.
-    """
-
-    opening: Opening
-    run_id: str | None = None
-    cycles: bool = False
-    points: list[Point] = field(default_factory=list)
-    datasets: dict[str, tuple[str, dict[str, int]]] = field(default_factory=dict)
-    text: str | None = None
-    files: dict[str, str | None] = field(default_factory=dict)
-    model: bool = False
-    status: str | None = None
-
-    def is_empty(self) -> bool:
-        """Whether the store has got it all."""
-        waiting = (self.cycles, self.points, self.datasets, self.text, self.files, self.model, self.status)
-        return not any(waiting)
 
 
 class MlflowTracker:
@@ -84,7 +55,6 @@ class MlflowTracker:
         last_wait_s: float | None = LAST_WAIT_S,
     ) -> None:
         self._store, self._directory, self._required = store, directory.absolute(), required
-        self._path = self._directory / TRACKING
         self._system_metrics, self._last_wait_s = system_metrics, last_wait_s
         self._box = Outbox(Opening(name="", tags={}, settings={}, description=""))
         self._is_open = self._is_away = self._warned_of_slowness = False
@@ -370,30 +340,5 @@ class MlflowTracker:
 
     def _keep(self) -> None:
         """Write down what waits; without any of it the file is removed."""
-        try:
-            with self._state:
-                if self._box.is_empty():
-                    self._path.unlink(missing_ok=True)
-                else:
-                    points = [p for p in self._box.points if not _is_system(p)]
-                    write_json(self._path, asdict(self._box) | {"points": points})
-        except OSError as error:
-            log.warning("tracking: %s cannot be written (%s)", self._path, error.strerror)
-
-
-def read_outbox(directory: Path) -> Outbox | None:
-    """What a run left in its directory that MLflow does not have; None if there is nothing that can be read."""
-    path = directory / TRACKING
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        content["points"] = [Point(*point) for point in content["points"]]
-        return Outbox(**content)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        log.warning("tracking: %s cannot be read (%s) and is left out", path, error)
-        return None
-
-
-def _is_system(point: Point) -> bool:
-    return all(name.startswith(PREFIX) for name in point.values)
+        with self._state:
+            write_outbox(self._directory, self._box)

@@ -21,7 +21,7 @@ from tmqc.core.numbers import CYCLE_MARK
 from tmqc.settings.schema import TrackingConfig
 from tmqc.settings.secrets import MARK, redact, reveal
 from tmqc.tracking import DIRECTORY_TAG, KEY_TAG, OWN_TAGS, PIPELINE_TAG, SETTING_TAG, Opening
-from tmqc.tracking.connection import find_experiment, find_run, find_tagged, patience
+from tmqc.tracking.connection import find_experiment, find_run, find_tagged, limit_database_retries, patience
 from tmqc.tracking.database import creating, database_path, database_uri
 from tmqc.tracking.faults import ArtifactError, RefusedError, TrackingError, first_line
 from tmqc.tracking.models import send_model
@@ -193,6 +193,8 @@ class MlflowStore:
             raise TrackingError(f"tracking.uri={self.uri}: its password is not kept anywhere; give the whole URI again")
         try:
             with patience(_NUMBERS_S):
+                if not self.uri.startswith("http"):
+                    limit_database_retries()
                 with creating(self._database) if self._database else nullcontext():
                     self._client = MlflowClient(self.uri)
                     self._experiment_id = find_experiment(self._client, self._experiment, self._database)

@@ -1,0 +1,74 @@
+"""What a tracking store has not got yet, in memory and, while the store is away, in `tracking.json`."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tmqc.runs.directory import TRACKING, write_json
+from tmqc.tracking import Opening
+from tmqc.tracking.store import Point
+from tmqc.tracking.system import PREFIX
+
+log = logging.getLogger("tmqc")
+
+
+@dataclass
+class Outbox:
+    """What the store has not got yet.
+
+    Attributes:
+        opening: how to open the run; run_id: the store's own of it, None as long as it does not know the run.
+        cycles: rows of `cycles.csv` may be missing.
+        points: numbers that are no cycle's, as (step, milliseconds since 1970, values).
+        datasets: split -> (digest, profile). files: path, in the run directory if it is relative -> folder or None.
+        model: it lies in the folder `model`.
+    """
+
+    opening: Opening
+    run_id: str | None = None
+    cycles: bool = False
+    points: list[Point] = field(default_factory=list)
+    datasets: dict[str, tuple[str, dict[str, int]]] = field(default_factory=dict)
+    text: str | None = None
+    files: dict[str, str | None] = field(default_factory=dict)
+    model: bool = False
+    status: str | None = None
+
+    def is_empty(self) -> bool:
+        """Whether the store has got it all."""
+        waiting = (self.cycles, self.points, self.datasets, self.text, self.files, self.model, self.status)
+        return not any(waiting)
+
+
+def write_outbox(directory: Path, box: Outbox) -> None:
+    """Write down what waits, but for system metrics; without any of it the file is removed."""
+    path = directory / TRACKING
+    try:
+        if box.is_empty():
+            path.unlink(missing_ok=True)
+        else:
+            write_json(path, asdict(box) | {"points": [point for point in box.points if not _is_system(point)]})
+    except OSError as error:
+        log.warning("tracking: %s cannot be written (%s)", path, error.strerror)
+
+
+def read_outbox(directory: Path) -> Outbox | None:
+    """What a run left in its directory that MLflow does not have; None if there is nothing that can be read."""
+    path = directory / TRACKING
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content["points"] = [Point(*point) for point in content["points"]]
+        return Outbox(**content)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        log.warning("tracking: %s cannot be read (%s) and is left out", path, error)
+        return None
+
+
+def _is_system(point: Point) -> bool:
+    return all(name.startswith(PREFIX) for name in point.values)
