@@ -23,7 +23,7 @@ def test_every_import_is_a_declared_dependency():
     foreign = roots - sys.stdlib_module_names - {"tmqc"}
     installed = packages_distributions()
     needed = names_of(PROJECT["dependencies"])
-    extra = names_of(sum(PROJECT["optional-dependencies"].values(), []))
+    extra = names_of(each for group in PROJECT["optional-dependencies"].values() for each in group)
     for root in sorted(foreign):
         names = {name.lower() for name in installed.get(root, [root])}
         assert names & (extra if root in OPTIONAL else needed), f"{root} ({', '.join(names)}) is not in pyproject.toml"
