@@ -24,9 +24,11 @@ from tmqc.model.sfcn import feature_grid, sfcn
 from tmqc.settings.schema import ModelConfig
 
 # What has to be as in our own layers, wherever the file says it: older ones leave out what they did not know yet.
-_COMPARED = ("filters", "kernel_size", "strides", "padding", "dilation_rate", "groups", "activation", "use_bias")
-_COMPARED += ("data_format", "pool_size", "center", "scale", "momentum", "epsilon", "units")
-_COMPARED += ("max_value", "negative_slope", "threshold")
+_COMPARED = {
+    *("filters", "kernel_size", "strides", "padding", "dilation_rate", "groups", "activation", "use_bias"),
+    *("data_format", "pool_size", "center", "scale", "momentum", "epsilon", "units"),
+    *("max_value", "negative_slope", "threshold"),
+}
 
 Layers = Sequence[Mapping[str, Any]]
 
@@ -184,7 +186,8 @@ def _load_moments(parts: Sequence[tuple[Path, keras.Model]], variables: Mapping[
     Returns:
         Why that cannot be done; the optimizer is left as it is.
     """
-    values, steps = {}, {}
+    values: dict[str, NDArray[Any]] = {}
+    steps: dict[str, int] = {}
     for path, part in parts:
         with h5py.File(path, "r") as file:
             slots = _slots_of(file)
