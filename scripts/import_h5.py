@@ -27,25 +27,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from tmqc.model.backend import import_keras  # takes seconds: --help is not to wait
 
     import_keras()
-    from tmqc.model.h5 import read_pair
-    from tmqc.runs.imported import turn_axes, write_imported
+    from tmqc.model.h5 import read_pair, turn_axes
+    from tmqc.runs.imported import write_imported
 
     try:
         cycle = given.cycle if given.cycle is not None else _cycle_of([given.encoder, given.classifier])
-        pair = read_pair(given.encoder, given.classifier)
+        saved = read_pair(given.encoder, given.classifier, seed=given.seed)
         if given.axes == "zyx":
-            pair = turn_axes(pair)
+            saved = turn_axes(saved)
         directory = given.output or Path("outputs", "imported", given.encoder.stem)
         facts = {"imported": {path.name: _digest(path) for path in (given.encoder, given.classifier)}}
-        path = write_imported(pair, directory, cycle=cycle, seed=given.seed, facts=facts)
+        path = write_imported(saved, directory, cycle=cycle, facts=facts)
     except TmqcError as error:
         print(f"import_h5: {error}", file=sys.stderr)
         return error.code
-    if pair.moments is not None:
-        print(f"optimizer: moments and step count {pair.moments.step} imported")
+    if saved.fresh is None:
+        print(f"optimizer: moments and step count {saved.n_steps} imported")
     else:
-        print(f"optimizer: starts afresh, for {pair.fresh}")
-    shape, settings = ",".join(map(str, pair.shape)), pair.settings
+        print(f"optimizer: starts afresh ({saved.fresh})")
+    shape, settings = ",".join(map(str, saved.shape)), saved.settings
     filters = ",".join(map(str, settings.filters))
     print(f"settings: cohort.shape=[{shape}] model.filters=[{filters}] model.dropout={settings.dropout:g}", end=" ")
     print(f"model.batchnorm_momentum={settings.batchnorm_momentum:g} ", end="")

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from omegaconf import OmegaConf
+from scripts_of import load_script
 from tiny import CENTERS, compose_config, tiny_overrides
 
 from tmqc.cli import run
@@ -241,6 +242,31 @@ def test_mlflow_holds_every_cycle(runs):
     kept = {f.path for f in client.list_artifacts(qc.info.run_id)}
     assert {"config.yaml", "trace.csv", "ledger.json", "detection.csv", "figures"} <= kept
     assert {"good_lost.csv", "detection_by_kind.csv"} <= kept
+
+
+def test_pictures_that_fail_cost_a_warning_and_no_result(tmp_path, cohort_csvs, monkeypatch, caplog):
+    from mlflow import MlflowClient
+
+    def fail(*args, **kwargs):
+        raise RuntimeError("latex could not be found")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("matplotlib.figure.Figure.savefig", fail)
+        run = go(tmp_path, cohort_csvs, "pipeline=clean", "schedule.cycles=1", name="plain")
+        scored = go(tmp_path, cohort_csvs, "pipeline=inference", f"inference.run={run}", name="scored")
+    warnings = [r.getMessage() for r in caplog.records if r.levelname == "WARNING" and "latex" in r.getMessage()]
+    assert len(warnings) == 2 and f"scripts/report.py {run}`" in warnings[0]
+    for there in (run / "summary.json", run / "predictions.csv", scored / "metrics.csv", scored / "predictions.csv"):
+        assert there.stat().st_size > 0
+    assert not (run / "report.html").exists()
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    [experiment] = [e for e in client.search_experiments() if e.name == "tmqc"]
+    assert {r.info.status for r in client.search_runs([experiment.experiment_id])} == {"FINISHED"}
+    assert load_script("report").main([str(run), str(scored)]) == 0
+    drawn = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.png")}
+    assert drawn == {
+        *("clean/plain/figures/cycles.png", "inference/scored/figures/cycles.png", "inference/scored/figures/roc.png")
+    }
 
 
 def test_the_same_settings_give_the_same_run(runs, cohort_csvs):

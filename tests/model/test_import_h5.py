@@ -15,11 +15,10 @@ from keras import layers
 from scripts_of import load_script
 
 from tmqc.errors import ModelFileError
-from tmqc.model.h5 import read_pair
+from tmqc.model.h5 import read_pair, turn_axes
 from tmqc.model.learner import Learner
 from tmqc.model.sfcn import sfcn
 from tmqc.runs.checkpoint import load_checkpoint
-from tmqc.runs.imported import state_of, turn_axes
 
 tf = pytest.importorskip("tensorflow")
 FIVE = ((33, 40, 36), (2, 2, 3, 3, 4, 4))  # z, y, x and filters
@@ -89,18 +88,9 @@ def trained(tmp_path_factory):
     return encoder, classifier, save_pair(tmp_path_factory.mktemp("h5"), encoder, classifier)
 
 
-def model_of(pair):
-    """Without an optimizer: compiling its step takes its time."""
-    model = sfcn(pair.shape, pair.settings, seed=0)
-    for name, array in pair.weights.items():
-        part, layer, variable = name.split("/")
-        getattr(model.get_layer(part).get_layer(layer), variable).assign(array)
-    return model
-
-
-def learner_of(pair):
-    learner = Learner(sfcn(pair.shape, pair.settings, seed=0))
-    learner.load_state(state_of(pair, seed=0))
+def learner_of(saved, **more):
+    learner = Learner(sfcn(saved.shape, saved.settings, seed=0), **more)
+    learner.load_state(saved.state)
     return learner
 
 
@@ -111,14 +101,12 @@ def test_the_imported_model_predicts_as_the_pair_does(tmp_path):
     x = volumes_of(shape)
     wanted = classifier.predict_on_batch(encoder.predict_on_batch(x))[:, 0]
     assert np.ptp(wanted) > 1e-6
-    pair = read_pair(*save_pair(tmp_path, encoder, classifier))
-    assert (pair.shape, pair.settings.filters, pair.settings.dropout) == (shape, list(filters), 0.2)
-    assert (pair.moments, pair.fresh) == (None, "encoder: its optimizer has not taken a step")
-    found = model_of(turn_axes(pair)).predict_on_batch(turned(x))[:, 0]
+    saved = read_pair(*save_pair(tmp_path, encoder, classifier))
+    assert (saved.shape, saved.settings.filters, saved.settings.dropout) == (shape, list(filters), 0.2)
+    assert saved.n_steps == 0 and saved.fresh.startswith("encoder: its optimizer has not taken a step")
+    assert not any(a.any() for name, a in saved.state.items() if name.endswith(("_momentum", "_velocity")))
+    found = learner_of(turn_axes(saved), trains=False).predict(turned(x), batch_size=2)
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
-    state = state_of(pair, seed=0)
-    assert state["optimizer/adam/iteration"] == 0
-    assert not any(array.any() for name, array in state.items() if name.endswith(("_momentum", "_velocity")))
 
 
 def turned(x):
@@ -126,18 +114,18 @@ def turned(x):
 
 
 def test_turning_the_axes_twice_changes_nothing(trained):
-    pair = read_pair(*trained[2])
-    again = turn_axes(turn_axes(pair))
-    for there, here in ((pair.weights, again.weights), (pair.moments.first, again.moments.first)):
-        assert all(np.array_equal(there[name], here[name]) for name in there)
-    assert not np.array_equal(turn_axes(pair).weights["classifier/pd/kernel"], pair.weights["classifier/pd/kernel"])
+    saved = read_pair(*trained[2])
+    once, again = turn_axes(saved), turn_axes(turn_axes(saved))
+    assert all(np.array_equal(saved.state[name], again.state[name]) for name in saved.state)
+    for name in ("classifier/pd/kernel", "optimizer/adam/pd_kernel_momentum", "encoder/conv1/kernel"):
+        assert not np.array_equal(once.state[name], saved.state[name])
 
 
 def test_training_goes_on_as_it_would_have(trained):
     """The next step of two Adams on the pair is the next step of one Adam on the imported model."""
     encoder, classifier, paths = trained
     pair = turn_axes(read_pair(*paths))
-    assert (pair.moments.step, pair.fresh) == (STEPS, None)
+    assert (pair.n_steps, pair.fresh) == (STEPS, None)
     learner = learner_of(pair)
     x, y = volumes_of(THREE[0]), np.array([1, 0])
     wanted = classifier.predict_on_batch(encoder.predict_on_batch(x))[:, 0]
@@ -147,7 +135,7 @@ def test_training_goes_on_as_it_would_have(trained):
     after = learner.state()
     for i in range(1, 5):
         kernel = encoder.get_layer(f"conv{i}").kernel.numpy().transpose(2, 1, 0, 3, 4)
-        moved = np.abs(kernel - pair.weights[f"encoder/conv{i}/kernel"]).max()
+        moved = np.abs(kernel - pair.state[f"encoder/conv{i}/kernel"]).max()
         np.testing.assert_allclose(after[f"encoder/conv{i}/kernel"], kernel, atol=0.05 * moved)
     assert after["optimizer/adam/iteration"] == STEPS + 1
 
@@ -195,11 +183,9 @@ def test_files_of_keras_2_are_read_alike(trained, tmp_path, newer):
     for part in copies:
         as_keras_2(part, newer=newer)
     here = read_pair(*copies)
-    assert (here.shape, here.settings, here.moments.step) == (there.shape, there.settings, STEPS)
-    for name, array in there.weights.items():
-        np.testing.assert_array_equal(here.weights[name], array)
-    for name, array in there.moments.second.items():
-        np.testing.assert_array_equal(here.moments.second[name], array)
+    assert (here.shape, here.settings, here.n_steps) == (there.shape, there.settings, STEPS)
+    for name, array in there.state.items():
+        np.testing.assert_array_equal(here.state[name], array)
 
 
 def change(path, edit):
@@ -235,10 +221,10 @@ def make_infinite(found, file):
     ("edit", "words"),
     [
         (make_lambda, ["Lambda", "wanted for the encoder: InputLayer, Conv3D"]),
-        (make_wide, [r"encoder/conv1/kernel has shape \(3, 3, 3, 1, 3\)", r"its settings say \(3, 3, 3, 1, 9\)"]),
-        (make_strided, [r"layer conv1: strides is \[2, 2, 2\], must be 1", "layer maxpool1: padding is valid"]),
+        (make_wide, ["weights are not those of its layers", r"\(3, 3, 3, 1, 9\)", r"\(3, 3, 3, 1, 3\)"]),
+        (make_strided, [r"conv1: strides is \[2, 2, 2\], must be \[1, 1, 1\]", "maxpool1: padding is valid"]),
         (make_fork, ["layer conv2 follows conv1, must follow re_lu"]),
-        (make_infinite, ["kernel of layer conv2 holds values that are not finite"]),
+        (make_infinite, ["encoder/conv2/kernel holds values that are not finite"]),
     ],
 )
 def test_another_model_is_refused_with_what_is_wrong(trained, tmp_path, edit, words):
@@ -254,7 +240,7 @@ def test_parts_that_do_not_fit_and_files_of_another_kind(trained, tmp_path):
     _, _, (encoder, classifier) = trained
     five = build_encoder(*FIVE)
     five.save(tmp_path / "five.h5")
-    with pytest.raises(ModelFileError, match=r"kernel has shape \(36, 1\), the encoder gives 4 features"):
+    with pytest.raises(ModelFileError, match=r"\(4, 1\).*\(36, 1\)"):
         read_pair(tmp_path / "five.h5", classifier)
     with pytest.raises(ModelFileError, match="wanted for the classifier: InputLayer, Dense"):
         read_pair(encoder, encoder)

@@ -44,7 +44,7 @@ def choose_batch_size(model: keras.Model) -> int:
     """
     free = backend.free_bytes()
     fits = (_BUDGET if free is None else min(_BUDGET, free)) // bytes_a_scan(model)
-    return int(min(_MOST, 2 ** max(fits.bit_length() - 1, 0)))
+    return min(_MOST, 1 << max(fits.bit_length() - 1, 0))
 
 
 def bytes_a_scan(model: keras.Model) -> int:

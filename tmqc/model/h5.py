@@ -1,192 +1,221 @@
 """Models saved by the published scripts: an encoder and a classifier, each a Keras HDF5 file.
 
-Only the files' JSON and arrays are read; no layer is built from them, so nothing that a file holds is ever run.
+Of the files only JSON and arrays are read, into a model of our own: nothing that a file holds is ever run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import h5py
+import keras
 import numpy as np
+from keras import ops
 from numpy.typing import NDArray
 
 from tmqc.errors import ModelFileError
-from tmqc.model.h5_layers import Layer, read_layers, read_settings
+from tmqc.model.learner import named_variables
+from tmqc.model.sfcn import feature_grid, sfcn
 from tmqc.settings.schema import ModelConfig
 
-Arrays = Mapping[str, NDArray[np.float32]]
-
-_ARRAYS = {
-    "Conv3D": ("kernel", "bias"),
-    "BatchNormalization": ("gamma", "beta", "moving_mean", "moving_variance"),
-    "Dense": ("kernel", "bias"),
+# What has to be as in our own layers, wherever the file says it: older ones leave out what they did not know yet.
+_COMPARED = {
+    *("filters", "kernel_size", "strides", "padding", "dilation_rate", "groups", "activation", "use_bias"),
+    *("data_format", "pool_size", "center", "scale", "momentum", "epsilon", "units"),
+    *("max_value", "negative_slope", "threshold"),
 }
-_TRAINED = ("kernel", "bias", "gamma", "beta")
+
+Layers = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
-class Moments:
-    """Adam's state, by the names of the weights: steps taken, first and second moments."""
-
-    step: int
-    first: Arrays
-    second: Arrays
-
-
-@dataclass(frozen=True)
-class SavedPair:
-    """What encoder and classifier hold, under our names: `encoder/conv1/kernel`, ..., `classifier/pd/bias`.
+class SavedModel:
+    """An encoder and a classifier as the state of one learner.
 
     Attributes:
         shape: voxels, in the order of the axes that the model was trained with.
         settings: filters, dropout and BatchNorm.
-        moments: of Adam; None if they are not there, and `fresh` says why.
+        state: as `Learner.state` gives it.
+        fresh: why the optimizer starts afresh; None if its state was there.
     """
 
     shape: tuple[int, int, int]
     settings: ModelConfig
-    weights: Arrays
-    moments: Moments | None
+    state: Mapping[str, NDArray[np.generic]]
     fresh: str | None
 
+    @property
+    def n_steps(self) -> int:
+        """Steps that the optimizer has taken."""
+        return int(self.state["optimizer/adam/iteration"])
 
-def read_pair(encoder: Path, classifier: Path) -> SavedPair:
+
+def read_pair(encoder: Path, classifier: Path, *, seed: int = 0) -> SavedModel:
     """Read `encoder_*.h5` and the `classifier_PD_*.h5` saved with it.
 
+    Args:
+        encoder: HDF5 file of a whole model, by Keras 2 or 3.
+        classifier: the same.
+        seed: of the dropout generator, which the files do not hold.
+
     Raises:
-        ModelFileError: with every fault of layers, settings and shapes.
+        ModelFileError: with every fault of the layers, or of the weights.
     """
-    body, head = _read(encoder, "encoder"), _read(classifier, "classifier")
-    settings, shape = read_settings(encoder, body.layers)
-    _check_shapes(encoder, classifier, {**body.weights, **head.weights}, settings, shape)
-    moments, fresh = _join(body.adam, head.adam)
-    return SavedPair(shape, settings, {**body.weights, **head.weights}, moments, fresh)
+    files = {"encoder": encoder, "classifier": classifier}
+    layers = {part: _layers_of(path) for part, path in files.items()}
+    shape, settings = _settings_of(encoder, layers["encoder"])
+    model = sfcn(shape, settings, seed=seed)
+    parts = {name: model.get_layer(name) for name in files}
+    if faults := [f for name, part in parts.items() for f in _compare(files[name], layers[name], part)]:
+        raise ModelFileError(faults)
+    optimizer = keras.optimizers.Adam(name="adam")
+    optimizer.build(model.trainable_variables)
+    for name, part in parts.items():
+        try:
+            part.load_weights(files[name])
+        except (OSError, KeyError, ValueError) as error:
+            raise ModelFileError(f"{files[name]}: its weights are not those of its layers ({error})") from None
+    variables = dict(named_variables(model, optimizer))
+    fresh = _load_moments([(files[name], part) for name, part in parts.items()], variables)
+    state = {name: np.array(ops.convert_to_numpy(variable.value)) for name, variable in variables.items()}
+    if faults := [f"{name} holds values that are not finite" for name, a in state.items() if not np.isfinite(a).all()]:
+        raise ModelFileError([f"{encoder}, {classifier}: {fault}" for fault in faults])
+    return SavedModel(shape, settings, state, fresh)
 
 
-@dataclass(frozen=True)
-class _Part:
-    layers: list[Layer]
-    weights: Arrays
-    adam: Moments | str  # or why there is none
+def turn_axes(saved: SavedModel) -> SavedModel:
+    """Make a model of volumes in z, y, x order one of x, y, z: every kernel turned, and what follows the flattening.
+
+    The published scripts train on SimpleITK's arrays, whose axes are z, y, x; ours are x, y, z. What a model predicts
+    for a scan stays the same.
+    """
+    grid = [size // 2 for size in feature_grid(saved.shape, len(saved.settings.filters) - 1)]
+
+    def turn(name: str, array: NDArray[np.generic]) -> NDArray[np.generic]:
+        if array.ndim == 5:
+            return array.transpose(2, 1, 0, 3, 4)
+        if "pd/kernel" in name or "pd_kernel" in name:
+            return array.reshape(*grid, -1).transpose(2, 1, 0, 3).reshape(array.shape)
+        return array
+
+    z, y, x = saved.shape
+    return replace(saved, shape=(x, y, z), state={name: turn(name, array) for name, array in saved.state.items()})
 
 
-def _read(path: Path, part: str) -> _Part:
+def _layers_of(path: Path) -> Layers:
     try:
         with h5py.File(path, "r") as file:
             if "model_config" not in file.attrs:
                 raise ModelFileError(f"{path}: holds weights without their model; save it as a whole, by model.save")
-            layers = read_layers(path, file.attrs["model_config"], part)
-            weights = dict(_weights_of(path, file, layers, part))
-            return _Part(layers, weights, _adam_of(file, weights))
+            content = json.loads(file.attrs["model_config"])["config"]
+            layers: Layers = content["layers"] if isinstance(content, dict) else content
+            assert all(layer["config"]["name"] and layer["class_name"] for layer in layers)
+            return layers
     except OSError as error:
         raise ModelFileError(f"{path}: cannot be read as HDF5 ({error})") from None
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (AssertionError, KeyError, TypeError, ValueError) as error:
         raise ModelFileError(f"{path}: is not a model saved by Keras ({error!r})") from None
 
 
-def _weights_of(
-    path: Path, file: h5py.File, layers: list[Layer], part: str
-) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    count = {"Conv3D": 0, "BatchNormalization": 0}
-    ours = {"Conv3D": "conv", "BatchNormalization": "norm"}
+def _settings_of(path: Path, layers: Layers) -> tuple[tuple[int, int, int], ModelConfig]:
+    """The grid that an encoder takes, and what it is made with; `_compare` sees whether it is an SFCN."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
     for layer in layers:
-        if layer.kind not in _ARRAYS:
-            continue
-        name = "pd"
-        if layer.kind in count:
-            count[layer.kind] += 1
-            name = f"{ours[layer.kind]}{count[layer.kind]}"
-        group = file["model_weights"][layer.name]
-        saved = {_text(each).rpartition("/")[2].removesuffix(":0"): each for each in group.attrs["weight_names"]}
-        if set(saved) != set(_ARRAYS[layer.kind]):
-            has, wanted = ", ".join(saved) or "nothing", ", ".join(_ARRAYS[layer.kind])
-            raise ModelFileError(f"{path}: layer {layer.name} holds {has}; wanted: {wanted}")
-        for variable in _ARRAYS[layer.kind]:
-            array = np.asarray(group[saved[variable]], np.float32)
-            if not np.isfinite(array).all():
-                raise ModelFileError(f"{path}: {variable} of layer {layer.name} holds values that are not finite")
-            yield f"{part}/{name}/{variable}", array
+        found.setdefault(_kind(layer), []).append(layer["config"])
+    try:
+        first, norm = found["InputLayer"][0], found["BatchNormalization"][0]
+        _, x, y, z, n_channels = first.get("batch_shape") or first["batch_input_shape"]  # Keras 3, Keras 2
+        settings = ModelConfig(
+            name="imported",
+            filters=[int(config["filters"]) for config in found["Conv3D"]],
+            dropout=float(found["Dropout"][0]["rate"]),
+            batchnorm_momentum=float(norm["momentum"]),
+            batchnorm_epsilon=float(norm["epsilon"]),
+        )
+        grid = feature_grid((x, y, z), len(settings.filters) - 1)
+    except (KeyError, TypeError, ValueError) as error:
+        kinds = ", ".join(map(_kind, layers))
+        raise ModelFileError(f"{path}: is not the encoder of an SFCN; its layers are {kinds} ({error!r})") from None
+    if n_channels != 1 or min(grid) < 2:
+        raise ModelFileError(f"{path}: takes {(x, y, z, n_channels)}, too few voxels, or not (x, y, z, 1)")
+    return (x, y, z), settings
 
 
-def _text(name: Any) -> str:
-    return name.decode() if isinstance(name, bytes) else str(name)
+def _kind(layer: Mapping[str, Any]) -> str:
+    is_relu = layer["class_name"] == "Activation" and layer["config"].get("activation") == "relu"
+    return "ReLU" if is_relu else str(layer["class_name"])
 
 
-def _check_shapes(
-    encoder: Path, classifier: Path, weights: Arrays, settings: ModelConfig, shape: tuple[int, int, int]
-) -> None:
-    faults, channels = [], 1
-    for i, filters in enumerate(settings.filters, start=1):
-        size = 1 if i == len(settings.filters) else 3
-        expected: dict[str, tuple[int, ...]] = {f"encoder/conv{i}/kernel": (size, size, size, channels, filters)}
-        expected |= {f"encoder/conv{i}/bias": (filters,)}
-        expected |= {f"encoder/norm{i}/{name}": (filters,) for name in _ARRAYS["BatchNormalization"]}
-        faults += [
-            f"{encoder}: {name} has shape {weights[name].shape}, its settings say {wanted}"
-            for name, wanted in expected.items()
-            if weights[name].shape != wanted
-        ]
-        channels = filters
-    n_features = channels * int(np.prod(pooled_grid(shape, settings)))
-    if (has := weights["classifier/pd/kernel"].shape) != (n_features, 1):
-        wanted = f"the encoder gives {n_features} features, that is ({n_features}, 1)"
-        faults.append(f"{classifier}: its kernel has shape {has}, {wanted}")
-    if (has := weights["classifier/pd/bias"].shape) != (1,):
-        faults.append(f"{classifier}: its bias has shape {has}, must be (1,)")
-    if faults:
-        raise ModelFileError(faults)
+def _compare(path: Path, layers: Layers, part: keras.Model) -> Iterator[str]:
+    """How the layers of a file differ from ours, in kind, settings or order."""
+    has, wanted = list(map(_kind, layers)), [type(layer).__name__ for layer in part.layers]
+    if has != wanted:
+        yield f"{path}: the layers are {', '.join(has)}; wanted for the {part.name}: {', '.join(wanted)}"
+        return
+    for theirs, ours in zip((layer["config"] for layer in layers), part.layers, strict=True):
+        for setting, value in ours.get_config().items():
+            if setting in _COMPARED and theirs.get(setting) is not None and _plain(theirs[setting]) != _plain(value):
+                yield f"{path}: layer {theirs['name']}: {setting} is {theirs[setting]}, must be {_plain(value)}"
+    for before, layer in pairwise(layers):
+        sources, name = list(_sources(layer.get("inbound_nodes", []))), before["config"]["name"]
+        if sources and sources != [name]:
+            yield f"{path}: layer {layer['config']['name']} follows {', '.join(sources)}, must follow {name}"
 
 
-def pooled_grid(shape: tuple[int, int, int], settings: ModelConfig) -> tuple[int, ...]:
-    """Voxels per axis behind the average pooling."""
-    n_blocks = len(settings.filters) - 1
-    return tuple(-(-size // 2**n_blocks) // 2 for size in shape)
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, list | tuple) else value
 
 
-def _adam_of(file: h5py.File, weights: Arrays) -> Moments | str:
-    """Adam's state as saved with the model, or why there is none to be had."""
-    if "optimizer_weights" not in file:
-        return "the file holds no optimizer state"
-    group = file["optimizer_weights"]
-    saved = {name: np.asarray(group[name]) for name in map(_text, group.attrs.get("weight_names", []))}
-    slots: dict[str, list[NDArray[Any]]] = {"step": [], "first": [], "second": []}
-    for name, array in saved.items():
-        if (slot := _slot(name)) is not None:
-            slots[slot].append(array)
-    trained = [name for name in weights if name.rpartition("/")[2] in _TRAINED]
-    if len(slots["step"]) != 1 or int(slots["step"][0]) == 0:
-        return "its optimizer has not taken a step"
-    for kind in ("first", "second"):
-        has, wanted = [a.shape for a in slots[kind]], [weights[name].shape for name in trained]
-        if has != wanted:
-            return f"its optimizer's {kind} moments have the shapes {has}, the weights {wanted}"
-    first, second = (dict(zip(trained, slots[kind], strict=True)) for kind in ("first", "second"))
-    return Moments(int(slots["step"][0]), first, second)
+def _sources(node: Any) -> Iterator[str]:
+    # Keras 2: [["conv1", 0, 0, {}]]; Keras 3: {"keras_history": ["conv1", 0, 0]} within further records.
+    if isinstance(node, list) and len(node) >= 3 and isinstance(node[0], str) and isinstance(node[1], int):
+        yield node[0]
+    elif isinstance(node, list | dict):
+        for each in node.values() if isinstance(node, dict) else node:
+            yield from _sources(each)
 
 
-def _slot(name: str) -> str | None:
-    """Which part of Adam's state a name means, as Keras 2 (two ways) and Keras 3 write it."""
-    parts = name.removesuffix(":0").split("/")
-    if parts[-1] in ("iter", "iteration"):
-        return "step"
-    for slot, marks, suffix in (("first", ("m",), "_momentum"), ("second", ("v",), "_velocity")):
-        if parts[-1].endswith(suffix) or parts[-1] in marks or any(part in marks for part in parts[1:2]):
-            return slot
+def _load_moments(parts: Sequence[tuple[Path, keras.Model]], variables: Mapping[str, keras.Variable]) -> str | None:
+    """Make the two Adams that the published scripts keep one. They step together, so their counts must agree.
+
+    Returns:
+        Why that cannot be done; the optimizer is left as it is.
+    """
+    values: dict[str, NDArray[Any]] = {}
+    steps: dict[str, int] = {}
+    for path, part in parts:
+        with h5py.File(path, "r") as file:
+            slots = _slots_of(file)
+        if len(slots["iteration"]) != 1 or int(slots["iteration"][0]) == 0:
+            return f"{part.name}: its optimizer has not taken a step, or was not saved"
+        steps[part.name] = int(slots["iteration"][0])
+        for slot in ("momentum", "velocity"):
+            has, wanted = [a.shape for a in slots[slot]], [tuple(v.shape) for v in part.trainable_variables]
+            if has != wanted:
+                return f"{part.name}: the shapes of its optimizer's {slot} are {has}, those of the weights {wanted}"
+            names = ("_".join(v.path.split("/")[-2:]) for v in part.trainable_variables)
+            values |= {f"optimizer/adam/{n}_{slot}": a for n, a in zip(names, slots[slot], strict=True)}
+    if len(set(steps.values())) > 1:
+        return f"the optimizers have taken different numbers of steps: {steps}"
+    for name, array in values.items():
+        variables[name].assign(array)
+    variables["optimizer/adam/iteration"].assign(steps["encoder"])
     return None
 
 
-def _join(encoder: Moments | str, classifier: Moments | str) -> tuple[Moments | None, str | None]:
-    """One Adam of the two that the published scripts keep; they step together, so their counts must agree."""
-    for part, adam in (("encoder", encoder), ("classifier", classifier)):
-        if isinstance(adam, str):
-            return None, f"{part}: {adam}"
-    assert isinstance(encoder, Moments)
-    assert isinstance(classifier, Moments)
-    if encoder.step != classifier.step:
-        return None, f"the encoder's optimizer has taken {encoder.step} steps, the classifier's {classifier.step}"
-    both = ({**encoder.first, **classifier.first}, {**encoder.second, **classifier.second})
-    return Moments(encoder.step, *both), None
+def _slots_of(file: h5py.File) -> dict[str, list[NDArray[Any]]]:
+    """Adam's state by what it is, each in the order of the weights; names are as Keras 3 and, in two ways, 2 write."""
+    slots: dict[str, list[NDArray[Any]]] = {"iteration": [], "momentum": [], "velocity": []}
+    group = file.get("optimizer_weights", {})
+    for raw in group.attrs.get("weight_names", []) if group else []:
+        name = raw.decode() if isinstance(raw, bytes) else str(raw)
+        *before, last = name.removesuffix(":0").split("/")
+        for slot, marks in (("iteration", ("iter", "iteration")), ("momentum", ("m",)), ("velocity", ("v",))):
+            if last in marks or last.endswith(f"_{slot}") or before[1:2] == list(marks):
+                slots[slot].append(np.asarray(group[raw]))
+    return slots

@@ -43,7 +43,7 @@ class Learner:
         optimizer = keras.optimizers.Adam(name="adam")
         model.compile(optimizer, "binary_crossentropy", metrics=["binary_accuracy"], jit_compile=jit_compile)
         optimizer.build(model.trainable_variables)
-        self.variables: dict[str, keras.Variable] = dict(_named_variables(model))
+        self.variables: dict[str, keras.Variable] = dict(named_variables(model, optimizer))
         self._fix_traces(trains=trains)
 
     def train_batch(self, x: NDArray[np.float32], y: NDArray[np.integer], *, learning_rate: float) -> tuple[float, int]:
@@ -212,12 +212,12 @@ def _too_large(what: str, x: Any, setting: str) -> OutOfMemoryError:
     )
 
 
-def _named_variables(model: keras.Model) -> Iterator[tuple[str, keras.Variable]]:
+def named_variables(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> Iterator[tuple[str, keras.Variable]]:
     """Names made of layer names, which unlike Keras' own paths do not depend on what the process built before."""
     parts = [layer for layer in model.layers if isinstance(layer, keras.Model)]
     for part in parts or [model]:
         for layer in part.layers:
             for variable in layer.variables:
                 yield f"{part.name}/{layer.name}/{variable.name}", variable
-    for variable in model.optimizer.variables:
+    for variable in optimizer.variables:
         yield f"{_OPTIMIZER}{variable.path}", variable

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -140,7 +142,7 @@ def comparison(
             faults += error.faults
     if faults:
         raise RunError(faults)
-    console = console or Console()
+    console = console or _standard_output()
     if note is not None:
         console.print(note, style="italic", markup=False)
     for table in tables:
@@ -234,8 +236,15 @@ def _cycles(value: float | None) -> str:
 
 
 def _print(table: Table, note: str | None, directory: Path, console: Console | None) -> None:
-    console = console or Console()
+    console = console or _standard_output()
     if note is not None:
         console.print(note, style="italic", markup=False)
     console.print(table)
     console.print(str(directory), markup=False, highlight=False, soft_wrap=True)
+
+
+def _standard_output() -> Console:
+    # A center named Zürich is not to end a run whose terminal knows ASCII only.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    return Console()
