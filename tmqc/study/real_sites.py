@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy.stats import binomtest, norm, t
 
 from tmqc.core.center_tests import CenterTest, judge_center, margins_of, rank_p_value
-from tmqc.core.fdr import benjamini_hochberg
+from tmqc.core.fdr import benjamini_hochberg, large_enough
 from tmqc.core.label_fdr import judge_labels
 from tmqc.core.platt import calibrate_counts, count_logits
 from tmqc.core.power import Planted, Power, measure_power, plant_flips
@@ -100,8 +101,10 @@ def write_report(repeats: Sequence[Repeat], *, q: float) -> str:
 def _row(number: int, name: str, repeats: Sequence[Repeat], rule: str, level: float) -> str:
     false, shares, found = [], [], []
     for repeat in repeats:
-        p, truth = repeat.p_values[rule], np.array(list(repeat.flipped.values()))
-        out = benjamini_hochberg(list(p.values()), level)
+        p, truth = np.array(list(repeat.p_values[rule].values())), np.array(list(repeat.flipped.values()))
+        able = _able(repeat, level) if rule == CONTROL else np.ones(p.size, bool)
+        out = np.zeros(p.size, bool)
+        out[able] = benjamini_hochberg(p[able], level)
         false.append(int((out & ~truth).sum()))
         shares.append(false[-1] / max(1, int(out.sum())))
         sizes = [test.n_train for test in repeat.tests.values()]
@@ -113,8 +116,15 @@ def _row(number: int, name: str, repeats: Sequence[Repeat], rule: str, level: fl
     return "| " + " | ".join(map(str, cells)) + " |"
 
 
+def _able(repeat: Repeat, q: float) -> NDArray[np.bool_]:
+    return large_enough([test.p_least for test in repeat.tests.values()], q)
+
+
 def _write_power(repeats: Sequence[Repeat], q: float) -> list[str]:
-    planted = [case for repeat in repeats for case in plant_flips(repeat.tests, q=q)]
+    planted: list[Planted] = []
+    for repeat in repeats:
+        judged = {name for name, able in zip(repeat.tests, _able(repeat, q), strict=True) if able}
+        planted += plant_flips(repeat.tests, judged=judged, q=q)
     head = "| foretold where nothing is flipped, each site in turn as if it were |"
     cells = _cells(measure_power(planted, edges=EDGES))
     return [
