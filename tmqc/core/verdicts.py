@@ -16,10 +16,10 @@ The control, on one page
    on otherwise (undecided if the run ends). All eliminations of a run together have FDR <= q (`fdr`: union bound over
    looks; the number of hypotheses stays that of the start, eliminated centers included).
 4. **Odd images** (`conformal.judge_oddness`): any score of oddness, against verification scans of the scanner where
-   there are enough; found by `conformal` at q, or beyond a fixed limit, which promises nothing. Same waiting and
-   revisit.
+   there are enough; found by `conformal` at q, or beyond a fixed limit, which promises nothing. Waiting, revisit
+   and spending (q / K where it eliminates) as for centers.
 5. **Single labels** (`label_fdr.judge_labels`), of centers not under verdict: eliminated where the expected false share
-   allows it, at the field's accuracy never; all others are ranked for a human.
+   allows it at q / K, at the field's accuracy never; all others are ranked for a human.
 6. **Visits** (`visits.weigh_visits`): the calibrated change of the verification loss, added up as an e-value. It needs
    no held-out state and is reported beside the verdicts; it decides nothing, since lasting harmless differences between
    centers look the same.
