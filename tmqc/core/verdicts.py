@@ -4,7 +4,8 @@ The control, on one page
 ------------------------
 1. **State.** After every verification the centers' `platt.LogitCounts` are added up and one line is fitted
    (`calibrate_counts`). States are judged by AUROC and calibrated loss, and what is below is computed with that line,
-   never at a raw 0.5. A flat line (AUROC no better than chance) judges nothing: all margins are equal, all p-values 1.
+   never at a raw 0.5. No look is taken from a state whose line is flat: it knows nothing, and its margins tell only
+   the classes' shares.
 2. **Out of sample.** Verdicts need scores of scans that the state has not trained on: hold each center out of the tour
    in turn (a fold of centers sits out the cycles between two screenings), or score before a center's first visit. A
    center averages its scans' calibrated logits over all such screenings so far: evidence adds up there, before a test.

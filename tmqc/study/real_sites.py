@@ -29,10 +29,14 @@ CONTROL = "T1 and T2"
 
 @dataclass(frozen=True)
 class Repeat:
-    """One table: every site's tests, size, truth and p-values by rule; and what was said about single labels."""
+    """One table: every site's tests, size, truth and p-values by rule; and what was said about single labels.
+
+    `is_flat`: the model told the verification scans no better than chance, and nobody was judged.
+    """
 
     tests: Mapping[str, CenterTest]
     flipped: Mapping[str, bool]
+    is_flat: bool
     p_values: Mapping[str, Mapping[str, float]]
     n_singles: int
     n_eliminated: int
@@ -45,7 +49,8 @@ def judge(table: pd.DataFrame, *, rng: np.random.Generator, q: float, draws: int
     table = table.sort_values("subject", kind="stable")
     held = table[table["split"] == "verification"]
     line = calibrate_counts(count_logits(held["logit"], held["label"])).line
-    table = table.assign(z=line(table["logit"]))
+    is_flat = line.slope == 0.0  # nobody is judged then: all margins are equal
+    table = table.assign(z=0.0 if is_flat else line(table["logit"]))
     table = table.assign(margin=margins_of(table["z"], table["label"]))
     held, train = (table[table["split"] == split] for split in ("verification", "train"))
     moments = held.groupby("label")["margin"].agg(["mean", "var"])
@@ -57,11 +62,12 @@ def judge(table: pd.DataFrame, *, rng: np.random.Generator, q: float, draws: int
         alone[name] = rank_p_value(rows["z"][is_pd], rows["z"][~is_pd])
         expected = moments.loc[rows["label"]]
         excess = rows["margin"].sum() - expected["mean"].sum()
-        across[name] = float(norm.cdf(excess / np.sqrt(expected["var"].sum())))
+        variance = float(expected["var"].sum())
+        across[name] = float(norm.cdf(excess / np.sqrt(variance))) if variance > 0.0 else 1.0
         flipped[name] = bool(rows["flipped"].mean() > 0.5)
     within = {name: test.p for name, test in tests.items()}
     rules = {CONTROL: within, "T1 alone": alone, "margins against all sites'": across}
-    return Repeat(tests, flipped, rules, *_judge_singles(train[~train["site"].astype(str).map(flipped)], q))
+    return Repeat(tests, flipped, is_flat, rules, *_judge_singles(train[~train["site"].astype(str).map(flipped)], q))
 
 
 def _judge_singles(train: pd.DataFrame, q: float) -> tuple[int, int, int, float | None]:
@@ -92,6 +98,9 @@ def write_report(repeats: Sequence[Repeat], *, q: float) -> str:
     ]
     for number, some in sorted(by_number.items()):
         lines += [_row(number, name, some, rule, level) for name, (rule, level) in levels.items()]
+    flat = {number: sum(repeat.is_flat for repeat in some) for number, some in sorted(by_number.items())}
+    said = ", ".join(f"{n} of {len(by_number[number])} with {number} flipped" for number, n in flat.items())
+    lines += ["", f"Repeats in which the model was no better than chance, so that nobody was judged: {said}."]
     if 0 in by_number:
         lines += ["", *_write_power(by_number[0], q)]
     lines += ["", *_write_singles([repeat for repeat in repeats if repeat.n_singles])]
