@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from tmqc.core.fdr import benjamini_hochberg, confirm, e_benjamini_hochberg, share_of_look
+from tmqc.core.fdr import benjamini_hochberg, confirm, e_benjamini_hochberg, large_enough, share_of_look
 
 
 def test_benjamini_hochberg_by_hand():
@@ -30,6 +30,13 @@ def test_a_smaller_p_loses_no_rejection_and_order_has_no_say(p, at, factor):
     assert benjamini_hochberg(p[::-1], 0.2)[::-1].tolist() == before.tolist()
     p[at % len(p)] *= factor
     assert (benjamini_hochberg(p, 0.2) >= before).all()
+
+
+def test_who_can_be_judged_by_hand():
+    """q = .1. K = 1: three are at .1 or below; K = 2: two at .05 or below."""
+    assert large_enough([0.01, 0.05, 0.1, 0.2], 0.1).tolist() == [True, True, False, False]
+    assert large_enough([0.2, 0.5], 0.1).tolist() == [False, False]
+    assert large_enough([], 0.1).size == 0
 
 
 def test_out_of_range():

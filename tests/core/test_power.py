@@ -22,8 +22,10 @@ def center(p, p_if_flipped, n=20):
 def test_each_center_is_flipped_in_turn_among_the_others_as_they_are():
     """Levels at q = .1, m = 3: .033, .067, .1. With `bad` rejected, .06 is enough for one more."""
     tests = {"bad": center(0.001, 0.9), "a": center(0.8, 0.06, 8), "b": center(0.9, 0.07)}
-    assert plant_flips(tests, q=0.1, leave_out={"bad"}) == (
+    assert plant_flips(tests, judged=set(tests), q=0.1, leave_out={"bad"}) == (
         Planted("labels flipped", 8, True),
         Planted("labels flipped", 20, False),
     )
-    assert not plant_flips(tests, q=0.1)[0].found  # the bad one's twin is sound
+    assert not plant_flips(tests, judged=set(tests), q=0.1)[0].found  # the bad one's twin is sound
+    small = plant_flips(tests, judged={"bad", "b"}, q=0.1, leave_out={"bad"})
+    assert [case.found for case in small] == [False, True]  # two take part: .1 is b's level

@@ -3,36 +3,36 @@ import math
 import numpy as np
 import pytest
 
-from tmqc.core.center_tests import CenterTest, judge_center
-from tmqc.core.verdicts import ELIMINATED, SOUND, SUSPECT, TAKEN_BACK, judge_centers
+from tmqc.core.center_tests import CenterTest, judge_center, least_p
+from tmqc.core.fdr import large_enough
+from tmqc.core.verdicts import ELIMINATED, SOUND, SUSPECT, TAKEN_BACK, TOO_SMALL, judge_centers
 
 
-def center(p, p_least=1e-6):
-    return CenterTest(20, 5, None, None, p, p_least, 1.0)
+def center(p):
+    return CenterTest(20, 5, None, None, p, 1e-6, 1.0)
 
 
 def test_states_by_hand():
     """m = 10, q = .1, q / K = .02. The limits with two and one rejected: .02 and .002."""
-    tests = {"new": center(0.015), "out": center(0.001), "back": center(0.5), "good": center(0.4, 0.2)}
-    found = judge_centers(tests, waiting={"out", "back"}, n_centers=10, q=0.1, look=1, n_planned=5)
+    tests = {"new": center(0.015), "out": center(0.001), "back": center(0.5), "good": center(0.4), "small": center(0.2)}
+    judged = set("123456") | set(tests) - {"small"}
+    found = judge_centers(tests, judged=judged, waiting={"out", "back"}, q=0.1, look=1, n_planned=5)
     assert {name: v.state for name, v in found.items()} == {
         "new": SUSPECT,
         "out": ELIMINATED,
         "back": TAKEN_BACK,
         "good": SOUND,
+        "small": TOO_SMALL,
     }
     assert (found["new"].limit, found["new"].eliminate_limit) == (pytest.approx(0.02), pytest.approx(0.002))
-    assert [v.can_be_rejected for v in found.values()] == [True, True, True, False]
-    again = judge_centers({"out": center(0.003)}, waiting={"out"}, n_centers=10, q=0.1, look=2, n_planned=5)
+    again = judge_centers({"out": center(0.003)}, judged=judged, waiting={"out"}, q=0.1, look=2, n_planned=5)
     assert again["out"].state == SUSPECT  # not enough to eliminate, too much to be taken back
     assert again["out"].waited
 
 
 def test_what_is_out_of_range_is_an_error():
-    with pytest.raises(ValueError, match="n_centers=1"):
-        judge_centers({"a": center(1.0), "b": center(1.0)}, waiting=(), n_centers=1, q=0.1, look=1, n_planned=1)
     with pytest.raises(ValueError, match="look 2 of 1"):
-        judge_centers({"a": center(1.0)}, waiting=(), n_centers=1, q=0.1, look=2, n_planned=1)
+        judge_centers({"a": center(1.0)}, judged={"a"}, waiting=(), q=0.1, look=2, n_planned=1)
 
 
 @pytest.mark.parametrize("n_flipped", [0, 4])
@@ -48,6 +48,8 @@ def test_runs_of_control_keep_the_promise_with_site_shift(n_flipped):
             y = (rng.random(n + v) < rng.choice([0.2, 0.5, 1.0] if i >= n_flipped else [0.5])).astype(int)
             sites.append((n, y, 1.3 * (y - 0.5) + rng.normal(0, 2) + rng.normal(0, 0.8, n + v)))
         waiting, out = set(), set()
+        able = large_enough([least_p(n, y.size - n, draws=499) for n, y, _ in sites], 0.2 / 4)
+        judged = {str(i) for i in np.flatnonzero(able)}
         total = [np.zeros_like(z) for _, _, z in sites]
         for look in range(1, 5):
             tests = {}
@@ -57,7 +59,7 @@ def test_runs_of_control_keep_the_promise_with_site_shift(n_flipped):
                 mean = total[i] / look
                 if str(i) not in out:
                     tests[str(i)] = judge_center(mean[:n], label[:n], mean[n:], label[n:], rng=rng, draws=499)
-            found = judge_centers(tests, waiting=waiting, n_centers=16, q=0.2, look=look, n_planned=4)
+            found = judge_centers(tests, judged=judged, waiting=waiting, q=0.2, look=look, n_planned=4)
             out |= {name for name, v in found.items() if v.state == ELIMINATED}
             waiting = {name for name, v in found.items() if v.state == SUSPECT}
         shares.append(sum(int(name) >= n_flipped for name in out) / max(1, len(out)))

@@ -6,7 +6,8 @@ it says HC.
 - **T1, two classes**: U = pairs (PD scan i, HC scan j) of the center with z_i < z_j; exact one-sided Mann-Whitney.
   Null hypothesis: given the scores, the labels are in random order or better. Any shift, scale, calibration or share of
   patients of the site leaves U what it is. Right labels are far from the border of this null (an AUROC of .5), so that
-  good centers have p near 1; where all labels are flipped U is what n1 n0 - U was.
+  good centers have p near 1; where all labels are flipped U is what n1 n0 - U was. A sound center at which the model
+  is wrong more often than right, an AUROC below .5 in truth, is outside this null and may be accused.
 - **T2, verification scans at the center**: is the mean margin of its training scans low among all ways to choose as
   many of its scans? Null hypothesis: training and verification scans of the center are exchangeable, labels included.
   Smallest p: 1 / C(n + v, v).

@@ -5,6 +5,11 @@ p_(k) <= q k / m. FDR <= q if the p-values are independent or positively depende
 For e-values (expectation at most 1 where nothing is wrong) e-BH (Wang and Ramdas 2022, arXiv 2009.02824): the largest
 k with e_(k) >= m / (q k); FDR <= q under any dependence.
 
+**Who takes part.** A center that cannot reach a small p whatever its scores costs the others power and can gain
+nothing. `large_enough` leaves it out by its smallest possible p alone, which its sizes fix beforehand, so that
+nothing about the promise changes (Tarone, Biometrics 1990; Gilbert, Applied Statistics 2005). Of the published
+cohort's 83 centers a third take part, with seven eighths of the scans.
+
 **Several looks.** The same scans are judged at every screening, so the p-values of looks depend on each other in a way
 not known. Look k rejects at q_k with sum of q_k <= q. For the union R of the rejected R_k, V the good ones among them:
     |V| / |R|  <=  sum_k |V_k| / |R|  <=  sum_k |V_k| / |R_k|,   so   FDR(R) <= sum_k FDR(R_k) <= q
@@ -44,6 +49,20 @@ def benjamini_hochberg(p_values: ArrayLike, q: float) -> NDArray[np.bool_]:
         raise ValueError(f"p-values {p[~((p >= 0.0) & (p <= 1.0))]}: 0..1 is allowed")
     # The relative slack is for q k / m written as p m / k <= q: 0.03 * 3 / 1 is more than 0.09.
     return false_discovery_control(p, method="bh") <= level * (1.0 + 1e-12) if p.size else np.zeros(0, bool)
+
+
+def large_enough(p_least: ArrayLike, q: float) -> NDArray[np.bool_]:
+    """Who can be judged, shape (m,): p_least <= q / K for the smallest K that no more than K of them satisfy.
+
+    Args:
+        p_least: the smallest p that each could reach, known without looking at any score. q: of the look.
+    """
+    least, level = np.asarray(p_least, np.float64), _check(q)
+    for k in range(1, least.size + 1):
+        able = least <= level / k
+        if np.count_nonzero(able) <= k:
+            return able
+    return np.zeros(0, bool)
 
 
 def e_benjamini_hochberg(e_values: ArrayLike, q: float) -> NDArray[np.bool_]:

@@ -16,7 +16,8 @@ add up securely where that matters. Who prefers sums passes `fit_line` a functio
 **Safeguards.** Platt's targets (N1 + 1) / (N1 + 2) and 1 / (N0 + 2) in place of 1 and 0 keep the fit finite where a
 threshold separates the classes. A slope below 0 would reward a state for contradicting all labels: the best line
 without one, slope 0, is returned, whose loss is the entropy of the classes' shares. Fitted on the scans it is judged
-by, the loss is optimistic by about 2 / (2n) nats, which cancels between states compared on the same scans.
+by, the loss is optimistic by about 1 / n nats (two parameters), which cancels between states compared on the same
+scans.
 """
 
 from __future__ import annotations

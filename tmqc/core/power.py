@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from scipy.stats import binomtest
 
 from tmqc.core.center_tests import CenterTest
@@ -77,18 +76,24 @@ def measure_power(
 
 
 def plant_flips(
-    tests: Mapping[str, CenterTest], *, q: float, leave_out: Collection[str] = (), kind: str = "labels flipped"
+    tests: Mapping[str, CenterTest],
+    *,
+    judged: Collection[str],
+    q: float,
+    leave_out: Collection[str] = (),
+    kind: str = "labels flipped",
 ) -> tuple[Planted, ...]:
     """For every center in turn: would it be rejected at `q` if its labels were flipped, all else as it is?
 
     Args:
-        tests: of all centers judged. leave_out: names of those under verdict, who take part but are not planted.
+        tests: of all centers. judged: those that are `fdr.large_enough`; the others are planted, too, and never found.
+        leave_out: names of those under verdict, who take part but are not planted.
     """
-    p = np.array([test.p for test in tests.values()])
+    p = {name: test.p for name, test in tests.items() if name in judged}
     cases = []
-    for row, (name, test) in enumerate(tests.items()):
+    for name, test in tests.items():
         if name not in leave_out:
-            swapped = p.copy()
-            swapped[row] = test.p_if_flipped
-            cases.append(Planted(kind, test.n_train, bool(benjamini_hochberg(swapped, q)[row])))
+            swapped = p | {name: test.p_if_flipped} if name in p else {}
+            found = dict(zip(swapped, benjamini_hochberg(list(swapped.values()), q), strict=True))
+            cases.append(Planted(kind, test.n_train, bool(found.get(name, False))))
     return tuple(cases)

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy.stats import binomtest, norm, t
 
 from tmqc.core.center_tests import CenterTest, judge_center, margins_of, rank_p_value
-from tmqc.core.fdr import benjamini_hochberg
+from tmqc.core.fdr import benjamini_hochberg, large_enough
 from tmqc.core.label_fdr import judge_labels
 from tmqc.core.platt import calibrate_counts, count_logits
 from tmqc.core.power import Planted, Power, measure_power, plant_flips
@@ -28,10 +29,14 @@ CONTROL = "T1 and T2"
 
 @dataclass(frozen=True)
 class Repeat:
-    """One table: every site's tests, size, truth and p-values by rule; and what was said about single labels."""
+    """One table: every site's tests, size, truth and p-values by rule; and what was said about single labels.
+
+    `is_flat`: the model told the verification scans no better than chance, and nobody was judged.
+    """
 
     tests: Mapping[str, CenterTest]
     flipped: Mapping[str, bool]
+    is_flat: bool
     p_values: Mapping[str, Mapping[str, float]]
     n_singles: int
     n_eliminated: int
@@ -44,7 +49,8 @@ def judge(table: pd.DataFrame, *, rng: np.random.Generator, q: float, draws: int
     table = table.sort_values("subject", kind="stable")
     held = table[table["split"] == "verification"]
     line = calibrate_counts(count_logits(held["logit"], held["label"])).line
-    table = table.assign(z=line(table["logit"]))
+    is_flat = line.slope == 0.0  # nobody is judged then: all margins are equal
+    table = table.assign(z=0.0 if is_flat else line(table["logit"]))
     table = table.assign(margin=margins_of(table["z"], table["label"]))
     held, train = (table[table["split"] == split] for split in ("verification", "train"))
     moments = held.groupby("label")["margin"].agg(["mean", "var"])
@@ -56,11 +62,12 @@ def judge(table: pd.DataFrame, *, rng: np.random.Generator, q: float, draws: int
         alone[name] = rank_p_value(rows["z"][is_pd], rows["z"][~is_pd])
         expected = moments.loc[rows["label"]]
         excess = rows["margin"].sum() - expected["mean"].sum()
-        across[name] = float(norm.cdf(excess / np.sqrt(expected["var"].sum())))
+        variance = float(expected["var"].sum())
+        across[name] = float(norm.cdf(excess / np.sqrt(variance))) if variance > 0.0 else 1.0
         flipped[name] = bool(rows["flipped"].mean() > 0.5)
     within = {name: test.p for name, test in tests.items()}
     rules = {CONTROL: within, "T1 alone": alone, "margins against all sites'": across}
-    return Repeat(tests, flipped, rules, *_judge_singles(train[~train["site"].astype(str).map(flipped)], q))
+    return Repeat(tests, flipped, is_flat, rules, *_judge_singles(train[~train["site"].astype(str).map(flipped)], q))
 
 
 def _judge_singles(train: pd.DataFrame, q: float) -> tuple[int, int, int, float | None]:
@@ -91,6 +98,9 @@ def write_report(repeats: Sequence[Repeat], *, q: float) -> str:
     ]
     for number, some in sorted(by_number.items()):
         lines += [_row(number, name, some, rule, level) for name, (rule, level) in levels.items()]
+    flat = {number: sum(repeat.is_flat for repeat in some) for number, some in sorted(by_number.items())}
+    said = ", ".join(f"{n} of {len(by_number[number])} with {number} flipped" for number, n in flat.items())
+    lines += ["", f"Repeats in which the model was no better than chance, so that nobody was judged: {said}."]
     if 0 in by_number:
         lines += ["", *_write_power(by_number[0], q)]
     lines += ["", *_write_singles([repeat for repeat in repeats if repeat.n_singles])]
@@ -100,8 +110,10 @@ def write_report(repeats: Sequence[Repeat], *, q: float) -> str:
 def _row(number: int, name: str, repeats: Sequence[Repeat], rule: str, level: float) -> str:
     false, shares, found = [], [], []
     for repeat in repeats:
-        p, truth = repeat.p_values[rule], np.array(list(repeat.flipped.values()))
-        out = benjamini_hochberg(list(p.values()), level)
+        p, truth = np.array(list(repeat.p_values[rule].values())), np.array(list(repeat.flipped.values()))
+        able = _able(repeat, level) if rule == CONTROL else np.ones(p.size, bool)
+        out = np.zeros(p.size, bool)
+        out[able] = benjamini_hochberg(p[able], level)
         false.append(int((out & ~truth).sum()))
         shares.append(false[-1] / max(1, int(out.sum())))
         sizes = [test.n_train for test in repeat.tests.values()]
@@ -113,8 +125,15 @@ def _row(number: int, name: str, repeats: Sequence[Repeat], rule: str, level: fl
     return "| " + " | ".join(map(str, cells)) + " |"
 
 
+def _able(repeat: Repeat, q: float) -> NDArray[np.bool_]:
+    return large_enough([test.p_least for test in repeat.tests.values()], q)
+
+
 def _write_power(repeats: Sequence[Repeat], q: float) -> list[str]:
-    planted = [case for repeat in repeats for case in plant_flips(repeat.tests, q=q)]
+    planted: list[Planted] = []
+    for repeat in repeats:
+        judged = {name for name, able in zip(repeat.tests, _able(repeat, q), strict=True) if able}
+        planted += plant_flips(repeat.tests, judged=judged, q=q)
     head = "| foretold where nothing is flipped, each site in turn as if it were |"
     cells = _cells(measure_power(planted, edges=EDGES))
     return [
