@@ -79,8 +79,5 @@ class ModelFileError(InputError):
     heading = "this model cannot be imported:"
 
 
-class OutOfMemoryError(InputError):
+class OutOfMemoryError(StoppedError):
     """A training step, or scoring a single scan, takes more memory than there is."""
-
-    heading = "this run had to stop:"
-    code = 1
