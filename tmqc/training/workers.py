@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tmqc.errors import InputError
+from tmqc.errors import StoppedError
 
 if TYPE_CHECKING:  # this module is the first that a worker imports, before its environment is looked at
     from tmqc.model.learner import Learner
@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # this module is the first that a worker imports, before its 
 Weights = Mapping[str, NDArray[np.generic]]
 
 
-class WorkerError(InputError):
+class WorkerError(StoppedError):
     """A verification worker died, or computes otherwise than the training process."""
 
     heading = "a verification worker failed:"
