@@ -190,7 +190,7 @@ def test_a_rival_that_is_not_installed_is_told_by_name(monkeypatch):
     [
         ("qc.eror=1", "qc.eror: there is no such setting; did you mean qc.error? qc has control, error, revisit"),
         ("modell=sfcn", "modell: there is no such setting; did you mean model?"),
-        ("model=resnet", "model=resnet: must be one of sfcn, sfcn_small"),
+        ("model=resnet", "model=resnet: must be one of sfcn, sfcn_field, sfcn_small"),
         ("qc.error=high", "qc.error=high: must be a number"),
         ("qc.revisit=1.5", "qc.revisit=1.5: must be a whole number"),
         ("run.overwrite=perhaps", "run.overwrite=perhaps: must be true or false"),

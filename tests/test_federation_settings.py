@@ -211,8 +211,8 @@ def test_the_servers_kit_keeps_its_policy(kit):
 def test_joining_reads_every_scan_and_tells_of_a_damaged_one_before_it_touches_the_kit(kit, capsys):
     site, join = kit.parent, load_script("join_federation").main
     image = sitk.GetImageFromArray(np.arange(4 * 5 * 6, dtype=np.uint8).reshape(6, 5, 4))
-    for name in "ab":
-        sitk.WriteImage(image, str(site / f"{name}.nii.gz"))
+    sitk.WriteImage(image, str(site / "a.nii.gz"))
+    sitk.WriteImage(image + 1, str(site / "b.nii.gz"))
     rows = "".join(f"{name},{name}.nii.gz,Berlin,{i},F,60\n" for i, name in enumerate("ab"))
     (site / "train.csv").write_text("Subject,Path,Study,Group_bin,Sex,Age\n" + rows)
     (site / "b.nii.gz").write_bytes((site / "b.nii.gz").read_bytes()[:40])
@@ -222,7 +222,7 @@ def test_joining_reads_every_scan_and_tells_of_a_damaged_one_before_it_touches_t
     assert "subject b" in (told := capsys.readouterr().err)
     assert "subject a" not in told
     assert sorted((kit / "local").iterdir()) == before
-    sitk.WriteImage(image, str(site / "b.nii.gz"))
+    sitk.WriteImage(image + 1, str(site / "b.nii.gz"))
     assert join(command) == 0
     assert "2 training and 0 verification scans can be read" in capsys.readouterr().out
     assert (kit / "local" / "tmqc_site.yaml").is_symlink()

@@ -2,9 +2,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tmqc.data.tables import normalize_name
 from tmqc.data.truth import Harm, Truth, read_truth, write_truth
 from tmqc.errors import InputError
+from tmqc.settings.text import normalize_name
 
 HEADER = "Subject,Study,Kind,Parameters,Seed"
 HARMS = (

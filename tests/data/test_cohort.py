@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tmqc.data.cohort import Subject, digest, read_cohort
-from tmqc.data.tables import normalize_name
 from tmqc.errors import CohortError
+from tmqc.settings.text import normalize_name
 
 HEADER = "Subject,Path,Study,Group_bin,Sex,Age"
 GOOD = ["s1,a.nii.gz,A,0,F,60.5", "s2,b.nii.gz,A,1,M,71"]

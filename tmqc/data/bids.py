@@ -13,8 +13,9 @@ from pathlib import Path
 
 from tmqc.data.bids_files import BidsFile, describe_difference, find_files, read_sidecars
 from tmqc.data.cohort import MAX_AGE, Subject, is_subject
-from tmqc.data.tables import normalize_name, read_table
+from tmqc.data.tables import read_table
 from tmqc.errors import CohortError
+from tmqc.settings.text import normalize_name
 
 CENTER_COLUMNS = ("site", "center", "centre", "study", "site_id")
 GROUP_COLUMNS = ("group", "diagnosis", "dx", "participant_group")

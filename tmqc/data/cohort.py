@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 from itertools import chain, combinations
 from pathlib import Path
 
-from tmqc.data.tables import Table, is_name, normalize_name, read_table
+from tmqc.data.tables import Table, is_name, read_table
 from tmqc.errors import CohortError
+from tmqc.settings.text import normalize_name
 
 REQUIRED = ("Subject", "Path", "Study", "Group_bin", "Sex", "Age")
 COLUMNS = (*REQUIRED, "Scanner")

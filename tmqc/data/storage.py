@@ -31,6 +31,9 @@ PARTIAL = ".part"
 _LITTER_S = 24 * 3600.0  # a partial file this old belongs to a process that died
 CHECKSUM, _N_SUM = "crc32", 4  # the last field, and so the last bytes of the file: CRC-32 of all bytes before it
 
+# NumPy parses a header by `ast`, which two threads may not do at the same time in CPython before 3.11.10 (gh-106905).
+_PARSING = threading.Lock()
+
 Record = NDArray[np.void]
 """Shape (1,), a field each; `record[name][0]` is the field's value."""
 
@@ -56,7 +59,8 @@ class Store:
             content = np.memmap(path, np.uint8, "r")
             if zlib.crc32(content[:-_N_SUM].data) != int.from_bytes(content[-_N_SUM:].tobytes(), "little"):
                 raise ValueError("the checksum does not match")
-            return cast(Record, np.lib.format.open_memmap(path, mode="r"))
+            with _PARSING:
+                return cast(Record, np.lib.format.open_memmap(path, mode="r"))
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError) as error:

@@ -8,16 +8,14 @@ from __future__ import annotations
 import csv
 import io
 import re
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tmqc.errors import CohortError
+from tmqc.settings.text import normalize_name
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-# Drawn as nothing, yet letters or marks to Unicode: joiners, fillers, variation selectors.
-_BLANK_LETTERS = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0]")
 
 
 @dataclass(frozen=True)
@@ -34,17 +32,6 @@ class Table:
     columns: tuple[str, ...]
     rows: dict[int, dict[str, str]]
     faults: tuple[str, ...]
-
-
-def normalize_name(text: str) -> str:
-    """The name that a reader sees: NFC, no invisible characters, single spaces of one kind, none around it.
-
-    Control characters stay, for the caller to refuse: a line break within a name is a fault of the table.
-    """
-    composed = unicodedata.normalize("NFC", _BLANK_LETTERS.sub("", text))
-    shown = "".join(c for c in composed if unicodedata.category(c) != "Cf")
-    # Once more: a mark behind an invisible character joins the letter before it.
-    return unicodedata.normalize("NFC", re.sub(r"[^\S\x00-\x1f\x7f-\x9f]+", " ", shown).strip())
 
 
 def is_name(text: str) -> bool:

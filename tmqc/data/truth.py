@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from tmqc.data.tables import is_name, normalize_name, read_table
+from tmqc.data.tables import is_name, read_table
 from tmqc.errors import InputError
+from tmqc.settings.text import normalize_name
 
 COLUMNS = ("Subject", "Study", "Kind", "Parameters", "Seed")
 

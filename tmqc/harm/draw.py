@@ -6,14 +6,12 @@ The kinds are in `corruptions.py`, the scenarios in `scenarios.py`; nothing is r
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Collection, Sequence
 from itertools import count
 
 import numpy as np
 
 from tmqc.data.cohort import Subject
-from tmqc.data.tables import normalize_name
 from tmqc.data.truth import Harm, Truth
 from tmqc.errors import SettingsError
 from tmqc.harm.corruptions import DEFAULT_SEVERITY, Value, draw_parameters
@@ -35,10 +33,7 @@ def draw_harm(train: Sequence[Subject], settings: HarmfulConfig) -> Truth:
         SettingsError: every setting out of range, every id that is not in `train`, a count that is too large.
 
     """
-    faults = check_harmful(settings)
-    if twice := [name for name, n in Counter(map(normalize_name, settings.ids)).items() if n > 1]:
-        faults.append(f"harmful.ids has {', '.join(twice)} more than once, allowed is each once")
-    if faults:
+    if faults := check_harmful(settings):
         raise SettingsError(faults)
     groups = SCENARIOS[settings.scenario](train, settings)
     taken = {row.subject for row in train}

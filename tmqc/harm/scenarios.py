@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from tmqc.data.cohort import Subject
-from tmqc.data.tables import normalize_name
 from tmqc.errors import SettingsError
 from tmqc.settings.schema import HarmfulConfig
+from tmqc.settings.text import normalize_name
 
 
 def _choose_nothing(train: Sequence[Subject], settings: HarmfulConfig) -> list[list[Subject]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from dataclasses import MISSING, field, fields, is_dataclass, make_dataclass
 from functools import cache
 from typing import Any, TypeGuard, get_type_hints
@@ -9,6 +11,19 @@ from typing import Any, TypeGuard, get_type_hints
 from tmqc.settings.schema import Config
 
 _TEXT, _OPTIONAL, _LIST = str, str | None, list[str]
+# Drawn as nothing, yet letters or marks to Unicode: joiners, fillers, variation selectors.
+_BLANK_LETTERS = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0]")
+
+
+def normalize_name(text: str) -> str:
+    """The name that a reader sees: NFC, no invisible characters, single spaces of one kind, none around it.
+
+    Control characters stay, for the caller to refuse: a line break within a name is a fault of the table.
+    """
+    composed = unicodedata.normalize("NFC", _BLANK_LETTERS.sub("", text))
+    shown = "".join(c for c in composed if unicodedata.category(c) != "Cf")
+    # Once more: a mark behind an invisible character joins the letter before it.
+    return unicodedata.normalize("NFC", re.sub(r"[^\S\x00-\x1f\x7f-\x9f]+", " ", shown).strip())
 
 
 @cache

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Any
 
 from tmqc.settings.schema import KINDS, PLACEMENTS, SCENARIOS, HarmfulConfig
+from tmqc.settings.text import normalize_name
 
 MAX_SEVERITY = 10
 
@@ -27,10 +29,8 @@ def check_harmful(settings: HarmfulConfig) -> list[str]:
     faults += _check_kind(settings.kind) + _check_strength(settings)
     if settings.fraction is not None and not 0 < settings.fraction <= 1:
         faults.append(f"harmful.fraction is {settings.fraction!r}, allowed is null or above 0 and up to 1")
-    if other := [name for name in settings.ids if not isinstance(name, str)]:
-        faults.append(
-            f"harmful.ids has {', '.join(map(repr, other))}, allowed are names, in quotes if they are numbers"
-        )
+    if twice := [name for name, n in Counter(map(normalize_name, settings.ids)).items() if n > 1]:
+        faults.append(f"harmful.ids has {', '.join(twice)} more than once, allowed is each once")
     return faults
 
 
