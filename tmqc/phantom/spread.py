@@ -22,7 +22,8 @@ class Spread:
     scale_sd: float = 0.0  # of everybody's brain, relative
     scanner_sd: float = 0.005  # of grey and of white matter signal over scanner types, relative
     blur_high_mm: float = 0.0  # a scanner type's Gaussian blur is uniform between 0 and this
-    gamma_sd: float = 0.01  # from here on over centers
+    scanner_share: float = 0.0  # of the variance of what follows: over scanner types; the rest is over centers
+    gamma_sd: float = 0.01
     gain_sd: float = 0.005
     bias_sd: float = 0.01  # of the bias field's logarithm
     bias_knots_mm: float = 80.0
@@ -49,6 +50,7 @@ FIELD = Spread(
     # between protocols of one vendor, quantitative T1 maps alone by up to 8 % (doi 10.3389/fnins.2013.00095).
     scanner_sd=0.08,
     blur_high_mm=4.0,  # voxels of 1 mm to slices of 5 mm, motion, interpolation; hardly seen at 8 mm
+    scanner_share=0.6,  # coil and reconstruction come with the scanner, set-up and protocol with the center
     gamma_sd=0.08,  # vendors' reconstruction and the mapping of 12 or 16 bits to 0..255
     gain_sd=0.08,  # T1 images have no unit: a scale by the brightest voxels is off by several percent
     bias_sd=0.08,  # coils shade by 20 to 40 % at 3 tesla; what bias correction leaves
