@@ -33,8 +33,8 @@ class Spread:
 
 # Scans as unlike each other as a multicenter study's are; measured in docs/field-cohort.md.
 FIELD = Spread(
-    # PD and HC overlap: 1.6 standard deviations apart, so that knowing every scan's true deep grey signal would reach an
-    # AUROC of .87; published models of PD reach .80 to .83 (doi 10.3389/frai.2024.1301997).
+    # PD and HC overlap: 1.6 standard deviations apart, so that knowing every scan's true deep grey signal would reach
+    # an AUROC of .87; published models of PD reach .80 to .83 (doi 10.3389/frai.2024.1301997).
     pd_mean=0.19,
     pd_sd=0.07,  # duration and subtype of the disease differ
     pd_least=0.0,
@@ -42,8 +42,8 @@ FIELD = Spread(
     tissue_sd=0.015,  # T1 differs by 1 to 3 % between healthy people
     atrophy_per_year=0.002,  # after 60 the brain loses some 0.2 to 0.5 % a year
     warp_sd_mm=1.5,  # of anatomy that an affine registration leaves
-    # Men's intracranial volume is 12 % larger, 3.8 % in length (doi 10.1016/j.neubiorev.2013.12.004); three quarters of it
-    # stand for the size and shape that an affine registration leaves.
+    # Men's intracranial volume is 12 % larger, 3.8 % in length (doi 10.1016/j.neubiorev.2013.12.004); three quarters of
+    # it stand for the size and shape that an affine registration leaves.
     sex_scale=0.028,
     scale_sd=0.015,  # so sex overlaps as well: 1.9 standard deviations
     # Grey to white matter contrast depends on field strength, TI and TR: tissue signal differs by several percent
