@@ -33,9 +33,9 @@ class Spread:
 
 # Scans as unlike each other as a multicenter study's are; measured in docs/field-cohort.md.
 FIELD = Spread(
-    # PD and HC overlap: 1.6 standard deviations apart, so that knowing every scan's true deep grey signal would reach
-    # an AUROC of .87; published models of PD reach .80 to .83 (doi 10.3389/frai.2024.1301997).
-    pd_mean=0.19,
+    # PD and HC overlap: 1.8 standard deviations apart, so that knowing every scan's true deep grey signal would reach
+    # an AUROC of .90; published models of PD reach .80 to .83 (doi 10.3389/frai.2024.1301997).
+    pd_mean=0.22,
     pd_sd=0.07,  # duration and subtype of the disease differ
     pd_least=0.0,
     deep_sd=0.11,  # iron and age change deep grey matter in healthy people, too
