@@ -175,6 +175,9 @@ def test_a_spread_changes_how_people_look_and_not_who_they_are(settings: Phantom
     assert all(getattr(e, name) == getattr(f, name) for e, f in zip(easy, field, strict=True) for name in facts)
     assert {(e.scale, e.blur_mm) for e in easy} == {(0.0, 0.0)}
     assert len({(f.scanner, f.blur_mm) for f in field}) == len({f.scanner for f in field})
+    looks = {(f.center, f.scanner): f.look.gamma for f in field}  # a center's scanners are of different types
+    assert len({f.look.gamma for f in field}) == len(looks) > len({center for center, _ in looks})
+    assert len({e.look.gamma for e in easy}) == len({e.center for e in easy})
 
 
 def test_field_scans_overlap_and_easy_ones_do_not(settings: PhantomConfig) -> None:

@@ -36,8 +36,8 @@ DEEP_GREY = {
 
 
 @dataclass(frozen=True)
-class CenterLook:
-    """What a center does to every scan: `(gain * bias * anatomy) ** gamma` on a 0..1 scale, then noise."""
+class Look:
+    """What a center's scanner does to a scan: `(gain * bias * anatomy) ** gamma` on a 0..1 scale, then noise."""
 
     gamma: float
     gain: float
@@ -60,10 +60,10 @@ class Scan:
     white: float
     deep: float  # everybody's own spread, and in PD the disease on top
     warp_knots: Floats = field(repr=False)  # mm, (3, knots x, y, z)
-    look: CenterLook = field(repr=False)
-    noise_seed: int = 0
-    scale: float = 0.0  # of the whole brain
-    blur_mm: float = 0.0  # of the scanner
+    look: Look = field(repr=False)
+    noise_seed: int
+    scale: float  # relative, of the whole brain
+    blur_mm: float
 
 
 @dataclass(frozen=True)
@@ -83,11 +83,11 @@ def draw_scans(settings: PhantomConfig, centers: Mapping[str, Mapping[str, int]]
     table leaves the centers before it unchanged.
     """
     spread = SPREADS[settings.spread]
-    scanner_looks = [_draw_scanner(_generator(settings.seed, 0, n), spread) for n in range(N_SCANNER_TYPES)]
+    types = [_draw_scanner(_generator(settings.seed, 0, n), spread) for n in range(N_SCANNER_TYPES)]
     scans = []
     for at, (center, counts) in enumerate(centers.items()):
         rng = _generator(settings.seed, 1, at)
-        look = _draw_look(rng, spread)
+        own = _draw_look(rng, spread)
         scanners = rng.choice(N_SCANNER_TYPES, counts["scanner_types"], replace=False)
         number = 0
         for which, split in enumerate(SPLITS):
@@ -96,7 +96,7 @@ def draw_scans(settings: PhantomConfig, centers: Mapping[str, Mapping[str, int]]
                 number += 1
                 rng = _generator(settings.seed, 2, at, which, n)
                 scanner = int(rng.choice(scanners))
-                tissue, blur_mm = scanner_looks[scanner]
+                tissue, blur_mm, typical = types[scanner]
                 body = _draw_body(rng, spread, counts, effect=settings.effect * diagnosis, tissue=tissue)
                 scans.append(
                     Scan(
@@ -105,7 +105,7 @@ def draw_scans(settings: PhantomConfig, centers: Mapping[str, Mapping[str, int]]
                         split=split,
                         diagnosis=diagnosis,
                         scanner=f"scanner_{scanner + 1:02d}",
-                        look=look,
+                        look=_mix(own, typical, spread.scanner_share),
                         blur_mm=blur_mm,
                         **body,
                     )
@@ -117,18 +117,29 @@ def _generator(seed: int, *key: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
 
 
-def _draw_scanner(rng: np.random.Generator, spread: Spread) -> tuple[NDArray[np.float64], float]:
-    """Relative change of grey and of white matter signal, and the blur in mm."""
+def _draw_scanner(rng: np.random.Generator, spread: Spread) -> tuple[NDArray[np.float64], float, Look]:
+    """A scanner type's relative change of grey and of white matter signal, blur in mm, and look."""
     tissue = rng.normal(0.0, spread.scanner_sd, 2)
-    return tissue, float(rng.uniform(0.0, spread.blur_high_mm))
+    return tissue, float(rng.uniform(0.0, spread.blur_high_mm)), _draw_look(rng, spread)
 
 
-def _draw_look(rng: np.random.Generator, spread: Spread) -> CenterLook:
-    return CenterLook(
+def _draw_look(rng: np.random.Generator, spread: Spread) -> Look:
+    return Look(
         gamma=float(np.exp(rng.normal(0.0, spread.gamma_sd))),
         gain=float(np.exp(rng.normal(0.0, spread.gain_sd))),
         noise_sigma=float(rng.uniform(spread.noise_low, spread.noise_high)),
         bias_knots=rng.normal(0.0, spread.bias_sd, _knots(spread.bias_knots_mm)).astype(np.float32),
+    )
+
+
+def _mix(center: Look, scanner: Look, share: float) -> Look:
+    """A look of which this share of the variance, 0..1, is the scanner type's; 0 is the center's to the last bit."""
+    ours, types = np.sqrt(1.0 - share), np.sqrt(share)
+    return Look(
+        gamma=float(center.gamma**ours * scanner.gamma**types),
+        gain=float(center.gain**ours * scanner.gain**types),
+        noise_sigma=(1.0 - share) * center.noise_sigma + share * scanner.noise_sigma,
+        bias_knots=np.float32(ours) * center.bias_knots + np.float32(types) * scanner.bias_knots,
     )
 
 

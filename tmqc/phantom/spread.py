@@ -22,7 +22,8 @@ class Spread:
     scale_sd: float = 0.0  # of everybody's brain, relative
     scanner_sd: float = 0.005  # of grey and of white matter signal over scanner types, relative
     blur_high_mm: float = 0.0  # a scanner type's Gaussian blur is uniform between 0 and this
-    gamma_sd: float = 0.01  # from here on over centers
+    scanner_share: float = 0.0  # of the variance of what follows: over scanner types; the rest is over centers
+    gamma_sd: float = 0.01
     gain_sd: float = 0.005
     bias_sd: float = 0.01  # of the bias field's logarithm
     bias_knots_mm: float = 80.0
@@ -32,23 +33,24 @@ class Spread:
 
 # Scans as unlike each other as a multicenter study's are; measured in docs/field-cohort.md.
 FIELD = Spread(
-    # PD and HC overlap: 1.6 standard deviations apart, so that the true deep grey signal of every scan would reach
-    # an AUROC of .87; published models of PD reach .80 to .83 (doi 10.3389/frai.2024.1301997).
-    pd_mean=0.19,
+    # PD and HC overlap: 1.8 standard deviations apart, so that knowing every scan's true deep grey signal would reach
+    # an AUROC of .90; published models of PD reach .80 to .83 (doi 10.3389/frai.2024.1301997).
+    pd_mean=0.22,
     pd_sd=0.07,  # duration and subtype of the disease differ
     pd_least=0.0,
     deep_sd=0.11,  # iron and age change deep grey matter in healthy people, too
     tissue_sd=0.015,  # T1 differs by 1 to 3 % between healthy people
     atrophy_per_year=0.002,  # after 60 the brain loses some 0.2 to 0.5 % a year
     warp_sd_mm=1.5,  # of anatomy that an affine registration leaves
-    # Men's intracranial volume is 12 % larger, 3.8 % in length (doi 10.1016/j.neubiorev.2013.12.004); three quarters
-    # of it stand for the size and shape that an affine registration leaves.
+    # Men's intracranial volume is 12 % larger, 3.8 % in length (doi 10.1016/j.neubiorev.2013.12.004); three quarters of
+    # it stand for the size and shape that an affine registration leaves.
     sex_scale=0.028,
     scale_sd=0.015,  # so sex overlaps as well: 1.9 standard deviations
     # Grey to white matter contrast depends on field strength, TI and TR: tissue signal differs by several percent
     # between protocols of one vendor, quantitative T1 maps alone by up to 8 % (doi 10.3389/fnins.2013.00095).
     scanner_sd=0.08,
     blur_high_mm=4.0,  # voxels of 1 mm to slices of 5 mm, motion, interpolation; hardly seen at 8 mm
+    scanner_share=0.6,  # coil and reconstruction come with the scanner, set-up and protocol with the center
     gamma_sd=0.08,  # vendors' reconstruction and the mapping of 12 or 16 bits to 0..255
     gain_sd=0.08,  # T1 images have no unit: a scale by the brightest voxels is off by several percent
     bias_sd=0.08,  # coils shade by 20 to 40 % at 3 tesla; what bias correction leaves
