@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import zip_longest
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -115,22 +116,19 @@ def _build(setting: Setting, device: Device) -> Learner:
     return learner
 
 
-def _load(setting: Setting, cohort: Cohort) -> Volumes:
-    subjects = [*cohort.verification, *cohort.train]
-    return load_volumes(subjects, shape=setting.sizes.shape, spacing_mm=None, orientation=None)
-
-
-def _hold(setting: Setting, learner: Learner, cohort: Cohort, volumes: Volumes) -> LocalCenters:
+def _hold(setting: Setting, learner: Learner, cohort: Cohort) -> tuple[LocalCenters, Volumes]:
     from tmqc.training.centers import LocalCenters
 
-    splits = {"train": cohort.train, "verification": cohort.verification}
-    return LocalCenters(learner, **splits, volumes=volumes, verify_batch_size=setting.sizes.verify_batch_size)
+    splits, sizes = {"train": cohort.train, "verification": cohort.verification}, setting.sizes
+    subjects = [*cohort.verification, *cohort.train]
+    volumes = load_volumes(subjects, shape=sizes.shape, spacing_mm=None, orientation=None)
+    return LocalCenters(learner, **splits, volumes=volumes, verify_batch_size=sizes.verify_batch_size), volumes
 
 
 def pretrain(setting: Setting, device: Device) -> Iterator[Item]:
     """Train on the good labels and save the state for all contenders to start from."""
     learner, cohort = _build(setting, device), _read(setting, flip=False)
-    centers, rng = _hold(setting, learner, cohort, _load(setting, cohort)), np.random.default_rng(0)
+    (centers, _), rng = _hold(setting, learner, cohort), np.random.default_rng(0)
     groups = [[s.subject for s in cohort.train if s.group == group] for group in (0, 1)]
     for _ in range(setting.sizes.n_pretrain):
         chosen = [str(s) for group, n in zip(groups, (3, 2), strict=True) for s in rng.choice(group, n)]
@@ -142,8 +140,8 @@ def pretrain(setting: Setting, device: Device) -> Iterator[Item]:
 def verification(setting: Setting, device: Device) -> Iterator[Item]:
     """Seconds of `predict_on_batch` over an array in memory and of a whole verification of the same scans, in turns."""
     learner, cohort = _build(setting, device), _read(setting, flip=False)
-    volumes, size = _load(setting, cohort), setting.sizes.verify_batch_size
-    centers, array = _hold(setting, learner, cohort, volumes), volumes.batch([s.subject for s in cohort.verification])
+    centers, volumes = _hold(setting, learner, cohort)
+    array, size = volumes.batch([s.subject for s in cohort.verification]), setting.sizes.verify_batch_size
     held = learner.hold(array)
     for warm in range(setting.sizes.n_rounds + 1):
         started = time.perf_counter()
@@ -153,7 +151,8 @@ def verification(setting: Setting, device: Device) -> Iterator[Item]:
         centers.verify()
         ended = time.perf_counter()
         if warm:
-            yield {"bare_s": between - started, "verify_s": ended - between, "n": len(array)}
+            seconds = {"bare_s": between - started, "verify_s": ended - between}
+            yield {**seconds, "n": len(array), "device": device.name, "backend": device.backend}
 
 
 class _Recorder:
@@ -184,11 +183,14 @@ def cycle(setting: Setting, device: Device) -> Iterator[Item]:
     tour = Tour(tuple(by_center), seed=42, start=0, batch_size=setting.sizes.batch_size)
     plan = Plan(tour, by_center, cycles=1, learning_rate=LearningRate(_LEARNING_RATE, 0.0, 0))
     recorder = _Recorder()
-    volumes = _load(setting, cohort) if setting.way == TMQC else None
-    centers: Any = PublishedCenters(learner, cohort, setting.folder)
-    if volumes is not None:
-        centers = _hold(setting, learner, cohort, volumes)
-    n_first_pass = 0 if volumes is None else volumes.cache.stats.decodes
+    centers: Any
+    if setting.way == TMQC:
+        centers, volumes = _hold(setting, learner, cohort)
+        count_decodes = partial(getattr, volumes.cache.stats, "decodes")
+    else:
+        centers = PublishedCenters(learner, cohort, setting.folder)
+        count_decodes = partial(getattr, centers, "n_decodes")
+    n_first_pass = count_decodes()
     n_left = setting.sizes.n_steps + 1  # the verification before any step is one, too
     started = time.perf_counter()
     for _ in ControlledTravel(plan, Control(Gate(error=0.02)), centers, recorder).run():
@@ -202,8 +204,7 @@ def cycle(setting: Setting, device: Device) -> Iterator[Item]:
                 break
             started = time.perf_counter()
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    n_decodes = centers.n_decodes if volumes is None else volumes.cache.stats.decodes
-    yield {"decodes_after_first_pass": n_decodes - n_first_pass, "peak_rss_mb": peak_mb}
+    yield {"decodes_after_first_pass": count_decodes() - n_first_pass, "peak_rss_mb": peak_mb}
 
 
 WORKS: dict[str, Callable[[Setting, Device], Iterator[Item]]]
@@ -243,8 +244,9 @@ def _serve(connection: Connection, work: str, setting: Setting) -> None:
     from tmqc.model import backend
 
     try:
-        if setting.way == AS_SHIPPED:
+        if setting.way != TMQC:
             os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # Keras' generators make it complain about every `predict`
+        if setting.way == AS_SHIPPED:
             with backend.held_back_stderr():
                 import keras  # noqa: F401 -- with the kernels of a user who only imports it
         device = backend.set_up(deterministic=True)
@@ -291,7 +293,7 @@ def measure(sizes: Sizes, outputs: Path, *, at_once: bool) -> dict[str, Any]:
 
 
 def summarize(
-    rounds: Sequence[Mapping[str, float]], cycles: Mapping[str, Sequence[Item]], sizes: Sizes
+    rounds: Sequence[Item], cycles: Mapping[str, Sequence[Item]], sizes: Sizes
 ) -> dict[str, Any]:
     """The numbers of summary.json: of the rounds of `verification`, and of the items of `cycle` by way."""
     steps = {way: items[1:-1] for way, items in cycles.items()}  # without the first verification and what comes last
@@ -310,6 +312,7 @@ def summarize(
         "share_rejected": sum(not one["verdict"][2] for one in ours) / len(ours),
         **cycles[TMQC][-1],
         "peak_rss_mb_published": cycles[SAME_KERNELS][-1]["peak_rss_mb"],
+        **{name: rounds[0][name] for name in ("device", "backend")},
         "sizes": asdict(sizes),
     }
 
@@ -319,7 +322,8 @@ def write_report(summary: Mapping[str, Any], outputs: Path) -> None:
     write_json(outputs / "summary.json", dict(summary))
     rows = [f"| {name} | {value:.3g} |" for name, value in summary.items() if isinstance(value, int | float)]
     rows = [row.replace("| 1 |", "| yes |").replace("| 0 |", "| no |") if "identical" in row else row for row in rows]
-    page = ["# Bench", f"*{PHANTOM_NOTE}*", f"Sizes: {summary['sizes']}", "\n".join(["| what | |", "|---|---|", *rows])]
+    where = f"On {summary['device']} ({summary['backend']}). Sizes: {summary['sizes']}"
+    page = ["# Bench", f"*{PHANTOM_NOTE}*", where, "\n".join(["| what | |", "|---|---|", *rows])]
     write_text(outputs / "report.md", "\n\n".join(page) + "\n")
 
 

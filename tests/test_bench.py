@@ -42,7 +42,8 @@ def test_the_summary_by_hand(other):
         bench.SAME_KERNELS: [first, step(True, 4.0), step(not other, 4.0), step(True, 4.0), last],
         bench.TMQC: [first, step(True, 1.0), step(False, 2.0), step(True, 4.0), last],
     }
-    rounds = [{"bare_s": bare, "verify_s": 2.0, "n": 10} for bare in (1.0, 1.8, 9.0)]
+    where = {"device": "CPU", "backend": "tensorflow"}
+    rounds = [{"bare_s": bare, "verify_s": 2.0, "n": 10, **where} for bare in (1.0, 1.8, 9.0)]
     summary = bench.summarize(rounds, cycles, TINY)
     assert summary["verify_vs_bare"] == pytest.approx(0.9)
     assert (summary["cycle_vs_published"], summary["cycle_vs_published_same_kernels"]) == (8.0, 2.0)
