@@ -119,10 +119,9 @@ def _build(setting: Setting, device: Device) -> Learner:
 def _hold(setting: Setting, learner: Learner, cohort: Cohort) -> tuple[LocalCenters, Volumes]:
     from tmqc.training.centers import LocalCenters
 
-    splits, sizes = {"train": cohort.train, "verification": cohort.verification}, setting.sizes
-    subjects = [*cohort.verification, *cohort.train]
-    volumes = load_volumes(subjects, shape=sizes.shape, spacing_mm=None, orientation=None)
-    return LocalCenters(learner, **splits, volumes=volumes, verify_batch_size=sizes.verify_batch_size), volumes
+    train, held, size = cohort.train, cohort.verification, setting.sizes.verify_batch_size
+    volumes = load_volumes([*held, *train], shape=setting.sizes.shape, spacing_mm=None, orientation=None)
+    return LocalCenters(learner, train=train, verification=held, volumes=volumes, verify_batch_size=size), volumes
 
 
 def pretrain(setting: Setting, device: Device) -> Iterator[Item]:
@@ -292,15 +291,13 @@ def measure(sizes: Sizes, outputs: Path, *, at_once: bool) -> dict[str, Any]:
     return summarize(rounds, {way: items for group in groups for way, items in race(group).items()}, sizes)
 
 
-def summarize(
-    rounds: Sequence[Item], cycles: Mapping[str, Sequence[Item]], sizes: Sizes
-) -> dict[str, Any]:
+def summarize(rounds: Sequence[Item], cycles: Mapping[str, Sequence[Item]], sizes: Sizes) -> dict[str, Any]:
     """The numbers of summary.json: of the rounds of `verification`, and of the items of `cycle` by way."""
     steps = {way: items[1:-1] for way, items in cycles.items()}  # without the first verification and what comes last
     ours, same = steps[TMQC], steps[SAME_KERNELS]
 
     def times_as_fast(way: str) -> float:
-        return median(a["seconds"] / b["seconds"] for a, b in zip(steps[way], ours, strict=False))
+        return median(float(a["seconds"] / b["seconds"]) for a, b in zip(steps[way], ours, strict=False))
 
     return {
         "verify_vs_bare": median(one["bare_s"] / one["verify_s"] for one in rounds),

@@ -182,16 +182,17 @@ def write_report(
 
 
 def _tabulate(runs: pd.DataFrame) -> str:
-    names = [FOUND, "harmful", LOST, *NUMBERS.values(), *sorted(n for n in runs if n.startswith("recall of "))]
+    kinds = sorted(name for name in map(str, runs.columns) if name.startswith("recall of "))
+    names = [FOUND, "harmful", LOST, *NUMBERS.values(), *kinds]
     means = average(runs, ["model"], names)
     columns = ["model", "seeds", *(name for name in names if means[name].notna().any())]
     lines = [columns, ["---"] * len(columns)]
-    for row in means.to_dict("records"):
+    for _, row in means.iterrows():
         lines.append([str(row["model"]), str(row["n"]), *(_cell(row, name) for name in columns[2:])])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _cell(row: Mapping[str, Any], name: str) -> str:
+def _cell(row: pd.Series, name: str) -> str:
     if pd.isna(mean := row[name]):
         return ""
     digits = 1 if name in WHOLE else 3
