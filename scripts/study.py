@@ -39,13 +39,7 @@ _TWELVE = ("harmful=samples", "harmful.ids=[]", "harmful.count=12", "harmful.sev
 
 @dataclass(frozen=True)
 class Study:
-    """What is compared.
-
-    Attributes:
-        experiments: pipeline -> experiment.
-        seeds: by default. gates: files of `conf/qc`.
-        scenarios: name -> overrides, on top of the experiment's.
-    """
+    """What is compared: experiments by pipeline, seeds, files of `conf/qc`, overrides by scenario."""
 
     experiments: Mapping[str, str]
     seeds: tuple[int, ...]
@@ -154,13 +148,10 @@ def _read_run(directory: Path) -> dict[str, Any]:
     return row
 
 
-def write_report(
-    runs: pd.DataFrame, missing: Sequence[str], directory: Path, *, name: str, made_by: str
-) -> tuple[Path, Path]:
-    """Write runs.csv and report.md; returns their paths, the report's first."""
+def write_report(runs: pd.DataFrame, missing: Sequence[str], directory: Path, *, name: str, made_by: str) -> Path:
+    """Write report.md and runs.csv; returns the report's path."""
     directory.mkdir(parents=True, exist_ok=True)
-    table, report = directory / "runs.csv", directory / "report.md"
-    runs.to_csv(table, index=False)
+    runs.to_csv(directory / "runs.csv", index=False)
     seeds = ", ".join(map(str, sorted(runs["seed"].unique())))
     page = [
         f"# Study {name}",
@@ -177,8 +168,8 @@ def write_report(
         # Over the seeds that the scenario has, so that the models beside each other saw the same cohorts.
         beside = clean[clean["seed"].isin(of["seed"])]
         page += [f"## {scenario}", _tabulate(pd.concat([beside, of]))]
-    write_text(report, "\n\n".join(page) + "\n")
-    return report, table
+    write_text(report := directory / "report.md", "\n\n".join(page) + "\n")
+    return report
 
 
 def _tabulate(runs: pd.DataFrame) -> str:
@@ -224,7 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"study: no run of {given.study} has finished in {outputs / 'sweeps'}", file=sys.stderr)
         return 2
     made_by = shlex.join(["python", "scripts/study.py", *(sys.argv[1:] if arguments is None else arguments)])
-    print(*write_report(runs, missing, outputs / "study" / given.study, name=given.study, made_by=made_by), sep="\n")
+    print(write_report(runs, missing, outputs / "study" / given.study, name=given.study, made_by=made_by))
     return 1 if missing else 0
 
 

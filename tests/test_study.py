@@ -63,8 +63,8 @@ def test_the_report_has_every_model_beside_clean_and_dirty(tmp_path):
     make_runs(tmp_path)
     runs, missing = study.read_runs(study.plan("x", TINY), TINY.seeds, tmp_path)
     assert [path.rpartition("/")[2] for path in missing] == ["qc=screen,run.seed=1"]
-    report, table = study.write_report(runs, missing, tmp_path / "study", name="x", made_by="make study")
-    assert len(pd.read_csv(table)) == len(runs) == 13
+    report = study.write_report(runs, missing, tmp_path / "study", name="x", made_by="make study")
+    assert len(pd.read_csv(report.with_name("runs.csv"))) == len(runs) == 13
     sections = report.read_text().split("\n## ")
     assert [section.split("\n")[0] for section in sections[1:]] == ["none", "samples"]
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in sections[2].splitlines() if "|" in line]
