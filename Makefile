@@ -32,13 +32,13 @@ demo: $(VENV)/.run  ## clean, dirty, QC and inference on a phantom cohort, then 
 compare: $(VENV)/.run  ## runs side by side: make compare RUNS="outputs/sweeps/NAME outputs/clean/demo"; default: all in outputs
 	@$(BIN)/python scripts/compare.py $(RUNS)
 
-study: $(VENV)/.run  ## all gates, kinds of harm and rivals over three seeds into outputs/study/full; 1.5 hours on 2 cores, resumable
-	@$(BIN)/python scripts/study.py full
+study: $(VENV)/.run  ## all gates on the field cohort, five seeds, resumable; less: make study STUDY="--gates screen --seeds 100"
+	@$(BIN)/python scripts/study.py field $(STUDY)
 
-study-quick: $(VENV)/.run  ## the same files from a subset, into outputs/study/quick; 8 minutes
-	@$(BIN)/python scripts/study.py quick
+study-quick: $(VENV)/.run  ## two gates on the demo's cohort, two seeds, into outputs/study/quick; minutes
+	@$(BIN)/python scripts/study.py quick $(STUDY)
 
-bench: $(VENV)/.run  ## speed of verification and of QC cycles beside the published way, into outputs/bench; minutes
+bench: $(VENV)/.run  ## verification and a QC cycle beside the published way, into outputs/bench; minutes; BENCH="--full"
 	@$(BIN)/python scripts/bench.py $(BENCH)
 
 test: $(VENV)/.dev  ## the tests

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-TINY = ["--shape", "12", "12", "12", "--full-shape", "12", "12", "12", "--filters", "2", "2", "--matrix", "64"]
-SHORT = ["--n-verify", "8", "--n-steps", "3", "--n-pretrain", "2"]
+TINY = ["--shape", "12", "12", "12", "--filters", "2", "2", "--n-verify", "8", "--n-steps", "3", "--n-pretrain", "2"]
 ESSENTIALS = (
     "leaves_no_trace_in_any_variable or goes_on_alike or round_trip or by_hand"  # of tests/model/test_learner.py
 )
@@ -29,18 +28,14 @@ def run(*command):
 
 def test_the_bench_measures_with_jax(tmp_path):
     """Its smallest setting; all contenders compute with the same kernels, so their verdicts have to be the same."""
-    parts = ["--quick", "--parts", "rates", "verification", "cycle", "--outputs", str(tmp_path)]
-    ran = run("scripts/bench.py", *parts, *TINY, *SHORT)
+    ran = run("scripts/bench.py", *TINY, "--outputs", str(tmp_path))
     assert ran.returncode == 0, ran.stderr[-3000:]
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["verdicts_identical"] is True
     assert summary["decodes_after_first_pass"] == 0
-    measured = ("verify_vs_bare", "verify_volumes_per_s", "cycle_vs_published", "peak_rss_mb", "share_rejected")
-    assert all(summary[name] is not None for name in measured)
-    assert summary["cycle_vs_published_full_size"] is None  # not asked for
-    row = json.loads((tmp_path / "rates.json").read_text())["rows"][0]
-    assert row["backend"] == "jax"
-    assert row["verify_volumes_per_s"] > 0 and row["train_volumes_per_s"] > 0
+    measured = ("verify_vs_bare", "verify_volumes_per_s", "cycle_vs_published", "peak_rss_mb")
+    assert all(summary[name] > 0 for name in measured)
+    assert summary["backend"] == "jax"
 
 
 def test_the_learner_keeps_its_promises_with_jax():

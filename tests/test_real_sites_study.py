@@ -3,7 +3,8 @@ import pandas as pd
 import pytest
 from scripts_of import load_script
 
-from tmqc.study.real_sites import judge, write_report
+script = load_script("real_sites_study")
+judge, write_report = script.judge, script.write_report
 
 
 def draw(seed, n_flipped, n_singles=0, n=60):
@@ -46,14 +47,14 @@ def test_the_report_has_a_row_a_rule_and_number_of_flipped_sites():
 def test_the_script_names_what_is_missing(tmp_path, capsys):
     path = tmp_path / "scores.csv"
     draw(0, 1).drop(columns="logit").to_csv(path, index=False)
-    assert load_script("real_sites_study").main([str(path)]) == 2
+    assert script.main([str(path)]) == 2
     assert "columns logit are missing" in capsys.readouterr().err
     draw(0, 1).to_csv(path, index=False)
-    assert load_script("real_sites_study").main([str(path), "--draws", "199", "--out", str(tmp_path / "out.md")]) == 0
+    assert script.main([str(path), "--draws", "199", "--out", str(tmp_path / "out.md")]) == 0
     assert "| 1 | T1 and T2, q | 1 |" in (tmp_path / "out.md").read_text()
 
 
 @pytest.mark.parametrize("name", ["nothing.csv"])
 def test_no_table_is_an_error(name, tmp_path, capsys):
-    assert load_script("real_sites_study").main([str(tmp_path / name)]) == 2
+    assert script.main([str(tmp_path / name)]) == 2
     assert "cannot be read" in capsys.readouterr().err

@@ -1,1 +1,0 @@
-"""Many runs with one question: how well is harmful data found, and what does that buy?"""
