@@ -15,6 +15,7 @@ HIDDEN = {
     "https://token@mlflow.example.org": "https://***@mlflow.example.org",
     "postgresql://qc:p@ss/w?rd#x@host/db": "postgresql://***@host/db",
     "postgresql://qc:it's,a\"b@host/db": "postgresql://***@host/db",
+    "postgresql://qc:two words<'\">@host/db": "postgresql://***@host/db",
     "postgresql://host/db?user=qc&password=hunter2&sslmode=require": (
         "postgresql://host/db?user=***&password=***&sslmode=require"
     ),
@@ -56,6 +57,16 @@ def test_arguments_are_hidden_and_their_uris_known_to_this_process_and_its_child
     assert hide(arguments) == arguments  # a child's are redacted already
     assert reveal("postgresql://***@localhost:5432/mlflow") == uri
     assert reveal("http://host") == "http://host"
+
+
+def test_a_password_of_any_letters_is_hidden_in_an_argument_and_in_what_others_say_of_it(monkeypatch):
+    monkeypatch.setenv("TMQC_URIS", "{}")
+    uri, short = "postgresql://qc:it's <a> \"b\"@host/db", "postgresql://***@host/db"
+    assert hide([f"tracking.uri={uri}"]) == [f"tracking.uri={short}"]
+    assert reveal(short) == uri
+    assert redact(f"cannot parse {uri} as an address") == f"cannot parse {short} as an address"
+    assert hide(["'tracking.uri=\"http://a:\\\"b c@host\"'"]) == ["'tracking.uri=\"http://***@host\"'"]
+    assert reveal("http://***@host") == 'http://a:"b c@host'
 
 
 def test_a_command_line_is_hidden_before_hydra_reads_it():

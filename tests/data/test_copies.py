@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tmqc.data.cohort import read_cohort
-from tmqc.data.copies import refuse_copies
+from tmqc.data.copies import refuse_copies, refuse_same_files
 from tmqc.data.volumes import load_volumes
 from tmqc.errors import CohortError
 
@@ -59,6 +59,18 @@ def test_copies_of_files_within_and_across_splits_all_at_once(faults_of, tmp_pat
     assert "row 3: subject b " in within and "is the same scan as subject t2 " in within
     assert "row 4: subject x " in other and "is the same scan as subject t2 " in other
     assert "row 5: subject y " in across and "is the same scan as subject a " in across
+
+
+def test_files_alone_are_compared_where_nothing_is_decoded(faults_of, tmp_path):
+    shutil.copy(tmp_path / "a.nii.gz", tmp_path / "gone.nii.gz")
+    faults_of("again,a.nii.gz,B,1,M,60", "gone,gone.nii.gz,B,1,M,60")  # writes the tables
+    (tmp_path / "gone.nii.gz").unlink()
+    shutil.copy(tmp_path / "a.nii.gz", tmp_path / "c.nii.gz")
+    cohort = read_cohort(train_csv=tmp_path / "train.csv", verification_csv=None, test_csv=tmp_path / "test.csv")
+    with pytest.raises(CohortError) as refused:
+        refuse_same_files([*cohort.train, *cohort.test, *cohort.test], None, allowed={frozenset(("a", "again"))})
+    (fault,) = refused.value.faults
+    assert "subject t1 " in fault and "is the same scan as subject a " in fault
 
 
 def test_scans_that_share_a_slice_are_no_copies(faults_of, write_nifti):

@@ -34,7 +34,10 @@ print(json.dumps([keras.config.floatx(), keras.config.epsilon(), keras.config.im
 def test_the_users_files_are_not_read(tmp_path, preferences):
     (tmp_path / "keras.json").write_text(json.dumps(preferences))
     (tmp_path / "matplotlibrc").write_text("text.usetex: True\nbackend: TkAgg\n")
-    theirs = {"KERAS_HOME": str(tmp_path), "MPLCONFIGDIR": str(tmp_path), "MPLBACKEND": "no_such_backend"}
+    config = tmp_path / "config"
+    config.mkdir()
+    (config / "matplotlibrc").write_bytes(b"font.family: Gr\xfcn\n")  # no UTF-8: read, it would end the import of Keras
+    theirs = {"KERAS_HOME": str(tmp_path), "MPLCONFIGDIR": str(config), "MPLBACKEND": "no_such_backend"}
     theirs |= {"TF_USE_LEGACY_KERAS": "1"}
     env = os.environ | theirs | {"PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", PROBE], env=env, cwd=tmp_path, capture_output=True, text=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Hashable, Iterable
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tmqc.data.cohort import Subject
+from tmqc.data.contents import Contents, content_hashes
 from tmqc.errors import CohortError
 
 Read = Callable[[str], NDArray[Any]]
@@ -28,15 +29,34 @@ def refuse_copies(subjects: Iterable[Subject], read: Read, *, allowed: Collectio
     """
     faults = []
     for alike in _group(dict.fromkeys(subjects), lambda s: _digest(_middle(read(s.subject)))):
-        for first, *others in _group(alike, lambda s: _digest(read(s.subject))):
-            faults += [
-                f"{other.where}: subject {other.subject} ({other.path}) is the same scan as subject {first.subject} "
-                f"({first.where}: {first.path}), allowed is each scan once: remove one of the rows"
-                for other in others
-                if frozenset((first.subject, other.subject)) not in allowed
-            ]
+        faults += _find_faults(_group(alike, lambda s: _digest(read(s.subject))), allowed)
     if faults:
         raise CohortError(faults)
+
+
+def refuse_same_files(
+    subjects: Iterable[Subject], contents: Contents | None, *, allowed: Collection[frozenset[str]] = ()
+) -> None:
+    """As `refuse_copies` where nothing is decoded, as of simulated sites: refuse byte-identical files only.
+
+    Args:
+        contents: of the cache, where there is one.
+    """
+    rows = dict.fromkeys(subjects)
+    digests = content_hashes((row.path for row in rows), contents)
+    there = [row for row in rows if row.path in digests]  # whoever decodes it says what is wrong with another
+    if faults := _find_faults(_group(there, lambda s: digests[s.path]), allowed):
+        raise CohortError(faults)
+
+
+def _find_faults(groups: Iterable[Sequence[Subject]], allowed: Collection[frozenset[str]]) -> list[str]:
+    return [
+        f"{other.where}: subject {other.subject} ({other.path}) is the same scan as subject {first.subject} "
+        f"({first.where}: {first.path}), allowed is each scan once: remove one of the rows"
+        for first, *others in groups
+        for other in others
+        if frozenset((first.subject, other.subject)) not in allowed
+    ]
 
 
 def _group(subjects: Iterable[Subject], key: Callable[[Subject], Hashable]) -> list[list[Subject]]:

@@ -15,7 +15,7 @@ from tmqc.errors import RunError
 from tmqc.model.batch_size import settle_batch_size
 from tmqc.pipelines.prepare import build_learner, find_cohort, load, load_into
 from tmqc.pipelines.session import hand_over, open_run
-from tmqc.report.illustrate import illustrate
+from tmqc.report.guarded import illustrate
 from tmqc.report.metrics import (
     ALL,
     METRIC_NAMES,

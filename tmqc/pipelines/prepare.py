@@ -12,7 +12,7 @@ from pathlib import Path
 from tmqc.core.schedule import LearningRate, Tour
 from tmqc.data.cache import VolumeCache, open_cache
 from tmqc.data.cohort import Cohort, Subject, read_cohort
-from tmqc.data.copies import refuse_copies
+from tmqc.data.copies import refuse_copies, refuse_same_files
 from tmqc.data.truth import Truth, write_truth
 from tmqc.data.volumes import Volumes, load_volumes
 from tmqc.errors import RunError
@@ -120,6 +120,8 @@ def prepare(config: Config) -> Prepared:
     # An extra scan with a flipped label, as scripts/make_harmful.py writes it, is its original's under another id.
     pairs = {frozenset((harm.subject, harm.source)) for harm in truth.harms} if truth else set()
     refuse_copies(held, volumes.read, allowed=pairs)
+    if config.federation.name not in ("none", "nvflare"):  # sites that are simulated: their files lie here
+        refuse_same_files([*cohort.verification, *cohort.train, *held], volumes.cache.contents, allowed=pairs)
     learner, device = build_learner(config)
     if start is not None:
         load_into(learner, start, config.init["from"])

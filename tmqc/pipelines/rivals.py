@@ -13,7 +13,7 @@ from tmqc.errors import RunError
 from tmqc.pipelines.prepare import Prepared, corrupt, prepare, settle
 from tmqc.pipelines.session import hand_over
 from tmqc.pipelines.training import open_prepared
-from tmqc.report.illustrate import illustrate
+from tmqc.report.guarded import illustrate
 from tmqc.report.ranking import (
     RivalRow,
     rank,

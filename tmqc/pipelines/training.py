@@ -15,7 +15,7 @@ from tmqc.pipelines.rules import unit_of
 from tmqc.pipelines.session import Session, hand_over, open_run
 from tmqc.report.breakdown import Breakdown
 from tmqc.report.description import describe_run
-from tmqc.report.illustrate import illustrate
+from tmqc.report.guarded import illustrate
 from tmqc.report.metrics import (
     METRIC_NAMES,
     Prediction,

@@ -1,9 +1,8 @@
-"""Figures and page of a run, made from its files once its results are on disk."""
+"""Figures of a run, made from its files once its results are on disk."""
 
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,27 +12,12 @@ from tmqc.report.canvas import save_figure
 from tmqc.report.events import read_trace
 from tmqc.report.figures import draw_cycles, draw_inference, draw_roc
 from tmqc.report.metrics import read_metrics, read_predictions
-from tmqc.report.page import write_report
 from tmqc.report.past_run import PastRun, read_run
 from tmqc.report.qc_figure import draw_qc
 from tmqc.report.ranking import KindRow, RivalRow, read_ranking
 from tmqc.report.ranking_figure import draw_ranking
 from tmqc.runs import directory as rundir
 from tmqc.runs.cycles import read_cycles
-
-log = logging.getLogger("tmqc")
-
-
-def illustrate(directory: Path) -> None:
-    """Make figures and page of a run. Whatever fails is one warning: the run's results do not depend on it."""
-    faults = []
-    for name, make in ((rundir.FIGURES, write_figures), (rundir.REPORT, write_report)):
-        try:
-            make(directory)
-        except Exception as error:  # of a font, a full disk, a cohort that is gone, or Matplotlib itself
-            faults.append(f"{name}: {type(error).__name__}: {' '.join(str(error).split())}")
-    if faults:
-        log.warning("not drawn (%s); `python scripts/report.py %s` makes them later", "; ".join(faults), directory)
 
 
 def write_figures(directory: Path) -> list[Path]:

@@ -13,7 +13,9 @@ MARK = "***"
 _ENVIRONMENT = "TMQC_URIS"
 # A URI to its end, but not into the next one of a list.
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://(?:(?![A-Za-z][A-Za-z0-9+.-]*://)[^\s'\"<>])+")
-_WHOLE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+")
+_ONE = r"[A-Za-z][A-Za-z0-9+.-]*://(?:(?!://).)+"  # whatever a password holds, blanks and quotes too
+_WHOLE = re.compile(_ONE)
+_SETTING = re.compile(rf"""(?P<before>['"]?[^\s'"=]+=)(?P<quote>['"]?)(?P<uri>{_ONE}?)(?P<after>(?P=quote)['"]?)""")
 _USER = re.compile(r"(://)(?!/).*@")  # greedy: a password may hold @, / and ? as well
 _VALUE = re.compile(r"([?&;][^=&;#?]+=)[^&;#,)\]}]+")
 _PLAIN = re.compile(r"[?&;](?:timeout|connect_timeout|sslmode|charset|mode|uri|cache|check_same_thread)=$")
@@ -21,7 +23,9 @@ _PLAIN = re.compile(r"[?&;](?:timeout|connect_timeout|sslmode|charset|mode|uri|c
 
 def redact(text: str) -> str:
     """The text with `***` in place of the user information, and of the values in the query, of every URI in it."""
-    if _WHOLE.fullmatch(text):  # a setting: its end is known, even if there are quotes in it
+    for short, uri in _known().items():
+        text = text.replace(uri, short)
+    if _WHOLE.fullmatch(text):  # a setting: its end is known
         return _redact_uri(text)
     return _URI.sub(lambda found: _redact_uri(found[0]), text)
 
@@ -45,12 +49,19 @@ def hide(arguments: Sequence[str]) -> list[str]:
 
     The whole URIs are kept in this process' environment.
     """
-    known = _known()
+    known, hidden = _known(), []
     for text in arguments:
-        known |= {short: uri for uri in _URI.findall(text) if (short := _redact_uri(uri)) != uri}
+        if found := _SETTING.fullmatch(text):
+            quote, short = found["quote"], _redact_uri(found["uri"])
+            whole = {short: found["uri"].replace(f"\\{quote}", quote) if quote else found["uri"]}
+            hidden.append(f"{found['before']}{quote}{short}{found['after']}")
+        else:
+            whole = {_redact_uri(uri): uri for uri in ([text] if _WHOLE.fullmatch(text) else _URI.findall(text))}
+            hidden.append(redact(text))
+        known |= {short: uri for short, uri in whole.items() if short != uri}
     if known:
         os.environ[_ENVIRONMENT] = json.dumps(known)
-    return [redact(text) for text in arguments]
+    return hidden
 
 
 def reveal(uri: str) -> str:

@@ -20,6 +20,7 @@ from hydra.errors import HydraException
 from tmqc.errors import SettingsError
 from tmqc.settings.text import text_settings
 
+_CALL = re.compile(r"\w+\(.*\)")  # sort(a) and str(3), which are functions to Hydra, and folders to a shell
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
 
 
@@ -106,7 +107,7 @@ def _value(text: str, kind: Any) -> str:
         return f"[{','.join(_value(part, str) for part in _split(text[1:-1]) if part.strip())}]"
     if text.startswith("~/"):
         return quote(str(Path(text).expanduser()))
-    parsed = _parse(f"x={text}")
+    parsed = None if _CALL.fullmatch(text) else _parse(f"x={text}")
     value = None if parsed is None else parsed.value()
     stays = isinstance(value, str) or (parsed is not None and value is None and kind == str | None)
     return text if stays else quote(text)

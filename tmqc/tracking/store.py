@@ -19,7 +19,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run,
 
 from tmqc.core.numbers import CYCLE_MARK
 from tmqc.settings.schema import TrackingConfig
-from tmqc.settings.secrets import MARK, redact, reveal
+from tmqc.settings.secrets import MARK, hide, reveal
 from tmqc.tracking import DIRECTORY_TAG, KEY_TAG, OWN_TAGS, PIPELINE_TAG, SETTING_TAG, Opening
 from tmqc.tracking.connection import find_experiment, find_run, find_tagged, limit_database_retries, patience
 from tmqc.tracking.database import creating, database_path, database_uri
@@ -55,7 +55,7 @@ class MlflowStore:
 
     def __init__(self, config: TrackingConfig, outputs: Path) -> None:
         self.uri = database_uri(outputs / "mlflow.db") if config.uri is None else reveal(config.uri)
-        self.shown = redact(self.uri)
+        [self.shown] = hide([self.uri])  # from now on it is known in what others say, too
         self.run_id: str | None = None
         self.started_ms = 0
         self._database = database_path(self.uri)
