@@ -26,7 +26,7 @@ class EvidenceCenters(ScriptedCenters):
     def _score(self, name, center, i, *, harmful):
         z = self.sharpness * (1 if i % 2 else -1) + np.sin(7 * i)
         label = 1 - i % 2 if center == "A" and harmful else i % 2
-        return ScanScore(name, center, label, "scanner", z, 50.0 if name == "F0" and harmful else float(np.cos(i)))
+        return ScanScore(name, center, label, "scanner", z, (50.0 if name == "F0" and harmful else float(np.cos(i)),))
 
     def score(self, center, subjects):
         harmful = len(self.state) < self.until

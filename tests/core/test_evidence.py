@@ -9,6 +9,7 @@ import pytest
 
 from tmqc.core.evidence import (
     CENTER,
+    FIXED_Z,
     HELD,
     IMAGE,
     LABEL,
@@ -39,7 +40,7 @@ def draw(*, flipped=(), odd=(), seed=0, separation=1.5):
                 label = 1 - truth if center in flipped and scans is splits[0] else truth
                 name = f"{center}-{i}"
                 oddness = rng.normal() + (40.0 if name in odd and scans is splits[0] else 0.0)
-                scans.append(ScanScore(name, center, label, "scanner", z, oddness))
+                scans.append(ScanScore(name, center, label, "scanner", z, (oddness,)))
     return splits
 
 
@@ -92,8 +93,8 @@ def test_every_verdict_rederives_from_its_own_row():
     for f in found.values():
         tests = [(f.center_p, f.center_limit, f.center_out), (f.odd_p, f.odd_limit, f.odd_out)]
         tests += [(f.lfdr, f.lfdr_limit, f.lfdr_out)]
-        assert f.suspect == (any(p is not None and p <= limit for p, limit, _ in tests) or f.odd_z > 8)
-        assert f.out == (f.due and (any(p is not None and p <= out for p, _, out in tests) or f.odd_z > 8))
+        assert f.suspect == (any(p is not None and p <= limit for p, limit, _ in tests) or f.odd_z > FIXED_Z)
+        assert f.out == (f.due and (any(p is not None and p <= out for p, _, out in tests) or f.odd_z > FIXED_Z))
 
 
 def test_labels_of_the_field_are_ranked_and_not_eliminated():
@@ -103,7 +104,7 @@ def test_labels_of_the_field_are_ranked_and_not_eliminated():
     for i in range(600):
         truth, scans = i % 2, train if i < 400 else verification
         z = 1.8 * ((0.67 if truth else -0.67) + rng.normal(0, 1.0))
-        scans.append(ScanScore(f"s{i}", f"c{i % 40}", 1 - truth if i < 8 else truth, "scanner", z, 0.0))
+        scans.append(ScanScore(f"s{i}", f"c{i % 40}", 1 - truth if i < 8 else truth, "scanner", z))
     found = judge_screening(train, verification, replace(LOOK, due={"s0"}), judged=()).findings
     assert not any(f.suspect or f.out for f in found.values())
     review = rank_for_review(train, found)

@@ -25,7 +25,7 @@ from tmqc.core.power import Power, measure_power, plant_flips
 from tmqc.core.verdicts import ELIMINATED, SUSPECT, CenterVerdict, judge_centers
 
 CENTER, IMAGE, LABEL, HELD = "center", "image", "label", "center waits"
-FIXED_Z = 8.0  # robust standard deviations of the fixed limit for odd images
+FIXED_Z = 4.5  # robust standard deviations of the fixed limit for odd images
 SIZES = (1, 4, 9)  # upper ends of the bins that power is reported for
 
 
@@ -35,7 +35,8 @@ class ScanScore:
 
     Attributes:
         label: 1 = PD, 0 = HC. group: its scanner, or its center where that is not known.
-        logit: raw or calibrated, of one screening or averaged over several. oddness: higher is odder.
+        logit: raw or calibrated, of one screening or averaged over several. oddness: of the image, one number a layer, higher
+            is odder; may be none.
     """
 
     subject: str
@@ -43,7 +44,7 @@ class ScanScore:
     label: int
     group: str
     logit: float
-    oddness: float
+    oddness: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -203,10 +204,11 @@ _Row = tuple[bool, bool, dict[str, Any]]  # under suspicion; beyond an eliminati
 def _judge_images(
     train: Sequence[ScanScore], verification: Sequence[ScanScore], look: Look, is_due: NDArray[np.bool_]
 ) -> list[_Row]:
+    own, others = _distances(train, verification)
     odd = judge_oddness(
-        [s.oddness for s in train],
+        own,
         [s.group for s in train],
-        verification=[s.oddness for s in verification],
+        verification=others,
         verification_groups=[s.group for s in verification],
         q=look.q,
         fixed_z=FIXED_Z,
@@ -222,6 +224,23 @@ def _judge_images(
         )
         for one in odd
     ]
+
+
+def _distances(train: Sequence[ScanScore], verification: Sequence[ScanScore]) -> tuple[list[float], list[float]]:
+    """How far above what verification scans have each scan's oddness is, in all layers together (Mahalanobis).
+
+    Counted from two standard deviations below their mean: less odd is no fault, but many at 0 would have no spread. Off-diagonal covariances shrink by layers / scans, so that few scans do not make up a direction.
+    """
+    x, v = (np.array([s.oddness for s in scans], np.float64) for scans in (train, verification))
+    if not x.size or len(v) < 2:
+        return [0.0] * len(train), [0.0] * len(verification)
+    covariance, share = np.atleast_2d(np.cov(v.T)), min(1.0, v.shape[1] / len(v))
+    variances = np.diag(np.diag(covariance)) + 1e-12 * np.eye(v.shape[1])
+    inverse = np.linalg.inv((1.0 - share) * covariance + share * variances)
+    floor = v.mean(axis=0) - 2.0 * v.std(axis=0)
+    above = [np.maximum(one - floor, 0.0) for one in (x, v)]
+    own, others = (np.sqrt(np.einsum("ij,jk,ik->i", one, inverse, one).clip(0.0)).tolist() for one in above)
+    return own, others
 
 
 def _judge_labels(

@@ -129,26 +129,29 @@ class Learner:
         return np.concatenate(parts) if parts else np.zeros((0, *encoder.output_shape[1:]), np.float32)
 
     def examine(self, x: Any, *, batch_size: int) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-        """Probabilities of PD, and how far the activations lie from what BatchNorm has seen, both of shape (n,).
+        """Probabilities of PD, and how far the activations lie from what BatchNorm has seen.
 
         For every BatchNorm layer and channel the scan's own mean m and variance v of what enters it, against the moving
         mean mu and variance s: the divergence of N(m, v) from N(mu, s), (v/s + (m - mu)^2/s - 1 - log(v/s)) / 2, mean
-        over channels, summed over layers; of that the logarithm, since it differs by factors. Higher is odder. Without
-        BatchNorm: 0. Not the very bits of `predict`.
+        over channels; of that the logarithm, since it differs by factors. Higher is odder.
 
         Args:
             x: as `predict`.
+
+        Returns:
+            Shapes (n,) and (n, layers).
         """
         model, norms = self._examiner
-        p, oddness = [np.zeros(0, np.float32)], [np.zeros(0)]
+        p, oddness = [np.zeros(0, np.float32)], [np.zeros((0, len(norms)))]
         for features, *moments in self._apply(model, x, batch_size):
             p.append(np.ravel(self.model.get_layer("classifier").predict_on_batch(features)))
-            total = np.zeros(len(features))
+            columns = [np.zeros((len(features), 0))]
             for norm, m, v in zip(norms, moments[::2], moments[1::2], strict=True):
                 mu, s = (ops.convert_to_numpy(one).astype(float) for one in (norm.moving_mean, norm.moving_variance))
                 ratio = (v + norm.epsilon) / (s + norm.epsilon)
-                total += np.mean(ratio + (m - mu) ** 2 / (s + norm.epsilon) - 1.0 - np.log(ratio), axis=1) / 2.0
-            oddness.append(np.log(total) if norms else total)
+                divergence = (ratio + (m - mu) ** 2 / (s + norm.epsilon) - 1.0 - np.log(ratio)) / 2.0
+                columns.append(np.log(np.mean(divergence, axis=1, keepdims=True) + np.finfo(np.float32).tiny))
+            oddness.append(np.concatenate(columns, axis=1))
         return np.concatenate(p), np.concatenate(oddness)
 
     @cached_property

@@ -84,7 +84,7 @@ class LocalCenters:
         p, oddness = self.learner.examine(volumes, batch_size=self.scorer.batch_size)
         logits = margins(p, np.ones(len(rows), np.int64))
         return tuple(
-            ScanScore(s.subject, s.study, s.group, s.scanner or s.study, float(z), float(odd))
+            ScanScore(s.subject, s.study, s.group, s.scanner or s.study, float(z), tuple(odd.tolist()))
             for s, z, odd in zip(rows, logits, oddness, strict=True)
         )
 

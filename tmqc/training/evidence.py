@@ -12,6 +12,7 @@ every further look at them is out of sample.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter
@@ -220,7 +221,7 @@ class EvidenceTravel(Travel):
 
 def _finite(scores: Sequence[ScanScore], cycle: int) -> list[ScanScore]:
     for score in scores:
-        if not abs(score.logit) + abs(score.oddness) < float("inf"):
+        if not all(map(math.isfinite, (score.logit, *score.oddness))):
             raise NonFiniteError(
                 f"the model of cycle {cycle} predicts NaN or infinity for scan {score.subject} of center "
                 f"{score.center}: look at it, or lower schedule.learning_rate"
