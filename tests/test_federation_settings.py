@@ -31,6 +31,7 @@ DATA = OWN_DATA[:2]
         (["federation=local", "federation.on_fault=retry"], "must be one of wait, skip, stop"),
         (["federation=local", "federation.min_cell=0"], "federation.min_cell=0: must be a number from 1"),
         (["federation=local", "federation.timeout_s=nan"], "federation.timeout_s=nan: must be a number"),
+        (["federation=local", "qc=evidence"], "qc.control=evidence is not offered with federation=local yet"),
         (["federation=local", "qc=screen"], "federation.share_margins=true, or another gate"),
         (["federation=local", "qc=screen", "federation.on_fault=skip"], "use federation.on_fault=wait or stop"),
         (

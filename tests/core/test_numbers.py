@@ -31,6 +31,7 @@ REPORT = CycleReport(
     postponed=("g",),
     n_screened=3,
     refused=True,
+    auroc=0.75,
 )
 
 
@@ -62,6 +63,9 @@ def test_every_number_of_a_report_has_a_name():
         "qc/screened": 3,
         "qc/runaway": 0,
         "qc/refused": 1,
+        "verify/auroc": 0.75,
+        "verify/calibrated_loss": None,
+        "verify/calibrated_accuracy": None,
     }
 
 

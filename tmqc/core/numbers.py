@@ -29,9 +29,12 @@ _PLAIN = {
     "qc/waiting": "n_waiting",
     "qc/eliminated_total": "n_eliminated",
     "qc/screened": "n_screened",
+    "verify/auroc": "auroc",
+    "verify/calibrated_loss": "calibrated_loss",
+    "verify/calibrated_accuracy": "calibrated_accuracy",
 }
 SUBJECTS = ("flagged", "readmitted", "eliminated", "postponed")  # ids in the report, their number as `qc/...`
-_OPTIONAL = ("train_loss", "train_accuracy")
+_OPTIONAL = ("train_loss", "train_accuracy", "auroc", "calibrated_loss", "calibrated_accuracy")
 _COUNTS = ("tp", "fp", "tn", "fn")
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from operator import add
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tmqc.core.platt import LogitCounts, count_logits
 
 DECISION_THRESHOLD = 0.5  # p >= 0.5 is PD (METHOD section 3)
 _LOG_CLIP = 1e-7  # as Keras clips probabilities before taking logarithms
@@ -73,6 +75,7 @@ class Verification:
         counts: of the scans scored.
         loss_sum: of the binary cross-entropies of the scans scored, in nats.
         flips: against the reference; none as long as there is no reference.
+        logits: how many scans of each class have which logit; none where they are not at hand.
         unscored_hc, unscored_pd: scans left out because the step's rejection was certain without them (`early_stop`).
     """
 
@@ -81,6 +84,7 @@ class Verification:
     flips: Flips = Flips()
     unscored_hc: int = 0
     unscored_pd: int = 0
+    logits: LogitCounts = field(default=LogitCounts(), compare=False, repr=False)
 
     def __add__(self, other: Verification) -> Verification:
         return Verification(
@@ -89,6 +93,7 @@ class Verification:
             self.flips + other.flips,
             self.unscored_hc + other.unscored_hc,
             self.unscored_pd + other.unscored_pd,
+            self.logits + other.logits,
         )
 
     @property
@@ -172,7 +177,8 @@ def score(
     flips = Flips() if reference is None else _flips(predicted == actual, reference == actual, actual)
     losses = cross_entropies(p, labels)
     sums = [float(np.sum(losses))] if centers is None else [float(np.sum(losses[rows])) for rows in centers]
-    return Verification(counts, reduce(add, sums, 0.0), flips)
+    logits = np.where(actual, 1.0, -1.0) * margins(p, labels)
+    return Verification(counts, reduce(add, sums, 0.0), flips, logits=count_logits(logits, labels))
 
 
 def _flips(right: NDArray[np.bool_], was_right: NDArray[np.bool_], is_pd: NDArray[np.bool_]) -> Flips:

@@ -6,7 +6,9 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from tmqc.core.evidence import Finding
 from tmqc.core.gate import Verdict
+from tmqc.core.platt import calibrate_counts
 from tmqc.core.rates import Rates, Verification
 from tmqc.core.runaway import Alarm
 from tmqc.core.screen import Evidence
@@ -39,6 +41,8 @@ class Step:
         train_s, verify_s: wall-clock seconds.
         outcome: of a revisit: `readmitted`, `eliminated` or `postponed` (it failed, and waits once more).
         evidence: of a screening step: what it says about the scan.
+        finding: of a scan that a screening of `qc=evidence` speaks against or decides on: why. No step is taken then,
+            and the verification is that of the state that judged.
         n_repeated: samples besides, that were subjects trained on once more in a further local epoch of a visit.
     """
 
@@ -56,6 +60,7 @@ class Step:
     verify_s: float = 0.0
     outcome: str | None = None
     evidence: Evidence | None = None
+    finding: Finding | None = None
     n_repeated: int = 0
 
     @property
@@ -68,6 +73,8 @@ class Step:
         """Whether nothing spoke against the step or, in a screening, its scan; without control always."""
         if self.evidence is not None:
             return not self.evidence.suspect
+        if self.finding is not None:
+            return not self.finding.suspect
         return self.verdict is None or self.verdict.accepted
 
 
@@ -86,6 +93,8 @@ class CycleReport:
         postponed: revisits that failed without eliminating: strikes are left, or the runaway guard holds.
         n_screened: scans screened. alarm: of the runaway guard.
         refused: a screening was due, but no model was good enough to judge.
+        auroc, calibrated_loss, calibrated_accuracy: of the verification once its logits are calibrated
+            (`core.platt`); None where the logits are not at hand, as those of sites.
     """
 
     cycle: int
@@ -109,6 +118,9 @@ class CycleReport:
     n_screened: int = 0
     alarm: Alarm | None = None
     refused: bool = False
+    auroc: float | None = None
+    calibrated_loss: float | None = None
+    calibrated_accuracy: float | None = None
 
 
 def distinct(batches: Iterable[Sequence[str]]) -> tuple[str, ...]:
@@ -148,16 +160,20 @@ def summarize(
     closing_verify_s: float | None = None,
     alarm: Alarm | None = None,
     refused: bool = False,
+    n_scored: int = 0,
 ) -> CycleReport:
     """Add one cycle's steps up.
 
     Args:
+        n_scored: scans screened without a step.
         closing_verify_s: seconds of a verification made after the last step, if one was.
     """
+    steps, decided = [s for s in steps if s.finding is None], steps
+    calibrated = calibrate_counts(verification.logits) if verification.logits.bins else None
     trained = [s for s in steps if s.accepted and s.loss is not None and s.phase not in (DRY, SCREEN)]
     n_samples = sum(s.n_samples for s in trained)
     batches = [s for s in steps if s.phase in (BATCH, VISIT)]
-    revisits = [s for s in steps if s.outcome is not None]
+    revisits = [s for s in decided if s.outcome is not None]
     return CycleReport(
         cycle=cycle,
         learning_rate=learning_rate,
@@ -177,7 +193,10 @@ def summarize(
         train_s=math.fsum(s.train_s for s in steps),
         verify_s=math.fsum(s.verify_s for s in steps) + (closing_verify_s or 0.0),
         postponed=tuple(s.subjects[0] for s in revisits if s.outcome == POSTPONED),
-        n_screened=sum(s.phase == SCREEN for s in steps),
+        n_screened=sum(s.phase == SCREEN for s in steps) + n_scored,
         alarm=alarm,
         refused=refused,
+        auroc=calibrated.auroc if calibrated else None,
+        calibrated_loss=calibrated.loss if calibrated else None,
+        calibrated_accuracy=calibrated.accuracy if calibrated else None,
     )

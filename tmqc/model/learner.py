@@ -9,6 +9,7 @@ import logging
 import re
 import sys
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import Any
 
 import keras
@@ -95,7 +96,7 @@ class Learner:
         parts = list(self._apply(self.model, x, batch_size))
         return np.concatenate(parts)[:, 0] if parts else np.zeros(0, np.float32)
 
-    def _apply(self, model: keras.Model, x: Any, batch_size: int) -> Iterator[NDArray[np.float32]]:
+    def _apply(self, model: keras.Model, x: Any, batch_size: int) -> Iterator[Any]:
         """Outputs of `model`, a batch at a time; where a batch takes too much memory, half as many from there on."""
         at = 0
         while at < len(x):
@@ -126,6 +127,50 @@ class Learner:
         encoder.jit_compile = self.model.jit_compile  # a part is not compiled with its model and would go its own way
         parts = list(self._apply(encoder, x, batch_size))
         return np.concatenate(parts) if parts else np.zeros((0, *encoder.output_shape[1:]), np.float32)
+
+    def examine(self, x: Any, *, batch_size: int) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        """Probabilities of PD, and how far the activations lie from what BatchNorm has seen.
+
+        For every BatchNorm layer and channel the scan's own mean m and variance v of what enters it, against the moving
+        mean mu and variance s: the divergence of N(m, v) from N(mu, s), (v/s + (m - mu)^2/s - 1 - log(v/s)) / 2, mean
+        over channels; of that the logarithm, since it differs by factors. Higher is odder.
+
+        Args:
+            x: as `predict`.
+
+        Returns:
+            Shapes (n,) and (n, layers).
+        """
+        model, norms = self._examiner
+        p, oddness = [np.zeros(0, np.float32)], [np.zeros((0, len(norms)))]
+        for features, *moments in self._apply(model, x, batch_size):
+            p.append(np.ravel(self.model.get_layer("classifier").predict_on_batch(features)))
+            columns = [np.zeros((len(features), 0))]
+            for norm, m, v in zip(norms, moments[::2], moments[1::2], strict=True):
+                mu, s = (ops.convert_to_numpy(one).astype(float) for one in (norm.moving_mean, norm.moving_variance))
+                ratio = (v + norm.epsilon) / (s + norm.epsilon)
+                divergence = (ratio + (m - mu) ** 2 / (s + norm.epsilon) - 1.0 - np.log(ratio)) / 2.0
+                columns.append(np.log(np.mean(divergence, axis=1, keepdims=True) + np.finfo(np.float32).tiny))
+            oddness.append(np.concatenate(columns, axis=1))
+        return np.concatenate(p), np.concatenate(oddness)
+
+    @cached_property
+    def _examiner(self) -> tuple[keras.Model, list[Any]]:
+        """From volumes to features, and mean and variance by scan and channel of what enters each BatchNorm layer."""
+        encoder = self.model.get_layer("encoder")
+        norms = [layer for layer in encoder.layers if isinstance(layer, keras.layers.BatchNormalization)]
+        moments = []
+        for norm in norms:
+            entering = ops.cast(norm.input, "float32")
+            axes = tuple(range(1, len(entering.shape) - 1))
+            moments += [ops.mean(entering, axis=axes), ops.var(entering, axis=axes)]
+        model = keras.Model(encoder.input, [encoder.output, *moments])
+        for part in (model, self.model.get_layer("classifier")):
+            part.jit_compile = self.model.jit_compile  # a part is not compiled with its model and would go its own way
+        for n in (1, 2):  # as in `_fix_traces`
+            features, *_ = model.predict_on_batch(np.zeros((n, *self.model.input_shape[1:]), np.float32))
+            self.model.get_layer("classifier").predict_on_batch(features)
+        return model, norms
 
     def gradient(self, x: NDArray[np.float32], y: NDArray[np.integer]) -> NDArray[np.float32]:
         """Gradient of the batch's mean loss (nats) with respect to all trainable weights; the model stays as it is.

@@ -21,6 +21,7 @@ from tmqc.pipelines.traffic import TrafficMeter
 from tmqc.pipelines.training import close_training, open_prepared, predict_test, progress_of
 from tmqc.report.scores import detection_metrics, write_detection
 from tmqc.runs.directory import DETECTION, LEDGER, TRACE, write_json
+from tmqc.runs.looks import write_looks
 from tmqc.runs.resume import check_place
 from tmqc.runs.trace import TraceWriter
 from tmqc.settings.schema import Config
@@ -58,6 +59,7 @@ def run_qc(config: Config, directory: Path) -> None:
             checkpointer = Checkpointer(config, session, travel, ready.centers, meter=meter, trace=trace)
             for report in checkpointer.cycles():
                 write_json(directory / LEDGER, travel.ledger.to_json(report.cycle + 1))
+                write_looks(directory, travel.state.looks)
                 if scores := score_cycles(reports, plan, truth=truth):
                     write_detection(directory / DETECTION, scores)
                 checkpointer.keep(report, meter.take_metrics() | (detection_metrics(scores[-1]) if scores else {}))

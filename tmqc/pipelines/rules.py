@@ -14,7 +14,9 @@ from tmqc.core.runaway import Alarm, Guard
 from tmqc.core.screen import Limits
 from tmqc.errors import RunError, StoppedError
 from tmqc.settings.schema import Config, QcConfig
+from tmqc.training.centers import LocalCenters
 from tmqc.training.control import ControlledTravel
+from tmqc.training.evidence import EvidenceRules, EvidenceTravel
 from tmqc.training.screening import ScreenedTravel, Screening
 from tmqc.training.tour import Place, Travel
 from tmqc.training.travel import Centers, Listener, Plan
@@ -67,6 +69,10 @@ def make_travel(
     qc = config.qc
     if qc.control == "screen":
         return ScreenedTravel(plan, _screening(qc), centers, *listeners, unlikeness=unlikeness, **place)
+    if qc.control == "evidence":
+        assert isinstance(centers, LocalCenters)  # `validate_federation` refuses others
+        rules = EvidenceRules(q=qc.fdr, every=qc.evidence.every, revisit=qc.revisit, guard=_guard(qc))
+        return EvidenceTravel(plan, rules, centers, *listeners, **place)
     if unknown := [center for center in qc.calibrated.centers if center not in plan.subjects]:
         raise RunError(f"qc.calibrated.centers: no center {', '.join(unknown)}; there are {', '.join(plan.subjects)}")
     return ControlledTravel(plan, _control(qc), centers, *listeners, **place)
@@ -137,10 +143,13 @@ def warn_or_stop(report: CycleReport, qc: QcConfig) -> None:
         RunawayError: `qc.runaway.action=stop`.
     """
     if report.refused:
+        why = f"verification accuracy below qc.screen.least_accuracy={qc.screen.least_accuracy:g}"
+        if qc.control == "evidence":
+            why = "its logits say nothing of the verification scans' labels"
         log.warning(
-            "cycle %d: nobody was screened, for the model is not good enough to judge (verification accuracy below "
-            "qc.screen.least_accuracy=%g): train the clean model for longer",
-            *(report.cycle, qc.screen.least_accuracy),
+            "cycle %d: nobody was judged, for the model is not good enough to judge (%s): train the clean model for "
+            "longer",
+            *(report.cycle, why),
         )
     if report.alarm is None or report.n_steps == 0:
         return
@@ -167,17 +176,19 @@ def explain(alarm: Alarm, cycle: int, qc: QcConfig) -> str:
     return (
         f"cycle {cycle}: quality control seems to have lost its footing: {' and '.join(what)}. More likely the "
         "starting model or the threshold is the matter than the data: train the clean model for longer, lower "
-        f"schedule.learning_rate, or raise {_tolerance_of(qc)}"
+        f"schedule.learning_rate, or {_remedy(qc)}"
     )
 
 
-def _tolerance_of(qc: QcConfig) -> str:
-    """The settings that say how much harm is tolerated."""
+def _remedy(qc: QcConfig) -> str:
+    """What to do about the settings that say how much harm is tolerated."""
+    if qc.control == "evidence":
+        return "lower qc.fdr and look at review.csv and centers.csv"
     if qc.control == "screen":
-        return "the limits of qc.screen"
+        return "raise the limits of qc.screen"
     if qc.calibrated.method != "none":
-        return "qc.calibrated.level"
-    return {"rates": "qc.error", "loss": "qc.loss_error", "both": "qc.error and qc.loss_error"}[qc.signal]
+        return "raise qc.calibrated.level"
+    return "raise " + {"rates": "qc.error", "loss": "qc.loss_error", "both": "qc.error and qc.loss_error"}[qc.signal]
 
 
 def warn_of_few_scans(qc: QcConfig, *, n_train: int) -> None:
@@ -192,7 +203,7 @@ def warn_of_few_scans(qc: QcConfig, *, n_train: int) -> None:
 
 def warn_of_single_flips(qc: QcConfig, *, n_hc: int, n_pd: int) -> None:
     """Warn, with the figures, if one flipped prediction of one scan is more than the acceptable error."""
-    if qc.control == "screen" or qc.signal == "loss" or qc.calibrated.method != "none":
+    if qc.control != "steps" or qc.signal == "loss" or qc.calibrated.method != "none":
         return
     worth = flip_worth(Counts(tp=n_pd, tn=n_hc))
     if qc.error < max(worth.fpr, worth.fnr):

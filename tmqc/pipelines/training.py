@@ -29,12 +29,15 @@ from tmqc.report.tables import print_training
 from tmqc.runs.checkpoint import Checkpoint, drop_latest
 from tmqc.runs.directory import (
     BY_KIND,
+    CENTERS,
     CYCLES,
     DETECTION,
     GOOD_LOST,
     LEDGER,
+    POWER,
     PREDICTIONS,
     REPORT,
+    REVIEW,
     SUMMARY,
     TRACE,
     TRUTH,
@@ -102,7 +105,8 @@ def close_training(
     pipeline = config.pipeline.name
     summary = summarize_run(reports, pipeline=pipeline, test=test, controlled=controlled, detection=detection)
     tracker.metrics(closing_numbers(summary), step=last.cycle)
-    hand_over(tracker, directory, (TRACE, LEDGER, CYCLES, PREDICTIONS, DETECTION, GOOD_LOST, BY_KIND, TRUTH))
+    names = (TRACE, LEDGER, CYCLES, PREDICTIONS, DETECTION, GOOD_LOST, BY_KIND, TRUTH, CENTERS, REVIEW, POWER)
+    hand_over(tracker, directory, names)
     example = np.zeros((1, *config.cohort.shape, 1), np.float32)
     if config.federation.name == "none":
         example = prepared.volumes.batch([prepared.cohort.verification[0].subject])

@@ -59,6 +59,8 @@ def _gate(settings: Mapping[str, Any]) -> str:
 
     if get("control") == "screen":
         return f"screen, every {get('screen.every')} cycles, {get('screen.steps')} steps a scan"
+    if get("control") == "evidence":
+        return f"evidence, every {get('evidence.every')} cycles, false discovery rate {get('fdr')}"
     signal, method = get("signal"), get("calibrated.method")
     said = [f"every step by {signal}"]
     if method not in ("none", "-"):

@@ -100,6 +100,9 @@ def _tell(row: Mapping[Hashable, Any]) -> str:
         value = pd.to_numeric(row.get(name, np.nan), errors="coerce")
         return None if pd.isna(value) else float(value)
 
+    if isinstance(reasons := row.get("Reasons"), str) and reasons:
+        cells = [("center p", "CenterP"), ("image odd by sd", "OddZ"), ("margin of its label", "Margin")]
+        return f"{reasons}: " + ", ".join(f"{what} {number(of):.3g}" for what, of in cells if number(of) is not None)
     change, margin = number("LossZ"), number("Contradiction")
     if change is not None and margin is not None:
         return f"its step's effect on everybody's loss {change:+.1f} sd, contradiction of its label {margin:+.2f}"

@@ -39,6 +39,10 @@ _EVIDENCE = {  # of a screen: what it judges by; the rates hardly move by a sing
     "contradiction\nof the label": ("Contradiction",),
     "image unlike the\nothers, robust sd": ("ImageZ",),
 }
+_FINDINGS = {  # the same of `qc=evidence`
+    "odd image,\nrobust sd": ("OddZ",),
+    "calibrated margin\nof the label": ("Margin",),
+}
 _LINEAR_TO = 10.0  # robust standard deviations; beyond that harm reaches into the hundreds, and the axis is logarithmic
 _MOST_NUMBERS = 30  # of cycles side by side; more would run into each other
 
@@ -86,6 +90,8 @@ def _shown(trace: pd.DataFrame, of_steps: Mapping[str, Sequence[str]]) -> Mappin
     """The panels of a gate, or those of a screen that it has looked at."""
     if not is_screen(trace):
         return of_steps
+    if is_evidence(trace):
+        return _FINDINGS
     return {label: columns for label, columns in _EVIDENCE.items() if _numbers(trace, columns[0]).notna().any()}
 
 
@@ -162,6 +168,11 @@ def _label_cycles(axes: Axes, trace: pd.DataFrame) -> None:
 def is_screen(trace: pd.DataFrame) -> bool:
     """Whether scans were judged by themselves, and no steps by a gate."""
     return bool((trace["Phase"] == SCREEN).any())
+
+
+def is_evidence(trace: pd.DataFrame) -> bool:
+    """Whether it is a trace of `qc=evidence` that has found something."""
+    return bool(_numbers(trace, "OddZ").notna().any())
 
 
 def _shows_accepted(trace: pd.DataFrame) -> bool:

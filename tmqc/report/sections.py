@@ -12,7 +12,7 @@ from tmqc.report.metrics import METRIC_NAMES, last_cycle, read_metrics
 from tmqc.report.parts import Figure, Section, make_table, say, say_number
 from tmqc.report.past_run import verified_on_test
 from tmqc.report.planted import detection_section, rivals_section
-from tmqc.report.qc_figure import draw_steps, is_screen
+from tmqc.report.qc_figure import draw_steps, is_evidence, is_screen
 from tmqc.report.roc import LEVEL, N_RESAMPLES, SEED, draw_rocs
 from tmqc.report.story import Known
 from tmqc.report.timeline_figure import draw_timelines
@@ -60,7 +60,13 @@ def _steps(known: Known) -> Section | None:
     trace = known.trace
     if trace is None or trace.empty:
         return None
-    if screened := is_screen(trace):
+    screened = is_screen(trace)
+    if is_evidence(trace):
+        lead = (
+            "A cross is a scan under verdict, because its center is, its image is odd, or its label is doubted; a "
+            "point is one taken back. Odder is higher; a lower margin contradicts the label more."
+        )
+    elif screened:
         lead = (
             "A point is one scan: how much its own steps, which were then undone, raised the loss of all verification "
             "scans, how strongly the model contradicted its label (about -1 where it agrees as usual), and how unlike "

@@ -58,7 +58,8 @@ def tell_what_was_done(known: Known) -> list[str]:
     said = [_tell_tour(known), _tell_harm(known)]
     if pipeline in _UNCONTROLLED:
         return [*said, "There was no quality control: every training step was kept."]
-    return said + (_tell_screen(known) if known.setting("qc.control") == "screen" else _tell_steps(known))
+    tell = {"screen": _tell_screen, "evidence": _tell_evidence}.get(str(known.setting("qc.control")), _tell_steps)
+    return said + tell(known)
 
 
 def _tell_tour(known: Known) -> str:
@@ -121,6 +122,17 @@ def _tell_screen(known: Known) -> list[str]:
         "the usual.",
         f"A flagged scan sat out {count(known.setting('qc.revisit'), 'cycle')} and was then judged again: taken back, "
         "or eliminated for good.",
+    ]
+
+
+def _tell_evidence(known: Known) -> list[str]:
+    return [
+        f"Every {count(known.setting('qc.evidence.every'), 'cycle')} all training and verification scans were scored "
+        "by forward passes, calibrated on the verification scans of all centers. Whole centers, odd images and single "
+        f"labels were judged at a false discovery rate of {known.setting('qc.fdr')}; a scan under verdict was flagged.",
+        f"A flagged scan sat out {count(known.setting('qc.revisit'), 'cycle')} or more and was judged again at the "
+        "next screening: taken back, left waiting, or eliminated for good. What was too uncertain for that is ranked "
+        "in review.csv.",
     ]
 
 

@@ -14,6 +14,7 @@ from tmqc.errors import RunError
 CONFIG, LOG, LOCK, RUN = "config.yaml", "run.log", ".lock", "run.json"
 TRACE, LEDGER, CYCLES, DETECTION, TRUTH = "trace.csv", "ledger.json", "cycles.csv", "detection.csv", "truth.csv"
 GOOD_LOST, BY_KIND, SUMMARY = "good_lost.csv", "detection_by_kind.csv", "summary.json"
+CENTERS, REVIEW, POWER = "centers.csv", "review.csv", "power.csv"  # of qc=evidence
 METRICS, PREDICTIONS, REPORT = "metrics.csv", "predictions.csv", "report.html"
 TRACKING, MODEL = "tracking.json", "model"  # what waits for the tracking store, besides cycles.csv, while it is away
 SCORES, RANKING, RANKING_BY_KIND = "scores.csv", "rivals.csv", "rivals_by_kind.csv"
@@ -25,6 +26,7 @@ _SCORES = (DETECTION, GOOD_LOST, BY_KIND, TRUTH)
 _FILES = (
     *(SUMMARY, CONFIG, RUN, LOG, TRACE, LEDGER, CYCLES, *_SCORES, METRICS, PREDICTIONS, REPORT),
     *(SCORES, RANKING, RANKING_BY_KIND),
+    *(CENTERS, REVIEW, POWER),
     *(TRACKING, SITES_FILE, FLARE_LOG),
 )
 _FOLDERS = (FIGURES, HARMFUL, CHECKPOINTS, MODEL, SITES, FLARE)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 
+from tmqc.core.evidence import Finding
 from tmqc.core.records import AWAY, BASELINE, BATCH, VISIT, Step
 from tmqc.core.schedule import Visit
 
@@ -33,6 +34,8 @@ COLUMNS = (
 FURTHER_COLUMNS = (
     *("RefVerifyLoss", "LossTolerance", "BrokenHC", "FixedHC", "BrokenPD", "FixedPD", "Outcome"),
     *("Margin", "LossZ", "MarginZ", "Strength", "ImageZ", "Contradiction"),
+    *("Reasons", "Look", "Due", "CenterP", "CenterLimit", "CenterOut"),
+    *("OddP", "OddZ", "OddLimit", "OddOut", "Lfdr", "LfdrLimit", "LfdrOut"),
 )
 # Of federated runs only: bytes of messages since the row before, seconds that sites computed (the slowest counts),
 # seconds lost to sites that did not answer as they should, and sites that the verification went without.
@@ -69,7 +72,7 @@ def trace_row(step: Step) -> dict[str, object]:
 
 def further_cells(step: Step) -> dict[str, object]:
     """What gates beyond the published one have in a row besides: `FURTHER_COLUMNS`, None where there is none."""
-    verdict, evidence = step.verdict, step.evidence
+    verdict, evidence, found = step.verdict, step.evidence, step.finding
     flips = verdict.flips if verdict else None
     values = (
         *((verdict.loss_reference, verdict.loss_tolerance) if verdict else (None, None)),
@@ -78,7 +81,18 @@ def further_cells(step: Step) -> dict[str, object]:
         *((evidence.margin, evidence.loss_z, evidence.margin_z, evidence.strength) if evidence else (None,) * 4),
         *((evidence.image_z, evidence.contradiction) if evidence else (None, None)),
     )
-    return dict(zip(FURTHER_COLUMNS, values, strict=True))
+    cells = dict.fromkeys(FURTHER_COLUMNS) | dict(zip(FURTHER_COLUMNS, values, strict=False))
+    return cells if found is None else cells | _finding_cells(found)
+
+
+def _finding_cells(found: Finding) -> dict[str, object]:
+    values = (
+        *(SEPARATOR.join(found.reasons), found.look, int(found.due)),
+        *(found.center_p, found.center_limit, found.center_out),
+        *(found.odd_p, found.odd_z, found.odd_limit, found.odd_out),
+        *(found.lfdr, found.lfdr_limit, found.lfdr_out),
+    )
+    return {"Margin": found.margin, **dict(zip(FURTHER_COLUMNS[-len(values) :], values, strict=True))}
 
 
 def away_row(step: Step) -> dict[str, object]:

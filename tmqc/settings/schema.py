@@ -125,6 +125,13 @@ class ScreenConfig:
 
 
 @dataclass
+class EvidenceConfig:
+    """Judge centers, images and labels by forward passes."""
+
+    every: int = within(4, 1, 100_000)  # cycles from one screening to the next
+
+
+@dataclass
 class RunawayConfig:
     """Notice that control has lost its footing, and what to do then."""
 
@@ -138,7 +145,7 @@ class RunawayConfig:
 class QcConfig:
     """Accept or reject, and how long a flagged subject waits (METHOD sections 6 and 7)."""
 
-    control: str = one_of("steps", ("steps", "screen"))  # verify every step; or screen
+    control: str = one_of("steps", ("steps", "screen", "evidence"))  # verify every step; or screen, or weigh evidence
     error: float = within(0.02, 0.0, 1.0)  # acceptable error per sample
     revisit: int = within(2, 1, 100_000)  # cycles a flagged subject waits
     rates: str = one_of("standard", RATES)
@@ -151,6 +158,8 @@ class QcConfig:
     verify: str = one_of("batch", ("batch", "visit"))  # after every batch, or once after every visit
     calibrated: CalibratedConfig = field(default_factory=CalibratedConfig)
     screen: ScreenConfig = field(default_factory=ScreenConfig)
+    fdr: float = within(0.1, 1e-6, 0.5)  # of evidence: share of good ones expected among what is eliminated
+    evidence: EvidenceConfig = field(default_factory=EvidenceConfig)
     runaway: RunawayConfig = field(default_factory=RunawayConfig)
 
 

@@ -20,7 +20,7 @@ def check_federation(config: Config) -> list[str]:
             f"federation={name}: pipeline={config.pipeline.name} scores scans of this machine only; use federation=none"
         )
     if config.pipeline.name == "qc":
-        faults += _check_screen(config) if config.qc.control == "screen" else _check_steps(config)
+        faults += _CHECKS[config.qc.control](config)
     if config.run.verify_workers:
         faults.append(
             f"run.verify_workers={config.run.verify_workers}: sites have one model each; leave it null with "
@@ -63,6 +63,16 @@ def _check_steps(config: Config) -> list[str]:
             f"set qc.early_stop=false with federation={settings.name}"
         )
     return faults
+
+
+def _refuse_evidence(config: Config) -> list[str]:
+    return [
+        f"qc.control=evidence is not offered with federation={config.federation.name} yet: sites would have to run the "
+        "tests of their centers themselves; use qc=screen or a gate of steps, or federation=none"
+    ]
+
+
+_CHECKS = {"steps": _check_steps, "screen": _check_screen, "evidence": _refuse_evidence}
 
 
 def _check_real(config: Config) -> list[str]:

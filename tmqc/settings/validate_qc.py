@@ -18,10 +18,12 @@ def _check_gate(qc: QcConfig) -> list[str]:
             faults.append(f"qc.chance={qc.chance}: must be null or a level between 0 and 1, as 0.05")
         if qc.signal == "loss":
             faults.append("qc.chance is about flipped predictions and qc.signal=loss counts none: use rates or both")
-    if qc.early_stop and qc.control == "screen":
+    if qc.early_stop and qc.control != "steps":
         faults.append(
-            "qc.early_stop ends verifications that reject a step, and qc.control=screen has none: leave it off"
+            f"qc.early_stop ends verifications that reject a step, and qc.control={qc.control} has none: leave it off"
         )
+    if qc.control == "evidence" and qc.strikes != 1:
+        faults.append(f"qc.strikes={qc.strikes}: qc.control=evidence promises its rate by looks instead; use 1")
     highest = {"quantile": 1.0, "z": 1e6}.get(qc.calibrated.method)
     if highest is not None and not 0 < qc.calibrated.level <= highest:
         faults.append(
@@ -33,8 +35,10 @@ def _check_gate(qc: QcConfig) -> list[str]:
 
 def _check_visits(config: Config) -> list[str]:
     qc, faults = config.qc, []
-    if qc.control == "screen":
-        faults.append("qc.verify=visit is about steps that are verified, and qc.control=screen has none: use batch")
+    if qc.control != "steps":
+        faults.append(
+            f"qc.verify=visit is about steps that are verified, and qc.control={qc.control} has none: use batch"
+        )
     elif qc.calibrated.method != "none":
         faults.append(
             f"qc.calibrated.method={qc.calibrated.method}: tolerances are measured for steps of one scan and of a full "

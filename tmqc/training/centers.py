@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tmqc.core.early_stop import Limit
+from tmqc.core.evidence import ScanScore
 from tmqc.core.rates import Verification, margins
 from tmqc.data.cohort import Subject
 from tmqc.data.volumes import Volumes
@@ -38,6 +39,8 @@ class LocalCenters:
         self.learner = learner
         self._volumes = volumes
         self._labels = {s.subject: s.group for s in train}
+        self._rows = {s.subject: s for s in train}
+        self._verification = tuple(verification)
         self.scorer = Scorer(
             learner,
             volumes.block([s.subject for s in verification]),
@@ -67,6 +70,23 @@ class LocalCenters:
         labels = np.array([self._labels[s] for s in subjects])
         p = self.learner.predict(self._volumes.block(subjects), batch_size=self.scorer.batch_size)
         return tuple(margins(p, labels).tolist())
+
+    def score(self, center: str, subjects: Sequence[str]) -> tuple[ScanScore, ...]:
+        """Raw logits and oddness of these training scans, in inference mode."""
+        return self._score([self._rows[s] for s in subjects])
+
+    def score_verification(self) -> tuple[ScanScore, ...]:
+        """The same of all verification scans."""
+        return self._score(self._verification)
+
+    def _score(self, rows: Sequence[Subject]) -> tuple[ScanScore, ...]:
+        volumes = self._volumes.block([s.subject for s in rows])
+        p, oddness = self.learner.examine(volumes, batch_size=self.scorer.batch_size)
+        logits = margins(p, np.ones(len(rows), np.int64))
+        return tuple(
+            ScanScore(s.subject, s.study, s.group, s.scanner or s.study, float(z), tuple(odd.tolist()))
+            for s, z, odd in zip(rows, logits, oddness, strict=True)
+        )
 
     def snapshot(self) -> Snapshot:
         """Everything training touches."""

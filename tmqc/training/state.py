@@ -8,17 +8,21 @@ from dataclasses import dataclass, field
 from pydantic import TypeAdapter
 
 from tmqc.core.calibration import Calibration
+from tmqc.core.evidence import Review, ScanScore
 from tmqc.core.ledger import Ledger
+from tmqc.core.power import Power
 from tmqc.core.rates import Verification
 from tmqc.core.records import CycleReport, Step
 from tmqc.core.runaway import Alarm
 from tmqc.core.schedule import Visit
 from tmqc.core.screen import Record
+from tmqc.core.verdicts import CenterVerdict
 
 # Phases of tasks that are no training step, besides `baseline`, which only verifies.
 TOUR = "tour"  # queue the regular tour, by the ledger as it is then
 CLOSE = "close"  # the regular tour is over: set the flagged aside, queue the revisits that are due
 MARGINS = "margins"  # ask a center how strongly the judging model agrees with its labels
+SCORE = "score"  # have a center's training scans scored by a forward pass
 JUDGE = "judge"  # all scans of a screening have been tried: weigh the evidence
 
 
@@ -56,6 +60,29 @@ class Judge:
 
 
 @dataclass
+class Looks:
+    """What the screenings of `qc=evidence` have found so far.
+
+    Attributes:
+        n: screenings that have judged.
+        verification, train: scores in the screening under way, verification scans first.
+        sums: calibrated logits added up over all screenings so far; of training scans `train`, of verification scans
+            `verification`, each by subject.
+        accused: center under verdict -> cycle in which it is due.
+        centers: (cycle, center, verdict) of all screenings. review, power: of the last one.
+    """
+
+    n: int = 0
+    verification: list[ScanScore] = field(default_factory=list)
+    train: list[ScanScore] = field(default_factory=list)
+    sums: dict[str, dict[str, float]] = field(default_factory=lambda: {"train": {}, "verification": {}})
+    accused: dict[str, int] = field(default_factory=dict)
+    centers: list[tuple[int, str, CenterVerdict]] = field(default_factory=list)
+    review: tuple[Review, ...] = ()
+    power: tuple[Power, ...] = ()
+
+
+@dataclass
 class TourState:
     """All that a tour knows; whole after every task.
 
@@ -69,6 +96,7 @@ class TourState:
         calibration: measured tolerances; None before the dry tour is over, and without one.
         reference: what steps are compared with. current: verification of the model as it stands. Gates of steps only.
         judge, margins, records: of the screen: margins known in the screening under way, evidence by subject.
+        looks: of `qc=evidence`. n_scored: scans that it has screened in this cycle.
     """
 
     cycle: int
@@ -87,12 +115,14 @@ class TourState:
     judge: Judge | None = None
     margins: dict[str, float] = field(default_factory=dict)
     records: dict[str, Record] = field(default_factory=dict)
+    looks: Looks = field(default_factory=Looks)
+    n_scored: int = 0
 
     def end_cycle(self, report: CycleReport, queue: list[Task]) -> None:
         """Keep the report, and begin the next cycle with the tasks `queue`."""
         self.reports.append(report)
         self.cycle, self.queue, self.n_done = self.cycle + 1, queue, self.n_done + 1
-        self.steps, self.flagged, self.alarm, self.refused = [], [], None, False
+        self.steps, self.flagged, self.alarm, self.refused, self.n_scored = [], [], None, False, 0
 
     def drop_visit(self, center: str | None) -> None:
         """Leave out what is left of the visit under way at `center`."""

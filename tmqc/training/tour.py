@@ -142,4 +142,5 @@ class Travel:
             closing_verify_s=closing_verify_s,
             alarm=state.alarm,
             refused=state.refused,
+            n_scored=state.n_scored,
         )

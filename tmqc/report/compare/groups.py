@@ -52,9 +52,10 @@ def effective(settings: Mapping[str, Setting]) -> dict[str, Setting]:
 
 
 def _idle_in_gate(settings: Mapping[str, Setting]) -> list[str]:
-    if settings.get("qc.control") == "screen":
-        return [ERROR, LOSS_ERROR, "qc.signal", "qc.reference", "qc.verify", "qc.chance", "qc.calibrated."]
-    idle = ["qc.screen."]
+    if (control := settings.get("qc.control")) in ("screen", "evidence"):
+        idle = ["qc.fdr", "qc.evidence."] if control == "screen" else ["qc.screen."]
+        return [*idle, ERROR, LOSS_ERROR, "qc.signal", "qc.reference", "qc.verify", "qc.chance", "qc.calibrated."]
+    idle = ["qc.screen.", "qc.fdr", "qc.evidence."]
     if settings.get("qc.calibrated.method") not in ("none", None):
         return [*idle, ERROR, LOSS_ERROR]  # measured tolerances stand in their place
     signal = settings.get("qc.signal")

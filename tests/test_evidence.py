@@ -1,0 +1,111 @@
+"""The tour under `qc=evidence`, driven by a scripted model: what it says of every scan is given."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from test_travel import Recorder, ScriptedCenters, plan
+
+from tmqc.core.evidence import ScanScore
+from tmqc.core.records import BASELINE, BATCH, SCREEN
+from tmqc.core.runaway import Guard
+from tmqc.training.evidence import EvidenceRules, EvidenceTravel
+from tmqc.training.state import TourState
+from tmqc.training.travel import NonFiniteError
+
+SUBJECTS = {c: tuple(f"{c}{i}" for i in range(20)) for c in "ABCDE"} | {"F": ("F0",)}
+
+
+class EvidenceCenters(ScriptedCenters):
+    """The labels of center A are flipped, the image of F0 is odd, as long as there are no more than `until` steps."""
+
+    def __init__(self, *, until=10**9, sharpness=2.0):
+        super().__init__(lambda state: 0)
+        self.until, self.sharpness = until, sharpness
+
+    def _score(self, name, center, i, *, harmful):
+        z = self.sharpness * (1 if i % 2 else -1) + np.sin(7 * i)
+        label = 1 - i % 2 if center == "A" and harmful else i % 2
+        return ScanScore(name, center, label, "scanner", z, (50.0 if name == "F0" and harmful else float(np.cos(i)),))
+
+    def score(self, center, subjects):
+        harmful = len(self.state) < self.until
+        return tuple(self._score(s, center, int(s[1:]), harmful=harmful) for s in subjects)
+
+    def score_verification(self):
+        return tuple(self._score(f"v{c}{i}", c, i, harmful=False) for c in "ABCDE" for i in range(8))
+
+
+def screened(centers, *, cycles, **rules):
+    recorder = Recorder()
+    run = EvidenceTravel(plan(SUBJECTS, cycles=cycles), EvidenceRules(**({"every": 2} | rules)), centers, recorder)
+    return run, list(run.cycles()), recorder.steps
+
+
+def trained(steps, cycle):
+    return {s for step in steps if step.phase == BATCH and step.cycle == cycle for s in step.subjects}
+
+
+HARMFUL = {*SUBJECTS["A"], "F0"}
+
+
+def test_a_flipped_center_and_an_odd_image_wait_and_are_eliminated_and_nobody_else():
+    run, reports, steps = screened(EvidenceCenters(), cycles=6)
+    assert [steps[0].phase, {s.phase for s in steps[1:22]}] == [BASELINE, {SCREEN}]
+    assert set(reports[0].flagged) == HARMFUL
+    assert [trained(steps, c) & HARMFUL for c in range(6)] == [set()] * 6
+    assert set(reports[2].eliminated) == HARMFUL == set(run.ledger.eliminated)
+    assert [r.n_screened for r in reports] == [101, 0, 101, 0, 80, 0]
+    assert [r.n_verifications for r in reports] == [2, 1] * 3
+    assert reports[0].n_steps == sum(s.phase == BATCH and s.cycle == 0 for s in steps)
+    assert {(cycle, one.state) for cycle, center, one in run.looks.centers if center == "A"} == {
+        (0, "under verdict"),
+        (2, "eliminated"),
+    }
+
+
+def test_who_was_accused_wrongly_is_taken_back_and_trained_on_at_once():
+    """Averages over two screenings: the second has to say more than the first."""
+    centers = EvidenceCenters(until=1)
+    run = EvidenceTravel(plan(SUBJECTS, cycles=4), EvidenceRules(every=2), centers, recorder := Recorder())
+    for report in run.cycles():
+        if report.cycle == 1:
+            centers.sharpness = 8.0
+    assert set(run.state.reports[2].readmitted) == HARMFUL
+    assert trained(recorder.steps, 2) & HARMFUL
+    assert run.ledger.eliminated == ()
+
+
+def test_a_state_that_knows_nothing_judges_nobody():
+    """Its logits are against the labels of the verification scans: the line is flat."""
+    run, reports, steps = screened(EvidenceCenters(sharpness=-2.0), cycles=3)
+    assert [r.refused for r in reports] == [True, False, True]
+    assert not [s for s in steps if s.phase == SCREEN]
+    assert run.looks.n == 0
+
+
+def test_nobody_is_eliminated_while_the_guard_holds():
+    run, reports, _ = screened(EvidenceCenters(), cycles=5, guard=Guard("pause", eliminated=0.0))
+    assert run.ledger.eliminated == ()
+    assert set(reports[2].postponed) == set(reports[4].postponed) == HARMFUL
+
+
+@pytest.mark.parametrize(("every", "revisit"), [(1, 2), (2, 1), (1, 1), (3, 2)])
+def test_a_tour_that_dies_after_any_task_is_the_tour_that_never_died(every, revisit):
+    rules = EvidenceRules(every=every, revisit=revisit)
+    whole, _, _ = screened(EvidenceCenters(), cycles=4, every=every, revisit=revisit)
+    centers = EvidenceCenters()
+    run = EvidenceTravel(plan(SUBJECTS, cycles=4), rules, centers)
+    while run.state.cycle < 4:
+        for _ in run.run():
+            break
+        text = run.state.to_json()
+        run = EvidenceTravel(plan(SUBJECTS, cycles=4), rules, centers, state=TourState.from_json(text))
+    assert run.state.looks == whole.state.looks
+    assert run.ledger == whole.ledger
+    assert set(run.ledger.eliminated) == HARMFUL
+
+
+def test_a_score_that_is_not_finite_stops_the_run():
+    with pytest.raises(NonFiniteError, match="scan vA0 of center A"):
+        screened(EvidenceCenters(sharpness=float("nan")), cycles=1)

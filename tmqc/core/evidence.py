@@ -1,0 +1,267 @@
+"""One screening of `qc=evidence`: from scores of all scans to verdicts on centers, images and labels (`core.verdicts`).
+
+Nothing here trains a step. A scan is under suspicion if its center is (`verdicts`), its image is odd (`conformal`) or
+its label is doubted at the promised rate (`label_fdr`); it waits then. Once it is due it is judged again: eliminated
+where the limit of an eliminating look is passed, taken back where nothing speaks against it any more, and left waiting
+in between. Every limit stands beside the number that it is for, so that a verdict re-derives from its own row.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit
+
+from tmqc.core.center_tests import CenterTest, judge_center, least_p, margins_of
+from tmqc.core.conformal import CONFORMAL, judge_oddness
+from tmqc.core.fdr import confirm, large_enough, share_of_look
+from tmqc.core.label_fdr import judge_labels, lowest_with_mean
+from tmqc.core.power import Power, measure_power, plant_flips
+from tmqc.core.verdicts import ELIMINATED, SUSPECT, CenterVerdict, judge_centers
+
+CENTER, IMAGE, LABEL, HELD = "center", "image", "label", "center waits"
+FIXED_Z = 4.5  # robust standard deviations of the fixed limit for odd images
+SIZES = (1, 4, 9)  # upper ends of the bins that power is reported for
+
+
+@dataclass(frozen=True)
+class ScanScore:
+    """What a state says about one scan by a forward pass.
+
+    Attributes:
+        label: 1 = PD, 0 = HC. group: its scanner, or its center where that is not known.
+        logit: raw or calibrated, of one screening or averaged over several. oddness: of the image, one number a layer, higher
+            is odder; may be none.
+    """
+
+    subject: str
+    center: str
+    label: int
+    group: str
+    logit: float
+    oddness: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a screening says about one scan.
+
+    Attributes:
+        look: number of the screening among those that may eliminate, from 1.
+        due: whether it has waited long enough to be decided on.
+        reasons: what speaks against it, of `center`, `image`, `label` and `center waits`; none: nothing does.
+        out: whether an eliminating limit is passed; only if due.
+        margin: mean calibrated margin, higher agrees with the label.
+        center_p, odd_p, lfdr: of its center, its image, its label; None where not judged. odd_z: see `FIXED_Z`.
+        ..._limit, ..._out: at or below it is under suspicion, or, if due, eliminated; 0 where none is small enough.
+    """
+
+    look: int
+    due: bool
+    reasons: tuple[str, ...]
+    out: bool
+    margin: float
+    odd_p: float | None = None
+    odd_z: float | None = None
+    odd_limit: float = 0.0
+    odd_out: float = 0.0
+    center_p: float | None = None
+    center_limit: float = 0.0
+    center_out: float = 0.0
+    lfdr: float | None = None
+    lfdr_limit: float = 0.0
+    lfdr_out: float = 0.0
+
+    @property
+    def suspect(self) -> bool:
+        """Whether anything speaks against it."""
+        return bool(self.reasons)
+
+
+@dataclass(frozen=True)
+class Screened:
+    """All verdicts of one screening; `power` is that of finding flipped labels, by size of center."""
+
+    findings: Mapping[str, Finding]
+    centers: Mapping[str, CenterVerdict]
+    power: tuple[Power, ...]
+
+
+@dataclass(frozen=True)
+class Review:
+    """A scan for a human to look at: `rank` from 1, the least probable label first; `probability` of the given one."""
+
+    subject: str
+    center: str
+    rank: int
+    probability: float
+    lfdr: float | None
+    odd_p: float | None
+
+
+def rank_for_review(train: Sequence[ScanScore], findings: Mapping[str, Finding]) -> tuple[Review, ...]:
+    """All scans judged, the most suspicious label first, those under verdict among them."""
+    ordered = sorted(train, key=lambda scan: findings[scan.subject].margin)
+    rows = ((i, scan, findings[scan.subject]) for i, scan in enumerate(ordered, start=1))
+    return tuple(Review(s.subject, s.center, i, float(expit(f.margin)), f.lfdr, f.odd_p) for i, s, f in rows)
+
+
+@dataclass(frozen=True)
+class Look:
+    """Which screening of a run this is.
+
+    Attributes:
+        number, n_planned: among the screenings that may eliminate, from 1. q: `qc.fdr`. seed: of the permutations.
+        due: scans that have waited long enough. accused: center under verdict -> whether it is due.
+    """
+
+    number: int
+    n_planned: int
+    q: float
+    seed: tuple[int, ...]
+    due: Collection[str] = ()
+    accused: Mapping[str, bool] | None = None
+
+    @property
+    def q_out(self) -> float:
+        """What this look may spend on eliminations."""
+        return share_of_look(self.q, self.number, self.n_planned)
+
+
+def able_to_be_judged(sizes: Mapping[str, tuple[int, int]], *, q: float, n_planned: int) -> frozenset[str]:
+    """Centers that could come to be eliminated whatever their scores, by n training and v verification scans alone."""
+    able = large_enough([least_p(n, v) for n, v in sizes.values()], q / n_planned)
+    return frozenset(center for center, one in zip(sizes, able, strict=True) if one)
+
+
+def judge_screening(
+    train: Sequence[ScanScore], verification: Sequence[ScanScore], look: Look, *, judged: Collection[str]
+) -> Screened:
+    """Decide about all scans.
+
+    Args:
+        train: all that are not eliminated, with calibrated logits. verification: likewise, of all centers.
+        judged: centers that were `able_to_be_judged` when control began.
+    """
+    accused = look.accused or {}
+    tests = _test_centers(train, verification, look.seed)
+    waiting = [center for center, is_due in accused.items() if is_due]
+    centers = judge_centers(tests, judged=judged, waiting=waiting, q=look.q, look=look.number, n_planned=look.n_planned)
+    suspects = dict.fromkeys((c for c, is_due in accused.items() if not is_due), HELD)
+    suspects |= {c: CENTER for c, verdict in centers.items() if verdict.state in (SUSPECT, ELIMINATED)}
+    is_due = np.array([scan.subject in look.due for scan in train])
+    images = _judge_images(train, verification, look, is_due)
+    free = np.array([scan.center not in suspects for scan in train]) & ~np.array([row[0] for row in images])
+    margins = margins_of([scan.logit for scan in train], [scan.label for scan in train])
+    findings = {}
+    for scan, due, margin, image, label in zip(
+        train, is_due, margins, images, _judge_labels(margins, free, is_due, look), strict=True
+    ):
+        center = centers[scan.center]
+        by_center = suspects.get(scan.center)
+        reasons = [*([by_center] if by_center else []), *([IMAGE] if image[0] else []), *([LABEL] if label[0] else [])]
+        findings[scan.subject] = Finding(
+            look=look.number,
+            due=bool(due),
+            reasons=tuple(reasons),
+            out=bool(due and (center.state == ELIMINATED or image[1] or label[1])),
+            margin=float(margin),
+            center_p=center.test.p if scan.center in judged else None,
+            center_limit=center.limit,
+            center_out=center.eliminate_limit,
+            **image[2],
+            **label[2],
+        )
+    planted = plant_flips(tests, judged=judged, q=look.q, leave_out=suspects)
+    return Screened(findings, centers, measure_power(planted, edges=SIZES))
+
+
+def _test_centers(
+    train: Sequence[ScanScore], verification: Sequence[ScanScore], seed: Sequence[int]
+) -> dict[str, CenterTest]:
+    """Every center runs its own tests, with a generator of its own."""
+    tests = {}
+    for i, center in enumerate(dict.fromkeys(scan.center for scan in train)):
+        own, its = ([s for s in scans if s.center == center] for scans in (train, verification))
+        tests[center] = judge_center(
+            [s.logit for s in own],
+            [s.label for s in own],
+            [s.logit for s in its],
+            [s.label for s in its],
+            rng=np.random.default_rng([*seed, i]),
+        )
+    return tests
+
+
+_Row = tuple[bool, bool, dict[str, Any]]  # under suspicion; beyond an eliminating limit; cells of `Finding`
+
+
+def _judge_images(
+    train: Sequence[ScanScore], verification: Sequence[ScanScore], look: Look, is_due: NDArray[np.bool_]
+) -> list[_Row]:
+    own, others = _distances(train, verification)
+    odd = judge_oddness(
+        own,
+        [s.group for s in train],
+        verification=others,
+        verification_groups=[s.group for s in verification],
+        q=look.q,
+        fixed_z=FIXED_Z,
+    )
+    p = np.array([one.p for one in odd])
+    limit = _largest(p, np.array([one.rule == CONFORMAL for one in odd]))
+    out = _largest(p, confirm(p, is_due.tolist(), look.q_out))
+    return [
+        (
+            one.rule is not None,
+            one.p <= out or one.z > FIXED_Z,
+            {"odd_p": one.p, "odd_z": one.z, "odd_limit": limit, "odd_out": out},
+        )
+        for one in odd
+    ]
+
+
+def _distances(train: Sequence[ScanScore], verification: Sequence[ScanScore]) -> tuple[list[float], list[float]]:
+    """How far above what verification scans have each scan's oddness is, in all layers together (Mahalanobis).
+
+    Counted from two standard deviations below their mean: less odd is no fault, but many at 0 would have no spread. Off-diagonal covariances shrink by layers / scans, so that few scans do not make up a direction.
+    """
+    x, v = (np.array([s.oddness for s in scans], np.float64) for scans in (train, verification))
+    if not x.size or len(v) < 2:
+        return [0.0] * len(train), [0.0] * len(verification)
+    covariance, share = np.atleast_2d(np.cov(v.T)), min(1.0, v.shape[1] / len(v))
+    variances = np.diag(np.diag(covariance)) + 1e-12 * np.eye(v.shape[1])
+    inverse = np.linalg.inv((1.0 - share) * covariance + share * variances)
+    floor = v.mean(axis=0) - 2.0 * v.std(axis=0)
+    above = [np.maximum(one - floor, 0.0) for one in (x, v)]
+    own, others = (np.sqrt(np.einsum("ij,jk,ik->i", one, inverse, one).clip(0.0)).tolist() for one in above)
+    return own, others
+
+
+def _judge_labels(
+    margins: NDArray[np.float64], free: NDArray[np.bool_], is_due: NDArray[np.bool_], look: Look
+) -> list[_Row]:
+    """Labels of scans that nothing else speaks against; of those that are due, an eliminating look's share may go."""
+    verdicts = judge_labels(margins[free].tolist(), q=look.q)
+    lfdr = np.full(margins.size, np.nan)
+    lfdr[free] = [one.lfdr for one in verdicts]
+    limit = _largest(lfdr[free], np.array([one.eliminate for one in verdicts], bool))
+    decided = lfdr[free & is_due]
+    out = _largest(decided, lowest_with_mean(decided, look.q_out))
+    return [
+        (
+            bool(value <= limit),
+            bool(value <= out),
+            {"lfdr": None if math.isnan(value) else float(value), "lfdr_limit": limit, "lfdr_out": out},
+        )
+        for value in lfdr
+    ]
+
+
+def _largest(values: NDArray[np.float64], chosen: NDArray[np.bool_]) -> float:
+    return float(values[chosen].max()) if chosen.any() else 0.0

@@ -1,0 +1,48 @@
+"""What `qc=evidence` writes besides the trace: `centers.csv`, `review.csv` and `power.csv`, whole after every cycle."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, fields
+from pathlib import Path
+
+from tmqc.core.evidence import Review
+from tmqc.runs.directory import CENTERS, POWER, REVIEW, write_text
+from tmqc.training.state import Looks
+
+_CENTERS = (
+    *("cycle", "center", "n", "v", "contradicted", "gap", "p", "p_least"),
+    *("state", "waited", "limit", "eliminate_limit"),
+)
+_POWER = ("kind", "smallest", "largest", "n", "n_found", "low", "high")
+
+
+def write_looks(directory: Path, looks: Looks) -> None:
+    """Write the three tables; nothing as long as there was no screening. Cells of what does not exist are empty.
+
+    `centers.csv`: a row a center and screening; `contradicted` is T1's share of pairs in the wrong order, `gap` T2's
+    difference of mean margins. `review.csv`: all scans at the last screening, the most suspicious label first.
+    `power.csv`: of centers with so many scans, how many would have come under verdict with all labels flipped.
+    """
+    if not looks.n:
+        return
+    centers = [
+        (
+            *(cycle, center, t.n_train, t.n_verification, t.contradicted, t.gap, t.p, t.p_least),
+            *(one.state, int(one.waited), one.limit, one.eliminate_limit),
+        )
+        for cycle, center, one in looks.centers
+        for t in (one.test,)
+    ]
+    _write(directory / CENTERS, _CENTERS, centers)
+    _write(directory / REVIEW, [field.name for field in fields(Review)], map(astuple, looks.review))
+    _write(directory / POWER, _POWER, map(astuple, looks.power))
+
+
+def _write(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([columns, *rows])
+    write_text(path, text.getvalue())

@@ -1,0 +1,229 @@
+"""`qc=evidence`: every few cycles all scans are scored by forward passes and judged; batches are trained on freely.
+
+The present state judges, never an earlier one, and calibrated logits are averaged over all screenings so far: a state
+that has got worse has a flatter line, so that its logits are smaller and count for less, while what an earlier, better
+one has said of a scan stays in the mean. Nothing has to be kept for that but a number a scan. A state whose line is
+flat knows nothing and judges nobody.
+
+Scans that the state has trained on have optimistic margins. For good ones that hides faults and accuses nobody: T2
+compares them with verification scans, which no state has trained on. Scans under verdict are not trained on, so that
+every further look at them is out of sample.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from time import perf_counter
+from typing import Protocol, Unpack
+
+from tmqc.core.evidence import Finding, Look, ScanScore, Screened, able_to_be_judged, judge_screening, rank_for_review
+from tmqc.core.platt import Line, LogitCounts, calibrate_counts, count_logits
+from tmqc.core.rates import RATES
+from tmqc.core.records import BASELINE, BATCH, ELIMINATED, POSTPONED, READMITTED, SCREEN, Step
+from tmqc.core.runaway import Alarm, Guard, find_runaway
+from tmqc.core.verdicts import ELIMINATED as OUT
+from tmqc.core.verdicts import SUSPECT
+from tmqc.training.state import JUDGE, SCORE, TOUR, Looks, Task
+from tmqc.training.tour import Place, Travel
+from tmqc.training.travel import Centers, Listener, NonFiniteError, Plan, verify
+
+
+class ScoringCenters(Centers, Protocol):
+    """Centers that score single scans by forward passes."""
+
+    def score(self, center: str, subjects: Sequence[str]) -> tuple[ScanScore, ...]:
+        """Score training scans of `center`; logits raw."""
+
+    def score_verification(self) -> tuple[ScanScore, ...]:
+        """Score the verification scans of all centers; logits raw."""
+
+
+@dataclass(frozen=True)
+class EvidenceRules:
+    """The rules of `qc=evidence`.
+
+    Attributes:
+        q: of all centers eliminated in a run, at most this share is expected to be good; likewise of the others.
+        every: cycles from one screening to the next; the first is before the first cycle of the run.
+        revisit: cycles after which who is under verdict may be judged again, at the next screening.
+    """
+
+    q: float = 0.1
+    every: int = 4
+    revisit: int = 2
+    guard: Guard = field(default=Guard())
+
+
+class EvidenceTravel(Travel):
+    """Travel with a screening by forward passes every few cycles."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        rules: EvidenceRules,
+        centers: ScoringCenters,
+        *listeners: Listener,
+        **place: Unpack[Place],
+    ) -> None:
+        """As `Travel`, by `rules`."""
+        self.rules, self._scoring = rules, centers
+        super().__init__(plan, centers, *listeners, **place)
+
+    @property
+    def looks(self) -> Looks:
+        """What was found so far."""
+        return self.state.looks
+
+    def _opening(self, cycle: int) -> list[Task]:
+        is_due = (cycle - self.plan.tour.start) % self.rules.every == 0
+        return [Task(BASELINE), Task(TOUR)] if is_due else [Task(TOUR)]
+
+    def _do(self, task: Task) -> None:
+        if task.phase == BASELINE:
+            self._open_screening()
+        elif task.phase == SCORE:
+            assert task.center is not None
+            self.looks.train += _finite(self._scoring.score(task.center, task.batches[0]), self.state.cycle)
+        elif task.phase == JUDGE:
+            self._judge_all()
+        elif task.phase == TOUR:
+            readmitted = {step.subjects[0] for step in self.state.steps if step.outcome == READMITTED}
+            self.state.queue[:0] = self._regular_tour(BATCH, besides=readmitted)
+        else:
+            super()._do(task)
+
+    def _open_screening(self) -> None:
+        """Verify for the record, score the verification scans, and queue every scan that is not eliminated."""
+        state, started = self.state, perf_counter()
+        verification = verify(self.centers, state.cycle)
+        rates = RATES[self.plan.rates](verification.counts)
+        self.looks.verification = _finite(self._scoring.score_verification(), state.cycle)
+        seconds = perf_counter() - started
+        self._report(Step(state.cycle, BASELINE, verification=verification, rates=rates, verify_s=seconds))
+        tasks = []
+        for center, subjects in self.plan.subjects.items():
+            if left := tuple(s for s in subjects if s not in state.ledger.eliminated):
+                tasks.append(Task(SCORE, center, (left,)))
+        state.queue[:0] = [*tasks, Task(JUDGE)]
+
+    def _judge_all(self) -> None:
+        state, looks = self.state, self.looks
+        state.n_scored = len(looks.train)
+        due = [s for s in state.ledger.due(state.cycle) if s not in state.ledger.eliminated]
+        verification = looks.verification
+        counts = count_logits([s.logit for s in verification], [s.label for s in verification])
+        line = calibrate_counts(counts).line
+        if line.slope > 0.0 and looks.train:
+            looks.n += 1
+            train, verification = self._average("train", line), self._average("verification", line)
+            self._follow(judge_screening(train, verification, self._look(due), judged=self._judged()), due, train)
+        else:
+            state.refused = bool(looks.train)
+            for subject in due:
+                self._postpone(subject, self._next_screening())
+            looks.accused = {c: self._next_screening() if at == state.cycle else at for c, at in looks.accused.items()}
+        looks.train, looks.verification = [], []
+
+    def _average(self, split: str, line: Line) -> list[ScanScore]:
+        """Add this screening's calibrated logits up; give back the means over all screenings."""
+        scores = getattr(self.looks, split)
+        sums = self.looks.sums[split]
+        for score, calibrated in zip(scores, line([score.logit for score in scores]).tolist(), strict=True):
+            sums[score.subject] = sums.get(score.subject, 0.0) + calibrated
+        return [replace(score, logit=sums[score.subject] / self.looks.n) for score in scores]
+
+    def _look(self, due: Sequence[str]) -> Look:
+        cycle, start, rules = self.state.cycle, self.plan.tour.start, self.rules
+        planned = [c for c in range(start, self.plan.cycles, rules.every) if c >= start + rules.revisit]
+        return Look(
+            number=max(1, sum(c <= cycle for c in planned)),
+            n_planned=max(1, len(planned)),
+            q=rules.q,
+            seed=(self.plan.tour.seed, cycle),
+            due=frozenset(due),
+            accused={center: at <= cycle for center, at in self.looks.accused.items()},
+        )
+
+    def _judged(self) -> frozenset[str]:
+        """Centers large enough, by the sizes that control began with."""
+        theirs = [score.center for score in self.looks.verification]
+        sizes = {center: (len(s), theirs.count(center)) for center, s in self.plan.subjects.items()}
+        return able_to_be_judged(sizes, q=self.rules.q, n_planned=self._look(()).n_planned)
+
+    def _follow(self, screened: Screened, due: Sequence[str], train: Sequence[ScanScore]) -> None:
+        """Decide on those that are due, set new suspects aside, keep what was found."""
+        state, looks, later = self.state, self.looks, self._next_screening()
+        waits = set(state.ledger.waiting(state.cycle))
+        for score in train:
+            subject, finding = score.subject, screened.findings[score.subject]
+            if subject in due:
+                held = looks.accused.get(score.center, state.cycle)
+                self._report_finding(
+                    score, finding, self._decide(subject, finding, held if held > state.cycle else later)
+                )
+            elif finding.suspect and subject not in waits:
+                state.flagged.append(subject)
+                self._report_finding(score, finding, None)
+        state.ledger = state.ledger.flag(state.flagged, due=later)
+        verdicts = screened.centers
+        still = {c: at for c, at in looks.accused.items() if at > state.cycle}
+        looks.accused = still | {c: later for c, one in verdicts.items() if one.state == SUSPECT and c not in still}
+        looks.accused |= {c: later for c, one in verdicts.items() if one.state == OUT and self._is_left(c)}
+        looks.centers += [(state.cycle, center, verdict) for center, verdict in verdicts.items()]
+        looks.review, looks.power = rank_for_review(train, screened.findings), screened.power
+
+    def _is_left(self, center: str) -> bool:
+        """Whether a center to be eliminated has scans left, since the runaway guard holds."""
+        return not set(self.plan.subjects[center]) <= set(self.ledger.eliminated)
+
+    def _decide(self, subject: str, finding: Finding, later: int) -> str:
+        state = self.state
+        if not finding.suspect:
+            state.ledger = state.ledger.readmit(subject)
+            return READMITTED
+        state.alarm = state.alarm or (self._find_runaway() if finding.out else None)
+        if finding.out and not (state.alarm is not None and self.rules.guard.pauses):
+            state.ledger = state.ledger.eliminate(subject)
+            return ELIMINATED
+        self._postpone(subject, later)
+        return POSTPONED
+
+    def _postpone(self, subject: str, due: int) -> None:
+        self.state.ledger = self.state.ledger.postpone(subject, due=due, strike=False)
+
+    def _report_finding(self, score: ScanScore, finding: Finding, outcome: str | None) -> None:
+        [baseline] = [step for step in self.state.steps if step.phase == BASELINE]
+        assert baseline.verification is not None
+        self._report(
+            Step(
+                self.state.cycle,
+                SCREEN,
+                center=score.center,
+                subjects=(score.subject,),
+                verification=replace(baseline.verification, logits=LogitCounts()),  # once a screening is enough
+                rates=baseline.rates,
+                outcome=outcome,
+                finding=finding,
+            )
+        )
+
+    def _next_screening(self) -> int:
+        """When who comes under verdict now is due."""
+        start, every = self.plan.tour.start, self.rules.every
+        return start - (start - self.state.cycle - max(1, self.rules.revisit)) // every * every
+
+    def _find_runaway(self) -> Alarm | None:
+        n = len(self.ledger.eliminated) + 1
+        return find_runaway(self.rules.guard, (), n_condemned=n, n_subjects=len(self._center_of))
+
+
+def _finite(scores: Sequence[ScanScore], cycle: int) -> list[ScanScore]:
+    for score in scores:
+        if not all(map(math.isfinite, (score.logit, *score.oddness))):
+            raise NonFiniteError(
+                f"the model of cycle {cycle} predicts NaN or infinity for scan {score.subject} of center "
+                f"{score.center}: look at it, or lower schedule.learning_rate"
+            )
+    return list(scores)
