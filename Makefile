@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 RUNS ?= outputs
 
-PHONIES := demo compare study study-quick bench test test-slow test-faults test-browser test-federation check lock wheel
+PHONIES := demo compare study study-quick bench docs test test-slow test-faults test-browser test-federation check lock wheel
 .PHONY: help $(PHONIES) clean
 
 help:  ## list what can be made
@@ -40,6 +40,9 @@ study-quick: $(VENV)/.run  ## the same files from a subset, into outputs/study/q
 
 bench: $(VENV)/.run  ## speed of verification and of QC cycles beside the published way, into outputs/bench; minutes
 	@$(BIN)/python scripts/bench.py $(BENCH)
+
+docs: $(VENV)/.run  ## docs/settings.md from the schema of the settings
+	@$(BIN)/python scripts/settings_reference.py
 
 test: $(VENV)/.dev  ## the tests
 	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
