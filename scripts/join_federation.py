@@ -7,7 +7,7 @@ Examples:
 
 Allows the two classes of tmqc's job in the kit's `local/resources.json`, and nothing else of tmqc. At a hospital the
 site's own settings are checked, its tables and all its scans read, and the kit linked to the settings; its log does not
-stream to the server, and nobody may read its files or bring code from there (`local/authorization.json`). Nothing is
+stream to the server, from where its files cannot be read and no code brought (`local/authorization.json`). Nothing is
 sent.
 """
 

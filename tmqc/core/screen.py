@@ -1,10 +1,9 @@
 """Evidence against single scans from one trusted state, where no accepted step can hide them.
 
 From the same state every scan's own training step is taken, verified and undone. Two things speak against a scan: its
-step makes the model worse at everybody's verification scans, or the model contradicts its label. That a scan is
+step makes the model worse on the verification scans, or the model contradicts its label. That a scan is
 unusual, to the model or as an image, is no evidence by itself: anomaly is two-sided, harm is not. But from an unusual
-scan a smaller sign of harm is enough. Whoever wants images that are nothing but strange out, too, has to say so
-(`Limits.image_alone_z`).
+scan a smaller sign of harm is enough. `Limits.image_alone_z` makes a strange image a suspect by itself.
 """
 
 from __future__ import annotations
@@ -87,7 +86,7 @@ def weigh(
     """Compare every scan with all scans of the same screening.
 
     A margin counts only where it is negative: a scan whose label the model agrees with is not mislabeled, however
-    clearly the others are told apart.
+    clearly the others are classified.
 
     Args:
         loss_changes: nats, shape (n,). margins: shape (n,), of the same scans.

@@ -15,7 +15,7 @@ from tmqc.federation.messages import Array, Message, MessageError, Part, content
 
 @dataclass(frozen=True)
 class Opened:
-    """What a site told when it was opened.
+    """What a site reported when it was opened.
 
     Attributes:
         subjects: center -> tokens of its training scans, in visiting order.

@@ -136,8 +136,8 @@ def read_tokens(path: Path) -> dict[str, str]:
         bytes.fromhex("".join(tokens.values()))
     except (OSError, UnicodeDecodeError, KeyError, TypeError, ValueError, csv.Error) as error:
         raise SiteError(
-            f"{path}: cannot be read as the site's table of tokens ({error}); bring it back: without it, nobody can "
-            "tell any more who was eliminated"
+            f"{path}: cannot be read as the site's table of tokens ({error}); bring it back: without it, it cannot "
+            "be known any more who was eliminated"
         ) from None
     if len(set(tokens.values())) != len(rows):
         raise SiteError(f"{path}: a token or an id is there twice; bring the table back as it was")

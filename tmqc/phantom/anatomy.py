@@ -58,7 +58,7 @@ class Scan:
     scanner: str
     grey: float
     white: float
-    deep: float  # everybody's own spread, and in PD the disease on top
+    deep: float  # individual spread, and in PD the disease on top
     warp_knots: Floats = field(repr=False)  # mm, (3, knots x, y, z)
     look: CenterLook = field(repr=False)
     noise_seed: int = 0

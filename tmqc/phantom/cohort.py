@@ -59,7 +59,7 @@ def make_phantom(
         shape: voxels in x, y, z; the field of view is fixed, so the shape sets the spacing.
         spacing_mm, orientation: what the scans will be checked against; None: not at all.
         directory: appears only when all in it is finished. The same phantom there already: returns at once.
-        n_jobs: processes, default one a core; the files are the same whatever it is.
+        n_jobs: processes, default one per core; the files are the same whatever it is.
 
     Raises:
         SettingsError: seed, effect or shape out of range, or the spacing or orientation is not the wanted one.

@@ -48,7 +48,7 @@ def score_cycle(reports: Sequence[CycleReport], plan: Plan, *, truth: Truth) -> 
 
 
 def warn_of_vanished(reports: Sequence[CycleReport], plan: Plan, *, truth: Truth | None) -> None:
-    """Warn of every center whose last training scan was eliminated in the last of `reports`, once a center.
+    """Warn of every center whose last training scan was eliminated in the last of `reports`, once per center.
 
     With the truth it is also said whether the center was good, as far as is known.
     """

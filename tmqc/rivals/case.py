@@ -23,7 +23,7 @@ class ScoreError(StoppedError):
 
 @dataclass(frozen=True)
 class Case:
-    """The scans to judge and those to judge by. Nothing here tells who is harmful.
+    """The scans to judge and those to judge by, without the truth.
 
     Attributes:
         subjects: the training scans, (n,).
@@ -50,7 +50,7 @@ class Scores:
     """What a rival says and what it cost.
 
     Attributes:
-        values: one a training scan, (n,), higher = more suspicious.
+        values: one per training scan, (n,), higher = more suspicious.
         forward_passes, backward_passes: scans put through the model, and gradients taken back through it.
         seconds: all of it, the tracing of the model's functions on first use included.
     """

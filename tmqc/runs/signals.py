@@ -53,7 +53,7 @@ class Stop:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Inside of the block a signal only sets `asked`; whoever travels looks at it after every step."""
+        """Inside of the block a signal only sets `asked`; the tour checks it after every step."""
         self._waits = True
         try:
             yield

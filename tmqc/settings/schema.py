@@ -253,7 +253,7 @@ class RunConfig:
     resume: str = one_of("auto", ("auto", "never"))  # go on with a run of this name that died; never: refuse it
     seed: int = within(0, 0, 1_000_000)  # initial weights and dropout
     deterministic: bool = True  # deterministic operations
-    threads: int | None = within(None, 1, 10_000)  # of the CPU; null: one a core
+    threads: int | None = within(None, 1, 10_000)  # of the CPU; null: one per core
     precision: str = one_of("float32", ("float32", "mixed_bfloat16", "mixed_float16"))  # of the layers
     verify_batch_size: Any = AUTO  # scans scored at once; auto: 32, or as many as 4 GB hold
     verify_workers: int | None = within(None, 0, 64)  # further processes that verify; null: one per further device
