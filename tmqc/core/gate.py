@@ -1,4 +1,4 @@
-"""Accept or reject one training step (METHOD section 6), and the gates beyond the published one."""
+"""Accept or reject one training step, and the gates beyond the published one."""
 
 from __future__ import annotations
 

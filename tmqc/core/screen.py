@@ -19,7 +19,7 @@ from tmqc.core.robust import robust_z
 
 @dataclass(frozen=True)
 class Limits:
-    """From where on evidence makes a scan a suspect; see `Evidence` for what is compared.
+    """Limits beyond which evidence makes a scan a suspect; see `Evidence` for what is compared.
 
     Attributes:
         loss_z: of the change in verification loss, in robust standard deviations.

@@ -1,4 +1,4 @@
-"""What the server reads out of replies, and how it sees that they can be right."""
+"""Reads and validates the replies of sites."""
 
 from __future__ import annotations
 

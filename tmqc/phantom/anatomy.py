@@ -1,4 +1,4 @@
-"""A phantom's scans (METHOD section 9): every parameter is drawn into a frozen record, then applied without chance.
+"""A phantom's scans: every parameter is drawn into a frozen record, then applied deterministically.
 
 Made from the ICBM152 template that nilearn carries. No patient was scanned.
 """

@@ -1,4 +1,4 @@
-"""A phantom cohort (METHOD section 9): NIfTI files and CSVs of synthetic scans. No patient was scanned.
+"""A phantom cohort: NIfTI files and CSVs of synthetic scans. No patient was scanned.
 
 The files do not depend on how many processes wrote them: what is in them was drawn before (`anatomy.py`).
 """

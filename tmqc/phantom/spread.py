@@ -1,4 +1,4 @@
-"""How much a phantom's scans differ: one record a kind of cohort, written to phantom.json."""
+"""How much a phantom's scans differ: one record per kind of cohort, written to phantom.json."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from tmqc.training.tour import Travel
 
 
 def run_baseline(config: Config, directory: Path) -> None:
-    """Train without control, save and log every cycle (METHOD section 5).
+    """Train without control, save and log every cycle.
 
     Raises:
         InputError: the input cannot be used; nothing was written.

@@ -1,4 +1,4 @@
-"""Inference: every saved cycle's model on the test split (METHOD section 5)."""
+"""Inference: every saved cycle's model on the test split."""
 
 from __future__ import annotations
 

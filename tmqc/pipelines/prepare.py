@@ -1,4 +1,4 @@
-"""Everything a run needs, checked before anything is written: cohort, volumes, harm, model, starting state."""
+"""Reads and checks the input of a run before anything is written: cohort, volumes, harm, model, starting state."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""QC training: the travelling model under quality control (METHOD sections 6 and 7)."""
+"""QC training: the travelling model under quality control."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from tmqc.pipelines.checkpointer import Checkpointer, put_back
-from tmqc.pipelines.likeness import measure_unlikeness
+from tmqc.pipelines.image_check import measure_unlikeness
 from tmqc.pipelines.prepare import prepare, resolve_batch_size
 from tmqc.pipelines.ready import get_ready
 from tmqc.pipelines.rules import (

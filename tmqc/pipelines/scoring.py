@@ -1,4 +1,4 @@
-"""Evaluation beside a QC run: what it did compared with the truth. Control itself never sees any of this."""
+"""Evaluates a QC run against the truth while it runs. Control has no access to any of this."""
 
 from __future__ import annotations
 

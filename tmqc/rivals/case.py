@@ -1,4 +1,4 @@
-"""What every rival is given, and what it gives back."""
+"""Input and output of a rival."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Scores:
-    """What a rival says and what it cost.
+    """Scores of one rival and their cost.
 
     Attributes:
         values: one per training scan, (n,), higher = more suspicious.
@@ -63,7 +63,7 @@ class Scores:
 
 
 class Probe:
-    """The model as rivals see it: it can be asked, is left as it was, and every pass is counted."""
+    """The model as rivals see it: read-only, with every pass counted."""
 
     def __init__(self, learner: Learner, *, batch_size: int) -> None:
         self._learner, self._batch_size = learner, batch_size

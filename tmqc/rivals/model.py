@@ -1,4 +1,4 @@
-"""Rivals that ask the pre-trained model: losses, gradients, one step's influence, neighbors among its features.
+"""Rivals that use the pre-trained model: losses, gradients, one step's influence, neighbors among its features.
 
 The model has usually been trained on the good versions of these very scans. That is the situation of quality control
 too, but not what the sources had in mind: they ask for predictions of a model that has not seen the scan.

@@ -40,7 +40,7 @@ _RESUME = ("centers/", "held/", "tour")  # what only resuming needs
 
 
 class _DamagedError(RunError):
-    """A checkpoint is not there or not intact; not: the system does not let it be read."""
+    """A checkpoint is missing or damaged; one that the system does not let be read is neither."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Being asked to stop: Ctrl-C, a scheduler's SIGTERM, Slurm's notice by SIGUSR1.
+"""Requests to stop: Ctrl-C, a scheduler's SIGTERM, Slurm's notice by SIGUSR1.
 
 While a run travels it finishes the step, saves and ends; anywhere else it ends at once. A second Ctrl-C never waits.
 """

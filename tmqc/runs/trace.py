@@ -1,4 +1,4 @@
-"""`trace.csv`: one row a verification, written as it happens; enough to re-derive every verdict (METHOD section 10)."""
+"""`trace.csv`: one row per verification, written as it happens; enough to re-derive every verdict."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def further_cells(step: Step) -> dict[str, object]:
 
 
 def away_row(step: Step) -> dict[str, object]:
-    """The row of a step that was due and could not be taken: there is nothing to be told but that."""
+    """The row of a step that was due and could not be taken."""
     one = step.subjects[0] if len(step.subjects) == 1 else "batch"
     values = (step.cycle, one, step.center, step.phase, SEPARATOR.join(step.subjects))
     return dict(zip(("Cycle", "Subject", "Study", "Phase", "Subjects"), values, strict=True))
@@ -106,7 +106,7 @@ class TraceWriter:
 
         Args:
             further: write `FURTHER_COLUMNS` too.
-            traffic: gives the cells of `TRAFFIC_COLUMNS` for the step that is being told; None: there are none.
+            traffic: gives the cells of `TRAFFIC_COLUMNS` for the step that is reported; None: there are none.
         """
         self._further, self._traffic = further, traffic
         self.n_rows = -1  # the header is none

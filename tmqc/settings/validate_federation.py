@@ -1,4 +1,4 @@
-"""What may be asked of a federation: the settings of its group, checked before anything starts."""
+"""Checks the settings of the `federation` group before anything starts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A sweep as the outside sees it: its directory, its run in the tracking store, its signals and how it ended."""
+"""A sweep: its directory, its run in the tracking store, its signals and how it ended."""
 
 from __future__ import annotations
 
