@@ -40,7 +40,7 @@ class Gate:
         return RATES[self.rates](verification.at_best)
 
     def tolerances(self, n_samples: int) -> tuple[float | None, float | None]:
-        """By how much a rate and the loss may rise in a step of `n_samples`; None for what is not looked at."""
+        """By how much a rate and the loss may rise in a step of `n_samples`; None for what is not checked."""
         if self.calibration is not None:
             limits = self.calibration.limits(n_samples)
             rate, loss = limits.rate, limits.loss

@@ -29,7 +29,7 @@ class Limits:
         image_loss_z: the same for a scan whose image is less alike to all others than `image_z`.
         margin_z: of the margin, in robust standard deviations above the bulk.
         contradiction: the model contradicts a label so strongly, relative to how it speaks of labels in general.
-        image_z: of `core.likeness.unlikeness`, likewise; None: images are not looked at.
+        image_z: of `core.likeness.unlikeness`, likewise; None: images are not checked.
         image_alone_z: from so unlike an image nothing can be learnt, and its scan is a suspect whatever its step does;
             None: being unlike the others is never enough.
         least_loss: the spread of the changes is never taken to be smaller than this, in nats: a well-trained state
@@ -60,7 +60,7 @@ class Evidence:
         strength: the larger of `loss_z` and `contradiction`, relative to its limit; above 1 the scan is a suspect. The
             limit of the loss is lower where the scan is unusual. A step that does not raise the loss is no evidence,
             however much others lower it. With `Limits.image_alone_z`, the largest of three.
-        image_z: robust z-score of the unlikeness over all scans; None where images are not looked at.
+        image_z: robust z-score of the unlikeness over all scans; None where images are not checked.
     """
 
     loss_change: float
@@ -90,7 +90,7 @@ def weigh(
 
     Args:
         loss_changes: nats, shape (n,). margins: shape (n,), of the same scans.
-        unlikenesses: of the same scans, shape (n,); None: images are not looked at.
+        unlikenesses: of the same scans, shape (n,); None: images are not checked.
     """
     loss_z = robust_z(loss_changes, least=limits.least_loss)
     margin_z = -robust_z(margins)

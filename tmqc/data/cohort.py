@@ -1,6 +1,6 @@
 """A cohort's CSVs -> validated rows. Every fault of every split is reported at once, by file, row and column.
 
-Everything is read as text first, so that an id such as 007 keeps its zeros. Volumes are not looked at here
+Everything is read as text first, so that an id such as 007 keeps its zeros. Volumes are not read here
 (`volumes.load_volumes` does that).
 """
 

@@ -60,7 +60,7 @@ def open_run(
         warnings: of the input, for the run's log and its page.
 
     Raises:
-        RunError: tracking is required and cannot be reached, or the directory is not to be had: nothing has been
+        RunError: tracking is required and cannot be reached, or the directory cannot be used: nothing has been
             touched then.
         StoppedError: a file of the run could not be written or read: the disk is full, or gone.
     """

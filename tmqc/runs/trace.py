@@ -42,7 +42,7 @@ SEPARATOR = "|"  # between the ids in `Subjects`; no id may hold it
 
 
 def trace_row(step: Step) -> dict[str, object]:
-    """One row of the trace. Floats are written with `repr`, so that reading gives back the very same number.
+    """One row of the trace. Floats are written with `repr`, so that reading gives back the same number.
 
     `FP`, `FN`, `TP`, `TN` count the scans that were scored. Where some were left out (`qc.early_stop`), `PFP`, `PFN`
     and `VerifyLoss` are lower bounds over all scans, from which the verdict re-derives, and `ACC` is an upper bound.

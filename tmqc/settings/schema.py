@@ -250,7 +250,7 @@ class RunConfig:
     outputs: str = "outputs"  # folder of all runs
     name: str = "unnamed"  # of the run directory; in conf the time of day
     overwrite: bool = False  # begin anew in a directory that holds a run
-    resume: str = one_of("auto", ("auto", "never"))  # go on with a run of this name that died; never: refuse it
+    resume: str = one_of("auto", ("auto", "never"))  # resume a run of this name that died; never: refuse it
     seed: int = within(0, 0, 1_000_000)  # initial weights and dropout
     deterministic: bool = True  # deterministic operations
     threads: int | None = within(None, 1, 10_000)  # of the CPU; null: one per core

@@ -1,4 +1,4 @@
-"""One job of a sweep: skipped if it has finished, gone on with if it died, and its outcome written down."""
+"""One job of a sweep: skipped if it has finished, resumed if it died, and its outcome recorded."""
 
 from __future__ import annotations
 
