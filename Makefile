@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 RUNS ?= outputs
 
-PHONIES := demo compare study study-quick bench test test-slow test-faults test-browser test-federation check lock wheel
+PHONIES := demo compare study study-quick bench docs test test-slow test-faults test-browser test-federation check lock wheel
 .PHONY: help $(PHONIES) clean
 
 help:  ## list what can be made
@@ -40,6 +40,9 @@ study-quick: $(VENV)/.run  ## two gates on the demo's cohort, two seeds, into ou
 
 bench: $(VENV)/.run  ## verification and a QC cycle beside the published way, into outputs/bench; minutes; BENCH="--full"
 	@$(BIN)/python scripts/bench.py $(BENCH)
+
+docs: $(VENV)/.run  ## docs/settings.md from the schema of the settings
+	@$(BIN)/python scripts/settings_reference.py
 
 test: $(VENV)/.dev  ## the tests
 	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile

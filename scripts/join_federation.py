@@ -7,7 +7,7 @@ Examples:
 
 Allows the two classes of tmqc's job in the kit's `local/resources.json`, and nothing else of tmqc. At a hospital the
 site's own settings are checked, its tables and all its scans read, and the kit linked to the settings; its log does not
-stream to the server, and nobody may read its files or bring code from there (`local/authorization.json`). Nothing is
+stream to the server, from where its files cannot be read and no code brought (`local/authorization.json`). Nothing is
 sent.
 """
 
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code 0; 2 with one line a fault if kit or settings cannot be used."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kit", type=Path, help="the unpacked start-up kit")
-    parser.add_argument("--settings", type=Path, help="of a hospital: its YAML file, see docs/federation.md")
+    parser.add_argument("--settings", type=Path, help="of a hospital: its YAML file, see docs/across-sites.md")
     grid = CohortConfig()
     parser.add_argument("--shape", type=int, nargs=3, default=grid.shape, help=f"voxels, default: {grid.shape}")
     parser.add_argument(

@@ -3,7 +3,7 @@
 Example:
     python scripts/make_harmful.py --train-csv train.csv --out harmful --kind inverted noise --count 2
 
-Keep OUT/truth.csv away from training: only evaluation may read it (METHOD section 8).
+Keep OUT/truth.csv away from training: only evaluation may read it.
 
 """
 

@@ -1,28 +1,109 @@
-"""What the pages in docs/ name exists: settings, experiments, scripts, pictures."""
+"""What README and docs/ name exists: links, commands with settings and options, make targets, scripts, pictures."""
 
 from __future__ import annotations
 
 import re
+import shlex
+import tomllib
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from scripts_of import load_script
 
+from tmqc.cli import conf_dir
 from tmqc.settings.schema import Config, flatten
+from tmqc.sweep.multirun import store_schema
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted(path.name for path in (ROOT / "docs").glob("*.md"))
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 FILES = ("csv", "html", "json", "jsonl", "log", "md", "npz", "py", "yaml")
 GROUPS = "|".join(field.name for field in fields(Config))
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_what_a_page_names_exists(name):
-    text = (ROOT / "docs" / name).read_text("utf-8")
+def text_of(path):
+    return path.read_text("utf-8")
+
+
+def anchors(text):
+    """Of all headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def commands(text):
+    """The words of each command in the console and bash blocks, continued lines joined, comments dropped."""
+    found = []
+    for kind, block in re.findall(r"^ *```(console|bash)\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL):
+        for line in re.sub(r"\\\n", " ", block).splitlines():
+            prompt = line.strip().startswith("$ ")
+            if prompt or kind == "bash":
+                found += [shlex.split(line.strip().removeprefix("$ "), comments=True)]
+    return [words for words in found if words]
+
+
+@pytest.fixture(params=PAGES, ids=lambda path: path.name)
+def page(request):
+    return request.param
+
+
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", text_of(page)):
+        if re.match(r"https?://", target):
+            continue
+        path, _, anchor = target.partition("#")
+        to = (page.parent / path).resolve() if path else page
+        assert to.exists(), target
+        assert not anchor or anchor in anchors(text_of(to)), target
+
+
+def test_what_a_page_names_exists(page):
+    text = text_of(page)
     settings = set(re.findall(rf"(?<![\w./-])((?:{GROUPS})\.[a-z_]+(?:\.[a-z_]+)*)(?=[\s=`,;:)]|$)", text))
     assert {name for name in settings if not name.endswith(FILES)} <= set(flatten(Config()))
     for experiment in set(re.findall(r"experiment=(\w+)", text)):
         assert (ROOT / "conf" / "experiment" / f"{experiment}.yaml").is_file(), experiment
-    pictures = {f"docs/{path}" for path in re.findall(r"\]\(([\w/-]+\.png)\)", text)}
-    for path in pictures | set(re.findall(r"\bscripts/\w+\.py", text)):
+    for path in re.findall(r"\bscripts/\w+\.py|\bdocs/[\w-]+\.md|\btests/[\w/]+\.py|\bconf/[\w/]+\.yaml", text):
         assert (ROOT / path).is_file(), path
+    targets = set(re.findall(r"^([a-z-]+):", text_of(ROOT / "Makefile"), re.MULTILINE))
+    assert set(re.findall(r"(?:`|\$ )make ([a-z-]+)", text)) <= targets
+    extras = tomllib.loads(text_of(ROOT / "pyproject.toml"))["project"]["optional-dependencies"]
+    assert {name for listed in re.findall(r"'\.\[([\w,]+)\]'", text) for name in listed.split(",")} <= set(extras)
+
+
+def test_commands_compose(page):
+    """Every `tmqc` command becomes a whole set of settings; of what a sweep varies the first value."""
+    store_schema()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        for words in commands(text_of(page)):
+            if "tmqc" in words[:2]:  # alone, or after srun
+                given = [word for word in words if "=" in word and not word.startswith("hydra")]
+                compose("config", overrides=[first_value(each) for each in given])
+
+
+def first_value(word):
+    override = OverridesParser.create().parse_override(word)
+    if not override.is_sweep_override():
+        return word
+    if override.is_interval_sweep():
+        return f"{override.key_or_group}={override.value().start}"
+    return f"{override.key_or_group}={next(iter(override.sweep_string_iterator()))}"
+
+
+def test_options_of_scripts_exist(page):
+    for words in commands(text_of(page)):
+        script = next((word for word in words[:4] if word.startswith("scripts/")), None)
+        options = [word.partition("=")[0] for word in words if word.startswith("--")]
+        assert script is None or all(f'"{option}"' in text_of(ROOT / script) for option in options), words
+
+
+def test_every_page_is_in_the_index():
+    listed = set(re.findall(r"\]\(([\w-]+\.md)\)", text_of(ROOT / "docs" / "index.md")))
+    assert listed == {path.name for path in (ROOT / "docs").glob("*.md")} - {"index.md"}
+
+
+def test_the_reference_of_settings_is_up_to_date():
+    """`make docs` writes it anew."""
+    assert load_script("settings_reference").reference() == text_of(ROOT / "docs" / "settings.md")

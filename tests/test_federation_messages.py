@@ -139,7 +139,7 @@ def test_every_group_has_a_name_of_its_own(sizes, min_cell):
 
 
 def test_the_page_tells_of_every_field():
-    page = (Path(__file__).resolve().parents[1] / "docs" / "federation.md").read_text()
+    page = (Path(__file__).resolve().parents[1] / "docs" / "across-sites.md").read_text()
     for name, task in TASKS.items():
         for way, fields in (("to the site", task.request), ("from the site", task.reply)):
             for field, told in fields.items():

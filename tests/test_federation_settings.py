@@ -54,7 +54,7 @@ DATA = OWN_DATA[:2]
         ),
         (["federation=nvflare", "federation.sites=[a,b,a]"], "federation.sites has a more than once"),
         (["federation=nvflare", "harmful=centers"], "cannot be made harmful from here"),
-        (["federation=nvflare", "cohort.truth_csv=t.csv"], "cohort.truth_csv=t.csv: real sites tell nobody the ids"),
+        (["federation=nvflare", "cohort.truth_csv=t.csv"], "cohort.truth_csv=t.csv: real sites do not send the ids"),
     ],
 )
 def test_what_cannot_be_asked_of_a_federation(overrides, told):

@@ -8,7 +8,7 @@ from tiny import logistic_learner
 
 from tmqc.errors import OutOfMemoryError
 from tmqc.model import backend, batch_size
-from tmqc.model.batch_size import bytes_a_scan, choose_batch_size, settle_batch_size
+from tmqc.model.batch_size import bytes_a_scan, choose_batch_size, with_batch_size
 from tmqc.model.sfcn import sfcn
 from tmqc.settings.schema import Config, ModelConfig, RunConfig
 
@@ -38,9 +38,9 @@ def test_a_size_on_record_is_kept(monkeypatch):
     monkeypatch.setattr(batch_size, "choose_batch_size", lambda model: 8)
     auto, given = (Config(run=RunConfig(verify_batch_size=size)) for size in ("auto", 5))
     model = logistic_learner(4).model
-    assert settle_batch_size(auto, model, None).run.verify_batch_size == 8
-    assert settle_batch_size(auto, model, {"verify_batch_size": 16}).run.verify_batch_size == 16
-    assert settle_batch_size(given, model, {"verify_batch_size": 16}) is given
+    assert with_batch_size(auto, model, None).run.verify_batch_size == 8
+    assert with_batch_size(auto, model, {"verify_batch_size": 16}).run.verify_batch_size == 16
+    assert with_batch_size(given, model, {"verify_batch_size": 16}) is given
     assert auto.run.verify_batch_size == "auto"
 
 

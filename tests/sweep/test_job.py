@@ -24,7 +24,7 @@ from tmqc.sweep import job as module
 from tmqc.sweep import pretrain as pretrain_module
 from tmqc.sweep import run_process as jobs
 from tmqc.sweep.board import Board
-from tmqc.sweep.job import Made, Place, carry_out, heed_signals
+from tmqc.sweep.job import Made, Place, carry_out, handle_signals
 from tmqc.sweep.outcome import FAILED, FINISHED, KILLED, NOT_STARTED, SKIPPED, Outcome, read_outcome, write_outcome
 from tmqc.sweep.pretrain import last_clean_cycle, name_clean, pretrain
 from tmqc.sweep.run_process import Ended
@@ -170,7 +170,7 @@ def test_a_signal_before_the_run_has_its_process_is_not_lost(runs, tmp_path, mon
 
     monkeypatch.setattr(module, "pretrain", train)
     try:
-        heed_signals()
+        handle_signals()
         with pytest.raises(Interrupted):
             carry_out(place_in(tmp_path), make)
     finally:

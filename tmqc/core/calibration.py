@@ -1,4 +1,4 @@
-"""Tolerances measured instead of guessed: what steps on trusted data do to a verification, by step size."""
+"""Tolerances measured by steps on trusted data: what they change in a verification, by step size."""
 
 from __future__ import annotations
 

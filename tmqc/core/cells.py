@@ -37,7 +37,7 @@ def group_centers(sizes: Mapping[str, int], min_cell: int) -> tuple[Group, ...]:
 def name_groups(groups: Sequence[Group]) -> dict[str, Group]:
     """Name -> group: of a center alone its own name, of centers together all of theirs, as A+B.
 
-    A center may itself be called A+B. It keeps its name, and the centers together are told apart from it.
+    A center may itself be called A+B. It keeps its name, and the centers together get another one.
     """
     named: dict[str, Group] = {}
     for group in sorted(groups, key=len):  # those that stand alone have their names for certain

@@ -1,4 +1,4 @@
-"""The rules of quality control (METHOD sections 6 and 7), as plain values."""
+"""The rules of quality control, as plain values."""
 
 from __future__ import annotations
 

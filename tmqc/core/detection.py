@@ -1,4 +1,4 @@
-"""How well harmful samples were found, given the truth (METHOD section 8). For evaluation only."""
+"""How well harmful samples were found, given the truth. For evaluation only."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def count_loss(
 
 @dataclass(frozen=True)
 class History:
-    """When quality control did what to whom.
+    """Cycles at which quality control flagged and eliminated subjects.
 
     Attributes:
         start: first cycle of control.

@@ -20,7 +20,7 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class Limit:
-    """The highest values that a step's verification may reach and still be accepted; None: not looked at.
+    """The highest values that a step's verification may reach and still be accepted; None: not checked.
 
     Attributes:
         fpr, fnr: rates. loss: mean cross-entropy in nats.

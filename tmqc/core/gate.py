@@ -1,4 +1,4 @@
-"""Accept or reject one training step (METHOD section 6), and the gates beyond the published one."""
+"""Accept or reject one training step, and the gates beyond the published one."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Gate:
         return RATES[self.rates](verification.at_best)
 
     def tolerances(self, n_samples: int) -> tuple[float | None, float | None]:
-        """By how much a rate and the loss may rise in a step of `n_samples`; None for what is not looked at."""
+        """By how much a rate and the loss may rise in a step of `n_samples`; None for what is not checked."""
         if self.calibration is not None:
             limits = self.calibration.limits(n_samples)
             rate, loss = limits.rate, limits.loss

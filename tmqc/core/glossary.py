@@ -1,4 +1,4 @@
-"""What the logged numbers are: unit, which way is better, meaning. Said in MLflow and on a run's own page."""
+"""What the logged numbers are: unit, which way is better, meaning. Shown in MLflow and in report.html."""
 
 from __future__ import annotations
 

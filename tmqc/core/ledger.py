@@ -1,4 +1,4 @@
-"""Who is set aside and who is out: the revisit list and the eliminated (METHOD section 7)."""
+"""The revisit list and the eliminated subjects."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""How unlike all others an image is: its correlation with a template. Needs no model, and knows no labels.
+"""How dissimilar an image is from all others: its correlation with a template. Uses no model and no labels.
 
-The template is the mean of all training scans, so that a center gives away nothing but a sum of its scans and their
-number. (Of a center with a single scan that sum is the scan: it needs secure aggregation, or stays out.) An image may
-be unlike the others and do no harm: the screen takes it for a reason to look more closely, never for evidence.
+The template is the mean of all training scans, so that a center shares only a sum of its scans and their number. (Of a
+center with a single scan that sum is the scan: it needs secure aggregation, or stays out.) A dissimilar image may do no
+harm: the screen lowers its limits for such a scan, and does not count dissimilarity itself as evidence of harm.
 """
 
 from __future__ import annotations

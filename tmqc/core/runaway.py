@@ -1,7 +1,7 @@
-"""Is quality control still judging the data, or has it lost its footing?
+"""Detects quality control that rejects nearly everything, whatever the data.
 
 The published rule can come to a reference from which almost every step looks worse; it then rejects most batches and
-eliminates everybody within a few cycles.
+eliminates all scans within a few cycles.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ class Guard:
     """When to sound the alarm, and what follows.
 
     Attributes:
-        action: `off`; `warn`: go on all the same; `pause`: nobody is eliminated while it lasts, revisits that fail
+        action: `off`; `warn`: go on all the same; `pause`: no scan is eliminated while it lasts, revisits that fail
             wait again; `stop`: the same, and the run stops after the cycle.
         window: batches of the regular tours looked back on; no alarm before there are so many. A visit that is
             verified as a whole counts as one.
@@ -30,7 +30,7 @@ class Guard:
 
     @property
     def pauses(self) -> bool:
-        """Whether an alarm keeps everybody from being eliminated."""
+        """Whether an alarm holds all eliminations."""
         return self.action in ("pause", "stop")
 
 

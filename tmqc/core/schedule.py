@@ -1,4 +1,4 @@
-"""Visiting order and learning rate: pure functions of the cycle (METHOD sections 3 and 4)."""
+"""Visiting order and learning rate: pure functions of the cycle."""
 
 from __future__ import annotations
 

@@ -1,10 +1,9 @@
 """Evidence against single scans from one trusted state, where no accepted step can hide them.
 
 From the same state every scan's own training step is taken, verified and undone. Two things speak against a scan: its
-step makes the model worse at everybody's verification scans, or the model contradicts its label. That a scan is
+step makes the model worse on the verification scans, or the model contradicts its label. That a scan is
 unusual, to the model or as an image, is no evidence by itself: anomaly is two-sided, harm is not. But from an unusual
-scan a smaller sign of harm is enough. Whoever wants images that are nothing but strange out, too, has to say so
-(`Limits.image_alone_z`).
+scan a smaller sign of harm is enough. `Limits.image_alone_z` makes a strange image a suspect by itself.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from tmqc.core.robust import robust_z
 
 @dataclass(frozen=True)
 class Limits:
-    """From where on evidence makes a scan a suspect; see `Evidence` for what is compared.
+    """Limits beyond which evidence makes a scan a suspect; see `Evidence` for what is compared.
 
     Attributes:
         loss_z: of the change in verification loss, in robust standard deviations.
@@ -30,7 +29,7 @@ class Limits:
         image_loss_z: the same for a scan whose image is less alike to all others than `image_z`.
         margin_z: of the margin, in robust standard deviations above the bulk.
         contradiction: the model contradicts a label so strongly, relative to how it speaks of labels in general.
-        image_z: of `core.likeness.unlikeness`, likewise; None: images are not looked at.
+        image_z: of `core.likeness.unlikeness`, likewise; None: images are not checked.
         image_alone_z: from so unlike an image nothing can be learnt, and its scan is a suspect whatever its step does;
             None: being unlike the others is never enough.
         least_loss: the spread of the changes is never taken to be smaller than this, in nats: a well-trained state
@@ -61,7 +60,7 @@ class Evidence:
         strength: the larger of `loss_z` and `contradiction`, relative to its limit; above 1 the scan is a suspect. The
             limit of the loss is lower where the scan is unusual. A step that does not raise the loss is no evidence,
             however much others lower it. With `Limits.image_alone_z`, the largest of three.
-        image_z: robust z-score of the unlikeness over all scans; None where images are not looked at.
+        image_z: robust z-score of the unlikeness over all scans; None where images are not checked.
     """
 
     loss_change: float
@@ -87,11 +86,11 @@ def weigh(
     """Compare every scan with all scans of the same screening.
 
     A margin counts only where it is negative: a scan whose label the model agrees with is not mislabeled, however
-    clearly the others are told apart.
+    clearly the others are classified.
 
     Args:
         loss_changes: nats, shape (n,). margins: shape (n,), of the same scans.
-        unlikenesses: of the same scans, shape (n,); None: images are not looked at.
+        unlikenesses: of the same scans, shape (n,); None: images are not checked.
     """
     loss_z = robust_z(loss_changes, least=limits.least_loss)
     margin_z = -robust_z(margins)

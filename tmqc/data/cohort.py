@@ -1,6 +1,6 @@
 """A cohort's CSVs -> validated rows. Every fault of every split is reported at once, by file, row and column.
 
-Everything is read as text first, so that an id such as 007 keeps its zeros. Volumes are not looked at here
+Everything is read as text first, so that an id such as 007 keeps its zeros. Volumes are not read here
 (`volumes.load_volumes` does that).
 """
 
@@ -23,7 +23,7 @@ from tmqc.settings.text import normalize_name
 
 REQUIRED = ("Subject", "Path", "Study", "Group_bin", "Sex", "Age")
 COLUMNS = (*REQUIRED, "Scanner")
-RESERVED = ("n/a", "batch")  # what the trace writes in place of a subject (METHOD section 10)
+RESERVED = ("n/a", "batch")  # what the trace writes in place of a subject
 MAX_AGE = 120.0
 
 # A CSV that passed through pandas with a gap in it holds 1.0 where 1 was meant.
@@ -67,7 +67,7 @@ def read_cohort(
     CSV in its place, a cohort to train on is verified on its test split, as the published scripts do, and a warning
     says so. `is_part`: these are some centers of a cohort only, which may lack a class or a verification split.
 
-    Raises CohortError with every fault found in any of the files. Source: METHOD section 2.
+    Raises CohortError with every fault found in any of the files.
     """
     alone = train_csv is not None and verification_csv is None and not is_part
     shared = _same_file(verification_csv, test_csv) or alone

@@ -64,13 +64,13 @@ def content_hashes(paths: Iterable[Path], contents: Contents | None = None) -> d
     for path in paths:
         try:
             found[path] = contents.digest(path)
-        except OSError:  # whoever decodes it says what is wrong with it
+        except OSError:  # decoding it reports what is wrong
             continue
     return found
 
 
 def _identify(found: os.stat_result) -> _Identity:
-    # The time of the last change of the inode, too: nobody can set it back, as tools that copy set the other one.
+    # The time of the last change of the inode, too: it cannot be set back, as tools that copy set the other one.
     return found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 

@@ -1,6 +1,6 @@
 """The manifest of corrupted scans (which, how, how strongly, with which seed), which only evaluation may read.
 
-Nothing on the training or control side imports this; a test enforces it (METHOD section 8).
+Nothing on the training or control side imports this; a test enforces it.
 """
 
 from __future__ import annotations

@@ -171,7 +171,7 @@ def load_volumes(
         spacing_mm: in x, y, z; None: as the first readable scan.
         orientation: where x, y, z run to, such as RAS; None: as the first readable scan.
         cache: where scans may be found and are kept; None: all are decoded and held in memory.
-        n_workers: threads; None: one a core.
+        n_workers: threads; None: one per core.
 
     Raises:
         CohortError: a line per scan that is missing, unreadable, of other geometry, constant, not finite.

@@ -1,4 +1,4 @@
-"""What the server tells a site about the run when it opens it, and what the site builds of that."""
+"""What the server sends a site about the run when it opens it, and what the site builds of that."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ _SHARED = {
 
 def run_settings(config: Config) -> str:
     """What a site needs to know of the run's settings, as JSON: no paths, no names, nothing of other sites."""
-    told = {group: {name: getattr(getattr(config, group), name) for name in names} for group, names in _SHARED.items()}
-    return json.dumps(told | {"model": asdict(config.model)})
+    shared = {
+        group: {name: getattr(getattr(config, group), name) for name in names} for group, names in _SHARED.items()
+    }
+    return json.dumps(shared | {"model": asdict(config.model)})
 
 
 def equip(settings: Mapping[str, Any], cohort: Cohort) -> Equipment:

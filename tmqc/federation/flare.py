@@ -51,7 +51,7 @@ class Launched(Protocol):
 def write_job(folder: Path, sites: Sequence[str], address: Path) -> Path:
     """Write the FLARE job: classes of the installed package only, no code of its own.
 
-    Nobody but the named sites is in it; those that are not connected when it starts are left out for the time being.
+    Only the named sites are in it; those that are not connected when it starts are left out for the time being.
     """
     app = folder / "tmqc" / "app" / "config"
     app.mkdir(parents=True, exist_ok=True)
@@ -98,7 +98,7 @@ class FlareTransport:
         return {site: answer if answered else Silence(answer) for site, (answered, answer) in found.items()}
 
     def revive(self, sites: Sequence[str]) -> None:
-        """Start the job anew if that can help: FLARE takes nobody back into one that runs.
+        """Start the job anew if that can help: FLARE takes no client back into one that runs.
 
         A site that is there but works on the same request as when it was looked after a time limit ago or more hangs.
         One that gets ready does not: a hospital's scans may take longer to decode than any answer, and to start the job

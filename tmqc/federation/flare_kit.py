@@ -26,7 +26,7 @@ _DENIED = (CommandCategory.SHELL_COMMANDS, "byoc", "server-predeployed-flwr")
 def join(kit: Path, settings: Path | None) -> None:
     """Make a start-up kit ready for tmqc: allow the job's two classes.
 
-    At a hospital, tell it where the site's settings lie, and see to it that nobody outside reads its logs or files.
+    At a hospital, link it to the site's settings, and prevent its logs and files from being read from outside.
 
     Args:
         kit: the start-up kit's folder, of the server or of a client.
@@ -76,7 +76,7 @@ def _without_files(rights: Any) -> dict[str, Any]:
     """A role's rights, without those to read a site's files or to bring code.
 
     Args:
-        rights: as FLARE has them: a condition for all rights, or one a right or category of rights.
+        rights: as FLARE has them: a condition for all rights, or one per right or category of rights.
     """
     each = rights if isinstance(rights, dict) else {"*": rights}
     each = {" ".join(name.lower().split()): condition for name, condition in each.items()}  # as FLARE reads them

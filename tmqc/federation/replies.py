@@ -1,4 +1,4 @@
-"""What the server reads out of replies, and how it sees that they can be right."""
+"""Reads and validates the replies of sites."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tmqc.federation.messages import Array, Message, MessageError, Part, content
 
 @dataclass(frozen=True)
 class Opened:
-    """What a site told when it was opened.
+    """What a site reported when it was opened.
 
     Attributes:
         subjects: center -> tokens of its training scans, in visiting order.

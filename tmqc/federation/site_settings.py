@@ -33,7 +33,7 @@ class SiteSettings:
     """What a hospital decides for itself.
 
     Attributes:
-        train_csv, verification_csv: as METHOD section 2 has them; None: no scans of that split here.
+        train_csv, verification_csv: as of a cohort (docs/your-data.md); None: no scans of that split here.
         tokens_csv: the site's own list of tokens and the ids behind them, made at the first run and kept.
         min_cell: counts of fewer verification scans, and losses of steps on fewer training scans, never leave.
         share_margins: whether the model's agreement with single scans' labels may leave, which `qc=screen` needs.
@@ -136,8 +136,8 @@ def read_tokens(path: Path) -> dict[str, str]:
         bytes.fromhex("".join(tokens.values()))
     except (OSError, UnicodeDecodeError, KeyError, TypeError, ValueError, csv.Error) as error:
         raise SiteError(
-            f"{path}: cannot be read as the site's table of tokens ({error}); bring it back: without it, nobody can "
-            "tell any more who was eliminated"
+            f"{path}: cannot be read as the site's table of tokens ({error}); bring it back: without it, it cannot "
+            "be known any more who was eliminated"
         ) from None
     if len(set(tokens.values())) != len(rows):
         raise SiteError(f"{path}: a token or an id is there twice; bring the table back as it was")

@@ -1,4 +1,4 @@
-"""How bytes get to the sites and back, without a word about what they mean."""
+"""Carries bytes to the sites and back; what they mean is not known here."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:  # it computes, and loads TensorFlow, which whoever only passe
 
 @dataclass(frozen=True)
 class Silence:
-    """A site that gave no answer. `why`: for people."""
+    """A site that gave no answer; `why`: the reason, for the log."""
 
     why: str
 

@@ -1,4 +1,4 @@
-"""The kinds of corruption (METHOD section 8): what each does to a scan, and how strong a severity of 1 to 10 makes it.
+"""The kinds of corruption: what each does to a scan, and how strong a severity of 1 to 10 makes it.
 
 A kind takes a scan, (x, y, z) float32 on a 0..255 scale, a generator and its parameters, and returns a new scan. All
 that can be said in plain numbers is drawn beforehand (`draw_parameters`) and recorded; what cannot, such as noise,

@@ -1,4 +1,4 @@
-"""Which scans are corrupted (METHOD section 8): whole centers, or single scans of otherwise good ones."""
+"""Which scans are corrupted: whole centers, or single scans of otherwise good ones."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ def set_up(*, deterministic: bool, threads: int | None = None) -> Device:
 
     Args:
         deterministic: the same result every time, on the same machine with as many threads.
-        threads: of the CPU, for TensorFlow; None: as many as it likes, which is one a core.
+        threads: of the CPU, for TensorFlow; None: as many as it likes, which is one per core.
 
     Raises:
         RunError: the backend has no such setting, or it comes too late for this process.

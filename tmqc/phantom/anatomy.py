@@ -1,4 +1,4 @@
-"""A phantom's scans (METHOD section 9): every parameter is drawn into a frozen record, then applied without chance.
+"""A phantom's scans: every parameter is drawn into a frozen record, then applied deterministically.
 
 Made from the ICBM152 template that nilearn carries. No patient was scanned.
 """
@@ -58,7 +58,7 @@ class Scan:
     scanner: str
     grey: float
     white: float
-    deep: float  # everybody's own spread, and in PD the disease on top
+    deep: float  # individual spread, and in PD the disease on top
     warp_knots: Floats = field(repr=False)  # mm, (3, knots x, y, z)
     look: Look = field(repr=False)
     noise_seed: int

@@ -1,4 +1,4 @@
-"""A phantom cohort (METHOD section 9): NIfTI files and CSVs of synthetic scans. No patient was scanned.
+"""A phantom cohort: NIfTI files and CSVs of synthetic scans. No patient was scanned.
 
 The files do not depend on how many processes wrote them: what is in them was drawn before (`anatomy.py`).
 """
@@ -55,11 +55,11 @@ def make_phantom(
     """Write a phantom cohort: `volumes/*.nii.gz`, one CSV a split, and phantom.json. Returns `directory`.
 
     Args:
-        settings: center table, seed and strength of the PD change; `settings.directory` is not looked at.
+        settings: center table, seed and strength of the PD change; `settings.directory` is ignored.
         shape: voxels in x, y, z; the field of view is fixed, so the shape sets the spacing.
         spacing_mm, orientation: what the scans will be checked against; None: not at all.
         directory: appears only when all in it is finished. The same phantom there already: returns at once.
-        n_jobs: processes, default one a core; the files are the same whatever it is.
+        n_jobs: processes, default one per core; the files are the same whatever it is.
 
     Raises:
         SettingsError: seed, effect or shape out of range, or the spacing or orientation is not the wanted one.
@@ -188,7 +188,7 @@ def _write_csv(path: Path, scans: Iterable[Scan]) -> None:
 
 
 def _holds(directory: Path, description: dict[str, Any]) -> bool:
-    """Whether the very same phantom is in the directory already. Raises CohortError if another thing is."""
+    """Whether the same phantom is in the directory already. Raises CohortError if anything else is."""
     if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
         return False
     try:

@@ -1,4 +1,4 @@
-"""How much a phantom's scans differ: one record a kind of cohort, written to phantom.json."""
+"""How much a phantom's scans differ: one record per kind of cohort, written to phantom.json."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ class Spread:
     pd_mean: float = 0.30  # relative darkening of deep grey matter in PD at effect 1
     pd_sd: float = 0.04  # over patients
     pd_least: float = 0.08  # no patient has less
-    deep_sd: float = 0.035  # of deep grey matter signal in everybody, relative
-    tissue_sd: float = 0.005  # of grey and of white matter signal in everybody, relative
+    deep_sd: float = 0.035  # of deep grey matter signal between individuals, relative
+    tissue_sd: float = 0.005  # of grey and of white matter signal between individuals, relative
     atrophy_per_year: float = 0.001  # relative loss of grey matter signal per year above 60
     warp_sd_mm: float = 1.0  # of the displacement along each axis
     warp_knots_mm: float = 32.0
     sex_scale: float = 0.0  # relative difference in length between men's and women's brains
-    scale_sd: float = 0.0  # of everybody's brain, relative
+    scale_sd: float = 0.0  # of brain size between individuals, relative
     scanner_sd: float = 0.005  # of grey and of white matter signal over scanner types, relative
     blur_high_mm: float = 0.0  # a scanner type's Gaussian blur is uniform between 0 and this
     scanner_share: float = 0.0  # of the variance of what follows: over scanner types; the rest is over centers

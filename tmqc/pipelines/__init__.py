@@ -1,4 +1,4 @@
-"""The pipelines: wiring only. What is computed stands in `core/`, `travel.py`, `rivals/` and `report/`."""
+"""The pipelines: wiring only. The computations are in `core/`, `training/`, `rivals/` and `report/`."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tmqc.pipelines.checkpointer import Checkpointer, put_back
-from tmqc.pipelines.prepare import prepare, settle
+from tmqc.pipelines.prepare import prepare, resolve_batch_size
 from tmqc.pipelines.ready import get_ready
 from tmqc.pipelines.traffic import TrafficMeter
 from tmqc.pipelines.training import close_training, open_prepared, predict_test, progress_of
@@ -15,7 +15,7 @@ from tmqc.training.tour import Travel
 
 
 def run_baseline(config: Config, directory: Path) -> None:
-    """Train without control, save and log every cycle (METHOD section 5).
+    """Train without control, save and log every cycle.
 
     Raises:
         InputError: the input cannot be used; nothing was written.
@@ -24,7 +24,7 @@ def run_baseline(config: Config, directory: Path) -> None:
     prepared = prepare(config)
     with (
         open_prepared(config, directory, prepared) as session,
-        get_ready(config := settle(config, prepared, session.point), prepared, session) as ready,
+        get_ready(config := resolve_batch_size(config, prepared, session.point), prepared, session) as ready,
     ):
         before = predict_test(config, prepared, cycle=prepared.start.cycle if prepared.start else None)
         meter = TrafficMeter(ready.centers, session.point)

@@ -1,4 +1,4 @@
-"""Keeps a run: the tour's state and the model in checkpoints, its cycles in `cycles.csv` and with the tracker."""
+"""Saves a run: the tour's state and the model in checkpoints, its cycles in `cycles.csv` and with the tracker."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def put_back(centers: StatefulCenters, point: Checkpoint | None) -> Place:
 
 
 class Checkpointer:
-    """Has a tour travel, and saves it: every cycle when it is over, and in between whenever it is time."""
+    """Runs a tour and saves it: after every cycle, and in between every `checkpoint.every_s` seconds."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class Checkpointer:
         """Add a cycle to `cycles.csv`, log it, and save the model as it leaves it.
 
         Args:
-            further: numbers besides, as of detection.
+            further: additional numbers, as of detection.
         """
         directory = self._session.directory
         append_cycle(directory / CYCLES, report, further)

@@ -1,4 +1,4 @@
-"""Inference: every saved cycle's model on the test split (METHOD section 5)."""
+"""Inference: every saved cycle's model on the test split."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from tmqc.data.cache import open_cache
 from tmqc.data.copies import refuse_copies
 from tmqc.errors import RunError
-from tmqc.model.batch_size import settle_batch_size
+from tmqc.model.batch_size import with_batch_size
 from tmqc.pipelines.prepare import build_learner, find_cohort, load, load_into
 from tmqc.pipelines.session import hand_over, open_run
 from tmqc.report.guarded import illustrate
@@ -64,7 +64,7 @@ def run_inference(config: Config, directory: Path) -> None:
         tracker = session.tracker
         log.info("%s", volumes.describe())
         scans = volumes.block([s.subject for s in test])
-        config = settle_batch_size(config, learner.model, None)
+        config = with_batch_size(config, learner.model, None)
         rows: list[SubgroupMetrics] = []
         predictions: list[Prediction] = []
         for cycle in cycles:
@@ -98,8 +98,8 @@ def _find_cycles(config: Config) -> tuple[Path, list[int]]:
 def _find_warnings(config: Config) -> tuple[str, ...]:
     if not verified_on_test(flatten(config)):
         return ()
-    told = f"inference.run={config.inference.run} was verified on the very scans of {config.cohort.test_csv}"
-    return (f"{told}: reported numbers are optimistic. Give cohort.test_csv a split of its own.",)
+    fault = f"inference.run={config.inference.run} was verified on the very scans of {config.cohort.test_csv}"
+    return (f"{fault}: reported numbers are optimistic. Give cohort.test_csv a split of its own.",)
 
 
 def _model_settings(run: Path) -> ModelConfig:

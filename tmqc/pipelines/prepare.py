@@ -1,4 +1,4 @@
-"""Everything a run needs, checked before anything is written: cohort, volumes, harm, model, starting state."""
+"""Reads and checks the input of a run before anything is written: cohort, volumes, harm, model, starting state."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tmqc.errors import RunError
 from tmqc.harm.ground_truth import draw, find_truth
 from tmqc.harm.harmful import write_harmful
 from tmqc.model import backend
-from tmqc.model.batch_size import settle_batch_size
+from tmqc.model.batch_size import with_batch_size
 from tmqc.model.learner import Learner
 from tmqc.model.sfcn import sfcn
 from tmqc.phantom.cohort import PHANTOM_NOTE, default_directory, is_phantom, make_phantom
@@ -79,11 +79,11 @@ class Prepared:
     """A training run, checked and ready.
 
     Attributes:
-        truth: who is harmful, for evaluation only; None if nobody is known to be.
+        truth: who is harmful, for evaluation only; None if that is unknown.
         drawn: those of them who are made harmful in this run.
         start: the pre-trained state, None for random weights.
         volumes: of all splits; of a federated run only the test scans.
-        warnings: of the input, for `open_run` to tell: before there is a run, no log keeps them.
+        warnings: of the input, which `open_run` logs: before there is a run, there is no log.
     """
 
     source: Source
@@ -149,13 +149,13 @@ def load_into(learner: Learner, checkpoint: Checkpoint, origin: object) -> None:
         raise RunError(f"{origin}: {error}; use the same model and cohort.shape") from error
 
 
-def settle(config: Config, prepared: Prepared, point: Checkpoint | None) -> Config:
-    """The settings with what depends on the machine settled: the batch size of verification, if it is `auto`.
+def resolve_batch_size(config: Config, prepared: Prepared, point: Checkpoint | None) -> Config:
+    """The settings with `run.verify_batch_size=auto` replaced by the number of scans that fits.
 
     Args:
         point: where the run goes on; None: it begins.
     """
-    return settle_batch_size(config, prepared.learner.model, point.facts if point else None)
+    return with_batch_size(config, prepared.learner.model, point.facts if point else None)
 
 
 def _find_start(config: Config) -> Checkpoint | None:
@@ -169,10 +169,10 @@ def _find_start(config: Config) -> Checkpoint | None:
 
 
 def corrupt(prepared: Prepared, directory: Path, *, hold: bool = True) -> tuple[Subject, ...]:
-    """Write the harmful copies of this run's scans, hold them in place of the good ones or besides, give the rows.
+    """Write this run's harmful copies, hold them in place of the good scans or beside them, return the rows.
 
-    What is known of who is harmful is written down, too, for the scores alone. The rows tell nothing of it but a path,
-    which nothing below reads again. Without `hold` the copies are only written, for the scans are held elsewhere.
+    The truth is written to `truth.csv`, for the scores alone. Of it the rows contain only a path, which nothing below
+    reads again. Without `hold` the copies are only written, for the scans are held elsewhere.
     """
     train = prepared.cohort.train
     held = prepared.volumes

@@ -1,12 +1,12 @@
-"""QC training: the travelling model under quality control (METHOD sections 6 and 7)."""
+"""QC training: the travelling model under quality control."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from tmqc.pipelines.checkpointer import Checkpointer, put_back
-from tmqc.pipelines.likeness import measure_unlikeness
-from tmqc.pipelines.prepare import prepare, settle
+from tmqc.pipelines.image_check import measure_unlikeness
+from tmqc.pipelines.prepare import prepare, resolve_batch_size
 from tmqc.pipelines.ready import get_ready
 from tmqc.pipelines.rules import (
     is_published,
@@ -37,7 +37,7 @@ def run_qc(config: Config, directory: Path) -> None:
     prepared = prepare(config)
     with (
         open_prepared(config, directory, prepared) as session,
-        get_ready(config := settle(config, prepared, session.point), prepared, session) as ready,
+        get_ready(config := resolve_batch_size(config, prepared, session.point), prepared, session) as ready,
     ):
         plan, truth, point = ready.plan, ready.truth, session.point
         warn_of_single_flips(config.qc, n_hc=ready.n_hc, n_pd=ready.n_pd)

@@ -1,4 +1,4 @@
-"""What a training run works on, wherever the scans are: centers, the plan of the tour, and rows to evaluate by."""
+"""Opens the centers of a training run, local or at sites: centers, the plan of the tour, rows to evaluate by."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ _MUST_AGREE = ("tmqc", "tensorflow", "keras", "numpy")
 
 @dataclass(frozen=True)
 class Ready:
-    """What a run travels to.
+    """The centers of a run and what is known of them.
 
     Attributes:
         train: rows of the training scans, by the names that the tour has for them; empty if only the sites have them.

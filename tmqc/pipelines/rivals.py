@@ -10,7 +10,7 @@ import numpy as np
 from tmqc.core.schedule import LearningRate
 from tmqc.data.cohort import Subject
 from tmqc.errors import RunError
-from tmqc.pipelines.prepare import Prepared, corrupt, prepare, settle
+from tmqc.pipelines.prepare import Prepared, corrupt, prepare, resolve_batch_size
 from tmqc.pipelines.session import hand_over
 from tmqc.pipelines.training import open_prepared
 from tmqc.report.guarded import illustrate
@@ -55,7 +55,7 @@ def run_rivals(config: Config, directory: Path) -> None:
 
 
 def make_case(config: Config, prepared: Prepared, train: tuple[Subject, ...]) -> Case:
-    """Settings, volumes and rows to what rivals are given: nothing that tells who is harmful."""
+    """Settings, volumes and rows to what rivals are given: nothing of it shows who is harmful."""
     schedule, verification = config.schedule, prepared.cohort.verification
     rate = LearningRate(schedule.learning_rate, schedule.decay, schedule.decay_start)
     return Case(
@@ -75,7 +75,7 @@ def _score(config: Config, prepared: Prepared, train: tuple[Subject, ...], path:
     names = choose_rivals(config.rivals.names)
     if left_out := [name for name in missing_rivals() if name not in names and not config.rivals.names]:
         log.info("left out, for not installed: %s", ", ".join(left_out))
-    config = settle(config, prepared, None)
+    config = resolve_batch_size(config, prepared, None)
     case = make_case(config, prepared, train)
     scores: list[Scores] = []
     for name in names:

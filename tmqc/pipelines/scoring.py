@@ -1,4 +1,4 @@
-"""Evaluation beside a QC run: what it did compared with the truth. Control itself never sees any of this."""
+"""Evaluates a QC run against the truth while it runs. Control has no access to any of this."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def score_cycle(reports: Sequence[CycleReport], plan: Plan, *, truth: Truth) -> 
 
 
 def warn_of_vanished(reports: Sequence[CycleReport], plan: Plan, *, truth: Truth | None) -> None:
-    """Warn of every center whose last training scan was eliminated in the last of `reports`, once a center.
+    """Warn of every center whose last training scan was eliminated in the last of `reports`, once per center.
 
     With the truth it is also said whether the center was good, as far as is known.
     """

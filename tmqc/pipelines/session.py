@@ -1,4 +1,4 @@
-"""One run as the outside sees it: its directory, log file and tracker, opened together and closed whatever happens."""
+"""Opens a run (directory, log file, tracker) and closes it whatever happens."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def open_run(
         warnings: of the input, for the run's log and its page.
 
     Raises:
-        RunError: tracking is required and cannot be reached, or the directory is not to be had: nothing has been
+        RunError: tracking is required and cannot be reached, or the directory cannot be used: nothing has been
             touched then.
         StoppedError: a file of the run could not be written or read: the disk is full, or gone.
     """
@@ -105,8 +105,8 @@ def open_run(
             raise
         except OSError as error:
             where = error.filename or directory
-            told = f"{where}: {error.strerror}; the last checkpoint is whole, the run can go on"
-            raise StoppedError(told) from error
+            fault = f"{where}: {error.strerror}; the last checkpoint is whole, the run can go on"
+            raise StoppedError(fault) from error
         finally:
             tracker.finish(status)
 

@@ -1,4 +1,4 @@
-"""What a federated run costs: bytes and seconds of every step for the trace, of every cycle for the tracker."""
+"""Traffic of a federated run: bytes and seconds of every step for the trace, of every cycle for the tracker."""
 
 from __future__ import annotations
 

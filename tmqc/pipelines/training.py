@@ -1,4 +1,4 @@
-"""What the baselines and QC share besides their input: how a run is opened, shown and closed."""
+"""Shared by the baselines and QC: how a run is opened, shown and closed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rivals of quality control: score every training scan for harmfulness from one model state, without travelling.
+"""Other methods (rivals): score every training scan for harmfulness from one model state, without travelling.
 
 They see scans, labels and the model. The truth is out of their reach; a test enforces it.
 """

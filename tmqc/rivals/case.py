@@ -1,4 +1,4 @@
-"""What every rival is given, and what it gives back."""
+"""Input and output of a rival."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ScoreError(StoppedError):
 
 @dataclass(frozen=True)
 class Case:
-    """The scans to judge and those to judge by. Nothing here tells who is harmful.
+    """The scans to judge and those to judge by, without the truth.
 
     Attributes:
         subjects: the training scans, (n,).
@@ -47,10 +47,10 @@ class Case:
 
 @dataclass(frozen=True)
 class Scores:
-    """What a rival says and what it cost.
+    """Scores of one rival and their cost.
 
     Attributes:
-        values: one a training scan, (n,), higher = more suspicious.
+        values: one per training scan, (n,), higher = more suspicious.
         forward_passes, backward_passes: scans put through the model, and gradients taken back through it.
         seconds: all of it, the tracing of the model's functions on first use included.
     """
@@ -63,7 +63,7 @@ class Scores:
 
 
 class Probe:
-    """The model as rivals see it: it can be asked, is left as it was, and every pass is counted."""
+    """The model as rivals see it: read-only, with every pass counted."""
 
     def __init__(self, learner: Learner, *, batch_size: int) -> None:
         self._learner, self._batch_size = learner, batch_size

@@ -1,4 +1,4 @@
-"""Rivals that look at the scans alone: chance, distance from a template, image statistics."""
+"""Rivals that use the scans alone: chance, distance from a template, image statistics."""
 
 from __future__ import annotations
 

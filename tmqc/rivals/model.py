@@ -1,4 +1,4 @@
-"""Rivals that ask the pre-trained model: losses, gradients, one step's influence, neighbors among its features.
+"""Rivals that use the pre-trained model: losses, gradients, one step's influence, neighbors among its features.
 
 The model has usually been trained on the good versions of these very scans. That is the situation of quality control
 too, but not what the sources had in mind: they ask for predictions of a model that has not seen the scan.
@@ -30,7 +30,7 @@ def score_tracin(case: Case, model: Probe) -> NDArray[np.float64]:
     """Minus the dot product of the scan's gradient with that of the mean verification loss.
 
     To first order, a step of plain gradient descent at rate r on the scan changes the verification loss by r times
-    this: positive means harm. Source: TracIn (arXiv 2002.08484) with one checkpoint, the state at hand.
+    this: positive means harm. Source: TracIn (arXiv 2002.08484) with one checkpoint, the current state.
     """
     toward = model.gradient(case.verification_scans, case.verification_groups)
     return np.array([-float(gradient @ toward) for gradient in _gradients(case, model)])
@@ -72,7 +72,7 @@ def score_cleanlab(case: Case, model: Probe) -> NDArray[np.float64]:
     """1 - label quality by confident learning (arXiv 1911.00068), 0..1, from the predicted probabilities.
 
     Quality is the probability of the scan's own label, less how sure the model is of that class on the whole. Without
-    that adjustment the order would be the very one of `loss`.
+    that adjustment the order would be that of `loss`.
 
     Raises:
         ImportError: cleanlab is not installed.

@@ -40,7 +40,7 @@ _RESUME = ("centers/", "held/", "tour")  # what only resuming needs
 
 
 class _DamagedError(RunError):
-    """A checkpoint is not there or not intact; not: the system does not let it be read."""
+    """A checkpoint is missing or damaged; one that the system does not let be read is neither."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Checkpoint:
 
 
 def make_checkpoint(cycle: int, arrays: Mapping[str, NDArray[np.generic]], facts: Mapping[str, Any]) -> Checkpoint:
-    """Tell what the model is from what only resuming needs."""
+    """Separate the model from what only resuming needs."""
     resume = {name: array for name, array in arrays.items() if name.startswith(_RESUME)}
     return Checkpoint(cycle, {name: a for name, a in arrays.items() if name not in resume}, facts, resume)
 

@@ -1,4 +1,4 @@
-"""Which of a run's saved cycles is meant: the one to start from, or those to score."""
+"""Chooses among a run's saved cycles: the one to start from, or those to score."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`cycles.csv`: a row a cycle, the record from which pages are made and tracking stores are brought up to date."""
+"""`cycles.csv`: one row per cycle, the record from which pages are made and tracking stores are brought up to date."""
 
 from __future__ import annotations
 

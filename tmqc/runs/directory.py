@@ -1,4 +1,4 @@
-"""The directory of a run: which files lie where, and that no run writes over another."""
+"""The directory of a run: its files, and the check that no run writes over another."""
 
 from __future__ import annotations
 

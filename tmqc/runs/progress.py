@@ -1,4 +1,4 @@
-"""What the terminal shows while a run trains: bars on standard error, and one plain line a cycle."""
+"""What the terminal shows while a run trains: bars on standard error, and one plain line per cycle."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Going on where a run died: may this directory be used, with these settings, and from which point?"""
+"""Resuming: whether a directory can be used with these settings, and from which point."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Being asked to stop: Ctrl-C, a scheduler's SIGTERM, Slurm's notice by SIGUSR1.
+"""Requests to stop: Ctrl-C, a scheduler's SIGTERM, Slurm's notice by SIGUSR1.
 
 While a run travels it finishes the step, saves and ends; anywhere else it ends at once. A second Ctrl-C never waits.
 """
@@ -53,7 +53,7 @@ class Stop:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Inside of the block a signal only sets `asked`; whoever travels looks at it after every step."""
+        """Inside of the block a signal only sets `asked`; the tour checks it after every step."""
         self._waits = True
         try:
             yield

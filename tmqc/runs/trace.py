@@ -1,4 +1,4 @@
-"""`trace.csv`: one row a verification, written as it happens; enough to re-derive every verdict (METHOD section 10)."""
+"""`trace.csv`: one row per verification, written as it happens; enough to re-derive every verdict."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ SEPARATOR = "|"  # between the ids in `Subjects`; no id may hold it
 
 
 def trace_row(step: Step) -> dict[str, object]:
-    """One row of the trace. Floats are written with `repr`, so that reading gives back the very same number.
+    """One row of the trace. Floats are written with `repr`, so that reading gives back the same number.
 
     `FP`, `FN`, `TP`, `TN` count the scans that were scored. Where some were left out (`qc.early_stop`), `PFP`, `PFN`
     and `VerifyLoss` are lower bounds over all scans, from which the verdict re-derives, and `ACC` is an upper bound.
@@ -96,7 +96,7 @@ def _finding_cells(found: Finding) -> dict[str, object]:
 
 
 def away_row(step: Step) -> dict[str, object]:
-    """The row of a step that was due and could not be taken: there is nothing to be told but that."""
+    """The row of a step that was due and could not be taken."""
     one = step.subjects[0] if len(step.subjects) == 1 else "batch"
     values = (step.cycle, one, step.center, step.phase, SEPARATOR.join(step.subjects))
     return dict(zip(("Cycle", "Subject", "Study", "Phase", "Subjects"), values, strict=True))
@@ -120,7 +120,7 @@ class TraceWriter:
 
         Args:
             further: write `FURTHER_COLUMNS` too.
-            traffic: gives the cells of `TRAFFIC_COLUMNS` for the step that is being told; None: there are none.
+            traffic: gives the cells of `TRAFFIC_COLUMNS` for the step that is reported; None: there are none.
         """
         self._further, self._traffic = further, traffic
         self.n_rows = -1  # the header is none

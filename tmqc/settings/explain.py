@@ -20,7 +20,7 @@ _TYPES = {"to Float": "a number", "to Integer": "a whole number", "valid bool": 
 
 
 def explain(error: BaseException) -> list[str]:
-    """One line a fault, of an error raised while the settings were composed."""
+    """One line per fault, of an error raised while the settings were composed."""
     message, cause = str(error), str(error.__cause__ or "")
     if match := _UNKNOWN.search(message):
         return [_explain_unknown(match.group(1))]

@@ -40,13 +40,13 @@ class PipelineConfig:
     """Which pipeline runs, where in the schedule it starts, and its seed in the published scripts."""
 
     name: str = one_of("qc", PIPELINES)
-    start: int = within(10, 0, 100_000)
-    published_seed: int = within(42, 0, 2**31)
+    start: int = within(10, 0, 100_000)  # first cycle; schedule.start follows it
+    published_seed: int = within(42, 0, 2**31)  # of schedule=published
 
 
 @dataclass
 class PhantomConfig:
-    """How a phantom cohort is made (METHOD section 9). Lengths in mm, intensities on a 0..255 scale."""
+    """How a phantom cohort is made. Lengths in mm, intensities on a 0..255 scale."""
 
     centers: str = "demo"  # demo, real83, or the path of a CSV of counts per center
     seed: int = within(0, 0, 2**32 - 1)
@@ -59,12 +59,12 @@ class PhantomConfig:
 class CohortConfig:
     """Where the subjects come from. Shape in voxels and spacing in mm, both in x, y, z order."""
 
-    source: str = one_of("csv", ("csv", "phantom"))
-    train_csv: str | None = None
-    verification_csv: str | None = None
-    test_csv: str | None = None
+    source: str = one_of("csv", ("csv", "phantom"))  # your own tables; or synthetic scans
+    train_csv: str | None = None  # the training split
+    verification_csv: str | None = None  # the split that control judges by; null: the test split, with a warning
+    test_csv: str | None = None  # the split that is reported on
     truth_csv: str | None = None  # manifest of known harmful scans; read by evaluation only
-    shape: list[int] = field(default_factory=lambda: [160, 192, 160])
+    shape: list[int] = field(default_factory=lambda: [160, 192, 160])  # of every scan
     spacing_mm: list[float] | None = field(default_factory=lambda: [1.0, 1.0, 1.0])  # null: any, but all alike
     orientation: str | None = "RAS"  # null: any, but all alike
     phantom: PhantomConfig = field(default_factory=PhantomConfig)
@@ -74,33 +74,33 @@ class CohortConfig:
 class ModelConfig:
     """SFCN (doi 10.1016/j.media.2020.101871)."""
 
-    name: str = "sfcn"
-    filters: list[int] = field(default_factory=lambda: [32, 64, 128, 256, 256, 64])
-    dropout: float = within(0.2, 0.0, 0.99)
-    batchnorm_momentum: float = within(0.99, 0.0, 0.99999)
-    batchnorm_epsilon: float = within(1e-3, 1e-12, 1.0)
+    name: str = "sfcn"  # a name for the record
+    filters: list[int] = field(default_factory=lambda: [32, 64, 128, 256, 256, 64])  # 3x3x3 blocks, then the 1x1x1
+    dropout: float = within(0.2, 0.0, 0.99)  # share of the features left out in training
+    batchnorm_momentum: float = within(0.99, 0.0, 0.99999)  # of the moving mean and variance, per training step
+    batchnorm_epsilon: float = within(1e-3, 1e-12, 1.0)  # added to the variance
 
 
 @dataclass
 class ScheduleConfig:
-    """The tour and the learning rate (METHOD sections 3 and 4)."""
+    """The tour and the learning rate."""
 
     cycles: int = within(30, 1, 100_000)  # the run ends before this cycle
-    start: int = within(0, 0, 100_000)
-    seed: int = within(42, 0, 2**31)
-    batch_size: int = within(5, 1, 10_000)
-    local_epochs: int = within(1, 1, 10_000)
-    keep_remainder: bool = False
-    learning_rate: float = within(1e-4, 1e-12, 10.0)
+    start: int = within(0, 0, 100_000)  # first cycle; in conf: 0 for clean, 10 for the others
+    seed: int = within(42, 0, 2**31)  # of the visiting order
+    batch_size: int = within(5, 1, 10_000)  # scans per training step
+    local_epochs: int = within(1, 1, 10_000)  # per visit
+    keep_remainder: bool = False  # train on a center's incomplete last batch too
+    learning_rate: float = within(1e-4, 1e-12, 10.0)  # of Adam, at cycle decay_start
     decay: float = within(0.1, 0.0, 100.0)  # lr(c) = learning_rate * exp(-decay * (c - decay_start))
-    decay_start: int = within(0, 0, 100_000)
+    decay_start: int = within(0, 0, 100_000)  # cycle of the full learning rate
 
 
 @dataclass
 class CalibratedConfig:
     """Tolerances measured by a dry tour before control starts, in place of the acceptable errors."""
 
-    method: str = one_of("none", ("none", "quantile", "z"))  # none, quantile or z
+    method: str = one_of("none", ("none", "quantile", "z"))  # none: the acceptable errors hold
     level: float = 0.99  # of a quantile 0..1; of z in robust standard deviations, as 5
     n_steps: int = within(40, 2, 100_000)  # steps of one scan, and as many of a full batch
     centers: list[str] = field(default_factory=list)  # names of the trusted ones; empty: all
@@ -133,27 +133,27 @@ class EvidenceConfig:
 
 @dataclass
 class RunawayConfig:
-    """Notice that control has lost its footing, and what to do then."""
+    """Detects control that rejects nearly everything, and what to do then."""
 
-    action: str = one_of("warn", ("off", "warn", "pause", "stop"))
-    window: int = within(20, 1, 1_000_000)
-    rejected: float = within(0.5, 0.0, 1.0)
-    eliminated: float = within(0.5, 0.0, 1.0)
+    action: str = one_of("warn", ("off", "warn", "pause", "stop"))  # pause: no scan is eliminated
+    window: int = within(20, 1, 1_000_000)  # batches looked back on, or visits if these are verified
+    rejected: float = within(0.5, 0.0, 1.0)  # largest share of them that may be rejected
+    eliminated: float = within(0.5, 0.0, 1.0)  # largest share of the training scans that may be eliminated
 
 
 @dataclass
 class QcConfig:
-    """Accept or reject, and how long a flagged subject waits (METHOD sections 6 and 7)."""
+    """Accept or reject, and how long a flagged subject waits."""
 
     control: str = one_of("steps", ("steps", "screen", "evidence"))  # verify every step; or screen, or weigh evidence
     error: float = within(0.02, 0.0, 1.0)  # acceptable error per sample
     revisit: int = within(2, 1, 100_000)  # cycles a flagged subject waits
-    rates: str = one_of("standard", RATES)
-    signal: str = one_of("rates", ("rates", "loss", "both"))
+    rates: str = one_of("standard", RATES)  # published: FP / PD and FN / HC, as the published scripts divide
+    signal: str = one_of("rates", ("rates", "loss", "both"))  # what must not rise: FPR and FNR, the loss, or all
     loss_error: float = within(0.01, 0.0, 100.0)  # acceptable rise of the verification loss per sample, nats
-    reference: str = one_of("last", ("last", "best"))
-    chance: float | None = None
-    strikes: int = within(1, 1, 1000)
+    reference: str = one_of("last", ("last", "best"))  # the last accepted verification, or the best so far
+    chance: float | None = None  # 0.05: a rate rejects only beyond what chance explains (exact McNemar test); null: off
+    strikes: int = within(1, 1, 1000)  # failed revisits in a row that eliminate
     early_stop: bool = False  # end a verification as soon as rejection is certain
     verify: str = one_of("batch", ("batch", "visit"))  # after every batch, or once after every visit
     calibrated: CalibratedConfig = field(default_factory=CalibratedConfig)
@@ -165,18 +165,18 @@ class QcConfig:
 
 @dataclass
 class HarmfulConfig:
-    """Who is corrupted, how and how strongly (METHOD section 8)."""
+    """Who is corrupted, how and how strongly."""
 
     scenario: str = "none"
     kind: Any = "inverted"  # one kind, a list dealt out in turn, or a mapping of kinds to shares
     severity: int | None = None  # 1 to 10; null: 5, but inverted and noise as published
     placement: str = "in_place"  # or extra: the good scan stays, its corrupted copy is a further subject
     ids: list[str] = field(default_factory=list)  # of centers or subjects; empty: drawn by count or fraction, and seed
-    count: int = 1
+    count: int = 1  # how many are drawn
     fraction: float | None = None  # in place of count: share of the centers or of the scans
     seed: int = 0
     mean: float = 0.0  # of the noise, on a 0..255 scale
-    sigma: float = 25.0
+    sigma: float = 25.0  # its standard deviation, while severity is null
     replace: bool = False  # noise in place of the tissue instead of on top of it
 
 
@@ -184,9 +184,9 @@ class HarmfulConfig:
 class TrackingConfig:
     """Where cycles are logged."""
 
-    name: str = one_of("mlflow", ("mlflow", "none"))
+    name: str = one_of("mlflow", ("mlflow", "none"))  # none changes no result
     uri: str | None = None  # default: sqlite:///<run.outputs>/mlflow.db
-    experiment: str = "tmqc"
+    experiment: str = "tmqc"  # name of the MLflow experiment
     register: str | None = None  # the final model becomes a version of this registered model
     system_metrics: bool = True  # use of processor, memory and GPU; where psutil is installed
     required: bool = True  # off: a store that cannot be used at the start does not stop the run
@@ -197,14 +197,14 @@ class TrackingConfig:
 class InferenceConfig:
     """Which saved cycles are scored on the test split, and the bounds of the age groups in years."""
 
-    run: str | None = None
+    run: str | None = None  # directory of the run that is scored
     cycles: str = "all"  # all, last, one cycle (29) or a range, both ends included (10-29)
-    age_bins: list[float] = field(default_factory=lambda: [0.0, 50.0, 60.0, 70.0, 80.0, 120.0])
+    age_bins: list[float] = field(default_factory=lambda: [0.0, 50.0, 60.0, 70.0, 80.0, 120.0])  # bounds, ascending
 
 
 @dataclass
 class RivalsConfig:
-    """Who scores the training scans besides quality control, and what they are told."""
+    """Other methods that score the training scans, and their parameters."""
 
     names: list[str] = field(default_factory=list)  # empty: all that are installed
     neighbors: int = within(5, 1, 100_000)  # of knn_label and knn_distance
@@ -215,7 +215,7 @@ class RivalsConfig:
 class FederationConfig:
     """Where the centers are: here, or at sites that keep their scans."""
 
-    name: str = one_of("none", ("none", "local", "nvflare-sim", "nvflare-poc", "nvflare"))
+    name: str = one_of("none", ("none", "local", "nvflare-sim", "nvflare-poc", "nvflare"))  # none: all centers here
     sites: list[str] = field(default_factory=list)  # names; of a real federation: who takes part, in the tour's order
     n_sites: int = within(3, 1, 1000)  # of a simulated one: the cohort's centers are dealt out to as many
     min_cell: int = within(5, 1, 1_000_000)  # of simulated sites; a real site has its own
@@ -239,36 +239,36 @@ class CheckpointConfig:
 class CacheConfig:
     """Where decoded scans are kept; nothing here is part of the method."""
 
-    enabled: bool = True
+    enabled: bool = True  # false: every run decodes all scans and holds them in memory
     directory: str | None = None  # default: <run.outputs>/cache
 
 
 @dataclass
 class SweepConfig:
-    """What the jobs of a sweep share besides settings; a single run takes no notice."""
+    """What the jobs of a sweep share besides settings; without effect on a single run."""
 
     name: str | None = None  # of its directory; null: made of the settings that all its jobs share
-    objective: str | None = None  # the number that a search is after, by its name in MLflow
-    direction: str = one_of("maximize", ("maximize", "minimize"))
+    objective: str | None = None  # number that a search optimizes, by its name in MLflow
+    direction: str = one_of("maximize", ("maximize", "minimize"))  # of the objective
 
 
 @dataclass
 class RunConfig:
     """How the run is carried out; nothing here is part of the method."""
 
-    outputs: str = "outputs"
-    name: str = "unnamed"
-    overwrite: bool = False
-    resume: str = one_of("auto", ("auto", "never"))
+    outputs: str = "outputs"  # folder of all runs
+    name: str = "unnamed"  # of the run directory; in conf the time of day
+    overwrite: bool = False  # begin anew in a directory that holds a run
+    resume: str = one_of("auto", ("auto", "never"))  # resume a run of this name that died; never: refuse it
     seed: int = within(0, 0, 1_000_000)  # initial weights and dropout
-    deterministic: bool = True
-    threads: int | None = within(None, 1, 10_000)  # of the CPU; null: one a core
-    precision: str = one_of("float32", ("float32", "mixed_bfloat16", "mixed_float16"))
-    verify_batch_size: Any = AUTO  # scans scored at once; AUTO: as many as a few GB hold
+    deterministic: bool = True  # deterministic operations
+    threads: int | None = within(None, 1, 10_000)  # of the CPU; null: one per core
+    precision: str = one_of("float32", ("float32", "mixed_bfloat16", "mixed_float16"))  # of the layers
+    verify_batch_size: Any = AUTO  # scans scored at once; auto: 32, or as many as 4 GB hold
     verify_workers: int | None = within(None, 0, 64)  # further processes that verify; null: one per further device
-    jit: str = one_of("auto", ("auto", "on", "off"))
-    onednn: bool = True
-    progress: bool = True
+    jit: str = one_of("auto", ("auto", "on", "off"))  # XLA
+    onednn: bool = True  # TensorFlow on a CPU: several times as fast on most; changes last digits
+    progress: bool = True  # show bars
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Names and paths mean what was typed: every setting that the schema declares as text, found by its type."""
+"""Names and paths stay as they were typed: every setting that the schema declares as text, found by its type."""
 
 from __future__ import annotations
 

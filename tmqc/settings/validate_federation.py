@@ -1,4 +1,4 @@
-"""What may be asked of a federation: the settings of its group, checked before anything starts."""
+"""Checks the settings of the `federation` group before anything starts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tmqc.settings.schema import SKIP, TRAINING, Config
 
 
 def check_federation(config: Config) -> list[str]:
-    """What is wrong with the `federation` group, a line a setting."""
+    """Faults of the `federation` group, one line per setting."""
     name = config.federation.name
     if name == "none":
         return []
@@ -92,7 +92,7 @@ def _check_real(config: Config) -> list[str]:
         faults.append("harmful: the scans of real sites cannot be made harmful from here; use harmful=none")
     if config.cohort.truth_csv is not None:
         faults.append(
-            f"cohort.truth_csv={config.cohort.truth_csv}: real sites tell nobody the ids of their scans, so it cannot "
+            f"cohort.truth_csv={config.cohort.truth_csv}: real sites do not send the ids of their scans, so it cannot "
             "be held against what they flag; set cohort.truth_csv=null"
         )
     return faults

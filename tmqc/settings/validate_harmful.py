@@ -1,4 +1,4 @@
-"""What may be asked for in the `harmful` group."""
+"""Checks the settings of the `harmful` group."""
 
 from __future__ import annotations
 

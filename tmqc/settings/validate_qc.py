@@ -6,7 +6,7 @@ from tmqc.settings.schema import Config, QcConfig
 
 
 def check_qc(config: Config) -> list[str]:
-    """Settings of quality control that contradict each other or cannot be, a line a fault."""
+    """Settings of quality control that are invalid or contradict each other, one line per fault."""
     qc = config.qc
     return _check_gate(qc) + (_check_visits(config) if qc.verify == "visit" and config.pipeline.name == "qc" else [])
 

@@ -1,4 +1,4 @@
-"""What the terminal shows of a sweep: a line a job as it ends, and a table in the end."""
+"""What the terminal shows of a sweep: a line as each job ends, and a closing table."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ class Board:
         self._sweep, self._launch, self._n_jobs = sweep, launch, n_jobs
         self._shown = _SHOWN if objective is None or objective in _SHOWN else {objective: objective, **_SHOWN}
         self._console = console or Console()
-        self._told: set[str] = set()
-        self._looking = threading.Lock()  # not two at once: or a job would be told of twice
+        self._reported: set[str] = set()
+        self._looking = threading.Lock()  # not two at once: or a job would be reported twice
         self._over = threading.Event()
         self._watcher = threading.Thread(target=self._watch, daemon=True)
 
@@ -64,11 +64,11 @@ class Board:
         self.look()
 
     def look(self) -> None:
-        """Tell of the jobs that have ended since the last look."""
+        """Report the jobs that have ended since the last look."""
         with self._looking:
             for outcome in read_outcomes(self._sweep, self._launch):
-                if outcome.status != RUNNING and outcome.name not in self._told:
-                    self._told.add(outcome.name)
+                if outcome.status != RUNNING and outcome.name not in self._reported:
+                    self._reported.add(outcome.name)
                     self.say(self._line(outcome))
 
     def say(self, line: str) -> None:
@@ -103,7 +103,7 @@ class Board:
             for name, label in self._shown.items()
             if name in outcome.numbers
         ]
-        line = f"[{len(self._told)}/{self._n_jobs or '?'}] {outcome.name}: {', '.join(said)}"
+        line = f"[{len(self._reported)}/{self._n_jobs or '?'}] {outcome.name}: {', '.join(said)}"
         if outcome.status in DONE:
             return line
         output = output_path(self._sweep, outcome.name)

@@ -1,4 +1,4 @@
-"""One job of a sweep: skipped if it has finished, gone on with if it died, and its outcome written down."""
+"""One job of a sweep: skipped if it has finished, resumed if it died, and its outcome recorded."""
 
 from __future__ import annotations
 
@@ -79,13 +79,13 @@ class Made:
     clean: Config | None
 
 
-def heed_signals() -> None:
+def handle_signals() -> None:
     """Let a signal end this process' jobs and not the process: the launcher it works for would take that badly."""
     launcher = os.getppid()
 
     def warn_or_stop(number: int, frame: FrameType | None) -> None:
         _asked.append(number)
-        if os.getppid() != launcher:  # which was killed outright: there is nobody left to work for
+        if os.getppid() != launcher:  # which was killed outright: there is no sweep left to work for
             sys.exit(EXIT_SIGNAL + number)
 
     if threading.current_thread() is threading.main_thread():

@@ -132,7 +132,7 @@ def make(composed: DictConfig) -> tuple[Config, Config | None]:
 
 def task(composed: DictConfig, directory: Path) -> float | None:
     """One job of a sweep, in whichever process Hydra's launcher runs it; returns its objective, if there is one."""
-    from tmqc.sweep.job import Made, Place, carry_out, heed_signals
+    from tmqc.sweep.job import Made, Place, carry_out, handle_signals
     from tmqc.sweep.sweep import nesting, read_sweep
 
     root = Path(HydraConfig.get().sweep.dir).absolute()
@@ -147,7 +147,7 @@ def task(composed: DictConfig, directory: Path) -> float | None:
         return Made(config, clean)
 
     if not opened:
-        heed_signals()
+        handle_signals()
     try:
         outcome = carry_out(place, make_job)
     except Interrupted:

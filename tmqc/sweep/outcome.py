@@ -1,4 +1,4 @@
-"""What became of a job, in a file a job: `jobs/<name>.json` of the sweep's directory."""
+"""The outcome of a job, in a file per job: `jobs/<name>.json` of the sweep's directory."""
 
 from __future__ import annotations
 

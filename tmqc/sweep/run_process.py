@@ -56,13 +56,13 @@ def run_in_own_process(
         holds: file descriptors that stay open for as long as the process lives, even if we do not.
 
     Raises:
-        Interrupted: we were asked to stop; the job was told, has saved and ended.
+        Interrupted: we were asked to stop; the job got the signal, has saved and ended.
     """
     stop = Stop()
     # A file, for a pipe that is read at the end holds no more than 64 KiB: a job with many faults would wait for ever.
     with tempfile.TemporaryFile("w+", encoding="utf-8") as reason, stop.listening(WAITING):
         descriptor = reason.fileno()
-        with _opened(output) as file, stop.waiting():  # until there is a process to be told
+        with _opened(output) as file, stop.waiting():  # until there is a process to signal
             process = subprocess.Popen(
                 [*_COMMAND, str(descriptor)],
                 stdin=subprocess.PIPE,

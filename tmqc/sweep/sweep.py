@@ -1,4 +1,4 @@
-"""A sweep as the outside sees it: its directory, its run in the tracking store, its signals and how it ended."""
+"""A sweep: its directory, its run in the tracking store, its signals and how it ended."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Plan:
 
 @dataclass
 class Sweep:
-    """A sweep that is open. The files tell its jobs, wherever they run, all they need to know of it."""
+    """A sweep that is open. Its files hold all that its jobs need to know, wherever they run."""
 
     plan: Plan
     tracker: Tracker
@@ -61,7 +61,7 @@ class Sweep:
             self._handlers = {number: signal.signal(number, self._handle) for number in WAITING}
 
     def close(self, *, stopped_by: int | None = None) -> int:
-        """Tell how all jobs ended, on the terminal and in the tracking store. Returns the exit code."""
+        """Report how all jobs ended, on the terminal and in the tracking store. Returns the exit code."""
         for number, handler in self._handlers.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
         stopped_by = stopped_by or self.asked
@@ -147,7 +147,7 @@ def nesting(run_id: str | None) -> str | None:
 
 
 def read_sweep(directory: Path) -> dict[str, str]:
-    """What a sweep's file tells its jobs: name, launch, run_id; empty if there is none."""
+    """What a sweep's file holds for its jobs: name, launch, run_id; empty if there is none."""
     try:
         content = json.loads((directory / SWEEP).read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Where a run's numbers are logged besides its own files. Turning it off changes no result.
+"""Where a run's numbers are logged in addition to its own files. Turning it off changes no result.
 
 A tracker computes nothing, and what it is given is in the run's own files, or will be: it never stops a run.
 """
@@ -29,7 +29,7 @@ DIRECTORY_TAG, KEY_TAG = "tmqc.directory", "tmqc.key"
 OWN_ID = "tmqc-"  # begins our own name of a run that the store may not know yet
 # Of the jobs of a sweep: the run that shows them nested under it, and the sweep's name.
 PARENT_TAG, SWEEP_TAG = "mlflow.parentRunId", "tmqc.sweep"
-# Of every run: its pipeline. The parent of a sweep has the settings of its jobs, and is told from them by this alone.
+# Of every run: its pipeline. The parent of a sweep has the settings of its jobs, and differs from them by this alone.
 PIPELINE_TAG, SWEEP_PARENT = "pipeline", "sweep"
 # Of a run that goes on: tags of ours are brought up to date; a setting that has changed stands in a tag of this prefix.
 OWN_TAGS, SETTING_TAG = "tmqc.", "tmqc.setting."

@@ -1,4 +1,4 @@
-"""What a tracking store can do to a run, told apart by what is to be done about it."""
+"""What a tracking store can do to a run, by what is to be done about it."""
 
 from __future__ import annotations
 

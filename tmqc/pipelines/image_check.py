@@ -1,4 +1,4 @@
-"""How unlike the others each training scan looks, center by center: sums go to the template, scores come back."""
+"""Dissimilarity of each training scan from the mean of all, whose sums are made center by center."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ import pytest
 
 from tmqc.core.likeness import unlikeness
 from tmqc.data.volumes import Volumes
-from tmqc.pipelines.likeness import measure_unlikeness
+from tmqc.pipelines.image_check import measure_unlikeness
 
 
 def test_every_scan_against_the_mean_of_all_whatever_its_center():
