@@ -196,6 +196,29 @@ def test_other_gates(runs, cohort_csvs, gate):
     assert (directory / "figures" / "qc.png").stat().st_size > 5000
 
 
+def test_evidence_finds_a_flipped_center_and_leaves_the_others(runs, cohort_csvs):
+    """Alpha, 9 scans: T1 and T2 can reach p = .008 and .003; the tiny model has learnt the right labels."""
+    harmful = [*harm(runs["outputs"], ids="[Alpha]", kind="flipped_label"), "tracking=none"]
+    control = ["qc=evidence", "qc.evidence.every=1", "qc.revisit=1", "qc.fdr=0.4"]
+    directory = go(runs["outputs"], cohort_csvs, "pipeline=qc", *control, *harmful, name="evidence")
+    alpha = {f"Alpha-train-{i}" for i in range(CENTERS["Alpha"])}
+    trace = pd.read_csv(directory / "trace.csv", keep_default_na=False)
+    assert tuple(trace.columns) == (*COLUMNS, *FURTHER_COLUMNS)
+    by_center = trace[trace["Reasons"].str.contains("center")]
+    assert set(by_center["Subject"]) == alpha
+    ledger = json.loads((directory / "ledger.json").read_text())
+    assert alpha <= set(ledger["eliminated"]) | set(ledger["undecided"])
+    centers = pd.read_csv(directory / "centers.csv")
+    for row in by_center.to_dict("records"):
+        [one] = centers[(centers["cycle"] == row["Cycle"]) & (centers["center"] == row["Study"])].to_dict("records")
+        assert float(row["CenterP"]) == one["p"] <= one["limit"] == float(row["CenterLimit"])
+    review = pd.read_csv(directory / "review.csv")
+    assert list(review["rank"]) == list(range(1, len(review) + 1))
+    assert (directory / "power.csv").is_file()
+    assert pd.read_csv(directory / "cycles.csv")["verify/auroc"].notna().all()
+    assert (directory / "figures" / "qc.png").stat().st_size > 5000
+
+
 def test_a_runaway_stops_the_run_if_asked_and_keeps_it(runs, cohort_csvs):
     settings = ["qc.runaway.action=stop", "qc.runaway.window=4", "qc.runaway.rejected=0"]
     # The loss rises in some step whatever the model is like; rates stand still once all predictions are of one class.

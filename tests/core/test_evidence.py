@@ -45,7 +45,7 @@ def draw(*, flipped=(), odd=(), seed=0, separation=1.5):
 
 
 def test_only_centers_that_could_be_found_are_judged():
-    assert JUDGED == {f"big{i}" for i in range(10)}
+    assert {f"big{i}" for i in range(10)} == JUDGED
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -208,6 +208,29 @@ def test_asking_for_gradients_or_features_leaves_no_trace(data):
     assert all(before[name].tobytes() == after[name].tobytes() for name in before)
 
 
+def test_an_image_unlike_those_seen_is_odder_in_every_layer(data):
+    x, y = data
+    one = learner()
+    for _ in range(60):
+        one.train_batch(x, y, learning_rate=1e-3)
+    before = one.snapshot()
+    p, oddness = one.examine(x, batch_size=3)
+    np.testing.assert_array_equal(p, one.predict(x, batch_size=3))
+    assert oddness.shape[0] == len(x)
+    _, odd = one.examine(3 * x, batch_size=8)
+    assert (odd.mean(axis=0) > oddness.mean(axis=0)).all()
+    entering = keras.Model(
+        one.model.get_layer("encoder").input, one.model.get_layer("encoder").get_layer("conv1").output
+    )
+    norm = one.model.get_layer("encoder").get_layer("norm1")
+    seen = entering.predict_on_batch(x[:1])[0].reshape(-1, norm.moving_mean.shape[0]).astype(float)
+    s = keras.ops.convert_to_numpy(norm.moving_variance) + norm.epsilon
+    ratio = (seen.var(axis=0) + norm.epsilon) / s
+    shift = (seen.mean(axis=0) - keras.ops.convert_to_numpy(norm.moving_mean)) ** 2 / s
+    assert oddness[0, 0] == pytest.approx(np.log(np.mean(ratio + shift - 1 - np.log(ratio)) / 2), rel=1e-4)
+    assert all(np.array_equal(a, b) for a, b in zip(before, one.snapshot(), strict=True))
+
+
 def test_features_are_what_the_classifier_predicts_from(data):
     x, _ = data
     one = learner()

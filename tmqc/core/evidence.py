@@ -35,8 +35,8 @@ class ScanScore:
 
     Attributes:
         label: 1 = PD, 0 = HC. group: its scanner, or its center where that is not known.
-        logit: raw or calibrated, of one screening or averaged over several. oddness: of the image, one number a layer, higher
-            is odder; may be none.
+        logit: raw or calibrated, of one screening or averaged over several. oddness: of the image, a number
+            a layer, higher is odder; may be none.
     """
 
     subject: str
@@ -229,7 +229,8 @@ def _judge_images(
 def _distances(train: Sequence[ScanScore], verification: Sequence[ScanScore]) -> tuple[list[float], list[float]]:
     """How far above what verification scans have each scan's oddness is, in all layers together (Mahalanobis).
 
-    Counted from two standard deviations below their mean: less odd is no fault, but many at 0 would have no spread. Off-diagonal covariances shrink by layers / scans, so that few scans do not make up a direction.
+    Counted from two standard deviations below their mean: less odd is no fault, but many at 0 would have no spread.
+    Off-diagonal covariances shrink by layers / scans, so that few scans do not make up a direction.
     """
     x, v = (np.array([s.oddness for s in scans], np.float64) for scans in (train, verification))
     if not x.size or len(v) < 2:
