@@ -61,11 +61,11 @@ def test_arguments_are_hidden_and_their_uris_known_to_this_process_and_its_child
 
 def test_a_password_of_any_letters_is_hidden_in_an_argument_and_in_what_others_say_of_it(monkeypatch):
     monkeypatch.setenv("TMQC_URIS", "{}")
-    uri, short = "postgresql://qc:it's <a> \"b\"@host/db", "postgresql://***@host/db"
+    uri, short = 'postgresql://qc:it\'s <a> "b"@host/db', "postgresql://***@host/db"
     assert hide([f"tracking.uri={uri}"]) == [f"tracking.uri={short}"]
     assert reveal(short) == uri
     assert redact(f"cannot parse {uri} as an address") == f"cannot parse {short} as an address"
-    assert hide(["'tracking.uri=\"http://a:\\\"b c@host\"'"]) == ["'tracking.uri=\"http://***@host\"'"]
+    assert hide(['\'tracking.uri="http://a:\\"b c@host"\'']) == ["'tracking.uri=\"http://***@host\"'"]
     assert reveal("http://***@host") == 'http://a:"b c@host'
 
 

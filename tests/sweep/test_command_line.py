@@ -16,7 +16,24 @@ from tmqc.sweep.multirun import store_schema, to_config
 TEXTS = [name for name, kind in text_settings().items() if kind != list[str]]
 LISTS = [name for name, kind in text_settings().items() if kind == list[str]]
 ODD = ["2024_01_15", "1.10", "1e5", "true", "nan", "inf", "-0", "0123", "0x1f", "1_000", "None", "on", "yes", "~", "@x"]
-ODD += ["2024-01-15", "/a b/Köln", "a=b", "a(b", "(1)", "x#1", "it's", 'a"b', "a;b", "C:\\x", "{a:1}", "!", "a:b", "%", "sort(a)", "str(3)"]
+ODD += [
+    "2024-01-15",
+    "/a b/Köln",
+    "a=b",
+    "a(b",
+    "(1)",
+    "x#1",
+    "it's",
+    'a"b',
+    "a;b",
+    "C:\\x",
+    "{a:1}",
+    "!",
+    "a:b",
+    "%",
+    "sort(a)",
+    "str(3)",
+]
 
 
 def read(*arguments):

@@ -93,7 +93,8 @@ def open_run(
                     log.info("%s", _tell(point))
                 settings = redact_all(OmegaConf.to_container(OmegaConf.structured(config)))
                 write_text(directory / CONFIG, OmegaConf.to_yaml(OmegaConf.create(settings)))
-                write_json(directory / RUN, {"run_id": tracker.run_id, "environment": ran_with})
+                facts = {"run_id": tracker.run_id, "environment": ran_with, "folder": str(Path.cwd())}
+                write_json(directory / RUN, facts)
                 tracker.artifact(directory / CONFIG)
                 for split, subjects in splits.items():
                     if subjects:

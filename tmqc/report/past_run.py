@@ -89,10 +89,10 @@ def verified_on_test(settings: Mapping[str, Setting]) -> bool | None:
     Returns:
         None: its settings do not say.
     """
-    trained = settings
+    trained, scored = settings, Path(str(settings.get("inference.run")))
     if settings.get("pipeline.name") == "inference":
         try:
-            trained = read_run(Path(str(settings.get("inference.run")))).settings
+            trained = read_run(scored).settings
         except RunError:
             return None  # an imported model, or a run that is gone
     if "phantom" in (settings.get("cohort.source"), trained.get("cohort.source")):
@@ -103,6 +103,8 @@ def verified_on_test(settings: Mapping[str, Setting]) -> bool | None:
     test = settings.get("cohort.test_csv")
     if table is None or test is None:
         return None
+    if trained is not settings:
+        table = str(rundir.resolve(scored, str(table)))
     return os.path.realpath(str(table)) == os.path.realpath(str(test))
 
 
@@ -130,9 +132,9 @@ def _train_csv(run: PastRun) -> Path:
     if settings.get("cohort.source") != "phantom":
         if (given := settings.get("cohort.train_csv")) is None:
             raise RunError(f"{run.directory}: its settings name no cohort.train_csv")
-        return Path(str(given))
+        return rundir.resolve(run.directory, str(given))
     if (directory := settings.get("cohort.phantom.directory")) is not None:
-        return Path(str(directory)) / "train.csv"
+        return rundir.resolve(run.directory, str(directory)) / "train.csv"
     x, y, z = json.loads(str(settings["cohort.shape"]))
     phantom = PhantomConfig(
         centers=str(settings["cohort.phantom.centers"]),

@@ -90,6 +90,18 @@ def read_json(path: Path) -> Any:
         raise RunError(f"{path}: cannot be read ({error})") from None
 
 
+def resolve(directory: Path, place: str) -> Path:
+    """A path in the settings of the run in `directory`: a relative one counts from the folder of the run's command.
+
+    Where that folder is not known, or there is no such file by now, it counts from here.
+    """
+    try:
+        there = Path(read_json(directory / RUN)["folder"]) / place
+    except (RunError, KeyError, TypeError):
+        return Path(place)
+    return there if there.exists() else Path(place)
+
+
 def artifacts(directory: Path, names: Sequence[str]) -> list[Path]:
     """Those of the named files that exist, and every figure."""
     return [p for name in names if (p := directory / name).is_file()] + sorted((directory / FIGURES).glob("*.png"))

@@ -10,12 +10,13 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from tmqc.errors import RunError
-from tmqc.runs.directory import CONFIG
+from tmqc.runs.directory import CONFIG, resolve
 from tmqc.settings.schema import Config, flatten
 
 _GROUPS = ("cohort.", "model.", "tracking.")
 _ITS_OWN = ("tracking.parent",)
 _TABLES = {"cohort.train_csv", "cohort.verification_csv", "cohort.test_csv"}
+_PLACES = _TABLES | {"cohort.truth_csv", "cohort.phantom.directory"}
 
 
 def take_from_scored_run(config: Config, default: Config, given: Collection[str]) -> Config:
@@ -40,7 +41,10 @@ def take_from_scored_run(config: Config, default: Config, given: Collection[str]
             if name == "cohort.source" and not _TABLES.isdisjoint(given):
                 is_given = True  # a table, in place of the phantom that the run may have had
             if name.startswith(_GROUPS) and name not in _ITS_OWN and not is_given:
-                OmegaConf.update(completed, name, OmegaConf.select(there, name, default=value))
+                taken = OmegaConf.select(there, name, default=value)
+                if isinstance(taken, str) and name in _PLACES:
+                    taken = str(resolve(path.parent, taken))
+                OmegaConf.update(completed, name, taken)
         found = OmegaConf.to_object(completed)
     except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
         raise RunError(f"{path}: not the config.yaml of a run ({' '.join(str(error).split())})") from error
