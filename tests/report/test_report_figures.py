@@ -19,10 +19,12 @@ from tmqc.core.schedule import Tour
 from tmqc.data.cohort import Subject
 from tmqc.errors import RunError
 from tmqc.report.canvas import save_figure
-from tmqc.report.events import Wait, eliminated_in, find_waits, read_trace
-from tmqc.report.figures import draw_cycles, draw_inference, draw_roc
+from tmqc.report.flagged import Wait, eliminated_in, find_waits
+from tmqc.report.cycles_figure import draw_cycles, draw_inference
 from tmqc.report.metrics import predictions_of, subgroup_metrics
+from tmqc.report.past_run import read_trace
 from tmqc.report.qc_figure import draw_qc, draw_steps
+from tmqc.report.roc import draw_roc
 from tmqc.runs.trace import COLUMNS, TraceWriter
 from tmqc.training.control import ControlledTravel
 from tmqc.training.travel import Plan, TrainResult
@@ -103,7 +105,7 @@ def test_readmitted_and_undecided_subjects_are_told_apart():
 @pytest.mark.parametrize(
     ("size", "harmful", "says"),
     [
-        ((2, 5), [], "nobody was flagged"),
+        ((2, 5), [], "no scan was flagged"),
         ((2, 5), ["c1s0", "c1s1", "c1s2"], "Subjects ever flagged: 3"),
         ((12, 5), [f"c{c}s{i}" for c in range(12) for i in range(5)], "Subjects ever flagged: 60"),
         ((33, 5), [f"c{c}s{i}" for c in range(33) for i in range(5)], "Subjects ever flagged: 165"),
@@ -183,7 +185,7 @@ def test_nothing_to_draw_is_an_error():
 
 
 def test_pyplot_is_not_imported():
-    code = "import sys, tmqc.report.figures; sys.exit('matplotlib.pyplot' in sys.modules)"
+    code = "import sys, tmqc.report.cycles_figure; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

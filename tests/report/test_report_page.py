@@ -88,15 +88,19 @@ def test_names_are_text(run, page):
     assert len(page.of("style")) == 1
 
 
-def test_it_says_what_was_done_and_what_came_out(page):
-    story = page.text[""]
-    assert "through 3 centers with 6 training scans" in story and "cycles 5 to 7" in story
-    assert "scored on the 20 verification scans" in story
-    assert "4 scans of 2 centers flagged at least once: 2 eliminated, 1 undecided, 1 readmitted." in story
-    assert "In cycle 5, 7 more than half of all batches were rejected" in story
-    assert "after this run: 1.000 (95 % interval 1.000 to 1.000)" in story
-    assert "It took 14 verifications" in story
-    assert "has not finished" not in story
+def test_the_head_says_what_was_run_and_what_came_out(page):
+    head = page.text[""]
+    assert "Training scans 6 at 3 centers" in head and "Cycles 5 to 7" in head
+    assert "Gate every step by rates, error 0.02 a sample" in head
+    assert "Scans 4 flagged, 2 eliminated, 1 undecided" in head
+    assert "In cycle 5, 7 more than half of the steps" in head
+    assert "Cost 14 verifications; training 4 s, verifying 8 s" in head
+    assert "has not finished" not in head
+
+
+def test_the_change_of_auroc_has_its_interval(page):
+    assert "model of cycle 7, after this run 1 1 1" in page.text["test"] and "difference" in page.text["test"]
+    assert "A verification scores 20 scans" in page.text["cost"]
 
 
 def test_every_section_is_there(page):
@@ -111,8 +115,8 @@ def test_every_section_is_there(page):
 
 def test_the_truth_is_set_apart(page):
     """Who is harmful stands in the one section that says how it is known, and nowhere before it."""
-    [planted] = [a["id"] for a in page.of("section") if a.get("class") == "planted"]
-    assert planted == "detection" and "only because the harm was planted" in page.text["detection"]
+    [apart] = [a["id"] for a in page.of("section") if a.get("class") == "truth"]
+    assert apart == "detection" and "only because the harm was added on purpose" in page.text["detection"]
     assert "never flagged" in page.text["detection"]  # b1, harmful and missed
     assert not any("noise" in text for name, text in page.text.items() if name not in ("detection", "settings"))
 
@@ -143,23 +147,18 @@ def retold(copy):
     return retell
 
 
-def test_harm_that_a_manifest_names_is_told_of(retold):
+def test_how_the_truth_is_known_is_said(retold):
     page = retold(harmful__scenario="none", cohort__truth_csv="<b>/truth.csv")
-    told = "Harmful scans are known from the manifest <b>/truth.csv; the control knew nothing of it."
-    assert told in page.text[""] and "No scan was made harmful" not in page.text[""]
+    assert "Harmful data as `<b>/truth.csv` says" in page.text[""]
     assert "only because a manifest names the harmful scans" in page.text["detection"]
-
-
-def test_drawn_and_known_harm_are_both_told_of_and_kinds_with_shares_by_name(retold):
-    page = retold(harmful__kind={"noise": 0.5, "flipped_label": 0.5}, cohort__truth_csv="truth.csv")
-    assert "had been made harmful on purpose (noise, flipped label); further ones are known from" in page.text[""]
-    assert "the harm was planted and a manifest names the harmful scans" in page.text["detection"]
+    page = retold(harmful__scenario="samples", cohort__truth_csv="truth.csv")
+    assert "only because harm was added on purpose and a manifest names" in page.text["detection"]
 
 
 @pytest.mark.parametrize(
     ("verification", "told"),
     [
-        (None, "is also the verification split, which training was judged by: these numbers are optimistic."),
+        (None, "is also the verification split: these numbers are optimistic."),
         ("./test.csv", "is also the verification split"),
         ("verify.csv", "(10 PD, 10 HC) decides nothing in a run."),
     ],
@@ -207,7 +206,7 @@ def test_a_cohort_that_is_gone_costs_the_pictures_only(copy):
     config = (copy / "config.yaml").read_text().replace("train.csv", "gone.csv")
     (copy / "config.yaml").write_text(config)
     page = read(copy)
-    assert "not to be had any more" in page.text[""] and "4 scans of 2 centers" in page.text[""]
+    assert "no longer available" in page.text[""] and "Scans 4 flagged" in page.text[""]
     assert EVIL in page.text["ledger"] and "gallery" not in page.text
 
 

@@ -23,7 +23,7 @@ from tmqc.report.canvas import (
     new_figure,
     style_axes,
 )
-from tmqc.report.events import find_waits
+from tmqc.report.flagged import find_waits
 from tmqc.report.timeline_figure import draw_timeline, timeline_in
 
 _MANY_STEPS = 400  # from here on markers of accepted steps would be a smear

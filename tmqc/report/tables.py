@@ -15,10 +15,10 @@ from rich.table import Table
 from tmqc.core.records import CycleReport
 from tmqc.errors import InputError, RunError
 from tmqc.report.breakdown import Breakdown
-from tmqc.report.events import eliminated_in, find_waits, read_trace
+from tmqc.report.flagged import eliminated_in, find_waits
 from tmqc.report.metrics import ALL, METRIC_NAMES, SubgroupMetrics, last_cycle, read_metrics
+from tmqc.report.past_run import read_trace, truth_of
 from tmqc.report.ranking import RivalRow
-from tmqc.report.run_truth import truth_of
 from tmqc.report.scores import DetectionRow
 from tmqc.runs.directory import LEDGER, METRICS, TRACE
 

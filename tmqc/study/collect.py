@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from tmqc.core.detection import counted, detect
 from tmqc.report.compare.groups import ERROR, LOSS_ERROR, REVISIT, describe
 from tmqc.report.compare.tables import describe_point
-from tmqc.report.run_truth import truth_of
+from tmqc.report.past_run import truth_of
 from tmqc.runs.directory import CONFIG, LEDGER, RANKING, SUMMARY
 from tmqc.study.launch import COST, directory_of, is_done
 from tmqc.study.plan import CLEAN, DIRTY, QC, RIVALS, Job
