@@ -19,8 +19,8 @@ from tmqc.core.schedule import Tour
 from tmqc.data.cohort import Subject
 from tmqc.errors import RunError
 from tmqc.report.canvas import save_figure
-from tmqc.report.flagged import Wait, eliminated_in, find_waits
 from tmqc.report.cycles_figure import draw_cycles, draw_inference
+from tmqc.report.flagged import Wait, eliminated_in, find_waits
 from tmqc.report.metrics import predictions_of, subgroup_metrics
 from tmqc.report.past_run import read_trace
 from tmqc.report.qc_figure import draw_qc, draw_steps

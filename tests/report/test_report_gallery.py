@@ -12,8 +12,8 @@ from PIL import Image
 
 from tmqc.data.cache import VolumeCache
 from tmqc.data.cohort import Subject
-from tmqc.report.gallery import make_gallery, three_slices
 from tmqc.report.flagged import FlaggedScan
+from tmqc.report.gallery import make_gallery, three_slices
 
 # x, y, z to the right, to the front, up: bright to the right, brighter to the front, brightest above.
 RAS = np.fromfunction(lambda x, y, z: x + 10 * y + 100 * z, (4, 6, 8), dtype=np.float32)

@@ -10,7 +10,6 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from tmqc.report.canvas import save_figure
-
 from tmqc.report.cycles_figure import draw_cycles, draw_inference
 from tmqc.report.metrics import read_metrics, read_predictions
 from tmqc.report.page import write_report

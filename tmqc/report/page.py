@@ -9,7 +9,7 @@ from tmqc.data.cache import VolumeCache, open_cache
 from tmqc.report.description import describe_results, describe_settings
 from tmqc.report.flagged import MARKS
 from tmqc.report.gallery import LIMIT, make_gallery
-from tmqc.report.html import render
+from tmqc.report.html import render_page
 from tmqc.report.past_run import PastRun, read_run
 from tmqc.report.sections import RunData, list_sections, read_data
 from tmqc.runs.directory import REPORT, write_text
@@ -32,12 +32,11 @@ def write_report(directory: Path, *, limit: int = LIMIT) -> Path:
     data = read_data(read_run(directory))
     run = data.run
     drawable = any(scan.scan is not None for scan in data.flagged)  # sites' tokens have no rows here
-    page = render(
-        "report.html.jinja",
-        title=f"{run.pipeline}/{run.settings['run.name']}",
+    page = render_page(
+        f"{run.pipeline}/{run.settings['run.name']}",
+        list_sections(data),
         notes=_list_notes(data),
         facts=_list_facts(data),
-        sections=list_sections(data),
         gallery=make_gallery(data.flagged, data.scans, cache=_find_cache(run), limit=limit) if drawable else None,
         marks=MARKS,
     )

@@ -16,6 +16,7 @@ from tmqc.errors import InputError
 from tmqc.report.canvas import to_svg
 from tmqc.report.cycles_figure import draw_cycles, draw_inference
 from tmqc.report.flagged import MARKS, FlaggedScan, count_by_center, eliminated_in, find_flagged, find_waits
+from tmqc.report.html import Section, Tables
 from tmqc.report.metrics import METRIC_NAMES, last_cycle, read_metrics
 from tmqc.report.past_run import PastRun, read_frame, read_trace, training_scans, truth_of, verified_on_test
 from tmqc.report.qc_figure import draw_steps, is_screen
@@ -27,28 +28,6 @@ from tmqc.runs.cycles import read_cycles
 
 _WARNING = " WARNING "
 _MOST_WARNINGS = 50
-
-Tables = Sequence[tuple[str, pd.DataFrame]]  # title, rows
-
-
-@dataclass(frozen=True)
-class Section:
-    """Part of the page.
-
-    Attributes:
-        lead: how to read it.
-        figures: SVG, and what it shows in words.
-        tables, folded: shown, and opened on demand.
-        needs_truth: it exists only because the truth is known, and is set apart.
-    """
-
-    anchor: str
-    title: str
-    lead: str
-    figures: Sequence[tuple[bytes, str]] = ()
-    tables: Tables = ()
-    folded: Tables = ()
-    needs_truth: bool = False
 
 
 @dataclass(frozen=True)

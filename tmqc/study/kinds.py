@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from tmqc.data.truth import read_truth
-from tmqc.report.compare.means import average
+from tmqc.report.compare.tables import average
 from tmqc.report.ranking import share_at_k
 from tmqc.runs.directory import BY_KIND, RANKING_BY_KIND, SCORES, TRUTH
 from tmqc.study.collect import name_gates

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from tmqc.report.compare.means import average
+from tmqc.report.compare.tables import average
 from tmqc.runs.directory import write_text
 from tmqc.study.collect import measure_harm, name_gates
 from tmqc.study.figures import plot_cycles_to_elimination, plot_precision_recall, plot_rivals, plot_test

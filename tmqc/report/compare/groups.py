@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tmqc.report.compare.records import RunRecord
+from tmqc.report.compare.gather import RunRecord
 from tmqc.report.past_run import Setting
 from tmqc.settings.fingerprint import is_harmless
 
