@@ -76,7 +76,7 @@ def test_detection(tmp_path):
         for cycle, eliminated in ((10, ""), (11, "ab"))
     ]
     write_detection(tmp_path / "detection.csv", rows)
-    assert read_detection(tmp_path / "detection.csv") == [(row.cycle, detection_metrics(row)) for row in rows]
+    assert read_detection(tmp_path / "detection.csv") == [(row["cycle"], detection_metrics(row)) for row in rows]
 
 
 def test_rivals(tmp_path):

@@ -130,7 +130,7 @@ def count_by_center(flagged: Sequence[FlaggedScan], scans: Iterable[Subject]) ->
     sizes = Counter(scan.study for scan in scans)
     centers = pd.Series([scan.center for scan in flagged], name="center")
     counts = pd.crosstab(centers, pd.Series([scan.outcome for scan in flagged]))
-    counts = counts.reindex(columns=[*OUTCOMES], fill_value=0)
+    counts = counts.reindex(columns=[*OUTCOMES], fill_value=0).rename_axis(columns=None)
     counts.insert(0, "flagged", counts.sum(axis=1))
     counts.insert(0, "training scans", pd.Series({center: sizes.get(center) for center in counts.index}, dtype=object))
     return counts.reset_index().sort_values(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, astuple, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from tmqc.data.cohort import Subject
-from tmqc.errors import RunError
-from tmqc.report.metrics import Record, read_records, write_csv
+from tmqc.report.metrics import Record, read_records, write_csv, write_records
 from tmqc.rivals import Scores
 
 _SAME_FOR_ALL = ("rival", "n", "n_harmful")
@@ -142,12 +141,12 @@ def write_scores(path: Path, subjects: Sequence[Subject], scores: Sequence[Score
 
 def write_ranking(path: Path, rows: Iterable[RivalRow]) -> None:
     """Write `rivals.csv`, one row a rival; floats in full precision, None as an empty cell."""
-    write_csv(path, [field.name for field in fields(RivalRow)], (astuple(row) for row in rows))
+    write_records(path, RivalRow, rows)
 
 
 def write_ranking_by_kind(path: Path, rows: Iterable[KindRow]) -> None:
     """Write `rivals_by_kind.csv`, one row a rival and kind; floats in full precision, None as an empty cell."""
-    write_csv(path, [field.name for field in fields(KindRow)], (astuple(row) for row in rows))
+    write_records(path, KindRow, rows)
 
 
 def read_ranking(path: Path, kind: type[Record]) -> list[Record]:
@@ -156,12 +155,7 @@ def read_ranking(path: Path, kind: type[Record]) -> list[Record]:
     Raises:
         RunError: the file cannot be read, or is not such a file.
     """
-    try:
-        return read_records(path, kind)
-    except OSError as error:
-        raise RunError(f"{path}: cannot be read ({error.strerror}); it is written by pipeline=rivals") from None
-    except (KeyError, ValueError, TypeError) as error:
-        raise RunError(f"{path}: is not a table of pipeline=rivals ({error!r})") from None
+    return read_records(path, kind, pipeline="rivals")
 
 
 def ranking_metrics(row: RivalRow) -> dict[str, float | None]:

@@ -170,8 +170,10 @@ def _ledger(data: RunData) -> Section | None:
         for each in data.flagged
     ]
     lead = (
-        "Every scan ever flagged, and its state at the end. Press a column's head to sort. Evidence: what the last "
-        "rejected step on this scan alone did."
+        "A scan that was rejected by itself is flagged, sits out "
+        f"{data.setting('qc.revisit')} cycles and is tried once more: readmitted, or eliminated for good; undecided if "
+        "the run ends before that. Evidence: what the last rejected step on this scan alone did. Press a column's head "
+        "to sort."
     )
     by_center, by_scan = count_by_center(data.flagged, data.scans), pd.DataFrame(rows, dtype=object)
     return Section("ledger", "Ledger", lead, tables=[("By center", by_center), ("By scan", by_scan)])
