@@ -18,13 +18,13 @@ from tmqc.core.rates import Counts, Verification
 from tmqc.core.schedule import Tour
 from tmqc.data.cohort import Subject
 from tmqc.errors import RunError
-from tmqc.report.canvas import save_figure
 from tmqc.report.cycles_figure import draw_cycles, draw_inference
 from tmqc.report.flagged import Wait, eliminated_in, find_waits
 from tmqc.report.metrics import predictions_of, subgroup_metrics
 from tmqc.report.past_run import read_trace
 from tmqc.report.qc_figure import draw_qc, draw_steps
 from tmqc.report.roc import draw_roc
+from tmqc.report.style import save_figure
 from tmqc.runs.trace import COLUMNS, TraceWriter
 from tmqc.training.control import ControlledTravel
 from tmqc.training.travel import Plan, TrainResult
@@ -94,7 +94,7 @@ def test_waits_are_read_from_the_trace(make_run):
     assert eliminated_in(waits) == dict.fromkeys(ledger.eliminated, 12)
 
 
-def test_readmitted_and_undecided_subjects_are_told_apart():
+def test_readmitted_and_undecided_subjects_differ():
     rows = [(10, "retry", "a", 1), (10, "retry", "a", 1), (10, "retry", "b", 0), (12, "revisit", "a", 0),
             (13, "retry", "a", 1)]  # fmt: skip
     trace = pd.DataFrame(rows, columns=["Cycle", "Phase", "Subject", "Ignored"]).assign(Study="n")
@@ -189,7 +189,7 @@ def test_pyplot_is_not_imported():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_a_missing_or_foreign_trace_is_told(tmp_path):
+def test_a_missing_or_foreign_trace_is_an_error(tmp_path):
     with pytest.raises(RunError, match="written by pipeline=qc"):
         read_trace(tmp_path / "trace.csv")
     (tmp_path / "trace.csv").write_text("Cycle,Subject\n1,a\n")
@@ -212,7 +212,7 @@ def test_a_torn_last_row_of_a_trace_is_no_row(tmp_path, with_away):
         read_trace(path)
 
 
-def test_a_verification_without_counts_is_told(tmp_path):
+def test_a_verification_without_counts_is_an_error(tmp_path):
     rows = pd.DataFrame([{"Phase": "away"}, {"Phase": "retry"}], columns=[*COLUMNS])
     rows.to_csv(tmp_path / "trace.csv", index=False)
     with pytest.raises(RunError, match="lacks its counts"):

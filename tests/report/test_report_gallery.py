@@ -67,7 +67,7 @@ def test_every_center_has_its_turn_and_eliminated_scans_come_first(tmp_path):
 
 
 def test_one_gray_scale_for_all_that_most_scans_set(tmp_path):
-    """A scan ten times too bright is white all over, and its own range is told."""
+    """A scan ten times too bright is white all over, and its own range is given."""
     paths = [write(tmp_path / f"{i}.nii.gz", RAS * scale) for i, scale in enumerate((1, 1, 10))]
     gallery = make_gallery([history(str(i), "A", "undecided", path) for i, path in enumerate(paths)], [])
     low, high = gallery.window
@@ -78,8 +78,8 @@ def test_one_gray_scale_for_all_that_most_scans_set(tmp_path):
 
 
 def test_a_scan_that_cannot_be_read_is_told_of():
-    [shelf] = make_gallery([history("a", "A", "undecided", Path("/no/such.nii.gz"))], []).centers
-    assert shelf.flagged[0][1].png is None and "cannot be read" in shelf.flagged[0][1].fault
+    [center] = make_gallery([history("a", "A", "undecided", Path("/no/such.nii.gz"))], []).centers
+    assert center.flagged[0][1].png is None and "cannot be read" in center.flagged[0][1].fault
 
 
 def test_scans_come_from_the_cache_where_they_are_in_it(tmp_path, monkeypatch):

@@ -122,7 +122,7 @@ def test_metrics_are_written_and_read_back_unchanged(tmp_path):
     assert {row.cycle for row in last_cycle(rows)} == {4} and last_cycle([]) == []
 
 
-def test_a_missing_or_foreign_file_is_told(tmp_path):
+def test_a_missing_or_foreign_file_is_an_error(tmp_path):
     with pytest.raises(RunError, match="written by pipeline=inference"):
         read_metrics(tmp_path / "metrics.csv")
     (tmp_path / "metrics.csv").write_text("a,b\n1,2\n")

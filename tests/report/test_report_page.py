@@ -121,59 +121,59 @@ def test_the_truth_is_set_apart(page):
     assert not any("noise" in text for name, text in page.text.items() if name not in ("detection", "settings"))
 
 
-def test_the_truth_about_sites_scans_is_told_by_their_tokens(copy):
+def test_the_truth_about_sites_scans_goes_by_their_tokens(copy):
     token_of = name_by_tokens(copy, {"site-1": [EVIL, MONEY], "site-2": ["a1", "a2", "a3", "b1"]})
     page = read(copy)
-    told = page.text["detection"]
-    assert f"{token_of[EVIL]} {EVIL_CENTER} noise ■ eliminated 7" in told
-    assert f"{token_of['b1']} B noise never flagged" in told and told.count("never flagged") == 1
+    text = page.text["detection"]
+    assert f"{token_of[EVIL]} {EVIL_CENTER} noise ■ eliminated 7" in text
+    assert f"{token_of['b1']} B noise never flagged" in text and text.count("never flagged") == 1
     assert "gallery" not in page.text  # whose scans nobody can find; `--gallery` would not show more of them
     (copy / "sites" / "site-1" / "tokens.csv").unlink()
-    told = read(copy).text["detection"]
-    assert "never flagged" not in told and "tables of tokens" in told and "precision" in told
+    text = read(copy).text["detection"]
+    assert "never flagged" not in text and "tables of tokens" in text and "precision" in text
 
 
 @pytest.fixture
-def retold(copy):
+def changed(copy):
     """The page of the run with other settings."""
 
-    def retell(**settings):
+    def change(**settings):
         config = OmegaConf.load(copy / "config.yaml")
         for name, value in settings.items():
             OmegaConf.update(config, name.replace("__", "."), value, merge=False)
         OmegaConf.save(config, copy / "config.yaml")
         return Page(write_report(copy).read_text("utf-8"))
 
-    return retell
+    return change
 
 
-def test_how_the_truth_is_known_is_said(retold):
-    page = retold(harmful__scenario="none", cohort__truth_csv="<b>/truth.csv")
+def test_how_the_truth_is_known_is_said(changed):
+    page = changed(harmful__scenario="none", cohort__truth_csv="<b>/truth.csv")
     assert "Harmful data as `<b>/truth.csv` says" in page.text[""]
     assert "only because a manifest names the harmful scans" in page.text["detection"]
-    page = retold(harmful__scenario="samples", cohort__truth_csv="truth.csv")
+    page = changed(harmful__scenario="samples", cohort__truth_csv="truth.csv")
     assert "only because harm was added on purpose and a manifest names" in page.text["detection"]
 
 
 @pytest.mark.parametrize(
-    ("verification", "told"),
+    ("verification", "text"),
     [
         (None, "is also the verification split: these numbers are optimistic."),
         ("./test.csv", "is also the verification split"),
         ("verify.csv", "(10 PD, 10 HC) decides nothing in a run."),
     ],
 )
-def test_it_says_whether_the_test_split_decides(retold, verification, told):
-    page = retold(cohort__test_csv="test.csv", cohort__verification_csv=verification)
-    assert told in page.text["test"]
+def test_it_says_whether_the_test_split_decides(changed, verification, text):
+    page = changed(cohort__test_csv="test.csv", cohort__verification_csv=verification)
+    assert text in page.text["test"]
     assert ("decides nothing" in page.text["test"]) == (verification == "verify.csv")
 
 
-def test_the_page_of_an_inference_asks_the_run_it_scored(run, retold):
+def test_the_page_of_an_inference_asks_the_run_it_scored(run, changed):
     scored = {"pipeline__name": "inference", "inference__run": str(run)}  # a run with a training table alone
-    for path, told in (("test.csv", "The test split has 10 PD, 10 HC."), (None, "The test split has")):
-        assert told in retold(**scored, cohort__test_csv=path).text["test"]
-    assert "The test split has" in retold(**scored | {"inference__run": "gone"}).text["test"]
+    for path, text in (("test.csv", "The test split has 10 PD, 10 HC."), (None, "The test split has")):
+        assert text in changed(**scored, cohort__test_csv=path).text["test"]
+    assert "The test split has" in changed(**scored | {"inference__run": "gone"}).text["test"]
 
 
 def test_the_gallery_shows_and_says_what_it_does_not_show(copy, page):
@@ -210,7 +210,7 @@ def test_a_cohort_that_is_gone_costs_the_pictures_only(copy):
     assert EVIL in page.text["ledger"] and "gallery" not in page.text
 
 
-def test_a_scan_that_is_gone_is_told_of(tmp_path):
+def test_a_missing_scan_is_reported(tmp_path):
     run = write_paper_run(tmp_path)
     (tmp_path / "cohort" / "scans" / "0.nii.gz").unlink()
     assert "cannot be read" in read(run).text["gallery"]

@@ -66,7 +66,7 @@ def test_it_is_seeded_and_paired():
     assert not np.array_equal(one.resampled, bootstrap_roc(scored(actual, p), seed=1).resampled)
 
 
-def test_two_models_of_the_same_cycle_are_told_apart(tmp_path):
+def test_two_models_of_the_same_cycle_stay_separate(tmp_path):
     """As where a run ends with the cycle that its starting model had."""
     rows = [f"29,s{i},{i % 2},{p}" for p in (0.25, 0.75) for i in range(4)]
     (tmp_path / "p.csv").write_text("\n".join(["cycle,Subject,Group_bin,probability", *rows, "5,s0,0,0.5", ""]))

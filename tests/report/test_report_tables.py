@@ -219,7 +219,7 @@ def test_everything_missing_is_reported_at_once(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"eliminate": []}'])
-def test_a_foreign_ledger_is_told(tmp_path, content):
+def test_a_foreign_ledger_is_an_error(tmp_path, content):
     run = make_qc_run(tmp_path / "qc")
     (run / "ledger.json").write_text(content)
     with pytest.raises(RunError, match="not the ledger"):

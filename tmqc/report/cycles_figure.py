@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tmqc.core.records import CycleReport
-from tmqc.report.canvas import (
+from tmqc.report.metrics import ALL, METRIC_NAMES, SubgroupMetrics
+from tmqc.report.style import (
     BLUE,
     GREEN,
     MARKERS,
@@ -19,7 +20,6 @@ from tmqc.report.canvas import (
     new_figure,
     style_axes,
 )
-from tmqc.report.metrics import ALL, METRIC_NAMES, SubgroupMetrics
 
 _METRIC_LABELS = {"f1": "F1", "auroc": "AUROC"}
 

@@ -48,7 +48,7 @@ def describe_settings(settings: Mapping[str, Any]) -> dict[str, str]:
 
 
 def describe_results(summary: Mapping[str, Any]) -> dict[str, str]:
-    """What a finished training run came to, without what only the truth tells: label -> text; unknown is a dash."""
+    """Results of a finished training run, without detection scores: label -> text; an unknown number is a dash."""
     facts = {}
     if "last_cycle" in summary:
         facts["Cycles"] = f"{summary['first_cycle']} to {summary['last_cycle']}"
@@ -66,7 +66,7 @@ def describe_results(summary: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _describe_harm(settings: Mapping[str, Any]) -> str:
-    """What is made harmful, and which manifest says who was harmful already."""
+    """The scenario of added harm, and the manifest that names scans already harmful."""
     scenario, manifest = settings.get("harmful.scenario", "-"), settings.get("cohort.truth_csv")
     if manifest is None:
         return str(scenario)

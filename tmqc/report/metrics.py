@@ -44,7 +44,7 @@ class SubgroupMetrics:
     Attributes:
         sensitivity: share of PD called PD; None without PD.
         specificity: share of HC called HC; None without HC.
-        f1: None if nobody is PD and nobody was called PD.
+        f1: None if no scan is PD and none was called PD.
         auroc: None if one class is missing.
     """
 

@@ -121,7 +121,7 @@ def _read_environment(path: Path) -> dict[str, str]:
 
 
 def training_scans(run: PastRun) -> tuple[Subject, ...]:
-    """The training scans as they were trained on, harmful copies in their places. Nothing but a path tells them.
+    """The training scans as they were trained on, harmful copies in place of the originals.
 
     Raises:
         InputError: the table is gone, or is faulty by now.
@@ -152,7 +152,7 @@ def _train_csv(run: PastRun) -> Path:
 def read_trace(path: Path) -> pd.DataFrame:
     """Read `trace.csv` with the dtypes its columns have: names as text, so that `n/a` and `007` stay.
 
-    Rows of steps that could not be taken, for their center was away, are left out: they tell of no verification. So
+    Rows of steps that were skipped because their center was away are left out, as they hold no verification. So
     is a last row without its line end, as a killed process or a full disk leaves it.
 
     Raises:

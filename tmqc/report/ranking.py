@@ -23,10 +23,10 @@ class RivalRow:
 
     Attributes:
         n, n_harmful: training scans, and the harmful ones among them.
-        auroc: chance that a harmful scan scores above a good one; 0.5 is guessing. None if nobody is harmful, or all.
-        average_precision: guessing gives n_harmful / n. None if nobody is harmful.
+        auroc: chance that a harmful scan scores above a good one; 0.5 is guessing. None if no scan is harmful, or all are.
+        average_precision: guessing gives n_harmful / n. None if no scan is harmful.
         precision_at_k, recall_at_k: of naming the k = n_harmful most suspicious scans; as many are named as are
-            harmful, so that the two are one number. None if nobody is harmful.
+            harmful, so that the two are one number. None if no scan is harmful.
         forward_passes, backward_passes: scans put through the model, and gradients taken back through it.
     """
 
@@ -110,7 +110,7 @@ def share_at_k(
         of: these only, such as those harmed in one way, (n,); k stays the number of all. None: all harmful ones.
 
     Returns:
-        None if there is nobody to be found.
+        None if there is no harmful scan.
     """
     of = harmful if of is None else of
     k, n = int(harmful.sum()), int(of.sum())

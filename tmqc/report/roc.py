@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from scipy.stats import bootstrap
 from sklearn.metrics import auc, roc_auc_score, roc_curve
 
-from tmqc.report.canvas import BLACK, PALETTE, new_figure, style_axes
 from tmqc.report.metrics import ALL, Prediction, read_predictions, subgroups
+from tmqc.report.style import BLACK, PALETTE, new_figure, style_axes
 
 N_RESAMPLES, LEVEL, SEED = 1000, 0.95, 0
 _GRID = np.linspace(0.0, 1.0, 101)
@@ -142,7 +142,7 @@ def sensitivity_at(grid: Floats, fpr: Floats, tpr: Floats) -> Floats:
 
 
 def draw_rocs(rocs: Mapping[str, Roc]) -> Figure:
-    """Draw labelled curves with their bands, told apart by line style and hatching as well as by color."""
+    """Draw labelled curves with their bands, distinct by line style and hatching as well as by color."""
     figure = new_figure(7.2, 4.4)
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="0.7", linewidth=0.8, linestyle=":", zorder=1)

@@ -46,8 +46,8 @@ def score_detection(
     Raises:
         ValueError: a subject flagged, eliminated or undecided is no training subject.
     """
-    if strangers := {*flagged_ever, *eliminated, *undecided} - set(center_of):
-        raise ValueError(f"not among the training subjects: {', '.join(sorted(strangers))}")
+    if unknown := {*flagged_ever, *eliminated, *undecided} - set(center_of):
+        raise ValueError(f"not among the training subjects: {', '.join(sorted(unknown))}")
     flagged_ever, eliminated, undecided = set(flagged_ever), set(eliminated), set(undecided)
     harmful = set(center_of).intersection(truth_subjects)
     centers, out, flagged = (whole_centers(named, center_of) for named in (harmful, eliminated, flagged_ever))

@@ -13,7 +13,6 @@ from tmqc.core.glossary import TERMS
 from tmqc.core.records import CycleReport
 from tmqc.data.cohort import Subject
 from tmqc.errors import InputError
-from tmqc.report.canvas import to_svg
 from tmqc.report.cycles_figure import draw_cycles, draw_inference
 from tmqc.report.flagged import MARKS, FlaggedScan, count_by_center, eliminated_in, find_flagged, find_waits
 from tmqc.report.html import Section, Tables
@@ -22,6 +21,7 @@ from tmqc.report.past_run import PastRun, read_frame, read_trace, training_scans
 from tmqc.report.qc_figure import draw_steps, is_screen
 from tmqc.report.roc import LEVEL, N_RESAMPLES, SEED, Roc, bootstrap_roc, difference, draw_rocs, read_scored
 from tmqc.report.scores import read_detection
+from tmqc.report.style import to_svg
 from tmqc.report.timeline_figure import draw_timelines
 from tmqc.runs import directory as rundir
 from tmqc.runs.cycles import read_cycles
@@ -207,7 +207,7 @@ def _test(data: RunData) -> Section | None:
 
 
 def _explain(numbers: Mapping[str, float | None]) -> pd.DataFrame:
-    """Numbers with what the glossary says of them."""
+    """Numbers with unit, direction and meaning from the glossary."""
     rows = [(name, value, t.unit, t.better, t.meaning) for name, value in numbers.items() if (t := TERMS.get(name))]
     return pd.DataFrame(rows, columns=["number", "value", "unit", "better", "meaning"], dtype=object)
 

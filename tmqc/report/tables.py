@@ -44,7 +44,7 @@ def print_training(
         report: of the last cycle.
         test: metrics of the final model on the test split, 0..1; empty without one.
         detection: scores after the last cycle; None where the truth is not known or nothing was controlled.
-        note: said above the table, such as that the cohort is a phantom.
+        note: printed above the table, such as that the cohort is a phantom.
         directory: of the run, named below the table.
         breakdown: of the detection scores; only subgroups with a loss, and kinds if there are several, are shown.
         console: where to; None is standard output.
@@ -75,7 +75,7 @@ def print_inference(
 
     Args:
         rows: of any number of cycles.
-        note: said above the table, such as that the cohort is a phantom.
+        note: printed above the table, such as that the cohort is a phantom.
         directory: of the run, named below the table.
         console: where to; None is standard output.
     """
@@ -94,7 +94,7 @@ def print_rivals(
 
     Args:
         rows: one a rival.
-        note: said above the table, such as that the cohort is a phantom.
+        note: printed above the table, such as that the cohort is a phantom.
         directory: of the run, named below the table.
         console: where to; None is standard output.
     """
@@ -122,7 +122,7 @@ def comparison(
     Args:
         runs: label -> directory of an inference run; the last cycle of its `metrics.csv` counts.
         qc: directory of a QC run; None leaves the second table out.
-        note: said above the tables, such as that the cohort is a phantom.
+        note: printed above the tables, such as that the cohort is a phantom.
         console: where to; None is standard output.
 
     Raises:

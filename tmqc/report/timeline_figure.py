@@ -12,14 +12,14 @@ from matplotlib.lines import Line2D
 from matplotlib.transforms import blended_transform_factory
 
 from tmqc.core.records import ELIMINATED, READMITTED
-from tmqc.report.canvas import BLACK, GRAY, GREEN, ORANGE, count_cycles, new_figure, style_axes
 from tmqc.report.flagged import Wait, find_waits
+from tmqc.report.style import BLACK, GRAY, GREEN, ORANGE, count_cycles, new_figure, style_axes
 
 _MANY_ROWS = 150  # from here on subjects' names would be unreadable
 _PAGE_ROWS = 60
 _ROW_IN, _MAX_TIMELINE_IN = 0.17, 16.0
 
-# Told apart by shape as well as by color.
+# Distinct by shape as well as by color.
 _FLAGGED: dict[str, Any] = {
     "color": ORANGE, "marker": "^", "linestyle": "", "markeredgecolor": BLACK, "markeredgewidth": 0.5
 }  # fmt: skip

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from tmqc.report.canvas import PALETTE, look_of, new_figure, save_figure, style_axes
 from tmqc.report.compare.figures import draw_gate, draw_mean
+from tmqc.report.style import PALETTE, look_of, new_figure, save_figure, style_axes
 from tmqc.study.plan import CLEAN, DIRTY, QC
 
 _PANEL_IN = 4.2

@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tmqc.core.glossary import TERMS
-from tmqc.report.canvas import BLUE, GRAY, GREEN, VERMILION, look_of, new_figure, style_axes
 from tmqc.report.compare.groups import Group
 from tmqc.report.compare.tables import describe_point, heat_maps
+from tmqc.report.style import BLUE, GRAY, GREEN, VERMILION, look_of, new_figure, style_axes
 
 _COLORS = {"clean": GREEN, "dirty": VERMILION, "qc": BLUE}
 _SHAPES = {"clean": "o", "dirty": "X", "qc": "s"}
@@ -147,7 +147,7 @@ def draw_precision_recall(runs: pd.DataFrame) -> Figure | None:
 
 
 def draw_gate(axes: Axes, runs: pd.DataFrame, gate: str, at: int) -> None:
-    """Draw one gate's runs and the means at each of its settings, as `draw_precision_recall` says."""
+    """Draw one gate's runs and the means at each of its settings, as `draw_precision_recall` describes."""
     color, marker = look_of(at)
     y = runs["detect/precision"].astype(float)
     none = y.isna()

@@ -9,12 +9,12 @@ from typing import Any
 import pandas as pd
 
 from tmqc.errors import ComparisonError
-from tmqc.report.canvas import to_svg
 from tmqc.report.compare.figures import draw_heat_maps, draw_models, draw_precision_recall
 from tmqc.report.compare.gather import COST, TEST, Gathered, RunRecord
 from tmqc.report.compare.groups import Group, differing, effective, group_runs, plain, shared
 from tmqc.report.compare.tables import average_groups, gate_runs, tabulate_runs
 from tmqc.report.html import Section, render_page
+from tmqc.report.style import to_svg
 from tmqc.runs.directory import write_text
 
 HTML, CSV = "comparison.html", "comparison.csv"

@@ -19,7 +19,7 @@ def tabulate_runs(records: Sequence[RunRecord], groups: Sequence[Group]) -> pd.D
 
     Returns:
         Columns run, pipeline, state, group, counted (in the means: finished, and no repeat of another), the settings
-        that differ under their full names, `NUMBERS`, origin. Empty where there is nothing to say.
+        that differ under their full names, `NUMBERS`, origin. Empty where unknown.
     """
     names = differing([record for group in groups for record in (*group.records, *group.repeats)])
     home = {id(record): (group.label, True) for group in groups for record in group.records}
@@ -92,8 +92,8 @@ def _error_name(group: Group) -> str | None:
 
 def describe_point(error: Any, revisit: Any) -> str:
     """A row's acceptable error and revisit as a label: `0.02, R 2`; without an error, as a screen is, `R 2`."""
-    said = [] if pd.isna(error) else [f"{error:g}"]
-    return ", ".join(said if pd.isna(revisit) else [*said, f"R {revisit:g}"])
+    parts = [] if pd.isna(error) else [f"{error:g}"]
+    return ", ".join(parts if pd.isna(revisit) else [*parts, f"R {revisit:g}"])
 
 
 def heat_maps(runs: pd.DataFrame, name: str) -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame]]:
