@@ -162,7 +162,7 @@ def test_roc_leaves_subgroups_of_one_class_out(tmp_path, drawn):
         *predictions_of(subjects, np.linspace(0, 1, 13), cycle=4),
     ]
     save_figure(draw_roc(p, age_bins=[0, 60, 90, 120]), tmp_path / "roc.png", NOTE)
-    labels = list(dict.fromkeys(text.split("  ")[0] for text in drawn[0] if "(n=" in text))
+    labels = list(dict.fromkeys(text.split(" ")[0] for text in drawn[0] if "(n=" in text))
     assert labels == ["all", "sex=F", "sex=M", "age=[0,60)", "age=[60,90)"]
     assert "ROC after cycle 4" in drawn[0]
 

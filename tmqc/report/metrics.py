@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass, fields
@@ -17,6 +16,7 @@ from sklearn.metrics import accuracy_score, f1_score, recall_score, roc_auc_scor
 from tmqc.core.rates import DECISION_THRESHOLD
 from tmqc.data.cohort import Subject
 from tmqc.errors import RunError
+from tmqc.report.past_run import read_frame
 
 Record = TypeVar("Record")
 ALL = "all"
@@ -203,7 +203,7 @@ def read_predictions(path: Path) -> list[Prediction]:
         RunError: the file cannot be read, or is not such a file.
     """
     try:
-        return [_predicted(row) for row in read_rows(path)]
+        return [_predicted(row) for row in _read_text(path)]
     except OSError as error:
         raise RunError(f"{path}: cannot be read ({error.strerror}); it is written when a run has finished") from None
     except (KeyError, ValueError, TypeError) as error:
@@ -230,16 +230,6 @@ def write_records(path: Path, kind: type[Any], rows: Iterable[Any]) -> None:
     write_csv(path, [field.name for field in fields(kind)], map(astuple, rows))
 
 
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """Read the rows of a CSV as text. A last row without its line end, as a killed process leaves it, is left out.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
-    return list(csv.DictReader(io.StringIO(whole, newline="")))
-
-
 def read_records(path: Path, kind: type[Record], *, pipeline: str) -> list[Record]:
     """Read what `write_records` wrote, of a dataclass of text and numbers.
 
@@ -248,12 +238,18 @@ def read_records(path: Path, kind: type[Record], *, pipeline: str) -> list[Recor
     """
     types = {field.name: str(field.type) for field in fields(kind)}  # type: ignore[arg-type]
     try:
-        return [kind(**{name: _parse(row[name], of) for name, of in types.items()}) for row in read_rows(path)]
+        return [kind(**{name: _parse(row[name], of) for name, of in types.items()}) for row in _read_text(path)]
     except OSError as error:
         reason = f"cannot be read ({error.strerror}); it is written by pipeline={pipeline}"
         raise RunError(f"{path}: {reason}") from None
     except (KeyError, ValueError, TypeError) as error:
         raise RunError(f"{path}: is not a {path.name} of pipeline={pipeline} ({error!r})") from None
+
+
+def _read_text(path: Path) -> list[dict[str, str]]:
+    return [
+        {str(name): text for name, text in row.items()} for row in read_frame(path, str).fillna("").to_dict("records")
+    ]
 
 
 def _parse(text: str, kind: str) -> Any:

@@ -176,7 +176,7 @@ def read_trace(path: Path) -> pd.DataFrame:
     return trace
 
 
-def read_frame(path: Path, types: Mapping[str, type] | None = None) -> pd.DataFrame:
+def read_frame(path: Path, types: Mapping[str, type] | type | None = None) -> pd.DataFrame:
     """Read a CSV of a run; only an empty cell is missing. A torn last row, as a killed process leaves it, is dropped.
 
     Raises:
@@ -184,7 +184,7 @@ def read_frame(path: Path, types: Mapping[str, type] | None = None) -> pd.DataFr
     """
     content = path.read_bytes()
     whole = io.BytesIO(content[: content.rfind(b"\n") + 1])
-    return pd.read_csv(whole, dtype=dict(types or {}), keep_default_na=False, na_values=[""], encoding="utf-8")
+    return pd.read_csv(whole, dtype=types, keep_default_na=False, na_values=[""], encoding="utf-8")
 
 
 def truth_of(directory: Path) -> Truth | None:

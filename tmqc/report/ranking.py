@@ -23,7 +23,7 @@ class RivalRow:
 
     Attributes:
         n, n_harmful: training scans, and the harmful ones among them.
-        auroc: chance that a harmful scan scores above a good one; 0.5 is guessing. None if no scan is harmful, or all are.
+        auroc: chance that a harmful scan scores above a good one; 0.5 is guessing. None if all or none are.
         average_precision: guessing gives n_harmful / n. None if no scan is harmful.
         precision_at_k, recall_at_k: of naming the k = n_harmful most suspicious scans; as many are named as are
             harmful, so that the two are one number. None if no scan is harmful.

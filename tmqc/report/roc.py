@@ -11,9 +11,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy.stats import bootstrap
-from sklearn.metrics import auc, roc_auc_score, roc_curve
+from sklearn.metrics import auc
 
-from tmqc.report.metrics import ALL, Prediction, read_predictions, subgroups
+from tmqc.report.metrics import Prediction, read_predictions, subgroups
 from tmqc.report.style import BLACK, PALETTE, new_figure, style_axes
 
 N_RESAMPLES, LEVEL, SEED = 1000, 0.95, 0
@@ -28,7 +28,6 @@ Floats = NDArray[np.float64]
 class Scored:
     """Scans scored by one model, each once: `actual` 1 (PD) or 0 (HC), `probability` of PD 0..1, both (n,)."""
 
-    subjects: tuple[str, ...]
     actual: NDArray[np.int64]
     probability: Floats
 
@@ -65,17 +64,17 @@ def read_scored(path: Path) -> list[tuple[int, Scored]]:
     Raises:
         RunError: the file cannot be read, or is not such a file.
     """
-    models: list[tuple[int, dict[str, tuple[int, float]]]] = []
+    models: list[tuple[int, dict[str, Prediction]]] = []
     for one in read_predictions(path):
-        subject = one.subject.subject
-        if not models or models[-1][0] != one.cycle or subject in models[-1][1]:
+        if not models or models[-1][0] != one.cycle or one.subject.subject in models[-1][1]:
             models.append((one.cycle, {}))
-        models[-1][1][subject] = (one.subject.group, one.probability)
-    found = []
-    for cycle, scored in models:
-        actual, probability = zip(*scored.values(), strict=True)
-        found.append((cycle, Scored(tuple(scored), np.array(actual), np.array(probability))))
-    return found
+        models[-1][1][one.subject.subject] = one
+    return [(cycle, _to_scored(list(scored.values()))) for cycle, scored in models]
+
+
+def _to_scored(predictions: Sequence[Prediction]) -> Scored:
+    actual, probability = zip(*((p.subject.group, p.probability) for p in predictions), strict=True)
+    return Scored(np.array(actual), np.array(probability, float))
 
 
 def bootstrap_roc(scored: Scored, *, n_resamples: int = N_RESAMPLES, level: float = LEVEL, seed: int = SEED) -> Roc:
@@ -141,21 +140,26 @@ def sensitivity_at(grid: Floats, fpr: Floats, tpr: Floats) -> Floats:
     return values
 
 
-def draw_rocs(rocs: Mapping[str, Roc]) -> Figure:
-    """Draw labelled curves with their bands, distinct by line style and hatching as well as by color."""
+def draw_rocs(rocs: Mapping[str, Roc], *, title: str = "", bands: bool = True) -> Figure:
+    """Draw labelled curves, with their bands if wanted, distinct by line style and hatching as well as by color."""
     figure = new_figure(7.2, 4.4)
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="0.7", linewidth=0.8, linestyle=":", zorder=1)
     for i, (name, roc) in enumerate(rocs.items()):
         color, style = PALETTE[(i + 1) % len(PALETTE)], _STYLES[i % len(_STYLES)]
-        band: dict[str, Any] = {"facecolor": color, "alpha": 0.18, "linewidth": 0, "hatch": _HATCHES[i % len(_HATCHES)]}
-        axes.fill_between(roc.grid, roc.band_low, roc.band_high, edgecolor=color, **band)
+        if bands:
+            look: dict[str, Any] = {"facecolor": color, "alpha": 0.18, "linewidth": 0}
+            hatch = _HATCHES[i % len(_HATCHES)]
+            axes.fill_between(roc.grid, roc.band_low, roc.band_high, edgecolor=color, hatch=hatch, **look)
         label = f"{name}\nAUROC {roc.auroc:.3f} ({roc.low:.3f} to {roc.high:.3f})"
         axes.plot(roc.fpr, roc.tpr, color=color, linestyle=style, linewidth=1.8, label=label)
-    style_axes(axes, xlabel="1 - specificity", ylabel="sensitivity")
+    style_axes(axes, title=title, xlabel="1 - specificity", ylabel="sensitivity")
     axes.set_aspect("equal")
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-    figure.legend(loc="outside right center", fontsize=8, frameon=False, labelspacing=1.2)
+    if rocs:
+        figure.legend(loc="outside right center", fontsize=8, frameon=False, labelspacing=1.2)
+    else:
+        axes.text(0.5, 0.5, "one class only: there is no ROC", ha="center", va="center", color=BLACK)
     return figure
 
 
@@ -172,27 +176,9 @@ def draw_roc(predictions: Sequence[Prediction], *, age_bins: Sequence[float]) ->
     if not predictions:
         raise ValueError("no predictions to draw")
     last = max(p.cycle for p in predictions)
-    figure = new_figure(6.7, 4.6)
-    axes = figure.subplots()
-    axes.plot([0, 1], [0, 1], color="0.7", linewidth=0.8, linestyle=":", zorder=1)
-    drawn = 0
-    for name, members in subgroups([p for p in predictions if p.cycle == last], age_bins=age_bins):
-        actual = [p.subject.group for p in members]
-        if name.startswith("center=") or len(set(actual)) < 2:
-            continue
-        probability = [p.probability for p in members]
-        fpr, tpr, _ = roc_curve(actual, probability, drop_intermediate=False)
-        label = f"{name}  {roc_auc_score(actual, probability):.3f}  (n={len(members)})"
-        width = 2.4 if name == ALL else 1.2
-        style = ("-", "--", "-.", (0, (1, 1)))[drawn % 4]
-        axes.plot(fpr, tpr, color=PALETTE[drawn % len(PALETTE)], linewidth=width, linestyle=style, label=label)
-        drawn += 1
-    style_axes(axes, title=f"ROC after cycle {last}", xlabel="1 - specificity", ylabel="sensitivity")
-    axes.set_aspect("equal")
-    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-    if drawn:
-        title = "subgroup, AUROC"
-        figure.legend(loc="outside right center", fontsize=8, frameon=False, title=title, title_fontsize=8)
-    else:
-        axes.text(0.5, 0.5, "one class only: there is no ROC", ha="center", va="center", color=BLACK)
-    return figure
+    rocs = {
+        f"{name} (n={len(members)})": bootstrap_roc(_to_scored(members))
+        for name, members in subgroups([p for p in predictions if p.cycle == last], age_bins=age_bins)
+        if not name.startswith("center=") and len({p.subject.group for p in members}) == 2
+    }
+    return draw_rocs(rocs, title=f"ROC after cycle {last}", bands=False)

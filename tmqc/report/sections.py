@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from tmqc.core.glossary import TERMS
+from tmqc.core.numbers import cycle_numbers
 from tmqc.core.records import CycleReport
 from tmqc.data.cohort import Subject
 from tmqc.errors import InputError
@@ -19,6 +20,8 @@ from tmqc.report.html import Section, Tables
 from tmqc.report.metrics import METRIC_NAMES, last_cycle, read_metrics
 from tmqc.report.past_run import PastRun, read_frame, read_trace, training_scans, truth_of, verified_on_test
 from tmqc.report.qc_figure import draw_steps, is_screen
+from tmqc.report.ranking import KindRow, RivalRow, read_ranking
+from tmqc.report.ranking_figure import draw_ranking
 from tmqc.report.roc import LEVEL, N_RESAMPLES, SEED, Roc, bootstrap_roc, difference, draw_rocs, read_scored
 from tmqc.report.scores import read_detection
 from tmqc.report.style import to_svg
@@ -28,6 +31,7 @@ from tmqc.runs.cycles import read_cycles
 
 _WARNING = " WARNING "
 _MOST_WARNINGS = 50
+_COST = ("train/steps", "verify/verifications", "train/seconds", "verify/seconds")
 
 
 @dataclass(frozen=True)
@@ -232,7 +236,11 @@ def _csv_tables(data: RunData, titles: Mapping[str, str]) -> list[tuple[str, pd.
 def _rivals(data: RunData) -> Section | None:
     tables = _csv_tables(data, {rundir.RANKING: "Overall", rundir.RANKING_BY_KIND: "By kind of harm"})
     lead = f"How well each method ranks the harmful scans first, and its cost. Known only because {_why_known(data)}."
-    return Section("rivals", "Rivals", lead, tables=tables, needs_truth=True) if tables else None
+    figures = []
+    if (ranking := data.file(rundir.RANKING)) and (by_kind := data.file(rundir.RANKING_BY_KIND)):
+        drawn = draw_ranking(read_ranking(ranking, RivalRow), read_ranking(by_kind, KindRow))
+        figures = [(to_svg(drawn), "AUROC and average precision of every method")]
+    return Section("rivals", "Rivals", lead, figures, tables, needs_truth=True) if tables else None
 
 
 def _detection(data: RunData) -> Section | None:
@@ -271,11 +279,10 @@ def _why_known(data: RunData) -> str:
 def _cost(data: RunData) -> Section | None:
     if not data.cycles:
         return None
-    rows = [(r.cycle, r.n_steps, r.n_verifications, f"{r.train_s:.1f}", f"{r.verify_s:.1f}") for r in data.cycles]
-    head = ["cycle", "training steps", "verifications", "training, s", "verifying, s"]
+    rows = [{"cycle": r.cycle} | {name: cycle_numbers(r)[name] for name in _COST} for r in data.cycles]
     scored = None if data.trace is None or data.trace.empty else int(data.trace["Scored"].iloc[0])
     each = f" A verification scores {scored} scans." if scored else ""
-    return Section("cost", "Cost", f"Wall-clock seconds.{each}", tables=[("", pd.DataFrame(rows, columns=head))])
+    return Section("cost", "Cost", f"Wall-clock seconds.{each}", tables=[("", pd.DataFrame(rows))])
 
 
 def _settings(data: RunData) -> Section:

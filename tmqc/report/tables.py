@@ -73,11 +73,7 @@ def print_inference(
 ) -> None:
     """Print the metrics of the last cycle, of all, the sexes and the age groups.
 
-    Args:
-        rows: of any number of cycles.
-        note: printed above the table, such as that the cohort is a phantom.
-        directory: of the run, named below the table.
-        console: where to; None is standard output.
+    Arguments are as of `print_training`.
     """
     last = [row for row in last_cycle(rows) if not row.subgroup.startswith("center=")]
     title = f"test split, cycle {last[0].cycle}" if last else "test split: nothing was scored"
@@ -92,11 +88,7 @@ def print_rivals(
 ) -> None:
     """Print how well and at what cost every rival found the harmful scans, the best AUROC first.
 
-    Args:
-        rows: one a rival.
-        note: printed above the table, such as that the cohort is a phantom.
-        directory: of the run, named below the table.
-        console: where to; None is standard output.
+    Arguments are as of `print_training`.
     """
     n_harmful = rows[0].n_harmful
     known = "who is harmful is not known" if n_harmful is None else f"k = {n_harmful} of them harmful"
