@@ -20,7 +20,7 @@ from tmqc.harm.corruptions import GRADED, KINDS, LABEL_KINDS, draw_parameters
 from tmqc.phantom.anatomy import apply_scan, build_anatomy, draw_scans
 from tmqc.phantom.center_tables import read_centers
 from tmqc.phantom.cohort import is_phantom
-from tmqc.report.canvas import new_figure, save_figure
+from tmqc.report.style import new_figure, save_figure
 from tmqc.settings.schema import PhantomConfig
 
 SEVERITIES = (2, 5, 9)

@@ -86,8 +86,8 @@ def test_trace_ledger_and_scores_agree(runs):
     named = set(ledger["eliminated"])
     last = detection.iloc[-1]
     if named:
-        assert last["precision"] == pytest.approx(len(named & harmful) / len(named))
-    assert last["recall"] == pytest.approx(len(named & harmful) / len(harmful))
+        assert last["detect/precision"] == pytest.approx(len(named & harmful) / len(named))
+    assert last["detect/recall"] == pytest.approx(len(named & harmful) / len(harmful))
 
 
 def test_a_summary_says_that_a_run_finished(runs):

@@ -81,10 +81,14 @@ def test_the_verdicts_are_those_planted(planted):
 
 def test_scores_of_the_last_cycle(planted):
     last = pd.read_csv(planted[0] / "detection.csv").iloc[-1]
-    assert (last["precision"], last["recall"]) == (2 / 4, 2 / 4)
-    assert (last["flagged_precision"], last["flagged_recall"], last["n_flagged"]) == (3 / 7, 3 / 4, 7)
-    assert (last["n_good_lost"], last["n_undecided"], last["n_undecided_harmful"]) == (2, 1, 0)
-    assert (last["n_harmful_centers"], last["n_eliminated_centers"]) == (1, 1)  # Delta; Gamma
+    assert (last["detect/precision"], last["detect/recall"]) == (2 / 4, 2 / 4)
+    assert (last["detect/flagged_precision"], last["detect/flagged_recall"], last["detect/flagged"]) == (
+        3 / 7,
+        3 / 4,
+        7,
+    )
+    assert (last["detect/good_lost"], last["detect/undecided"], last["detect/undecided_harmful"]) == (2, 1, 0)
+    assert (last["detect/harmful_centers"], last["detect/eliminated_centers"]) == (1, 1)  # Delta; Gamma
     # out in the 3rd and in the 4th cycle of control, each two cycles after its flag
     waits = [name for name in last.index if "cycles_" in name]
     assert list(last[waits]) == [3.5, 4, 2.0, 2]
@@ -131,7 +135,7 @@ def test_the_good_center_that_vanished_is_told_once(planted):
 def test_the_summary_has_the_last_row_of_detection(planted):
     summary = json.loads((planted[0] / "summary.json").read_text())
     last = pd.read_csv(planted[0] / "detection.csv").iloc[-1]
-    scores = {f"detect/{name.removeprefix('n_')}": value for name, value in last.dropna().items() if name != "cycle"}
+    scores = {name: value for name, value in last.dropna().items() if name != "cycle"}
     found = {name: value for name, value in summary.items() if name.startswith("detect/") and value is not None}
     assert found == scores
     ledger = ("qc/flagged_total", "qc/eliminated_total", "qc/waiting")

@@ -18,7 +18,7 @@ from tmqc.model import batch_size
 from tmqc.model.learner import Learner
 from tmqc.pipelines import checkpointer
 from tmqc.pipelines.checkpointer import Checkpointer
-from tmqc.report.events import read_trace
+from tmqc.report.past_run import read_trace
 from tmqc.runs.checkpoint import checkpoint_path, find_resumable, load_checkpoint, saved_cycles
 from tmqc.runs.directory import LOCK
 from tmqc.runs.resume import check_place, locked

@@ -77,11 +77,26 @@ def test_with_the_truth_it_is_said_whether_it_was_good(caplog):
 
 def test_a_cycle_is_scored_by_all_cycles_so_far():
     row = score_cycle(REPORTS, PLAN, truth=TRUTH)
-    assert (row.cycle, row.n_harmful, row.n_eliminated, row.n_flagged, row.n_good_lost) == (15, 4, 7, 8, 3)
-    assert (row.recall, row.precision, row.n_undecided, row.n_undecided_harmful) == (1.0, 4 / 7, 1, 0)
-    assert row.n_verifications == 25  # five in each of five cycles
+    assert (
+        row["cycle"],
+        row["detect/harmful"],
+        row["detect/eliminated"],
+        row["detect/flagged"],
+        row["detect/good_lost"],
+    ) == (15, 4, 7, 8, 3)
+    assert (
+        row["detect/recall"],
+        row["detect/precision"],
+        row["detect/undecided"],
+        row["detect/undecided_harmful"],
+    ) == (1.0, 4 / 7, 1, 0)
+    assert row["detect/verifications"] == 25  # five in each of five cycles
     # a1 and g1 in the 3rd cycle of control, d3 in the 4th, d1 in the 6th; since their first flag 2, 2, 2 and 5
-    assert (row.cycles_to_elimination, row.max_cycles_to_elimination) == (3.5, 6)
-    assert (row.cycles_from_flag, row.max_cycles_from_flag) == (2.0, 5)
+    assert (row["detect/cycles_to_elimination"], row["detect/max_cycles_to_elimination"]) == (3.5, 6)
+    assert (row["detect/cycles_from_flag"], row["detect/max_cycles_from_flag"]) == (2.0, 5)
     early = score_cycle(REPORTS[:1], PLAN, truth=TRUTH)
-    assert (early.n_flagged, early.flagged_recall, early.cycles_to_elimination) == (4, pytest.approx(3 / 4), None)
+    assert (early["detect/flagged"], early["detect/flagged_recall"], early["detect/cycles_to_elimination"]) == (
+        4,
+        pytest.approx(3 / 4),
+        None,
+    )

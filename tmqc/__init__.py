@@ -2,7 +2,7 @@
 
 The user's preferences for Keras and Matplotlib belong to other work and must not change a run: every process that
 imports tmqc, and its children, find `settings/machine/` in place of the user's keras.json and matplotlibrc, and
-Matplotlib's backend for files. (`model.backend` and `report.canvas` see to what was loaded before.)
+Matplotlib's backend for files. (`model.backend` and `report.style` see to what was loaded before.)
 """
 
 import os

@@ -17,7 +17,7 @@ from tmqc.model import backend
 PROBE = """
 import tmqc.model.backend as backend
 backend.import_keras()
-import json, keras, matplotlib, tmqc.report.canvas
+import json, keras, matplotlib, tmqc.report.style
 rc = matplotlib.rcParams
 print(json.dumps([keras.config.floatx(), keras.config.epsilon(), keras.config.image_data_format(),
     keras.config.backend(), keras.config.dtype_policy().name, rc["text.usetex"], rc["backend"].lower()]))

@@ -76,7 +76,7 @@ def test_detection(tmp_path):
         for cycle, eliminated in ((10, ""), (11, "ab"))
     ]
     write_detection(tmp_path / "detection.csv", rows)
-    assert read_detection(tmp_path / "detection.csv") == [(row.cycle, detection_metrics(row)) for row in rows]
+    assert read_detection(tmp_path / "detection.csv") == [(row["cycle"], detection_metrics(row)) for row in rows]
 
 
 def test_rivals(tmp_path):
@@ -89,7 +89,7 @@ def test_rivals(tmp_path):
 
 
 @pytest.mark.parametrize("read", [read_cycles, read_detection, partial(read_ranking, kind=RivalRow)])
-def test_another_file_or_none_is_told(tmp_path, read):
+def test_another_file_or_none_is_an_error(tmp_path, read):
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     with pytest.raises(RunError, match=r"other.csv: is not"):
         read(tmp_path / "other.csv")

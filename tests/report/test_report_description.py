@@ -17,21 +17,23 @@ SUMMARY = {
     **{"detect/harmful": 15, "detect/precision": 0.75, "detect/recall": 0.6, "detect/good_lost": 3},
 }
 READ = (
-    "Pictures, flagged scans and intervals: `report.html` among the artifacts. FPR, FNR and losses (nats): lower is "
+    "Figures, flagged scans and intervals: `report.html` among the artifacts. FPR, FNR and losses (nats): lower is "
     "better; other rates and scores (0..1): higher is better. The experiment's description explains every number."
 )
-SETTINGS = flatten(Config(harmful=HarmfulConfig(scenario="samples")))
+SETTINGS = flatten(Config(harmful=HarmfulConfig(scenario="samples"))) | {"pipeline.name": "qc"}
 
 
 def test_what_was_run_and_what_came_out():
     assert describe_run(SETTINGS, SUMMARY, note="phantom cohort").splitlines() == [
         "**phantom cohort**",
         "",
-        "- Pipeline **qc**, cycles 10 to 29, harmful data: samples",
+        "- Pipeline: qc",
+        "- Harmful data: samples",
         "- Gate: every step by rates, error 0.02 a sample, reference last, revisit after 2 cycles",
+        "- Cycles: 10 to 29",
         "- Verification after the last cycle: FPR 0.050, FNR 0.100, accuracy 0.925",
         "- Test split: AUROC -, accuracy 0.900",
-        "- Scans: 12 eliminated, 1 undecided",
+        "- Scans: 20 flagged, 12 eliminated, 1 undecided",
         "- Detection of 15 harmful scans: precision 0.750, recall 0.600; 3 good scans lost",
         "",
         READ,
@@ -41,8 +43,10 @@ def test_what_was_run_and_what_came_out():
 def test_what_does_not_exist_is_left_out():
     kept = {name: value for name, value in SUMMARY.items() if not name.startswith(("test/", "qc/", "detect/"))}
     summary = kept | {"pipeline": "clean"}
-    assert describe_run(flatten(Config()), summary, note=None).splitlines() == [
-        "- Pipeline **clean**, cycles 10 to 29, harmful data: none",
+    assert describe_run(flatten(Config()) | {"pipeline.name": "clean"}, summary, note=None).splitlines() == [
+        "- Pipeline: clean",
+        "- Harmful data: none",
+        "- Cycles: 10 to 29",
         "- Verification after the last cycle: FPR 0.050, FNR 0.100, accuracy 0.925",
         "",
         READ,
@@ -50,11 +54,11 @@ def test_what_does_not_exist_is_left_out():
 
 
 def test_harm_that_only_a_manifest_names_is_no_lack_of_harm():
-    assert "harmful data: as `t.csv` says\n" in describe_run(
+    assert "Harmful data: as `t.csv` says\n" in describe_run(
         SETTINGS | {"harmful.scenario": "none", "cohort.truth_csv": "t.csv"}, SUMMARY, note=None
     )
     text = describe_run(SETTINGS | {"cohort.truth_csv": "t.csv"}, SUMMARY, note=None)
-    assert "harmful data: as `t.csv` says, and samples\n" in text
+    assert "Harmful data: as `t.csv` says, and samples\n" in text
 
 
 @pytest.mark.parametrize(
@@ -67,7 +71,7 @@ def test_harm_that_only_a_manifest_names_is_no_lack_of_harm():
     ],
 )
 def test_gates(gate, said):
-    assert said in describe_run(flatten(Config(qc=QcConfig(**gate))), SUMMARY, note=None)
+    assert said in describe_run(flatten(Config(qc=QcConfig(**gate))) | {"pipeline.name": "qc"}, SUMMARY, note=None)
 
 
 def test_calibrated_tolerances_stand_in_for_the_errors():

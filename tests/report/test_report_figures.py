@@ -18,11 +18,13 @@ from tmqc.core.rates import Counts, Verification
 from tmqc.core.schedule import Tour
 from tmqc.data.cohort import Subject
 from tmqc.errors import RunError
-from tmqc.report.canvas import save_figure
-from tmqc.report.events import Wait, eliminated_in, find_waits, read_trace
-from tmqc.report.figures import draw_cycles, draw_inference, draw_roc
+from tmqc.report.cycles_figure import draw_cycles, draw_inference
+from tmqc.report.flagged import Wait, eliminated_in, find_waits
 from tmqc.report.metrics import predictions_of, subgroup_metrics
+from tmqc.report.past_run import read_trace
 from tmqc.report.qc_figure import draw_qc, draw_steps
+from tmqc.report.roc import draw_roc
+from tmqc.report.style import save_figure
 from tmqc.runs.trace import COLUMNS, TraceWriter
 from tmqc.training.control import ControlledTravel
 from tmqc.training.travel import Plan, TrainResult
@@ -92,7 +94,7 @@ def test_waits_are_read_from_the_trace(make_run):
     assert eliminated_in(waits) == dict.fromkeys(ledger.eliminated, 12)
 
 
-def test_readmitted_and_undecided_subjects_are_told_apart():
+def test_readmitted_and_undecided_subjects_differ():
     rows = [(10, "retry", "a", 1), (10, "retry", "a", 1), (10, "retry", "b", 0), (12, "revisit", "a", 0),
             (13, "retry", "a", 1)]  # fmt: skip
     trace = pd.DataFrame(rows, columns=["Cycle", "Phase", "Subject", "Ignored"]).assign(Study="n")
@@ -103,7 +105,7 @@ def test_readmitted_and_undecided_subjects_are_told_apart():
 @pytest.mark.parametrize(
     ("size", "harmful", "says"),
     [
-        ((2, 5), [], "nobody was flagged"),
+        ((2, 5), [], "no scan was flagged"),
         ((2, 5), ["c1s0", "c1s1", "c1s2"], "Subjects ever flagged: 3"),
         ((12, 5), [f"c{c}s{i}" for c in range(12) for i in range(5)], "Subjects ever flagged: 60"),
         ((33, 5), [f"c{c}s{i}" for c in range(33) for i in range(5)], "Subjects ever flagged: 165"),
@@ -160,7 +162,7 @@ def test_roc_leaves_subgroups_of_one_class_out(tmp_path, drawn):
         *predictions_of(subjects, np.linspace(0, 1, 13), cycle=4),
     ]
     save_figure(draw_roc(p, age_bins=[0, 60, 90, 120]), tmp_path / "roc.png", NOTE)
-    labels = list(dict.fromkeys(text.split("  ")[0] for text in drawn[0] if "(n=" in text))
+    labels = list(dict.fromkeys(text.split(" ")[0] for text in drawn[0] if "(n=" in text))
     assert labels == ["all", "sex=F", "sex=M", "age=[0,60)", "age=[60,90)"]
     assert "ROC after cycle 4" in drawn[0]
 
@@ -183,11 +185,11 @@ def test_nothing_to_draw_is_an_error():
 
 
 def test_pyplot_is_not_imported():
-    code = "import sys, tmqc.report.figures; sys.exit('matplotlib.pyplot' in sys.modules)"
+    code = "import sys, tmqc.report.cycles_figure; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_a_missing_or_foreign_trace_is_told(tmp_path):
+def test_a_missing_or_foreign_trace_is_an_error(tmp_path):
     with pytest.raises(RunError, match="written by pipeline=qc"):
         read_trace(tmp_path / "trace.csv")
     (tmp_path / "trace.csv").write_text("Cycle,Subject\n1,a\n")
@@ -210,7 +212,7 @@ def test_a_torn_last_row_of_a_trace_is_no_row(tmp_path, with_away):
         read_trace(path)
 
 
-def test_a_verification_without_counts_is_told(tmp_path):
+def test_a_verification_without_counts_is_an_error(tmp_path):
     rows = pd.DataFrame([{"Phase": "away"}, {"Phase": "retry"}], columns=[*COLUMNS])
     rows.to_csv(tmp_path / "trace.csv", index=False)
     with pytest.raises(RunError, match="lacks its counts"):

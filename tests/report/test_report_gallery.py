@@ -12,8 +12,8 @@ from PIL import Image
 
 from tmqc.data.cache import VolumeCache
 from tmqc.data.cohort import Subject
+from tmqc.report.flagged import FlaggedScan
 from tmqc.report.gallery import make_gallery, three_slices
-from tmqc.report.histories import History
 
 # x, y, z to the right, to the front, up: bright to the right, brighter to the front, brightest above.
 RAS = np.fromfunction(lambda x, y, z: x + 10 * y + 100 * z, (4, 6, 8), dtype=np.float32)
@@ -44,7 +44,7 @@ def test_pixels_are_square_and_not_too_many():
 
 def history(subject, center, outcome, path):
     scan = Subject(subject, path, center, 0, None, None, None)
-    return History(subject, center, scan, (1,), None, outcome, "")
+    return FlaggedScan(subject, center, scan, (1,), None, outcome, "")
 
 
 def write(path, voxels):
@@ -59,7 +59,7 @@ def test_every_center_has_its_turn_and_eliminated_scans_come_first(tmp_path):
     histories = [history(f"{c}{i}", c, outcome, path) for outcome in ("eliminated", "undecided") for c, n in
                  (("A", 3), ("B", 1)) for i in [f"{outcome[0]}{k}" for k in range(n)]]  # fmt: skip
     gallery = make_gallery(histories, [], limit=3)
-    assert [(s.center, s.n_flagged, [h.subject for h, _ in s.flagged]) for s in gallery.shelves] == [
+    assert [(s.center, s.n_flagged, [h.subject for h, _ in s.flagged]) for s in gallery.centers] == [
         ("A", 6, ["Ae0", "Ae1"]),
         ("B", 2, ["Be0"]),
     ]
@@ -67,19 +67,19 @@ def test_every_center_has_its_turn_and_eliminated_scans_come_first(tmp_path):
 
 
 def test_one_gray_scale_for_all_that_most_scans_set(tmp_path):
-    """A scan ten times too bright is white all over, and its own range is told."""
+    """A scan ten times too bright is white all over, and its own range is given."""
     paths = [write(tmp_path / f"{i}.nii.gz", RAS * scale) for i, scale in enumerate((1, 1, 10))]
     gallery = make_gallery([history(str(i), "A", "undecided", path) for i, path in enumerate(paths)], [])
     low, high = gallery.window
     assert 0 <= low < 50 and 700 < high < 760
-    strips = [np.array(Image.open(io.BytesIO(picture.png))) for _, picture in gallery.shelves[0].flagged]
+    strips = [np.array(Image.open(io.BytesIO(picture.png))) for _, picture in gallery.centers[0].flagged]
     assert (strips[2] == 255).mean() > 0.4 > 0.1 > (strips[0] == 255).mean()
-    assert [picture.high for _, picture in gallery.shelves[0].flagged] == [RAS.max(), RAS.max(), 10 * RAS.max()]
+    assert [picture.high for _, picture in gallery.centers[0].flagged] == [RAS.max(), RAS.max(), 10 * RAS.max()]
 
 
 def test_a_scan_that_cannot_be_read_is_told_of():
-    [shelf] = make_gallery([history("a", "A", "undecided", Path("/no/such.nii.gz"))], []).shelves
-    assert shelf.flagged[0][1].png is None and "cannot be read" in shelf.flagged[0][1].fault
+    [center] = make_gallery([history("a", "A", "undecided", Path("/no/such.nii.gz"))], []).centers
+    assert center.flagged[0][1].png is None and "cannot be read" in center.flagged[0][1].fault
 
 
 def test_scans_come_from_the_cache_where_they_are_in_it(tmp_path, monkeypatch):

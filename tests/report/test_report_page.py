@@ -89,15 +89,19 @@ def test_names_are_text(run, page):
     assert len(page.of("style")) == 1
 
 
-def test_it_says_what_was_done_and_what_came_out(page):
-    story = page.text[""]
-    assert "through 3 centers with 6 training scans" in story and "cycles 5 to 7" in story
-    assert "scored on the 20 verification scans" in story
-    assert "4 scans of 2 centers flagged at least once: 2 eliminated, 1 undecided, 1 readmitted." in story
-    assert "In cycle 5, 7 more than half of all batches were rejected" in story
-    assert "after this run: 1.000 (95 % interval 1.000 to 1.000)" in story
-    assert "It took 14 verifications" in story
-    assert "has not finished" not in story
+def test_the_head_says_what_was_run_and_what_came_out(page):
+    head = page.text[""]
+    assert "Training scans 6 at 3 centers" in head and "Cycles 5 to 7" in head
+    assert "Gate every step by rates, error 0.02 a sample" in head
+    assert "Scans 4 flagged, 2 eliminated, 1 undecided" in head
+    assert "In cycle 5, 7 more than half of the steps" in head
+    assert "Cost 14 verifications; training 4 s, verifying 8 s" in head
+    assert "has not finished" not in head
+
+
+def test_the_change_of_auroc_has_its_interval(page):
+    assert "model of cycle 7, after this run 1 1 1" in page.text["test"] and "difference" in page.text["test"]
+    assert "A verification scores 20 scans" in page.text["cost"]
 
 
 def test_every_section_is_there(page):
@@ -112,70 +116,65 @@ def test_every_section_is_there(page):
 
 def test_the_truth_is_set_apart(page):
     """Who is harmful stands in the one section that says how it is known, and nowhere before it."""
-    [planted] = [a["id"] for a in page.of("section") if a.get("class") == "planted"]
-    assert planted == "detection" and "only because the harm was planted" in page.text["detection"]
+    [apart] = [a["id"] for a in page.of("section") if a.get("class") == "truth"]
+    assert apart == "detection" and "only because the harm was added on purpose" in page.text["detection"]
     assert "never flagged" in page.text["detection"]  # b1, harmful and missed
     assert not any("noise" in text for name, text in page.text.items() if name not in ("detection", "settings"))
 
 
-def test_the_truth_about_sites_scans_is_told_by_their_tokens(copy):
+def test_the_truth_about_sites_scans_goes_by_their_tokens(copy):
     token_of = name_by_tokens(copy, {"site-1": [EVIL, MONEY], "site-2": ["a1", "a2", "a3", "b1"]})
     page = read(copy)
-    told = page.text["detection"]
-    assert f"{token_of[EVIL]} {EVIL_CENTER} noise ■ eliminated 7" in told
-    assert f"{token_of['b1']} B noise never flagged" in told and told.count("never flagged") == 1
+    text = page.text["detection"]
+    assert f"{token_of[EVIL]} {EVIL_CENTER} noise ■ eliminated 7" in text
+    assert f"{token_of['b1']} B noise never flagged" in text and text.count("never flagged") == 1
     assert "gallery" not in page.text  # whose scans nobody can find; `--gallery` would not show more of them
     (copy / "sites" / "site-1" / "tokens.csv").unlink()
-    told = read(copy).text["detection"]
-    assert "never flagged" not in told and "tables of tokens" in told and "precision" in told
+    text = read(copy).text["detection"]
+    assert "never flagged" not in text and "tables of tokens" in text and "precision" in text
 
 
 @pytest.fixture
-def retold(copy):
+def changed(copy):
     """The page of the run with other settings."""
 
-    def retell(**settings):
+    def change(**settings):
         config = OmegaConf.load(copy / "config.yaml")
         for name, value in settings.items():
             OmegaConf.update(config, name.replace("__", "."), value, merge=False)
         OmegaConf.save(config, copy / "config.yaml")
         return Page(write_report(copy).read_text("utf-8"))
 
-    return retell
+    return change
 
 
-def test_harm_that_a_manifest_names_is_told_of(retold):
-    page = retold(harmful__scenario="none", cohort__truth_csv="<b>/truth.csv")
-    told = "Harmful scans are known from the manifest <b>/truth.csv; the control knew nothing of it."
-    assert told in page.text[""] and "No scan was made harmful" not in page.text[""]
+def test_how_the_truth_is_known_is_said(changed):
+    page = changed(harmful__scenario="none", cohort__truth_csv="<b>/truth.csv")
+    assert "Harmful data as `<b>/truth.csv` says" in page.text[""]
     assert "only because a manifest names the harmful scans" in page.text["detection"]
-
-
-def test_drawn_and_known_harm_are_both_told_of_and_kinds_with_shares_by_name(retold):
-    page = retold(harmful__kind={"noise": 0.5, "flipped_label": 0.5}, cohort__truth_csv="truth.csv")
-    assert "had been made harmful on purpose (noise, flipped label); further ones are known from" in page.text[""]
-    assert "the harm was planted and a manifest names the harmful scans" in page.text["detection"]
+    page = changed(harmful__scenario="samples", cohort__truth_csv="truth.csv")
+    assert "only because harm was added on purpose and a manifest names" in page.text["detection"]
 
 
 @pytest.mark.parametrize(
-    ("verification", "told"),
+    ("verification", "text"),
     [
-        (None, "is also the verification split, which training was judged by: these numbers are optimistic."),
+        (None, "is also the verification split: these numbers are optimistic."),
         ("./test.csv", "is also the verification split"),
         ("verify.csv", "(10 PD, 10 HC) decides nothing in a run."),
     ],
 )
-def test_it_says_whether_the_test_split_decides(retold, verification, told):
-    page = retold(cohort__test_csv="test.csv", cohort__verification_csv=verification)
-    assert told in page.text["test"]
+def test_it_says_whether_the_test_split_decides(changed, verification, text):
+    page = changed(cohort__test_csv="test.csv", cohort__verification_csv=verification)
+    assert text in page.text["test"]
     assert ("decides nothing" in page.text["test"]) == (verification == "verify.csv")
 
 
-def test_the_page_of_an_inference_asks_the_run_it_scored(run, retold):
+def test_the_page_of_an_inference_asks_the_run_it_scored(run, changed):
     scored = {"pipeline__name": "inference", "inference__run": str(run)}  # a run with a training table alone
-    for path, told in (("test.csv", "The test split has 10 PD, 10 HC."), (None, "The test split has")):
-        assert told in retold(**scored, cohort__test_csv=path).text["test"]
-    assert "The test split has" in retold(**scored | {"inference__run": "gone"}).text["test"]
+    for path, text in (("test.csv", "The test split has 10 PD, 10 HC."), (None, "The test split has")):
+        assert text in changed(**scored, cohort__test_csv=path).text["test"]
+    assert "The test split has" in changed(**scored | {"inference__run": "gone"}).text["test"]
 
 
 def test_the_gallery_shows_and_says_what_it_does_not_show(copy, page):
@@ -208,11 +207,11 @@ def test_a_cohort_that_is_gone_costs_the_pictures_only(copy):
     config = (copy / "config.yaml").read_text().replace("train.csv", "gone.csv")
     (copy / "config.yaml").write_text(config)
     page = read(copy)
-    assert "not to be had any more" in page.text[""] and "4 scans of 2 centers" in page.text[""]
+    assert "no longer available" in page.text[""] and "Scans 4 flagged" in page.text[""]
     assert EVIL in page.text["ledger"] and "gallery" not in page.text
 
 
-def test_a_scan_that_is_gone_is_told_of(tmp_path):
+def test_a_missing_scan_is_reported(tmp_path):
     run = write_paper_run(tmp_path)
     (tmp_path / "cohort" / "scans" / "0.nii.gz").unlink()
     assert "cannot be read" in read(run).text["gallery"]

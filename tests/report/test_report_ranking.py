@@ -14,7 +14,6 @@ from rich.console import Console
 
 from tmqc.data.cohort import Subject
 from tmqc.harm.corruptions import KINDS as data_kinds
-from tmqc.report.canvas import save_figure
 from tmqc.report.ranking import (
     KindRow,
     rank,
@@ -26,6 +25,7 @@ from tmqc.report.ranking import (
     write_scores,
 )
 from tmqc.report.ranking_figure import draw_ranking
+from tmqc.report.style import save_figure
 from tmqc.report.tables import print_rivals
 from tmqc.rivals import Scores
 
@@ -82,12 +82,12 @@ def test_share_at_k_of_one_kind():
 
 
 def test_what_does_not_exist_is_none():
-    nobody = rank(scores([1, 2, 3]), [None] * 3)
-    assert nobody.n_harmful == 0
-    assert (nobody.auroc, nobody.average_precision, nobody.precision_at_k, nobody.recall_at_k) == (None,) * 4
+    none = rank(scores([1, 2, 3]), [None] * 3)
+    assert none.n_harmful == 0
+    assert (none.auroc, none.average_precision, none.precision_at_k, none.recall_at_k) == (None,) * 4
     assert rank_by_kind(scores([1, 2, 3]), [None] * 3) == []
-    everybody = rank(scores([1, 2, 3]), ["blur"] * 3)
-    assert (everybody.auroc, everybody.average_precision, everybody.recall_at_k) == (None, 1.0, 1.0)
+    every = rank(scores([1, 2, 3]), ["blur"] * 3)
+    assert (every.auroc, every.average_precision, every.recall_at_k) == (None, 1.0, 1.0)
     assert rank_by_kind(scores([1, 2, 3]), ["blur"] * 3) == [KindRow("loss", "blur", 3, None)]
     unknown = rank(scores([1, 2, 3]), None)
     assert (unknown.n, unknown.n_harmful, unknown.auroc, unknown.forward_passes) == (3, None, None, 6)
@@ -119,7 +119,7 @@ def test_files_and_metrics(tmp_path):
 
 @pytest.mark.parametrize("kinds", [KINDS, ["noise", None, "noise", None, None, None], [None] * 6])
 def test_the_figure_is_drawn(tmp_path, kinds):
-    """Of two kinds, of one kind, and with nobody harmful."""
+    """Of two kinds, of one kind, and with none harmful."""
     both = [scores([9, 8, 7, 3, 2, 1]), scores([0, 1, 0, 2, 3, 1], "template_group")]
     by_kind = [row for each in both for row in rank_by_kind(each, kinds)]
     save_figure(draw_ranking([rank(each, kinds) for each in both], by_kind), tmp_path / "f" / "rivals.png", NOTE)

@@ -12,7 +12,7 @@ from tmqc.report.roc import Scored, bootstrap_roc, difference, read_scored, sens
 
 
 def scored(actual, probability):
-    return Scored(tuple(map(str, range(len(actual)))), np.array(actual), np.array(probability, float))
+    return Scored(np.array(actual), np.array(probability, float))
 
 
 def test_a_curve_that_can_be_counted():
@@ -66,12 +66,12 @@ def test_it_is_seeded_and_paired():
     assert not np.array_equal(one.resampled, bootstrap_roc(scored(actual, p), seed=1).resampled)
 
 
-def test_two_models_of_the_same_cycle_are_told_apart(tmp_path):
+def test_two_models_of_the_same_cycle_stay_separate(tmp_path):
     """As where a run ends with the cycle that its starting model had."""
     rows = [f"29,s{i},{i % 2},{p}" for p in (0.25, 0.75) for i in range(4)]
     (tmp_path / "p.csv").write_text("\n".join(["cycle,Subject,Group_bin,probability", *rows, "5,s0,0,0.5", ""]))
     models = read_scored(tmp_path / "p.csv")
-    assert [(cycle, len(each.subjects), each.probability[0]) for cycle, each in models] == [
+    assert [(cycle, len(each.actual), each.probability[0]) for cycle, each in models] == [
         (29, 4, 0.25),
         (29, 4, 0.75),
         (5, 1, 0.5),

@@ -18,9 +18,8 @@ from tmqc.core.rates import Counts, Rates, Verification
 from tmqc.core.records import CycleReport
 from tmqc.data.cohort import Subject
 from tmqc.errors import RunError
-from tmqc.report.breakdown import Breakdown, GoodLost, KindScore
 from tmqc.report.metrics import subgroup_metrics, write_metrics
-from tmqc.report.scores import score_detection
+from tmqc.report.scores import Breakdown, GoodLost, KindScore, score_detection
 from tmqc.report.tables import comparison, print_inference, print_training
 from tmqc.runs.trace import COLUMNS
 
@@ -108,12 +107,12 @@ def test_a_training_run_closes_with_its_numbers(console, tmp_path):
     test = {"accuracy": 0.875, "auroc": None}
     print_training(REPORT, test=test, detection=detection, note=NOTE, directory=tmp_path, console=console)
     shown = cells(console)
-    assert ["training loss", "-"] in shown and ["verification FPR / FNR", "0.100 / 0.100"] in shown
-    assert ["test accuracy", "0.875"] in shown and ["test AUROC", "-"] in shown
-    assert ["eliminated", "3"] in shown and ["undecided", "2"] in shown
-    assert ["eliminated whole centers: precision / recall / F1", "1.000 / 1.000 / 1.000"] in shown
-    assert ["verifications", "77"] in shown
-    assert ["cycles of control to elimination: median / max", "- / -"] in shown
+    assert ["train/loss", "-"] in shown and ["verify/fpr", "0.100"] in shown
+    assert ["test/accuracy", "0.875"] in shown and ["test/auroc", "-"] in shown
+    assert ["qc/eliminated_total", "3"] in shown and ["qc/waiting", "2"] in shown
+    assert ["detect/center_precision", "1"] in shown
+    assert ["detect/verifications", "77"] in shown
+    assert ["detect/cycles_to_elimination", "-"] in shown
     assert "good scans lost by" not in text(console)
     assert NOTE in text(console) and str(tmp_path) in text(console)
 
@@ -132,13 +131,13 @@ def test_the_closing_table_shows_waits_losses_and_kinds(console, tmp_path):
     common = {"test": {}, "note": None, "directory": tmp_path, "console": console}
     print_training(REPORT, detection=detection, breakdown=Breakdown(lost, kinds), **common)
     shown = cells(console)
-    assert ["cycles of control to elimination: median / max", "4 / 4"] in shown
-    assert ["cycles from flag to elimination: median / max", "2 / 2"] in shown
+    assert ["detect/cycles_to_elimination", "4"] in shown
+    assert ["detect/cycles_from_flag", "2"] in shown
     assert ["good scans lost by sex", "F: 1 of 20, M: 1 of 19"] in shown
     assert ["good scans lost by age", "[60,70): 2 of 20"] in shown
     assert "lost by center size" not in text(console) and "lost by all" not in text(console)
-    assert ["inverted: recall / flagged recall", "0.250 / 1.000 of 4"] in shown
-    assert ["noise: recall / flagged recall", "0.000 / 0.500 of 2"] in shown
+    assert ["inverted: recall / flagged recall", "0.250 / 1 of 4"] in shown
+    assert ["noise: recall / flagged recall", "0 / 0.500 of 2"] in shown
 
 
 def test_one_kind_alone_is_not_broken_down(console, tmp_path):
@@ -151,7 +150,7 @@ def test_one_kind_alone_is_not_broken_down(console, tmp_path):
 def test_a_run_without_control_says_nothing_of_it(console, tmp_path):
     report = replace(REPORT, n_waiting=0, n_eliminated=0)
     print_training(report, test={}, detection=None, note=None, directory=tmp_path, console=console)
-    assert "eliminated" not in text(console) and "undecided" not in text(console)
+    assert "eliminated" not in text(console) and "waiting" not in text(console)
 
 
 def test_inference_closes_with_the_last_cycle_and_no_centers(console, tmp_path):
@@ -183,7 +182,7 @@ def test_comparison_puts_models_side_by_side_and_judges_the_eliminated(console, 
 def test_the_comparison_fits_into_80_columns(tmp_path):
     console = Console(file=io.StringIO(), width=80)
     comparison({"qc, screen": make_inference_run(tmp_path / "i", [[0.9] * 4])}, console=console)
-    assert {"sensitivity", "specificity", "AUROC", "qc, screen"} <= {cell for row in cells(console) for cell in row}
+    assert {"sensitivity", "specificity", "auroc", "qc, screen"} <= {cell for row in cells(console) for cell in row}
 
 
 def test_without_truth_nothing_is_said_about_it(console, tmp_path):
@@ -212,7 +211,7 @@ def test_nobody_is_called_good_without_every_sites_tokens(console, tmp_path, gon
     assert "good" not in text(console) and "not eliminated" not in text(console)
 
 
-def test_everything_missing_is_told_at_once(tmp_path):
+def test_everything_missing_is_reported_at_once(tmp_path):
     with pytest.raises(RunError) as error:
         comparison({"clean": tmp_path / "a", "dirty": tmp_path / "b"}, qc=tmp_path / "c")
     assert [fault.split(":")[0] for fault in error.value.faults[:2]] == ["clean", "dirty"]
@@ -220,7 +219,7 @@ def test_everything_missing_is_told_at_once(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"eliminate": []}'])
-def test_a_foreign_ledger_is_told(tmp_path, content):
+def test_a_foreign_ledger_is_an_error(tmp_path, content):
     run = make_qc_run(tmp_path / "qc")
     (run / "ledger.json").write_text(content)
     with pytest.raises(RunError, match="not the ledger"):

@@ -102,7 +102,7 @@ def test_a_replay_is_the_run(script, live, outputs, store, capsys):
     assert {step for _, step in one["points"]} == {0, 1}
     assert other.pop("points") == pytest.approx(one.pop("points"), rel=1e-12)
     assert other == one and one["status"] == "FINISHED" and "config.yaml" in one["files"]
-    assert "Pipeline **qc**, cycles 0 to 1, harmful data: centers" in one["description"]
+    assert "- Pipeline: qc\n- Harmful data: centers\n" in one["description"]
 
 
 def test_a_run_that_is_there_is_replayed_again_only_if_asked(script, live, store, caplog):

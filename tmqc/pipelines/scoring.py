@@ -10,8 +10,14 @@ from tmqc.core.detection import make_history, vanished_centers
 from tmqc.core.records import CycleReport
 from tmqc.data.cohort import Subject
 from tmqc.data.truth import Truth
-from tmqc.report.breakdown import Breakdown, break_down, write_by_kind, write_good_lost
-from tmqc.report.scores import DetectionRow, score_detection
+from tmqc.report.scores import (
+    Breakdown,
+    DetectionRow,
+    break_down,
+    score_detection,
+    write_by_kind,
+    write_good_lost,
+)
 from tmqc.runs.directory import BY_KIND, GOOD_LOST
 from tmqc.settings.schema import Config
 from tmqc.training.travel import Plan

@@ -13,7 +13,6 @@ from tmqc.data.cohort import Subject
 from tmqc.pipelines.prepare import Prepared
 from tmqc.pipelines.rules import unit_of
 from tmqc.pipelines.session import Session, hand_over, open_run
-from tmqc.report.breakdown import Breakdown
 from tmqc.report.description import describe_run
 from tmqc.report.guarded import illustrate
 from tmqc.report.metrics import (
@@ -23,7 +22,7 @@ from tmqc.report.metrics import (
     subgroup_metrics,
     write_predictions,
 )
-from tmqc.report.scores import DetectionRow
+from tmqc.report.scores import Breakdown, DetectionRow
 from tmqc.report.summary import closing_numbers, summarize_run, write_summary
 from tmqc.report.tables import print_training
 from tmqc.runs.checkpoint import Checkpoint, drop_latest

@@ -1,4 +1,4 @@
-"""A training run in a few lines of Markdown: what was run, and what came out."""
+"""A run in a few lines, for its own page and for the tracker: what was run, and what came out."""
 
 from __future__ import annotations
 
@@ -8,52 +8,72 @@ from typing import Any
 from tmqc.runs.directory import REPORT
 
 _HOW_TO_READ = (
-    f"Pictures, flagged scans and intervals: `{REPORT}` among the artifacts. FPR, FNR and losses (nats): lower is "
+    f"Figures, flagged scans and intervals: `{REPORT}` among the artifacts. FPR, FNR and losses (nats): lower is "
     "better; other rates and scores (0..1): higher is better. The experiment's description explains every number."
 )
-_RATE_SIGNALS = ("rates", "both")
+_RATES = {"FPR": "verify/fpr", "FNR": "verify/fnr", "accuracy": "verify/accuracy"}
 
 
 def describe_run(settings: Mapping[str, Any], summary: Mapping[str, Any], *, note: str | None) -> str:
-    """Put settings and summary of a finished training run into words. What is not known is left out or a dash.
+    """Markdown of a finished training run.
 
     Args:
-        settings: flattened, as `config.flatten` does.
+        settings: flattened, as `schema.flatten` does.
         summary: of `summarize_run`, or as read from `summary.json`.
-        note: said first, such as that the cohort is a phantom.
+        note: the first line, such as that the cohort is a phantom.
     """
-    cycles = f"cycles {summary['first_cycle']} to {summary['last_cycle']}"
-    lines = [f"Pipeline **{summary['pipeline']}**, {cycles}, harmful data: {_harm(settings)}"]
-    is_controlled = "qc/waiting" in summary
-    if is_controlled:
-        lines.append(f"Gate: {_gate(settings)}")
-    rates = (("FPR", "verify/fpr"), ("FNR", "verify/fnr"), ("accuracy", "verify/accuracy"))
-    if any(name in summary for _, name in rates):
-        lines.append(f"Verification after the last cycle: {_list(summary, rates)}")
-    if "test/auroc" in summary:
-        of_test = (("AUROC", "test/auroc"), ("accuracy", "test/accuracy"))
-        lines.append(f"Test split: {_list(summary, of_test)}")
-    if is_controlled:
-        lines.append(f"Scans: {summary['qc/eliminated_total']} eliminated, {summary['qc/waiting']} undecided")
+    facts = describe_settings(settings) | describe_results(summary)
     if "detect/harmful" in summary:
-        scores = (("precision", "detect/precision"), ("recall", "detect/recall"))
-        lines.append(
-            f"Detection of {summary['detect/harmful']} harmful scans: {_list(summary, scores)}; "
-            f"{summary['detect/good_lost']} good scans lost"
+        scores = _list(summary, {"precision": "detect/precision", "recall": "detect/recall"})
+        facts[f"Detection of {summary['detect/harmful']} harmful scans"] = (
+            f"{scores}; {summary['detect/good_lost']} good scans lost"
         )
-    said = [f"**{note}**", ""] if note is not None else []
-    return "\n".join([*said, *(f"- {line}" for line in lines), "", _HOW_TO_READ])
+    first = [f"**{note}**", ""] if note is not None else []
+    return "\n".join([*first, *(f"- {name}: {text}" for name, text in facts.items()), "", _HOW_TO_READ])
 
 
-def _harm(settings: Mapping[str, Any]) -> str:
-    """What is made harmful, and which manifest says who was harmful already."""
+def describe_settings(settings: Mapping[str, Any]) -> dict[str, str]:
+    """What a training run was asked to do: label -> text."""
+    pipeline = settings.get("pipeline.name")
+    facts = {"Pipeline": str(pipeline)}
+    if pipeline == "inference":
+        return facts | {"Models": f"those saved by {settings.get('inference.run')}"}
+    if start := settings.get("init.from"):
+        facts["Starts from"] = str(start)
+    if pipeline != "rivals":
+        facts["Harmful data"] = _describe_harm(settings)
+    if pipeline == "qc":
+        facts["Gate"] = _describe_gate(settings)
+    return facts
+
+
+def describe_results(summary: Mapping[str, Any]) -> dict[str, str]:
+    """Results of a finished training run, without detection scores: label -> text; an unknown number is a dash."""
+    facts = {}
+    if "last_cycle" in summary:
+        facts["Cycles"] = f"{summary['first_cycle']} to {summary['last_cycle']}"
+    if any(name in summary for name in _RATES.values()):
+        facts["Verification after the last cycle"] = _list(summary, _RATES)
+    if "test/auroc" in summary:
+        facts["Test split"] = _list(summary, {"AUROC": "test/auroc", "accuracy": "test/accuracy"})
+    if "qc/waiting" in summary:
+        counts = {"flagged": "qc/flagged_total", "eliminated": "qc/eliminated_total", "undecided": "qc/waiting"}
+        facts["Scans"] = ", ".join(f"{summary[number]} {name}" for name, number in counts.items())
+    if (n := summary.get("verify/verifications_total")) is not None:
+        times = (f"{summary[f'{what}/seconds_total']:.0f} s" for what in ("train", "verify"))
+        facts["Cost"] = f"{n} verifications; " + "training {}, verifying {}".format(*times)
+    return facts
+
+
+def _describe_harm(settings: Mapping[str, Any]) -> str:
+    """The scenario of added harm, and the manifest that names scans already harmful."""
     scenario, manifest = settings.get("harmful.scenario", "-"), settings.get("cohort.truth_csv")
     if manifest is None:
         return str(scenario)
     return f"as `{manifest}` says" + ("" if scenario in ("none", "-") else f", and {scenario}")
 
 
-def _gate(settings: Mapping[str, Any]) -> str:
+def _describe_gate(settings: Mapping[str, Any]) -> str:
     def get(name: str) -> Any:
         return settings.get(f"qc.{name}", "-")
 
@@ -62,20 +82,17 @@ def _gate(settings: Mapping[str, Any]) -> str:
     if get("control") == "evidence":
         return f"evidence, every {get('evidence.every')} cycles, false discovery rate {get('fdr')}"
     signal, method = get("signal"), get("calibrated.method")
-    said = [f"every step by {signal}"]
+    parts = [f"every step by {signal}"]
     if method not in ("none", "-"):
-        said.append(f"tolerances calibrated by {method} {get('calibrated.level')}")
+        parts.append(f"tolerances calibrated by {method} {get('calibrated.level')}")
     else:
-        said += [f"error {get('error')} a sample"] if signal in _RATE_SIGNALS else []
-        said += [f"loss {get('loss_error')} nats a sample"] if signal != "rates" else []
+        parts += [f"error {get('error')} a sample"] if signal in ("rates", "both") else []
+        parts += [f"loss {get('loss_error')} nats a sample"] if signal != "rates" else []
     if get("chance") not in (None, "-"):
-        said.append(f"chance {get('chance')}")
-    return ", ".join([*said, f"reference {get('reference')}", f"revisit after {get('revisit')} cycles"])
+        parts.append(f"chance {get('chance')}")
+    return ", ".join([*parts, f"reference {get('reference')}", f"revisit after {get('revisit')} cycles"])
 
 
-def _list(summary: Mapping[str, Any], named: Sequence[tuple[str, str]]) -> str:
-    return ", ".join(f"{label} {_number(summary.get(name))}" for label, name in named)
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+def _list(summary: Mapping[str, Any], named: Mapping[str, str]) -> str:
+    values: Sequence[tuple[str, float | None]] = [(label, summary.get(name)) for label, name in named.items()]
+    return ", ".join(f"{label} {'-' if value is None else f'{value:.3f}'}" for label, value in values)

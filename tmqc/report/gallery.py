@@ -13,7 +13,7 @@ from PIL import Image
 from tmqc.data.cache import VolumeCache, Voxels
 from tmqc.data.cohort import Subject
 from tmqc.data.nifti import Array, UnusableError
-from tmqc.report.histories import OUTCOMES, History
+from tmqc.report.flagged import OUTCOMES, FlaggedScan
 
 LIMIT = 40  # scans; each takes 10 to 80 kB of the page
 _MAX_SIDE = 192  # pixels of one slice
@@ -38,78 +38,73 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Shelf:
+class CenterPictures:
     """The pictures of one center: of those flagged (`n_flagged` in all), and of a scan that never was."""
 
     center: str
     n_flagged: int
-    flagged: tuple[tuple[History, Picture], ...]
+    flagged: tuple[tuple[FlaggedScan, Picture], ...]
     compared: tuple[Subject, Picture] | None
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """Shelves, the center with the gravest outcome first.
+    """Pictures by center, the one with the gravest outcome first.
 
     Attributes:
         window: the intensities drawn black and white, the same for all; None without pictures.
         left_out: flagged scans beyond the limit.
     """
 
-    shelves: tuple[Shelf, ...]
+    centers: tuple[CenterPictures, ...]
     window: tuple[float, float] | None
     left_out: int
 
 
 def make_gallery(
-    histories: Sequence[History],
+    flagged: Sequence[FlaggedScan],
     scans: Sequence[Subject],
     *,
     cache: VolumeCache | None = None,
     limit: int = LIMIT,
 ) -> Gallery:
-    """Draw at most `limit` of `histories`, grouped by center: the gravest outcomes, and of these all centers in turn.
+    """Draw at most `limit` of `flagged`, grouped by center: the gravest outcomes, and of these all centers in turn.
 
     Args:
-        histories: everyone ever flagged, the gravest outcome first; those without a row in the table are left out.
+        flagged: all flagged scans, the gravest outcome first; those without a row in the table are left out.
         scans: all training scans.
         cache: where decoded scans may be found.
         limit: most scans to draw, without those to compare with.
     """
-    drawable = [history for history in histories if history.scan is not None]
-    shown, flagged = _choose(drawable, limit), {history.subject for history in histories}
-    compared: dict[str, Subject] = {}
-    for scan in scans:
-        if scan.subject not in flagged:
-            compared.setdefault(scan.study, scan)
-    centers = list(dict.fromkeys(history.center for history in shown))
-    wanted = [history.scan for history in shown if history.scan is not None]
+    shown, names = _choose([scan for scan in flagged if scan.scan is not None], limit), {s.subject for s in flagged}
+    compared = {scan.study: scan for scan in reversed(scans) if scan.subject not in names}  # the first of each center
+    centers = list(dict.fromkeys(scan.center for scan in shown))
+    wanted = [each.scan for each in shown if each.scan is not None]
     wanted += [compared[center] for center in centers if center in compared]
     cache = cache or VolumeCache()
     slices = {scan.subject: _try_slices(scan, cache) for scan in wanted}
     read = [found for found in slices.values() if not isinstance(found, str)]
     window = _find_window(read)
     pictures = {subject: _draw(found, window) for subject, found in slices.items()}
-    shelves = [
-        Shelf(
+    by_center = [
+        CenterPictures(
             center,
-            sum(history.center == center for history in histories),
-            tuple((history, pictures[history.subject]) for history in shown if history.center == center),
+            sum(scan.center == center for scan in flagged),
+            tuple((scan, pictures[scan.subject]) for scan in shown if scan.center == center),
             (compared[center], pictures[compared[center].subject]) if center in compared else None,
         )
         for center in centers
     ]
-    return Gallery(tuple(shelves), window if read else None, len(histories) - len(shown))
+    return Gallery(tuple(by_center), window if read else None, len(flagged) - len(shown))
 
 
-def _choose(histories: Sequence[History], limit: int) -> list[History]:
+def _choose(flagged: Sequence[FlaggedScan], limit: int) -> list[FlaggedScan]:
     turns: Counter[tuple[str, str]] = Counter()
-    turn_of = {}
-    for history in histories:
-        turn_of[history.subject] = turns[history.outcome, history.center]
-        turns[history.outcome, history.center] += 1
-    order = sorted(histories, key=lambda h: (OUTCOMES.index(h.outcome), turn_of[h.subject]))
-    return order[:limit]
+    order = []
+    for scan in flagged:
+        order.append((OUTCOMES.index(scan.outcome), turns[scan.outcome, scan.center]))
+        turns[scan.outcome, scan.center] += 1
+    return [scan for _, scan in sorted(zip(order, flagged, strict=True), key=lambda pair: pair[0])][:limit]
 
 
 def three_slices(scan: Voxels, orientation: str, spacing_mm: Sequence[float]) -> list[Array]:

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from tmqc.report.canvas import save_figure
-from tmqc.report.events import read_trace
-from tmqc.report.figures import draw_cycles, draw_inference, draw_roc
+from tmqc.report.cycles_figure import draw_cycles, draw_inference
 from tmqc.report.metrics import read_metrics, read_predictions
-from tmqc.report.past_run import PastRun, read_run
+from tmqc.report.past_run import PastRun, read_run, read_trace
 from tmqc.report.qc_figure import draw_qc
 from tmqc.report.ranking import KindRow, RivalRow, read_ranking
 from tmqc.report.ranking_figure import draw_ranking
+from tmqc.report.roc import draw_roc
+from tmqc.report.style import save_figure
 from tmqc.runs import directory as rundir
 from tmqc.runs.cycles import read_cycles
 

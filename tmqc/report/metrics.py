@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass, fields
@@ -17,6 +16,7 @@ from sklearn.metrics import accuracy_score, f1_score, recall_score, roc_auc_scor
 from tmqc.core.rates import DECISION_THRESHOLD
 from tmqc.data.cohort import Subject
 from tmqc.errors import RunError
+from tmqc.report.past_run import read_frame
 
 Record = TypeVar("Record")
 ALL = "all"
@@ -44,7 +44,7 @@ class SubgroupMetrics:
     Attributes:
         sensitivity: share of PD called PD; None without PD.
         specificity: share of HC called HC; None without HC.
-        f1: None if nobody is PD and nobody was called PD.
+        f1: None if no scan is PD and none was called PD.
         auroc: None if one class is missing.
     """
 
@@ -59,7 +59,6 @@ class SubgroupMetrics:
 
 
 METRIC_NAMES = ("accuracy", "sensitivity", "specificity", "f1", "auroc")
-METRICS_COLUMNS = tuple(field.name for field in fields(SubgroupMetrics))
 
 
 def predictions_of(subjects: Sequence[Subject], probabilities: NDArray[np.floating], *, cycle: int) -> list[Prediction]:
@@ -166,7 +165,7 @@ def _row(name: str, members: Sequence[Prediction]) -> SubgroupMetrics:
 
 def write_metrics(path: Path, rows: Iterable[SubgroupMetrics]) -> None:
     """Write `metrics.csv`; floats in full precision, None as an empty cell."""
-    write_csv(path, METRICS_COLUMNS, (astuple(row) for row in rows))
+    write_records(path, SubgroupMetrics, rows)
 
 
 def read_metrics(path: Path) -> list[SubgroupMetrics]:
@@ -175,12 +174,7 @@ def read_metrics(path: Path) -> list[SubgroupMetrics]:
     Raises:
         RunError: the file is missing, or is not such a file.
     """
-    try:
-        return read_records(path, SubgroupMetrics)
-    except OSError as error:
-        raise RunError(f"{path}: cannot be read ({error.strerror}); run pipeline=inference first") from None
-    except (KeyError, ValueError, TypeError) as error:
-        raise RunError(f"{path}: is not a metrics.csv of pipeline=inference ({error!r})") from None
+    return read_records(path, SubgroupMetrics, pipeline="inference")
 
 
 def last_cycle(rows: Sequence[SubgroupMetrics]) -> list[SubgroupMetrics]:
@@ -209,7 +203,7 @@ def read_predictions(path: Path) -> list[Prediction]:
         RunError: the file cannot be read, or is not such a file.
     """
     try:
-        return [_predicted(row) for row in read_rows(path)]
+        return [_predicted(row) for row in _read_text(path)]
     except OSError as error:
         raise RunError(f"{path}: cannot be read ({error.strerror}); it is written when a run has finished") from None
     except (KeyError, ValueError, TypeError) as error:
@@ -224,38 +218,42 @@ def _predicted(row: dict[str, str]) -> Prediction:
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a CSV as all of a run's are: None as an empty cell, floats so that reading gives the same number."""
+    """Write a CSV: None as an empty cell, floats so that reading gives the same number."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows(rows)
 
 
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """Read the rows of a CSV as text. A last row without its line end, as a killed process leaves it, is left out.
+def write_records(path: Path, kind: type[Any], rows: Iterable[Any]) -> None:
+    """Write dataclass records of `kind` as a CSV with their fields as columns."""
+    write_csv(path, [field.name for field in fields(kind)], map(astuple, rows))
+
+
+def read_records(path: Path, kind: type[Record], *, pipeline: str) -> list[Record]:
+    """Read what `write_records` wrote, of a dataclass of text and numbers.
 
     Raises:
-        OSError: it cannot be read.
+        RunError: the file cannot be read, or is not such a file; `pipeline` writes it.
     """
-    whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
-    return list(csv.DictReader(io.StringIO(whole, newline="")))
+    types = {field.name: str(field.type) for field in fields(kind)}  # type: ignore[arg-type]
+    try:
+        return [kind(**{name: _parse(row[name], of) for name, of in types.items()}) for row in _read_text(path)]
+    except OSError as error:
+        reason = f"cannot be read ({error.strerror}); it is written by pipeline={pipeline}"
+        raise RunError(f"{path}: {reason}") from None
+    except (KeyError, ValueError, TypeError) as error:
+        raise RunError(f"{path}: is not a {path.name} of pipeline={pipeline} ({error!r})") from None
 
 
-def read_records(path: Path, kind: type[Record]) -> list[Record]:
-    """Read rows whose columns are the fields of a dataclass of text and numbers.
-
-    Raises:
-        OSError: it cannot be read.
-        KeyError, ValueError, TypeError: it holds something else.
-    """
-    of = {field.name: str(field.type) for field in fields(kind)}  # type: ignore[arg-type]
-    return [kind(**{name: parse_cell(row[name], type_) for name, type_ in of.items()}) for row in read_rows(path)]
+def _read_text(path: Path) -> list[dict[str, str]]:
+    return [
+        {str(name): text for name, text in row.items()} for row in read_frame(path, str).fillna("").to_dict("records")
+    ]
 
 
-def parse_cell(text: str, kind: str) -> Any:
+def _parse(text: str, kind: str) -> Any:
     """A cell as the type that a field is annotated with; an empty one is None where the type allows it."""
     if text == "" and "None" in kind:
         return None
-    if kind.startswith("tuple"):
-        return tuple(text.split("|")) if text else ()
     return text if kind == "str" else int(text) if kind.startswith("int") else float(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Mapping
@@ -9,14 +10,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from tmqc.core.records import AWAY
 from tmqc.data.cohort import Subject, read_cohort
+from tmqc.data.truth import Truth, read_truth
 from tmqc.errors import RunError
+from tmqc.federation.site_settings import TOKENS, read_tokens
 from tmqc.phantom.cohort import PHANTOM_NOTE, default_directory, is_phantom
 from tmqc.runs import directory as rundir
+from tmqc.runs.trace import COLUMNS
 from tmqc.settings.schema import PhantomConfig, flatten
 
 # Written last by their pipelines; every other pipeline ends with summary.json.
@@ -117,7 +123,7 @@ def _read_environment(path: Path) -> dict[str, str]:
 
 
 def training_scans(run: PastRun) -> tuple[Subject, ...]:
-    """The training scans as they were trained on, harmful copies in their places. Nothing but a path tells them.
+    """The training scans as they were trained on, harmful copies in place of the originals.
 
     Raises:
         InputError: the table is gone, or is faulty by now.
@@ -143,3 +149,71 @@ def _train_csv(run: PastRun) -> Path:
         spread=str(settings.get("cohort.phantom.spread", "easy")),  # of a run made before there was a choice,
     )
     return default_directory(phantom, (x, y, z), Path(str(settings["run.outputs"]))) / "train.csv"
+
+
+def read_trace(path: Path) -> pd.DataFrame:
+    """Read `trace.csv` with the dtypes its columns have: names as text, so that `n/a` and `007` stay.
+
+    Rows of steps that were skipped because their center was away are left out, as they hold no verification. So
+    is a last row without its line end, as a killed process or a full disk leaves it.
+
+    Raises:
+        RunError: the file is missing, or is not a trace.
+    """
+    texts = dict.fromkeys(("Subject", "Study", "Phase", "Subjects"), str)
+    try:
+        trace = read_frame(path, texts)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror}); it is written by pipeline=qc") from None
+    except ValueError as error:
+        raise RunError(f"{path}: is not a trace ({error})") from None
+    if missing := [name for name in COLUMNS if name not in trace]:
+        raise RunError(f"{path}: is not a trace of tmqc, column {', '.join(missing)} is missing")
+    if (away := trace["Phase"] == AWAY).any():
+        whole = dict.fromkeys(("FP", "FN", "TP", "TN", "Ignored", "Scored"), int)
+        try:
+            trace = trace[~away].astype(whole).reset_index(drop=True)
+        except ValueError as error:
+            raise RunError(f"{path}: is not a trace of tmqc, a verification lacks its counts ({error})") from None
+    return trace
+
+
+def read_frame(path: Path, types: Mapping[str, type] | type | None = None) -> pd.DataFrame:
+    """Read a CSV of a run; only an empty cell is missing. A torn last row, as a killed process leaves it, is dropped.
+
+    Raises:
+        OSError, ValueError: it cannot be read, or is no such table.
+    """
+    content = path.read_bytes()
+    whole = io.BytesIO(content[: content.rfind(b"\n") + 1])
+    return pd.read_csv(whole, dtype=types, keep_default_na=False, na_values=[""], encoding="utf-8")
+
+
+def truth_of(directory: Path) -> Truth | None:
+    """The run's `truth.csv`, by the names of its `trace.csv` and `ledger.json`.
+
+    Sites name their scans by tokens. Simulated ones have their tables of tokens in the run directory; real ones keep
+    them, and without the table of even one site a scan of it would pass for a good one.
+
+    Args:
+        directory: of the run.
+
+    Returns:
+        None where the truth is not known, or the run's scans cannot be matched to it.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    path = directory / rundir.TRUTH
+    if not path.is_file():
+        return None
+    truth = read_truth(path)
+    if not (directory / rundir.SITES_FILE).is_file():
+        return truth
+    tables = [directory / rundir.SITES / site / TOKENS for site in rundir.read_json(directory / rundir.SITES_FILE)]
+    if not all(table.is_file() for table in tables):
+        return None
+    token_of: dict[str, str] = {}
+    for table in tables:
+        token_of |= read_tokens(table)
+    return truth.renamed(token_of)

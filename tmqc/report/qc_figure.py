@@ -1,4 +1,4 @@
-"""The picture of a QC run: what the gate saw at every step, and what became of everyone it flagged."""
+"""The figure of a QC run: what decided at every verification, and the outcome of every flagged scan."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import blended_transform_factory
 
 from tmqc.core.records import SCREEN
-from tmqc.report.canvas import (
+from tmqc.report.flagged import find_waits
+from tmqc.report.style import (
     BLUE,
     GRAY,
     ORANGE,
@@ -23,7 +24,6 @@ from tmqc.report.canvas import (
     new_figure,
     style_axes,
 )
-from tmqc.report.events import find_waits
 from tmqc.report.timeline_figure import draw_timeline, timeline_in
 
 _MANY_STEPS = 400  # from here on markers of accepted steps would be a smear
@@ -35,7 +35,7 @@ _RATES = {  # label -> value, its reference and the tolerance above that, column
 }
 _STEPS = {**_RATES, "loss in nats": ("VerifyLoss", "RefVerifyLoss", "LossTolerance")}
 _EVIDENCE = {  # of a screen: what it judges by; the rates hardly move by a single scan
-    "rise of everybody's\nloss, robust sd": ("LossZ",),
+    "rise of the verification\nloss, robust sd": ("LossZ",),
     "contradiction\nof the label": ("Contradiction",),
     "image unlike the\nothers, robust sd": ("ImageZ",),
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, astuple, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from tmqc.data.cohort import Subject
-from tmqc.errors import RunError
-from tmqc.report.metrics import Record, read_records, write_csv
+from tmqc.report.metrics import Record, read_records, write_csv, write_records
 from tmqc.rivals import Scores
 
 _SAME_FOR_ALL = ("rival", "n", "n_harmful")
@@ -24,10 +23,10 @@ class RivalRow:
 
     Attributes:
         n, n_harmful: training scans, and the harmful ones among them.
-        auroc: chance that a harmful scan scores above a good one; 0.5 is guessing. None if nobody is harmful, or all.
-        average_precision: guessing gives n_harmful / n. None if nobody is harmful.
+        auroc: chance that a harmful scan scores above a good one; 0.5 is guessing. None if all or none are.
+        average_precision: guessing gives n_harmful / n. None if no scan is harmful.
         precision_at_k, recall_at_k: of naming the k = n_harmful most suspicious scans; as many are named as are
-            harmful, so that the two are one number. None if nobody is harmful.
+            harmful, so that the two are one number. None if no scan is harmful.
         forward_passes, backward_passes: scans put through the model, and gradients taken back through it.
     """
 
@@ -111,7 +110,7 @@ def share_at_k(
         of: these only, such as those harmed in one way, (n,); k stays the number of all. None: all harmful ones.
 
     Returns:
-        None if there is nobody to be found.
+        None if there is no harmful scan.
     """
     of = harmful if of is None else of
     k, n = int(harmful.sum()), int(of.sum())
@@ -142,12 +141,12 @@ def write_scores(path: Path, subjects: Sequence[Subject], scores: Sequence[Score
 
 def write_ranking(path: Path, rows: Iterable[RivalRow]) -> None:
     """Write `rivals.csv`, one row a rival; floats in full precision, None as an empty cell."""
-    write_csv(path, [field.name for field in fields(RivalRow)], (astuple(row) for row in rows))
+    write_records(path, RivalRow, rows)
 
 
 def write_ranking_by_kind(path: Path, rows: Iterable[KindRow]) -> None:
     """Write `rivals_by_kind.csv`, one row a rival and kind; floats in full precision, None as an empty cell."""
-    write_csv(path, [field.name for field in fields(KindRow)], (astuple(row) for row in rows))
+    write_records(path, KindRow, rows)
 
 
 def read_ranking(path: Path, kind: type[Record]) -> list[Record]:
@@ -156,12 +155,7 @@ def read_ranking(path: Path, kind: type[Record]) -> list[Record]:
     Raises:
         RunError: the file cannot be read, or is not such a file.
     """
-    try:
-        return read_records(path, kind)
-    except OSError as error:
-        raise RunError(f"{path}: cannot be read ({error.strerror}); it is written by pipeline=rivals") from None
-    except (KeyError, ValueError, TypeError) as error:
-        raise RunError(f"{path}: is not a table of pipeline=rivals ({error!r})") from None
+    return read_records(path, kind, pipeline="rivals")
 
 
 def ranking_metrics(row: RivalRow) -> dict[str, float | None]:

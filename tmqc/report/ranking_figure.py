@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tmqc.report.canvas import BLACK, MARKERS, PALETTE, VERMILION, new_figure, style_axes
 from tmqc.report.ranking import KindRow, RivalRow
+from tmqc.report.style import BLACK, MARKERS, PALETTE, VERMILION, new_figure, style_axes
 
 _KIND_COLORS, _KIND_MARKERS = PALETTE[1:], MARKERS[1:]  # black dots are those of all kinds together
 _SPREAD = 0.7  # of the distance between two rivals

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from sklearn.metrics import auc, roc_curve
+from scipy.stats import bootstrap
+from sklearn.metrics import auc
 
-from tmqc.report.canvas import PALETTE, new_figure, style_axes
-from tmqc.report.metrics import read_predictions
+from tmqc.report.metrics import Prediction, read_predictions, subgroups
+from tmqc.report.style import BLACK, PALETTE, new_figure, style_axes
 
 N_RESAMPLES, LEVEL, SEED = 1000, 0.95, 0
 _GRID = np.linspace(0.0, 1.0, 101)
@@ -27,7 +28,6 @@ Floats = NDArray[np.float64]
 class Scored:
     """Scans scored by one model, each once: `actual` 1 (PD) or 0 (HC), `probability` of PD 0..1, both (n,)."""
 
-    subjects: tuple[str, ...]
     actual: NDArray[np.int64]
     probability: Floats
 
@@ -64,17 +64,17 @@ def read_scored(path: Path) -> list[tuple[int, Scored]]:
     Raises:
         RunError: the file cannot be read, or is not such a file.
     """
-    models: list[tuple[int, dict[str, tuple[int, float]]]] = []
+    models: list[tuple[int, dict[str, Prediction]]] = []
     for one in read_predictions(path):
-        subject = one.subject.subject
-        if not models or models[-1][0] != one.cycle or subject in models[-1][1]:
+        if not models or models[-1][0] != one.cycle or one.subject.subject in models[-1][1]:
             models.append((one.cycle, {}))
-        models[-1][1][subject] = (one.subject.group, one.probability)
-    found = []
-    for cycle, scored in models:
-        actual, probability = zip(*scored.values(), strict=True)
-        found.append((cycle, Scored(tuple(scored), np.array(actual), np.array(probability))))
-    return found
+        models[-1][1][one.subject.subject] = one
+    return [(cycle, _to_scored(list(scored.values()))) for cycle, scored in models]
+
+
+def _to_scored(predictions: Sequence[Prediction]) -> Scored:
+    actual, probability = zip(*((p.subject.group, p.probability) for p in predictions), strict=True)
+    return Scored(np.array(actual), np.array(probability, float))
 
 
 def bootstrap_roc(scored: Scored, *, n_resamples: int = N_RESAMPLES, level: float = LEVEL, seed: int = SEED) -> Roc:
@@ -88,35 +88,37 @@ def bootstrap_roc(scored: Scored, *, n_resamples: int = N_RESAMPLES, level: floa
 
     Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
     """
-    is_pd = scored.actual == 1
-    n_pd, n_hc = int(is_pd.sum()), int((~is_pd).sum())
-    if not (n_pd and n_hc):
+    of_pd, of_hc = scored.probability[scored.actual == 1], scored.probability[scored.actual == 0]
+    if not (len(of_pd) and len(of_hc)):
         raise ValueError("one class only: there is no ROC")
-    # How often each scan is drawn, instead of the scans: then one sorting does for all resamples.
-    rng, times = np.random.default_rng(seed), np.empty((n_resamples, len(is_pd)))
-    times[:, is_pd] = rng.multinomial(n_pd, np.full(n_pd, 1 / n_pd), n_resamples)
-    times[:, ~is_pd] = rng.multinomial(n_hc, np.full(n_hc, 1 / n_hc), n_resamples)
-    fprs, tprs = _curves(times, is_pd, scored.probability)
-    areas = np.sum(np.diff(fprs) * (tprs[:, 1:] + tprs[:, :-1]) / 2, axis=1)
-    bands = np.array([sensitivity_at(_GRID, fpr, tpr) for fpr, tpr in zip(fprs, tprs, strict=True)])
-    fpr, tpr, _ = roc_curve(scored.actual, scored.probability, drop_intermediate=False)
-    tails = ((1 - level) / 2, (1 + level) / 2)
-    (low, high), (band_low, band_high) = np.quantile(areas, tails), np.quantile(bands, tails, axis=0)
+    fpr, tpr = _curve(of_pd, of_hc)
+    drawn = bootstrap(
+        (of_pd, of_hc),
+        _summarize,
+        vectorized=False,
+        n_resamples=n_resamples,
+        confidence_level=level,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )
+    low, high = drawn.confidence_interval
     return Roc(
-        *(n_pd, n_hc, fpr, tpr, float(auc(fpr, tpr)), float(low), float(high)),
-        *(_GRID, band_low, band_high, areas),
+        *(len(of_pd), len(of_hc), fpr, tpr, float(auc(fpr, tpr)), float(low[0]), float(high[0])),
+        *(_GRID, low[1:], high[1:], drawn.bootstrap_distribution[0]),
     )
 
 
-def _curves(times: Floats, is_pd: NDArray[np.bool_], probability: Floats) -> tuple[Floats, Floats]:
-    """1 - specificity and sensitivity at every threshold, (resamples, thresholds + 1), from how often each is drawn."""
-    order = np.argsort(-probability, kind="stable")
-    ends = np.append(np.flatnonzero(np.diff(probability[order])), len(order) - 1)  # of those that tie
-    curves = []
-    for members in (~is_pd, is_pd):
-        passed = np.cumsum(np.where(members, times, 0.0)[:, order], axis=1)[:, ends] / members.sum()
-        curves.append(np.hstack([np.zeros((len(times), 1)), passed]))
-    return curves[0], curves[1]
+def _summarize(of_pd: Floats, of_hc: Floats) -> Floats:
+    """The area, and the sensitivities at `_GRID`."""
+    fpr, tpr = _curve(of_pd, of_hc)
+    return np.append(np.trapezoid(tpr, fpr), sensitivity_at(_GRID, fpr, tpr))
+
+
+def _curve(of_pd: Floats, of_hc: Floats) -> tuple[Floats, Floats]:
+    """1 - specificity and sensitivity at every threshold, from the probabilities of either class."""
+    thresholds = np.unique(np.concatenate([of_pd, of_hc]))[::-1]
+    passed = [1 - np.searchsorted(np.sort(of), thresholds) / len(of) for of in (of_hc, of_pd)]
+    return np.append(0.0, passed[0]), np.append(0.0, passed[1])
 
 
 def difference(later: Roc, earlier: Roc, *, level: float = LEVEL) -> tuple[float, float, float]:
@@ -138,19 +140,45 @@ def sensitivity_at(grid: Floats, fpr: Floats, tpr: Floats) -> Floats:
     return values
 
 
-def draw_rocs(rocs: Mapping[str, Roc]) -> Figure:
-    """Draw labelled curves with their bands, told apart by line style and hatching as well as by color."""
+def draw_rocs(rocs: Mapping[str, Roc], *, title: str = "", bands: bool = True) -> Figure:
+    """Draw labelled curves, with their bands if wanted, distinct by line style and hatching as well as by color."""
     figure = new_figure(7.2, 4.4)
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="0.7", linewidth=0.8, linestyle=":", zorder=1)
     for i, (name, roc) in enumerate(rocs.items()):
         color, style = PALETTE[(i + 1) % len(PALETTE)], _STYLES[i % len(_STYLES)]
-        band: dict[str, Any] = {"facecolor": color, "alpha": 0.18, "linewidth": 0, "hatch": _HATCHES[i % len(_HATCHES)]}
-        axes.fill_between(roc.grid, roc.band_low, roc.band_high, edgecolor=color, **band)
+        if bands:
+            look: dict[str, Any] = {"facecolor": color, "alpha": 0.18, "linewidth": 0}
+            hatch = _HATCHES[i % len(_HATCHES)]
+            axes.fill_between(roc.grid, roc.band_low, roc.band_high, edgecolor=color, hatch=hatch, **look)
         label = f"{name}\nAUROC {roc.auroc:.3f} ({roc.low:.3f} to {roc.high:.3f})"
         axes.plot(roc.fpr, roc.tpr, color=color, linestyle=style, linewidth=1.8, label=label)
-    style_axes(axes, xlabel="1 - specificity", ylabel="sensitivity")
+    style_axes(axes, title=title, xlabel="1 - specificity", ylabel="sensitivity")
     axes.set_aspect("equal")
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-    figure.legend(loc="outside right center", fontsize=8, frameon=False, labelspacing=1.2)
+    if rocs:
+        figure.legend(loc="outside right center", fontsize=8, frameon=False, labelspacing=1.2)
+    else:
+        axes.text(0.5, 0.5, "one class only: there is no ROC", ha="center", va="center", color=BLACK)
     return figure
+
+
+def draw_roc(predictions: Sequence[Prediction], *, age_bins: Sequence[float]) -> Figure:
+    """Draw the ROC of the last cycle for all, each sex and each age group; those of one class are left out.
+
+    Args:
+        predictions: of any number of cycles.
+        age_bins: ascending bounds in years.
+
+    Raises:
+        ValueError: there are no predictions.
+    """
+    if not predictions:
+        raise ValueError("no predictions to draw")
+    last = max(p.cycle for p in predictions)
+    rocs = {
+        f"{name} (n={len(members)})": bootstrap_roc(_to_scored(members))
+        for name, members in subgroups([p for p in predictions if p.cycle == last], age_bins=age_bins)
+        if not name.startswith("center=") and len({p.subject.group for p in members}) == 2
+    }
+    return draw_rocs(rocs, title=f"ROC after cycle {last}", bands=False)

@@ -1,66 +1,23 @@
-"""How well harmful scans were found, cycle by cycle, given the truth: `detection.csv` (METHOD section 8)."""
+"""How well harmful scans were found, given the truth (METHOD section 8): cycle by cycle, by kind and by subgroup."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, astuple, dataclass, fields
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from tmqc.core.detection import Detection, History, detect, median_and_max, whole_centers
+from tmqc.core.detection import Detection, History, count_loss, detect, detect_by_kind, median_and_max, whole_centers
+from tmqc.data.cohort import Subject
 from tmqc.errors import RunError
-from tmqc.report.metrics import read_rows, write_csv
+from tmqc.report.metrics import ALL, sexes_and_ages, write_csv, write_records
+from tmqc.report.past_run import read_frame
 
+CENTER_SIZES = ((1, 1), (2, 4), (5, 9), (10, None))  # training scans of a center, both ends included
 
-@dataclass(frozen=True)
-class DetectionRow:
-    """State of detection after a cycle. Scores are 0..1, higher is better, None where undefined.
-
-    Attributes:
-        n_harmful: harmful scans among the training scans; n_harmful_centers: centers with nothing else.
-        n_eliminated, precision, recall, f1: of elimination, by scan.
-        n_flagged, flagged_...: of ever having been flagged, by scan.
-        n_eliminated_centers, center_...: of elimination, by center; one counts when all its scans are out.
-        n_good_lost: good scans eliminated.
-        n_undecided, n_undecided_harmful: waiting for their revisit.
-        n_verifications: made so far in the run.
-        cycles_to_elimination, max_...: median and longest, over the harmful scans eliminated, of the cycles under
-            control until then; 1: in the first cycle of control. Lower is sooner.
-        cycles_from_flag, max_...: the same, from first being flagged.
-        n_flagged_centers, flagged_center_...: of ever having been flagged, by center; one counts when all its scans
-            have been.
-    """
-
-    cycle: int
-    n_harmful: int
-    n_eliminated: int
-    precision: float | None
-    recall: float | None
-    f1: float | None
-    n_flagged: int
-    flagged_precision: float | None
-    flagged_recall: float | None
-    flagged_f1: float | None
-    n_harmful_centers: int
-    n_eliminated_centers: int
-    center_precision: float | None
-    center_recall: float | None
-    center_f1: float | None
-    n_good_lost: int
-    n_undecided: int
-    n_undecided_harmful: int
-    n_verifications: int
-    cycles_to_elimination: float | None
-    max_cycles_to_elimination: int | None
-    cycles_from_flag: float | None
-    max_cycles_from_flag: int | None
-    n_flagged_centers: int
-    flagged_center_precision: float | None
-    flagged_center_recall: float | None
-    flagged_center_f1: float | None
-
-
-DETECTION_COLUMNS = tuple(field.name for field in fields(DetectionRow))
+# `cycle`, and every `detect/...` of the glossary; None where a score is undefined. A center counts as eliminated or
+# flagged when all its scans are.
+DetectionRow = dict[str, float | None]
 
 
 def score_detection(
@@ -84,67 +41,61 @@ def score_detection(
         center_of: center of every training subject.
         truth_subjects: harmful ones; those that are not in training do not count.
         n_verifications: made so far.
-        history: when who was flagged and eliminated; None: nothing is said about how long it took.
+        history: when which scan was flagged and eliminated; None leaves the numbers of cycles undefined.
 
     Raises:
         ValueError: a subject flagged, eliminated or undecided is no training subject.
     """
-    if strangers := {*flagged_ever, *eliminated, *undecided} - set(center_of):
-        raise ValueError(f"not among the training subjects: {', '.join(sorted(strangers))}")
+    if unknown := {*flagged_ever, *eliminated, *undecided} - set(center_of):
+        raise ValueError(f"not among the training subjects: {', '.join(sorted(unknown))}")
     flagged_ever, eliminated, undecided = set(flagged_ever), set(eliminated), set(undecided)
     harmful = set(center_of).intersection(truth_subjects)
-    by_scan, by_flag = detect(eliminated, harmful), detect(flagged_ever, harmful)
-    harmful_centers = whole_centers(harmful, center_of)
-    eliminated_centers, flagged_centers = (whole_centers(named, center_of) for named in (eliminated, flagged_ever))
-    return DetectionRow(
-        cycle=cycle,
-        n_harmful=len(harmful),
-        n_eliminated=len(eliminated),
-        n_flagged=len(flagged_ever),
-        n_harmful_centers=len(harmful_centers),
-        n_eliminated_centers=len(eliminated_centers),
-        n_good_lost=by_scan.false_alarms,
-        n_undecided=len(undecided),
-        n_undecided_harmful=len(undecided & harmful),
-        n_verifications=n_verifications,
+    centers, out, flagged = (whole_centers(named, center_of) for named in (harmful, eliminated, flagged_ever))
+    by_scan = detect(eliminated, harmful)
+    to_elimination = median_and_max(history.cycles_to_elimination(harmful) if history is not None else ())
+    from_flag = median_and_max(history.cycles_from_flag(harmful) if history is not None else ())
+    return {
+        "cycle": cycle,
+        "detect/harmful": len(harmful),
+        "detect/eliminated": len(eliminated),
         **_shares("", by_scan),
-        **_shares("flagged_", by_flag),
-        **_shares("center_", detect(eliminated_centers, harmful_centers)),
-        **_waits(history, harmful),
-        n_flagged_centers=len(flagged_centers),
-        **_shares("flagged_center_", detect(flagged_centers, harmful_centers)),
-    )
-
-
-def _shares(prefix: str, found: Detection) -> dict[str, Any]:
-    return {prefix + name: getattr(found, name) for name in ("precision", "recall", "f1")}
-
-
-def _waits(history: History | None, harmful: Collection[str]) -> dict[str, Any]:
-    waits = {
-        "cycles_to_elimination": history.cycles_to_elimination(harmful) if history is not None else (),
-        "cycles_from_flag": history.cycles_from_flag(harmful) if history is not None else (),
+        "detect/flagged": len(flagged_ever),
+        **_shares("flagged_", detect(flagged_ever, harmful)),
+        "detect/harmful_centers": len(centers),
+        "detect/eliminated_centers": len(out),
+        **_shares("center_", detect(out, centers)),
+        "detect/good_lost": by_scan.false_alarms,
+        "detect/undecided": len(undecided),
+        "detect/undecided_harmful": len(undecided & harmful),
+        "detect/verifications": n_verifications,
+        "detect/cycles_to_elimination": to_elimination[0],
+        "detect/max_cycles_to_elimination": to_elimination[1],
+        "detect/cycles_from_flag": from_flag[0],
+        "detect/max_cycles_from_flag": from_flag[1],
+        "detect/flagged_centers": len(flagged),
+        **_shares("flagged_center_", detect(flagged, centers)),
     }
-    row: dict[str, Any] = {}
-    for name, cycles in waits.items():
-        row[name], row[f"max_{name}"] = median_and_max(cycles)
-    return row
 
 
-def write_detection(path: Path, rows: Iterable[DetectionRow]) -> None:
-    """Write `detection.csv`, one row a cycle; floats in full precision, None as an empty cell."""
-    write_csv(path, DETECTION_COLUMNS, (astuple(row) for row in rows))
+def _shares(prefix: str, found: Detection) -> DetectionRow:
+    return {f"detect/{prefix}{name}": getattr(found, name) for name in ("precision", "recall", "f1")}
+
+
+def write_detection(path: Path, rows: Sequence[DetectionRow]) -> None:
+    """Write `detection.csv`, one row per cycle; floats in full precision, None as an empty cell."""
+    write_csv(path, list(rows[0]), (list(row.values()) for row in rows))
 
 
 def read_detection(path: Path) -> list[tuple[int, dict[str, float | None]]]:
-    """Read what `write_detection` wrote: cycle, and the scores named for the tracker; None where a cell is empty.
+    """Read what `write_detection` wrote: cycle, and its scores; None where a cell is empty.
 
     Raises:
         RunError: the file cannot be read, or is not such a file.
     """
     try:
-        rows = [{name: float(text) if text else None for name, text in row.items()} for row in read_rows(path)]
-        return [(int(row["cycle"] or 0), _named(row)) for row in rows]
+        frame = read_frame(path).astype(float).astype(object)
+        rows = frame.where(frame.notna(), None).to_dict("records")
+        return [(int(row.pop("cycle")), {str(name): value for name, value in row.items()}) for row in rows]
     except OSError as error:
         raise RunError(f"{path}: cannot be read ({error.strerror}); it is written by pipeline=qc") from None
     except (KeyError, ValueError, TypeError) as error:
@@ -152,9 +103,105 @@ def read_detection(path: Path) -> list[tuple[int, dict[str, float | None]]]:
 
 
 def detection_metrics(row: DetectionRow) -> dict[str, float | None]:
-    """Name the scores for the tracker: `detect/precision`, `detect/flagged_recall`, `detect/good_lost`, ..."""
-    return _named(asdict(row))
+    """The scores without the cycle."""
+    return {name: value for name, value in row.items() if name != "cycle"}
 
 
-def _named(row: Mapping[str, Any]) -> dict[str, float | None]:
-    return {f"detect/{name.removeprefix('n_')}": value for name, value in row.items() if name != "cycle"}
+@dataclass(frozen=True)
+class GoodLost:
+    """What became of the good training scans of a subgroup; lower is better.
+
+    Attributes:
+        subgroup: `all`, `class=PD`, `sex=F`, `age=[60,70)`, `center_size=2-4` (training scans of the scan's center).
+        n_good: good scans among the training scans.
+        n_lost: of these, eliminated; share_lost: 0..1, None where nothing is good.
+        n_flagged: of these, flagged at least once.
+    """
+
+    subgroup: str
+    n_good: int
+    n_lost: int
+    share_lost: float | None
+    n_flagged: int
+
+
+@dataclass(frozen=True)
+class KindScore:
+    """How well the harmful scans of one kind were found; shares 0..1, higher is better.
+
+    Attributes:
+        n_harmful: of this kind, among the training scans.
+        n_flagged: of these, flagged at least once; flagged_recall: their share.
+        n_eliminated: of these, eliminated; recall: their share.
+    """
+
+    kind: str
+    n_harmful: int
+    n_flagged: int
+    n_eliminated: int
+    recall: float | None
+    flagged_recall: float | None
+
+
+@dataclass(frozen=True)
+class Breakdown:
+    """The scores of a whole run in parts: the good scans lost by subgroup, the harmful ones found by kind."""
+
+    good_lost: tuple[GoodLost, ...]
+    by_kind: tuple[KindScore, ...]
+
+
+def break_down(
+    train: Sequence[Subject],
+    kind_of: Mapping[str, str],
+    *,
+    eliminated: Collection[str],
+    flagged_ever: Collection[str],
+    age_bins: Sequence[float],
+) -> Breakdown:
+    """Break detection down after the last cycle.
+
+    Args:
+        train: every training scan as it was trained on, each once.
+        kind_of: how a subject was corrupted, good ones not in it; those that are not in training do not count.
+        eliminated: subjects, in the whole run.
+        flagged_ever: subjects put on the revisit list at least once.
+        age_bins: ascending bounds in years; a group holds its lower bound and not its upper one.
+    """
+    names = {subject.subject for subject in train}
+    kind_of = {subject: kind for subject, kind in kind_of.items() if subject in names}
+    lost = []
+    for name, members in training_groups(train, age_bins=age_bins):
+        subjects = [subject.subject for subject in members]
+        loss = count_loss(subjects, kind_of, eliminated=eliminated, flagged_ever=flagged_ever)
+        lost.append(GoodLost(name, loss.n_good, loss.n_lost, loss.share, loss.n_flagged))
+    flagged = detect_by_kind(flagged_ever, kind_of)
+    kinds = [
+        KindScore(kind, out.found + out.missed, flagged[kind].found, out.found, out.recall, flagged[kind].recall)
+        for kind, out in detect_by_kind(eliminated, kind_of).items()
+    ]
+    return Breakdown(tuple(lost), tuple(kinds))
+
+
+def training_groups(train: Sequence[Subject], *, age_bins: Sequence[float]) -> Iterator[tuple[str, list[Subject]]]:
+    """Yield name and members of every subgroup that is not empty: all, by class, sex, age and size of the center."""
+    yield ALL, list(train)
+    for group, name in enumerate(("HC", "PD")):
+        if members := [s for s in train if s.group == group]:
+            yield f"class={name}", members
+    yield from sexes_and_ages(train, age_bins=age_bins)
+    size_of = Counter(s.study for s in train)
+    for low, high in CENTER_SIZES:
+        if members := [s for s in train if low <= size_of[s.study] and (high is None or size_of[s.study] <= high)]:
+            name = f"{low}+" if high is None else f"{low}-{high}" if high > low else f"{low}"
+            yield f"center_size={name}", members
+
+
+def write_good_lost(path: Path, rows: Iterable[GoodLost]) -> None:
+    """Write `good_lost.csv`; floats in full precision, None as an empty cell."""
+    write_records(path, GoodLost, rows)
+
+
+def write_by_kind(path: Path, rows: Iterable[KindScore]) -> None:
+    """Write `detection_by_kind.csv`, as `write_good_lost` does."""
+    write_records(path, KindScore, rows)

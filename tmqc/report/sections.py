@@ -1,63 +1,124 @@
-"""The sections of a run's page, each made of the files that are there: figures, tables, and how to read them."""
+"""The sections of a run's page: figures, tables, and how to read them, as far as its files go."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
 
 from tmqc.core.glossary import TERMS
-from tmqc.report.canvas import to_svg
-from tmqc.report.figures import draw_cycles, draw_inference
-from tmqc.report.histories import by_center
+from tmqc.core.numbers import cycle_numbers
+from tmqc.core.records import CycleReport
+from tmqc.data.cohort import Subject
+from tmqc.errors import InputError
+from tmqc.report.cycles_figure import draw_cycles, draw_inference
+from tmqc.report.flagged import MARKS, FlaggedScan, count_by_center, eliminated_in, find_flagged, find_waits
+from tmqc.report.html import Section, Tables
 from tmqc.report.metrics import METRIC_NAMES, last_cycle, read_metrics
-from tmqc.report.parts import Figure, Section, make_table, say, say_number
-from tmqc.report.past_run import verified_on_test
-from tmqc.report.planted import detection_section, rivals_section
+from tmqc.report.past_run import PastRun, read_frame, read_trace, training_scans, truth_of, verified_on_test
 from tmqc.report.qc_figure import draw_steps, is_evidence, is_screen
-from tmqc.report.roc import LEVEL, N_RESAMPLES, SEED, draw_rocs
-from tmqc.report.story import Known
+from tmqc.report.ranking import KindRow, RivalRow, read_ranking
+from tmqc.report.ranking_figure import draw_ranking
+from tmqc.report.roc import LEVEL, N_RESAMPLES, SEED, Roc, bootstrap_roc, difference, draw_rocs, read_scored
+from tmqc.report.scores import read_detection
+from tmqc.report.style import to_svg
 from tmqc.report.timeline_figure import draw_timelines
 from tmqc.runs import directory as rundir
+from tmqc.runs.cycles import read_cycles
 
 _WARNING = " WARNING "
 _MOST_WARNINGS = 50
+_COST = ("train/steps", "verify/verifications", "train/seconds", "verify/seconds")
 
 
-def list_sections(known: Known) -> list[Section]:
+@dataclass(frozen=True)
+class RunData:
+    """What the files of a run hold; empty or None where there is no such file.
+
+    Attributes:
+        run: settings, summary, environment.
+        scans: training scans.
+        cycles: the reports of all cycles.
+        trace: of a run under control.
+        flagged: every scan ever flagged.
+        rocs: label -> curve on the test split, the starting model first.
+        gaps: what should be there and is not, in words.
+    """
+
+    run: PastRun
+    scans: Sequence[Subject] = ()
+    cycles: Sequence[CycleReport] = ()
+    trace: pd.DataFrame | None = None
+    flagged: Sequence[FlaggedScan] = ()
+    rocs: Mapping[str, Roc] = field(default_factory=dict)
+    gaps: Sequence[str] = ()
+
+    def file(self, name: str) -> Path | None:
+        """A file of the run, if it is there."""
+        return path if (path := self.run.directory / name).is_file() else None
+
+    def setting(self, name: str) -> Any:
+        """One of the run's settings; None if it has no such."""
+        return self.run.settings.get(name)
+
+
+def read_data(run: PastRun) -> RunData:
+    """Read what there is.
+
+    Raises:
+        InputError: a file is not what a run writes.
+    """
+    data = RunData(run)
+    if path := data.file(rundir.CYCLES):
+        data = replace(data, cycles=read_cycles(path))
+    if run.pipeline != "inference":
+        try:
+            data = replace(data, scans=training_scans(run))
+        except InputError as error:
+            data = replace(data, gaps=[f"The table of the training scans is no longer available ({error.faults[0]})."])
+    if path := data.file(rundir.TRACE):
+        trace = read_trace(path)
+        data = replace(data, trace=trace, flagged=find_flagged(trace, data.scans))
+    if path := data.file(rundir.PREDICTIONS):
+        data = replace(data, rocs=_curves(run, path))
+    return data
+
+
+def _curves(run: PastRun, path: Path) -> dict[str, Roc]:
+    """Of the first and the last model scored; those of one class have none."""
+    scored = [(cycle, each) for cycle, each in read_scored(path) if 0 < each.actual.mean() < 1]
+    words = ("first", "last") if run.pipeline == "inference" else ("before this run", "after this run")
+    shown = [(words[0], scored[0])] if len(scored) > 1 else []
+    shown += [(words[1], each) for each in scored[-1:]]
+    return {f"model of cycle {cycle}, {word}": bootstrap_roc(each) for word, (cycle, each) in shown}
+
+
+def list_sections(data: RunData) -> list[Section]:
     """All sections that the run's files give something for, in the order of the page."""
-    makers: tuple[Callable[[Known], Section | None], ...] = (
-        *(
-            _warnings,
-            _steps,
-            _cycles,
-            _timeline,
-            _ledger,
-            _test,
-            _subgroups,
-            rivals_section,
-            detection_section,
-            _cost,
-            _settings,
-        ),
+    makers: tuple[Callable[[RunData], Section | None], ...] = (
+        *(_warnings, _steps, _cycles, _timeline, _ledger, _test, _subgroups, _rivals, _detection, _cost, _settings),
     )
-    return [section for make in makers if (section := make(known)) is not None]
+    return [section for make in makers if (section := make(data)) is not None]
 
 
-def _warnings(known: Known) -> Section | None:
-    path = known.run.directory / rundir.LOG
-    if not path.is_file():
+def _warnings(data: RunData) -> Section | None:
+    path = data.file(rundir.LOG)
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path else []
+    rows = [[part.strip() for part in line.split(_WARNING, 1)] for line in lines if _WARNING in line]
+    if not rows:
         return None
-    lines = [line for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if _WARNING in line]
-    if not lines:
-        return None
-    rows = [tuple(part.strip() for part in line.split(_WARNING, 1)) for line in lines[:_MOST_WARNINGS]]
-    lead = "What the run warned of while it ran."
-    if len(lines) > len(rows):
-        lead += f" The first {len(rows)} of {len(lines)}; all of them are in {rundir.LOG}."
-    return Section("warnings", "Warnings", lead, tables=(make_table("", ("time", "warning"), rows),))
+    lead = "Warnings in the run's log."
+    if len(rows) > _MOST_WARNINGS:
+        lead += f" The first {_MOST_WARNINGS} of {len(rows)}; all of them are in {rundir.LOG}."
+    table = pd.DataFrame(rows[:_MOST_WARNINGS], columns=["time", "warning"])
+    return Section("warnings", "Warnings", lead, tables=[("", table)])
 
 
-def _steps(known: Known) -> Section | None:
-    trace = known.trace
+def _steps(data: RunData) -> Section | None:
+    trace = data.trace
     if trace is None or trace.empty:
         return None
     screened = is_screen(trace)
@@ -77,119 +138,166 @@ def _steps(known: Known) -> Section | None:
             "The line is what a step is compared with, the band above it the tolerance: a step that ends above the "
             "band is rejected (cross) and undone. Lower is better."
         )
-        if known.setting("qc.signal") == "rates":
+        if data.setting("qc.signal") == "rates":
             lead += " The loss is shown besides; this gate does not judge by it."
     what = "evidence from" if screened else "rates and loss of"
     alt = f"{what} {len(trace)} verifications, {int(trace['Ignored'].sum())} of them rejected or suspect"
-    return Section("steps", "Every verification", lead, figures=(Figure(to_svg(draw_steps(trace)), alt),))
+    return Section("steps", "Every verification", lead, [(to_svg(draw_steps(trace)), alt)])
 
 
-def _cycles(known: Known) -> Section | None:
-    if not known.cycles:
+def _cycles(data: RunData) -> Section | None:
+    if not data.cycles:
         return None
-    figure = Figure(to_svg(draw_cycles(known.cycles)), f"losses and verification rates of {len(known.cycles)} cycles")
-    return Section("cycles", "Cycle by cycle", "The model as each cycle left it.", figures=(figure,))
+    alt = f"losses and verification rates of {len(data.cycles)} cycles"
+    lead = "The model at the end of each cycle."
+    return Section("cycles", "Cycle by cycle", lead, [(to_svg(draw_cycles(data.cycles)), alt)])
 
 
-def _timeline(known: Known) -> Section | None:
-    if known.trace is None or not known.histories:
+def _timeline(data: RunData) -> Section | None:
+    if data.trace is None or not data.flagged:
         return None
     lead = (
-        "A row a scan, grouped by center: flagged (triangle), waiting (bar), taken back (ring) or eliminated (square; "
-        "the line after it says that it is out for good). A bar that ends open at the right is undecided."
+        "One row per scan, grouped by center: flagged (triangle), waiting (bar), taken back (ring) or eliminated "
+        "(square, and a line to the end of the run). A bar that ends open at the right is undecided."
     )
-    figures = draw_timelines(known.trace)
-    drawn = tuple(
-        Figure(to_svg(figure), f"timeline of flagged scans, part {i} of {len(figures)}; in words in the ledger")
-        for i, figure in enumerate(figures, start=1)
-    )
+    figures = draw_timelines(data.trace)
+    alt = "timeline of flagged scans, part {} of {}; the ledger lists the same"
+    drawn = [(to_svg(figure), alt.format(i, len(figures))) for i, figure in enumerate(figures, start=1)]
     return Section("timeline", "Timeline of flagged scans", lead, drawn)
 
 
-def _ledger(known: Known) -> Section | None:
-    if not known.histories:
-        return None
-    centers = [
-        (c.center, say(c.n), *(str(n) for n in (c.flagged, c.eliminated, c.undecided, c.readmitted)))
-        for c in by_center(known.histories, known.scans)
-    ]
-    rows = []
-    for h in known.histories:
-        scan = h.scan
-        about = (None,) * 4 if scan is None else (("HC", "PD")[scan.group], scan.sex, scan.age, scan.scanner)
-        flagged = ", ".join(map(str, h.flagged))
-        rows.append((h.subject, h.center, *map(say, about), flagged, say(h.decided), h.outcome, h.evidence or "-"))
-    lead = (
-        "Everyone ever flagged, and how it stands in the end. Press a column's head to sort. The last column is what "
-        "spoke against the scan the last time it was tried alone."
-    )
-    head = ("scan", "center", "label", "sex", "age", "scanner", "flagged in cycle", "decided in", "outcome", "evidence")
-    by = ("center", "training scans", "flagged", "eliminated", "undecided", "readmitted")
-    return Section(
-        "ledger", "Ledger", lead, tables=(make_table("By center", by, centers), make_table("By scan", head, rows))
-    )
-
-
-def _test(known: Known) -> Section | None:
-    if not known.rocs:
-        return None
-    n = next(iter(known.rocs.values()))
-    lead = (
-        f"{_say_split(known, f'{n.n_pd} PD, {n.n_hc} HC')} Bands and brackets: {LEVEL:.0%} "
-        f"percentile intervals of {N_RESAMPLES} bootstrap resamples by class (seed {SEED}); a band holds at each point "
-        "by itself. A curve without an error has an interval without width, however few its scans are."
-    )
-    alt = ", ".join(f"{name}: AUROC {roc.auroc:.3f}" for name, roc in known.rocs.items())
-    tables = []
-    test = {name: value for name, value in (known.run.summary or {}).items() if name.startswith("test/")}
-    if test:
-        rows = [(name, say_number(value), TERMS[name].meaning) for name, value in test.items()]
-        tables.append(make_table("After this run", ("test metric, 0..1, higher is better", "value", "meaning"), rows))
-    return Section("test", "Test split", lead, (Figure(to_svg(draw_rocs(known.rocs)), alt),), tuple(tables))
-
-
-def _say_split(known: Known, scans: str) -> str:
-    match verified_on_test(known.run.settings):
-        case True:
-            return (
-                f"The test split ({scans}) is also the verification split, which training was judged by: "
-                "these numbers are optimistic."
-            )
-        case False:
-            return f"The test split ({scans}) decides nothing in a run."
-    return f"The test split has {scans}."
-
-
-def _subgroups(known: Known) -> Section | None:
-    path = known.run.directory / rundir.METRICS
-    if not path.is_file() or not (rows := read_metrics(path)):
-        return None
-    last = last_cycle(rows)
-    cells = [(row.subgroup, str(row.n), *(say_number(getattr(row, name)) for name in METRIC_NAMES)) for row in last]
-    figure = Figure(to_svg(draw_inference(rows)), f"test metrics of {len({row.cycle for row in rows})} cycles")
-    table = make_table(f"Cycle {last[0].cycle}, by subgroup", ("subgroup", "n", *METRIC_NAMES), cells)
-    return Section(
-        "subgroups", "Models and subgroups", "0..1, higher is better; a dash does not exist.", (figure,), (table,)
-    )
-
-
-def _cost(known: Known) -> Section | None:
-    if not known.cycles:
+def _ledger(data: RunData) -> Section | None:
+    if not data.flagged:
         return None
     rows = [
-        (*map(str, (r.cycle, r.n_steps, r.n_verifications)), f"{r.train_s:.1f}", f"{r.verify_s:.1f}")
-        for r in known.cycles
+        {
+            **{"scan": each.subject, "center": each.center},
+            **{"label": None if each.scan is None else ("HC", "PD")[each.scan.group]},
+            **{name: getattr(each.scan, name, None) for name in ("sex", "age", "scanner")},
+            **{"flagged in cycle": ", ".join(map(str, each.flagged)), "decided in": each.decided},
+            **{"outcome": f"{MARKS[each.outcome]} {each.outcome}", "evidence": each.evidence or None},
+        }
+        for each in data.flagged
     ]
-    head = ("cycle", "training steps", "verifications", "training, s", "verifying, s")
-    scored = None if known.trace is None or known.trace.empty else int(known.trace["Scored"].iloc[0])
+    lead = (
+        "A scan that was rejected by itself is flagged, sits out "
+        f"{data.setting('qc.revisit')} cycles and is tried once more: readmitted, or eliminated for good; undecided if "
+        "the run ends before that. Evidence: what the last rejected step on this scan alone did. Press a column's head "
+        "to sort."
+    )
+    by_center, by_scan = count_by_center(data.flagged, data.scans), pd.DataFrame(rows, dtype=object)
+    return Section("ledger", "Ledger", lead, tables=[("By center", by_center), ("By scan", by_scan)])
+
+
+def _test(data: RunData) -> Section | None:
+    if not data.rocs:
+        return None
+    first = next(iter(data.rocs.values()))
+    n = f"{first.n_pd} PD, {first.n_hc} HC"
+    split = {
+        True: f"The test split ({n}) is also the verification split: these numbers are optimistic.",
+        False: f"The test split ({n}) decides nothing in a run.",
+        None: f"The test split has {n}.",
+    }[verified_on_test(data.run.settings)]
+    lead = (
+        f"{split} Bands and intervals: {LEVEL:.0%} percentile intervals of {N_RESAMPLES} bootstrap resamples by class "
+        f"(seed {SEED}); a band holds at each point by itself. A curve without an error has an interval of no width, "
+        "however few its scans are."
+    )
+    areas = [(name, roc.auroc, roc.low, roc.high) for name, roc in data.rocs.items()]
+    if len(data.rocs) == 2:
+        earlier, later = data.rocs.values()
+        areas.append(("difference", *difference(later, earlier)))
+    tables = [("AUROC", pd.DataFrame(areas, columns=["model", "AUROC", "from", "to"]))]
+    test = {name: value for name, value in (data.run.summary or {}).items() if name.startswith("test/")}
+    if test:
+        tables.append(("After this run", _explain(test)))
+    alt = ", ".join(f"{name}: AUROC {roc.auroc:.3f}" for name, roc in data.rocs.items())
+    return Section("test", "Test split", lead, [(to_svg(draw_rocs(data.rocs)), alt)], tables)
+
+
+def _explain(numbers: Mapping[str, float | None]) -> pd.DataFrame:
+    """Numbers with unit, direction and meaning from the glossary."""
+    rows = [(name, value, t.unit, t.better, t.meaning) for name, value in numbers.items() if (t := TERMS.get(name))]
+    return pd.DataFrame(rows, columns=["number", "value", "unit", "better", "meaning"], dtype=object)
+
+
+def _subgroups(data: RunData) -> Section | None:
+    path = data.file(rundir.METRICS)
+    if path is None or not (rows := read_metrics(path)):
+        return None
+    last = pd.DataFrame(last_cycle(rows))
+    title = f"Cycle {last['cycle'].iloc[0]}, by subgroup"
+    figure = (to_svg(draw_inference(rows)), f"test metrics of {len({row.cycle for row in rows})} cycles")
+    tables = [(title, last[["subgroup", "n", *METRIC_NAMES]])]
+    lead = "0..1, higher is better; a dash does not exist."
+    return Section("subgroups", "Models and subgroups", lead, [figure], tables)
+
+
+def _csv_tables(data: RunData, titles: Mapping[str, str]) -> list[tuple[str, pd.DataFrame]]:
+    frames = [(title, read_frame(path)) for name, title in titles.items() if (path := data.file(name))]
+    return [(title, frame.rename(columns=lambda name: name.replace("_", " "))) for title, frame in frames]
+
+
+def _rivals(data: RunData) -> Section | None:
+    tables = _csv_tables(data, {rundir.RANKING: "Overall", rundir.RANKING_BY_KIND: "By kind of harm"})
+    lead = f"How well each method ranks the harmful scans first, and its cost. Known only because {_why_known(data)}."
+    figures = []
+    if (ranking := data.file(rundir.RANKING)) and (by_kind := data.file(rundir.RANKING_BY_KIND)):
+        drawn = draw_ranking(read_ranking(ranking, RivalRow), read_ranking(by_kind, KindRow))
+        figures = [(to_svg(drawn), "AUROC and average precision of every method")]
+    return Section("rivals", "Rivals", lead, figures, tables, needs_truth=True) if tables else None
+
+
+def _detection(data: RunData) -> Section | None:
+    path = data.file(rundir.DETECTION)
+    if path is None or not (scores := read_detection(path)):
+        return None
+    cycle, last = scores[-1]
+    tables = [(f"After cycle {cycle}", _explain(last))]
+    tables += _csv_tables(
+        data, {rundir.BY_KIND: "Harmful scans by kind of harm", rundir.GOOD_LOST: "Good scans by subgroup"}
+    )
+    lead = f"The eliminated scans compared with the harmful ones. Known only because {_why_known(data)}."
+    folded: Tables = ()
+    if (truth := truth_of(data.run.directory)) is not None:
+        outcome = {each.subject: f"{MARKS[each.outcome]} {each.outcome}" for each in data.flagged}
+        cycle_of = {} if data.trace is None else eliminated_in(find_waits(data.trace))
+        rows = [
+            (h.subject, h.study, h.kind, outcome.get(h.subject, "never flagged"), cycle_of.get(h.subject))
+            for h in truth.harms
+        ]
+        head = ["harmful scan", "center", "kind", "outcome", "eliminated in cycle"]
+        folded = [("The harmful scans and their outcomes", pd.DataFrame(rows, columns=head, dtype=object))]
+    elif data.file(rundir.TRUTH):
+        lead += " The harmful scans are not listed: the sites' tables of tokens, by which scans are named, are missing."
+    title = "Detection against the truth"
+    return Section("detection", title, lead, tables=tables, folded=folded, needs_truth=True)
+
+
+def _why_known(data: RunData) -> str:
+    if data.setting("cohort.truth_csv") is None:
+        return "the harm was added on purpose"
+    added = "harm was added on purpose and " if data.setting("harmful.scenario") not in (None, "none") else ""
+    return f"{added}a manifest names the harmful scans"
+
+
+def _cost(data: RunData) -> Section | None:
+    if not data.cycles:
+        return None
+    rows = [{"cycle": r.cycle} | {name: cycle_numbers(r)[name] for name in _COST} for r in data.cycles]
+    scored = None if data.trace is None or data.trace.empty else int(data.trace["Scored"].iloc[0])
     each = f" A verification scores {scored} scans." if scored else ""
-    return Section("cost", "Cost", f"Wall-clock seconds.{each}", tables=(make_table("", head, rows),))
+    return Section("cost", "Cost", f"Wall-clock seconds.{each}", tables=[("", pd.DataFrame(rows))])
 
 
-def _settings(known: Known) -> Section:
-    settings = [(name, "-" if value is None else str(value)) for name, value in sorted(known.run.settings.items())]
-    tables = [make_table("Settings", ("setting", "value"), settings, folded=True)]
-    if known.run.environment:
-        tables.append(make_table("Environment", ("what", "value"), list(known.run.environment.items()), folded=True))
-    lead = f"The same settings run it again: {rundir.CONFIG} in the run's directory, {known.run.directory}."
-    return Section("settings", "Settings and environment", lead, tables=tuple(tables))
+def _settings(data: RunData) -> Section:
+    def table(values: Mapping[str, object]) -> pd.DataFrame:
+        return pd.DataFrame([(name, str(v)) for name, v in values.items()], columns=["name", "value"])
+
+    settings = {name: "-" if value is None else value for name, value in sorted(data.run.settings.items())}
+    folded = [("Settings", table(settings))]
+    if data.run.environment:
+        folded.append(("Environment", table(data.run.environment)))
+    lead = f"The same settings run it again: {rundir.CONFIG} in the run's directory, {data.run.directory}."
+    return Section("settings", "Settings and environment", lead, folded=folded)

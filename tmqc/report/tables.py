@@ -12,17 +12,19 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from tmqc.core.numbers import cycle_numbers
 from tmqc.core.records import CycleReport
 from tmqc.errors import InputError, RunError
-from tmqc.report.breakdown import Breakdown
-from tmqc.report.events import eliminated_in, find_waits, read_trace
+from tmqc.report.flagged import eliminated_in, find_waits
+from tmqc.report.html import show
 from tmqc.report.metrics import ALL, METRIC_NAMES, SubgroupMetrics, last_cycle, read_metrics
+from tmqc.report.past_run import read_trace, truth_of
 from tmqc.report.ranking import RivalRow
-from tmqc.report.run_truth import truth_of
-from tmqc.report.scores import DetectionRow
+from tmqc.report.scores import Breakdown, DetectionRow, detection_metrics
 from tmqc.runs.directory import LEDGER, METRICS, TRACE
 
-_LABELS = {"f1": "F1", "auroc": "AUROC"}
+_CLOSING = ("train/loss", "verify/loss", "verify/fpr", "verify/fnr", "verify/accuracy")
+_CONTROL = ("qc/eliminated_total", "qc/waiting")
 _GOOD = "good"
 
 
@@ -42,23 +44,25 @@ def print_training(
         report: of the last cycle.
         test: metrics of the final model on the test split, 0..1; empty without one.
         detection: scores after the last cycle; None where the truth is not known or nothing was controlled.
-        note: said above the table, such as that the cohort is a phantom.
+        note: printed above the table, such as that the cohort is a phantom.
         directory: of the run, named below the table.
         breakdown: of the detection scores; only subgroups with a loss, and kinds if there are several, are shown.
         console: where to; None is standard output.
     """
-    table = Table("", "after the last cycle", title=f"cycle {report.cycle}", title_justify="left")
-    table.add_row("training loss", _number(report.train_loss))
-    table.add_row("verification FPR / FNR", f"{report.rates.fpr:.3f} / {report.rates.fnr:.3f}")
-    table.add_row("verification accuracy", _number(report.verification.counts.accuracy))
+    table = Table("number", "value", title=f"after cycle {report.cycle}", title_justify="left")
+    numbers = cycle_numbers(report)
+    for name in _CLOSING:
+        table.add_row(name, show(numbers[name]))
     for name, value in test.items():
-        table.add_row(f"test {_LABELS.get(name, name)}", _number(value))
+        table.add_row(f"test/{name}", show(value))
     if report.n_eliminated or report.n_waiting or detection is not None:
         table.add_section()
-        table.add_row("eliminated", str(report.n_eliminated))
-        table.add_row("undecided", str(report.n_waiting))
+        for name in _CONTROL:
+            table.add_row(name, show(numbers[name]))
     if detection is not None:
-        _add_detection(table, detection)
+        table.add_section()
+        for name, value in detection_metrics(detection).items():
+            table.add_row(name, show(value))
     if breakdown is not None:
         _add_breakdown(table, breakdown)
     _print(table, note, directory, console)
@@ -69,11 +73,7 @@ def print_inference(
 ) -> None:
     """Print the metrics of the last cycle, of all, the sexes and the age groups.
 
-    Args:
-        rows: of any number of cycles.
-        note: said above the table, such as that the cohort is a phantom.
-        directory: of the run, named below the table.
-        console: where to; None is standard output.
+    Arguments are as of `print_training`.
     """
     last = [row for row in last_cycle(rows) if not row.subgroup.startswith("center=")]
     title = f"test split, cycle {last[0].cycle}" if last else "test split: nothing was scored"
@@ -88,11 +88,7 @@ def print_rivals(
 ) -> None:
     """Print how well and at what cost every rival found the harmful scans, the best AUROC first.
 
-    Args:
-        rows: one a rival.
-        note: said above the table, such as that the cohort is a phantom.
-        directory: of the run, named below the table.
-        console: where to; None is standard output.
+    Arguments are as of `print_training`.
     """
     n_harmful = rows[0].n_harmful
     known = "who is harmful is not known" if n_harmful is None else f"k = {n_harmful} of them harmful"
@@ -102,7 +98,7 @@ def print_rivals(
     for row in sorted(rows, key=lambda row: -1.0 if row.auroc is None else row.auroc, reverse=True):
         passes = f"{row.forward_passes} + {row.backward_passes}"
         scores = (row.auroc, row.average_precision, row.precision_at_k)
-        table.add_row(row.rival, *(_number(score) for score in scores), passes, f"{row.seconds:.1f}")
+        table.add_row(row.rival, *(_fixed(score) for score in scores), passes, f"{row.seconds:.1f}")
     _print(table, note, directory, console)
 
 
@@ -113,12 +109,12 @@ def comparison(
     note: str | None = None,
     console: Console | None = None,
 ) -> None:
-    """Print the test metrics of several models side by side, then everyone eliminated against the truth.
+    """Print the test metrics of several models side by side, then the eliminated scans against the truth.
 
     Args:
         runs: label -> directory of an inference run; the last cycle of its `metrics.csv` counts.
         qc: directory of a QC run; None leaves the second table out.
-        note: said above the tables, such as that the cohort is a phantom.
+        note: printed above the tables, such as that the cohort is a phantom.
         console: where to; None is standard output.
 
     Raises:
@@ -150,7 +146,7 @@ def comparison(
 
 
 def _eliminated_table(run: Path) -> Table:
-    """Everyone eliminated in a QC run, in order. Where the truth cannot be told, nothing is said about it."""
+    """All scans eliminated in a QC run, in order; beside the truth, where it is known."""
     waits = find_waits(read_trace(run / TRACE))
     path = run / LEDGER
     try:
@@ -177,62 +173,36 @@ def _eliminated_table(run: Path) -> Table:
     return table
 
 
-def _add_detection(table: Table, row: DetectionRow) -> None:
-    table.add_section()
-    table.add_row("harmful scans", str(row.n_harmful))
-    scores = ((row.precision, row.recall, row.f1), (row.center_precision, row.center_recall, row.center_f1))
-    for what, values in zip(("scans", "whole centers"), scores, strict=True):
-        table.add_row(f"eliminated {what}: precision / recall / F1", " / ".join(_number(v) for v in values))
-    by_scan = (row.flagged_precision, row.flagged_recall, row.flagged_f1)
-    by_center = (row.flagged_center_precision, row.flagged_center_recall, row.flagged_center_f1)
-    for what, values in (("scans", by_scan), ("whole centers", by_center)):
-        table.add_row(f"flagged {what}: precision / recall / F1", " / ".join(_number(v) for v in values))
-    waits = (
-        (row.cycles_to_elimination, row.max_cycles_to_elimination),
-        (row.cycles_from_flag, row.max_cycles_from_flag),
-    )
-    for since, (median, longest) in zip(("of control", "from flag"), waits, strict=True):
-        table.add_row(f"cycles {since} to elimination: median / max", f"{_cycles(median)} / {_cycles(longest)}")
-    table.add_row("good scans lost", str(row.n_good_lost))
-    table.add_row("undecided, harmful among them", f"{row.n_undecided}, {row.n_undecided_harmful}")
-    table.add_row("verifications", str(row.n_verifications))
-
-
 def _add_breakdown(table: Table, breakdown: Breakdown) -> None:
-    # One line a variable, not one a subgroup: `good lost by sex | F: 2 of 40, M: 1 of 38`.
+    # One line per variable, not per subgroup: `good scans lost by sex | F: 2 of 40, M: 1 of 38`.
     lost: dict[str, list[str]] = {}
     for row in breakdown.good_lost:
         if row.n_lost and row.subgroup != ALL:
             variable, _, value = row.subgroup.partition("=")
             lost.setdefault(variable.replace("_", " "), []).append(f"{value}: {row.n_lost} of {row.n_good}")
-    if lost:
+    kinds = breakdown.by_kind if len(breakdown.by_kind) > 1 else ()
+    if lost or kinds:
         table.add_section()
     for variable, counts in lost.items():
         table.add_row(f"good scans lost by {variable}", escape(", ".join(counts)))
-    if len(breakdown.by_kind) > 1:
-        table.add_section()
-        for kind in breakdown.by_kind:
-            shares = f"{_number(kind.recall)} / {_number(kind.flagged_recall)}"
-            table.add_row(escape(f"{kind.kind}: recall / flagged recall"), f"{shares} of {kind.n_harmful}")
+    for kind in kinds:
+        shares = f"{show(kind.recall)} / {show(kind.flagged_recall)}"
+        table.add_row(escape(f"{kind.kind}: recall / flagged recall"), f"{shares} of {kind.n_harmful}")
 
 
 def _metrics_table(first: str, title: str, *more: str) -> Table:
     table = Table(first, title=title, title_justify="left", collapse_padding=True)  # fits into 80 columns
     for name in (*more, "n", *METRIC_NAMES):
-        table.add_column(_LABELS.get(name, name), justify="right")
+        table.add_column(name, justify="right")
     return table
 
 
 def _metrics_cells(row: SubgroupMetrics) -> list[str]:
-    return [_number(getattr(row, name)) for name in METRIC_NAMES]
+    return [_fixed(getattr(row, name)) for name in METRIC_NAMES]
 
 
-def _number(value: float | None) -> str:
+def _fixed(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
-
-
-def _cycles(value: float | None) -> str:
-    return "-" if value is None else f"{value:g}"
 
 
 def _print(table: Table, note: str | None, directory: Path, console: Console | None) -> None:

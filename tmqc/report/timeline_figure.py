@@ -1,4 +1,4 @@
-"""The timeline of everyone ever flagged: a row a subject, from being flagged to being taken back or eliminated."""
+"""The timeline of flagged scans: one row per subject, from being flagged to being readmitted or eliminated."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from matplotlib.lines import Line2D
 from matplotlib.transforms import blended_transform_factory
 
 from tmqc.core.records import ELIMINATED, READMITTED
-from tmqc.report.canvas import BLACK, GRAY, GREEN, ORANGE, count_cycles, new_figure, style_axes
-from tmqc.report.events import Wait, find_waits
+from tmqc.report.flagged import Wait, find_waits
+from tmqc.report.style import BLACK, GRAY, GREEN, ORANGE, count_cycles, new_figure, style_axes
 
 _MANY_ROWS = 150  # from here on subjects' names would be unreadable
 _PAGE_ROWS = 60
 _ROW_IN, _MAX_TIMELINE_IN = 0.17, 16.0
 
-# Told apart by shape as well as by color.
+# Distinct by shape as well as by color.
 _FLAGGED: dict[str, Any] = {
     "color": ORANGE, "marker": "^", "linestyle": "", "markeredgecolor": BLACK, "markeredgewidth": 0.5
 }  # fmt: skip
@@ -61,7 +61,7 @@ def draw_timeline(axes: Axes, waits: Sequence[Wait], *, first: int, last: int) -
     axes.set_xlim(first - 0.6, last + 0.6)
     count_cycles(axes)
     if not waits:
-        axes.text(0.5, 0.5, "nobody was flagged", transform=axes.transAxes, ha="center", va="center", fontsize=11)
+        axes.text(0.5, 0.5, "no scan was flagged", transform=axes.transAxes, ha="center", va="center", fontsize=11)
         axes.set_yticks([])
         axes.grid(visible=False)
         return

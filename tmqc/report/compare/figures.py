@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 
 import matplotlib as mpl
@@ -11,35 +10,20 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tmqc.report.canvas import BLUE, GRAY, GREEN, VERMILION, look_of, new_figure, style_axes
+from tmqc.core.glossary import TERMS
 from tmqc.report.compare.groups import Group
 from tmqc.report.compare.tables import describe_point, heat_maps
+from tmqc.report.style import BLUE, GRAY, GREEN, VERMILION, look_of, new_figure, style_axes
 
 _COLORS = {"clean": GREEN, "dirty": VERMILION, "qc": BLUE}
 _SHAPES = {"clean": "o", "dirty": "X", "qc": "s"}
-_TEST = {"test/accuracy": "accuracy", "test/auroc": "AUROC", "test/sensitivity": "sensitivity"}
-_TEST |= {"test/specificity": "specificity"}
-# What a heat map shows -> its title, and whether it is a share of 1, of which more is better; of the others, fewer.
-_HEAT = {
-    "test/accuracy": ("test accuracy", True),
-    "detect/recall": ("recall of elimination", True),
-    "detect/precision": ("precision of elimination", True),
-    "detect/good_lost": ("good scans lost, fewer is better", False),
-    "qc/waiting": ("undecided scans, fewer is better", False),
-    "verify/verifications_total": ("verifications, fewer is better", False),
-}
-# The color-blind see it as everybody does, and it prints in gray. Yellow is the better end of every map.
+_TEST = ("test/accuracy", "test/auroc", "test/sensitivity", "test/specificity")
+_MAPS = (
+    *("test/accuracy", "detect/recall", "detect/precision", "detect/good_lost", "qc/waiting"),
+    "verify/verifications_total",
+)
+# Readable for the color-blind and in gray. Yellow is the better end of every map.
 _MORE_IS_BETTER, _FEWER_IS_BETTER = mpl.colormaps["cividis"], mpl.colormaps["cividis_r"]
-
-
-def to_svg(figure: Figure) -> str:
-    """The figure as an `<svg>` element, its text as text."""
-    buffer = io.StringIO()
-    # A fixed salt: the same figure gives the same ids, and so the same file.
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "tmqc"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
 
 
 def draw_models(groups: Sequence[Group], means: pd.DataFrame) -> Figure | None:
@@ -59,7 +43,7 @@ def draw_models(groups: Sequence[Group], means: pd.DataFrame) -> Figure | None:
             values = [v for record in group.records if (v := record.numbers.get(name)) is not None]
             if values:
                 draw_mean(axes, y, values, float(np.mean(values)), row[f"{name}_half"], pipeline=group.pipeline)
-        style_axes(axes, xlabel=f"test {_TEST[name]}")
+        style_axes(axes, xlabel=name)
         axes.set_yticks(range(len(groups)), [group.label for group in groups])
         axes.set_ylim(len(groups) - 0.5, -0.5)
     return figure
@@ -87,7 +71,7 @@ def draw_heat_maps(runs: pd.DataFrame) -> list[tuple[str, Figure]]:
         where no run has such a number.
     """
     maps: dict[str, list[tuple[str, pd.DataFrame, pd.DataFrame]]] = {}
-    for name in _HEAT:
+    for name in _MAPS:
         for gate, means, counts in heat_maps(runs, name):
             if means.notna().any(axis=None):
                 maps.setdefault(gate, []).append((name, means, counts))
@@ -110,7 +94,7 @@ def _draw_maps(runs: pd.DataFrame, maps: Sequence[tuple[str, pd.DataFrame, pd.Da
 
 
 def _draw_map(axes: Axes, means: pd.DataFrame, counts: pd.DataFrame, name: str) -> None:
-    title, is_share = _HEAT[name]
+    is_share = TERMS[name].unit == "0..1"  # else a count, of which fewer is better
     values, n = means.to_numpy(float), counts.to_numpy(int)
     top = 1.0 if is_share else max(float(np.nanmax(values)), 1.0)
     axes.imshow(values, cmap=_MORE_IS_BETTER if is_share else _FEWER_IS_BETTER, vmin=0.0, vmax=top, aspect="auto")
@@ -122,7 +106,7 @@ def _draw_map(axes: Axes, means: pd.DataFrame, counts: pd.DataFrame, name: str) 
         brightness = value / top if is_share else 1 - value / top
         ink = "white" if brightness < 0.48 else "black"
         axes.text(j, i, f"{text}\nn={n[i, j]}", ha="center", va="center", fontsize=8, color=ink)
-    axes.set_title(title, fontsize=9, loc="left", fontweight="bold")
+    axes.set_title(name if is_share else f"{name}, fewer is better", fontsize=9, loc="left", fontweight="bold")
     axes.set_xticks(range(means.shape[1]), [_tick(value) for value in means.columns.to_numpy(float)])
     axes.set_yticks(range(means.shape[0]), [_tick(value) for value in means.index.to_numpy(float)])
     axes.set_xlabel("qc.revisit", fontsize=8)
@@ -163,7 +147,7 @@ def draw_precision_recall(runs: pd.DataFrame) -> Figure | None:
 
 
 def draw_gate(axes: Axes, runs: pd.DataFrame, gate: str, at: int) -> None:
-    """Draw one gate's runs and the means at each of its settings, as `draw_precision_recall` says."""
+    """Draw one gate's runs and the means at each of its settings, as `draw_precision_recall` describes."""
     color, marker = look_of(at)
     y = runs["detect/precision"].astype(float)
     none = y.isna()
@@ -172,11 +156,11 @@ def draw_gate(axes: Axes, runs: pd.DataFrame, gate: str, at: int) -> None:
     axes.plot(x[none], np.ones(none.sum()), marker, color=color, markersize=4, alpha=0.45, markerfacecolor="white")
     # As in the tables, the mean precision is that of the runs that have one.
     means = runs.assign(x=x, y=y).groupby(["revisit", "error"], dropna=False)[["x", "y"]].mean().reset_index()
-    nobody, means["y"] = means["y"].isna(), means["y"].fillna(1.0)
+    none, means["y"] = means["y"].isna(), means["y"].fillna(1.0)
     for i, (_, of) in enumerate(means.groupby("revisit", dropna=False)):
         label = gate if i == 0 else None  # once in the legend
         axes.plot(of["x"], of["y"], "-", marker=marker, color=color, markersize=8, linewidth=1, label=label)
-    axes.plot(means["x"][nobody], means["y"][nobody], marker, color=color, markersize=8, markerfacecolor="white")
+    axes.plot(means["x"][none], means["y"][none], marker, color=color, markersize=8, markerfacecolor="white")
     if len(means) > 1:
         for row in means.itertuples(index=False):
             text = describe_point(row.error, row.revisit)

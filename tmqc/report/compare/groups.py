@@ -1,16 +1,16 @@
-"""Which settings tell runs apart, and which runs repeat each other over seeds."""
+"""Which settings differ between runs, and which runs differ in their seeds only."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tmqc.report.compare.records import RunRecord
+from tmqc.report.compare.gather import RunRecord
 from tmqc.report.past_run import Setting
 from tmqc.settings.fingerprint import is_harmless
 
-# Besides those that say nothing about a result: the pipeline has a column of its own.
-_SILENT = ("pipeline.", "cohort.phantom.directory")
+# Not compared, besides settings without effect on results: the pipeline has a column of its own.
+_NOT_COMPARED = ("pipeline.", "cohort.phantom.directory")
 _START = "init.from"
 ERROR, LOSS_ERROR, REVISIT = "qc.error", "qc.loss_error", "qc.revisit"
 
@@ -34,8 +34,8 @@ class Group:
 
 
 def effective(settings: Mapping[str, Setting]) -> dict[str, Setting]:
-    """The settings that had a say in what the run computed: no gate's without control, no harm's without harm."""
-    idle = list(_SILENT)
+    """The settings that had an effect on the run: none of the gate without control, none of harm without harm."""
+    idle = list(_NOT_COMPARED)
     if settings.get("pipeline.name") != "qc":
         idle.append("qc.")
     if settings.get("harmful.scenario") == "none":
@@ -68,12 +68,12 @@ def is_seed(name: str) -> bool:
 
 
 def differing(records: Sequence[RunRecord]) -> list[str]:
-    """Names of the effective settings with more than one value among the runs they have a say in, in their order."""
+    """Names of the effective settings with more than one value among the runs that they affect, in order."""
     return [name for name, values in _values(records).items() if len({str(value) for value in values}) > 1]
 
 
 def shared(records: Sequence[RunRecord]) -> dict[str, Setting]:
-    """The effective settings with the same value in all runs they have a say in."""
+    """The effective settings with the same value in all runs that they affect."""
     return {name: values[0] for name, values in _values(records).items() if len({str(value) for value in values}) == 1}
 
 

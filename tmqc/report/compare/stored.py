@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tmqc.phantom.cohort import PHANTOM_NOTE
-from tmqc.report.compare.gather import Gathered, LeftOut, in_order
-from tmqc.report.compare.records import NUMBERS, PIPELINES, RunRecord
+from tmqc.report.compare.gather import NUMBERS, PIPELINES, Gathered, LeftOut, RunRecord, in_order
 from tmqc.tracking import PIPELINE_TAG, SWEEP_PARENT
 from tmqc.tracking.query import StoredRun, stored_runs
 

@@ -1,4 +1,4 @@
-"""The runs as one table, and what their groups come to."""
+"""The runs as one table, and means over seeds with their intervals."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pandas as pd
+from scipy import stats
 
+from tmqc.report.compare.gather import NUMBERS, RunRecord
 from tmqc.report.compare.groups import ERROR, LOSS_ERROR, REVISIT, Group, describe, differing, effective
-from tmqc.report.compare.means import average
-from tmqc.report.compare.records import NUMBERS, RunRecord
+
+INTERVAL = 0.95  # of a mean over seeds, by Student's t
 
 
 def tabulate_runs(records: Sequence[RunRecord], groups: Sequence[Group]) -> pd.DataFrame:
@@ -17,7 +19,7 @@ def tabulate_runs(records: Sequence[RunRecord], groups: Sequence[Group]) -> pd.D
 
     Returns:
         Columns run, pipeline, state, group, counted (in the means: finished, and no repeat of another), the settings
-        that differ under their full names, `NUMBERS`, origin. Empty where there is nothing to say.
+        that differ under their full names, `NUMBERS`, origin. Empty where unknown.
     """
     names = differing([record for group in groups for record in (*group.records, *group.repeats)])
     home = {id(record): (group.label, True) for group in groups for record in group.records}
@@ -90,8 +92,8 @@ def _error_name(group: Group) -> str | None:
 
 def describe_point(error: Any, revisit: Any) -> str:
     """A row's acceptable error and revisit as a label: `0.02, R 2`; without an error, as a screen is, `R 2`."""
-    said = [] if pd.isna(error) else [f"{error:g}"]
-    return ", ".join(said if pd.isna(revisit) else [*said, f"R {revisit:g}"])
+    parts = [] if pd.isna(error) else [f"{error:g}"]
+    return ", ".join(parts if pd.isna(revisit) else [*parts, f"R {revisit:g}"])
 
 
 def heat_maps(runs: pd.DataFrame, name: str) -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame]]:
@@ -113,3 +115,29 @@ def heat_maps(runs: pd.DataFrame, name: str) -> Iterator[tuple[str, pd.DataFrame
             values.pivot_table("value", "error", "revisit", aggfunc=what, dropna=False) for what in ("mean", "count")
         )
         yield str(gate), means, counts.fillna(0).astype(int)
+
+
+def average(frame: pd.DataFrame, by: Sequence[str], values: Sequence[str]) -> pd.DataFrame:
+    """Mean over the seeds, with the half-width of its interval.
+
+    Returns:
+        One row for each combination of `by`: n (seeds), and for every value its mean, `..._n` (seeds that have one),
+        `..._half` (empty with fewer than two of them), `..._least` and `..._most`.
+    """
+    rows = []
+    for keys, group in frame.groupby(list(by), sort=False, dropna=False):
+        row: dict[str, Any] = dict(zip(by, keys, strict=True)) | {"n": len(group)}
+        for name in values:
+            of = pd.to_numeric(group[name]).dropna()
+            row[name], row[f"{name}_n"] = of.mean() if len(of) else None, len(of)
+            row[f"{name}_half"] = half_width(of.tolist())
+            row[f"{name}_least"], row[f"{name}_most"] = (of.min(), of.max()) if len(of) else (None, None)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def half_width(values: Sequence[float]) -> float | None:
+    """Half the width of the interval of a mean, by Student's t; None with fewer than two values."""
+    if (n := len(values)) < 2:
+        return None
+    return float(stats.t.ppf((1 + INTERVAL) / 2, n - 1) * stats.sem(values))

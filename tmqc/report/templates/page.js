@@ -1,23 +1,31 @@
 "use strict";
-// Sort a table by the column whose head is pressed; again turns the order round. Numbers by value, dashes last.
+// A column of numbers and dashes is set to the right. Pressing a head sorts by its column, pressing again reverses the order.
 for (const table of document.querySelectorAll("table.sortable")) {
   const heads = [...table.tHead.rows[0].cells];
+  const body = table.tBodies[0];
+  const text = (row, column) => row.cells[column].textContent.trim();
   const sortBy = (head, column) => {
     const descending = head.getAttribute("aria-sort") === "ascending";
     for (const other of heads) other.removeAttribute("aria-sort");
     head.setAttribute("aria-sort", descending ? "descending" : "ascending");
     const numeric = head.classList.contains("n");
-    const key = (row) => row.cells[column].textContent.trim();
     const compare = (a, b) => numeric ? Number(a) - Number(b) : a.localeCompare(b, "en", {numeric: true});
-    const rows = [...table.tBodies[0].rows].sort((one, other) => {
-      const [a, b] = [key(one), key(other)];
+    const rows = [...body.rows].sort((one, other) => {
+      const [a, b] = [text(one, column), text(other, column)];
       if (a === "-" || b === "-") return (a === "-") - (b === "-");
       return descending ? compare(b, a) : compare(a, b);
     });
-    table.tBodies[0].append(...rows);
+    body.append(...rows);
   };
   heads.forEach((head, column) => {
-    const button = head.querySelector("span");
+    const rows = [...body.rows];
+    if (rows.every(row => text(row, column) === "-" || !Number.isNaN(Number(text(row, column) || "x")))) {
+      for (const row of [table.tHead.rows[0], ...rows]) row.cells[column].classList.add("n");
+    }
+    const button = document.createElement("span");
+    Object.assign(button, {tabIndex: 0, role: "button"});
+    button.append(...head.childNodes);
+    head.append(button);
     button.addEventListener("click", () => sortBy(head, column));
     button.addEventListener("keydown", (event) => {
       if (event.key !== "Enter" && event.key !== " ") return;
@@ -26,7 +34,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
     });
   });
 }
-// Nothing is folded away on paper, nor left to be loaded.
+// On paper everything is unfolded and loaded.
 addEventListener("beforeprint", () => {
   for (const each of document.querySelectorAll("details")) each.open = true;
   for (const each of document.querySelectorAll("img")) each.loading = "eager";

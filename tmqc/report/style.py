@@ -1,4 +1,4 @@
-"""How our figures look: one style, Matplotlib's own defaults, no pyplot, colors that the color-blind tell apart."""
+"""The style of all figures: Matplotlib's own defaults, no pyplot, colors that the color-blind can distinguish."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def look_of(at: int) -> tuple[str, str]:
 
 
 def save_figure(figure: Figure, path: Path, note: str | None) -> None:
-    """Print `note` at the foot of the figure and write it as what the suffix of `path` says."""
+    """Print `note` at the foot of the figure and write it in the format of the suffix of `path`."""
     if note is not None:
         engine = figure.get_layout_engine()
         if engine is not None:

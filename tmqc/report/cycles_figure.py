@@ -1,4 +1,4 @@
-"""Figures of a training run and of an inference run."""
+"""Curves over cycles: of a training run, and of the models that an inference run scored."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from sklearn.metrics import roc_auc_score, roc_curve
 
 from tmqc.core.records import CycleReport
-from tmqc.report.canvas import (
-    BLACK,
+from tmqc.report.metrics import ALL, METRIC_NAMES, SubgroupMetrics
+from tmqc.report.style import (
     BLUE,
     GREEN,
     MARKERS,
@@ -21,7 +20,6 @@ from tmqc.report.canvas import (
     new_figure,
     style_axes,
 )
-from tmqc.report.metrics import ALL, METRIC_NAMES, Prediction, SubgroupMetrics, subgroups
 
 _METRIC_LABELS = {"f1": "F1", "auroc": "AUROC"}
 
@@ -75,45 +73,6 @@ def draw_inference(rows: Sequence[SubgroupMetrics]) -> Figure:
     count_cycles(axes)
     axes.set_ylim(-0.03, 1.03)
     figure.legend(loc="outside right center", fontsize=8, frameon=False)
-    return figure
-
-
-def draw_roc(predictions: Sequence[Prediction], *, age_bins: Sequence[float]) -> Figure:
-    """Draw the ROC of the last cycle for all, each sex and each age group; those of one class are left out.
-
-    Args:
-        predictions: of any number of cycles.
-        age_bins: ascending bounds in years.
-
-    Raises:
-        ValueError: there are no predictions.
-    """
-    if not predictions:
-        raise ValueError("no predictions to draw")
-    last = max(p.cycle for p in predictions)
-    figure = new_figure(6.7, 4.6)
-    axes = figure.subplots()
-    axes.plot([0, 1], [0, 1], color="0.7", linewidth=0.8, linestyle=":", zorder=1)
-    drawn = 0
-    for name, members in subgroups([p for p in predictions if p.cycle == last], age_bins=age_bins):
-        actual = [p.subject.group for p in members]
-        if name.startswith("center=") or len(set(actual)) < 2:
-            continue
-        probability = [p.probability for p in members]
-        fpr, tpr, _ = roc_curve(actual, probability, drop_intermediate=False)
-        label = f"{name}  {roc_auc_score(actual, probability):.3f}  (n={len(members)})"
-        width = 2.4 if name == ALL else 1.2
-        style = ("-", "--", "-.", (0, (1, 1)))[drawn % 4]
-        axes.plot(fpr, tpr, color=PALETTE[drawn % len(PALETTE)], linewidth=width, linestyle=style, label=label)
-        drawn += 1
-    style_axes(axes, title=f"ROC after cycle {last}", xlabel="1 - specificity", ylabel="sensitivity")
-    axes.set_aspect("equal")
-    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-    if drawn:
-        title = "subgroup, AUROC"
-        figure.legend(loc="outside right center", fontsize=8, frameon=False, title=title, title_fontsize=8)
-    else:
-        axes.text(0.5, 0.5, "one class only: there is no ROC", ha="center", va="center", color=BLACK)
     return figure
 
 

@@ -1,0 +1,157 @@
+"""What became of every scan that was ever flagged, from `trace.csv` alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from tmqc.core.records import ELIMINATED, READMITTED, RETRY, REVISIT, SCREEN
+from tmqc.data.cohort import Subject
+
+UNDECIDED = "undecided"
+OUTCOMES = (ELIMINATED, UNDECIDED, READMITTED)  # the gravest first
+MARKS = {ELIMINATED: "■", UNDECIDED: "▲", READMITTED: "○"}
+_COMPARED = (  # value of a step, what it is compared with, and the tolerance: columns of the trace
+    ("FPR", "PFP", "RefPFP", "Tolerance"),
+    ("FNR", "PFN", "RefPFN", "Tolerance"),
+    ("loss", "VerifyLoss", "RefVerifyLoss", "LossTolerance"),
+)
+
+
+@dataclass(frozen=True)
+class Wait:
+    """One stay on the revisit list.
+
+    Attributes:
+        center: where the subject was scanned.
+        flagged: the cycle it was put there.
+        decided: the cycle of its revisit; None while it is undecided.
+        outcome: `readmitted` or `eliminated`; None while it is undecided.
+    """
+
+    subject: str
+    center: str
+    flagged: int
+    decided: int | None = None
+    outcome: str | None = None
+
+
+@dataclass(frozen=True)
+class FlaggedScan:
+    """One scan that was flagged at least once.
+
+    Attributes:
+        scan: its row of the cohort's table; None where the table is no longer available.
+        flagged: the cycles in which it was flagged.
+        decided: the cycle of the last revisit; None while it is undecided.
+        outcome: `eliminated`, `undecided` or `readmitted`, at the end of the run.
+        evidence: what the last rejected step on this scan alone did, in words; empty if not known.
+    """
+
+    subject: str
+    center: str
+    scan: Subject | None
+    flagged: tuple[int, ...]
+    decided: int | None
+    outcome: str
+    evidence: str
+
+
+def find_waits(trace: pd.DataFrame) -> tuple[Wait, ...]:
+    """Find every stay on the revisit list, in the order flagged.
+
+    Args:
+        trace: columns of METHOD section 10, rows in the order written.
+    """
+    rows = trace[trace["Phase"].isin((RETRY, REVISIT, SCREEN))]
+    waits: list[Wait] = []
+    waiting: dict[str, int] = {}  # subject -> its place in `waits`
+    columns = (rows["Cycle"], rows["Phase"], rows["Subject"], rows["Study"], rows["Ignored"], _outcomes(rows))
+    for cycle, phase, subject, center, ignored, outcome in zip(*columns, strict=True):
+        if subject not in waiting:
+            if phase != REVISIT and ignored:
+                waiting[subject] = len(waits)
+                waits.append(Wait(subject, center, int(cycle)))
+        elif outcome in (READMITTED, ELIMINATED):
+            at = waiting.pop(subject)
+            waits[at] = Wait(subject, center, waits[at].flagged, int(cycle), outcome)
+    return tuple(waits)
+
+
+def _outcomes(rows: pd.DataFrame) -> Sequence[str | None]:
+    """Of revisits; None for other steps. The published method's traces need no column for it."""
+    if "Outcome" in rows:
+        return [outcome if isinstance(outcome, str) else None for outcome in rows["Outcome"]]
+    verdicts = zip(rows["Phase"], rows["Ignored"], strict=True)
+    return [(ELIMINATED if ignored else READMITTED) if phase == REVISIT else None for phase, ignored in verdicts]
+
+
+def eliminated_in(waits: Iterable[Wait]) -> dict[str, int]:
+    """Map each eliminated subject to the cycle it was eliminated in, in that order."""
+    found = [(w.decided, w.subject) for w in waits if w.outcome == ELIMINATED and w.decided is not None]
+    return {subject: cycle for cycle, subject in sorted(found, key=lambda pair: pair[0])}
+
+
+def find_flagged(trace: pd.DataFrame, scans: Iterable[Subject]) -> list[FlaggedScan]:
+    """List every scan ever flagged: the eliminated first, then the undecided; each in the order first flagged.
+
+    Args:
+        trace: as `past_run.read_trace` gives it.
+        scans: training scans, as far as they are known.
+    """
+    stays: dict[str, list[Wait]] = {}
+    for wait in find_waits(trace):
+        stays.setdefault(wait.subject, []).append(wait)
+    rejected = trace[trace["Phase"].isin((RETRY, REVISIT, SCREEN)) & (trace["Ignored"] == 1)]
+    evidence = {row["Subject"]: _describe_evidence(row) for row in rejected.to_dict("records")}
+    known = {scan.subject: scan for scan in scans}
+    flagged = [
+        FlaggedScan(
+            subject=subject,
+            center=waits[-1].center,
+            scan=known.get(subject),
+            flagged=tuple(wait.flagged for wait in waits),
+            decided=waits[-1].decided,
+            outcome=waits[-1].outcome or UNDECIDED,
+            evidence=evidence.get(subject, ""),
+        )
+        for subject, waits in stays.items()
+    ]
+    return sorted(flagged, key=lambda scan: OUTCOMES.index(scan.outcome))
+
+
+def count_by_center(flagged: Sequence[FlaggedScan], scans: Iterable[Subject]) -> pd.DataFrame:
+    """Columns center, training scans (None where not known), flagged, and `OUTCOMES`; most scans eliminated first."""
+    sizes = Counter(scan.study for scan in scans)
+    centers = pd.Series([scan.center for scan in flagged], name="center")
+    counts = pd.crosstab(centers, pd.Series([scan.outcome for scan in flagged]))
+    counts = counts.reindex(columns=[*OUTCOMES], fill_value=0).rename_axis(columns=None)
+    counts.insert(0, "flagged", counts.sum(axis=1))
+    counts.insert(0, "training scans", pd.Series({center: sizes.get(center) for center in counts.index}, dtype=object))
+    return counts.reset_index().sort_values(
+        [ELIMINATED, UNDECIDED, "flagged", "center"], ascending=[False, False, False, True]
+    )
+
+
+def _describe_evidence(row: Mapping[Hashable, Any]) -> str:
+    def number(name: str) -> float | None:
+        value = pd.to_numeric(row.get(name, np.nan), errors="coerce")
+        return None if pd.isna(value) else float(value)
+
+    if isinstance(reasons := row.get("Reasons"), str) and reasons:
+        cells = [("center p", "CenterP"), ("image odd by sd", "OddZ"), ("margin of its label", "Margin")]
+        return f"{reasons}: " + ", ".join(f"{what} {number(of):.3g}" for what, of in cells if number(of) is not None)
+    change, margin = number("LossZ"), number("Contradiction")
+    if change is not None and margin is not None:
+        return f"rise of the verification loss {change:+.1f} sd, contradiction of the label {margin:+.2f}"
+    changes: dict[str, list[str]] = {}  # by tolerance, which the two rates share
+    for label, *columns in _COMPARED:
+        after, before, allowed = map(number, columns)
+        if after is not None and before is not None and allowed is not None:
+            changes.setdefault(f"{allowed:.3f}", []).append(f"{label} {after - before:+.3f}")
+    return "; ".join(f"{', '.join(of)} (allowed {allowed})" for allowed, of in changes.items())

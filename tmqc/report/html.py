@@ -1,0 +1,91 @@
+"""Pages: templates filled in, tables of data frames, pictures inlined. A page loads nothing and runs one script, ours.
+
+Ids, centers' names and all else that comes from a table are untrusted text: pandas and the templates escape them.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup
+
+_TEMPLATES = files("tmqc.report") / "templates"
+
+
+Tables = Sequence[tuple[str, pd.DataFrame]]  # title, rows
+
+
+@dataclass(frozen=True)
+class Section:
+    """Part of a page.
+
+    Attributes:
+        lead: how to read it.
+        figures: SVG, and what it shows in words.
+        tables, folded: shown, and opened on demand.
+        needs_truth: it exists only because the truth is known, and is set apart.
+    """
+
+    anchor: str
+    title: str
+    lead: str
+    figures: Sequence[tuple[bytes, str]] = ()
+    tables: Tables = ()
+    folded: Tables = ()
+    needs_truth: bool = False
+
+
+def render_page(title: str, sections: Sequence[Section], **values: Any) -> str:
+    """Put a page together.
+
+    Args:
+        title: of the page.
+        sections: in order.
+        values: `notes`, which a reader has to know first; `facts`, label -> text; `gallery` of a run, and its `marks`.
+    """
+    environment = Environment(
+        loader=FunctionLoader(_load), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"uri": _to_uri, "table": to_table}
+    script = _load("page.js")
+    values = {"notes": (), "facts": {}, "gallery": None} | values
+    return environment.get_template("page.html.jinja").render(
+        title=title,
+        sections=sections,
+        style=Markup(_load("page.css")),  # part of the package, not user text
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        **values,
+    )
+
+
+def to_table(frame: pd.DataFrame) -> Markup:
+    """A data frame as a sortable table; cells as `show` writes them."""
+    cells = frame.astype(object).map(show)
+    with pd.option_context("display.max_colwidth", None):
+        return Markup(cells.to_html(index=False, border=0, classes="sortable"))  # pandas has escaped the text
+
+
+def show(value: object) -> str:
+    """A cell: three digits of a fraction, none of a whole number, a dash for what does not exist."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.3f}" if value % 1 else f"{value:g}"
+    return str(value)
+
+
+def _load(name: str) -> str:
+    return (_TEMPLATES / name).read_text(encoding="utf-8")
+
+
+def _to_uri(content: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
