@@ -25,6 +25,21 @@ def tmqc(*arguments, cwd, **env):
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env={**os.environ, **env})
 
 
+@pytest.fixture
+def leave(tmp_path, monkeypatch, capsys):
+    """The same in this process: exit code, stdout, stderr. A process of its own takes seconds."""
+
+    def run(*arguments):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(cli, "_failed", [])
+        monkeypatch.setattr(sys, "argv", ["tmqc", *arguments])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        return left.value.code, *capsys.readouterr()
+
+    return run
+
+
 def files_of(folder):
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*"))
 
@@ -37,24 +52,18 @@ def test_help_lists_groups_and_settings(tmp_path):
     assert files_of(tmp_path) == []
 
 
-def test_show_the_resolved_settings(tmp_path):
-    done = tmqc("experiment=paper_qc_samples_noise", "qc.error=0.05", "--cfg", "job", "--resolve", cwd=tmp_path)
+def test_the_module_and_the_console_script_show_the_resolved_settings(tmp_path):
+    arguments = ["experiment=paper_qc_samples_noise", "qc.error=0.05", "run.name=x", "--cfg", "job", "--resolve"]
+    done = tmqc(*arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "error: 0.05" in done.stdout
     assert "${" not in done.stdout
+    script = Path(sys.executable).with_name("tmqc")
+    assert subprocess.run([script, *arguments], cwd=tmp_path, capture_output=True, text=True).stdout == done.stdout
     assert files_of(tmp_path) == []
 
 
-def test_the_console_script_is_the_same_program(tmp_path):
-    script = Path(sys.executable).with_name("tmqc")
-    done = subprocess.run([script, "--cfg", "job"], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == tmqc("--cfg", "job", cwd=tmp_path).stdout
-
-
-def test_bash_completion_knows_groups_and_settings(tmp_path):
-    completed = tmqc("-sc", "query=bash", cwd=tmp_path, COMP_LINE="tmqc pipeline=", COMP_POINT="14")
-    assert {"pipeline=clean", "pipeline=qc"} <= set(completed.stdout.split())
+def test_bash_completion_knows_the_settings(tmp_path):
     completed = tmqc("-sc", "query=bash", cwd=tmp_path, COMP_LINE="tmqc qc.", COMP_POINT="8")
     assert {"qc.error=", "qc.revisit="} <= set(completed.stdout.split())
 
@@ -68,48 +77,44 @@ def test_bash_completion_knows_groups_and_settings(tmp_path):
         ([], "cohort.train_csv is not set"),
     ],
 )
-def test_bad_settings_exit_with_2_one_list_and_nothing_written(tmp_path, arguments, told):
-    done = tmqc(*arguments, cwd=tmp_path)
-    assert done.returncode == 2
-    assert told in done.stderr
-    assert done.stderr.startswith("tmqc: these settings cannot be used:")
-    assert "Traceback" not in done.stderr
-    assert done.stdout == ""
+def test_bad_settings_exit_with_2_one_list_and_nothing_written(tmp_path, leave, arguments, told):
+    code, out, err = leave(*arguments)
+    assert (code, out) == (2, "")
+    assert told in err
+    assert err.startswith("tmqc: these settings cannot be used:")
+    assert "Traceback" not in err
     assert files_of(tmp_path) == []
 
 
-def test_relative_places_count_from_the_command_whatever_hydra_does(tmp_path, cohort_csvs):
-    (tmp_path / "train.csv").write_text(cohort_csvs["train"].read_text())  # its scans are not beside it
-    overrides = [o for o in tiny_overrides(cohort_csvs, "out") if not o.startswith("cohort.train_csv")]
-    done = tmqc("pipeline=clean", *overrides, "cohort.train_csv=train.csv", "hydra.job.chdir=true", cwd=tmp_path)
-    assert done.returncode == 2
-    assert f"cannot be read: {tmp_path}" in done.stderr or f"{tmp_path}/scans" in done.stderr
-    assert not list(tmp_path.glob("out/*/*/out"))
-
-
 @pytest.mark.parametrize("name", ["../../evil", "..", ""])
-def test_a_name_that_leads_elsewhere_exits_with_2_and_leaves_no_file(tmp_path, name):
-    done = tmqc(f"run.name={name}", "cohort.train_csv=a.csv", "cohort.test_csv=b.csv", "init.from=x", cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("tmqc: these settings cannot be used:\n  - run.name=")
+def test_a_name_that_leads_elsewhere_exits_with_2_and_leaves_no_file(tmp_path, leave, name):
+    code, out, err = leave(f"run.name={name}", "cohort.train_csv=a.csv", "cohort.test_csv=b.csv", "init.from=x")
+    assert (code, out) == (2, "")
+    assert err.startswith("tmqc: these settings cannot be used:\n  - run.name=")
     assert not [path for path in tmp_path.rglob("*") if path.is_file() or path.name == "evil"]
 
 
 def test_bad_scans_are_all_told_at_once(tmp_path, cohort_csvs):
-    """A missing scan, a truncated one and one that is no image: one list, exit code 2, no run begun."""
+    """A missing scan, a truncated one and one that is no image: one list, exit code 2, no run begun.
+
+    Relative places count from where the command is given, also where Hydra changes the directory.
+    """
     shutil.copytree(cohort_csvs["train"].parent, tmp_path / "data")
     scans = tmp_path / "data" / "scans"
     (scans / "Alpha-train-0.nii.gz").unlink()
     whole = (scans / "Beta-train-1.nii.gz").read_bytes()
     (scans / "Beta-train-1.nii.gz").write_bytes(whole[: len(whole) // 2])
     (scans / "Delta-verification-0.nii.gz").write_text("not an image")
-    csvs = {split: tmp_path / "data" / f"{split}.csv" for split in cohort_csvs}
-    done = tmqc("pipeline=clean", *tiny_overrides(csvs, tmp_path / "outputs"), cwd=tmp_path)
+    csvs = {split: f"data/{split}.csv" for split in cohort_csvs}
+    done = tmqc("pipeline=clean", *tiny_overrides(csvs, "outputs"), "hydra.job.chdir=true", cwd=tmp_path)
     assert done.returncode == 2
+    assert str(scans / "Alpha-train-0.nii.gz") in done.stderr
     for subject in ("Alpha-train-0", "Beta-train-1", "Delta-verification-0"):
         assert f"subject {subject}" in done.stderr
     assert len(done.stderr.splitlines()) == 4
-    assert [path.name for path in (tmp_path / "outputs").iterdir()] == ["cache"]  # of the good scans
+    assert (tmp_path / "outputs" / "cache").is_dir()  # of the good scans
+    assert not list(tmp_path.glob("outputs/**/config.yaml"))
+    assert not list(tmp_path.glob("outputs/*/*/outputs"))
 
 
 def test_ctrl_c_says_so_and_marks_the_run_killed(tmp_path, cohort_csvs):
@@ -148,14 +153,15 @@ def test_a_wheel_works_elsewhere(tmp_path):
     done = tmqc("experiment=demo_qc", "--cfg", "job", "--resolve", cwd=elsewhere, PYTHONPATH=str(site))
     assert done.returncode == 0, done.stderr
     assert "error: 0.02" in done.stdout
-    where = "import tmqc.cli as c; print(c.conf_dir())"
-    env = {**os.environ, "PYTHONPATH": str(site)}
-    shown = subprocess.run([sys.executable, "-c", where], cwd=elsewhere, env=env, capture_output=True, text=True)
-    assert shown.stdout.strip() == str(site / "tmqc" / "conf")
     assert tmqc("qc.eror=1", cwd=elsewhere, PYTHONPATH=str(site)).returncode == 2
-    read = "from tmqc.phantom.cohort import read_centers; print(len(read_centers('real83')))"
-    tables = subprocess.run([sys.executable, "-c", read], cwd=elsewhere, env=env, capture_output=True, text=True)
-    assert tables.stdout.strip() == "83", tables.stderr
+    code = (
+        "import tmqc.cli as c; from tmqc.phantom.cohort import read_centers as r; print(c.conf_dir(), len(r('real83')))"
+    )
+    env = {**os.environ, "PYTHONPATH": str(site)}
+    shown = subprocess.run([sys.executable, "-c", code], cwd=elsewhere, env=env, capture_output=True, text=True)
+    assert shown.stdout.split() == [str(site / "tmqc" / "conf"), "83"], shown.stderr
+    rooms = {path.name for path in (site / "tmqc").iterdir()}
+    assert not {"bench", "study", "scripts"} & rooms
 
 
 @pytest.mark.parametrize("code", [1, 2, 143])
