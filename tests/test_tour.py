@@ -11,19 +11,24 @@ from test_screening import LIMITS
 from test_travel import Recorder, ScriptedCenters, plan
 
 from tmqc.core.calibration import Calibration, Limits
+from tmqc.core.center_tests import CenterTest
 from tmqc.core.control import Control, DryTour
+from tmqc.core.evidence import Finding, Review, ScanScore
 from tmqc.core.gate import Gate, Verdict
 from tmqc.core.ledger import Ledger
+from tmqc.core.platt import LogitCounts
+from tmqc.core.power import Power
 from tmqc.core.rates import Counts, Flips, Rates, Verification
 from tmqc.core.records import AWAY, DRY, RETRY, REVISIT, SCREEN, VISIT, CycleReport, Step
 from tmqc.core.runaway import Alarm, Guard
 from tmqc.core.schedule import Visit
 from tmqc.core.screen import Evidence, Record
+from tmqc.core.verdicts import CenterVerdict
 from tmqc.runs.checkpoint import FORMAT
 from tmqc.training import control, screening, tour, travel
 from tmqc.training.control import ControlledTravel
 from tmqc.training.screening import ScreenedTravel, Screening
-from tmqc.training.state import Judge, Task, TourState
+from tmqc.training.state import Judge, Looks, Task, TourState
 from tmqc.training.tour import Travel
 from tmqc.training.travel import AwayError
 
@@ -99,9 +104,10 @@ def test_a_tour_goes_on_from_any_place(name, leaves, monkeypatch):
 
 KEPT = (TourState, Task, Judge, Visit, Step, CycleReport, Ledger, Verification, Counts, Flips, Rates, Verdict)
 KEPT += (Evidence, Record, Alarm, Calibration, Limits)
+KEPT += (Looks, ScanScore, Finding, Review, CenterVerdict, CenterTest, Power, LogitCounts)
 
 
 def test_a_change_of_the_state_is_a_change_of_the_checkpoints_format():
     """If this fails: raise FORMAT in tmqc/runs/checkpoint.py, then write the new pair down here."""
     kept = [[kind.__name__, *((field.name, str(field.type)) for field in fields(kind))] for kind in KEPT]
-    assert (FORMAT, zlib.crc32(json.dumps(kept).encode())) == (2, 200992826)
+    assert (FORMAT, zlib.crc32(json.dumps(kept).encode())) == (3, 401793414)
