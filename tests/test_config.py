@@ -70,11 +70,21 @@ def test_the_fair_schedule_is_the_same_for_all_three(pipeline):
     assert (schedule.seed, schedule.learning_rate, schedule.decay, schedule.decay_start) == (42, 1e-4, 0.1, 0)
 
 
-def test_the_demo_has_one_cohort_and_one_model():
+@pytest.mark.parametrize(("prefix", "n"), [("demo_", 6), ("field_", 4)])
+def test_a_story_has_one_cohort_and_one_model(prefix, n):
     """Else its closing table would score models on scans of another kind than they were trained for."""
-    demo = [composed(f"experiment={name}") for name in EXPERIMENTS if name.startswith("demo_")]
-    assert len(demo) == 6
-    assert all(config.cohort == demo[0].cohort and config.model == demo[0].model for config in demo)
+    story = [composed(f"experiment={name}") for name in EXPERIMENTS if name.startswith(prefix)]
+    assert len(story) == n
+    assert all(config.cohort == story[0].cohort and config.model == story[0].model for config in story)
+
+
+def test_the_field_cohort_is_trained_on_as_published():
+    published, field = (composed(f"experiment={name}_clean", *OWN_DATA) for name in ("paper", "field"))
+    assert field.schedule == published.schedule
+    assert (field.model.batchnorm_momentum, field.model.dropout) == (
+        published.model.batchnorm_momentum,
+        published.model.dropout,
+    )
 
 
 def test_the_experiment_wins_over_the_root_and_the_command_line_over_both():
