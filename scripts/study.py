@@ -28,7 +28,7 @@ import pandas as pd
 
 from tmqc.cli import conf_dir
 from tmqc.phantom.cohort import PHANTOM_NOTE
-from tmqc.report.compare.means import average
+from tmqc.report.compare.tables import average
 from tmqc.runs.directory import BY_KIND, SUMMARY, write_text
 
 CLEAN, DIRTY, QC = "clean", "dirty", "qc"
