@@ -10,7 +10,7 @@ EVERYBODY = ("a", "b", "c", "d", "e")
 
 
 def test_flagged_in_cycle_10_with_revisit_2():
-    """METHOD section 7: flagged in c, sits out c+1 .. c+R, is revisited at the end of c+R, eligible from c+R+1."""
+    """Flagged in c, sits out c+1 .. c+R, is revisited at the end of c+R, eligible from c+R+1."""
     ledger = Ledger().flag(["b", "d"], due=12)
     assert ledger.eligible(EVERYBODY, 11) == ("a", "c", "e")
     assert ledger.eligible(EVERYBODY, 12) == ("a", "c", "e")

@@ -33,7 +33,7 @@ def data():
 
 
 def test_published_architecture():
-    """METHOD section 3: 768 features at 160 x 192 x 160 and about 2.95 million parameters."""
+    """768 features at 160 x 192 x 160 and about 2.95 million parameters."""
     model = sfcn((160, 192, 160), ModelConfig(), seed=0)
     encoder, classifier = model.get_layer("encoder"), model.get_layer("classifier")
     assert encoder.output_shape == (None, 768)

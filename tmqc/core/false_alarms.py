@@ -2,7 +2,7 @@
 
 A harmless step flips some predictions. Let each of N scans of a class change with probability `churn`, a changed one
 get worse with probability b and better with 1 - b. With D ~ Binomial(N, churn) changed and B ~ Binomial(D, b) worse,
-the rate rises by (2 B - D) / N, and METHOD section 6 rejects if that is more than n * error in either class. b is 1/2
+the rate rises by (2 B - D) / N, and the published gate rejects if that is more than n * error in either class. b is 1/2
 on average, as the rates stay where they are on average; within a step predictions move together, since a moved
 threshold makes one class worse and the other better: b ~ Beta(a, a) in HC, 1 - b in PD, with correlation `together` =
 1 / (2 a + 1) between the directions of two changed scans, 0 for independent ones.

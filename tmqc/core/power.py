@@ -89,7 +89,7 @@ def plant_flips(
         tests: of all centers. judged: those that are `fdr.large_enough`; the others are planted, too, and never found.
         leave_out: names of those under verdict, who take part but are not planted.
     """
-    p = {name: test.p for name, test in tests.items() if name in judged}
+    p = {name: tests[name].p if name in tests else 1.0 for name in judged}  # as `verdicts.judge_centers` counts them
     cases = []
     for name, test in tests.items():
         if name not in leave_out:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tmqc.core.platt import LogitCounts, count_logits
 
-DECISION_THRESHOLD = 0.5  # p >= 0.5 is PD (METHOD section 3)
+DECISION_THRESHOLD = 0.5  # p >= 0.5 is PD
 _LOG_CLIP = 1e-7  # as Keras clips probabilities before taking logarithms
 
 

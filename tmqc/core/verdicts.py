@@ -100,7 +100,11 @@ def judge_centers(
     q_look = share_of_look(q, look, n_planned)
     suspect = benjamini_hochberg(p, q)
     out = confirm(p, [name in waiting for name in names], q_look)
-    limits = [level * int(np.sum(rejected)) / max(1, len(names)) for level, rejected in ((q, suspect), (q_look, out))]
+    # The largest p rejected, where rounding has it above level * k / m: each verdict follows from p <= limit.
+    limits = [
+        float(max([level * int(np.sum(rejected)) / max(1, len(names)), *np.array(p)[rejected]]))
+        for level, rejected in ((q, suspect), (q_look, out))
+    ]
     is_suspect, is_out = (set(np.array(names)[rejected].tolist()) for rejected in (suspect, out))
 
     def state(name: str) -> str:

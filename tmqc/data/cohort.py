@@ -100,10 +100,10 @@ def write_split(path: Path, subjects: Iterable[Subject]) -> None:
 
 
 def digest(subjects: Iterable[Subject]) -> str:
-    """SHA-256 (hex) of the rows in order: subject, study, group, sex, age. Not of the paths: files move."""
+    """SHA-256 (hex) of the rows in order: subject, study, group, sex, age, scanner. Not of the paths: files move."""
     sha = hashlib.sha256()
     for row in subjects:
-        line = json.dumps([row.subject, row.study, row.group, row.sex, row.age])
+        line = json.dumps([row.subject, row.study, row.group, row.sex, row.age, row.scanner])
         sha.update(line.encode() + b"\n")
     return sha.hexdigest()
 

@@ -88,6 +88,7 @@ class Checkpointer:
         ledger = self._travel.ledger.to_json(report.cycle + 1)
         save_checkpoint(directory, self._point(learning_rate=report.learning_rate, ledger=ledger))
         keep_cycles(directory, self._settings.keep, until=report.cycle)
+        self._saved_at = time.monotonic()
         self._session.tracker.cycle()
 
     def load_final(self, learner: Learner) -> None:

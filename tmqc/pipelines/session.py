@@ -82,6 +82,7 @@ def open_run(
         try:
             if goes_on:
                 cut_back(directory, point)
+                tracker.cycle()
             else:
                 claim(directory, overwrite=config.run.overwrite)
             (directory / SUMMARY).unlink(missing_ok=True)

@@ -66,7 +66,7 @@ def find_waits(trace: pd.DataFrame) -> tuple[Wait, ...]:
     """Find every stay on the revisit list, in the order flagged.
 
     Args:
-        trace: columns of METHOD section 10, rows in the order written.
+        trace: columns of `trace.csv`, rows in the order written.
     """
     rows = trace[trace["Phase"].isin((RETRY, REVISIT, SCREEN))]
     waits: list[Wait] = []

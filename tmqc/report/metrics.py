@@ -97,8 +97,6 @@ def subgroup_metrics(
 
     Raises:
         ValueError: there are no subjects, or `predictions_of` refuses.
-
-    Source: METHOD sections 5 and 10.
     """
     if not subjects:
         raise ValueError("no subjects to score")

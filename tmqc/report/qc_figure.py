@@ -53,7 +53,7 @@ def draw_qc(trace: pd.DataFrame) -> Figure:
     With a gate these are FPR and FNR with the tolerance, with the screen the evidence on every scan.
 
     Args:
-        trace: columns of METHOD section 10, as `events.read_trace` gives them.
+        trace: columns of `trace.csv`, as `past_run.read_trace` gives them.
 
     Raises:
         ValueError: the trace has no rows.

@@ -29,7 +29,7 @@ log = logging.getLogger("tmqc")
 _ARTIFACTS = (
     *(rundir.CONFIG, rundir.TRACE, rundir.LEDGER, rundir.CYCLES, rundir.DETECTION, rundir.GOOD_LOST, rundir.BY_KIND),
     *(rundir.TRUTH, rundir.METRICS, rundir.PREDICTIONS, rundir.SCORES, rundir.RANKING, rundir.RANKING_BY_KIND),
-    rundir.REPORT,
+    *(rundir.CENTERS, rundir.REVIEW, rundir.POWER, rundir.REPORT),
 )
 
 

@@ -1,4 +1,4 @@
-"""How well harmful scans were found, given the truth (METHOD section 8): cycle by cycle, by kind and by subgroup."""
+"""How well harmful scans were found, given the truth: cycle by cycle, by kind and by subgroup."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -45,6 +46,8 @@ def append_cycle(path: Path, report: CycleReport, further: Mapping[str, float | 
         if is_new:
             writer.writeheader()
         writer.writerow(row)
+        file.flush()
+        os.fsync(file.fileno())  # a checkpoint counts this row
 
 
 def read_rows(path: Path) -> list[CycleRow]:

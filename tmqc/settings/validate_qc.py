@@ -22,6 +22,10 @@ def _check_gate(qc: QcConfig) -> list[str]:
         faults.append(
             f"qc.early_stop ends verifications that reject a step, and qc.control={qc.control} has none: leave it off"
         )
+    if qc.control != "steps" and qc.calibrated.method != "none":
+        faults.append(
+            f"qc.calibrated.method={qc.calibrated.method}: qc.control={qc.control} verifies no steps; use none"
+        )
     if qc.control == "evidence" and qc.strikes != 1:
         faults.append(f"qc.strikes={qc.strikes}: qc.control=evidence promises its rate by looks instead; use 1")
     highest = {"quantile": 1.0, "z": 1e6}.get(qc.calibrated.method)

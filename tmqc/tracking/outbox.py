@@ -98,7 +98,8 @@ class MlflowTracker:
         self._box = Outbox(opening) if left is None else left
         self._box.opening, self._box.status = opening, None  # it is not finished any more
         self._box.run_id = None if is_key else run_id
-        self._box.cycles = self._asks_last = run_id is not None
+        self._box.cycles = False  # rows that the checkpoint does not know are cut off first; then `cycle` is called
+        self._asks_last = run_id is not None
         try:
             self._open()
             if run_id is not None:

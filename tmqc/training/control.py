@@ -1,4 +1,4 @@
-"""Quality control of every step of the tour: verify, decide, undo, set aside, eliminate (METHOD sections 6 and 7)."""
+"""Quality control of every step of the tour: verify, decide, undo, set aside, eliminate."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ class ControlledTravel(Travel):
         self.state.calibration = calibrate(changes, method=dry.method, level=dry.level, flip=max(flip.fpr, flip.fnr))
 
     def _try_step(self, task: Task) -> Step:
-        """Train, verify, decide; a rejected or dry step leaves no trace in the model (METHOD section 6)."""
+        """Train, verify, decide; a rejected or dry step leaves no trace in the model."""
         before = self.centers.snapshot()
         trained = self._train_all(task, before)
         started, n, gate = perf_counter(), len(trained.subjects), self.gate

@@ -1,4 +1,4 @@
-"""What a tour of the travelling model (METHOD section 4) needs: centers, listeners, a plan; and its two kinds of steps.
+"""What a tour of the travelling model needs: centers, listeners, a plan; and its two kinds of steps.
 
 Centers are a Protocol: the same tour drives centers of this process and remote ones.
 """
