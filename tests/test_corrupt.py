@@ -26,10 +26,13 @@ class Learner:
         return 0.0, 0
 
 
+AS_GIVEN = ["run.verify_batch_size=8"]  # a stand-in for the learner has no size of its own
+
+
 @pytest.fixture
 def prepare_tiny(cohort_csvs, tmp_path):
     def prepare(*overrides, rename=None):
-        config = compose_config(*tiny_overrides(cohort_csvs, tmp_path), "harmful=samples", *overrides)
+        config = compose_config(*tiny_overrides(cohort_csvs, tmp_path), "harmful=samples", *AS_GIVEN, *overrides)
         csvs = {f"{split}_csv": path for split, path in cohort_csvs.items()}
         if rename is not None:
             csvs["test_csv"] = tmp_path / "test.csv"

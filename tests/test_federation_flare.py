@@ -110,7 +110,8 @@ class Federation:
 
     def spawn(self, *overrides, name):
         """The same in a process of its own."""
-        command = [*tiny_overrides({}, self._outputs), f"run.name={name}", *self.settings, *overrides]
+        settings = (*tiny_overrides({}, self._outputs), f"run.name={name}", *self.settings, *overrides)
+        command = {setting.partition("=")[0]: setting for setting in settings}.values()
         with (self._outputs / f"{name}.out").open("wb") as out:
             return subprocess.Popen([sys.executable, "-m", "tmqc", *command], stdout=out, stderr=subprocess.STDOUT)
 

@@ -121,7 +121,7 @@ def test_control_does_not_depend_on_the_truth_being_known(runs, cohort_csvs):
     one, other = (pd.read_csv(r / "trace.csv").drop(columns="Seconds") for r in (runs["qc"], blind))
     pd.testing.assert_frame_equal(one, other, check_exact=True)
     assert not any((blind / name).exists() for name in ("detection.csv", "good_lost.csv", "detection_by_kind.csv"))
-    assert json.loads((blind / "summary.json").read_text())["detection"] is None
+    assert not [name for name in json.loads((blind / "summary.json").read_text()) if name.startswith("detect/")]
     assert not (blind / "truth.csv").exists()
 
 
@@ -334,4 +334,4 @@ def test_inference_of_what_is_not_there(runs, cohort_csvs):
     with pytest.raises(RunError, match="no such directory"):
         go(runs["outputs"], cohort_csvs, *base, "inference.run=nowhere", name="x")
     with pytest.raises(RunError, match="holds cycles 8 to 11"):
-        go(runs["outputs"], cohort_csvs, *base, f"inference.run={runs['qc']}", "inference.cycles=3", name="x")
+        go(runs["outputs"], cohort_csvs, *base, f"inference.run={runs['qc']}", "inference.cycles='3'", name="x")

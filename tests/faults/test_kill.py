@@ -30,7 +30,8 @@ def outputs(tmp_path_factory, cohort_csvs):
 
 
 def launch(outputs, csvs, *settings):
-    command = [sys.executable, "-m", "tmqc", *tiny_overrides(csvs, outputs), *settings]
+    given = {override.partition("=")[0]: override for override in (*tiny_overrides(csvs, outputs), *settings)}
+    command = [sys.executable, "-m", "tmqc", *given.values()]  # a setting that is given twice is refused
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 

@@ -30,7 +30,8 @@ def unprivileged():
 
 
 def launch(csvs, outputs, *settings):
-    command = [*unprivileged(), sys.executable, "-m", "tmqc", *settings, *tiny_overrides(csvs, outputs)]
+    given = {override.partition("=")[0]: override for override in (*tiny_overrides(csvs, outputs), *settings)}
+    command = [*unprivileged(), sys.executable, "-m", "tmqc", *given.values()]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
@@ -68,7 +69,14 @@ def test_outputs_that_are_a_file(cohort_csvs, tmp_path):
 
 
 def test_a_phantom_that_cannot_be_written(tmp_path, cohort_csvs, sealed):
-    settings = ["cohort=phantom", f"cohort.phantom.directory={sealed}/phantom", "pipeline=clean", "tracking=none"]
+    grid = ["cohort.shape=[20,24,20]", "cohort.spacing_mm=[8,8,8]"]
+    settings = [
+        "cohort=phantom",
+        *grid,
+        f"cohort.phantom.directory={sealed}/phantom",
+        "pipeline=clean",
+        "tracking=none",
+    ]
     errors = refused(launch(cohort_csvs, tmp_path / "outputs", *settings))
     assert f"phantom '{sealed}/phantom'" in errors
     assert "Permission denied" in errors
