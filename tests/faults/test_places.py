@@ -30,8 +30,9 @@ def unprivileged():
 
 
 def launch(csvs, outputs, *settings):
-    given = {override.partition("=")[0]: override for override in (*tiny_overrides(csvs, outputs), *settings)}
-    command = [*unprivileged(), sys.executable, "-m", "tmqc", *given.values()]
+    given = {override.partition("=")[0] for override in settings}
+    others = [override for override in tiny_overrides(csvs, outputs) if override.partition("=")[0] not in given]
+    command = [*unprivileged(), sys.executable, "-m", "tmqc", *settings, *others]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
