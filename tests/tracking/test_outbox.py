@@ -194,6 +194,9 @@ def test_a_run_that_goes_on_sends_first_what_its_earlier_process_left(tmp_path, 
     first.finish("KILLED")
     run_id, store.down = first.run_id, None
     begin(second := MlflowTracker(store, directory=tmp_path), run_id)
+    assert sent(store) == []  # not before the rows that the checkpoint does not know are cut off
+    second.cycle()
+    second.wait()
     assert sent(store) == [0, 1] and "train" in store.got and not (tmp_path / "tracking.json").exists()
     cycles(second, tmp_path, 2)
     second.finish("FINISHED")
