@@ -22,6 +22,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--shape", type=int, nargs=3, default=[40, 48, 40], metavar=("X", "Y", "Z"), help="voxels")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--effect", type=float, default=1.0, help="strength of the PD change, 1 = calibrated")
+    parser.add_argument("--spread", default="easy", help="how much scans and centers differ: easy, field")
     parser.add_argument(
         "--out", type=Path, help="directory; if not given: under outputs/phantom, named by the settings"
     )
@@ -32,7 +33,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit code: 0, or 2 with one line a fault on bad input."""
     args = parse(arguments)
-    settings = PhantomConfig(centers=args.centers, seed=args.seed, effect=args.effect)
+    settings = PhantomConfig(centers=args.centers, seed=args.seed, effect=args.effect, spread=args.spread)
     shape = (args.shape[0], args.shape[1], args.shape[2])
     try:
         directory = args.out or default_directory(settings, shape, Path("outputs"))
