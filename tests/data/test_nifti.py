@@ -241,7 +241,7 @@ def test_what_is_not_in_use_may_be_anything():
         ("a.nii.gz", gzip.compress(nifti1(), mtime=0)[:-1], "truncated"),
         ("a.nii.gz", gzip.compress(nifti1(), mtime=0)[:-8], "truncated"),
         ("a.nii.gz", gzip.compress(nifti1(), mtime=0)[:30], "truncated"),
-        ("a.nii.gz", gzip.compress(nifti1(), mtime=0)[:-6] + b"XXXXXX", "damaged"),  # checksum and length
+        ("a.nii.gz", gzip.compress(nifti1(), mtime=0)[:-6] + b"zzzzzz", "damaged"),  # checksum and length
         ("a.nii.gz", gzip.compress(nifti1(), mtime=0) + b"more", "damaged"),
     ],
 )

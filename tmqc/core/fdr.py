@@ -91,7 +91,7 @@ def confirm(p_values: ArrayLike, candidates: Sequence[bool], q_look: float) -> N
     """Who is eliminated at a look: Benjamini-Hochberg over all, in which only `candidates` can be rejected.
 
     Args:
-        p_values: of everybody judged at this look, shape (m,). candidates: under verdict since an earlier look.
+        p_values: of all judged at this look, shape (m,). candidates: under verdict since an earlier look.
         q_look: of `share_of_look`.
     """
     return benjamini_hochberg(np.where(candidates, np.asarray(p_values, np.float64), 1.0), q_look)
