@@ -5,7 +5,7 @@ that has got worse has a flatter line, so that its logits are smaller and count 
 one has said of a scan stays in the mean. Nothing has to be kept for that but a number a scan. A state whose line is
 flat knows nothing and judges no scan.
 
-Scans that the state has trained on have optimistic margins. For good ones that hides faults and accuses no good scan: T2
+Scans that the state has trained on have optimistic margins. For good ones it hides faults and accuses no good scan: T2
 compares them with verification scans, which no state has trained on. Scans under verdict are not trained on, so that
 every further look at them is out of sample.
 """

@@ -189,7 +189,7 @@ class ScreenedTravel(Travel):
 
     def _weigh(self, tried: Sequence[Step]) -> list[Step]:
         """Add the evidence to the steps of a screening, in the light of all scans that the same model has seen."""
-        if not tried:  # all scans wait, or are eliminated
+        if not tried:  # no scan is left
             return []
         judge = self.judge
         for step in tried:
