@@ -60,6 +60,7 @@ class CenterTest:
             without one of them.
         p: of both tests together. p_least: the smallest that the sizes allow.
         p_if_flipped: the p if all labels of its training scans were flipped: what `core.power` counts.
+        z: of `core.center_effects`, low where labels are contradicted; None where the center was tested by itself.
     """
 
     n_train: int
@@ -69,6 +70,7 @@ class CenterTest:
     p: float
     p_least: float
     p_if_flipped: float
+    z: float | None = None
 
 
 def rank_p_value(low: ArrayLike, high: ArrayLike) -> float:
@@ -171,14 +173,22 @@ def judge_center(
         for low, high, margin in ((pd, hc, m), (hc, pd, -m))
     )
     return CenterTest(
-        n_train=z.size,
-        n_verification=zv.size,
-        contradicted=float(np.mean(pd[:, None] < hc)) if pd.size and hc.size else None,
-        gap=float(mv.mean() - m.mean()) if zv.size else None,
+        *describe_center(z, y, zv, yv),
         p=p,
         p_least=least_p(z.size, zv.size, draws=draws),
         p_if_flipped=flipped,
     )
+
+
+def describe_center(
+    logits: ArrayLike, labels: ArrayLike, verification_logits: ArrayLike, verification_labels: ArrayLike
+) -> tuple[int, int, float | None, float | None]:
+    """The first four numbers of a `CenterTest`, of what `judge_center` takes."""
+    z, y, mv = np.asarray(logits, np.float64), np.asarray(labels), margins_of(verification_logits, verification_labels)
+    pd, hc = z[y == 1], z[y != 1]
+    contradicted = float(np.mean(pd[:, None] < hc)) if pd.size and hc.size else None
+    gap = float(mv.mean() - margins_of(z, y).mean()) if mv.size else None
+    return z.size, mv.size, contradicted, gap
 
 
 def least_p(n: int, v: int, *, draws: int = 19_999) -> float:

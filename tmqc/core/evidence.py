@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from tmqc.core.center_tests import CenterTest, judge_center, least_p, margins_of
+from tmqc.core.center_effects import compare_centers, flip, p_values, standardize, sum_logits
+from tmqc.core.center_tests import CenterTest, describe_center, judge_center, least_p, margins_of
 from tmqc.core.conformal import CONFORMAL, judge_oddness
 from tmqc.core.fdr import confirm, large_enough, share_of_look
 from tmqc.core.label_fdr import judge_labels, lowest_with_mean
@@ -25,6 +26,7 @@ from tmqc.core.power import Power, measure_power, plant_flips
 from tmqc.core.verdicts import ELIMINATED, SUSPECT, CenterVerdict, judge_centers
 
 CENTER, IMAGE, LABEL, HELD = "center", "image", "label", "center waits"
+ACROSS, WITHIN = "across", "within"  # centers compared with one another, or each tested by itself
 FIXED_Z = 4.5  # robust standard deviations of the fixed limit for odd images
 SIZES = (1, 4, 9)  # upper ends of the bins that power is reported for
 
@@ -133,23 +135,33 @@ class Look:
         return share_of_look(self.q, self.number, self.n_planned)
 
 
-def able_to_be_judged(sizes: Mapping[str, tuple[int, int]], *, q: float, n_planned: int) -> frozenset[str]:
+def able_to_be_judged(
+    sizes: Mapping[str, tuple[int, int]], *, q: float, n_planned: int, compare: str = WITHIN
+) -> frozenset[str]:
     """Centers that could come to be eliminated whatever their scores, by n training and v verification scans alone."""
+    if compare == ACROSS:
+        return frozenset(sizes)
     able = large_enough([least_p(n, v) for n, v in sizes.values()], q / n_planned)
     return frozenset(center for center, one in zip(sizes, able, strict=True) if one)
 
 
 def judge_screening(
-    train: Sequence[ScanScore], verification: Sequence[ScanScore], look: Look, *, judged: Collection[str]
+    train: Sequence[ScanScore],
+    verification: Sequence[ScanScore],
+    look: Look,
+    *,
+    judged: Collection[str],
+    compare: str = WITHIN,
 ) -> Screened:
     """Decide about all scans.
 
     Args:
         train: all that are not eliminated, with calibrated logits. verification: likewise, of all centers.
         judged: centers that were `able_to_be_judged` when control began.
+        compare: `across` centers (`core.center_effects`), or `within` each (`core.center_tests`).
     """
     accused = look.accused or {}
-    tests = _test_centers(train, verification, look.seed)
+    tests = _compare(train, verification) if compare == ACROSS else _test_centers(train, verification, look.seed)
     waiting = [center for center, is_due in accused.items() if is_due]
     centers = judge_centers(tests, judged=judged, waiting=waiting, q=look.q, look=look.number, n_planned=look.n_planned)
     suspects = dict.fromkeys((c for c, is_due in accused.items() if not is_due), HELD)
@@ -181,21 +193,42 @@ def judge_screening(
     return Screened(findings, centers, measure_power(planted, edges=SIZES))
 
 
+_Scans = tuple[list[float], list[float], list[float], list[float]]  # a center's: logits and labels by split
+
+
+def _split(train: Sequence[ScanScore], verification: Sequence[ScanScore]) -> Mapping[str, _Scans]:
+    """Training scans, then verification scans, of every center that trains."""
+    splits: dict[str, _Scans] = {scan.center: ([], [], [], []) for scan in train}
+    for scans, at in ((train, 0), (verification, 2)):
+        for scan in scans:
+            if scan.center in splits:
+                splits[scan.center][at].append(scan.logit)
+                splits[scan.center][at + 1].append(scan.label)
+    return splits
+
+
 def _test_centers(
     train: Sequence[ScanScore], verification: Sequence[ScanScore], seed: Sequence[int]
 ) -> dict[str, CenterTest]:
     """Every center runs its own tests, with a generator of its own."""
-    tests = {}
-    for i, center in enumerate(dict.fromkeys(scan.center for scan in train)):
-        own, its = ([s for s in scans if s.center == center] for scans in (train, verification))
-        tests[center] = judge_center(
-            [s.logit for s in own],
-            [s.label for s in own],
-            [s.logit for s in its],
-            [s.label for s in its],
-            rng=np.random.default_rng([*seed, i]),
-        )
-    return tests
+    return {
+        center: judge_center(*scans, rng=np.random.default_rng([*seed, i]))
+        for i, (center, scans) in enumerate(_split(train, verification).items())
+    }
+
+
+def _compare(train: Sequence[ScanScore], verification: Sequence[ScanScore]) -> dict[str, CenterTest]:
+    """Every center sends its sums and is compared with all others; then each in turn as if its labels were flipped."""
+    splits = _split(train, verification)
+    own = np.array([sum_logits(z, y) for z, y, _, _ in splits.values()])
+    its = np.array([sum_logits(z, y) for _, _, z, y in splits.values()])
+    z, effects = compare_centers(own, its)
+    flipped = p_values(standardize(flip(own), its, effects), len(own))
+    rows = zip(splits.items(), z.tolist(), p_values(z, len(own)).tolist(), flipped.tolist(), strict=True)
+    return {
+        center: CenterTest(*describe_center(*scans), p=p, p_least=0.0, p_if_flipped=if_flipped, z=one)
+        for (center, scans), one, p, if_flipped in rows
+    }
 
 
 _Row = tuple[bool, bool, dict[str, Any]]  # under suspicion; beyond an eliminating limit; cells of `Finding`

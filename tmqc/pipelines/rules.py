@@ -71,7 +71,8 @@ def make_travel(
         return ScreenedTravel(plan, _screening(qc), centers, *listeners, unlikeness=unlikeness, **place)
     if qc.control == "evidence":
         assert isinstance(centers, LocalCenters)  # `validate_federation` refuses others
-        rules = EvidenceRules(q=qc.fdr, every=qc.evidence.every, revisit=qc.revisit, guard=_guard(qc))
+        asked = qc.evidence
+        rules = EvidenceRules(qc.fdr, every=asked.every, revisit=qc.revisit, compare=asked.compare, guard=_guard(qc))
         return EvidenceTravel(plan, rules, centers, *listeners, **place)
     if unknown := [center for center in qc.calibrated.centers if center not in plan.subjects]:
         raise RunError(f"qc.calibrated.centers: no center {', '.join(unknown)}; there are {', '.join(plan.subjects)}")

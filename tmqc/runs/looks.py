@@ -13,7 +13,7 @@ from tmqc.runs.directory import CENTERS, POWER, REVIEW, write_text
 from tmqc.training.state import Looks
 
 _CENTERS = (
-    *("cycle", "center", "n", "v", "contradicted", "gap", "p", "p_least"),
+    *("cycle", "center", "n", "v", "contradicted", "gap", "z", "p", "p_least"),
     *("state", "waited", "limit", "eliminate_limit"),
 )
 _POWER = ("kind", "smallest", "largest", "n", "n_found", "low", "high")
@@ -23,14 +23,15 @@ def write_looks(directory: Path, looks: Looks) -> None:
     """Write the three tables; nothing as long as there was no screening. Cells of what does not exist are empty.
 
     `centers.csv`: a row a center and screening; `contradicted` is T1's share of pairs in the wrong order, `gap` T2's
-    difference of mean margins. `review.csv`: all scans at the last screening, the most suspicious label first.
+    difference of mean margins, `z` that of `core.center_effects`. `review.csv`: all scans at the last screening, the
+    most suspicious label first.
     `power.csv`: of centers with so many scans, how many would have come under verdict with all labels flipped.
     """
     if not looks.n:
         return
     centers = [
         (
-            *(cycle, center, t.n_train, t.n_verification, t.contradicted, t.gap, t.p, t.p_least),
+            *(cycle, center, t.n_train, t.n_verification, t.contradicted, t.gap, t.z, t.p, t.p_least),
             *(one.state, int(one.waited), one.limit, one.eliminate_limit),
         )
         for cycle, center, one in looks.centers

@@ -129,6 +129,7 @@ class EvidenceConfig:
     """Judge centers, images and labels by forward passes."""
 
     every: int = within(4, 1, 100_000)  # cycles from one screening to the next
+    compare: str = one_of("across", ("across", "within"))  # a center with all others, or its scans with one another
 
 
 @dataclass

@@ -18,7 +18,16 @@ from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Protocol, Unpack
 
-from tmqc.core.evidence import Finding, Look, ScanScore, Screened, able_to_be_judged, judge_screening, rank_for_review
+from tmqc.core.evidence import (
+    ACROSS,
+    Finding,
+    Look,
+    ScanScore,
+    Screened,
+    able_to_be_judged,
+    judge_screening,
+    rank_for_review,
+)
 from tmqc.core.platt import Line, LogitCounts, calibrate_counts, count_logits
 from tmqc.core.rates import RATES
 from tmqc.core.records import BASELINE, BATCH, ELIMINATED, POSTPONED, READMITTED, SCREEN, Step
@@ -48,11 +57,13 @@ class EvidenceRules:
         q: of all centers eliminated in a run, at most this share is expected to be good; likewise of the others.
         every: cycles from one screening to the next; the first is before the first cycle of the run.
         revisit: cycles after which who is under verdict may be judged again, at the next screening.
+        compare: centers `across` or `within`, as of `core.evidence.judge_screening`.
     """
 
     q: float = 0.1
     every: int = 4
     revisit: int = 2
+    compare: str = ACROSS
     guard: Guard = field(default=Guard())
 
 
@@ -118,7 +129,9 @@ class EvidenceTravel(Travel):
         if line.slope > 0.0 and looks.train:
             looks.n += 1
             train, verification = self._average("train", line), self._average("verification", line)
-            self._follow(judge_screening(train, verification, self._look(due), judged=self._judged()), due, train)
+            look, compare = self._look(due), self.rules.compare
+            screened = judge_screening(train, verification, look, judged=self._judged(), compare=compare)
+            self._follow(screened, due, train)
         else:
             state.refused = bool(looks.train)
             for subject in due:
@@ -150,7 +163,8 @@ class EvidenceTravel(Travel):
         """Centers large enough, by the sizes that control began with."""
         theirs = [score.center for score in self.looks.verification]
         sizes = {center: (len(s), theirs.count(center)) for center, s in self.plan.subjects.items()}
-        return able_to_be_judged(sizes, q=self.rules.q, n_planned=self._look(()).n_planned)
+        rules, n_planned = self.rules, self._look(()).n_planned
+        return able_to_be_judged(sizes, q=rules.q, n_planned=n_planned, compare=rules.compare)
 
     def _follow(self, screened: Screened, due: Sequence[str], train: Sequence[ScanScore]) -> None:
         """Decide on those that are due, set new suspects aside, keep what was found."""

@@ -1,0 +1,156 @@
+"""Is a whole center harmful? Its margins against all centers', under a normal model of how centers differ.
+
+The tests of `core.center_tests` hold whatever a center is like, and cannot see a small one: with n training and v
+verification scans no permutation has a p below 1 / C(n + v, v). What is known of the other centers helps where centers
+differ as draws of one distribution do. Calibrated logit of scan i of class y (x = +1 PD, -1 HC) at center s:
+
+    z_i = middle + x_i half (1 + a_s) + b_s + e_i,   a_s ~ N(0, slope), b_s ~ N(0, shift), e_i ~ N(0, within)
+
+(a linear mixed model with random shift and slope; Laird and Ware, Biometrics 1982). What is tested is the sum of the
+center's margins x_i z_i over its training scans, given its verification scans: with few of them it is compared with
+other centers, with many with itself. A shift of the center cancels as far as its classes balance; a faint slope counts
+against a center only beyond what slopes differ by.
+
+The variances come from all centers, those left out whose z is below -2.5 (again, until no more are: flipped centers
+would pass for a variance). z has the tails of Student's t with as many degrees of freedom as there are centers less
+one, since the variances between centers are estimated from so many.
+
+**What leaves a center**: five sums a split and class mix (`sum_logits`); of a center with one scan that is its logit.
+
+**When it holds.** The centers' effects are normal, and the state has been trained at all of them alike, as the clean
+model that control starts from has. `docs/study-real-sites.md` has both: at real sites that the model was trained at
+it holds its level and finds most small ones; at sites that the model has never seen, whose shifts have heavier tails,
+it accuses more good ones than promised: use `within` there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import minimize
+from scipy.stats import t
+
+_CUT = -2.5  # below this z a center is left out of the variances
+_MOST_ROUNDS = 5
+_LEAST = 1e-6  # variances, as a share of the whole one
+
+Sums = NDArray[np.float64]
+"""Scans with PD and with HC, sum of the logits of either, sum of all squares: shape (..., 5)."""
+
+
+@dataclass(frozen=True)
+class Effects:
+    """What centers are like: `middle` and `half` in calibrated logits, the others variances (`slope` of 1 + a_s)."""
+
+    middle: float
+    half: float
+    within: float
+    shift: float
+    slope: float
+
+
+def sum_logits(logits: ArrayLike, labels: ArrayLike) -> Sums:
+    """Sums of a center's scans of one split; labels: 1 = PD, 0 = HC."""
+    z, is_pd = np.asarray(logits, np.float64), np.asarray(labels) == 1
+    return np.array([is_pd.sum(), (~is_pd).sum(), z[is_pd].sum(), z[~is_pd].sum(), z @ z], np.float64)
+
+
+def flip(sums: Sums) -> Sums:
+    """The same scans with all labels flipped."""
+    return sums[..., [1, 0, 3, 2, 4]]
+
+
+def compare_centers(train: Sums, verification: Sums) -> tuple[NDArray[np.float64], Effects]:
+    """Standardized margin sums of all centers, shape (centers,): low where labels are contradicted; and the model.
+
+    Args:
+        train, verification: sums a center, shape (centers, 5); zeros where it has no scans.
+
+    Raises:
+        ValueError: a class has no scan, or all logits of a class are equal: nothing can be compared.
+    """
+    kept = np.ones(len(train), bool)
+    for _ in range(_MOST_ROUNDS):
+        effects = fit_effects(np.where(kept[:, None], train, 0.0) + verification)
+        z = standardize(train, verification, effects)
+        if np.array_equal(kept, kept := z > _CUT):
+            break
+    return z, effects
+
+
+def p_values(z: NDArray[np.float64], n_centers: int) -> NDArray[np.float64]:
+    """Of what `compare_centers` or `standardize` gives, one-sided, for variances from `n_centers` centers."""
+    p: NDArray[np.float64] = t.cdf(z, max(1, n_centers - 1))
+    return p
+
+
+def fit_effects(sums: Sums) -> Effects:
+    """Maximum likelihood over centers, shape (centers, 5).
+
+    Raises:
+        ValueError: as `compare_centers`.
+    """
+    n_pd, n_hc, pd, hc, squares = sums.sum(axis=0)
+    if not (n_pd and n_hc):
+        raise ValueError(f"{n_pd:.0f} scans with PD and {n_hc:.0f} with HC: centers are compared by scans of both")
+    means = pd / n_pd, hc / n_hc
+    variance = (squares - n_pd * means[0] ** 2 - n_hc * means[1] ** 2) / (n_pd + n_hc)
+    if not variance > 1e-9 * squares / (n_pd + n_hc):
+        raise ValueError("all logits of a class are equal: no center can be told from another")
+    scale = np.log(variance)
+    bounds = [(None, None)] * 2 + [(scale + np.log(_LEAST), scale + 2.0)] * 2 + [(np.log(_LEAST), 2.0)]
+    start = [*means, scale - 0.1, scale - 2.0, -3.0]
+    found = minimize(_surprise, start, args=(sums[sums[:, :2].sum(axis=1) > 0],), method="L-BFGS-B", bounds=bounds)
+    return _effects_of(found.x)
+
+
+def _effects_of(parameters: NDArray[np.float64]) -> Effects:
+    pd, hc, *logs = map(float, parameters)
+    return Effects((pd + hc) / 2.0, (pd - hc) / 2.0, *(float(np.exp(one)) for one in logs))
+
+
+def _center_sums(sums: Sums, effects: Effects) -> tuple[NDArray[np.float64], ...]:
+    """Scans, PD less HC, and residuals of the expected logits: their sum, signed sum and sum of squares."""
+    n_pd, n_hc, pd, hc, squares = np.moveaxis(sums, -1, 0)
+    at_pd, at_hc = effects.middle + effects.half, effects.middle - effects.half
+    left_pd, left_hc = pd - n_pd * at_pd, hc - n_hc * at_hc
+    square = squares - 2.0 * (at_pd * pd + at_hc * hc) + n_pd * at_pd**2 + n_hc * at_hc**2
+    return n_pd + n_hc, n_pd - n_hc, left_pd + left_hc, left_pd - left_hc, square
+
+
+def _surprise(parameters: NDArray[np.float64], sums: Sums) -> float:
+    """Minus the log likelihood, less a constant: Woodbury's identity with two random effects a center."""
+    e = _effects_of(parameters)
+    n, excess, plain, signed, square = _center_sums(sums, e)
+    a, b = 1.0 + e.shift * n / e.within, 1.0 + e.slope * e.half**2 * n / e.within
+    c = np.sqrt(e.shift * e.slope) * e.half * excess / e.within
+    u, w = np.sqrt(e.shift) * plain, np.sqrt(e.slope) * e.half * signed
+    determinant = a * b - c**2
+    explained = (b * u**2 - 2.0 * c * u * w + a * w**2) / determinant / e.within
+    return float(0.5 * np.sum(n * np.log(e.within) + np.log(determinant) + (square - explained) / e.within))
+
+
+def standardize(train: Sums, verification: Sums, effects: Effects) -> NDArray[np.float64]:
+    """The margin sum of the training scans less its expectation given the verification scans, by its deviation.
+
+    Args:
+        train, verification: shape (..., 5).
+
+    Returns:
+        Shape (...); 0 where there is no training scan.
+    """
+    e = effects
+    v, v_excess, v_plain, v_signed, _ = _center_sums(verification, e)
+    # Posterior of shift and slope, given the verification scans.
+    p11, p22, p12 = 1.0 / e.shift + v / e.within, 1.0 / e.slope + e.half**2 * v / e.within, e.half * v_excess / e.within
+    determinant = p11 * p22 - p12**2
+    g1, g2 = v_plain / e.within, e.half * v_signed / e.within
+    shift, slope = (p22 * g1 - p12 * g2) / determinant, (p11 * g2 - p12 * g1) / determinant
+    n, excess, _, signed, _ = _center_sums(train, e)
+    by_shift, by_slope = excess, e.half * n
+    variance = n * e.within
+    variance += (by_shift**2 * p22 + by_slope**2 * p11 - 2.0 * by_shift * by_slope * p12) / determinant
+    left: NDArray[np.float64] = signed - shift * by_shift - slope * by_slope
+    return np.divide(left, np.sqrt(variance), out=np.zeros_like(left), where=variance > 0.0)
