@@ -8,9 +8,10 @@ Examples:
     python scripts/real_sites_study.py scores/*.csv --out docs/study-real-sites.md
     some_program | python scripts/real_sites_study.py -
 
-Rules compared: the control's two tests within the site at q, and at q / 5, its share of a run with five looks; the
-first of them alone; and, as what does not hold on real sites, the sum of a site's margins against the moments of all
-verification scans of the same classes (normal, one-sided), which takes any difference between sites for harm.
+Rules compared: the control's comparison across sites with five scans or more (`qc.evidence.compare=across`) and its
+two tests within the site (`within`), both at q and at q / 4, a look's share in a run that may eliminate at four; the
+first of the tests alone; and, as what does not hold on real sites, the sum of a site's margins against the moments of
+all verification scans of the same classes (normal, one-sided), which takes any difference between sites for harm.
 """
 
 from __future__ import annotations
@@ -20,13 +21,16 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import binomtest, norm, t
 
+from tmqc.core.center_effects import compare_centers, p_values, sum_logits
 from tmqc.core.center_tests import CenterTest, judge_center, margins_of, rank_p_value
+from tmqc.core.evidence import LEAST_SCANS
 from tmqc.core.fdr import benjamini_hochberg, large_enough
 from tmqc.core.label_fdr import judge_labels
 from tmqc.core.platt import calibrate_counts, count_logits
@@ -34,8 +38,9 @@ from tmqc.core.power import Planted, Power, measure_power, plant_flips
 
 COLUMNS = ("subject", "site", "split", "label", "flipped", "logit")
 EDGES = (16, 40)
-LOOKS = 5  # that share q in a run of this many screenings
+LOOKS = 4  # that share q in the field experiments' 20 cycles
 CONTROL = "T1 and T2"
+ACROSS = "across"
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,8 @@ def judge(table: pd.DataFrame, *, rng: np.random.Generator, q: float, draws: int
     table = table.assign(margin=margins_of(table["z"], table["label"]))
     held, train = (table[table["split"] == split] for split in ("verification", "train"))
     moments = held.groupby("label")["margin"].agg(["mean", "var"])
-    tests, alone, across, flipped = {}, {}, {}, {}
+    tests, alone, pooled, flipped = {}, {}, {}, {}
+    sums: tuple[list[Any], list[Any]] = ([], [])
     for site, rows in train.groupby("site"):
         name, own = str(site), held[held["site"] == site]
         tests[name] = judge_center(rows["z"], rows["label"], own["z"], own["label"], rng=rng, draws=draws)
@@ -74,10 +80,16 @@ def judge(table: pd.DataFrame, *, rng: np.random.Generator, q: float, draws: int
         expected = moments.loc[rows["label"]]
         excess = rows["margin"].sum() - expected["mean"].sum()
         variance = float(expected["var"].sum())
-        across[name] = float(norm.cdf(excess / np.sqrt(variance))) if variance > 0.0 else 1.0
+        pooled[name] = float(norm.cdf(excess / np.sqrt(variance))) if variance > 0.0 else 1.0
+        for split, scans in zip(sums, (rows, own), strict=True):
+            split.append(sum_logits(scans["z"], scans["label"]))
         flipped[name] = bool(rows["flipped"].mean() > 0.5)
     within = {name: test.p for name, test in tests.items()}
-    rules = {CONTROL: within, "T1 alone": alone, "margins against all sites'": across}
+    across = dict.fromkeys(tests, 1.0)
+    if not is_flat:
+        p = p_values(compare_centers(*map(np.array, sums))[0], len(tests))
+        across = dict(zip(tests, p.tolist(), strict=True))
+    rules = {ACROSS: across, CONTROL: within, "T1 alone": alone, "margins against all sites'": pooled}
     return Repeat(tests, flipped, is_flat, rules, *_judge_singles(train[~train["site"].astype(str).map(flipped)], q))
 
 
@@ -93,8 +105,10 @@ def _judge_singles(train: pd.DataFrame, q: float) -> tuple[int, int, int, float 
 
 def write_report(repeats: Sequence[Repeat], *, q: float) -> str:
     """The tables as markdown."""
-    levels = {f"{CONTROL}, q": (CONTROL, q), f"{CONTROL}, q / {LOOKS}": (CONTROL, q / LOOKS)}
-    levels |= {f"{rule}, q": (rule, q) for rule in repeats[0].p_values if rule != CONTROL}
+    levels = {
+        f"{rule}, q{by}": (rule, q / n) for rule in (ACROSS, CONTROL) for by, n in (("", 1), (f" / {LOOKS}", LOOKS))
+    }
+    levels |= {f"{rule}, q": (rule, q) for rule in repeats[0].p_values if rule not in (ACROSS, CONTROL)}
     by_number: dict[int, list[Repeat]] = {}
     for repeat in repeats:
         if not repeat.n_singles:
@@ -122,7 +136,11 @@ def _row(number: int, name: str, repeats: Sequence[Repeat], rule: str, level: fl
     false, shares, found = [], [], []
     for repeat in repeats:
         p, truth = np.array(list(repeat.p_values[rule].values())), np.array(list(repeat.flipped.values()))
-        able = _able(repeat, level) if rule == CONTROL else np.ones(p.size, bool)
+        able = np.ones(p.size, bool)
+        if rule == CONTROL:
+            able = _able(repeat, level)
+        elif rule == ACROSS:
+            able = np.array([test.n_train >= LEAST_SCANS for test in repeat.tests.values()])
         out = np.zeros(p.size, bool)
         out[able] = benjamini_hochberg(p[able], level)
         false.append(int((out & ~truth).sum()))

@@ -39,8 +39,8 @@ def draw(*, flipped=(), odd=(), seed=0, separation=1.5):
                 z = shift + (separation if truth else -separation) + rng.normal()
                 label = 1 - truth if center in flipped and scans is splits[0] else truth
                 name = f"{center}-{i}"
-                oddness = rng.normal() + (40.0 if name in odd and scans is splits[0] else 0.0)
-                scans.append(ScanScore(name, center, label, "scanner", z, (oddness,)))
+                moment = rng.normal() + (2000.0 if name in odd and scans is splits[0] else 0.0)
+                scans.append(ScanScore(name, center, label, "scanner", z, (moment,)))
     return splits
 
 

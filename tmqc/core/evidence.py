@@ -27,7 +27,9 @@ from tmqc.core.verdicts import ELIMINATED, SUSPECT, CenterVerdict, judge_centers
 
 CENTER, IMAGE, LABEL, HELD = "center", "image", "label", "center waits"
 ACROSS, WITHIN = "across", "within"  # centers compared with one another, or each tested by itself
-FIXED_Z = 4.5  # robust standard deviations of the fixed limit for odd images
+FIXED_Z = 5.0  # robust standard deviations of the fixed limit for odd images
+LEAST_SCANS = 5  # of a center that is compared with others; a verdict on fewer would be one on single labels
+_RIDGE = 0.01
 SIZES = (1, 4, 9)  # upper ends of the bins that power is reported for
 
 
@@ -37,8 +39,8 @@ class ScanScore:
 
     Attributes:
         label: 1 = PD, 0 = HC. group: its scanner, or its center where that is not known.
-        logit: raw or calibrated, of one screening or averaged over several. oddness: of the image, a number
-            a layer, higher is odder; may be none.
+        logit: raw or calibrated, of one screening or averaged over several. moments: what describes the image, the
+            same numbers for every scan (`Learner.examine`); may be none.
     """
 
     subject: str
@@ -46,7 +48,7 @@ class ScanScore:
     label: int
     group: str
     logit: float
-    oddness: tuple[float, ...] = ()
+    moments: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,7 @@ def able_to_be_judged(
 ) -> frozenset[str]:
     """Centers that could come to be eliminated whatever their scores, by n training and v verification scans alone."""
     if compare == ACROSS:
-        return frozenset(sizes)
+        return frozenset(center for center, (n, _) in sizes.items() if n >= LEAST_SCANS)
     able = large_enough([least_p(n, v) for n, v in sizes.values()], q / n_planned)
     return frozenset(center for center, one in zip(sizes, able, strict=True) if one)
 
@@ -260,21 +262,22 @@ def _judge_images(
 
 
 def _distances(train: Sequence[ScanScore], verification: Sequence[ScanScore]) -> tuple[list[float], list[float]]:
-    """How far above what verification scans have each scan's oddness is, in all layers together (Mahalanobis).
+    """How far from the verification scans each scan's moments are: the logarithm of the Mahalanobis distance.
 
-    Counted from two standard deviations below their mean: less odd is no fault, but many at 0 would have no spread.
-    Off-diagonal covariances shrink by layers / scans, so that few scans do not make up a direction.
+    A hundredth of the mean variance is added to all variances (ridge): few scans do not make up a direction in which
+    there is none.
     """
-    x, v = (np.array([s.oddness for s in scans], np.float64) for scans in (train, verification))
+    x, v = (np.array([s.moments for s in scans], np.float64) for scans in (train, verification))
     if not x.size or len(v) < 2:
         return [0.0] * len(train), [0.0] * len(verification)
-    covariance, share = np.atleast_2d(np.cov(v.T)), min(1.0, v.shape[1] / len(v))
-    variances = np.diag(np.diag(covariance)) + 1e-12 * np.eye(v.shape[1])
-    inverse = np.linalg.inv((1.0 - share) * covariance + share * variances)
-    floor = v.mean(axis=0) - 2.0 * v.std(axis=0)
-    above = [np.maximum(one - floor, 0.0) for one in (x, v)]
-    own, others = (np.sqrt(np.einsum("ij,jk,ik->i", one, inverse, one).clip(0.0)).tolist() for one in above)
-    return own, others
+    covariance, middle = np.atleast_2d(np.cov(v.T)), v.mean(axis=0)
+    ridge = _RIDGE * float(np.trace(covariance)) / len(covariance) + np.finfo(float).tiny
+    inverse = np.linalg.inv(covariance + ridge * np.eye(len(covariance)))
+    own, others = (
+        np.log(np.einsum("ij,jk,ik->i", one - middle, inverse, one - middle) + np.finfo(float).tiny) / 2.0
+        for one in (x, v)
+    )
+    return own.tolist(), others.tolist()
 
 
 def _judge_labels(

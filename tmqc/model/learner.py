@@ -129,48 +129,43 @@ class Learner:
         return np.concatenate(parts) if parts else np.zeros((0, *encoder.output_shape[1:]), np.float32)
 
     def examine(self, x: Any, *, batch_size: int) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-        """Probabilities of PD, and how far the activations lie from what BatchNorm has seen.
+        """Probabilities of PD, and by how much each scan would move what the first BatchNorm has seen.
 
-        For every BatchNorm layer and channel the scan's own mean m and variance v of what enters it, against the moving
-        mean mu and variance s: the divergence of N(m, v) from N(mu, s), (v/s + (m - mu)^2/s - 1 - log(v/s)) / 2, mean
-        over channels; of that the logarithm, since it differs by factors. Higher is odder.
+        Of every channel that enters the first BatchNorm layer the scan's own mean m and variance v, against the moving
+        mean mu and variance s: (m - mu) / sqrt(s), then log(v / s) / 2. The first layer only: its kernels see tissue
+        contrast, noise and edges, and nothing of the diagnosis that later ones have learnt.
 
         Args:
             x: as `predict`.
 
         Returns:
-            Shapes (n,) and (n, layers).
+            Shapes (n,) and (n, 2 * channels).
         """
-        model, norms = self._examiner
-        p, oddness = [np.zeros(0, np.float32)], [np.zeros((0, len(norms)))]
-        for features, *moments in self._apply(model, x, batch_size):
+        model, norm = self._examiner
+        mu, s = (ops.convert_to_numpy(one).astype(float) for one in (norm.moving_mean, norm.moving_variance))
+        p, moments = [np.zeros(0, np.float32)], [np.zeros((0, 2 * mu.size))]
+        for features, m, v in self._apply(model, x, batch_size):
             p.append(np.ravel(self.model.get_layer("classifier").predict_on_batch(features)))
-            columns = [np.zeros((len(features), 0))]
-            for norm, m, v in zip(norms, moments[::2], moments[1::2], strict=True):
-                mu, s = (ops.convert_to_numpy(one).astype(float) for one in (norm.moving_mean, norm.moving_variance))
-                ratio = (v + norm.epsilon) / (s + norm.epsilon)
-                divergence = (ratio + (m - mu) ** 2 / (s + norm.epsilon) - 1.0 - np.log(ratio)) / 2.0
-                columns.append(np.log(np.mean(divergence, axis=1, keepdims=True) + np.finfo(np.float32).tiny))
-            oddness.append(np.concatenate(columns, axis=1))
-        return np.concatenate(p), np.concatenate(oddness)
+            spread = np.log((v + norm.epsilon) / (s + norm.epsilon)) / 2.0
+            moments.append(np.concatenate([(m - mu) / np.sqrt(s + norm.epsilon), spread], axis=1))
+        return np.concatenate(p), np.concatenate(moments)
 
     @cached_property
-    def _examiner(self) -> tuple[keras.Model, list[Any]]:
-        """From volumes to features, and mean and variance by scan and channel of what enters each BatchNorm layer."""
+    def _examiner(self) -> tuple[keras.Model, Any]:
+        """From volumes to features, and mean and variance by scan and channel of what enters the first BatchNorm."""
         encoder = self.model.get_layer("encoder")
-        norms = [layer for layer in encoder.layers if isinstance(layer, keras.layers.BatchNormalization)]
-        moments = []
-        for norm in norms:
-            entering = ops.cast(norm.input, "float32")
-            axes = tuple(range(1, len(entering.shape) - 1))
-            moments += [ops.mean(entering, axis=axes), ops.var(entering, axis=axes)]
-        model = keras.Model(encoder.input, [encoder.output, *moments])
+        norm = next(layer for layer in encoder.layers if isinstance(layer, keras.layers.BatchNormalization))
+        entering = ops.cast(norm.input, "float32")
+        axes = tuple(range(1, len(entering.shape) - 1))
+        model = keras.Model(
+            encoder.input, [encoder.output, ops.mean(entering, axis=axes), ops.var(entering, axis=axes)]
+        )
         for part in (model, self.model.get_layer("classifier")):
             part.jit_compile = self.model.jit_compile  # a part is not compiled with its model and would go its own way
         for n in (1, 2):  # as in `_fix_traces`
             features, *_ = model.predict_on_batch(np.zeros((n, *self.model.input_shape[1:]), np.float32))
             self.model.get_layer("classifier").predict_on_batch(features)
-        return model, norms
+        return model, norm
 
     def gradient(self, x: NDArray[np.float32], y: NDArray[np.integer]) -> NDArray[np.float32]:
         """Gradient of the batch's mean loss (nats) with respect to all trainable weights; the model stays as it is.

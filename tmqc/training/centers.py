@@ -72,7 +72,7 @@ class LocalCenters:
         return tuple(margins(p, labels).tolist())
 
     def score(self, center: str, subjects: Sequence[str]) -> tuple[ScanScore, ...]:
-        """Raw logits and oddness of these training scans, in inference mode."""
+        """Raw logits and image moments of these training scans, in inference mode."""
         return self._score([self._rows[s] for s in subjects])
 
     def score_verification(self) -> tuple[ScanScore, ...]:
@@ -81,11 +81,11 @@ class LocalCenters:
 
     def _score(self, rows: Sequence[Subject]) -> tuple[ScanScore, ...]:
         volumes = self._volumes.block([s.subject for s in rows])
-        p, oddness = self.learner.examine(volumes, batch_size=self.scorer.batch_size)
+        p, moments = self.learner.examine(volumes, batch_size=self.scorer.batch_size)
         logits = margins(p, np.ones(len(rows), np.int64))
         return tuple(
-            ScanScore(s.subject, s.study, s.group, s.scanner or s.study, float(z), tuple(odd.tolist()))
-            for s, z, odd in zip(rows, logits, oddness, strict=True)
+            ScanScore(s.subject, s.study, s.group, s.scanner or s.study, float(z), tuple(moment.tolist()))
+            for s, z, moment in zip(rows, logits, moments, strict=True)
         )
 
     def snapshot(self) -> Snapshot:

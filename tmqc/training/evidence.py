@@ -235,7 +235,7 @@ class EvidenceTravel(Travel):
 
 def _finite(scores: Sequence[ScanScore], cycle: int) -> list[ScanScore]:
     for score in scores:
-        if not all(map(math.isfinite, (score.logit, *score.oddness))):
+        if not all(map(math.isfinite, (score.logit, *score.moments))):
             raise NonFiniteError(
                 f"the model of cycle {cycle} predicts NaN or infinity for scan {score.subject} of center "
                 f"{score.center}: look at it, or lower schedule.learning_rate"
