@@ -65,7 +65,7 @@ def read_cohort(
 
     Subjects and centers are normalized: names that look alike are one. Without a verification CSV, or with the test
     CSV in its place, a cohort to train on is verified on its test split, as the published scripts do, and a warning
-    says so. `is_part`: these are some centers of a cohort only, which may lack a class or a verification split.
+    is reported. `is_part`: these are some centers of a cohort only, which may lack a class or a verification split.
 
     Raises CohortError with every fault found in any of the files.
     """

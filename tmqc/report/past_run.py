@@ -193,7 +193,7 @@ def truth_of(directory: Path) -> Truth | None:
     """The run's `truth.csv`, by the names of its `trace.csv` and `ledger.json`.
 
     Sites name their scans by tokens. Simulated ones have their tables of tokens in the run directory; real ones keep
-    them, and without the table of even one site a scan of it would pass for a good one.
+    them, and without the table of even one site its harmful scans would count as good ones.
 
     Args:
         directory: of the run.
