@@ -14,3 +14,12 @@ from tiny import write_cohort  # loads TensorFlow
 @pytest.fixture(scope="session")
 def cohort_csvs(tmp_path_factory):
     return write_cohort(tmp_path_factory.mktemp("cohort"))
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory):
+    """A database without an experiment of ours: making one takes seconds, copying it does not."""
+    mlflow = pytest.importorskip("mlflow")
+    path = tmp_path_factory.mktemp("empty") / "mlflow.db"
+    mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
