@@ -1,8 +1,8 @@
 """What would have been found: power, from copies with known harm among the scans that are judged.
 
-A verdict that nothing was found says little without it. Copies are planted where scans are *judged*, never where they
-are trained on (threshold samples: Pleiss et al., arXiv 2001.10528). For flipped labels no copy is needed: every
-center reports the p-value that its own scans would have with all labels flipped (`CenterTest.p_if_flipped`), and each
+Without it, a verdict that nothing was found is hardly informative. Copies are planted where scans are *judged*, never
+where they are trained on (threshold samples: Pleiss et al., arXiv 2001.10528). For flipped labels no copy is needed:
+every center reports the p-value that its own scans would have with all labels flipped (`CenterTest.p_if_flipped`), and each
 is tried in turn among the others as they are. A center that is flipped already has a sound twin; those under verdict
 are left out.
 

@@ -35,7 +35,7 @@ _NUMBER = re.compile(r"[0-9]+(\.[0-9]*)?")
 class Subject:
     """One scan: `path` absolute, `group` 1 (PD) or 0 (HC), `sex` M or F, `age` in years; None: not known.
 
-    `where` says which row of which table it is.
+    `where`: row and table that it comes from.
     """
 
     subject: str

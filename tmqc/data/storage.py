@@ -119,7 +119,7 @@ def _write(path: Path, fields: Mapping[str, ArrayLike]) -> None:
     try:
         with partial.open("wb") as file:
             file.write(header.getvalue())
-            file.write(record.view(np.uint8).data)  # not by `np.save`, whose errors do not say why
+            file.write(record.view(np.uint8).data)  # not by `np.save`, whose errors lack the reason
         partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)

@@ -77,7 +77,7 @@ class Caller:
     def ask(
         self, requests: Mapping[str, Message], check: Check, *, parts: Mapping[str, Part], may_skip: bool = False
     ) -> dict[str, Message]:
-        """Ask several sites at once, and again those that fail, as the fault policy says.
+        """Ask several sites at once, and those that fail again, by the fault policy.
 
         Args:
             requests: by site, without the arrays of states.
@@ -180,7 +180,7 @@ class Caller:
                 case kind:
                     assert not isinstance(answer, NoAnswer)
                     detail = ", ".join(answer["detail"])
-                    answers[site] = NoAnswer(f"the task failed there ({kind}: {detail}); its own log says why")
+                    answers[site] = NoAnswer(f"the task failed there ({kind}: {detail}); see its own log")
         return answers
 
     def _open_again(self, sites: Sequence[str]) -> dict[str, Message | NoAnswer]:

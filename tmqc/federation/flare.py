@@ -24,7 +24,7 @@ from tmqc.federation.transport import NoAnswer
 log = logging.getLogger("tmqc")
 
 _START_S, _END_S = 300.0, 30.0  # for a FLARE job to come up, and to end
-_PROBE_S = 15.0  # for a site to say whether it is there
+_PROBE_S = 15.0  # for a site to answer a probe
 ROOM = "tmqc.federation.flare_job"
 NO_LOGS = {"allow_log_streaming": False}  # else FLARE sends a site's error log, whose tracebacks may name scans
 # What FLARE may build: nothing but our two classes.

@@ -36,7 +36,7 @@ SETTINGS = "tmqc_site.yaml"  # of a real one: in the folder `local` of its start
 _KEY_SUFFIX = ".key"
 OPENING = b"opening"  # what a site is at that gets ready: reads tables, decodes scans, builds the model
 NOT_IN_JOB = "is not connected to the FLARE server"
-_UNUSABLE = encode({"error": REFUSED, "detail": ["its own settings or tables cannot be used; its own log says why"]})
+_UNUSABLE = encode({"error": REFUSED, "detail": ["its own settings or tables cannot be used; see its own log"]})
 
 log = logging.getLogger("tmqc")
 

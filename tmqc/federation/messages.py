@@ -73,7 +73,7 @@ TASKS: dict[str, TaskFields] = {
             "left_out": Field("whole", "1: verification scans stay uncounted, being fewer than min_cell"),
             "min_cell": Field("whole", "the smallest number of scans that the site gives counts of"),
             "digest": Field(
-                "text", "keyed hash of the site's tables and settings: tells whether they changed, not what is in them"
+                "text", "keyed hash of the site's tables and settings: shows whether they changed, not their content"
             ),
             "versions": Field("text", "of tmqc, TensorFlow, Keras and NumPy, as JSON"),
             **_SECONDS,
@@ -155,7 +155,7 @@ def unpack_parts(message: Message) -> dict[str, dict[str, Array]]:
     """Inverse of `pack_part`: the parts in a message, by the hash they should have.
 
     Raises:
-        MessageError: a part's content is not what its hash says.
+        MessageError: a part's content does not match its hash.
     """
     parts: dict[str, dict[str, Array]] = {}
     for field, array in message.items():

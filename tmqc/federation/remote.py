@@ -87,8 +87,8 @@ class RemoteCenters:
         """One gradient step at the site of `center`.
 
         Raises:
-            AwayError: the site does not answer, and the rules say to skip.
-            FederationError: the site refuses, or the rules say to stop.
+            AwayError: the site does not answer, and `on_fault` is skip.
+            FederationError: the site refuses, or `on_fault` is stop.
         """
         before, site = self._state, self._home[center]
         request: Message = {

@@ -101,7 +101,7 @@ class Site:
         return self._open is not None
 
     def handle(self, data: bytes) -> bytes:
-        """Answer a request. Whatever goes wrong is an answer too, and says no more than it must."""
+        """Answer a request. An error is an answer too, and discloses its type only."""
         started = perf_counter()
         name = ""
         try:
@@ -194,7 +194,7 @@ class Site:
 
     def _answer_margins(self, request: Message) -> Message:
         if not self.settings.share_margins:
-            raise _RefusedError("margins of single scans: this site's settings do not say share_margins: true")
+            raise _RefusedError("margins of single scans: not shared by this site (share_margins: false)")
         opened = self._take(request)
         ids = self._ids(request["center"], request["tokens"])
         self._load(opened, request["model"])

@@ -131,7 +131,7 @@ def is_phantom(csv_path: Path) -> bool:
 
 
 def describe(settings: PhantomConfig, shape: tuple[int, int, int]) -> dict[str, Any]:
-    """What phantom.json says: all that the files depend on, as JSON values. Equal ones mean equal files.
+    """The content of phantom.json: all that the files depend on, as JSON values. Equal ones mean equal files.
 
     Raises:
         SettingsError, CohortError: as `make_phantom`.
@@ -174,7 +174,7 @@ def _write_share(anatomy: Anatomy, scans: Iterable[PhantomScan], folder: Path) -
         path = folder / f"{scan.subject}.nii.gz"
         try:
             sitk.WriteImage(to_image(apply_scan(anatomy, scan)), str(path), useCompression=True)
-        except RuntimeError as error:  # ITK does not say why
+        except RuntimeError as error:  # ITK gives no reason
             raise OSError(errno.EIO, "the disk is full or out of reach", str(path)) from error
 
 

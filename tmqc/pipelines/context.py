@@ -34,7 +34,7 @@ class RunContext:
 
     Attributes:
         config: with a number for `run.verify_batch_size=auto`.
-        stop: says whether the run was asked to end.
+        stop: whether the run was asked to end.
         point: where it goes on; None: from the beginning.
         data: digest of the cohort.
     """
@@ -54,7 +54,7 @@ class RunContext:
 
 @contextmanager
 def open_run(config: Config, directory: Path, inputs: Inputs) -> Iterator[RunContext]:
-    """Start tracking, claim the directory, write the resolved config; in the end say how it ended.
+    """Start tracking, claim the directory, write the resolved config; in the end report the run's status.
 
     Raises:
         RunError: tracking is required and cannot be reached, or the directory cannot be used: nothing has been

@@ -40,7 +40,7 @@ log = logging.getLogger("tmqc")
 def run_inference(config: Config, directory: Path) -> None:
     """Score the chosen cycles of a run on the test split; metrics, predictions and pictures.
 
-    The model is built as the scored run's own `config.yaml` says, whatever the `model` group of this one.
+    The model is built from the scored run's own `config.yaml`, whatever the `model` group of this one.
 
     Raises:
         InputError: the input cannot be used; nothing was written.

@@ -31,7 +31,7 @@ log = logging.getLogger("tmqc")
 
 
 def run_rivals(config: Config, directory: Path) -> None:
-    """Score the training scans by every chosen rival; where the truth is known, say who ranked the harmful ones first.
+    """Score the training scans by every chosen rival, and where the truth is known, evaluate their rankings.
 
     Raises:
         InputError: the input cannot be used; nothing was written.
@@ -87,7 +87,7 @@ def _score(config: Config, inputs: Inputs, train: tuple[Subject, ...], path: Pat
 
 def _evaluate(inputs: Inputs, train: tuple[Subject, ...], scores: list[Scores], directory: Path) -> list[RivalRow]:
     if inputs.truth is None:
-        log.info("who is harmful is not known: %s is all there is to say", SCORES)
+        log.info("which scans are harmful is not known: %s is the only result", SCORES)
         return [rank(each, None) for each in scores]
     kinds = [inputs.truth.kind_of(s.subject) for s in train]
     rows = [rank(each, kinds) for each in scores]

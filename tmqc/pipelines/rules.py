@@ -145,7 +145,7 @@ def warn_or_stop(report: CycleReport, qc: QcConfig) -> None:
     if report.refused:
         why = f"verification accuracy below qc.screen.least_accuracy={qc.screen.least_accuracy:g}"
         if qc.control == "evidence":
-            why = "its logits say nothing of the verification scans' labels"
+            why = "its logits are not informative of the verification scans' labels"
         log.warning(
             "cycle %d: no scan was judged, as the model is not accurate enough to judge (%s): train the clean model "
             "for longer",
@@ -181,7 +181,7 @@ def explain(alarm: Alarm, cycle: int, qc: QcConfig) -> str:
 
 
 def _remedy(qc: QcConfig) -> str:
-    """What to do about the settings that say how much harm is tolerated."""
+    """Advice on the settings by which harm is tolerated."""
     if qc.control == "evidence":
         return "lower qc.fdr and look at review.csv and centers.csv"
     if qc.control == "screen":

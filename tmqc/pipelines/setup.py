@@ -154,7 +154,7 @@ def _check_unchanged(sites: Sequence[OpenedSite], run: RunContext) -> None:
         changed = [site for site in sorted({*there, *now}) if there.get(site) != now.get(site)]
         raise RunError(
             f"{run.directory}: the tables, min_cell or share_margins of site {', '.join(changed)} have changed "
-            "since this run began; have them brought back, or choose another run.name"
+            "since this run began; have them restored, or choose another run.name"
         )
     write_json(path, now)
 

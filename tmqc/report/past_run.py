@@ -93,7 +93,7 @@ def verified_on_test(settings: Mapping[str, Setting]) -> bool | None:
         settings: flattened.
 
     Returns:
-        None: its settings do not say.
+        None: not known from its settings.
     """
     trained, scored = settings, Path(str(settings.get("inference.run")))
     if settings.get("pipeline.name") == "inference":

@@ -35,7 +35,7 @@ def is_harmless(name: str, *, pipeline: str) -> bool:
 
 def meaning(name: str, value: Any) -> Any:
     """A setting's value as far as it affects the result; equal for values that have the same effect."""
-    # Its name says with which settings it was trained; where it is kept, as `run.outputs`, makes no difference.
+    # Its name identifies the settings it was trained with; where it is kept, as `run.outputs`, makes no difference.
     if name == "init.from" and isinstance(value, str) and _PRETRAINED.fullmatch(Path(value).name):
         return Path(value).name
     return value
@@ -47,7 +47,7 @@ def pretrained_name(clean: Config) -> str:
 
 
 def settings_digest(config: Config, *, without: Collection[str] = ()) -> str:
-    """Hexadecimal digest of the settings that say something about the result, of the cohort's tables and `COMPUTATION`.
+    """Hexadecimal digest of the settings that affect the result, of the cohort's tables and `COMPUTATION`.
 
     Args:
         config: resolved.

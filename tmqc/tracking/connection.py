@@ -29,7 +29,7 @@ _EXPERIMENT_TAGS = {
     "mlflow.experiment.primaryMetric.name": "test/auroc",
     "mlflow.experiment.primaryMetric.greaterIsBetter": "True",
 }
-_TALKERS = ("mlflow.store.db.utils", "urllib3.connectionpool")  # tracebacks and retries; we say it in one line
+_TALKERS = ("mlflow.store.db.utils", "urllib3.connectionpool")  # tracebacks and retries, which we report in one line
 
 
 def find_experiment(client: MlflowClient, name: str, database: Path | None) -> str:

@@ -141,7 +141,7 @@ class MlflowTracker:
         try:
             shutil.rmtree(folder, ignore_errors=True)
             write_model(model, folder, example=example)
-        except Exception as error:  # whatever Keras or MLflow says: the weights are in the checkpoints as well
+        except Exception as error:  # any error of Keras or MLflow: the weights are in the checkpoints as well
             log.warning("tracking: the model cannot be kept for MLflow (%s)", first_line(error))
         else:
             self._put(lambda box: setattr(box, "model", True))
@@ -151,7 +151,7 @@ class MlflowTracker:
         self._put(lambda box: setattr(box, "text", redact(text)))
 
     def finish(self, status: str) -> None:
-        """Close the run, after a last attempt to send what waits; if it fails, say how to send it later.
+        """Close the run, after a last attempt to send what is unsent; if it fails, report how to send it later.
 
         Raises:
             ValueError: another status than FINISHED, FAILED or KILLED.

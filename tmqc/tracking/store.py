@@ -55,7 +55,7 @@ class MlflowStore:
 
     def __init__(self, config: TrackingConfig, outputs: Path) -> None:
         self.uri = database_uri(outputs / "mlflow.db") if config.uri is None else reveal(config.uri)
-        [self.shown] = hide([self.uri])  # from now on it is known in what others say, too
+        [self.shown] = hide([self.uri])  # from now on it is redacted in other messages, too
         self.run_id: str | None = None
         self.started_ms = 0
         self._database = database_path(self.uri)
@@ -236,7 +236,7 @@ class MlflowStore:
 
 
 def _all_tags(opening: RunOpening, left_out: Sequence[str]) -> dict[str, str]:
-    """Tags of a new run, with those by which MLflow's run table says who ran what."""
+    """Tags of a new run, with those that MLflow's run table shows (user, source)."""
     ours = opening["tags"]
     tags = {
         "mlflow.user": os.environ.get("MLFLOW_TRACKING_USERNAME") or _user(),
