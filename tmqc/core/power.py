@@ -2,9 +2,9 @@
 
 Without it, a verdict that nothing was found is hardly informative. Copies are planted where scans are *judged*, never
 where they are trained on (threshold samples: Pleiss et al., arXiv 2001.10528). For flipped labels no copy is needed:
-every center reports the p-value that its own scans would have with all labels flipped (`CenterTest.p_if_flipped`), and each
-is tried in turn among the others as they are. A center that is flipped already has a sound twin; those under verdict
-are left out.
+every center reports the p-value that its own scans would have with all labels flipped (`CenterTest.p_if_flipped`), and
+each is tried in turn among the others as they are. A center that is flipped already has a sound twin; those under
+verdict are left out.
 
 The shares hold for harm of the planted kind and strength. They say nothing about harm that the verification scans
 share, or that the model has trained on. Copies at one center are not independent of each other; intervals (Clopper
