@@ -45,7 +45,7 @@ docs: $(VENV)/.run  ## docs/settings.md from the schema of the settings
 	@$(BIN)/python scripts/settings_reference.py
 
 test: $(VENV)/.dev  ## the tests
-	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(VENV)/.dev  ## the tests that take minutes: launchers, search, a tracking server
 	$(BIN)/python -m pytest -q -m slow

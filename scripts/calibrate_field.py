@@ -34,7 +34,7 @@ COLUMNS = ("accuracy at .5", "calibrated", "AUROC", "within centers", "sex", "sc
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print a row a run and number of cycles. Returns the exit code of a training run that failed, else 0."""
+    """Print a row per run and number of cycles. Returns the exit code of a training run that failed, else 0."""
     options = _parse(argv)
     import_keras()
     print(f"{PHANTOM_NOTE}\n| run | cycles | {' | '.join(COLUMNS)} |\n|{'---|' * (len(COLUMNS) + 2)}", flush=True)
@@ -75,11 +75,12 @@ def measure(run: Path, cycles: Sequence[int]) -> list[tuple[int, tuple[float, ..
     centers` is the share of all pairs of a PD and an HC scan of one center that are in the right order. Probes are
     logistic regressions on the features of verification and test scans, cross-validated.
     """
-    from tmqc.pipelines.prepare import build_learner, find_cohort, load
+    from tmqc.model.sfcn import build_learner
+    from tmqc.pipelines.prepare import find_cohort, load
 
     config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(run / CONFIG)))
     assert isinstance(config, Config)
-    cohort = find_cohort(config.cohort, Path(config.run.outputs), splits=("verification", "test")).cohort
+    cohort, _ = find_cohort(config.cohort, Path(config.run.outputs), splits=("verification", "test"))
     subjects = [*cohort.verification, *cohort.test]
     scans = load(config.cohort, subjects).block([s.subject for s in subjects])
     learner, _ = build_learner(config, trains=False)
@@ -88,8 +89,8 @@ def measure(run: Path, cycles: Sequence[int]) -> list[tuple[int, tuple[float, ..
         learner.load_state(load_checkpoint(checkpoint_path(run, n - 1)).state)
         p, features = learner.predict(scans, batch_size=64), learner.features(scans, batch_size=64)
         columns = ([s.sex for s in subjects], [s.scanner for s in subjects], [s.study for s in subjects])
-        told = [probe(features, np.array(labels)) for labels in columns]
-        rows.append((n, (*diagnose(p, subjects, n_verification=len(cohort.verification)), *told)))
+        probes = [probe(features, np.array(labels)) for labels in columns]
+        rows.append((n, (*diagnose(p, subjects, n_verification=len(cohort.verification)), *probes)))
     return rows
 
 

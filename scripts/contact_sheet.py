@@ -1,4 +1,4 @@
-"""Draw every kind of corruption beside the original: a PNG with a row a kind and columns of rising severity.
+"""Draw every kind of corruption beside the original: a PNG with a row per kind and columns of rising severity.
 
 Example:
     python scripts/contact_sheet.py --out outputs/contact_sheet.png

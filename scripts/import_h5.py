@@ -6,7 +6,7 @@ Example:
 
 The directory it writes holds one checkpoint; `init.from` and `inference.run` take it as they take a run. The published
 scripts keep two Adam optimizers, one a part, in these files: their moments and step count become those of our one Adam.
-Where they are missing, or do not fit, it starts afresh, and a line says so. Nothing that the files hold is run.
+Where they are missing, or do not fit, it starts afresh, and one line reports it. Nothing that the files hold is run.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tmqc.errors import ModelFileError, TmqcError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code 0; 2 with one line a fault if the model cannot be imported."""
+    """Exit code 0; 2 with one line per fault if the model cannot be imported."""
     given = _parse(arguments)
     from tmqc.model.backend import import_keras  # takes seconds: --help is not to wait
 

@@ -23,7 +23,7 @@ from tmqc.settings.schema import CohortConfig
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code 0; 2 with one line a fault if kit or settings cannot be used."""
+    """Exit code 0; 2 with one line per fault if kit or settings cannot be used."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kit", type=Path, help="the unpacked start-up kit")
     parser.add_argument("--settings", type=Path, help="of a hospital: its YAML file, see docs/across-sites.md")

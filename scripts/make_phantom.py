@@ -31,7 +31,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit code: 0, or 2 with one line a fault on bad input."""
+    """Returns the exit code: 0, or 2 with one line per fault on bad input."""
     args = parse(arguments)
     settings = PhantomConfig(centers=args.centers, seed=args.seed, effect=args.effect, spread=args.spread)
     shape = (args.shape[0], args.shape[1], args.shape[2])

@@ -34,7 +34,7 @@ from tmqc.core.evidence import LEAST_SCANS
 from tmqc.core.fdr import benjamini_hochberg, large_enough
 from tmqc.core.label_fdr import judge_labels
 from tmqc.core.platt import calibrate_counts, count_logits
-from tmqc.core.power import Planted, Power, measure_power, plant_flips
+from tmqc.core.power import PlantedCenter, Power, measure_power, plant_flips
 
 COLUMNS = ("subject", "site", "split", "label", "flipped", "logit")
 EDGES = (16, 40)
@@ -47,7 +47,7 @@ ACROSS = "across"
 class Repeat:
     """One table: every site's tests, size, truth and p-values by rule; and what was said about single labels.
 
-    `is_flat`: the model told the verification scans no better than chance, and nobody was judged.
+    `is_flat`: the model classified the verification scans no better than chance, and no scan was judged.
     """
 
     tests: Mapping[str, CenterTest]
@@ -65,7 +65,7 @@ def judge(table: pd.DataFrame, *, rng: np.random.Generator, q: float, draws: int
     table = table.sort_values("subject", kind="stable")
     held = table[table["split"] == "verification"]
     line = calibrate_counts(count_logits(held["logit"], held["label"])).line
-    is_flat = line.slope == 0.0  # nobody is judged then: all margins are equal
+    is_flat = line.slope == 0.0  # no scan is judged then: all margins are equal
     table = table.assign(z=0.0 if is_flat else line(table["logit"]))
     table = table.assign(margin=margins_of(table["z"], table["label"]))
     held, train = (table[table["split"] == split] for split in ("verification", "train"))
@@ -125,7 +125,7 @@ def write_report(repeats: Sequence[Repeat], *, q: float) -> str:
         lines += [_row(number, name, some, rule, level) for name, (rule, level) in levels.items()]
     flat = {number: sum(repeat.is_flat for repeat in some) for number, some in sorted(by_number.items())}
     said = ", ".join(f"{n} of {len(by_number[number])} with {number} flipped" for number, n in flat.items())
-    lines += ["", f"Repeats in which the model was no better than chance, so that nobody was judged: {said}."]
+    lines += ["", f"Repeats in which the model was no better than chance, so that no scan was judged: {said}."]
     if 0 in by_number:
         lines += ["", *_write_power(by_number[0], q)]
     lines += ["", *_write_singles([repeat for repeat in repeats if repeat.n_singles])]
@@ -146,7 +146,7 @@ def _row(number: int, name: str, repeats: Sequence[Repeat], rule: str, level: fl
         false.append(int((out & ~truth).sum()))
         shares.append(false[-1] / max(1, int(out.sum())))
         sizes = [test.n_train for test in repeat.tests.values()]
-        found += [Planted("", n, bool(o)) for n, o, wrong in zip(sizes, out, truth, strict=True) if wrong]
+        found += [PlantedCenter("", n, bool(o)) for n, o, wrong in zip(sizes, out, truth, strict=True) if wrong]
     any_false = sum(n > 0 for n in false)
     interval = binomtest(any_false, len(false)).proportion_ci(method="exact")
     cells = [number, name, len(repeats), f"{any_false} ({interval.low:.2f} to {interval.high:.2f})"]
@@ -159,7 +159,7 @@ def _able(repeat: Repeat, q: float) -> NDArray[np.bool_]:
 
 
 def _write_power(repeats: Sequence[Repeat], q: float) -> list[str]:
-    planted: list[Planted] = []
+    planted: list[PlantedCenter] = []
     for repeat in repeats:
         judged = {name for name, able in zip(repeat.tests, _able(repeat, q), strict=True) if able}
         planted += plant_flips(repeat.tests, judged=judged, q=q)

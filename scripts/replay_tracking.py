@@ -22,7 +22,7 @@ from tmqc.settings.schema import TrackingConfig
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code 0, also if the store had it all; 2 with one line a fault if run or store cannot be used."""
+    """Exit code 0, also if the store had it all; 2 with one line per fault if run or store cannot be used."""
     given = _parse(arguments)
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("tmqc").setLevel(logging.INFO)

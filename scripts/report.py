@@ -18,7 +18,7 @@ from tmqc.errors import InputError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code 0 when every page is written; 2 with one line a fault."""
+    """Exit code 0 when every page is written; 2 with one line per fault."""
     given = _parse(arguments)
     from tmqc.report.illustrate import write_figures  # takes seconds: --help is not to wait
     from tmqc.report.page import write_report

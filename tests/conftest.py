@@ -10,7 +10,31 @@ os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"  # as runs have it; test files load Te
 
 from tiny import write_cohort  # loads TensorFlow
 
+# The longest first: `make test` hands whole files to its workers in this order, and the last one ends the tests.
+LONGEST = (
+    "test_resume",
+    "test_sweep",
+    "test_pipelines",
+    "test_cli",
+    "test_pipeline_rivals",
+    "test_study",
+    "test_learner",
+)
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
 
 @pytest.fixture(scope="session")
 def cohort_csvs(tmp_path_factory):
     return write_cohort(tmp_path_factory.mktemp("cohort"))
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory):
+    """A database without an experiment of ours: making one takes seconds, copying it does not."""
+    mlflow = pytest.importorskip("mlflow")
+    path = tmp_path_factory.mktemp("empty") / "mlflow.db"
+    mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path

@@ -71,11 +71,11 @@ def test_the_fair_schedule_is_the_same_for_all_three(pipeline):
 
 
 @pytest.mark.parametrize(("prefix", "n"), [("demo_", 6), ("field_", 4)])
-def test_a_story_has_one_cohort_and_one_model(prefix, n):
+def test_experiments_of_one_set_share_cohort_and_model(prefix, n):
     """Else its closing table would score models on scans of another kind than they were trained for."""
-    story = [composed(f"experiment={name}") for name in EXPERIMENTS if name.startswith(prefix)]
-    assert len(story) == n
-    assert all(config.cohort == story[0].cohort and config.model == story[0].model for config in story)
+    configs = [composed(f"experiment={name}") for name in EXPERIMENTS if name.startswith(prefix)]
+    assert len(configs) == n
+    assert all(config.cohort == configs[0].cohort and config.model == configs[0].model for config in configs)
 
 
 def test_the_field_cohort_is_trained_on_as_published():

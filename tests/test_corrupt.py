@@ -10,7 +10,8 @@ from tmqc.data.cohort import read_cohort
 from tmqc.data.truth import read_truth
 from tmqc.errors import RunError
 from tmqc.harm.ground_truth import draw
-from tmqc.pipelines.prepare import Prepared, Source, corrupt, load, make_centers, make_plan
+from tmqc.pipelines.prepare import Inputs, corrupt, load
+from tmqc.pipelines.setup import make_centers, make_plan
 
 N_TRAIN = sum(CENTERS.values())
 
@@ -41,7 +42,7 @@ def prepare_tiny(cohort_csvs, tmp_path):
         cohort = read_cohort(**csvs)
         drawn = draw(config, cohort)
         volumes = load(config.cohort, [*cohort.verification, *cohort.test, *cohort.train])
-        return config, Prepared(Source(cohort, None), drawn, drawn, volumes, None, Learner(), None)
+        return config, Inputs(cohort, None, volumes, Learner(), None, truth=drawn, drawn=drawn)
 
     return prepare
 

@@ -21,10 +21,10 @@ from tmqc.federation.caller import Caller, FederationError
 from tmqc.federation.messages import STATE, decode, encode
 from tmqc.federation.remote import RemoteCenters, open_sites
 from tmqc.federation.simulated import lay_out
-from tmqc.federation.site import Equipment, Site
+from tmqc.federation.site import Site, SiteModel
 from tmqc.federation.site_settings import TOKENS, read_site_settings, read_tokens
-from tmqc.federation.transport import LocalTransport, Silence
-from tmqc.pipelines.ready import _check_unchanged
+from tmqc.federation.transport import LocalTransport, NoAnswer
+from tmqc.pipelines.setup import _check_unchanged
 from tmqc.runs.trace import TRAFFIC_COLUMNS, TraceWriter
 from tmqc.settings.schema import FederationConfig
 from tmqc.training.control import ControlledTravel
@@ -44,13 +44,13 @@ def rows(split, n):
     ]
 
 
-def equip(settings, cohort):
+def build_site_model(settings, cohort):
     subjects = [*cohort.verification, *cohort.train]
     seeds = [sum(s.subject.encode()) for s in subjects]
     voxels = [np.random.default_rng(seed).normal(size=(N_VOXELS, 1, 1, 1)) for seed in seeds]
     volumes = np.array([v + (s.group - 0.5) for v, s in zip(voxels, subjects, strict=True)], np.float32)[..., None]
     learner = logistic_learner(N_VOXELS, weights=[0.3, -0.2, 0.1, 0.4])
-    return Equipment(learner, Volumes(volumes[..., 0], [s.subject for s in subjects]), 1)
+    return SiteModel(learner, Volumes(volumes[..., 0], [s.subject for s in subjects]), 1)
 
 
 class Unreliable(LocalTransport):
@@ -66,7 +66,7 @@ class Unreliable(LocalTransport):
             self.requests.append((site, decode(data), len(data)))
             spoil = self.faults[site].pop(0) if self.faults.get(site) else None
             if spoil == "silent":
-                found[site] = Silence("gave no answer within 1 s")
+                found[site] = NoAnswer("gave no answer within 1 s")
             elif callable(spoil):
                 found[site] = spoil(self.sites[site].handle(data))
             else:
@@ -87,7 +87,7 @@ def files(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def opened(files):
-    transport = Unreliable({name: Site(read_site_settings(path), equip) for name, path in files.items()})
+    transport = Unreliable({name: Site(read_site_settings(path), build_site_model) for name, path in files.items()})
     sites = open_sites(Caller(transport, FederationConfig(), check_stop=lambda: None), SITES, "{}")
     return transport, sites, transport.sites["site-1"]._open.learner.state()
 
@@ -119,7 +119,7 @@ def with_fields(**fields):
 def test_tokens_are_drawn_once_and_tell_nothing(files, opened):
     for path in files.values():
         tokens = read_tokens(path.with_name(TOKENS))
-        again = Site(read_site_settings(path), equip).tokens
+        again = Site(read_site_settings(path), build_site_model).tokens
         assert all(tokens[subject] == token for subject, token in again.of.items())
         assert path.with_name(TOKENS).stat().st_mode & 0o077 == 0
         assert all(len(token) == 16 for token in again.of.values())
@@ -184,7 +184,7 @@ def test_a_site_that_was_restarted_is_sent_the_states_again(remote, files):
     centers.hold_reference()
     step(centers)
     expected = centers.verify()
-    transport.sites["site-2"] = Site(read_site_settings(files["site-2"]), equip)
+    transport.sites["site-2"] = Site(read_site_settings(files["site-2"]), build_site_model)
     transport.requests.clear()
     assert centers.verify() == expected
     asked = [request["task"] for site, request, _ in transport.requests if site == "site-2"]
@@ -199,7 +199,7 @@ def test_a_site_that_comes_back_with_other_settings_ends_the_run(remote, files, 
     transport, centers = remote()
     centers.verify()
     settings = replace(read_site_settings(files["site-2"]), **other)
-    monkeypatch.setitem(transport.sites, "site-2", Site(settings, equip))
+    monkeypatch.setitem(transport.sites, "site-2", Site(settings, build_site_model))
     with pytest.raises(FederationError, match="site site-2: its tables, min_cell or share_margins have changed"):
         centers.verify()
 
@@ -208,9 +208,9 @@ def test_what_a_restarted_site_says_of_itself_is_held_against_the_table_too(open
     transport, _, state = opened
     caller = Caller(transport, FederationConfig(on_fault="stop"), check_stop=lambda: None)
     centers = RemoteCenters(caller, open_sites(caller, SITES, "{}"), state)
-    monkeypatch.setitem(transport.sites, "site-2", Site(read_site_settings(files["site-2"]), equip))
+    monkeypatch.setitem(transport.sites, "site-2", Site(read_site_settings(files["site-2"]), build_site_model))
     transport.faults = {"site-2": [None, with_fields(n_hc=[-3])]}
-    with pytest.raises(FederationError, match="site site-2: its answer to open cannot be right: negative counts"):
+    with pytest.raises(FederationError, match="site site-2: its answer to open is invalid: negative counts"):
         centers.verify()
 
 
@@ -274,7 +274,7 @@ def test_what_is_too_little_or_too_much_stays_at_the_site(files, remote, tmp_pat
     laid = lay_out(
         tmp_path, train=rows("train", 4), verification=rows("verify", 5), n_sites=2, min_cell=6, share_margins=True
     )
-    transport = Unreliable({name: Site(read_site_settings(path), equip) for name, path in laid.items()})
+    transport = Unreliable({name: Site(read_site_settings(path), build_site_model) for name, path in laid.items()})
     caller = Caller(transport, FederationConfig(pause_s=0.0), check_stop=lambda: None)
     sites = open_sites(caller, list(laid), "{}")
     assert [(one.groups, one.left_out) for one in sites] == [({}, True), ({"B+C": (6, 4)}, False)]
@@ -301,7 +301,7 @@ def test_no_scan_is_lost_if_a_center_is_called_as_others_together_are(remote, tm
     _, centers = remote()
     table = verification_of({"A+B": 10, "A": 3, "B": 3})
     laid = lay_out(tmp_path, train=[], verification=table, n_sites=1, min_cell=5, share_margins=False)
-    transport = Unreliable({name: Site(read_site_settings(path), equip) for name, path in laid.items()})
+    transport = Unreliable({name: Site(read_site_settings(path), build_site_model) for name, path in laid.items()})
     caller = Caller(transport, FederationConfig(pause_s=0.0), check_stop=lambda: None)
     sites = open_sites(caller, list(laid), "{}")
     assert sites[0].groups == {"A+B": (5, 5), "A+B (together)": (4, 2)}

@@ -178,7 +178,7 @@ def test_whatever_happens_to_sites_and_servers_changes_nothing(here, federation)
         federation.go("federation.on_fault=stop", name=name)
 
     federation.spoil("site-1.verify.0-nan", "site-1.train.0-stop", "site-2.train.0-die")
-    restart = ("site-1: its answer to verify cannot be right", lambda: federation.restart(flare_system.SERVER))
+    restart = ("site-1: its answer to verify is invalid", lambda: federation.restart(flare_system.SERVER))
     with Script(restart) as script:
         federation.go(name=name)
     assert not script.acts

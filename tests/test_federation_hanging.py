@@ -10,12 +10,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from test_federation_faults import OPEN, equip, files  # noqa: F401
+from test_federation_faults import OPEN, build_site_model, files  # noqa: F401
 
 from tmqc.federation.messages import decode, encode
 from tmqc.federation.site import Site
 from tmqc.federation.site_settings import read_site_settings
-from tmqc.federation.transport import Silence
+from tmqc.federation.transport import NoAnswer
 
 pytest.importorskip("nvflare")
 from nvflare.apis.shareable import Shareable
@@ -88,7 +88,7 @@ def federation(monkeypatch):
     clock = SimpleNamespace(now=1000.0)
     monkeypatch.setattr(flare, "time", SimpleNamespace(monotonic=lambda: clock.now, sleep=time.sleep))
     federation = Federation(clock)
-    assert federation.exchange() == {"site-1": b"an answer", "site-2": Silence(NOT_IN_JOB)}
+    assert federation.exchange() == {"site-1": b"an answer", "site-2": NoAnswer(NOT_IN_JOB)}
     yield federation
     federation.transport.close()
 
@@ -133,7 +133,7 @@ def test_a_site_says_that_it_opens_and_an_open_that_waited_finds_it_ready(files)
         began.set()
         assert go_on.wait(PATIENCE_S)
         equipped.append(cohort)
-        return equip(settings, cohort)
+        return build_site_model(settings, cohort)
 
     agent, replies = Agent(), []
 
@@ -162,7 +162,7 @@ def test_an_open_that_failed_half_way_leaves_nothing_that_passes_for_an_open_sit
     failing = ["the device is full"]
 
     def equip_on_a_full_device(settings, cohort):
-        equipment = equip(settings, cohort)
+        equipment = build_site_model(settings, cohort)
         if failing:
             monkeypatch.setattr(equipment.learner, "hold", lambda scans: 1 / 0)
             failing.pop()

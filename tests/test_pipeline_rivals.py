@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 
 import pandas as pd
 import pytest
@@ -31,8 +32,9 @@ HARM = ("harmful=samples", "harmful.count=4", "harmful.kind=[noise,flipped_label
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, cohort_csvs):
+def runs(tmp_path_factory, cohort_csvs, empty_database):
     outputs = tmp_path_factory.mktemp("outputs")
+    shutil.copy(empty_database, outputs / "mlflow.db")
     go(outputs, cohort_csvs, "pipeline=clean", "schedule.cycles=4", "tracking=none", name="c")
     return {"outputs": outputs, "rivals": go(outputs, cohort_csvs, *rivals(outputs, *HARM), name="r")}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -21,10 +22,15 @@ from tmqc.runs.trace import COLUMNS, FURTHER_COLUMNS
 CLEAN, START, CYCLES = 8, 8, 12
 
 
-def go(outputs, csvs, *overrides, name):
+def go(outputs, csvs, *overrides, name, pictures=False):
+    """Run it in this process; figures and page, which take as long as such a run itself, only if asked for."""
     config = compose_config(*tiny_overrides(csvs, outputs), f"run.name={name}", *overrides)
     directory = outputs / config.pipeline.name / name
-    run(config, directory)
+    with pytest.MonkeyPatch.context() as patch:
+        if not pictures:
+            for pipeline in ("training", "inference"):
+                patch.setattr(f"tmqc.pipelines.{pipeline}.illustrate", lambda directory: None)
+        run(config, directory)
     return directory
 
 
@@ -38,12 +44,14 @@ def harm(outputs, **more):
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, cohort_csvs):
+def runs(tmp_path_factory, cohort_csvs, empty_database):
     outputs = tmp_path_factory.mktemp("outputs")
+    shutil.copy(empty_database, outputs / "mlflow.db")
     clean = go(outputs, cohort_csvs, "pipeline=clean", f"schedule.cycles={CYCLES}", name="c")
     dirty = go(outputs, cohort_csvs, "pipeline=dirty", *harm(outputs), "tracking=none", name="d")
-    qc = go(outputs, cohort_csvs, "pipeline=qc", *harm(outputs), name="q")
-    scored = go(outputs, cohort_csvs, "pipeline=inference", f"inference.run={qc}", "tracking=none", name="i")
+    qc = go(outputs, cohort_csvs, "pipeline=qc", *harm(outputs), name="q", pictures=True)
+    inference = ("pipeline=inference", f"inference.run={qc}", "tracking=none")
+    scored = go(outputs, cohort_csvs, *inference, name="i", pictures=True)
     return {"outputs": outputs, "clean": clean, "dirty": dirty, "qc": qc, "inference": scored}
 
 
@@ -127,7 +135,7 @@ def test_control_does_not_depend_on_the_truth_being_known(runs, cohort_csvs):
 
 @pytest.mark.parametrize(("settings", "name"), [("cache.enabled=false", "uncached"), ("cache.enabled=true", "mapped")])
 def test_the_cache_changes_no_result(runs, cohort_csvs, caplog, *, settings, name):
-    """Decoded anew, mapped from the cache: the very same trace, model and scores."""
+    """The same settings give the same run, decoded anew or mapped from the cache: trace, model and scores."""
     caplog.set_level("INFO", "tmqc")
     one, more = runs["qc"], ("tracking=none", settings)
     other = go(runs["outputs"], cohort_csvs, "pipeline=qc", *harm(runs["outputs"]), *more, name=name)
@@ -164,7 +172,7 @@ def rederive_strengths(rows, directory, change):
     return strength
 
 
-@pytest.mark.parametrize("gate", ["screen", "calibrated", "both"])
+@pytest.mark.parametrize("gate", ["screen", "calibrated"])
 def test_other_gates(runs, cohort_csvs, gate):
     """From the trace alone: what was rejected or suspected, and that dry and screening steps are there."""
     more = ["qc.calibrated.n_steps=3", "qc.screen.least_accuracy=0.5", "tracking=none"]
@@ -184,7 +192,7 @@ def test_other_gates(runs, cohort_csvs, gate):
         z = (change - center) / max(sd, 1e-4)
         np.testing.assert_allclose(first["LossZ"].astype(float), z, rtol=1e-9)
         assert list(first["Ignored"]) == list((rederive_strengths(first, directory, change) > 1).astype(int))
-    elif gate == "calibrated":
+    else:
         assert phases["dry"] == 6
         dry = trace[(trace["Phase"] == "dry") & (trace["Subject"] != "batch")]
         change = dry["VerifyLoss"] - trace["VerifyLoss"].iloc[0]
@@ -193,14 +201,14 @@ def test_other_gates(runs, cohort_csvs, gate):
         assert float(tolerance) == pytest.approx(max(limit, 0.0))
     ledger = json.loads((directory / "ledger.json").read_text())
     assert ledger["eliminated"] == list(trace[trace["Outcome"] == "eliminated"]["Subject"])
-    assert (directory / "figures" / "qc.png").stat().st_size > 5000
 
 
 def test_evidence_finds_a_flipped_center_and_leaves_the_others(runs, cohort_csvs):
     """Alpha, 9 scans: T1 and T2 can reach p = .008 and .003; the tiny model has learnt the right labels."""
     harmful = [*harm(runs["outputs"], ids="[Alpha]", kind="flipped_label"), "tracking=none"]
     control = ["qc=evidence", "qc.evidence.every=1", "qc.revisit=1", "qc.fdr=0.4"]
-    directory = go(runs["outputs"], cohort_csvs, "pipeline=qc", *control, *harmful, name="evidence")
+    settings = ("pipeline=qc", *control, *harmful)
+    directory = go(runs["outputs"], cohort_csvs, *settings, name="evidence", pictures=True)
     alpha = {f"Alpha-train-{i}" for i in range(CENTERS["Alpha"])}
     trace = pd.read_csv(directory / "trace.csv", keep_default_na=False)
     assert tuple(trace.columns) == (*COLUMNS, *FURTHER_COLUMNS)
@@ -224,7 +232,7 @@ def test_a_runaway_stops_the_run_if_asked_and_keeps_it(runs, cohort_csvs):
     # The loss rises in some step whatever the model is like; rates stand still once all predictions are of one class.
     settings += ["qc=loss", "qc.loss_error=0"]
     harsh = [*harm(runs["outputs"]), "schedule.learning_rate=1e-1", "tracking=none"]
-    with pytest.raises(StoppedError, match=r"lost its footing: .* batches were rejected") as caught:
+    with pytest.raises(StoppedError, match=r"runaway guard is triggered: .* batches were rejected") as caught:
         go(runs["outputs"], cohort_csvs, "pipeline=qc", *harsh, *settings, name="stopped")
     assert "qc.runaway.rejected=0" in str(caught.value)
     assert (runs["outputs"] / "qc" / "stopped" / "ledger.json").is_file()
@@ -267,16 +275,19 @@ def test_mlflow_holds_every_cycle(runs):
     assert {"good_lost.csv", "detection_by_kind.csv"} <= kept
 
 
-def test_pictures_that_fail_cost_a_warning_and_no_result(tmp_path, cohort_csvs, monkeypatch, caplog):
+def test_pictures_that_fail_cost_a_warning_and_no_result(tmp_path, cohort_csvs, empty_database, monkeypatch, caplog):
     from mlflow import MlflowClient
+
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
 
     def fail(*args, **kwargs):
         raise RuntimeError("latex could not be found")
 
     with monkeypatch.context() as broken:
         broken.setattr("matplotlib.figure.Figure.savefig", fail)
-        run = go(tmp_path, cohort_csvs, "pipeline=clean", "schedule.cycles=1", name="plain")
-        scored = go(tmp_path, cohort_csvs, "pipeline=inference", f"inference.run={run}", name="scored")
+        run = go(tmp_path, cohort_csvs, "pipeline=clean", "schedule.cycles=1", name="plain", pictures=True)
+        inference = ("pipeline=inference", f"inference.run={run}")
+        scored = go(tmp_path, cohort_csvs, *inference, name="scored", pictures=True)
     warnings = [r.getMessage() for r in caplog.records if r.levelname == "WARNING" and "latex" in r.getMessage()]
     assert len(warnings) == 2 and f"scripts/report.py {run}`" in warnings[0]
     for there in (run / "summary.json", run / "predictions.csv", scored / "metrics.csv", scored / "predictions.csv"):
@@ -290,12 +301,6 @@ def test_pictures_that_fail_cost_a_warning_and_no_result(tmp_path, cohort_csvs, 
     assert drawn == {
         *("clean/plain/figures/cycles.png", "inference/scored/figures/cycles.png", "inference/scored/figures/roc.png")
     }
-
-
-def test_the_same_settings_give_the_same_run(runs, cohort_csvs):
-    again = go(runs["outputs"], cohort_csvs, "pipeline=dirty", *harm(runs["outputs"]), "tracking=none", name="again")
-    one, other = (load_checkpoint(checkpoint_path(r, CYCLES - 1)).state for r in (runs["dirty"], again))
-    assert all(np.array_equal(one[name], other[name]) for name in one)
 
 
 def test_a_run_is_never_written_over_unless_asked(runs, cohort_csvs):

@@ -17,7 +17,7 @@ LOST = Alarm(n_rejected=20, n_batches=20, n_condemned=170, n_subjects=170, by_re
 @pytest.mark.parametrize(("n_steps", "times"), [(3, 1), (0, 0)])
 def test_the_alarm_is_repeated_as_long_as_anybody_is_tried(caplog, n_steps, times):
     warn_or_stop(replace(make_reports()[0], n_steps=n_steps, alarm=LOST), QcConfig())
-    assert caplog.text.count("cycle 5: quality control seems to have lost its footing: 20 of the last 20") == times
+    assert caplog.text.count("cycle 5: the runaway guard is triggered: 20 of the last 20") == times
 
 
 @pytest.mark.parametrize(

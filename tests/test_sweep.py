@@ -108,14 +108,16 @@ def test_a_rerun_skips_what_has_finished_in_the_same_run(parallel, outputs, coho
 
 
 def test_faults_of_the_whole_sweep_are_told_once_before_any_job(outputs, cohort_csvs, tmp_path):
-    for argument, told in (
-        ("qc.eror=0.1,0.2", "qc.eror: there is no such setting; did you mean qc.error?"),
-        ("sweep.objective=test/aurc", "sweep.objective=test/aurc: must be one of train/loss"),
-        ("sweep.name=a/b", "sweep.name=a/b: must be the name of a folder"),
+    for arguments, told in (
+        (["qc.eror=0.1,0.2"], ["qc.eror: there is no such setting; did you mean qc.error?"]),
+        (
+            ["sweep.objective=test/aurc", "sweep.name=a/b"],
+            ["sweep.objective=test/aurc: must be one of train/loss", "sweep.name=a/b: must be the name of a folder"],
+        ),
     ):
-        done = sweep(cohort_csvs, tmp_path, "pipeline=clean", "run.seed=0,1", "tracking=none", argument)
+        done = sweep(cohort_csvs, tmp_path, "pipeline=clean", "run.seed=0,1", "tracking=none", *arguments)
         assert done.returncode == 2
-        assert done.stderr.count(told) == 1
+        assert [done.stderr.count(fault) for fault in told] == [1] * len(told)
         assert "Traceback" not in done.stderr
         assert not list(tmp_path.glob("sweeps/*"))
 

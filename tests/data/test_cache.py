@@ -32,7 +32,7 @@ N = 336  # voxels
 @pytest.fixture(autouse=True)
 def settled(monkeypatch):
     """Files of a test are always young; here their index is trusted all the same."""
-    monkeypatch.setattr(contents, "SETTLED_NS", -(10**18))
+    monkeypatch.setattr(contents, "STABLE_NS", -(10**18))
 
 
 @pytest.fixture
@@ -162,7 +162,7 @@ def test_a_file_that_has_changed_is_decoded_again(subject, place, write_nifti, c
 
 def test_the_index_of_a_young_file_is_not_trusted(rows, place, monkeypatch):
     """Its content may change again within the resolution of its times."""
-    monkeypatch.setattr(contents, "SETTLED_NS", 2 * 10**9)
+    monkeypatch.setattr(contents, "STABLE_NS", 2 * 10**9)
     scans_of(rows, VolumeCache(place))
     assert all(VolumeCache(place).contents.find(row.path) is None for row in rows)
     monkeypatch.setattr(contents.time, "time_ns", lambda: int(time.time() * 10**9) + 10**10)

@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 
 from tmqc.data.cohort import Subject
+from tmqc.report.metrics import write_records
 from tmqc.report.scores import (
     GoodLost,
     KindScore,
     break_down,
     training_groups,
-    write_by_kind,
-    write_good_lost,
 )
 
 
@@ -81,8 +80,8 @@ def test_kinds_in_training_alone_are_scored(breakdown):
 
 
 def test_the_files(breakdown, tmp_path):
-    write_good_lost(tmp_path / "good_lost.csv", breakdown.good_lost)
-    write_by_kind(tmp_path / "detection_by_kind.csv", breakdown.by_kind)
+    write_records(tmp_path / "good_lost.csv", GoodLost, breakdown.good_lost)
+    write_records(tmp_path / "detection_by_kind.csv", KindScore, breakdown.by_kind)
     with (tmp_path / "good_lost.csv").open() as file:
         rows = list(csv.reader(file))
     assert tuple(rows[0]) == ("subgroup", "n_good", "n_lost", "share_lost", "n_flagged")

@@ -11,7 +11,8 @@ import pytest
 from tmqc.core.rates import Counts, Rates, Verification
 from tmqc.core.records import CycleReport
 from tmqc.errors import RunError
-from tmqc.report.ranking import RivalRow, read_ranking, write_ranking
+from tmqc.report.metrics import read_records, write_records
+from tmqc.report.ranking import RivalRow
 from tmqc.report.scores import detection_metrics, read_detection, score_detection, write_detection
 from tmqc.runs.cycles import append_cycle, read_cycles
 
@@ -84,11 +85,11 @@ def test_rivals(tmp_path):
         RivalRow("loss", 9, 2, 0.75, 0.5, 1 / 3, 1 / 3, 9, 0, 0.25),
         RivalRow("tracin", 9, 2, None, None, None, None, 9, 9, 1.5),
     ]
-    write_ranking(tmp_path / "rivals.csv", rows)
-    assert read_ranking(tmp_path / "rivals.csv", RivalRow) == rows
+    write_records(tmp_path / "rivals.csv", RivalRow, rows)
+    assert read_records(tmp_path / "rivals.csv", RivalRow) == rows
 
 
-@pytest.mark.parametrize("read", [read_cycles, read_detection, partial(read_ranking, kind=RivalRow)])
+@pytest.mark.parametrize("read", [read_cycles, read_detection, partial(read_records, kind=RivalRow)])
 def test_another_file_or_none_is_an_error(tmp_path, read):
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     with pytest.raises(RunError, match=r"other.csv: is not"):

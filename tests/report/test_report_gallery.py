@@ -86,6 +86,6 @@ def test_scans_come_from_the_cache_where_they_are_in_it(tmp_path, monkeypatch):
     histories = [history("a", "A", "undecided", write(tmp_path / "a.nii.gz", RAS))]
     expected = make_gallery(histories, [])
     assert make_gallery(histories, [], cache=VolumeCache(tmp_path / "cache")) == expected
-    monkeypatch.setattr("tmqc.data.contents.SETTLED_NS", -(10**18))
+    monkeypatch.setattr("tmqc.data.contents.STABLE_NS", -(10**18))
     monkeypatch.setattr("tmqc.data.contents.Contents.read", None)
     assert make_gallery(histories, [], cache=VolumeCache(tmp_path / "cache")) == expected

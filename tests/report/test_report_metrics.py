@@ -12,13 +12,14 @@ from tmqc.data.cohort import Subject
 from tmqc.errors import RunError
 from tmqc.report.metrics import (
     PREDICTION_COLUMNS,
+    SubgroupMetrics,
     last_cycle,
     predictions_of,
-    read_metrics,
+    read_records,
     sexes_and_ages,
     subgroup_metrics,
-    write_metrics,
     write_predictions,
+    write_records,
 )
 
 BINS = [0.0, 60.0, 70.0, 120.0]
@@ -114,20 +115,20 @@ def test_without_age_bins_there_is_one_row():
 
 def test_metrics_are_written_and_read_back_unchanged(tmp_path):
     rows = [*rows_of(cycle=3).values(), *rows_of(cycle=4).values()]
-    write_metrics(tmp_path / "metrics.csv", rows)
+    write_records(tmp_path / "metrics.csv", SubgroupMetrics, rows)
     lines = (tmp_path / "metrics.csv").read_text().splitlines()
     assert lines[0] == "cycle,subgroup,n,accuracy,sensitivity,specificity,f1,auroc"
     assert "3,center=south,2,1.0,,1.0,," in lines
-    assert read_metrics(tmp_path / "metrics.csv") == rows
+    assert read_records(tmp_path / "metrics.csv", SubgroupMetrics) == rows
     assert {row.cycle for row in last_cycle(rows)} == {4} and last_cycle([]) == []
 
 
 def test_a_missing_or_foreign_file_is_an_error(tmp_path):
     with pytest.raises(RunError, match="written by pipeline=inference"):
-        read_metrics(tmp_path / "metrics.csv")
+        read_records(tmp_path / "metrics.csv", SubgroupMetrics)
     (tmp_path / "metrics.csv").write_text("a,b\n1,2\n")
     with pytest.raises(RunError, match="is not a metrics"):
-        read_metrics(tmp_path / "metrics.csv")
+        read_records(tmp_path / "metrics.csv", SubgroupMetrics)
 
 
 def test_predictions_keep_every_digit(tmp_path):

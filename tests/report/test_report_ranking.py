@@ -14,14 +14,14 @@ from rich.console import Console
 
 from tmqc.data.cohort import Subject
 from tmqc.harm.corruptions import KINDS as data_kinds
+from tmqc.report.metrics import write_records
 from tmqc.report.ranking import (
     KindRow,
+    RivalRow,
     rank,
     rank_by_kind,
     ranking_metrics,
     share_at_k,
-    write_ranking,
-    write_ranking_by_kind,
     write_scores,
 )
 from tmqc.report.ranking_figure import draw_ranking
@@ -100,12 +100,12 @@ def test_another_number_of_scans_is_refused():
 
 def test_files_and_metrics(tmp_path):
     rows = [rank(scores([9, 8, 7, 3, 2, 1 / 3]), KINDS), rank(scores([0] * 6, "random"), [None] * 6)]
-    write_ranking(tmp_path / "r.csv", rows)
+    write_records(tmp_path / "r.csv", RivalRow, rows)
     columns = "rival n n_harmful auroc average_precision precision_at_k recall_at_k forward_passes backward_passes"
     got = read(tmp_path / "r.csv")
     assert list(got[0]) == [*columns.split(), "seconds"]
     assert (got[0]["auroc"], got[1]["auroc"], got[1]["n_harmful"]) == ("0.875", "", "0")
-    write_ranking_by_kind(tmp_path / "k.csv", [KindRow("loss", "blur", 3, None)])
+    write_records(tmp_path / "k.csv", KindRow, [KindRow("loss", "blur", 3, None)])
     assert read(tmp_path / "k.csv") == [{"rival": "loss", "kind": "blur", "n_harmful": "3", "auroc": ""}]
     subjects = [Subject(f"s{i}", Path("x"), "A", 0, None, None, None) for i in range(6)]
     write_scores(tmp_path / "s.csv", subjects, [scores([9, 8, 7, 3, 2, 1 / 3]), scores([0] * 6, "random")])

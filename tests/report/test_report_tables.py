@@ -18,7 +18,7 @@ from tmqc.core.rates import Counts, Rates, Verification
 from tmqc.core.records import CycleReport
 from tmqc.data.cohort import Subject
 from tmqc.errors import RunError
-from tmqc.report.metrics import subgroup_metrics, write_metrics
+from tmqc.report.metrics import SubgroupMetrics, subgroup_metrics, write_records
 from tmqc.report.scores import Breakdown, GoodLost, KindScore, score_detection
 from tmqc.report.tables import comparison, print_inference, print_training
 from tmqc.runs.trace import COLUMNS
@@ -85,7 +85,7 @@ def make_inference_run(folder: Path, probabilities) -> Path:
         for cycle, p in enumerate(probabilities)
         for row in subgroup_metrics(SUBJECTS, np.array(p), cycle=cycle, age_bins=[0, 120])
     ]
-    write_metrics(folder / "metrics.csv", rows)
+    write_records(folder / "metrics.csv", SubgroupMetrics, rows)
     return folder
 
 

@@ -5,15 +5,6 @@ import shutil
 import pytest
 
 
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory):
-    """A database without an experiment of ours: making one takes seconds, copying it does not."""
-    mlflow = pytest.importorskip("mlflow")
-    path = tmp_path_factory.mktemp("empty") / "mlflow.db"
-    mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
-
-
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory, empty_database):
     """A folder with an awkward name and a database in it."""

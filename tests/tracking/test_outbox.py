@@ -16,7 +16,7 @@ from tmqc.runs.cycles import append_cycle
 from tmqc.tracking import DIRECTORY_TAG, KEY_TAG
 from tmqc.tracking.faults import ArtifactError, RefusedError, TrackingError
 from tmqc.tracking.outbox import MlflowTracker
-from tmqc.tracking.waiting import read_outbox
+from tmqc.tracking.unsent import read_outbox
 
 
 @pytest.fixture

@@ -13,16 +13,16 @@ from scripts_of import load_script
 from tiny import compose_config, tiny_overrides
 
 from tmqc.cli import run
-from tmqc.report.metrics import SubgroupMetrics, write_metrics
+from tmqc.report.metrics import SubgroupMetrics, write_records
 from tmqc.report.past_run import PastRun
-from tmqc.report.ranking import RivalRow, ranking_metrics, write_ranking
+from tmqc.report.ranking import RivalRow, ranking_metrics
 from tmqc.settings.schema import TrackingConfig
 from tmqc.tracking import DIRECTORY_TAG, deliver
 from tmqc.tracking.database import database_uri
 
 mlflow = pytest.importorskip("mlflow")
 from tmqc.report.replay import other_numbers  # noqa: E402
-from tmqc.tracking.waiting import read_outbox  # noqa: E402
+from tmqc.tracking.unsent import read_outbox  # noqa: E402
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "replay_tracking.py"
 NOWHERE = "http://127.0.0.1:9"  # the discard port: nobody listens
@@ -219,9 +219,9 @@ def test_what_cannot_be_replayed_is_told(script, store, tmp_path, monkeypatch, c
 
 def test_inference_and_rivals_have_their_numbers_too(tmp_path):
     rows = [SubgroupMetrics(c, name, 4, 0.75, 1.0, 0.5, None, 0.9) for c in (8, 9) for name in ("all", "sex=F")]
-    write_metrics(tmp_path / "metrics.csv", rows)
+    write_records(tmp_path / "metrics.csv", SubgroupMetrics, rows)
     ranking = RivalRow("loss", 9, 2, 0.75, None, 0.5, 0.5, 9, 0, 0.25)
-    write_ranking(tmp_path / "rivals.csv", [ranking])
+    write_records(tmp_path / "rivals.csv", RivalRow, [ranking])
     past = PastRun(tmp_path, {"pipeline.name": "inference"}, None)
     test = {"test/accuracy": 0.75, "test/sensitivity": 1.0, "test/specificity": 0.5, "test/f1": None}
     test["test/auroc"] = 0.9

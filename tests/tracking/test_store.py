@@ -22,7 +22,7 @@ from core.test_numbers import REPORT
 from tmqc.errors import RunError
 from tmqc.runs.cycles import append_cycle
 from tmqc.settings.schema import TrackingConfig
-from tmqc.tracking import DIRECTORY_TAG, KEY_TAG, TRACKERS, Opening
+from tmqc.tracking import DIRECTORY_TAG, KEY_TAG, TRACKERS, RunOpening
 from tmqc.tracking.database import database_path, database_uri
 from tmqc.tracking.faults import ArtifactError, RefusedError, TrackingError
 
@@ -42,7 +42,7 @@ def make(outputs: Path, uri: str | None = None, **more):
 
 
 def start(store, *, name="a run", tags=None, settings=None, description="", run_id=None):
-    opening = Opening(name=name, tags=tags or {}, settings=settings or {}, description=description)
+    opening = RunOpening(name=name, tags=tags or {}, settings=settings or {}, description=description)
     store.open(opening, run_id)
     return store
 

@@ -65,7 +65,7 @@ def counted(subjects: Iterable[str], kind_of: Mapping[str, str], *, ignored_kind
 def detect_by_kind(named: Collection[str], kind_of: Mapping[str, str]) -> dict[str, Detection]:
     """Compare the named subjects with the harmful ones of each kind alone, kinds sorted by name.
 
-    A good scan has no kind, so there are no false alarms here, and of the scores only the recall says anything.
+    A good scan has no kind, so there are no false alarms here, and of the scores only the recall is informative.
     """
     by_kind: dict[str, set[str]] = {}
     for subject, kind in kind_of.items():

@@ -121,7 +121,7 @@ RUN_NUMBERS = tuple(name for name in TERMS if not name.startswith(("federation/"
 def glossary() -> str:
     """All groups and numbers as Markdown without spare spaces, for a tracker's page: MLflow keeps 5000 characters."""
     lines = [
-        "Unfold: what every number means. One point a cycle; settings are params.",
+        "Unfold: what every number means. One point per cycle; settings are params.",
         "",
     ]
     for group, meaning in GROUPS.items():

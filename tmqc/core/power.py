@@ -1,10 +1,10 @@
 """What would have been found: power, from copies with known harm among the scans that are judged.
 
-A verdict that nothing was found says little without it. Copies are planted where scans are *judged*, never where they
-are trained on (threshold samples: Pleiss et al., arXiv 2001.10528). For flipped labels no copy is needed: every
-center reports the p-value that its own scans would have with all labels flipped (`CenterTest.p_if_flipped`), and each
-is tried in turn among the others as they are. A center that is flipped already has a sound twin; those under verdict
-are left out.
+Without it, a verdict that nothing was found is hardly informative. Copies are planted where scans are *judged*, never
+where they are trained on (threshold samples: Pleiss et al., arXiv 2001.10528). For flipped labels no copy is needed:
+every center reports the p-value that its own scans would have with all labels flipped (`CenterTest.p_if_flipped`), and
+each is tried in turn among the others as they are. A center that is flipped already has a sound twin; those under
+verdict are left out.
 
 The shares hold for harm of the planted kind and strength. They say nothing about harm that the verification scans
 share, or that the model has trained on. Copies at one center are not independent of each other; intervals (Clopper
@@ -25,7 +25,7 @@ EDGES = (4, 9, 16, 40)  # sizes up to and including each, and beyond the last
 
 
 @dataclass(frozen=True)
-class Planted:
+class PlantedCenter:
     """One planted case: kind of harm, the center's training scans (or 1 for a scan), and whether it was found."""
 
     kind: str
@@ -57,7 +57,7 @@ class Power:
 
 
 def measure_power(
-    planted: Sequence[Planted], *, edges: Sequence[int] = EDGES, confidence: float = 0.95
+    planted: Sequence[PlantedCenter], *, edges: Sequence[int] = EDGES, confidence: float = 0.95
 ) -> tuple[Power, ...]:
     """Share found by kind, in order of appearance, and size; bins in which nothing was planted are left out."""
     rows = []
@@ -82,7 +82,7 @@ def plant_flips(
     q: float,
     leave_out: Collection[str] = (),
     kind: str = "labels flipped",
-) -> tuple[Planted, ...]:
+) -> tuple[PlantedCenter, ...]:
     """For every center in turn: would it be rejected at `q` if its labels were flipped, all else as it is?
 
     Args:
@@ -95,5 +95,5 @@ def plant_flips(
         if name not in leave_out:
             swapped = p | {name: test.p_if_flipped} if name in p else {}
             found = dict(zip(swapped, benjamini_hochberg(list(swapped.values()), q), strict=True))
-            cases.append(Planted(kind, test.n_train, bool(found.get(name, False))))
+            cases.append(PlantedCenter(kind, test.n_train, bool(found.get(name, False))))
     return tuple(cases)

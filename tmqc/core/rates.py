@@ -69,7 +69,7 @@ class Flips:
 
 @dataclass(frozen=True)
 class Verification:
-    """What a verification gives back. Sums only: those of several centers add up with `+`, no center tells more.
+    """Result of a verification. Sums only: those of several centers add up with `+`; no center discloses more.
 
     Attributes:
         counts: of the scans scored.
@@ -192,7 +192,7 @@ def _flips(right: NDArray[np.bool_], was_right: NDArray[np.bool_], is_pd: NDArra
 
 
 def margins(probabilities: NDArray[np.floating], labels: NDArray[np.integer]) -> NDArray[np.float64]:
-    """How strongly the model agrees with each label: logit(p) where it says PD, -logit(p) where it says HC.
+    """How strongly the model agrees with each label: logit(p) for a label of PD, -logit(p) for HC.
 
     A scan's loss is log(1 + exp(-margin)); the margin has no such long tail, which robust z-scores need.
 

@@ -40,7 +40,7 @@ class Step:
         verdict: None for the baseline and in pipelines without control.
         train_s, verify_s: wall-clock seconds.
         outcome: of a revisit: `readmitted`, `eliminated` or `postponed` (it failed, and waits once more).
-        evidence: of a screening step: what it says about the scan.
+        evidence: of a screening step, about its scan.
         finding: of a scan that a screening of `qc=evidence` speaks against or decides on: why. No step is taken then,
             and the verification is that of the state that judged.
         n_repeated: samples besides, that were subjects trained on once more in a further local epoch of a visit.

@@ -1,1 +1,1 @@
-"""From a cohort's CSVs and NIfTI files to validated rows and float32 arrays; corruption and phantoms."""
+"""Reads a cohort: CSVs and NIfTI files to validated rows and float32 arrays; cache, copies, the manifest of harm."""

@@ -193,7 +193,7 @@ def _parse_row(
     elif word not in pd | hc:
         faults.append(
             f"{where}, column {column}: is {row[column]!r}, known are {', '.join(sorted(hc))} (HC) and "
-            f"{', '.join(sorted(pd))} (PD); say what it is by --hc, --pd or --other-groups"
+            f"{', '.join(sorted(pd))} (PD); assign it by --hc, --pd or --other-groups"
         )
     text = row.get("age", "")
     age, wrong = _parse_age(text, options.capped_ages)

@@ -1,4 +1,4 @@
-"""The files of a BIDS dataset: scans by the entities in their names, and what the JSON sidecars say of them."""
+"""The files of a BIDS dataset: scans by the entities in their names, and the metadata in their JSON sidecars."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def describe_difference(files: Sequence[BidsFile]) -> str:
 
 
 def read_sidecars(file: BidsFile, root: Path, suffix: str, *, raw: Path) -> dict[str, Any]:
-    """What the sidecars say of a scan: the nearer one wins (inheritance principle), derivatives' over raw data's.
+    """Metadata of a scan from its sidecars: the nearer one wins (inheritance principle), derivatives' over raw data's.
 
     Args:
         file: of the scan.

@@ -1,10 +1,10 @@
 """Decoded, checked scans kept on disk and mapped: what one run has decoded, the next ones map, whatever its path.
 
-`index/` says for every file (resolved path, size, times) which content it has: a warm start reads no NIfTI file at
+`index/` records the content of every file (by resolved path, size, times): a warm start reads no NIfTI file at
 all. `scans/` holds the voxels of a content, `made/` the corrupted copies made of one. A file's own grid is kept with
 its voxels and compared with the expected one at every use: nothing passes a check because it is in the cache.
 
-The cache only saves time and memory. Where it cannot be read or written, one warning says so, and scans are held in
+The cache only saves time and memory. Where it cannot be read or written, one warning reports it, and scans are held in
 memory. The directory may be deleted at any time.
 """
 
@@ -37,7 +37,7 @@ _SMALLER: dict[np.dtype[Any], tuple[float, float]] = {
 
 @dataclass
 class CacheStats:
-    """What has happened in this process so far.
+    """Counts of this process so far.
 
     Attributes:
         hits: scans taken from the cache.
@@ -52,7 +52,7 @@ class CacheStats:
 
 
 @dataclass(frozen=True)
-class Held:
+class CachedScan:
     """A scan that has been read and checked.
 
     Attributes:
@@ -92,7 +92,7 @@ class VolumeCache:
         self.contents = Contents(self.store)
         self._lock = threading.Lock()
 
-    def load(self, path: Path) -> Held:
+    def load(self, path: Path) -> CachedScan:
         """Find or decode a NIfTI file, which is read at most once. Raises UnusableError: that cannot be done."""
         try:
             known = self.contents.find(path)
@@ -107,7 +107,7 @@ class VolumeCache:
         self._count("decodes")
         return self._keep(path, digest, scan)
 
-    def read(self, held: Held) -> Voxels:
+    def read(self, held: CachedScan) -> Voxels:
         """The voxels (x, y, z), not to be written to; if the cache is gone, the scan is decoded again.
 
         Raises:
@@ -139,20 +139,20 @@ class VolumeCache:
             content = np.frombuffer(path.read_bytes(), np.uint8)
             self.store.put("made", key, fields={"content": content, **facts})
 
-    def _find(self, path: Path, digest: str) -> Held | None:
+    def _find(self, path: Path, digest: str) -> CachedScan | None:
         if (record := self.store.get("scans", digest, _DECODER)) is None:
             return None
         self._count("hits")
         return _describe(path, digest, record)
 
-    def _keep(self, path: Path, digest: str, scan: Scan) -> Held:
+    def _keep(self, path: Path, digest: str, scan: Scan) -> CachedScan:
         voxels, grid = compact(scan.voxels), scan.geometry
         key = ("scans", digest, _DECODER)
         facts = {"spacing_mm": np.array(grid.spacing_mm), "orientation": np.array(grid.orientation)}
         facts["qform"] = np.array(scan.qform)
         if self.store.put(*key, fields={"voxels": voxels, **facts}) and (record := self.store.get(*key)) is not None:
             return _describe(path, digest, record)
-        return Held(path, digest, grid, scan.qform, voxels.dtype, None, voxels)
+        return CachedScan(path, digest, grid, scan.qform, voxels.dtype, None, voxels)
 
     def _count(self, name: str) -> None:
         with self._lock:
@@ -177,8 +177,8 @@ def open_cache(settings: CacheConfig, outputs: Path) -> VolumeCache:
     return VolumeCache(directory if settings.enabled else None)
 
 
-def _describe(path: Path, digest: str, record: Record) -> Held:
+def _describe(path: Path, digest: str, record: Record) -> CachedScan:
     assert isinstance(record, np.memmap) and record.filename is not None
     voxels = record["voxels"]
     grid = Geometry(voxels.shape[1:], tuple(record["spacing_mm"][0].tolist()), str(record["orientation"][0]))
-    return Held(path, digest, grid, str(record["qform"][0]), voxels.dtype, (Path(record.filename), record.offset))
+    return CachedScan(path, digest, grid, str(record["qform"][0]), voxels.dtype, (Path(record.filename), record.offset))

@@ -35,7 +35,7 @@ _NUMBER = re.compile(r"[0-9]+(\.[0-9]*)?")
 class Subject:
     """One scan: `path` absolute, `group` 1 (PD) or 0 (HC), `sex` M or F, `age` in years; None: not known.
 
-    `where` says which row of which table it is.
+    `where`: row and table that it comes from.
     """
 
     subject: str
@@ -65,7 +65,7 @@ def read_cohort(
 
     Subjects and centers are normalized: names that look alike are one. Without a verification CSV, or with the test
     CSV in its place, a cohort to train on is verified on its test split, as the published scripts do, and a warning
-    says so. `is_part`: these are some centers of a cohort only, which may lack a class or a verification split.
+    is reported. `is_part`: these are some centers of a cohort only, which may lack a class or a verification split.
 
     Raises CohortError with every fault found in any of the files.
     """

@@ -1,4 +1,4 @@
-"""Which content a file has, without reading it again: an index by path, size and times."""
+"""Content hashes of files, without reading a file twice: an index by path, size and times."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from tmqc.data.storage import Store
 
-SETTLED_NS = 2 * 10**9  # a younger file may change once more without a change of its times: its entry is not trusted
+STABLE_NS = 2 * 10**9  # a younger file may change once more without a change of its times: its entry is not trusted
 
 _Identity = tuple[int, int, int]
 
@@ -32,7 +32,7 @@ class Contents:
         if (record := self._store.get("index", _name(path))) is None:
             return None
         size, mtime, ctime, seen = record["seen"][0].tolist()
-        if (size, mtime, ctime) != identity or seen - max(mtime, ctime) <= SETTLED_NS:
+        if (size, mtime, ctime) != identity or seen - max(mtime, ctime) <= STABLE_NS:
             return None
         self._known[path] = identity, str(record["sha256"][0])
         return self._known[path][1]

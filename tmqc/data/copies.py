@@ -44,7 +44,7 @@ def refuse_same_files(
     """
     rows = dict.fromkeys(subjects)
     digests = content_hashes((row.path for row in rows), contents)
-    there = [row for row in rows if row.path in digests]  # whoever decodes it says what is wrong with another
+    there = [row for row in rows if row.path in digests]  # decoding reports what is wrong with the others
     if faults := _find_faults(_group(there, lambda s: digests[s.path]), allowed):
         raise CohortError(faults)
 
@@ -68,7 +68,7 @@ def _group(subjects: Iterable[Subject], key: Callable[[Subject], Hashable]) -> l
 
 
 def _middle(voxels: NDArray[Any]) -> NDArray[Any]:
-    """One slice: enough to tell nearly all scans apart without reading all of them."""
+    """One slice: enough to distinguish nearly all scans without reading all of them."""
     middle: NDArray[Any] = voxels[len(voxels) // 2]
     return middle
 

@@ -204,7 +204,7 @@ def _find_geometry(header: Nifti1Header, shape: tuple[int, ...]) -> tuple[Geomet
 
 
 def _read_affines(header: Nifti1Header) -> dict[str, npt.NDArray[np.float64]]:
-    """What the header says of the axes, the one to be used first. Raises UnusableError: nothing, or no numbers."""
+    """The affines of the header, the one to be used first. Raises UnusableError: nothing, or no numbers."""
     codes = {name: int(header[f"{name}_code"]) for name in ("sform", "qform")}
     for name, code in codes.items():
         if not 0 <= code <= _MAX_CODE:

@@ -1,4 +1,4 @@
-"""Deals people to the splits of a cohort, alike in centers and classes, and writes the CSVs."""
+"""Assigns subjects to the splits of a cohort, balanced over centers and classes, and writes the CSVs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SPLITS = ("train", "verification", "test")
 
 
 def split_people(people: Mapping[str, Sequence[Subject]], shares: Sequence[float], seed: int) -> list[list[Subject]]:
-    """Deal people, with all of their scans, to splits of about these shares, alike in centers and classes.
+    """Assign subjects, with all of their scans, to splits of about these shares, balanced over centers and classes.
 
     People come in an order drawn by the seed; each goes to the split that is furthest behind its share of all people,
     of the person's class, of the center, and of the class in that center (minimization, Pocock and Simon 1975).

@@ -1,7 +1,7 @@
-"""Records on disk that check themselves: each a `.npy` file of named fields, with a checksum, that can be mapped.
+"""Records on disk with a checksum: each a `.npy` file of named fields that can be memory-mapped.
 
-A file is written under another name and renamed: whoever opens it sees all of it, and several processes may write one
-and the same at once. What is too short, too long or altered is reported once and counts as not there.
+A file is written under another name and renamed: a reader sees all of it, and several processes may write the same
+one at once. A file that is too short, too long or altered is reported once and treated as missing.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Record = NDArray[np.void]
 
 
 class Store:
-    """Records by folder and key under one directory; safe in several threads. None: there are never any.
+    """Records by folder and key under one directory; safe in several threads. Without a directory it stays empty.
 
     Attributes:
         n_damaged: records that were damaged, so far.
@@ -72,7 +72,7 @@ class Store:
             return None
 
     def put(self, folder: str, *key: object, fields: Mapping[str, ArrayLike]) -> bool:
-        """Write a record, and say whether it could be. The first failure is logged, and is the last attempt."""
+        """Write a record; returns whether it was written. The first failure is logged, and is the last attempt."""
         if self.directory is None or not self._is_writable:
             return False
         try:
@@ -83,7 +83,7 @@ class Store:
                 is_first, self._is_writable = self._is_writable, False
             if is_first:
                 log.warning(
-                    "cache.directory=%s: cannot be written (%s); the run goes on, what is not in it is decoded anew",
+                    "cache.directory=%s: cannot be written (%s); the run goes on and decodes what the cache lacks",
                     *(self.directory, error.strerror or error),
                 )
             return False
@@ -119,7 +119,7 @@ def _write(path: Path, fields: Mapping[str, ArrayLike]) -> None:
     try:
         with partial.open("wb") as file:
             file.write(header.getvalue())
-            file.write(record.view(np.uint8).data)  # not by `np.save`, whose errors do not say why
+            file.write(record.view(np.uint8).data)  # not by `np.save`, whose errors lack the reason
         partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)

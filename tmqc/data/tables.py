@@ -75,7 +75,7 @@ def _read_lines(path: Path, delimiter: str) -> dict[int, list[str]]:
     try:
         raw = path.read_bytes()
         text = raw.decode("utf-8-sig")
-    except OSError as error:  # missing, a directory, no permission: the system's own words say which
+    except OSError as error:  # missing, a directory, no permission: the system's own message
         raise CohortError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         where = f"{path}, row {raw.count(10, 0, error.start) + 1}"

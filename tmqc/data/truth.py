@@ -1,4 +1,4 @@
-"""The manifest of corrupted scans (which, how, how strongly, with which seed), which only evaluation may read.
+"""The manifest of corrupted scans (which, how, how strongly, with which seed), read by evaluation only.
 
 Nothing on the training or control side imports this; a test enforces it.
 """

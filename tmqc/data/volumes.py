@@ -1,4 +1,4 @@
-"""All scans of a run by subject: held as small as loses nothing, handed out as float32. Every fault at once."""
+"""All scans of a run by subject: held in the smallest lossless type, returned as float32. All faults are reported."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from tmqc.data.cache import Held, VolumeCache, Voxels
+from tmqc.data.cache import CachedScan, VolumeCache, Voxels
 from tmqc.data.cohort import Subject
 from tmqc.data.nifti import Array, Geometry, UnusableError, by, compare
 from tmqc.errors import CohortError, StoppedError
@@ -33,12 +33,12 @@ class Volumes:
     """Scans of one shape, (x, y, z) each, in memory or mapped from the cache, by subject.
 
     Attributes:
-        warnings: of the files, for whoever reads the run's results.
+        warnings: of the files, for the run's log and page.
     """
 
     def __init__(
         self,
-        scans: Sequence[Voxels | Held] | NDArray[Any],
+        scans: Sequence[Voxels | CachedScan] | NDArray[Any],
         subjects: Sequence[str],
         *,
         cache: VolumeCache | None = None,
@@ -48,7 +48,7 @@ class Volumes:
         if len(subjects) != len(scans) or len(set(subjects)) != len(scans):
             raise ValueError(f"{len(scans)} volumes need as many different subjects, got {list(subjects)}")
         self.cache, self.warnings = cache or VolumeCache(), tuple(warnings)
-        self._scans: dict[str, Voxels | Held] = dict(zip(subjects, scans, strict=True))
+        self._scans: dict[str, Voxels | CachedScan] = dict(zip(subjects, scans, strict=True))
 
     def __len__(self) -> int:
         return len(self._scans)
@@ -57,7 +57,7 @@ class Volumes:
     def shape(self) -> tuple[int, ...]:
         """Voxels in x, y, z; zeros if there is no scan."""
         scan = next(iter(self._scans.values()), np.empty((0, 0, 0), np.float32))
-        return scan.geometry.shape if isinstance(scan, Held) else scan.shape[:3]
+        return scan.geometry.shape if isinstance(scan, CachedScan) else scan.shape[:3]
 
     def batch(self, subjects: Sequence[str]) -> Array:
         """Copy these scans out, in this order, (b, x, y, z, 1) float32. KeyError: one that is not held."""
@@ -104,7 +104,7 @@ class Volumes:
             StoppedError: it has to be decoded once more, and is gone, damaged or another one now.
         """
         scan = self._scans[subject]
-        if not isinstance(scan, Held):
+        if not isinstance(scan, CachedScan):
             return scan.reshape(scan.shape[:3])
         try:
             return self.cache.read(scan)
@@ -174,25 +174,25 @@ def load_volumes(
         n_workers: threads; None: one per core.
 
     Raises:
-        CohortError: a line per scan that is missing, unreadable, of other geometry, constant, not finite.
+        CohortError: one line per scan that is missing, unreadable, of other geometry, constant, not finite.
     """
     unique, cache = list(dict.fromkeys(subjects)), cache or VolumeCache()
     if cache.directory is None:
         _check_memory(len(unique), shape)
     with ThreadPoolExecutor(n_workers or os.cpu_count()) as pool:
         found = list(pool.map(lambda s: _load(s, tuple(shape), cache), unique))
-    first = next((one.geometry for one in found if isinstance(one, Held)), Geometry((), (), ""))
+    first = next((one.geometry for one in found if isinstance(one, CachedScan)), Geometry((), (), ""))
     spacing = first.spacing_mm if spacing_mm is None else tuple(spacing_mm)
     expected = Geometry(tuple(shape), spacing, orientation or first.orientation)
     wrong = [one if isinstance(one, str) else compare(one.geometry, expected) for one in found]
     if any(wrong):
         named = zip(unique, wrong, strict=True)
         raise CohortError([f"subject {s.subject}, {s.path}: {why}" for s, why in named if why])
-    scans = [one for one in found if isinstance(one, Held)]
+    scans = [one for one in found if isinstance(one, CachedScan)]
     return Volumes(scans, [s.subject for s in unique], cache=cache, warnings=_find_mirrored(scans))
 
 
-def _load(subject: Subject, shape: tuple[int, ...], cache: VolumeCache) -> Held | str:
+def _load(subject: Subject, shape: tuple[int, ...], cache: VolumeCache) -> CachedScan | str:
     """One scan, or what is wrong with it; without the voxels of one that is of another shape."""
     try:
         held = cache.load(subject.path)
@@ -203,7 +203,7 @@ def _load(subject: Subject, shape: tuple[int, ...], cache: VolumeCache) -> Held 
     return held if held.geometry.shape == shape else replace(held, voxels=None)
 
 
-def _find_mirrored(scans: Sequence[Held]) -> list[str]:
+def _find_mirrored(scans: Sequence[CachedScan]) -> list[str]:
     """One warning for all files whose sform and qform name different orientations."""
     files = [f"{s.source} ({s.geometry.orientation} by the sform, {s.qform} by the qform)" for s in scans if s.qform]
     if not files:
@@ -220,7 +220,7 @@ def _size(n_bytes: int) -> str:
 
 
 def _check_memory(n: int, shape: Sequence[int]) -> None:
-    """Refuse what cannot do where all scans are held in memory, in one byte a voxel at the least."""
+    """Refuse a cohort that does not fit into memory, at one byte per voxel at least, where all scans are held there."""
     least, available = n * math.prod(shape), available_bytes()
     if available is not None and least > available:
         raise CohortError(
@@ -230,7 +230,7 @@ def _check_memory(n: int, shape: Sequence[int]) -> None:
 
 
 def available_bytes() -> int | None:
-    """Memory that can be had without swapping, within the container's limits; None where the system does not say."""
+    """Memory available without swapping, within the container's limits; None where the system does not report it."""
     found = []
     try:
         fields = dict(line.split(":", 1) for line in _MEMINFO.read_text().splitlines())

@@ -22,17 +22,17 @@ from tmqc.federation.messages import (
     encode,
     pack_part,
 )
-from tmqc.federation.transport import Silence, Transport
+from tmqc.federation.transport import NoAnswer, Transport
 from tmqc.settings.schema import SKIP, STOP, FederationConfig
 
 log = logging.getLogger("tmqc")
 
 Check = Callable[[str, Message], None]
-"""Takes a site's name and its reply; raises MessageError if the reply cannot be right."""
+"""Takes a site's name and its reply; raises MessageError if the reply is invalid."""
 
 
 class FederationError(StoppedError):
-    """A site is away or refuses, and the run cannot go on without it."""
+    """A site is unreachable or refuses, and the run cannot go on without it."""
 
     heading = "the federated run had to stop:"
 
@@ -56,7 +56,7 @@ class Traffic:
 
 
 class Caller:
-    """Asks sites for answers. Remembers which parts of states each of them holds, so that none is sent twice."""
+    """Sends requests to sites; tracks which parts of states each site holds, so that none is sent twice."""
 
     def __init__(self, transport: Transport, rules: FederationConfig, *, check_stop: Callable[[], None]) -> None:
         """Begin.
@@ -77,7 +77,7 @@ class Caller:
     def ask(
         self, requests: Mapping[str, Message], check: Check, *, parts: Mapping[str, Part], may_skip: bool = False
     ) -> dict[str, Message]:
-        """Ask several sites at once, and again those that fail, as the fault policy says.
+        """Ask several sites at once, and those that fail again, by the fault policy.
 
         Args:
             requests: by site, without the arrays of states.
@@ -106,12 +106,12 @@ class Caller:
         while waiting:
             sent_at = time.monotonic()
             answers = self._exchange(waiting, check, parts)
-            replies |= {site: answer for site, answer in answers.items() if not isinstance(answer, Silence)}
+            replies |= {site: answer for site, answer in answers.items() if not isinstance(answer, NoAnswer)}
             waiting = {site: request for site, request in waiting.items() if site not in replies}
             if not waiting:
                 break
             first_fault = first_fault or sent_at
-            why = {site: answer.why for site, answer in answers.items() if isinstance(answer, Silence)}
+            why = {site: answer.why for site, answer in answers.items() if isinstance(answer, NoAnswer)}
             _warn({site: reason for site, reason in why.items() if known.get(site) != reason})
             known = why
             if may_skip:
@@ -133,7 +133,7 @@ class Caller:
         return taken
 
     def close(self) -> None:
-        """Let all sites go."""
+        """Disconnect from all sites."""
         self._transport.close()
 
     def _give_up(self, why: Mapping[str, str], waited_s: float) -> None:
@@ -154,14 +154,14 @@ class Caller:
 
     def _exchange(
         self, requests: Mapping[str, Message], check: Check, parts: Mapping[str, Part]
-    ) -> dict[str, Message | Silence]:
+    ) -> dict[str, Message | NoAnswer]:
         """One attempt; a site that was restarted is opened again and sent all that it lacks."""
         answers = self._send(requests, check, parts)
         closed = [site for site, answer in answers.items() if _error_of(answer) == CLOSED and site in self._opening]
         if closed:
             answers |= self._open_again(closed)
             again = {site: requests[site] for site in closed if _error_of(answers[site]) is None}
-            again = {site: request for site, request in again.items() if not isinstance(answers[site], Silence)}
+            again = {site: request for site, request in again.items() if not isinstance(answers[site], NoAnswer)}
             answers |= self._send(again, check, parts) if again else {}
         lacking = [site for site, answer in answers.items() if _error_of(answer) == MISSING]
         for site in lacking:
@@ -173,24 +173,24 @@ class Caller:
                 case None:
                     continue
                 case kind if kind == REFUSED:
-                    assert not isinstance(answer, Silence)
+                    assert not isinstance(answer, NoAnswer)
                     raise FederationError([f"site {site} refuses: {what}" for what in answer["detail"]])
                 case kind if kind == NOT_FINITE:
                     raise FloatingPointError(f"predictions at site {site} are not finite")
                 case kind:
-                    assert not isinstance(answer, Silence)
+                    assert not isinstance(answer, NoAnswer)
                     detail = ", ".join(answer["detail"])
-                    answers[site] = Silence(f"the task failed there ({kind}: {detail}); its own log says why")
+                    answers[site] = NoAnswer(f"the task failed there ({kind}: {detail}); see its own log")
         return answers
 
-    def _open_again(self, sites: Sequence[str]) -> dict[str, Message | Silence]:
+    def _open_again(self, sites: Sequence[str]) -> dict[str, Message | NoAnswer]:
         log.info("site %s was restarted: opening it again", ", ".join(sites))
         requests = {site: self._opening[site][0] for site in sites}
         return self._send(requests, lambda site, reply: self._opening[site][1](site, reply), {})
 
     def _send(
         self, requests: Mapping[str, Message], check: Check, parts: Mapping[str, Part]
-    ) -> dict[str, Message | Silence]:
+    ) -> dict[str, Message | NoAnswer]:
         full, now_held = {}, {}
         for site, request in requests.items():
             check_request(request if request["task"] == "open" else request | {"keep": []})
@@ -204,17 +204,17 @@ class Caller:
             full[site] = encode(message)
             now_held[site] = {*(held & parts.keys()), *(_named(request) & parts.keys())}
         self.traffic.sent += sum(map(len, full.values()))
-        answers: dict[str, Message | Silence] = {}
+        answers: dict[str, Message | NoAnswer] = {}
         for site, answer in self._transport.exchange(full, timeout_s=self.rules.timeout_s).items():
             answers[site] = self._read(site, requests[site], answer, check)
-            if isinstance(answers[site], Silence):
-                self._held[site] = set()  # it may be another process by now
+            if isinstance(answers[site], NoAnswer):
+                self._held[site] = set()  # the site may be another process by now
             elif _error_of(answers[site]) is None:
                 self._held[site] = now_held[site]
         return answers
 
-    def _read(self, site: str, request: Message, answer: bytes | Silence, check: Check) -> Message | Silence:
-        if isinstance(answer, Silence):
+    def _read(self, site: str, request: Message, answer: bytes | NoAnswer, check: Check) -> Message | NoAnswer:
+        if isinstance(answer, NoAnswer):
             return answer
         self.traffic.received += len(answer)
         try:
@@ -228,7 +228,7 @@ class Caller:
                     "brought back, and the same command goes on"
                 )
         except MessageError as error:
-            return Silence(f"its answer to {request['task']} cannot be right: {error}")
+            return NoAnswer(f"its answer to {request['task']} is invalid: {error}")
         return reply
 
     def now_holds(self, site: str, *hashes: str) -> None:
@@ -245,5 +245,5 @@ def _named(request: Message) -> set[str]:
     return {request[name] for name in ("model", "optimizer", "reference") if name in request}
 
 
-def _error_of(answer: Message | Silence) -> str | None:
-    return None if isinstance(answer, Silence) else answer.get("error")
+def _error_of(answer: Message | NoAnswer) -> str | None:
+    return None if isinstance(answer, NoAnswer) else answer.get("error")

@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tmqc.federation.flare_job import NOT_IN_JOB, OPENING, SITES_VARIABLE, write_key
-from tmqc.federation.transport import Silence
+from tmqc.federation.transport import NoAnswer
 
 log = logging.getLogger("tmqc")
 
 _START_S, _END_S = 300.0, 30.0  # for a FLARE job to come up, and to end
-_PROBE_S = 15.0  # for a site to say whether it is there
+_PROBE_S = 15.0  # for a site to answer a probe
 ROOM = "tmqc.federation.flare_job"
 NO_LOGS = {"allow_log_streaming": False}  # else FLARE sends a site's error log, whose tracebacks may name scans
 # What FLARE may build: nothing but our two classes.
@@ -35,7 +35,7 @@ class FlareError(Exception):
     """FLARE, or the job in it, does not do what it should."""
 
 
-class Launched(Protocol):
+class FlareJob(Protocol):
     """A FLARE job that was started."""
 
     def check(self) -> None:
@@ -74,18 +74,18 @@ class FlareTransport:
     def __init__(
         self,
         sites: Sequence[str],
-        launch: Callable[[Path], Launched],
+        launch: Callable[[Path], FlareJob],
         *,
         on_close: Callable[[], None] | None = None,
     ) -> None:
         self._sites, self._launch, self._on_close = list(sites), launch, on_close
         self._folder = Path(tempfile.mkdtemp(prefix="tmqc-"))
         self._connection: Connection | None = None
-        self._launched: Launched | None = None
+        self._launched: FlareJob | None = None
         self._busy_with: dict[str, tuple[bytes, float]] = {}  # number of a site's request, and when first seen at it
         self._timeout_s = 0.0  # of the last exchange
 
-    def exchange(self, requests: Mapping[str, bytes], *, timeout_s: float) -> dict[str, bytes | Silence]:
+    def exchange(self, requests: Mapping[str, bytes], *, timeout_s: float) -> dict[str, bytes | NoAnswer]:
         """As `Transport.exchange`."""
         self._timeout_s = timeout_s
         try:
@@ -94,8 +94,8 @@ class FlareTransport:
             found = self._ask(requests, timeout_s)
         except (EOFError, OSError, FlareError) as error:
             self._stop()
-            return {site: Silence(f"the FLARE job is gone ({error or type(error).__name__})") for site in requests}
-        return {site: answer if answered else Silence(answer) for site, (answered, answer) in found.items()}
+            return {site: NoAnswer(f"the FLARE job is gone ({error or type(error).__name__})") for site in requests}
+        return {site: answer if answered else NoAnswer(answer) for site, (answered, answer) in found.items()}
 
     def revive(self, sites: Sequence[str]) -> None:
         """Start the job anew if that can help: FLARE takes no client back into one that runs.
@@ -197,7 +197,7 @@ class FlareTransport:
         return found[0]
 
 
-def launch_simulator(sites: Sequence[str], folder: Path, logs: Path) -> Callable[[Path], Launched]:
+def launch_simulator(sites: Sequence[str], folder: Path, logs: Path) -> Callable[[Path], FlareJob]:
     """FLARE's simulator: every site a process of its own on this machine.
 
     Args:
@@ -206,7 +206,7 @@ def launch_simulator(sites: Sequence[str], folder: Path, logs: Path) -> Callable
         logs: where FLARE's workspace goes.
     """
 
-    def launch(job: Path) -> Launched:
+    def launch(job: Path) -> FlareJob:
         shutil.rmtree(logs, ignore_errors=True)
         (logs / "local").mkdir(parents=True)
         (logs / "local" / "resources.json").write_text(json.dumps(ALLOWED))

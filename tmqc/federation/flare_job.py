@@ -36,7 +36,7 @@ SETTINGS = "tmqc_site.yaml"  # of a real one: in the folder `local` of its start
 _KEY_SUFFIX = ".key"
 OPENING = b"opening"  # what a site is at that gets ready: reads tables, decodes scans, builds the model
 NOT_IN_JOB = "is not connected to the FLARE server"
-_UNUSABLE = encode({"error": REFUSED, "detail": ["its own settings or tables cannot be used; its own log says why"]})
+_UNUSABLE = encode({"error": REFUSED, "detail": ["its own settings or tables cannot be used; see its own log"]})
 
 log = logging.getLogger("tmqc")
 
@@ -140,7 +140,7 @@ class Agent(Executor):  # type: ignore[misc]
 
     def _handle(self, topic: str, request: Shareable, fl_ctx: FLContext) -> Shareable:
         reply = make_reply(ReturnCode.OK)
-        if not request[DATA]:  # somebody asks whether the site is up, and what it is at
+        if not request[DATA]:  # a probe: is the site up, and on which request
             reply[DATA] = self._is_at()
             return reply
         self._prepared.wait()
@@ -158,11 +158,11 @@ class Agent(Executor):  # type: ignore[misc]
 
 def _make_site(folder: Path, name: str) -> Site:
     import_keras()  # before all that loads TensorFlow by itself, and not in the relay's process, which needs none
-    from tmqc.federation.equipment import equip
     from tmqc.federation.simulated import SETTINGS as SIMULATED_SETTINGS
     from tmqc.federation.site import Site
+    from tmqc.federation.site_model import build_site_model
     from tmqc.federation.site_settings import read_site_settings
 
     simulated = os.environ.get(SITES_VARIABLE)
     path = folder / SETTINGS if simulated is None else Path(simulated) / name / SIMULATED_SETTINGS
-    return Site(read_site_settings(path), equip)
+    return Site(read_site_settings(path), build_site_model)

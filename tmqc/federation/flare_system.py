@@ -18,7 +18,7 @@ import psutil
 import yaml
 from nvflare.fuel.flare_api.flare_api import Session, new_secure_session
 
-from tmqc.federation.flare import FlareError, Launched
+from tmqc.federation.flare import FlareError, FlareJob
 from tmqc.federation.flare_kit import join
 
 ADMIN, SERVER = "admin@tmqc.org", "localhost"
@@ -77,7 +77,7 @@ def _told_plainly() -> Iterator[None]:
         raise FlareError(f"FLARE's server cannot be asked: {type(error).__name__}: {error}") from error
 
 
-def submit_with(kit: Path) -> Callable[[Path], Launched]:
+def submit_with(kit: Path) -> Callable[[Path], FlareJob]:
     """Submit the job as the administrator whose start-up kit this is.
 
     Raises:

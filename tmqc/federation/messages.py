@@ -48,7 +48,7 @@ class Field:
 
 
 @dataclass(frozen=True)
-class Task:
+class TaskFields:
     """What the server may ask a site, and what the site may answer."""
 
     request: Mapping[str, Field]
@@ -61,8 +61,8 @@ _PARTS = {
 }
 _MODEL = Field("text", "content hash of the weights and BatchNorm statistics")
 _SECONDS = {"seconds": Field("number", "that the site computed")}
-TASKS: dict[str, Task] = {
-    "open": Task(
+TASKS: dict[str, TaskFields] = {
+    "open": TaskFields(
         request={"settings": Field("text", "grid, model, precision and batch size, as JSON")},
         reply={
             "centers": Field("texts", "names of the centers that the site trains for"),
@@ -73,13 +73,13 @@ TASKS: dict[str, Task] = {
             "left_out": Field("whole", "1: verification scans stay uncounted, being fewer than min_cell"),
             "min_cell": Field("whole", "the smallest number of scans that the site gives counts of"),
             "digest": Field(
-                "text", "keyed hash of the site's tables and settings: tells whether they changed, not what is in them"
+                "text", "keyed hash of the site's tables and settings: shows whether they changed, not their content"
             ),
             "versions": Field("text", "of tmqc, TensorFlow, Keras and NumPy, as JSON"),
             **_SECONDS,
         },
     ),
-    "train": Task(
+    "train": TaskFields(
         request={
             "model": _MODEL,
             "optimizer": Field("text", "content hash of the optimizer's moments, step count and learning rate"),
@@ -98,7 +98,7 @@ TASKS: dict[str, Task] = {
             **_SECONDS,
         },
     ),
-    "verify": Task(
+    "verify": TaskFields(
         request={
             "model": _MODEL,
             "reference": Field("text", "content hash of the model to count flips against", optional=True),
@@ -111,7 +111,7 @@ TASKS: dict[str, Task] = {
             **_SECONDS,
         },
     ),
-    "margins": Task(
+    "margins": TaskFields(
         request={
             "model": _MODEL,
             "center": Field("text", "whose scans"),
@@ -155,7 +155,7 @@ def unpack_parts(message: Message) -> dict[str, dict[str, Array]]:
     """Inverse of `pack_part`: the parts in a message, by the hash they should have.
 
     Raises:
-        MessageError: a part's content is not what its hash says.
+        MessageError: a part's content does not match its hash.
     """
     parts: dict[str, dict[str, Array]] = {}
     for field, array in message.items():
@@ -168,7 +168,7 @@ def unpack_parts(message: Message) -> dict[str, dict[str, Array]]:
     return parts
 
 
-def check_request(message: Message) -> Task:
+def check_request(message: Message) -> TaskFields:
     """See that a request is one of the table.
 
     Raises:
@@ -254,5 +254,5 @@ def decode(data: bytes) -> Message:
     except (struct.error, ValueError, TypeError, KeyError, OverflowError) as error:
         raise MessageError(f"no message of tmqc: {error}") from None
     if at != len(data):
-        raise MessageError(f"{len(data)} bytes, the header tells of {at}")
+        raise MessageError(f"{len(data)} bytes, the header announces {at}")
     return message

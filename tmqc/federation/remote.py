@@ -19,7 +19,7 @@ from tmqc.core.rates import Verification
 from tmqc.federation.caller import Caller, FederationError, Traffic
 from tmqc.federation.messages import Array, Message, MessageError, Part, content_hash, unpack_parts
 from tmqc.federation.replies import (
-    Opened,
+    OpenedSite,
     State,
     check_opened,
     check_trained,
@@ -33,8 +33,8 @@ from tmqc.training.travel import AwayError, TrainResult
 _REFERENCE = "centers/reference/"
 
 
-def open_sites(caller: Caller, names: Sequence[str], settings: str) -> tuple[Opened, ...]:
-    """Have every site get ready: decode its scans, build the model.
+def open_sites(caller: Caller, names: Sequence[str], settings: str) -> tuple[OpenedSite, ...]:
+    """Open every site: it decodes its scans and builds the model.
 
     Raises:
         FederationError: a site cannot, or two of them claim the same center.
@@ -47,19 +47,19 @@ def open_sites(caller: Caller, names: Sequence[str], settings: str) -> tuple[Ope
     for one in opened:
         for center in one.subjects:
             if (other := homes.setdefault(center, one.site)) != one.site:
-                faults.append(f"center {center}: both site {other} and site {one.site} say it is theirs")
+                faults.append(f"center {center}: claimed by both site {other} and site {one.site}")
     if faults:
         raise FederationError(faults)
     return opened
 
 
 class RemoteCenters:
-    """All sites, as the tour sees them. Exactly one state is current; whoever holds a snapshot keeps it alive."""
+    """All sites, as the tour sees them. One state is current; each lives as long as a snapshot refers to it."""
 
     def __init__(
         self,
         caller: Caller,
-        sites: Sequence[Opened],
+        sites: Sequence[OpenedSite],
         state: Mapping[str, Array],
         *,
         order: Sequence[str] = (),
@@ -87,8 +87,8 @@ class RemoteCenters:
         """One gradient step at the site of `center`.
 
         Raises:
-            AwayError: the site does not answer, and the rules say to skip.
-            FederationError: the site refuses, or the rules say to stop.
+            AwayError: the site does not answer, and `on_fault` is skip.
+            FederationError: the site refuses, or `on_fault` is stop.
         """
         before, site = self._state, self._home[center]
         request: Message = {
@@ -192,5 +192,5 @@ class RemoteCenters:
         return state
 
     def _parts(self) -> dict[str, Part]:
-        """Parts of all states that somebody still holds: what sites should hold on to, too."""
+        """Parts of all states that are still referenced, which sites have to keep, too."""
         return {name: part for state in self._alive for name, part in state.parts.items()}

@@ -14,7 +14,7 @@ from tmqc.federation.messages import Array, Message, MessageError, Part, content
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenedSite:
     """What a site reported when it was opened.
 
     Attributes:
@@ -22,7 +22,7 @@ class Opened:
         groups: centers counted together -> verification scans, HC and PD.
         left_out: whether it has verification scans that stay uncounted.
         min_cell: the site's own.
-        digest: tells whether its tables or its own settings changed.
+        digest: of its tables and its own settings.
         versions: of its software.
     """
 
@@ -57,10 +57,10 @@ def make_state(arrays: Mapping[str, Array]) -> State:
 
 
 def check_opened(site: str, reply: Message) -> None:
-    """See that what a site tells of itself can be right.
+    """Check the reply to `open` for consistency.
 
     Raises:
-        MessageError: it cannot.
+        MessageError: it is inconsistent.
     """
     tokens = [token for tokens in reply["tokens"] for token in tokens]
     groups = (reply["groups"], reply["n_hc"], reply["n_pd"])
@@ -80,9 +80,9 @@ def check_opened(site: str, reply: Message) -> None:
         raise MessageError("versions that are no JSON object")
 
 
-def read_opened(site: str, reply: Message) -> Opened:
+def read_opened(site: str, reply: Message) -> OpenedSite:
     """A checked reply as a record."""
-    return Opened(
+    return OpenedSite(
         site=site,
         subjects={c: tuple(tokens) for c, tokens in zip(reply["centers"], reply["tokens"], strict=True)},
         groups={g: (hc, pd) for g, hc, pd in zip(reply["groups"], reply["n_hc"], reply["n_pd"], strict=True)},
@@ -94,10 +94,10 @@ def read_opened(site: str, reply: Message) -> Opened:
 
 
 def check_verified(groups: Mapping[str, tuple[int, int]], reply: Message) -> None:
-    """See that counts can be right.
+    """Check the counts of a verification for consistency.
 
     Raises:
-        MessageError: they cannot.
+        MessageError: they are inconsistent.
     """
     counts, flips, loss_sums = (reply[name] for name in ("counts", "flips", "loss_sums"))
     for array in (counts, flips):
@@ -119,18 +119,18 @@ def read_verified(reply: Message) -> Iterator[Verification]:
 
 
 def check_trained(reply: Message, before: State, *, n: int, min_cell: int) -> None:
-    """See that a step's result can be right.
+    """Check the result of a training step for consistency.
 
     Args:
         reply: of the site.
         before: the state that the step was taken from.
         n: scans in the step.
-        min_cell: of the site; from there on it tells the loss.
+        min_cell: of the site; it reports the loss of steps of at least so many scans.
 
     Raises:
-        MessageError: it cannot.
+        MessageError: it is inconsistent.
     """
-    parts = unpack_parts(reply)  # sees to it that the content is what the hashes say
+    parts = unpack_parts(reply)  # verifies the content hashes
     if parts.keys() != {reply["model"], reply["optimizer"]}:
         raise MessageError("not the two parts of a state")
     for new, old in ((reply["model"], before.model), (reply["optimizer"], before.optimizer)):

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tmqc.data.cohort import COLUMNS, Subject
-from tmqc.federation.equipment import equip
 from tmqc.federation.site import Site
+from tmqc.federation.site_model import build_site_model
 from tmqc.federation.site_settings import TOKENS, SiteSettings, read_site_settings, write_site_settings
 from tmqc.federation.transport import LocalTransport
 from tmqc.runs.directory import write_text
@@ -65,4 +65,4 @@ def _write_table(path: Path, rows: Sequence[Subject]) -> Path | None:
 
 def local_transport(files: Mapping[str, Path]) -> LocalTransport:
     """All sites within this process."""
-    return LocalTransport({name: Site(read_site_settings(path), equip) for name, path in files.items()})
+    return LocalTransport({name: Site(read_site_settings(path), build_site_model) for name, path in files.items()})

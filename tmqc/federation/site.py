@@ -1,6 +1,6 @@
-"""What runs at a hospital: its scans decoded once, one model, and answers to the tasks of `messages.TASKS`.
+"""The process of one site: scans decoded once, one model, and answers to the tasks of `messages.TASKS`.
 
-Ids, paths, labels and predictions stay in this object. What leaves it is checked against the table of fields.
+Ids, paths, labels and predictions stay in this object. Replies are checked against the table of fields.
 """
 
 from __future__ import annotations
@@ -48,15 +48,15 @@ log = logging.getLogger("tmqc")
 
 
 @dataclass(frozen=True)
-class Equipment:
-    """What the site works with once it is open. `batch_size`: scans scored at once."""
+class SiteModel:
+    """Model and scans of an open site. `batch_size`: scans scored at once."""
 
     learner: Learner
     volumes: Volumes
     batch_size: int
 
 
-Equip = Callable[[Mapping[str, Any], Cohort], Equipment]
+BuildSiteModel = Callable[[Mapping[str, Any], Cohort], SiteModel]
 """From the run's settings and the site's cohort to a model and decoded volumes."""
 
 
@@ -75,7 +75,7 @@ class _RefusedError(Exception):
 class Site:
     """One hospital. `handle` takes and gives bytes; nothing else is asked of it from outside."""
 
-    def __init__(self, settings: SiteSettings, equip: Equip) -> None:
+    def __init__(self, settings: SiteSettings, build_site_model: BuildSiteModel) -> None:
         """Read the site's tables.
 
         Raises:
@@ -84,8 +84,8 @@ class Site:
         self.settings = settings
         self.cohort = read_site_cohort(settings)
         self.tokens = Tokens(settings.tokens_csv, self.cohort.train)
-        self._equip = equip
-        self._open: Equipment | None = None
+        self._equip = build_site_model
+        self._open: SiteModel | None = None
         self._opened_with = ""
         self._blocks: list[tuple[list[int], Any]] = []  # rows of a center's verification scans, and the scans
         self._labels = {s.subject: s.group for s in self.cohort.train}
@@ -101,7 +101,7 @@ class Site:
         return self._open is not None
 
     def handle(self, data: bytes) -> bytes:
-        """Answer a request. Whatever goes wrong is an answer too, and says no more than it must."""
+        """Answer a request. An error is an answer too, and discloses its type only."""
         started = perf_counter()
         name = ""
         try:
@@ -194,7 +194,7 @@ class Site:
 
     def _answer_margins(self, request: Message) -> Message:
         if not self.settings.share_margins:
-            raise _RefusedError("margins of single scans: this site's settings do not say share_margins: true")
+            raise _RefusedError("margins of single scans: not shared by this site (share_margins: false)")
         opened = self._take(request)
         ids = self._ids(request["center"], request["tokens"])
         self._load(opened, request["model"])
@@ -208,7 +208,7 @@ class Site:
         rows = [np.flatnonzero(studies == center) for center in group]
         return reduce(add, (score(p[at], labels[at], None if reference is None else reference[at]) for at in rows))
 
-    def _score(self, opened: Equipment, model: str) -> NDArray[np.float32]:
+    def _score(self, opened: SiteModel, model: str) -> NDArray[np.float32]:
         """Probabilities of all verification scans, in batches that never hold scans of two centers."""
         if model not in self._scores:
             self._load(opened, model)
@@ -218,7 +218,7 @@ class Site:
             self._scores[model] = p
         return self._scores[model]
 
-    def _hold(self, opened: Equipment) -> None:
+    def _hold(self, opened: SiteModel) -> None:
         """Have the verification scans ready, center by center, wherever the model wants them."""
         subjects = self.cohort.verification
         self._blocks = []
@@ -235,7 +235,7 @@ class Site:
             raise _RefusedError("a token that is there more than once")
         return ids
 
-    def _take(self, request: Message) -> Equipment:
+    def _take(self, request: Message) -> SiteModel:
         """Take in the parts that came along, and forget what is not to be kept."""
         if self._open is None:
             raise _ClosedError
@@ -245,7 +245,7 @@ class Site:
         self._scores = {name: p for name, p in self._scores.items() if name in kept}
         return self._open
 
-    def _load(self, opened: Equipment, *names: str) -> None:
+    def _load(self, opened: SiteModel, *names: str) -> None:
         """Put parts into the learner that are not in it already."""
         if missing := [name for name in names if name not in self._parts]:
             raise _MissingError(*missing)

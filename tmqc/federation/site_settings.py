@@ -115,7 +115,7 @@ class Tokens:
             _write_tokens(path, known, {s.subject: s.study for s in subjects})
 
     def fingerprint(self, cohort: Cohort, settings: SiteSettings) -> str:
-        """Tells whether the site's tables, `min_cell` and `share_margins` are those of another day.
+        """Keyed hash of the site's tables, `min_cell` and `share_margins`: equal as long as they are unchanged.
 
         Says nothing to those who lack the site's key.
         """

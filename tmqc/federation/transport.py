@@ -1,18 +1,22 @@
-"""Carries bytes to the sites and back; what they mean is not known here."""
+"""Carries bytes to the sites and back, whatever they mean."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-if TYPE_CHECKING:  # it computes, and loads TensorFlow, which whoever only passes bytes on needs not
+from tmqc.runs.directory import FLARE, SITES
+from tmqc.settings.schema import FederationConfig
+
+if TYPE_CHECKING:  # it loads TensorFlow, which a process that only relays bytes does not need
     from tmqc.federation.site import Site
 
 
 @dataclass(frozen=True)
-class Silence:
-    """A site that gave no answer; `why`: the reason, for the log."""
+class NoAnswer:
+    """A site did not answer; `why`: the reason, for the log."""
 
     why: str
 
@@ -20,14 +24,14 @@ class Silence:
 class Transport(Protocol):
     """Reaches named sites."""
 
-    def exchange(self, requests: Mapping[str, bytes], *, timeout_s: float) -> Mapping[str, bytes | Silence]:
+    def exchange(self, requests: Mapping[str, bytes], *, timeout_s: float) -> Mapping[str, bytes | NoAnswer]:
         """Send each site its request, all at once, and wait for the answers; one entry per site asked."""
 
     def revive(self, sites: Sequence[str]) -> None:
-        """Try what can be tried to reach these sites again; called between two attempts."""
+        """Try to reach these sites again; called between two attempts."""
 
     def close(self) -> None:
-        """Let all sites go."""
+        """Disconnect from all sites."""
 
 
 class LocalTransport:
@@ -36,7 +40,7 @@ class LocalTransport:
     def __init__(self, sites: Mapping[str, Site]) -> None:
         self.sites = dict(sites)
 
-    def exchange(self, requests: Mapping[str, bytes], *, timeout_s: float) -> dict[str, bytes | Silence]:
+    def exchange(self, requests: Mapping[str, bytes], *, timeout_s: float) -> dict[str, bytes | NoAnswer]:
         """Ask one site after the other: there is nothing to wait for but their work."""
         return {site: self.sites[site].handle(data) for site, data in requests.items()}
 
@@ -44,4 +48,28 @@ class LocalTransport:
         """Nothing: they are here."""
 
     def close(self) -> None:
-        """Nothing to let go."""
+        """Nothing to disconnect from."""
+
+
+def open_transport(settings: FederationConfig, files: Mapping[str, Path], directory: Path) -> Transport:
+    """The transport of `federation.name`. Only what it needs is imported: NVIDIA FLARE may not be installed.
+
+    Args:
+        files: settings files of simulated sites, by site.
+        directory: of the run, in which the simulated sites and FLARE write.
+    """
+    if settings.name == "local":
+        from tmqc.federation.simulated import local_transport
+
+        return local_transport(files)
+    from tmqc.federation.flare import FlareTransport, launch_simulator
+
+    if settings.name == "nvflare-sim":
+        return FlareTransport(list(files), launch_simulator(list(files), directory / SITES, directory / FLARE))
+    from tmqc.federation.flare_system import System, submit_with
+
+    if settings.name == "nvflare-poc":
+        system = System(directory / FLARE, files)
+        return FlareTransport(list(files), submit_with(system.admin), on_close=system.stop)
+    assert settings.admin_kit is not None  # checked with the settings
+    return FlareTransport(settings.sites, submit_with(Path(settings.admin_kit)))

@@ -114,7 +114,7 @@ def mirrored(scan: Array, rng: np.random.Generator, parameters: Parameters) -> A
 
 
 def swapped_axes(scan: Array, rng: np.random.Generator, parameters: Parameters) -> Array:
-    """Wrong orientation: slices stacked along another axis than the header says. Has no strength.
+    """Wrong orientation: slices stacked along another axis than the header states. Has no strength.
 
     Exchanges the two `axes` (such as xz) about the center; what the grid does not hold is cut off, what it holds
     besides is filled with the scan's lowest value.

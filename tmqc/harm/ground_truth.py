@@ -44,7 +44,7 @@ def find_truth(config: Config, cohort: Cohort, drawn: Truth | None) -> Truth | N
         return known
     if twice := known.subjects & {name for harm in drawn.harms for name in (harm.subject, harm.source)}:
         raise RunError(
-            f"cohort.truth_csv={path} says that {_list(twice)} is harmful already: it cannot be made harmful once "
+            f"cohort.truth_csv={path} lists {_list(twice)} as harmful already: it cannot be made harmful once "
             "more; choose others by harmful.ids, or another harmful.seed"
         )
     return Truth(tuple(sorted((*known.harms, *drawn.harms), key=lambda harm: harm.subject)))

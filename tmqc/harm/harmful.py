@@ -108,7 +108,7 @@ def _write_copy(row: Subject, harm: Harm, path: Path, cache: VolumeCache) -> Map
     try:
         key = _copy_key(cache.contents.digest(row.path), harm)
     except OSError:
-        return _make_copy(row, harm, path)  # its error says what is wrong
+        return _make_copy(row, harm, path)  # raises an error with the reason
     if (seen := cache.copy_made(key, path)) is not None:
         return seen
     seen = _make_copy(row, harm, path)

@@ -1,7 +1,7 @@
 """Corruptions that happen while k-space (the scan's Fourier transform) is read: motion, ghosting, spike, Gibbs ringing.
 
 Each takes a scan, (x, y, z) float32 on a 0..255 scale, and leaves it alone. Voxels are taken for cubes. Axes are x, y
-or z. What is drawn here needs a generator in the state in which the caller's record says it was.
+or z. Draws need a generator in the state that the caller has recorded.
 """
 
 from __future__ import annotations

@@ -206,7 +206,7 @@ def free_bytes() -> int | None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a computation failed for lack of memory; each backend says that in words of its own."""
+    """Whether a computation failed for lack of memory; each backend has its own message."""
     return isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY)
 
 

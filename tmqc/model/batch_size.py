@@ -20,7 +20,7 @@ _BUDGET = 4_000_000_000  # bytes for what is scored at once
 
 
 def with_batch_size(config: Config, model: keras.Model, facts: Mapping[str, Any] | None) -> Config:
-    """The settings with a number in place of `auto`: the one on record, else what `choose_batch_size` says.
+    """The settings with a number in place of `auto`: the one on record, else that of `choose_batch_size`.
 
     Predictions of different sizes may differ in their last bit. So a run that goes on keeps the size it began with.
 

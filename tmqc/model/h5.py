@@ -23,7 +23,7 @@ from tmqc.model.learner import named_variables
 from tmqc.model.sfcn import feature_grid, sfcn
 from tmqc.settings.schema import ModelConfig
 
-# What has to be as in our own layers, wherever the file says it: older ones leave out what they did not know yet.
+# Must be as in our own layers where the file states it: files of older versions lack newer fields.
 _COMPARED = {
     *("filters", "kernel_size", "strides", "padding", "dilation_rate", "groups", "activation", "use_bias"),
     *("data_format", "pool_size", "center", "scale", "momentum", "epsilon", "units"),

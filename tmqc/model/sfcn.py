@@ -8,7 +8,9 @@ from typing import Any
 import keras
 from keras import layers
 
-from tmqc.settings.schema import ModelConfig
+from tmqc.model import backend
+from tmqc.model.learner import Learner
+from tmqc.settings.schema import Config, ModelConfig
 
 
 def sfcn(shape: Sequence[int], settings: ModelConfig, *, seed: int, precision: str = "float32") -> keras.Model:
@@ -65,3 +67,11 @@ def sfcn(shape: Sequence[int], settings: ModelConfig, *, seed: int, precision: s
 def feature_grid(shape: Sequence[int], n_blocks: int) -> tuple[int, ...]:
     """Voxels per axis in front of the average pooling: every block halves, rounding up. Must be 2 or more."""
     return tuple(-(-size // 2**n_blocks) for size in shape)
+
+
+def build_learner(config: Config, *, trains: bool = True) -> tuple[Learner, backend.Device]:
+    """The model of the settings with fresh weights, on whatever device there is."""
+    device = backend.set_up(deterministic=config.run.deterministic, threads=config.run.threads)
+    model = sfcn(config.cohort.shape, config.model, seed=config.run.seed, precision=config.run.precision)
+    jit = backend.jit_compile(config.run.jit, device, deterministic=config.run.deterministic)
+    return Learner(model, jit_compile=jit, trains=trains), device

@@ -36,7 +36,7 @@ DEEP_GREY = {
 
 
 @dataclass(frozen=True)
-class Look:
+class Appearance:
     """What a center's scanner does to a scan: `(gain * bias * anatomy) ** gamma` on a 0..1 scale, then noise."""
 
     gamma: float
@@ -46,7 +46,7 @@ class Look:
 
 
 @dataclass(frozen=True)
-class Scan:
+class PhantomScan:
     """All that makes one scan, drawn before anything is computed. Changes are relative: 0.1 is 10 % more."""
 
     subject: str
@@ -60,7 +60,7 @@ class Scan:
     white: float
     deep: float  # individual spread, and in PD the disease on top
     warp_knots: Floats = field(repr=False)  # mm, (3, knots x, y, z)
-    look: Look = field(repr=False)
+    look: Appearance = field(repr=False)
     noise_seed: int
     scale: float  # relative, of the whole brain
     blur_mm: float
@@ -76,7 +76,7 @@ class Anatomy:
     deep: Floats
 
 
-def draw_scans(settings: PhantomConfig, centers: Mapping[str, Mapping[str, int]]) -> list[Scan]:
+def draw_scans(settings: PhantomConfig, centers: Mapping[str, Mapping[str, int]]) -> list[PhantomScan]:
     """Draw every scan of the cohort, in the order of the table; healthy controls before patients in a split.
 
     Each scanner type, center and scan has a generator of its own: `effect` changes no draw, and a longer
@@ -99,7 +99,7 @@ def draw_scans(settings: PhantomConfig, centers: Mapping[str, Mapping[str, int]]
                 tissue, blur_mm, typical = types[scanner]
                 body = _draw_body(rng, spread, counts, effect=settings.effect * diagnosis, tissue=tissue)
                 scans.append(
-                    Scan(
+                    PhantomScan(
                         subject=f"{center}_{number:03d}",
                         center=center,
                         split=split,
@@ -117,14 +117,14 @@ def _generator(seed: int, *key: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
 
 
-def _draw_scanner(rng: np.random.Generator, spread: Spread) -> tuple[NDArray[np.float64], float, Look]:
+def _draw_scanner(rng: np.random.Generator, spread: Spread) -> tuple[NDArray[np.float64], float, Appearance]:
     """A scanner type's relative change of grey and of white matter signal, blur in mm, and look."""
     tissue = rng.normal(0.0, spread.scanner_sd, 2)
     return tissue, float(rng.uniform(0.0, spread.blur_high_mm)), _draw_look(rng, spread)
 
 
-def _draw_look(rng: np.random.Generator, spread: Spread) -> Look:
-    return Look(
+def _draw_look(rng: np.random.Generator, spread: Spread) -> Appearance:
+    return Appearance(
         gamma=float(np.exp(rng.normal(0.0, spread.gamma_sd))),
         gain=float(np.exp(rng.normal(0.0, spread.gain_sd))),
         noise_sigma=float(rng.uniform(spread.noise_low, spread.noise_high)),
@@ -132,10 +132,10 @@ def _draw_look(rng: np.random.Generator, spread: Spread) -> Look:
     )
 
 
-def _mix(center: Look, scanner: Look, share: float) -> Look:
+def _mix(center: Appearance, scanner: Appearance, share: float) -> Appearance:
     """A look of which this share of the variance, 0..1, is the scanner type's; 0 is the center's to the last bit."""
     ours, types = np.sqrt(1.0 - share), np.sqrt(share)
-    return Look(
+    return Appearance(
         gamma=float(center.gamma**ours * scanner.gamma**types),
         gain=float(center.gain**ours * scanner.gain**types),
         noise_sigma=(1.0 - share) * center.noise_sigma + share * scanner.noise_sigma,
@@ -151,7 +151,7 @@ def _draw_body(
     effect: float,
     tissue: NDArray[np.float64],
 ) -> dict[str, Any]:
-    """The part of a `Scan` that is the subject's own: the same draws, in the same order, for HC and PD."""
+    """The part of a `PhantomScan` that is the subject's own: the same draws, in the same order, for HC and PD."""
     age = round(float(np.clip(rng.normal(60.0, 10.0), 30.0, 90.0)), 1)
     sex = "M" if rng.random() < counts["male"] / (counts["male"] + counts["female"]) else "F"
     grey, white = rng.normal(0.0, spread.tissue_sd, 2) + tissue
@@ -211,7 +211,7 @@ def to_image(volume: NDArray[np.uint8]) -> sitk.Image:
     return image
 
 
-def apply_scan(anatomy: Anatomy, scan: Scan) -> NDArray[np.uint8]:
+def apply_scan(anatomy: Anatomy, scan: PhantomScan) -> NDArray[np.uint8]:
     """Make the volume that a record describes: uint8, 0..255, x, y, z order."""
     signal = 0.85 * anatomy.t1  # leaves room above white matter
     signal *= 1.0 + scan.grey * anatomy.grey + scan.white * anatomy.white + scan.deep * anatomy.deep
@@ -227,7 +227,7 @@ def apply_scan(anatomy: Anatomy, scan: Scan) -> NDArray[np.uint8]:
     return volume
 
 
-def _places(scan: Scan, shape: Shape) -> Floats:
+def _places(scan: PhantomScan, shape: Shape) -> Floats:
     """Where in the template, in voxels, each voxel of the scan lies: (3, x, y, z)."""
     where = np.stack(np.meshgrid(*(np.arange(n, dtype=np.float32) for n in shape), indexing="ij"))
     for axis, (extent, n) in enumerate(zip(FOV_MM, shape, strict=True)):

@@ -25,7 +25,7 @@ from tmqc.phantom.anatomy import (
     DEEP_GREY,
     FOV_MM,
     Anatomy,
-    Scan,
+    PhantomScan,
     apply_scan,
     build_anatomy,
     draw_scans,
@@ -131,7 +131,7 @@ def is_phantom(csv_path: Path) -> bool:
 
 
 def describe(settings: PhantomConfig, shape: tuple[int, int, int]) -> dict[str, Any]:
-    """What phantom.json says: all that the files depend on, as JSON values. Equal ones mean equal files.
+    """The content of phantom.json: all that the files depend on, as JSON values. Equal ones mean equal files.
 
     Raises:
         SettingsError, CohortError: as `make_phantom`.
@@ -162,23 +162,23 @@ def describe(settings: PhantomConfig, shape: tuple[int, int, int]) -> dict[str, 
     return clean
 
 
-def _write_volumes(anatomy: Anatomy, scans: Sequence[Scan], folder: Path, n_jobs: int | None) -> None:
+def _write_volumes(anatomy: Anatomy, scans: Sequence[PhantomScan], folder: Path, n_jobs: int | None) -> None:
     # joblib's own processes: safe beside TensorFlow's threads, and they do not run the calling script again.
     n_jobs = joblib.cpu_count() if n_jobs is None else max(1, n_jobs)
     share = joblib.delayed(_write_share)
     joblib.Parallel(n_jobs=n_jobs)(share(anatomy, scans[n::n_jobs], folder) for n in range(n_jobs))
 
 
-def _write_share(anatomy: Anatomy, scans: Iterable[Scan], folder: Path) -> None:
+def _write_share(anatomy: Anatomy, scans: Iterable[PhantomScan], folder: Path) -> None:
     for scan in scans:
         path = folder / f"{scan.subject}.nii.gz"
         try:
             sitk.WriteImage(to_image(apply_scan(anatomy, scan)), str(path), useCompression=True)
-        except RuntimeError as error:  # ITK does not say why
+        except RuntimeError as error:  # ITK gives no reason
             raise OSError(errno.EIO, "the disk is full or out of reach", str(path)) from error
 
 
-def _write_csv(path: Path, scans: Iterable[Scan]) -> None:
+def _write_csv(path: Path, scans: Iterable[PhantomScan]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["Subject", "Path", "Study", "Group_bin", "Sex", "Age", "Scanner"])

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from tmqc.pipelines.checkpointer import Checkpointer, put_back
-from tmqc.pipelines.prepare import prepare, resolve_batch_size
-from tmqc.pipelines.ready import get_ready
-from tmqc.pipelines.traffic import TrafficMeter
-from tmqc.pipelines.training import close_training, open_prepared, predict_test, progress_of
+from tmqc.pipelines.context import open_run
+from tmqc.pipelines.prepare import prepare
+from tmqc.pipelines.setup import open_centers
+from tmqc.pipelines.training import close_training, open_progress, predict_start
 from tmqc.runs.resume import check_place
 from tmqc.settings.schema import Config
 from tmqc.training.tour import Travel
@@ -21,19 +21,12 @@ def run_baseline(config: Config, directory: Path) -> None:
         InputError: the input cannot be used; nothing was written.
     """
     check_place(config, directory)
-    prepared = prepare(config)
-    with (
-        open_prepared(config, directory, prepared) as session,
-        get_ready(config := resolve_batch_size(config, prepared, session.point), prepared, session) as ready,
-    ):
-        before = predict_test(config, prepared, cycle=prepared.start.cycle if prepared.start else None)
-        meter = TrafficMeter(ready.centers, session.point)
-        with progress_of(config, ready.plan, session.point) as progress, session.stop.waiting():
-            travel = Travel(ready.plan, ready.centers, meter, progress, **put_back(ready.centers, session.point))
-            checkpointer = Checkpointer(config, session, travel, ready.centers, meter=meter)
-            for report in checkpointer.cycles():
-                checkpointer.keep(report, meter.take_metrics())
+    inputs = prepare(config)
+    with open_run(config, directory, inputs) as run, open_centers(run, inputs) as setup:
+        before = predict_start(run, inputs)
+        with open_progress(run, setup.plan) as progress, run.stop.waiting():
+            place = put_back(setup.centers, run.point)
+            tour = Travel(setup.plan, setup.centers, setup.traffic, progress, **place)
+            for report in Checkpointer(run, tour, setup).cycles():
                 progress.cycle(report)
-        checkpointer.load_final(prepared.learner)
-        reports = travel.state.reports
-        close_training(config, directory, prepared=prepared, tracker=session.tracker, reports=reports, before=before)
+        close_training(run, inputs, setup, tour.state.reports, before=before)

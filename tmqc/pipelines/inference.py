@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +13,9 @@ from omegaconf.errors import OmegaConfBaseException
 from tmqc.data.cache import open_cache
 from tmqc.data.copies import refuse_copies
 from tmqc.errors import RunError
-from tmqc.model.batch_size import with_batch_size
-from tmqc.pipelines.prepare import build_learner, find_cohort, load, load_into
-from tmqc.pipelines.session import hand_over, open_run
+from tmqc.model.sfcn import build_learner
+from tmqc.pipelines.context import RunContext, open_run
+from tmqc.pipelines.prepare import Inputs, find_cohort, load, load_into
 from tmqc.report.guarded import illustrate
 from tmqc.report.metrics import (
     ALL,
@@ -23,8 +24,8 @@ from tmqc.report.metrics import (
     SubgroupMetrics,
     predictions_of,
     subgroup_metrics,
-    write_metrics,
     write_predictions,
+    write_records,
 )
 from tmqc.report.past_run import verified_on_test
 from tmqc.report.tables import print_inference
@@ -39,7 +40,7 @@ log = logging.getLogger("tmqc")
 def run_inference(config: Config, directory: Path) -> None:
     """Score the chosen cycles of a run on the test split; metrics, predictions and pictures.
 
-    The model is built as the scored run's own `config.yaml` says, whatever the `model` group of this one.
+    The model is built from the scored run's own `config.yaml`, whatever the `model` group of this one.
 
     Raises:
         InputError: the input cannot be used; nothing was written.
@@ -47,40 +48,44 @@ def run_inference(config: Config, directory: Path) -> None:
     check_free(directory, overwrite=config.run.overwrite)
     run, cycles = _find_cycles(config)
     config = replace(config, model=_model_settings(run))
-    source = find_cohort(config.cohort, Path(config.run.outputs), splits=("test",))
-    test = source.cohort.test
-    volumes = load(config.cohort, list(test), open_cache(config.cache, Path(config.run.outputs)))
-    refuse_copies(test, volumes.read)
-    learner, device = build_learner(config)
-    load_into(learner, load_checkpoint(checkpoint_path(run, cycles[0])), run)
-    with open_run(
-        config,
-        directory,
-        device=device,
-        note=source.note,
-        splits={"test": test},
-        warnings=(*_find_warnings(config), *volumes.warnings),
-    ) as session:
-        tracker = session.tracker
-        log.info("%s", volumes.describe())
-        scans = volumes.block([s.subject for s in test])
-        config = with_batch_size(config, learner.model, None)
-        rows: list[SubgroupMetrics] = []
-        predictions: list[Prediction] = []
-        for cycle in cycles:
-            load_into(learner, load_checkpoint(checkpoint_path(run, cycle)), run)
-            p = learner.predict(scans, batch_size=config.run.verify_batch_size)
-            rows += subgroup_metrics(test, p, cycle=cycle, age_bins=config.inference.age_bins)
-            predictions += predictions_of(test, p, cycle=cycle)
-            overall = next(row for row in rows if row.cycle == cycle and row.subgroup == ALL)
-            tracker.metrics({f"test/{name}": getattr(overall, name) for name in METRIC_NAMES}, step=cycle)
-            log.info("cycle %d: test accuracy %.3f", cycle, overall.accuracy)
-        write_metrics(directory / METRICS, rows)
+    inputs = _prepare(config, run)
+    load_into(inputs.learner, load_checkpoint(checkpoint_path(run, cycles[0])), run)
+    with open_run(config, directory, inputs) as context:
+        log.info("%s", inputs.volumes.describe())
+        rows, predictions = _score(context, inputs, run, cycles)
+        write_records(directory / METRICS, SubgroupMetrics, rows)
         write_predictions(directory / PREDICTIONS, predictions)
-        hand_over(tracker, directory, (METRICS, PREDICTIONS))
+        context.hand_over(METRICS, PREDICTIONS)
         illustrate(directory)
-        hand_over(tracker, directory, (REPORT,))
-        print_inference(rows, note=source.note, directory=directory)
+        context.hand_over(REPORT)
+        print_inference(rows, note=inputs.note, directory=directory)
+
+
+def _prepare(config: Config, run: Path) -> Inputs:
+    cohort, note = find_cohort(config.cohort, Path(config.run.outputs), splits=("test",))
+    volumes = load(config.cohort, list(cohort.test), open_cache(config.cache, Path(config.run.outputs)))
+    refuse_copies(cohort.test, volumes.read)
+    learner, device = build_learner(config)
+    return Inputs(cohort, note, volumes, learner, device, warnings=(*_find_warnings(config), *volumes.warnings))
+
+
+def _score(
+    context: RunContext, inputs: Inputs, run: Path, cycles: Sequence[int]
+) -> tuple[list[SubgroupMetrics], list[Prediction]]:
+    """Metrics and predictions of the models that `run` saved after `cycles`."""
+    test, settings, learner = inputs.cohort.test, context.config, inputs.learner
+    scans = inputs.volumes.block([s.subject for s in test])
+    rows: list[SubgroupMetrics] = []
+    predictions: list[Prediction] = []
+    for cycle in cycles:
+        load_into(learner, load_checkpoint(checkpoint_path(run, cycle)), run)
+        p = learner.predict(scans, batch_size=settings.run.verify_batch_size)
+        rows += subgroup_metrics(test, p, cycle=cycle, age_bins=settings.inference.age_bins)
+        predictions += predictions_of(test, p, cycle=cycle)
+        overall = next(row for row in rows if row.cycle == cycle and row.subgroup == ALL)
+        context.tracker.metrics({f"test/{name}": getattr(overall, name) for name in METRIC_NAMES}, step=cycle)
+        log.info("cycle %d: test accuracy %.3f", cycle, overall.accuracy)
+    return rows, predictions
 
 
 def _find_cycles(config: Config) -> tuple[Path, list[int]]:

@@ -1,15 +1,11 @@
-"""Reads and checks the input of a run before anything is written: cohort, volumes, harm, model, starting state."""
+"""Reads and checks the inputs of a run before anything is written: cohort, volumes, harm, model, starting state."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
-from tmqc.core.schedule import LearningRate, Tour
 from tmqc.data.cache import VolumeCache, open_cache
 from tmqc.data.cohort import Cohort, Subject, read_cohort
 from tmqc.data.copies import refuse_copies, refuse_same_files
@@ -18,32 +14,54 @@ from tmqc.data.volumes import Volumes, load_volumes
 from tmqc.errors import RunError
 from tmqc.harm.ground_truth import draw, find_truth
 from tmqc.harm.harmful import write_harmful
-from tmqc.model import backend
-from tmqc.model.batch_size import with_batch_size
+from tmqc.model.backend import Device
 from tmqc.model.learner import Learner
-from tmqc.model.sfcn import sfcn
+from tmqc.model.sfcn import build_learner
 from tmqc.phantom.cohort import PHANTOM_NOTE, default_directory, is_phantom, make_phantom
 from tmqc.runs.checkpoint import Checkpoint, load_checkpoint
 from tmqc.runs.cycle_choice import find_checkpoint
 from tmqc.runs.directory import HARMFUL, TRUTH
 from tmqc.settings.schema import CohortConfig, Config
-from tmqc.training.centers import LocalCenters
-from tmqc.training.travel import Plan
-from tmqc.training.workers import VerificationWorkers
 
 log = logging.getLogger("tmqc")
 
 
 @dataclass(frozen=True)
-class Source:
-    """A cohort, and a note for every picture and table if it is a phantom."""
+class Inputs:
+    """All that a run reads, checked and loaded.
+
+    Attributes:
+        cohort: as read, before any scan was made harmful.
+        note: for every picture and table, if the cohort is a phantom; else None.
+        volumes: of all splits; of a federated run only the test scans.
+        device: that the learner computes on.
+        truth: who is harmful, for evaluation only; None if that is unknown.
+        drawn: those of them who are made harmful in this run.
+        start: the pre-trained state, None for random weights.
+        warnings: of the input, which `open_run` logs: before there is a run, there is no log.
+    """
 
     cohort: Cohort
     note: str | None
+    volumes: Volumes
+    learner: Learner
+    device: Device
+    truth: Truth | None = None
+    drawn: Truth | None = None
+    start: Checkpoint | None = None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def splits(self) -> dict[str, tuple[Subject, ...]]:
+        """Rows of the cohort by split."""
+        return {"train": self.cohort.train, "verification": self.cohort.verification, "test": self.cohort.test}
 
 
-def find_cohort(settings: CohortConfig, outputs: Path, *, splits: tuple[str, ...]) -> Source:
+def find_cohort(settings: CohortConfig, outputs: Path, *, splits: tuple[str, ...]) -> tuple[Cohort, str | None]:
     """Read the CSVs of `splits`, making the phantom cohort first if that is the source.
+
+    Returns:
+        The cohort, and a note for every picture and table if it is a phantom.
 
     Raises:
         CohortError: with every fault of the tables.
@@ -64,7 +82,7 @@ def find_cohort(settings: CohortConfig, outputs: Path, *, splits: tuple[str, ...
     cohort = read_cohort(
         train_csv=paths.get("train"), verification_csv=paths.get("verification"), test_csv=paths.get("test")
     )
-    return Source(cohort, PHANTOM_NOTE if any(is_phantom(path) for path in paths.values()) else None)
+    return cohort, PHANTOM_NOTE if any(is_phantom(path) for path in paths.values()) else None
 
 
 def load(settings: CohortConfig, subjects: list[Subject], cache: VolumeCache | None = None) -> Volumes:
@@ -74,34 +92,7 @@ def load(settings: CohortConfig, subjects: list[Subject], cache: VolumeCache | N
     )
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A training run, checked and ready.
-
-    Attributes:
-        truth: who is harmful, for evaluation only; None if that is unknown.
-        drawn: those of them who are made harmful in this run.
-        start: the pre-trained state, None for random weights.
-        volumes: of all splits; of a federated run only the test scans.
-        warnings: of the input, which `open_run` logs: before there is a run, there is no log.
-    """
-
-    source: Source
-    truth: Truth | None
-    drawn: Truth | None
-    volumes: Volumes
-    start: Checkpoint | None
-    learner: Learner
-    device: backend.Device
-    warnings: tuple[str, ...] = ()
-
-    @property
-    def cohort(self) -> Cohort:
-        """The cohort as read: before any scan was made harmful."""
-        return self.source.cohort
-
-
-def prepare(config: Config) -> Prepared:
+def prepare(config: Config) -> Inputs:
     """Read, check and load all of a training run's input.
 
     Writes nothing but a missing phantom cohort and the cache of decoded scans.
@@ -109,8 +100,7 @@ def prepare(config: Config) -> Prepared:
     Raises:
         InputError: with every fault of the tables, then of the volumes, then of the harm and the starting state.
     """
-    source = find_cohort(config.cohort, Path(config.run.outputs), splits=("train", "verification", "test"))
-    cohort = source.cohort
+    cohort, note = find_cohort(config.cohort, Path(config.run.outputs), splits=("train", "verification", "test"))
     drawn = draw(config, cohort)
     truth = find_truth(config, cohort, drawn)
     start = _find_start(config)
@@ -126,15 +116,7 @@ def prepare(config: Config) -> Prepared:
     if start is not None:
         load_into(learner, start, config.init["from"])
     warnings = (*cohort.warnings, *volumes.warnings)
-    return Prepared(source, truth, drawn, volumes, start, learner, device, warnings)
-
-
-def build_learner(config: Config, *, trains: bool = True) -> tuple[Learner, backend.Device]:
-    """The model with fresh weights on whatever device there is."""
-    device = backend.set_up(deterministic=config.run.deterministic, threads=config.run.threads)
-    model = sfcn(config.cohort.shape, config.model, seed=config.run.seed, precision=config.run.precision)
-    jit = backend.jit_compile(config.run.jit, device, deterministic=config.run.deterministic)
-    return Learner(model, jit_compile=jit, trains=trains), device
+    return Inputs(cohort, note, volumes, learner, device, truth=truth, drawn=drawn, start=start, warnings=warnings)
 
 
 def load_into(learner: Learner, checkpoint: Checkpoint, origin: object) -> None:
@@ -149,15 +131,6 @@ def load_into(learner: Learner, checkpoint: Checkpoint, origin: object) -> None:
         raise RunError(f"{origin}: {error}; use the same model and cohort.shape") from error
 
 
-def resolve_batch_size(config: Config, prepared: Prepared, point: Checkpoint | None) -> Config:
-    """The settings with `run.verify_batch_size=auto` replaced by the number of scans that fits.
-
-    Args:
-        point: where the run goes on; None: it begins.
-    """
-    return with_batch_size(config, prepared.learner.model, point.facts if point else None)
-
-
 def _find_start(config: Config) -> Checkpoint | None:
     if (origin := config.init["from"]) is None:
         return None
@@ -168,88 +141,20 @@ def _find_start(config: Config) -> Checkpoint | None:
     return load_checkpoint(find_checkpoint(Path(origin), wanted))
 
 
-def corrupt(prepared: Prepared, directory: Path, *, hold: bool = True) -> tuple[Subject, ...]:
+def corrupt(inputs: Inputs, directory: Path, *, hold: bool = True) -> tuple[Subject, ...]:
     """Write this run's harmful copies, hold them in place of the good scans or beside them, return the rows.
 
     The truth is written to `truth.csv`, for the scores alone. Of it the rows contain only a path, which nothing below
     reads again. Without `hold` the copies are only written, for the scans are held elsewhere.
     """
-    train = prepared.cohort.train
-    held = prepared.volumes
-    if prepared.truth is not None:
-        write_truth(directory / TRUTH, prepared.truth)
-    if prepared.drawn is not None:
-        train = write_harmful(train, prepared.drawn, directory / HARMFUL, held.cache)
+    train = inputs.cohort.train
+    held = inputs.volumes
+    if inputs.truth is not None:
+        write_truth(directory / TRUTH, inputs.truth)
+    if inputs.drawn is not None:
+        train = write_harmful(train, inputs.drawn, directory / HARMFUL, held.cache)
         if hold:
-            changed = [s for s in train if s.subject in prepared.drawn.subjects]
+            changed = [s for s in train if s.subject in inputs.drawn.subjects]
             held.replace(load_volumes(changed, shape=held.shape, spacing_mm=None, orientation=None, cache=held.cache))
     log.info("%s", held.describe())
     return train
-
-
-def make_plan(config: Config, train: tuple[Subject, ...]) -> Plan:
-    """Settings and training rows to what `travel` takes."""
-    by_center: dict[str, list[str]] = {}
-    for subject in train:
-        by_center.setdefault(subject.study, []).append(subject.subject)
-    return plan_of(config, {center: tuple(subjects) for center, subjects in by_center.items()})
-
-
-def plan_of(config: Config, by_center: Mapping[str, tuple[str, ...]]) -> Plan:
-    """Settings, and centers with their training scans in visiting order, to what `travel` takes."""
-    schedule = config.schedule
-    tour = Tour(
-        centers=tuple(by_center),
-        seed=schedule.seed,
-        start=schedule.start,
-        batch_size=schedule.batch_size,
-        local_epochs=schedule.local_epochs,
-        keep_remainder=schedule.keep_remainder,
-    )
-    return Plan(
-        tour=tour,
-        subjects=by_center,
-        cycles=schedule.cycles,
-        learning_rate=LearningRate(schedule.learning_rate, schedule.decay, schedule.decay_start),
-        rates=config.qc.rates,
-    )
-
-
-@contextmanager
-def open_centers(config: Config, prepared: Prepared, train: tuple[Subject, ...]) -> Iterator[LocalCenters]:
-    """The centers of this process, and as long as the block lasts the workers that verify with it, if there are any."""
-    n = config.run.verify_workers
-    if n is None:
-        n = max(0, prepared.device.n_gpus - 1)
-    verification = [s.subject for s in prepared.cohort.verification]
-    with ExitStack() as stack:
-        workers = None
-        if n > 0:
-            workers = stack.enter_context(
-                VerificationWorkers(
-                    partial(build_verifier, config),
-                    prepared.volumes.block(verification),
-                    batch_size=config.run.verify_batch_size,
-                    environments=[backend.pin(i, prepared.device) for i in range(n)],
-                )
-            )
-        yield make_centers(config, prepared, train, workers)
-
-
-def make_centers(
-    config: Config, prepared: Prepared, train: tuple[Subject, ...], workers: VerificationWorkers | None = None
-) -> LocalCenters:
-    """The centers of this process."""
-    return LocalCenters(
-        prepared.learner,
-        train=train,
-        verification=prepared.cohort.verification,
-        volumes=prepared.volumes,
-        verify_batch_size=config.run.verify_batch_size,
-        workers=workers,
-    )
-
-
-def build_verifier(config: Config) -> Learner:
-    """The same model in another process, to predict with only."""
-    return build_learner(config, trains=False)[0]

@@ -5,25 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from tmqc.pipelines.checkpointer import Checkpointer, put_back
+from tmqc.pipelines.context import open_run
 from tmqc.pipelines.image_check import measure_unlikeness
-from tmqc.pipelines.prepare import prepare, resolve_batch_size
-from tmqc.pipelines.ready import get_ready
-from tmqc.pipelines.rules import (
-    is_published,
-    looks_at_images,
-    make_travel,
-    warn_of_few_scans,
-    warn_of_single_flips,
-    warn_or_stop,
-)
-from tmqc.pipelines.scoring import break_down_run, score_cycles, warn_of_vanished
-from tmqc.pipelines.traffic import TrafficMeter
-from tmqc.pipelines.training import close_training, open_prepared, predict_test, progress_of
-from tmqc.report.scores import detection_metrics, write_detection
-from tmqc.runs.directory import DETECTION, LEDGER, TRACE, write_json
-from tmqc.runs.looks import write_looks
+from tmqc.pipelines.prepare import prepare
+from tmqc.pipelines.rules import looks_at_images, make_travel, warn_of_settings, warn_or_stop
+from tmqc.pipelines.scoring import record_cycle, warn_of_vanished
+from tmqc.pipelines.setup import open_centers
+from tmqc.pipelines.training import close_training, open_progress, open_trace, predict_start
 from tmqc.runs.resume import check_place
-from tmqc.runs.trace import TraceWriter
 from tmqc.settings.schema import Config
 
 
@@ -34,49 +23,19 @@ def run_qc(config: Config, directory: Path) -> None:
         InputError: the input cannot be used; nothing was written.
     """
     check_place(config, directory)
-    prepared = prepare(config)
-    with (
-        open_prepared(config, directory, prepared) as session,
-        get_ready(config := resolve_batch_size(config, prepared, session.point), prepared, session) as ready,
-    ):
-        plan, truth, point = ready.plan, ready.truth, session.point
-        warn_of_single_flips(config.qc, n_hc=ready.n_hc, n_pd=ready.n_pd)
-        warn_of_few_scans(config.qc, n_train=sum(map(len, plan.subjects.values())))
-        before = predict_test(config, prepared, cycle=prepared.start.cycle if prepared.start else None)
-        unlike = measure_unlikeness(plan.subjects, prepared.volumes) if looks_at_images(config.qc) else None
-        meter = TrafficMeter(ready.centers, point)
-        writer = TraceWriter(
-            directory / TRACE,
-            further=not is_published(config.qc),
-            traffic=meter.cells if meter.is_on else None,
-        )
-        with writer as trace, progress_of(config, plan, point) as progress, session.stop.waiting():
-            place = put_back(ready.centers, point)
-            listeners = (meter, trace, progress)
-            travel = make_travel(config, plan, ready.centers, *listeners, unlikeness=unlike, **place)
-            reports = travel.state.reports  # grows
-            scores = score_cycles(reports, plan, truth=truth)
-            checkpointer = Checkpointer(config, session, travel, ready.centers, meter=meter, trace=trace)
-            for report in checkpointer.cycles():
-                write_json(directory / LEDGER, travel.ledger.to_json(report.cycle + 1))
-                write_looks(directory, travel.state.looks)
-                if scores := score_cycles(reports, plan, truth=truth):
-                    write_detection(directory / DETECTION, scores)
-                checkpointer.keep(report, meter.take_metrics() | (detection_metrics(scores[-1]) if scores else {}))
+    inputs = prepare(config)
+    with open_run(config, directory, inputs) as run, open_centers(run, inputs) as setup:
+        config, plan = run.config, setup.plan
+        warn_of_settings(config.qc, plan, n_hc=setup.n_hc, n_pd=setup.n_pd)
+        before = predict_start(run, inputs)
+        unlikeness = measure_unlikeness(plan.subjects, inputs.volumes) if looks_at_images(config.qc) else None
+        with open_trace(run, setup.traffic) as trace, open_progress(run, plan) as progress, run.stop.waiting():
+            listeners = (setup.traffic, trace, progress)
+            place = put_back(setup.centers, run.point)
+            tour = make_travel(config, plan, setup.centers, *listeners, unlikeness=unlikeness, **place)
+            checkpointer = Checkpointer(run, tour, setup, trace=trace)
+            for report in checkpointer.cycles(lambda: record_cycle(run, setup, tour.state)):
                 progress.cycle(report)
-                warn_of_vanished(reports, plan, truth=truth)
+                warn_of_vanished(tour.state.reports, plan, truth=setup.truth)
                 warn_or_stop(report, config.qc)
-        checkpointer.load_final(prepared.learner)
-        breakdown = None
-        if truth is not None:
-            breakdown = break_down_run(config, reports, ready.train, truth=truth, directory=directory)
-        close_training(
-            config,
-            directory,
-            prepared=prepared,
-            tracker=session.tracker,
-            reports=reports,
-            before=before,
-            detection=scores[-1] if scores else None,
-            breakdown=breakdown,
-        )
+        close_training(run, inputs, setup, tour.state.reports, before=before)

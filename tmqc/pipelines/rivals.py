@@ -10,59 +10,57 @@ import numpy as np
 from tmqc.core.schedule import LearningRate
 from tmqc.data.cohort import Subject
 from tmqc.errors import RunError
-from tmqc.pipelines.prepare import Prepared, corrupt, prepare, resolve_batch_size
-from tmqc.pipelines.session import hand_over
-from tmqc.pipelines.training import open_prepared
+from tmqc.pipelines.context import open_run
+from tmqc.pipelines.prepare import Inputs, corrupt, prepare
 from tmqc.report.guarded import illustrate
+from tmqc.report.metrics import write_records
 from tmqc.report.ranking import (
+    KindRow,
     RivalRow,
     rank,
     rank_by_kind,
     ranking_metrics,
-    write_ranking,
-    write_ranking_by_kind,
     write_scores,
 )
 from tmqc.report.tables import print_rivals
 from tmqc.rivals import Case, Scores, choose_rivals, missing_rivals, score_scans
 from tmqc.runs.directory import RANKING, RANKING_BY_KIND, REPORT, SCORES, TRUTH, check_free
 from tmqc.settings.schema import Config
-from tmqc.tracking import Tracker
 
 log = logging.getLogger("tmqc")
 
 
 def run_rivals(config: Config, directory: Path) -> None:
-    """Score the training scans by every chosen rival; where the truth is known, say who ranked the harmful ones first.
+    """Score the training scans by every chosen rival, and where the truth is known, evaluate their rankings.
 
     Raises:
         InputError: the input cannot be used; nothing was written.
     """
     check_free(directory, overwrite=config.run.overwrite)
-    prepared = prepare(config)
-    if not config.rivals.neighbors < (n := len(prepared.cohort.train)):
+    inputs = prepare(config)
+    if not config.rivals.neighbors < (n := len(inputs.cohort.train)):
         raise RunError(f"rivals.neighbors={config.rivals.neighbors}: must be less than the training scans, {n}")
-    with open_prepared(config, directory, prepared) as session:
-        tracker = session.tracker
-        train = corrupt(prepared, directory)
-        scores = _score(config, prepared, train, directory / SCORES)
-        rows = _evaluate(prepared, train, scores, directory)
-        _track(tracker, rows)
-        hand_over(tracker, directory, (SCORES, RANKING, RANKING_BY_KIND, TRUTH))
+    with open_run(config, directory, inputs) as run:
+        train = corrupt(inputs, directory)
+        scores = _score(run.config, inputs, train, directory / SCORES)
+        rows = _evaluate(inputs, train, scores, directory)
+        for row in rows:
+            run.tracker.metrics(ranking_metrics(row))
+        run.hand_over(SCORES, RANKING, RANKING_BY_KIND, TRUTH)
         illustrate(directory)
-        hand_over(tracker, directory, (REPORT,))
-        print_rivals(rows, note=prepared.source.note, directory=directory)
+        run.hand_over(REPORT)
+        print_rivals(rows, note=inputs.note, directory=directory)
 
 
-def make_case(config: Config, prepared: Prepared, train: tuple[Subject, ...]) -> Case:
+def make_case(config: Config, inputs: Inputs, train: tuple[Subject, ...]) -> Case:
     """Settings, volumes and rows to what rivals are given: nothing of it shows who is harmful."""
-    schedule, verification = config.schedule, prepared.cohort.verification
+    schedule, verification = config.schedule, inputs.cohort.verification
     rate = LearningRate(schedule.learning_rate, schedule.decay, schedule.decay_start)
     return Case(
         subjects=tuple(s.subject for s in train),
-        scans=prepared.volumes.block([s.subject for s in train]),
+        scans=inputs.volumes.block([s.subject for s in train]),
         groups=np.array([s.group for s in train]),
-        verification_scans=prepared.volumes.block([s.subject for s in verification]),
+        verification_scans=inputs.volumes.block([s.subject for s in verification]),
         verification_groups=np.array([s.group for s in verification]),
         learning_rate=rate(schedule.start),
         neighbors=config.rivals.neighbors,
@@ -70,16 +68,15 @@ def make_case(config: Config, prepared: Prepared, train: tuple[Subject, ...]) ->
     )
 
 
-def _score(config: Config, prepared: Prepared, train: tuple[Subject, ...], path: Path) -> list[Scores]:
+def _score(config: Config, inputs: Inputs, train: tuple[Subject, ...], path: Path) -> list[Scores]:
     """Ask one rival after the other; `scores.csv` is written anew after each, for some take long."""
     names = choose_rivals(config.rivals.names)
     if left_out := [name for name in missing_rivals() if name not in names and not config.rivals.names]:
         log.info("left out, for not installed: %s", ", ".join(left_out))
-    config = resolve_batch_size(config, prepared, None)
-    case = make_case(config, prepared, train)
+    case = make_case(config, inputs, train)
     scores: list[Scores] = []
     for name in names:
-        scores.append(score_scans(name, case, prepared.learner, batch_size=config.run.verify_batch_size))
+        scores.append(score_scans(name, case, inputs.learner, batch_size=config.run.verify_batch_size))
         write_scores(path, train, scores)
         passes = (scores[-1].forward_passes, scores[-1].backward_passes)
         log.info(
@@ -88,18 +85,13 @@ def _score(config: Config, prepared: Prepared, train: tuple[Subject, ...], path:
     return scores
 
 
-def _evaluate(prepared: Prepared, train: tuple[Subject, ...], scores: list[Scores], directory: Path) -> list[RivalRow]:
-    if prepared.truth is None:
-        log.info("who is harmful is not known: %s is all there is to say", SCORES)
+def _evaluate(inputs: Inputs, train: tuple[Subject, ...], scores: list[Scores], directory: Path) -> list[RivalRow]:
+    if inputs.truth is None:
+        log.info("which scans are harmful is not known: %s is the only result", SCORES)
         return [rank(each, None) for each in scores]
-    kinds = [prepared.truth.kind_of(s.subject) for s in train]
+    kinds = [inputs.truth.kind_of(s.subject) for s in train]
     rows = [rank(each, kinds) for each in scores]
     by_kind = [row for each in scores for row in rank_by_kind(each, kinds)]
-    write_ranking(directory / RANKING, rows)
-    write_ranking_by_kind(directory / RANKING_BY_KIND, by_kind)
+    write_records(directory / RANKING, RivalRow, rows)
+    write_records(directory / RANKING_BY_KIND, KindRow, by_kind)
     return rows
-
-
-def _track(tracker: Tracker, rows: list[RivalRow]) -> None:
-    for row in rows:
-        tracker.metrics(ranking_metrics(row))

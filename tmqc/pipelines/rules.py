@@ -1,4 +1,4 @@
-"""From the settings of the `qc` group to the rules of control, and what the runaway guard says to people."""
+"""From the settings of the `qc` group to the rules of control, and the warnings about them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _FEW_SCANS = 20
 
 
 class RunawayError(StoppedError):
-    """Quality control lost its footing, and the settings say to stop then."""
+    """The runaway guard is triggered, and `qc.runaway.action=stop`."""
 
     heading = "quality control had to stop:"
 
@@ -136,9 +136,9 @@ def _guard(qc: QcConfig) -> Guard:
 
 
 def warn_or_stop(report: CycleReport, qc: QcConfig) -> None:
-    """Say what stood in the way of a judgement in this cycle, and stop if control ran away and that is wanted.
+    """Warn if no scan could be judged in this cycle, or if the runaway guard is triggered; stop if so configured.
 
-    Once nobody is left to be tried, the alarm says nothing new any more and is not repeated.
+    The alarm is not repeated in cycles without a training step.
 
     Raises:
         RunawayError: `qc.runaway.action=stop`.
@@ -146,10 +146,10 @@ def warn_or_stop(report: CycleReport, qc: QcConfig) -> None:
     if report.refused:
         why = f"verification accuracy below qc.screen.least_accuracy={qc.screen.least_accuracy:g}"
         if qc.control == "evidence":
-            why = "its logits say nothing of the verification scans' labels"
+            why = "its logits are not informative of the verification scans' labels"
         log.warning(
-            "cycle %d: nobody was judged, for the model is not good enough to judge (%s): train the clean model for "
-            "longer",
+            "cycle %d: no scan was judged, as the model is not accurate enough to judge (%s): train the clean model "
+            "for longer",
             *(report.cycle, why),
         )
     if report.alarm is None or report.n_steps == 0:
@@ -157,12 +157,12 @@ def warn_or_stop(report: CycleReport, qc: QcConfig) -> None:
     message = explain(report.alarm, report.cycle, qc)
     if qc.runaway.action == "stop":
         raise RunawayError(f"{message}. The run is saved up to here")
-    held = "; nobody is eliminated meanwhile" if qc.runaway.action == "pause" else ""
+    held = "; no scan is eliminated meanwhile" if qc.runaway.action == "pause" else ""
     log.warning("%s%s", message, held)
 
 
 def explain(alarm: Alarm, cycle: int, qc: QcConfig) -> str:
-    """Why control looks lost, with the figures, and what to change."""
+    """Describe a triggered runaway guard: the figures, and what to change."""
     what = []
     if alarm.by_rejections:
         what.append(
@@ -175,14 +175,14 @@ def explain(alarm: Alarm, cycle: int, qc: QcConfig) -> str:
             f"(qc.runaway.eliminated={qc.runaway.eliminated:g})"
         )
     return (
-        f"cycle {cycle}: quality control seems to have lost its footing: {' and '.join(what)}. More likely the "
+        f"cycle {cycle}: the runaway guard is triggered: {' and '.join(what)}. More likely the "
         "starting model or the threshold is the matter than the data: train the clean model for longer, lower "
         f"schedule.learning_rate, or {_remedy(qc)}"
     )
 
 
 def _remedy(qc: QcConfig) -> str:
-    """What to do about the settings that say how much harm is tolerated."""
+    """Advice on the settings by which harm is tolerated."""
     if qc.control == "evidence":
         return "lower qc.fdr and look at review.csv and centers.csv"
     if qc.control == "screen":
@@ -190,6 +190,12 @@ def _remedy(qc: QcConfig) -> str:
     if qc.calibrated.method != "none":
         return "raise qc.calibrated.level"
     return "raise " + {"rates": "qc.error", "loss": "qc.loss_error", "both": "qc.error and qc.loss_error"}[qc.signal]
+
+
+def warn_of_settings(qc: QcConfig, plan: Plan, *, n_hc: int, n_pd: int) -> None:
+    """Warn of settings that so few training scans, or verification scans, do not bear."""
+    warn_of_few_scans(qc, n_train=sum(map(len, plan.subjects.values())))
+    warn_of_single_flips(qc, n_hc=n_hc, n_pd=n_pd)
 
 
 def warn_of_few_scans(qc: QcConfig, *, n_train: int) -> None:

@@ -4,32 +4,46 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from tmqc.core.detection import make_history, vanished_centers
 from tmqc.core.records import CycleReport
-from tmqc.data.cohort import Subject
 from tmqc.data.truth import Truth
+from tmqc.pipelines.checkpointer import Numbers
+from tmqc.pipelines.context import RunContext
+from tmqc.pipelines.setup import TrainingSetup
+from tmqc.report.metrics import write_records
 from tmqc.report.scores import (
     Breakdown,
     DetectionRow,
+    GoodLost,
+    KindScore,
     break_down,
+    detection_metrics,
     score_detection,
-    write_by_kind,
-    write_good_lost,
+    write_detection,
 )
-from tmqc.runs.directory import BY_KIND, GOOD_LOST
-from tmqc.settings.schema import Config
+from tmqc.runs.directory import BY_KIND, DETECTION, GOOD_LOST, LEDGER, write_json
+from tmqc.runs.looks import write_looks
+from tmqc.training.state import TourState
 from tmqc.training.travel import Plan
 
 log = logging.getLogger("tmqc")
 
 
-def score_cycles(reports: Sequence[CycleReport], plan: Plan, *, truth: Truth | None) -> list[DetectionRow]:
-    """`score_cycle` after each of the cycles that `reports` are of; none if the truth is not known."""
-    if truth is None:
-        return []
-    return [score_cycle(reports[:n], plan, truth=truth) for n in range(1, len(reports) + 1)]
+def record_cycle(run: RunContext, setup: TrainingSetup, state: TourState) -> Numbers:
+    """Write what a cycle changed besides the trace (ledger, tables of screenings, detection scores).
+
+    Returns:
+        Detection scores, as further numbers of the cycle; empty if the truth is not known.
+    """
+    reports = state.reports
+    write_json(run.directory / LEDGER, state.ledger.to_json(reports[-1].cycle + 1))
+    write_looks(run.directory, state.looks)
+    if setup.truth is None:
+        return {}
+    rows = [score_cycle(reports[:n], setup.plan, truth=setup.truth) for n in range(1, len(reports) + 1)]
+    write_detection(run.directory / DETECTION, rows)
+    return detection_metrics(rows[-1])
 
 
 def score_cycle(reports: Sequence[CycleReport], plan: Plan, *, truth: Truth) -> DetectionRow:
@@ -68,29 +82,22 @@ def warn_of_vanished(reports: Sequence[CycleReport], plan: Plan, *, truth: Truth
         )
 
 
-def break_down_run(
-    config: Config, reports: Sequence[CycleReport], train: Sequence[Subject], *, truth: Truth, directory: Path
-) -> Breakdown:
-    """Break the scores of a whole run down; writes `good_lost.csv` and `detection_by_kind.csv`.
-
-    Args:
-        config: has the bounds of the age groups.
-        reports: of all cycles.
-        train: the training scans as they were trained on.
-        truth: who is harmful.
-        directory: of the run.
-    """
-    history = make_history(reports, start=config.schedule.start)
+def evaluate_run(
+    run: RunContext, setup: TrainingSetup, reports: Sequence[CycleReport]
+) -> tuple[DetectionRow, Breakdown]:
+    """Score a whole run and break the scores down; writes `good_lost.csv` and `detection_by_kind.csv`."""
+    assert setup.truth is not None
+    history = make_history(reports, start=setup.plan.tour.start)
     breakdown = break_down(
-        train,
-        truth.kinds,
+        setup.train,
+        setup.truth.kinds,
         eliminated=history.eliminated,
         flagged_ever=history.flagged,
-        age_bins=config.inference.age_bins,
+        age_bins=run.config.inference.age_bins,
     )
-    write_good_lost(directory / GOOD_LOST, breakdown.good_lost)
-    write_by_kind(directory / BY_KIND, breakdown.by_kind)
-    return breakdown
+    write_records(run.directory / GOOD_LOST, GoodLost, breakdown.good_lost)
+    write_records(run.directory / BY_KIND, KindScore, breakdown.by_kind)
+    return score_cycle(reports, setup.plan, truth=setup.truth), breakdown
 
 
 def _judge(subjects: Sequence[str], truth: Truth | None) -> str:

@@ -8,7 +8,6 @@ from tmqc.federation.caller import Traffic
 from tmqc.federation.remote import RemoteCenters
 from tmqc.runs.checkpoint import Checkpoint
 from tmqc.runs.trace import SEPARATOR, TRAFFIC_COLUMNS
-from tmqc.training.travel import StatefulCenters
 
 TRAFFIC_METRICS = tuple(
     f"federation/{name}"
@@ -17,15 +16,15 @@ TRAFFIC_METRICS = tuple(
 
 
 class TrafficMeter:
-    """A `Listener` that asks the centers after every step; first among several, for the trace writes what it found.
+    """A `Listener` that measures the traffic of every step; before the trace among several, which writes what it found.
 
     Attributes:
         totals: of the cycle so far, in the order of `TRAFFIC_METRICS`.
     """
 
-    def __init__(self, centers: StatefulCenters, point: Checkpoint | None) -> None:
-        """Begin; `point`: where the run goes on."""
-        self._remote = centers if isinstance(centers, RemoteCenters) else None
+    def __init__(self, remote: RemoteCenters | None, point: Checkpoint | None) -> None:
+        """Begin; `remote`: None where nothing travels; `point`: where the run goes on."""
+        self._remote = remote
         self._last = Traffic()
         self.totals = [0.0] * len(TRAFFIC_METRICS) if point is None else list(point.facts["traffic"])
 

@@ -1,18 +1,18 @@
-"""Shared by the baselines and QC: how a run is opened, shown and closed."""
+"""Shared by the baselines and QC: how a run is shown and closed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from pathlib import Path
 
 import numpy as np
 
 from tmqc.core.records import CycleReport
-from tmqc.data.cohort import Subject
-from tmqc.pipelines.prepare import Prepared
-from tmqc.pipelines.rules import unit_of
-from tmqc.pipelines.session import Session, hand_over, open_run
+from tmqc.pipelines.context import RunContext
+from tmqc.pipelines.prepare import Inputs
+from tmqc.pipelines.rules import is_published, unit_of
+from tmqc.pipelines.scoring import evaluate_run
+from tmqc.pipelines.setup import TrainingSetup
+from tmqc.pipelines.traffic import TrafficMeter
 from tmqc.report.description import describe_run
 from tmqc.report.guarded import illustrate
 from tmqc.report.metrics import (
@@ -22,10 +22,9 @@ from tmqc.report.metrics import (
     subgroup_metrics,
     write_predictions,
 )
-from tmqc.report.scores import Breakdown, DetectionRow
 from tmqc.report.summary import closing_numbers, summarize_run, write_summary
 from tmqc.report.tables import print_training
-from tmqc.runs.checkpoint import Checkpoint, drop_latest
+from tmqc.runs.checkpoint import drop_latest
 from tmqc.runs.directory import (
     BY_KIND,
     CENTERS,
@@ -42,31 +41,20 @@ from tmqc.runs.directory import (
     TRUTH,
 )
 from tmqc.runs.progress import Progress
-from tmqc.settings.schema import Config, flatten
-from tmqc.tracking import Tracker
+from tmqc.runs.trace import TraceWriter
+from tmqc.settings.schema import flatten
 from tmqc.training.travel import NonFiniteError, Plan
 
 
-def splits_of(prepared: Prepared) -> dict[str, tuple[Subject, ...]]:
-    """The splits by name, for the tracker."""
-    cohort = prepared.cohort
-    return {"train": cohort.train, "verification": cohort.verification, "test": cohort.test}
+def open_trace(run: RunContext, traffic: TrafficMeter) -> TraceWriter:
+    """The run's trace, with the columns that its verdicts need, and those of traffic where something travels."""
+    cells = traffic.cells if traffic.is_on else None
+    return TraceWriter(run.directory / TRACE, further=not is_published(run.config.qc), traffic=cells)
 
 
-def open_prepared(config: Config, directory: Path, prepared: Prepared) -> AbstractContextManager[Session]:
-    """`open_run` with what is known of it once its input is prepared."""
-    return open_run(
-        config,
-        directory,
-        device=prepared.device,
-        note=prepared.source.note,
-        splits=splits_of(prepared),
-        warnings=prepared.warnings,
-    )
-
-
-def progress_of(config: Config, plan: Plan, point: Checkpoint | None) -> Progress:
-    """Bars for a run over `plan`, or for what is left of it from `point` on."""
+def open_progress(run: RunContext, plan: Plan) -> Progress:
+    """Bars for a run over `plan`, or for what is left of it."""
+    config, point = run.config, run.point
     return Progress(
         start=plan.tour.start if point is None else point.cycle + 1,
         cycles=plan.cycles,
@@ -77,15 +65,12 @@ def progress_of(config: Config, plan: Plan, point: Checkpoint | None) -> Progres
 
 
 def close_training(
-    config: Config,
-    directory: Path,
-    *,
-    prepared: Prepared,
-    tracker: Tracker,
+    run: RunContext,
+    inputs: Inputs,
+    setup: TrainingSetup,
     reports: Sequence[CycleReport],
+    *,
     before: Sequence[Prediction],
-    detection: DetectionRow | None = None,
-    breakdown: Breakdown | None = None,
 ) -> None:
     """Score the final model on the test split, write and hand over all results, then draw, then print the last table.
 
@@ -95,42 +80,46 @@ def close_training(
     Args:
         before: the test split as the model scored it that the run started from.
     """
-    note, last = prepared.source.note, reports[-1]
-    after = predict_test(config, prepared, cycle=last.cycle)
+    config, directory, tracker, last = run.config, run.directory, run.tracker, reports[-1]
+    state = setup.centers.state()  # the final model, wherever it was trained
+    inputs.learner.load_state({name: state[name] for name in inputs.learner.variables})
+    after = predict_test(run, inputs, cycle=last.cycle)
     if after:
         write_predictions(directory / PREDICTIONS, [*before, *after])
-    test = _metrics_of(after)
-    controlled = (directory / TRACE).exists()
-    pipeline = config.pipeline.name
-    summary = summarize_run(reports, pipeline=pipeline, test=test, controlled=controlled, detection=detection)
+    test, controlled = _metrics_of(after), config.pipeline.name == "qc"
+    detection, breakdown = evaluate_run(run, setup, reports) if controlled and setup.truth is not None else (None, None)
+    summary = summarize_run(
+        reports, pipeline=config.pipeline.name, test=test, controlled=controlled, detection=detection
+    )
     tracker.metrics(closing_numbers(summary), step=last.cycle)
-    names = (TRACE, LEDGER, CYCLES, PREDICTIONS, DETECTION, GOOD_LOST, BY_KIND, TRUTH, CENTERS, REVIEW, POWER)
-    hand_over(tracker, directory, names)
+    run.hand_over(TRACE, LEDGER, CYCLES, PREDICTIONS, DETECTION, GOOD_LOST, BY_KIND, TRUTH, CENTERS, REVIEW, POWER)
     example = np.zeros((1, *config.cohort.shape, 1), np.float32)
     if config.federation.name == "none":
-        example = prepared.volumes.batch([prepared.cohort.verification[0].subject])
-    tracker.model(prepared.learner.model, example=example)
-    tracker.describe(describe_run(flatten(config), summary, note=note))
+        example = inputs.volumes.batch([inputs.cohort.verification[0].subject])
+    tracker.model(inputs.learner.model, example=example)
+    tracker.describe(describe_run(flatten(config), summary, note=inputs.note))
     write_summary(directory / SUMMARY, summary)
     drop_latest(directory)
     illustrate(directory)
-    hand_over(tracker, directory, (REPORT,))
-    print_training(last, test=test, detection=detection, breakdown=breakdown, note=note, directory=directory)
+    run.hand_over(REPORT)
+    print_training(last, test=test, detection=detection, breakdown=breakdown, note=inputs.note, directory=directory)
 
 
-def predict_test(config: Config, prepared: Prepared, *, cycle: int | None) -> list[Prediction]:
-    """Have the model as it stands score the test split; nothing is trained or changed.
+def predict_start(run: RunContext, inputs: Inputs) -> list[Prediction]:
+    """The test split as scored by the pre-trained model; empty if the run starts from random weights."""
+    return predict_test(run, inputs, cycle=inputs.start.cycle) if inputs.start else []
 
-    Args:
-        cycle: that it has finished with; None: it starts from random weights, and there is nothing to score.
+
+def predict_test(run: RunContext, inputs: Inputs, *, cycle: int) -> list[Prediction]:
+    """Have the model as it stands, after `cycle`, score the test split; nothing is trained or changed.
 
     Raises:
         NonFiniteError: a prediction is NaN or infinite.
     """
-    if cycle is None or not (test := prepared.cohort.test):
+    if not (test := inputs.cohort.test):
         return []
-    volumes = prepared.volumes.block([s.subject for s in test])
-    p = prepared.learner.predict(volumes, batch_size=config.run.verify_batch_size)
+    volumes = inputs.volumes.block([s.subject for s in test])
+    p = inputs.learner.predict(volumes, batch_size=run.config.run.verify_batch_size)
     if not np.isfinite(p).all():
         raise NonFiniteError(f"the model of cycle {cycle} predicts NaN or infinity for scans of the test split")
     return predictions_of(test, p, cycle=cycle)

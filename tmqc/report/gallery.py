@@ -1,4 +1,4 @@
-"""Pictures of flagged scans, for the person who has to find out what went wrong at a center."""
+"""Pictures of flagged scans, for finding out what went wrong at a center."""
 
 from __future__ import annotations
 

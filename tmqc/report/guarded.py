@@ -1,4 +1,4 @@
-"""Figures and page of a run that has just ended: no result depends on them, nor on what they are drawn with."""
+"""Figures and page of a run that has just ended: results do not depend on them, nor on the drawing library."""
 
 from __future__ import annotations
 

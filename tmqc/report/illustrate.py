@@ -9,10 +9,10 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from tmqc.report.cycles_figure import draw_cycles, draw_inference
-from tmqc.report.metrics import read_metrics, read_predictions
+from tmqc.report.metrics import SubgroupMetrics, read_predictions, read_records
 from tmqc.report.past_run import PastRun, read_run, read_trace
 from tmqc.report.qc_figure import draw_qc
-from tmqc.report.ranking import KindRow, RivalRow, read_ranking
+from tmqc.report.ranking import KindRow, RivalRow
 from tmqc.report.ranking_figure import draw_ranking
 from tmqc.report.roc import draw_roc
 from tmqc.report.style import save_figure
@@ -42,10 +42,10 @@ def _draw(run: PastRun) -> Iterator[tuple[str, Figure]]:
     if (path := find(rundir.TRACE)) and not (trace := read_trace(path)).empty:
         yield "qc", draw_qc(trace)
     if path := find(rundir.METRICS):
-        yield "cycles", draw_inference(read_metrics(path))
+        yield "cycles", draw_inference(read_records(path, SubgroupMetrics))
         age_bins = json.loads(str(run.settings["inference.age_bins"]))
         if path := find(rundir.PREDICTIONS):
             yield "roc", draw_roc(read_predictions(path), age_bins=age_bins)
     by_kind = find(rundir.RANKING_BY_KIND)  # not where the truth is unknown
     if (path := find(rundir.RANKING)) and by_kind:
-        yield "rivals", draw_ranking(read_ranking(path, RivalRow), read_ranking(by_kind, KindRow))
+        yield "rivals", draw_ranking(read_records(path, RivalRow), read_records(by_kind, KindRow))

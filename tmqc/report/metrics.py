@@ -17,6 +17,7 @@ from tmqc.core.rates import DECISION_THRESHOLD
 from tmqc.data.cohort import Subject
 from tmqc.errors import RunError
 from tmqc.report.past_run import read_frame
+from tmqc.runs.directory import METRICS
 
 Record = TypeVar("Record")
 ALL = "all"
@@ -161,20 +162,6 @@ def _row(name: str, members: Sequence[Prediction]) -> SubgroupMetrics:
     )
 
 
-def write_metrics(path: Path, rows: Iterable[SubgroupMetrics]) -> None:
-    """Write `metrics.csv`; floats in full precision, None as an empty cell."""
-    write_records(path, SubgroupMetrics, rows)
-
-
-def read_metrics(path: Path) -> list[SubgroupMetrics]:
-    """Read what `write_metrics` wrote.
-
-    Raises:
-        RunError: the file is missing, or is not such a file.
-    """
-    return read_records(path, SubgroupMetrics, pipeline="inference")
-
-
 def last_cycle(rows: Sequence[SubgroupMetrics]) -> list[SubgroupMetrics]:
     """Return the rows of the last cycle, order kept."""
     last = max((row.cycle for row in rows), default=None)
@@ -224,16 +211,17 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object
 
 
 def write_records(path: Path, kind: type[Any], rows: Iterable[Any]) -> None:
-    """Write dataclass records of `kind` as a CSV with their fields as columns."""
+    """Write dataclass records of `kind` as a CSV with their fields as columns; None as an empty cell."""
     write_csv(path, [field.name for field in fields(kind)], map(astuple, rows))
 
 
-def read_records(path: Path, kind: type[Record], *, pipeline: str) -> list[Record]:
+def read_records(path: Path, kind: type[Record]) -> list[Record]:
     """Read what `write_records` wrote, of a dataclass of text and numbers.
 
     Raises:
-        RunError: the file cannot be read, or is not such a file; `pipeline` writes it.
+        RunError: the file cannot be read, or is not such a file.
     """
+    pipeline = "inference" if path.name == METRICS else "rivals"
     types = {field.name: str(field.type) for field in fields(kind)}  # type: ignore[arg-type]
     try:
         return [kind(**{name: _parse(row[name], of) for name, of in types.items()}) for row in _read_text(path)]

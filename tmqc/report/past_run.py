@@ -93,7 +93,7 @@ def verified_on_test(settings: Mapping[str, Setting]) -> bool | None:
         settings: flattened.
 
     Returns:
-        None: its settings do not say.
+        None: not known from its settings.
     """
     trained, scored = settings, Path(str(settings.get("inference.run")))
     if settings.get("pipeline.name") == "inference":
@@ -193,7 +193,7 @@ def truth_of(directory: Path) -> Truth | None:
     """The run's `truth.csv`, by the names of its `trace.csv` and `ledger.json`.
 
     Sites name their scans by tokens. Simulated ones have their tables of tokens in the run directory; real ones keep
-    them, and without the table of even one site a scan of it would pass for a good one.
+    them, and without the table of even one site its harmful scans would count as good ones.
 
     Args:
         directory: of the run.

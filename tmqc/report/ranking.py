@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from tmqc.data.cohort import Subject
-from tmqc.report.metrics import Record, read_records, write_csv, write_records
+from tmqc.report.metrics import write_csv
 from tmqc.rivals import Scores
 
 _SAME_FOR_ALL = ("rival", "n", "n_harmful")
@@ -83,7 +83,7 @@ def rank(scores: Scores, kinds: Sequence[str | None] | None) -> RivalRow:
 
 
 def rank_by_kind(scores: Scores, kinds: Sequence[str | None]) -> list[KindRow]:
-    """One row a kind, in order of first appearance; arguments as of `rank`.
+    """One row per kind, in order of first appearance; arguments as of `rank`.
 
     Raises:
         ValueError: the lengths differ.
@@ -133,29 +133,10 @@ def _auroc(harmful: NDArray[np.bool_], values: NDArray[np.floating]) -> float | 
 
 
 def write_scores(path: Path, subjects: Sequence[Subject], scores: Sequence[Scores]) -> None:
-    """Write `scores.csv`: a row a training scan, a column a rival, in full precision; higher = more suspicious."""
+    """Write `scores.csv`: a row per training scan, a column per rival, in full precision; higher = more suspicious."""
     columns = [each.values.tolist() for each in scores]
     rows = ((s.subject, s.study, *values) for s, *values in zip(subjects, *columns, strict=True))
     write_csv(path, ("Subject", "Study", *(each.rival for each in scores)), rows)
-
-
-def write_ranking(path: Path, rows: Iterable[RivalRow]) -> None:
-    """Write `rivals.csv`, one row a rival; floats in full precision, None as an empty cell."""
-    write_records(path, RivalRow, rows)
-
-
-def write_ranking_by_kind(path: Path, rows: Iterable[KindRow]) -> None:
-    """Write `rivals_by_kind.csv`, one row a rival and kind; floats in full precision, None as an empty cell."""
-    write_records(path, KindRow, rows)
-
-
-def read_ranking(path: Path, kind: type[Record]) -> list[Record]:
-    """Read the rows that `write_ranking` (`kind` RivalRow) or `write_ranking_by_kind` (KindRow) wrote.
-
-    Raises:
-        RunError: the file cannot be read, or is not such a file.
-    """
-    return read_records(path, kind, pipeline="rivals")
 
 
 def ranking_metrics(row: RivalRow) -> dict[str, float | None]:

@@ -11,18 +11,18 @@ from collections.abc import Iterator
 
 from tmqc.errors import RunError
 from tmqc.report.description import describe_run
-from tmqc.report.metrics import ALL, METRIC_NAMES, read_metrics
+from tmqc.report.metrics import ALL, METRIC_NAMES, SubgroupMetrics, read_records
 from tmqc.report.past_run import PastRun
-from tmqc.report.ranking import RivalRow, ranking_metrics, read_ranking
+from tmqc.report.ranking import RivalRow, ranking_metrics
 from tmqc.report.summary import closing_numbers
 from tmqc.runs import directory as rundir
 from tmqc.runs.cycles import read_rows
 from tmqc.runs.provenance import environment_tags
 from tmqc.runs.resume import read_run_id
-from tmqc.tracking import Opening
+from tmqc.tracking import RunOpening
 from tmqc.tracking.outbox import MlflowTracker
 from tmqc.tracking.store import MlflowStore
-from tmqc.tracking.waiting import Outbox, read_outbox
+from tmqc.tracking.unsent import Outbox, read_outbox
 
 log = logging.getLogger("tmqc")
 
@@ -42,11 +42,11 @@ def other_numbers(run: PastRun) -> Iterator[tuple[int | None, dict[str, float | 
     if run.summary is not None:
         yield run.summary["last_cycle"], dict(closing_numbers(run.summary))
     if (path := run.directory / rundir.METRICS).is_file():
-        for row in read_metrics(path):
+        for row in read_records(path, SubgroupMetrics):
             if row.subgroup == ALL:
                 yield row.cycle, {f"test/{name}": getattr(row, name) for name in METRIC_NAMES}
     if (path := run.directory / rundir.RANKING).is_file():
-        for rival in read_ranking(path, RivalRow):
+        for rival in read_records(path, RivalRow):
             yield None, ranking_metrics(rival)
 
 
@@ -69,7 +69,7 @@ def replay(run: PastRun, store: MlflowStore, *, again: bool = False) -> None:
         log.info("%s is there already, run %s, %s; --again makes another one", run.directory, run_id, status)
         return
     else:
-        left = left or Outbox(Opening(name="", tags={}, settings={}, description=""), run_id)
+        left = left or Outbox(RunOpening(name="", tags={}, settings={}, description=""), run_id)
         left.status = left.status or run.status
         tracker.deliver(left)
     if not tracker.is_up_to_date():

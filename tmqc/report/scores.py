@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tmqc.core.detection import Detection, History, count_loss, detect, detect_by_kind, median_and_max, whole_centers
 from tmqc.data.cohort import Subject
 from tmqc.errors import RunError
-from tmqc.report.metrics import ALL, sexes_and_ages, write_csv, write_records
+from tmqc.report.metrics import ALL, sexes_and_ages, write_csv
 from tmqc.report.past_run import read_frame
 
 CENTER_SIZES = ((1, 1), (2, 4), (5, 9), (10, None))  # training scans of a center, both ends included
@@ -195,13 +195,3 @@ def training_groups(train: Sequence[Subject], *, age_bins: Sequence[float]) -> I
         if members := [s for s in train if low <= size_of[s.study] and (high is None or size_of[s.study] <= high)]:
             name = f"{low}+" if high is None else f"{low}-{high}" if high > low else f"{low}"
             yield f"center_size={name}", members
-
-
-def write_good_lost(path: Path, rows: Iterable[GoodLost]) -> None:
-    """Write `good_lost.csv`; floats in full precision, None as an empty cell."""
-    write_records(path, GoodLost, rows)
-
-
-def write_by_kind(path: Path, rows: Iterable[KindScore]) -> None:
-    """Write `detection_by_kind.csv`, as `write_good_lost` does."""
-    write_records(path, KindScore, rows)

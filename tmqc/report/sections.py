@@ -17,10 +17,10 @@ from tmqc.errors import InputError
 from tmqc.report.cycles_figure import draw_cycles, draw_inference
 from tmqc.report.flagged import MARKS, FlaggedScan, count_by_center, eliminated_in, find_flagged, find_waits
 from tmqc.report.html import Section, Tables
-from tmqc.report.metrics import METRIC_NAMES, last_cycle, read_metrics
+from tmqc.report.metrics import METRIC_NAMES, SubgroupMetrics, last_cycle, read_records
 from tmqc.report.past_run import PastRun, read_frame, read_trace, training_scans, truth_of, verified_on_test
 from tmqc.report.qc_figure import draw_steps, is_evidence, is_screen
-from tmqc.report.ranking import KindRow, RivalRow, read_ranking
+from tmqc.report.ranking import KindRow, RivalRow
 from tmqc.report.ranking_figure import draw_ranking
 from tmqc.report.roc import LEVEL, N_RESAMPLES, SEED, Roc, bootstrap_roc, difference, draw_rocs, read_scored
 from tmqc.report.scores import read_detection
@@ -224,7 +224,7 @@ def _explain(numbers: Mapping[str, float | None]) -> pd.DataFrame:
 
 def _subgroups(data: RunData) -> Section | None:
     path = data.file(rundir.METRICS)
-    if path is None or not (rows := read_metrics(path)):
+    if path is None or not (rows := read_records(path, SubgroupMetrics)):
         return None
     last = pd.DataFrame(last_cycle(rows))
     title = f"Cycle {last['cycle'].iloc[0]}, by subgroup"
@@ -244,7 +244,7 @@ def _rivals(data: RunData) -> Section | None:
     lead = f"How well each method ranks the harmful scans first, and its cost. Known only because {_why_known(data)}."
     figures = []
     if (ranking := data.file(rundir.RANKING)) and (by_kind := data.file(rundir.RANKING_BY_KIND)):
-        drawn = draw_ranking(read_ranking(ranking, RivalRow), read_ranking(by_kind, KindRow))
+        drawn = draw_ranking(read_records(ranking, RivalRow), read_records(by_kind, KindRow))
         figures = [(to_svg(drawn), "AUROC and average precision of every method")]
     return Section("rivals", "Rivals", lead, figures, tables, needs_truth=True) if tables else None
 

@@ -17,7 +17,7 @@ from tmqc.core.records import CycleReport
 from tmqc.errors import InputError, RunError
 from tmqc.report.flagged import eliminated_in, find_waits
 from tmqc.report.html import show
-from tmqc.report.metrics import ALL, METRIC_NAMES, SubgroupMetrics, last_cycle, read_metrics
+from tmqc.report.metrics import ALL, METRIC_NAMES, SubgroupMetrics, last_cycle, read_records
 from tmqc.report.past_run import read_trace, truth_of
 from tmqc.report.ranking import RivalRow
 from tmqc.report.scores import Breakdown, DetectionRow, detection_metrics
@@ -124,7 +124,7 @@ def comparison(
     table = _metrics_table("Model", "test split, last cycle", "cycle")
     for label, directory in runs.items():
         try:
-            overall = [r for r in last_cycle(read_metrics(directory / METRICS)) if r.subgroup == ALL]
+            overall = [r for r in last_cycle(read_records(directory / METRICS, SubgroupMetrics)) if r.subgroup == ALL]
         except RunError as error:
             faults += [f"{label}: {fault}" for fault in error.faults]
             continue

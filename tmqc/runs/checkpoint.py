@@ -40,7 +40,7 @@ _RESUME = ("centers/", "held/", "tour")  # what only resuming needs
 
 
 class _DamagedError(RunError):
-    """A checkpoint is missing or damaged; one that the system does not let be read is neither."""
+    """A checkpoint is missing or damaged; a file that the system refuses to read counts as neither."""
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,7 @@ def find_resumable(run: Path) -> Checkpoint | None:
             n_done = _read_facts(path).get("n_done")  # none in an imported model
         except _DamagedError as error:
             damaged.append(path)
-            _tell_damage(error, "it is passed over")
+            _warn_of_damage(error, "it is passed over")
             continue
         if n_done is not None:
             ranked.append((n_done, path))
@@ -224,7 +224,7 @@ def find_resumable(run: Path) -> Checkpoint | None:
             checkpoint = load_checkpoint(path)
         except _DamagedError as error:
             damaged.append(path)
-            _tell_damage(error, "the one before it is used")
+            _warn_of_damage(error, "the one before it is used")
             continue
         if checkpoint.resume:
             return checkpoint
@@ -271,7 +271,7 @@ def _read_facts(path: Path) -> dict[str, Any]:
         return facts
 
 
-def _tell_damage(error: RunError, done: str) -> None:
+def _warn_of_damage(error: RunError, done: str) -> None:
     log.warning("%s", error.faults[0].replace("use another cycle's", done))
 
 

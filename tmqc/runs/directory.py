@@ -22,7 +22,7 @@ FIGURES, HARMFUL, CHECKPOINTS = "figures", "harmful", "checkpoints"
 SITES_FILE, SITES = "sites.json", "sites"  # which tables the sites had; the sites of a simulation
 FLARE, FLARE_LOG = "flare", "flare.log"  # what NVIDIA FLARE writes on this machine
 _SCORES = (DETECTION, GOOD_LOST, BY_KIND, TRUTH)
-# The summary first: it says that the run is whole, so it must be gone before anything else is.
+# The summary first: it marks a finished run, so it must be removed before anything else.
 _FILES = (
     *(SUMMARY, CONFIG, RUN, LOG, TRACE, LEDGER, CYCLES, *_SCORES, METRICS, PREDICTIONS, REPORT),
     *(SCORES, RANKING, RANKING_BY_KIND),
@@ -74,7 +74,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON atomically, readable by people."""
+    """Write indented JSON atomically."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 

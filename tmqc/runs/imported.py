@@ -17,7 +17,7 @@ PIPELINE = "imported"  # so that no tool takes it for a training run
 
 
 def write_imported(saved: SavedModel, directory: Path, *, cycle: int, facts: Mapping[str, Any]) -> Path:
-    """Write a run directory with one checkpoint, and a `config.yaml` that says which model it is.
+    """Write a run directory with one checkpoint, and a `config.yaml` that describes the model.
 
     Args:
         saved: axes in x, y, z order.

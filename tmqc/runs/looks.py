@@ -22,7 +22,7 @@ _POWER = ("kind", "smallest", "largest", "n", "n_found", "low", "high")
 def write_looks(directory: Path, looks: Looks) -> None:
     """Write the three tables; nothing as long as there was no screening. Cells of what does not exist are empty.
 
-    `centers.csv`: a row a center and screening; `contradicted` is T1's share of pairs in the wrong order, `gap` T2's
+    `centers.csv`: a row per center and screening; `contradicted` is T1's share of pairs in the wrong order, `gap` T2's
     difference of mean margins, `z` that of `core.center_effects`. `review.csv`: all scans at the last screening, the
     most suspicious label first.
     `power.csv`: of centers with so many scans, how many would have come under verdict with all labels flipped.

@@ -1,4 +1,4 @@
-"""What the terminal shows while a run trains: bars on standard error, and one plain line per cycle."""
+"""Progress of a training run on the terminal: bars on standard error, and one plain line per cycle."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ logger = logging.getLogger("tmqc")
 class Progress:
     """A `Listener` with bars over cycles, visits and the batches of a visit. Use as a context manager.
 
-    One line a cycle goes to the logger `tmqc` in any case, for the log file; without a terminal, or turned off, it
-    is all there is. While bars are drawn, what is written to `sys.stderr` appears above them.
+    One line per cycle goes to the logger `tmqc` in any case, for the log file; without a terminal, or turned off, it
+    is the only output. While bars are drawn, what is written to `sys.stderr` appears above them.
 
     Attributes:
         enabled: whether bars are drawn.
@@ -120,7 +120,7 @@ class Progress:
 
 
 def cycle_line(report: CycleReport, unit: str = "batches") -> str:
-    """Say a cycle in one line: rates, what quality control did, seconds. `unit`: as of `Progress`."""
+    """Summarize a cycle in one line: rates, what quality control did, seconds. `unit`: as of `Progress`."""
     accuracy = report.verification.counts.accuracy
     line = f"cycle {report.cycle}: FPR {report.rates.fpr:.3f} FNR {report.rates.fnr:.3f} accuracy {accuracy:.3f} | "
     if report.train_loss is not None:

@@ -1,6 +1,6 @@
 """Requests to stop: Ctrl-C, a scheduler's SIGTERM, Slurm's notice by SIGUSR1.
 
-While a run travels it finishes the step, saves and ends; anywhere else it ends at once. A second Ctrl-C never waits.
+During the tour a run finishes the step, saves and ends; otherwise it ends at once, as it does at a second Ctrl-C.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-WAITING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # for those who only wait for a job's process
+WAITING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # for a process that only waits for a job
 _SIGNALS = (*WAITING, signal.SIGUSR2)  # submitit's notice, which a job's process gets as well
 
 
-class Interrupted(BaseException):  # not an Exception: nothing that handles errors may take it for one
+class Interrupted(BaseException):  # not an Exception: error handlers must not catch it
     """The run was asked to stop.
 
     Attributes:
@@ -70,7 +70,7 @@ class Stop:
             raise Interrupted(self.asked)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        # A scheduler's notice may come twice, from itself and handed on by who waits for us: only Ctrl-C is impatient.
+        # A scheduler's notice may arrive twice, also from the parent process: only a second Ctrl-C ends at once.
         is_first, self.asked = self.asked is None, self.asked or number
         if self._waits and (is_first or number != signal.SIGINT):
             return

@@ -71,7 +71,7 @@ def trace_row(step: Step) -> dict[str, object]:
 
 
 def further_cells(step: Step) -> dict[str, object]:
-    """What gates beyond the published one have in a row besides: `FURTHER_COLUMNS`, None where there is none."""
+    """The `FURTHER_COLUMNS` of gates beyond the published one; None where a value does not exist."""
     verdict, evidence, found = step.verdict, step.evidence, step.finding
     flips = verdict.flips if verdict else None
     values = (

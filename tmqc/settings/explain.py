@@ -1,4 +1,4 @@
-"""Hydra's and OmegaConf's complaints in the words of the settings: which one, its value, what is allowed."""
+"""Translates errors of Hydra and OmegaConf: which setting, its value, what is allowed."""
 
 from __future__ import annotations
 

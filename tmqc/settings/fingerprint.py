@@ -1,4 +1,4 @@
-"""Which settings say something about a run's result, and a digest of them: equal digests, equal results."""
+"""Which settings affect a run's result, and a digest of them: equal digests, equal results."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _TABLES = ("train_csv", "verification_csv", "test_csv", "truth_csv")
 
 
 def is_harmless(name: str, *, pipeline: str) -> bool:
-    """Whether the setting says nothing about what the pipeline computes."""
+    """Whether the setting has no effect on what the pipeline computes."""
     others = tuple(f"{group}." for group in _OF_ONE_PIPELINE if group != pipeline)
     return name in HARMLESS or name.startswith((*HARMLESS_GROUPS, *others))
 
 
 def meaning(name: str, value: Any) -> Any:
-    """What a setting's value says about the result; equal for values between which it makes no difference."""
-    # Its name says with which settings it was trained; where it is kept, as `run.outputs`, makes no difference.
+    """A setting's value as far as it affects the result; equal for values that have the same effect."""
+    # Its name identifies the settings it was trained with; where it is kept, as `run.outputs`, makes no difference.
     if name == "init.from" and isinstance(value, str) and _PRETRAINED.fullmatch(Path(value).name):
         return Path(value).name
     return value
@@ -47,7 +47,7 @@ def pretrained_name(clean: Config) -> str:
 
 
 def settings_digest(config: Config, *, without: Collection[str] = ()) -> str:
-    """Hexadecimal digest of the settings that say something about the result, of the cohort's tables and `COMPUTATION`.
+    """Hexadecimal digest of the settings that affect the result, of the cohort's tables and `COMPUTATION`.
 
     Args:
         config: resolved.

@@ -166,7 +166,7 @@ class QcConfig:
 
 @dataclass
 class HarmfulConfig:
-    """Who is corrupted, how and how strongly."""
+    """Which scans are corrupted, how and how strongly."""
 
     scenario: str = "none"
     kind: Any = "inverted"  # one kind, a list dealt out in turn, or a mapping of kinds to shares
@@ -214,7 +214,7 @@ class RivalsConfig:
 
 @dataclass
 class FederationConfig:
-    """Where the centers are: here, or at sites that keep their scans."""
+    """Where the centers are: in this process, or at sites that keep their scans."""
 
     name: str = one_of("none", ("none", "local", "nvflare-sim", "nvflare-poc", "nvflare"))  # none: all centers here
     sites: list[str] = field(default_factory=list)  # names; of a real federation: who takes part, in the tour's order
@@ -274,7 +274,7 @@ class RunConfig:
 
 @dataclass
 class Config:
-    """Everything a run is made of."""
+    """All settings of a run."""
 
     pipeline: PipelineConfig = field(default_factory=PipelineConfig)
     cohort: CohortConfig = field(default_factory=CohortConfig)

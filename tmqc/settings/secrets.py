@@ -1,4 +1,4 @@
-"""User names, passwords and tokens in URIs: never written down, and still known to the run and to its jobs."""
+"""User names, passwords and tokens in URIs: never written to files, and still known to the run and its jobs."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """One check of all settings before anything else: every fault at once, each with name, value and what is allowed.
 
-Single settings are checked by what the schema says of them; range checks are written so that NaN fails.
+Single settings are checked against the schema; range checks are written so that NaN fails.
 """
 
 from __future__ import annotations

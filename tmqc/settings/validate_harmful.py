@@ -13,7 +13,7 @@ MAX_SEVERITY = 10
 
 
 def check_harmful(settings: HarmfulConfig) -> list[str]:
-    """List what is wrong with the settings by themselves; `draw_harm` says whether the ids exist."""
+    """List what is wrong with the settings by themselves; `draw_harm` checks that the ids exist."""
     whole = {"count": (settings.count, 1), "seed": (settings.seed, 0)}
     faults = [
         f"harmful.{name} is {value!r}, allowed is a whole number from {lowest}"

@@ -1,4 +1,4 @@
-"""What may be asked of quality control: the settings of the `qc` group beside each other."""
+"""Checks the settings of the `qc` group in combination."""
 
 from __future__ import annotations
 

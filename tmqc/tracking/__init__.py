@@ -35,7 +35,7 @@ PIPELINE_TAG, SWEEP_PARENT = "pipeline", "sweep"
 OWN_TAGS, SETTING_TAG = "tmqc.", "tmqc.setting."
 
 
-class Opening(TypedDict):
+class RunOpening(TypedDict):
     """How a run is opened: shown `name`, `tags` to search by, flat `settings`, Markdown `description`."""
 
     name: str
@@ -175,12 +175,12 @@ TRACKERS: dict[str, Callable[[TrackingConfig, Path, Path], Tracker]] = {
 
 
 def deliver(config: TrackingConfig, outputs: Path, directory: Path) -> None:
-    """Send what a run that has ended still has for its store; a warning if that cannot be done now."""
+    """Send what the store still lacks of a run that has ended; a warning if that fails."""
     if config.name != "mlflow" or not (directory / TRACKING).is_file():
         return
     from tmqc.tracking.outbox import MlflowTracker
     from tmqc.tracking.store import MlflowStore
-    from tmqc.tracking.waiting import read_outbox
+    from tmqc.tracking.unsent import read_outbox
 
     if (box := read_outbox(directory)) is None:
         return

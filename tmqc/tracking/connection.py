@@ -1,4 +1,4 @@
-"""MLflow's client: patience with a server, experiments and runs. Explicit clients only: no global URI, no active run.
+"""MLflow's client: time limits of a server, experiments and runs. Explicit clients only: no global URI, no active run.
 
 So an inherited MLFLOW_RUN_ID or MLFLOW_TRACKING_URI captures nothing.
 """
@@ -29,7 +29,7 @@ _EXPERIMENT_TAGS = {
     "mlflow.experiment.primaryMetric.name": "test/auroc",
     "mlflow.experiment.primaryMetric.greaterIsBetter": "True",
 }
-_TALKERS = ("mlflow.store.db.utils", "urllib3.connectionpool")  # tracebacks and retries; we say it in one line
+_TALKERS = ("mlflow.store.db.utils", "urllib3.connectionpool")  # tracebacks and retries, which we report in one line
 
 
 def find_experiment(client: MlflowClient, name: str, database: Path | None) -> str:
@@ -76,7 +76,7 @@ def find_tagged(client: MlflowClient, experiment_id: str, tag: str, value: str) 
 
 
 def limit_database_retries() -> None:
-    """Say within a second that a database server is away: MLflow would try to connect for minutes."""
+    """Fail within a second if a database server is unreachable: MLflow would try to connect for minutes."""
     from mlflow.store.db import utils
 
     utils.MAX_RETRY_COUNT = 3
@@ -84,7 +84,7 @@ def limit_database_retries() -> None:
 
 @contextmanager
 def patience(timeout_s: int) -> Iterator[None]:
-    """Wait this long for a server's answer, try twice, and quietly; MLflow's own patience is four minutes.
+    """Limit the wait for a server's answer, with two attempts and no log lines; MLflow's own limit is four minutes.
 
     What the user has set in the environment stays.
     """

@@ -38,7 +38,7 @@ def creating(database: Path) -> Iterator[None]:
 
     Raises:
         TrackingError: the folder cannot be written to, or the file is there and is no SQLite database, or it is
-            locked. (MLflow would try again for minutes before it says so.)
+            locked. (MLflow would try again for minutes before it reports an error.)
     """
     try:
         database.parent.mkdir(parents=True, exist_ok=True)
@@ -79,7 +79,7 @@ def move_artifacts(database: Path, *, before: str, now: str) -> None:
     """Correct the places of files in a database that was moved or copied: they lie beside it, wherever that is.
 
     Args:
-        before: the experiment's place, a URI. Unless it ends as `artifact_folder` does, it was chosen by somebody and
+        before: the experiment's place, a URI. Unless it ends as `artifact_folder` does, it was chosen by the user and
             stays.
         now: the place as it should be, a URI.
 

@@ -1,4 +1,4 @@
-"""What a tracker may know of a data set: numbers, neither names nor paths."""
+"""What is logged of a data set: counts, neither names nor paths."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a tracking store can do to a run, by what is to be done about it."""
+"""Errors of a tracking store, by how they are handled."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ArtifactError(TrackingError):
 
 
 class RefusedError(TrackingError):
-    """The store answers and will never take this: leave it out."""
+    """The store refuses this for good: leave it out."""
 
 
 def first_line(error: Exception) -> str:

@@ -1,7 +1,7 @@
-"""The live tracker: one thread sends beside training, in order, what the store has not got yet.
+"""The live tracker: one thread sends in order, while training goes on, what the store lacks.
 
-A store that fails or is slow costs a warning and not the run. Cycles are read from `cycles.csv`, which is the record;
-the little else that waits while the store is away stands in `tracking.json` of the run directory.
+A store that fails or is slow causes a warning and does not stop the run. Cycles are read from `cycles.csv`, which is
+the record; while the store is unreachable, everything else that is unsent is kept in `tracking.json`.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from tmqc.errors import RunError
 from tmqc.runs.cycles import read_rows
 from tmqc.runs.directory import CYCLES, MODEL
 from tmqc.settings.secrets import redact, redact_all
-from tmqc.tracking import DIRECTORY_TAG, KEY_TAG, OWN_ID, PIPELINE_TAG, STATUSES, SWEEP_PARENT, Opening, Setting
+from tmqc.tracking import DIRECTORY_TAG, KEY_TAG, OWN_ID, PIPELINE_TAG, STATUSES, SWEEP_PARENT, RunOpening, Setting
 from tmqc.tracking.faults import ArtifactError, RefusedError, TrackingError, first_line
 from tmqc.tracking.store import MlflowStore, Point
 from tmqc.tracking.system import SystemSampler
-from tmqc.tracking.waiting import Outbox, read_outbox, write_outbox
+from tmqc.tracking.unsent import Outbox, read_outbox, write_outbox
 
 if TYPE_CHECKING:
     import keras
@@ -56,7 +56,7 @@ class MlflowTracker:
     ) -> None:
         self._store, self._directory, self._required = store, directory.absolute(), required
         self._system_metrics, self._last_wait_s = system_metrics, last_wait_s
-        self._box = Outbox(Opening(name="", tags={}, settings={}, description=""))
+        self._box = Outbox(RunOpening(name="", tags={}, settings={}, description=""))
         self._is_open = self._is_away = self._warned_of_slowness = False
         self._last_cycle: int | None = None  # that the store has; asked for when the run goes on or the store was away
         self._asks_last = False
@@ -87,7 +87,7 @@ class MlflowTracker:
         is_key = run_id is not None and run_id.startswith(OWN_ID)
         key = str(run_id) if is_key else OWN_ID + uuid4().hex
         ours = {DIRECTORY_TAG: str(self._directory), KEY_TAG: key}
-        opening = Opening(
+        opening = RunOpening(
             name=redact(name),
             tags=redact_all({**tags, **ours}),
             settings=redact_all(dict(settings)),
@@ -141,7 +141,7 @@ class MlflowTracker:
         try:
             shutil.rmtree(folder, ignore_errors=True)
             write_model(model, folder, example=example)
-        except Exception as error:  # whatever Keras or MLflow says: the weights are in the checkpoints as well
+        except Exception as error:  # any error of Keras or MLflow: the weights are in the checkpoints as well
             log.warning("tracking: the model cannot be kept for MLflow (%s)", first_line(error))
         else:
             self._put(lambda box: setattr(box, "model", True))
@@ -151,7 +151,7 @@ class MlflowTracker:
         self._put(lambda box: setattr(box, "text", redact(text)))
 
     def finish(self, status: str) -> None:
-        """Close the run, after a last attempt to send what waits; if it fails, say how to send it later.
+        """Close the run, after a last attempt to send what is unsent; if it fails, report how to send it later.
 
         Raises:
             ValueError: another status than FINISHED, FAILED or KILLED.

@@ -1,6 +1,6 @@
-"""One run in MLflow. Says in two words what went wrong: not now (`TrackingError`), or never (`RefusedError`).
+"""One run in MLflow. `TrackingError`: sending may succeed later; `RefusedError`: it never will.
 
-Keeping what could not be sent is the business of `outbox.py`.
+What could not be sent is kept by `outbox.py`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run,
 from tmqc.core.numbers import CYCLE_MARK
 from tmqc.settings.schema import TrackingConfig
 from tmqc.settings.secrets import MARK, hide, reveal
-from tmqc.tracking import DIRECTORY_TAG, KEY_TAG, OWN_TAGS, PIPELINE_TAG, SETTING_TAG, Opening
+from tmqc.tracking import DIRECTORY_TAG, KEY_TAG, OWN_TAGS, PIPELINE_TAG, SETTING_TAG, RunOpening
 from tmqc.tracking.connection import find_experiment, find_run, find_tagged, limit_database_retries, patience
 from tmqc.tracking.database import creating, database_path, database_uri
 from tmqc.tracking.faults import ArtifactError, RefusedError, TrackingError, first_line
@@ -55,7 +55,7 @@ class MlflowStore:
 
     def __init__(self, config: TrackingConfig, outputs: Path) -> None:
         self.uri = database_uri(outputs / "mlflow.db") if config.uri is None else reveal(config.uri)
-        [self.shown] = hide([self.uri])  # from now on it is known in what others say, too
+        [self.shown] = hide([self.uri])  # from now on it is redacted in other messages, too
         self.run_id: str | None = None
         self.started_ms = 0
         self._database = database_path(self.uri)
@@ -63,7 +63,7 @@ class MlflowStore:
         self._experiment_id = ""
         self._client: MlflowClient
 
-    def open(self, opening: Opening, run_id: str | None) -> None:
+    def open(self, opening: RunOpening, run_id: str | None) -> None:
         """Make the run, or go on with `run_id` or with the one that has the key of `opening`.
 
         Settings are parameters, None as null, as YAML has it; those too long for one are named in the tag
@@ -188,7 +188,7 @@ class MlflowStore:
 
     @contextmanager
     def _connecting(self) -> Iterator[None]:
-        """Connect, find the experiment, and say in our words what went wrong there or within."""
+        """Connect and find the experiment; errors there or within the block become `TrackingError`."""
         if f"//{MARK}@" in self.uri or f"={MARK}" in self.uri:
             raise TrackingError(f"tracking.uri={self.uri}: its password is not kept anywhere; give the whole URI again")
         try:
@@ -222,7 +222,7 @@ class MlflowStore:
             raise TrackingError(message) from error
 
     def _answers(self) -> bool:
-        """Whether the store has the run and says so."""
+        """Whether the store answers and has the run."""
         try:
             self._check_there()
             with patience(_NUMBERS_S):
@@ -235,8 +235,8 @@ class MlflowStore:
             raise FileNotFoundError(f"{self._database} is gone")
 
 
-def _all_tags(opening: Opening, left_out: Sequence[str]) -> dict[str, str]:
-    """Tags of a new run, with those by which MLflow's run table says who ran what."""
+def _all_tags(opening: RunOpening, left_out: Sequence[str]) -> dict[str, str]:
+    """Tags of a new run, with those that MLflow's run table shows (user, source)."""
     ours = opening["tags"]
     tags = {
         "mlflow.user": os.environ.get("MLFLOW_TRACKING_USERNAME") or _user(),

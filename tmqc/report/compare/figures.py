@@ -61,7 +61,7 @@ def draw_mean(axes: Axes, y: int, values: Sequence[float], mean: float, half: fl
 
 
 def draw_heat_maps(runs: pd.DataFrame) -> list[tuple[str, Figure]]:
-    """Draw maps over acceptable error and revisit, a figure a gate in which either of them varies.
+    """Draw maps over acceptable error and revisit, one figure per gate in which either of them varies.
 
     Args:
         runs: as `tables.gate_runs`.
@@ -121,7 +121,7 @@ def _tick(value: float) -> str:
 def draw_precision_recall(runs: pd.DataFrame) -> Figure | None:
     """Draw precision against recall of elimination: small marks for runs, large ones for means at each setting.
 
-    The means are joined over the errors, a line a revisit.
+    The means are joined over the errors, one line per revisit.
 
     Args:
         runs: with columns gate, error, revisit, detect/precision and detect/recall. Nothing eliminated has no precision

@@ -33,7 +33,7 @@ class RunRecord:
     """One training run.
 
     Attributes:
-        name: of the run, shown to people.
+        name: of the run, as displayed.
         origin: where it was read: its directory, or its id in the tracking store.
         finished: only then it has numbers.
         state: `finished`, or how far it got.

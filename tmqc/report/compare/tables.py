@@ -15,7 +15,7 @@ INTERVAL = 0.95  # of a mean over seeds, by Student's t
 
 
 def tabulate_runs(records: Sequence[RunRecord], groups: Sequence[Group]) -> pd.DataFrame:
-    """One row a run, unfinished ones too, as the CSV has it.
+    """One row per run, unfinished ones too, as the CSV has it.
 
     Returns:
         Columns run, pipeline, state, group, counted (in the means: finished, and no repeat of another), the settings
@@ -41,7 +41,7 @@ def tabulate_runs(records: Sequence[RunRecord], groups: Sequence[Group]) -> pd.D
 
 
 def average_groups(groups: Sequence[Group]) -> pd.DataFrame:
-    """Means over the seeds, one row a group, in their order.
+    """Means over the seeds, one row per group, in their order.
 
     Returns:
         Columns group, pipeline, n, and `NUMBERS` as `average` gives them.
@@ -58,7 +58,7 @@ def gate_runs(groups: Sequence[Group]) -> pd.DataFrame:
     """The runs under control, for pictures over acceptable error and revisit.
 
     Returns:
-        One row a run: gate (all settings of its group but those two), error (a sample, of the gate's own signal; of
+        One row per run: gate (all settings of its group but those two), error (a sample, of the gate's own signal; of
         both, the one that varies, and `qc.error` if both do or neither does; empty for a screen), error_name (of its
         setting), revisit, and `NUMBERS`.
     """
@@ -104,8 +104,8 @@ def heat_maps(runs: pd.DataFrame, name: str) -> Iterator[tuple[str, pd.DataFrame
         name: of the number.
 
     Yields:
-        Two tables, a row an acceptable error, a column a revisit; a combination that was not run, or has no such
-        number, is empty in the first and 0 in the second.
+        Two tables with one row per acceptable error and one column per revisit; a combination that was not run, or has
+        no such number, is empty in the first and 0 in the second.
     """
     for gate, of in runs.groupby("gate", sort=False):
         if of["error"].nunique() < 2 and of["revisit"].nunique() < 2:

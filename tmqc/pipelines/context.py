@@ -1,18 +1,19 @@
-"""Opens a run (directory, log file, tracker) and closes it whatever happens."""
+"""The context of a run: its directory, tracker, stop and resume point, opened and closed whatever happens."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from tmqc.data.cohort import Subject, digest
+from tmqc.data.cohort import digest
 from tmqc.errors import StoppedError
-from tmqc.model.backend import Device
+from tmqc.model.batch_size import with_batch_size
+from tmqc.pipelines.prepare import Inputs
 from tmqc.runs.checkpoint import Checkpoint
 from tmqc.runs.directory import CONFIG, LOG, RUN, SUMMARY, artifacts, claim, write_json, write_text
 from tmqc.runs.provenance import environment, environment_tags
@@ -28,54 +29,50 @@ log = logging.getLogger("tmqc")
 
 
 @dataclass(frozen=True)
-class Session:
+class RunContext:
     """A run that is open.
 
     Attributes:
+        config: with a number for `run.verify_batch_size=auto`.
+        stop: whether the run was asked to end.
         point: where it goes on; None: from the beginning.
         data: digest of the cohort.
-        stop: says whether the run was asked to end.
     """
 
-    tracker: Tracker
+    config: Config
     directory: Path
+    tracker: Tracker
+    stop: Stop
     point: Checkpoint | None
     data: str
-    stop: Stop
+
+    def hand_over(self, *names: str) -> None:
+        """Give the tracker the named files of the run as far as they exist, and all figures."""
+        for path in artifacts(self.directory, names):
+            self.tracker.artifact(path, folder="figures" if path.suffix == ".png" else None)
 
 
 @contextmanager
-def open_run(
-    config: Config,
-    directory: Path,
-    *,
-    device: Device,
-    note: str | None,
-    splits: Mapping[str, tuple[Subject, ...]],
-    warnings: Sequence[str] = (),
-) -> Iterator[Session]:
-    """Start tracking, claim the directory, write the resolved config; in the end say how it ended.
-
-    Args:
-        warnings: of the input, for the run's log and its page.
+def open_run(config: Config, directory: Path, inputs: Inputs) -> Iterator[RunContext]:
+    """Start tracking, claim the directory, write the resolved config; in the end report the run's status.
 
     Raises:
         RunError: tracking is required and cannot be reached, or the directory cannot be used: nothing has been
             touched then.
         StoppedError: a file of the run could not be written or read: the disk is full, or gone.
     """
-    data = " ".join(digest(subjects) for subjects in splits.values())
+    data = " ".join(digest(subjects) for subjects in inputs.splits.values())
     tracker = TRACKERS[config.tracking.name](config.tracking, Path(config.run.outputs), directory)
     name = f"{config.pipeline.name}/{config.run.name}"
-    ran_with = environment(device=device.name, backend=device.backend)
+    ran_with = environment(device=inputs.device.name, backend=inputs.device.backend)
     with locked(directory), Stop().listening() as stop:
         goes_on = check_place(config, directory)
         point = find_point(directory, data) if goes_on else None
         tracker.start(
             name=name,
-            tags=_tags(config, ran_with, note),
+            tags=_tags(config, ran_with, inputs.note),
             settings=flatten(config),
-            description=note or "",
+            description=inputs.note or "",
             run_id=read_run_id(directory) if goes_on else None,
         )
         status = "FAILED"
@@ -87,20 +84,21 @@ def open_run(
                 claim(directory, overwrite=config.run.overwrite)
             (directory / SUMMARY).unlink(missing_ok=True)
             with _log_file(directory / LOG):
-                log.info("%s on %s (%s), %s", name, device.name, device.backend, directory)
-                for warning in warnings:
+                log.info("%s on %s (%s), %s", name, inputs.device.name, inputs.device.backend, directory)
+                for warning in inputs.warnings:
                     log.warning("%s", warning)
                 if goes_on:
-                    log.info("%s", _tell(point))
+                    log.info("%s", _describe_resume(point))
                 settings = redact_all(OmegaConf.to_container(OmegaConf.structured(config)))
                 write_text(directory / CONFIG, OmegaConf.to_yaml(OmegaConf.create(settings)))
                 facts = {"run_id": tracker.run_id, "environment": ran_with, "folder": str(Path.cwd())}
                 write_json(directory / RUN, facts)
                 tracker.artifact(directory / CONFIG)
-                for split, subjects in splits.items():
+                for split, subjects in inputs.splits.items():
                     if subjects:
                         tracker.dataset(dataset_profile(subjects), split=split, digest=digest(subjects))
-                yield Session(tracker, directory, point, data, stop)
+                resolved = with_batch_size(config, inputs.learner.model, point.facts if point else None)
+                yield RunContext(resolved, directory, tracker, stop, point, data)
             status = "FINISHED"
         except (KeyboardInterrupt, Interrupted):
             status = "KILLED"
@@ -113,16 +111,10 @@ def open_run(
             tracker.finish(status)
 
 
-def _tell(point: Checkpoint | None) -> str:
+def _describe_resume(point: Checkpoint | None) -> str:
     if point is None:
         return "a run of this name died before its first checkpoint: begun anew"
     return f"going on with a run that died, after cycle {point.cycle} and {point.facts['n_done']} steps"
-
-
-def hand_over(tracker: Tracker, directory: Path, names: tuple[str, ...]) -> None:
-    """Give the tracker the named files of a run as far as they exist, and all figures."""
-    for path in artifacts(directory, names):
-        tracker.artifact(path, folder="figures" if path.suffix == ".png" else None)
 
 
 def _tags(config: Config, ran_with: Mapping[str, str], note: str | None) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What a tracking store has not got yet, in memory and, while the store is away, in `tracking.json`."""
+"""What has not been sent to a tracking store yet: in memory and, while the store is unreachable, in `tracking.json`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tmqc.runs.directory import TRACKING, write_json
-from tmqc.tracking import Opening
+from tmqc.tracking import RunOpening
 from tmqc.tracking.store import Point
 from tmqc.tracking.system import PREFIX
 
@@ -18,7 +18,7 @@ log = logging.getLogger("tmqc")
 
 @dataclass
 class Outbox:
-    """What the store has not got yet.
+    """What has not been sent to the store yet.
 
     Attributes:
         opening: how to open the run; run_id: the store's own of it, None as long as it does not know the run.
@@ -28,7 +28,7 @@ class Outbox:
         model: it lies in the folder `model`.
     """
 
-    opening: Opening
+    opening: RunOpening
     run_id: str | None = None
     cycles: bool = False
     points: list[Point] = field(default_factory=list)
@@ -39,13 +39,13 @@ class Outbox:
     status: str | None = None
 
     def is_empty(self) -> bool:
-        """Whether the store has got it all."""
+        """Whether everything was sent."""
         waiting = (self.cycles, self.points, self.datasets, self.text, self.files, self.model, self.status)
         return not any(waiting)
 
 
 def write_outbox(directory: Path, box: Outbox) -> None:
-    """Write down what waits, but for system metrics; without any of it the file is removed."""
+    """Write what is unsent, except system metrics; if there is nothing, the file is removed."""
     path = directory / TRACKING
     try:
         if box.is_empty():

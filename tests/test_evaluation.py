@@ -62,7 +62,7 @@ def planted(tmp_path_factory, cohort_csvs):
     handler = logging.Handler()
     handler.emit = lambda record: messages.append(record.getMessage())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tmqc.pipelines.prepare.LocalCenters", Planted)
+        patch.setattr("tmqc.pipelines.setup.LocalCenters", Planted)
         logging.getLogger("tmqc").addHandler(handler)
         try:
             run(config, outputs / "planted")

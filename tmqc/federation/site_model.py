@@ -1,4 +1,4 @@
-"""What the server sends a site about the run when it opens it, and what the site builds of that."""
+"""The settings that the server sends when it opens a site, and the model and scans that the site builds from them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from dataclasses import asdict
 from typing import Any
 
 from tmqc.data.cohort import Cohort
-from tmqc.federation.site import Equipment
+from tmqc.data.volumes import load_volumes
+from tmqc.federation.site import SiteModel
 from tmqc.settings.schema import Config
 
 log = logging.getLogger("tmqc")
@@ -21,27 +22,33 @@ _SHARED = {
 
 
 def run_settings(config: Config) -> str:
-    """What a site needs to know of the run's settings, as JSON: no paths, no names, nothing of other sites."""
+    """The settings that a site needs, as JSON: no paths, no names, nothing about other sites."""
     shared = {
         group: {name: getattr(getattr(config, group), name) for name in names} for group, names in _SHARED.items()
     }
     return json.dumps(shared | {"model": asdict(config.model)})
 
 
-def equip(settings: Mapping[str, Any], cohort: Cohort) -> Equipment:
+def build_site_model(settings: Mapping[str, Any], cohort: Cohort) -> SiteModel:
     """Build the run's model at a site and decode the site's scans.
 
     Raises:
         CohortError: with every fault of the scans.
     """
-    from tmqc.pipelines.prepare import build_learner, load
+    from tmqc.model.sfcn import build_learner  # loads TensorFlow
 
     config = Config()
     for group, values in settings.items():
         for name, value in values.items():
             setattr(getattr(config, group), name, value)
-    volumes = load(config.cohort, [*cohort.verification, *cohort.train])
+    grid = config.cohort
+    volumes = load_volumes(
+        [*cohort.verification, *cohort.train],
+        shape=grid.shape,
+        spacing_mm=grid.spacing_mm,
+        orientation=grid.orientation,
+    )
     for warning in volumes.warnings:
         log.warning("%s", warning)
     learner, _ = build_learner(config)
-    return Equipment(learner, volumes, config.run.verify_batch_size)
+    return SiteModel(learner, volumes, config.run.verify_batch_size)

@@ -1,0 +1,228 @@
+"""What a run travels with: its centers, local or at sites, the plan of the tour, and rows to evaluate by."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from tmqc.core.schedule import LearningRate, Tour
+from tmqc.data.cohort import Subject
+from tmqc.data.truth import Truth
+from tmqc.errors import RunError
+from tmqc.federation.caller import Caller, FederationError
+from tmqc.federation.remote import RemoteCenters, open_sites
+from tmqc.federation.replies import OpenedSite
+from tmqc.federation.simulated import lay_out
+from tmqc.federation.site_model import run_settings
+from tmqc.federation.site_settings import TOKENS, read_tokens
+from tmqc.federation.transport import open_transport
+from tmqc.model import backend
+from tmqc.model.learner import Learner
+from tmqc.model.sfcn import build_learner
+from tmqc.pipelines.context import RunContext
+from tmqc.pipelines.prepare import Inputs, corrupt
+from tmqc.pipelines.traffic import TrafficMeter
+from tmqc.runs.directory import SITES, SITES_FILE, read_json, write_json
+from tmqc.runs.provenance import versions
+from tmqc.settings.schema import Config
+from tmqc.training.centers import LocalCenters
+from tmqc.training.travel import Plan, StatefulCenters
+from tmqc.training.workers import VerificationWorkers
+
+log = logging.getLogger("tmqc")
+
+_MUST_AGREE = ("tmqc", "tensorflow", "keras", "numpy")
+
+
+@dataclass(frozen=True)
+class TrainingSetup:
+    """What a tour is made of, and rows to evaluate it by.
+
+    Attributes:
+        train: rows of the training scans, by the names that the tour has for them; empty if only the sites have them.
+        truth: who of them is harmful, by the same names; None if that is not known.
+        n_hc, n_pd: verification scans.
+        traffic: a listener of the tour; counts nothing where the centers are local.
+    """
+
+    centers: StatefulCenters
+    plan: Plan
+    train: tuple[Subject, ...]
+    truth: Truth | None
+    n_hc: int
+    n_pd: int
+    traffic: TrafficMeter
+
+
+@contextmanager
+def open_centers(run: RunContext, inputs: Inputs) -> Iterator[TrainingSetup]:
+    """Prepare the centers, here or at sites, and close them in the end.
+
+    Raises:
+        InputError: a site cannot take part.
+    """
+    train = corrupt(inputs, run.directory, hold=run.config.federation.name == "none")
+    with (_open_local if run.config.federation.name == "none" else _open_sites)(run, inputs, train) as setup:
+        yield setup
+
+
+@contextmanager
+def _open_local(run: RunContext, inputs: Inputs, train: tuple[Subject, ...]) -> Iterator[TrainingSetup]:
+    config, verification = run.config, inputs.cohort.verification
+    n = config.run.verify_workers
+    if n is None:
+        n = max(0, inputs.device.n_gpus - 1)
+    workers = (
+        VerificationWorkers(
+            partial(_build_verifier, config),
+            inputs.volumes.block([s.subject for s in verification]),
+            batch_size=config.run.verify_batch_size,
+            environments=[backend.pin(i, inputs.device) for i in range(n)],
+        )
+        if n
+        else nullcontext()
+    )
+    with workers as opened:
+        n_pd = sum(s.group for s in verification)
+        n_hc = len(verification) - n_pd
+        centers, traffic = make_centers(config, inputs, train, opened), TrafficMeter(None, run.point)
+        yield TrainingSetup(centers, make_plan(config, train), train, inputs.truth, n_hc, n_pd, traffic)
+
+
+@contextmanager
+def _open_sites(run: RunContext, inputs: Inputs, train: tuple[Subject, ...]) -> Iterator[TrainingSetup]:
+    settings, files = run.config.federation, dict[str, Path]()
+    if settings.name != "nvflare":
+        files = lay_out(
+            run.directory / SITES,
+            train=train,
+            verification=inputs.cohort.verification,
+            n_sites=settings.n_sites,
+            min_cell=settings.min_cell,
+            share_margins=settings.share_margins,
+        )
+    caller = Caller(open_transport(settings, files, run.directory), settings, check_stop=run.stop.check)
+    try:
+        try:
+            sites = open_sites(caller, list(files) or settings.sites, run_settings(run.config))
+        except FederationError as error:  # nothing has been computed yet
+            raise RunError(error.faults) from error
+        _check_unchanged(sites, run)
+        _log_sites(sites, inputs.cohort.verification)
+        yield _set_up(run, inputs, caller=caller, sites=sites, train=_by_token(train, files))
+    finally:
+        caller.close()
+
+
+def _set_up(
+    run: RunContext, inputs: Inputs, *, caller: Caller, sites: Sequence[OpenedSite], train: Mapping[str, Subject]
+) -> TrainingSetup:
+    n_hc, n_pd = (sum(counts[i] for one in sites for counts in one.groups.values()) for i in (0, 1))
+    if not (n_hc and n_pd):
+        raise RunError(f"the sites count {n_hc} HC and {n_pd} PD verification scans: no rates without both")
+    plan = plan_of(run.config, {center: tokens for one in sites for center, tokens in one.subjects.items()})
+    if not plan.subjects:
+        raise RunError("no site has scans to train on")
+    centers = RemoteCenters(
+        caller,
+        sites,
+        inputs.learner.state(),
+        order=list(dict.fromkeys(s.study for s in inputs.cohort.verification)),
+    )
+    truth = None
+    if inputs.truth is not None:  # never of real sites, whose scans only they know by their ids
+        truth = inputs.truth.renamed({id_: row.subject for id_, row in train.items()})
+    return TrainingSetup(centers, plan, tuple(train.values()), truth, n_hc, n_pd, TrafficMeter(centers, run.point))
+
+
+def _by_token(train: Sequence[Subject], files: Mapping[str, Path]) -> dict[str, Subject]:
+    """Id -> the row under its token. Simulated sites' tables lie here, so that their runs can be evaluated."""
+    token_of: dict[str, str] = {}
+    for path in files.values():
+        token_of |= read_tokens(path.with_name(TOKENS))
+    return {s.subject: replace(s, subject=token_of[s.subject]) for s in train if s.subject in token_of}
+
+
+def _check_unchanged(sites: Sequence[OpenedSite], run: RunContext) -> None:
+    path = run.directory / SITES_FILE
+    now = {one.site: one.digest for one in sites}
+    if run.point is not None and (there := read_json(path)) != now:
+        changed = [site for site in sorted({*there, *now}) if there.get(site) != now.get(site)]
+        raise RunError(
+            f"{run.directory}: the tables, min_cell or share_margins of site {', '.join(changed)} have changed "
+            "since this run began; have them restored, or choose another run.name"
+        )
+    write_json(path, now)
+
+
+def _log_sites(sites: Sequence[OpenedSite], verification: Sequence[Subject]) -> None:
+    own = versions()
+    for one in sites:
+        log.info(
+            "site %s: %d centers, %d training scans; counts of %d verification scans (groups of centers: %d)",
+            *(one.site, len(one.subjects), sum(map(len, one.subjects.values()))),
+            *(sum(map(sum, one.groups.values())), len(one.groups)),
+        )
+        if one.left_out:
+            log.warning(
+                "site %s: its verification scans are left out of all counts, being fewer than its min_cell=%d",
+                *(one.site, one.min_cell),
+            )
+        others = [
+            f"{n} {one.versions.get(n)} there, {own[n]} here" for n in _MUST_AGREE if one.versions.get(n) != own[n]
+        ]
+        if others:
+            log.warning("site %s: other versions (%s): it may round differently", one.site, ", ".join(others))
+    if verification and (n := sum(sum(c) for one in sites for c in one.groups.values())) != len(verification):
+        log.warning("the sites count %d of %d verification scans", n, len(verification))
+
+
+def make_plan(config: Config, train: tuple[Subject, ...]) -> Plan:
+    """Settings and training rows to what `travel` takes."""
+    by_center: dict[str, list[str]] = {}
+    for subject in train:
+        by_center.setdefault(subject.study, []).append(subject.subject)
+    return plan_of(config, {center: tuple(subjects) for center, subjects in by_center.items()})
+
+
+def plan_of(config: Config, by_center: Mapping[str, tuple[str, ...]]) -> Plan:
+    """Settings, and centers with their training scans in visiting order, to what `travel` takes."""
+    schedule = config.schedule
+    tour = Tour(
+        centers=tuple(by_center),
+        seed=schedule.seed,
+        start=schedule.start,
+        batch_size=schedule.batch_size,
+        local_epochs=schedule.local_epochs,
+        keep_remainder=schedule.keep_remainder,
+    )
+    return Plan(
+        tour=tour,
+        subjects=by_center,
+        cycles=schedule.cycles,
+        learning_rate=LearningRate(schedule.learning_rate, schedule.decay, schedule.decay_start),
+        rates=config.qc.rates,
+    )
+
+
+def make_centers(
+    config: Config, inputs: Inputs, train: tuple[Subject, ...], workers: VerificationWorkers | None = None
+) -> LocalCenters:
+    """The centers of this process."""
+    return LocalCenters(
+        inputs.learner,
+        train=train,
+        verification=inputs.cohort.verification,
+        volumes=inputs.volumes,
+        verify_batch_size=config.run.verify_batch_size,
+        workers=workers,
+    )
+
+
+def _build_verifier(config: Config) -> Learner:
+    """The same model in another process, to predict with only."""
+    return build_learner(config, trains=False)[0]
