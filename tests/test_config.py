@@ -154,7 +154,7 @@ def test_a_screen_has_nothing_to_stop_early():
     [
         (["qc.verify=scan"], "qc.verify=scan: must be one of batch, visit"),
         (["qc.verify=visit", "qc=screen"], "qc.control=screen has none: use batch"),
-        (["qc.verify=visit", "qc=calibrated"], "use qc.verify=batch, or qc.calibrated.method=none"),
+        (["qc.verify=visit", "qc=measured"], "use qc.verify=batch, or qc.measured.method=none"),
     ],
 )
 def test_what_does_not_go_with_verifying_by_visit(overrides, told):

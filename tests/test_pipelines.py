@@ -164,10 +164,10 @@ def rederive_strengths(rows, directory, change):
     return strength
 
 
-@pytest.mark.parametrize("gate", ["screen", "calibrated", "both"])
+@pytest.mark.parametrize("gate", ["screen", "measured", "both"])
 def test_other_gates(runs, cohort_csvs, gate):
     """From the trace alone: what was rejected or suspected, and that dry and screening steps are there."""
-    more = ["qc.calibrated.n_steps=3", "qc.screen.least_accuracy=0.5", "tracking=none"]
+    more = ["qc.measured.n_steps=3", "tracking=none"]
     directory = go(runs["outputs"], cohort_csvs, "pipeline=qc", f"qc={gate}", *harm(runs["outputs"]), *more, name=gate)
     trace = pd.read_csv(directory / "trace.csv", keep_default_na=False)
     assert tuple(trace.columns) == (*COLUMNS, *FURTHER_COLUMNS)
@@ -184,7 +184,7 @@ def test_other_gates(runs, cohort_csvs, gate):
         z = (change - center) / max(sd, 1e-4)
         np.testing.assert_allclose(first["LossZ"].astype(float), z, rtol=1e-9)
         assert list(first["Ignored"]) == list((rederive_strengths(first, directory, change) > 1).astype(int))
-    elif gate == "calibrated":
+    elif gate == "measured":
         assert phases["dry"] == 6
         dry = trace[(trace["Phase"] == "dry") & (trace["Subject"] != "batch")]
         change = dry["VerifyLoss"] - trace["VerifyLoss"].iloc[0]

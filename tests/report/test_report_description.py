@@ -74,7 +74,7 @@ def test_gates(gate, said):
     assert said in describe_run(flatten(Config(qc=QcConfig(**gate))) | {"pipeline.name": "qc"}, SUMMARY, note=None)
 
 
-def test_calibrated_tolerances_stand_in_for_the_errors():
-    settings = SETTINGS | {"qc.signal": "loss", "qc.calibrated.method": "z", "qc.calibrated.level": 6.0}
+def test_measured_tolerances_stand_in_for_the_errors():
+    settings = SETTINGS | {"qc.signal": "loss", "qc.measured.method": "z", "qc.measured.level": 6.0}
     text = describe_run(settings, SUMMARY, note=None)
-    assert "every step by loss, tolerances calibrated by z 6.0, reference last" in text
+    assert "every step by loss, tolerances measured by z 6.0, reference last" in text

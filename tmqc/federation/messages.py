@@ -108,6 +108,12 @@ TASKS: dict[str, Task] = {
             "counts": Field("array", "per group TP, FP, TN, FN"),
             "flips": Field("array", "per group HC broken, HC fixed, PD broken, PD fixed"),
             "loss_sums": Field("array", "per group, nats"),
+            "logits": Field(
+                "array",
+                "bin of 1/64, HC and PD scans with such a logit, of all groups together; only where the site's own "
+                "settings say share_margins: true",
+                optional=True,
+            ),
             **_SECONDS,
         },
     ),

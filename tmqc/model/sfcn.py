@@ -11,7 +11,9 @@ from keras import layers
 from tmqc.settings.schema import ModelConfig
 
 
-def sfcn(shape: Sequence[int], settings: ModelConfig, *, seed: int, precision: str = "float32") -> keras.Model:
+def sfcn(
+    shape: Sequence[int], settings: ModelConfig, *, seed: int, precision: str = "float32", frozen_norms: bool = False
+) -> keras.Model:
     """Build the model: a part named `encoder` followed by one named `classifier`.
 
     Args:
@@ -19,6 +21,7 @@ def sfcn(shape: Sequence[int], settings: ModelConfig, *, seed: int, precision: s
         settings: filters of every 3x3x3 block, then of the closing 1x1x1 convolution; dropout; BatchNorm.
         seed: of initial weights and dropout. The same seed gives the same model.
         precision: Keras dtype policy of all layers but the last; probabilities are always float32.
+        frozen_norms: in training, too, BatchNorm normalizes by its moving statistics, and leaves them as they are.
 
     Returns:
         Model from volumes (b, x, y, z, 1) to the probability of PD (b, 1). Not compiled.
@@ -40,7 +43,7 @@ def sfcn(shape: Sequence[int], settings: ModelConfig, *, seed: int, precision: s
             epsilon=settings.batchnorm_epsilon,
             dtype=precision,
             name=f"norm{i}",
-        )(x)
+        )(x, **({"training": False} if frozen_norms else {}))
 
     volume = keras.Input((*shape, 1), name="volume")
     x = volume

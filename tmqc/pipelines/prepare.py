@@ -132,7 +132,13 @@ def prepare(config: Config) -> Prepared:
 def build_learner(config: Config, *, trains: bool = True) -> tuple[Learner, backend.Device]:
     """The model with fresh weights on whatever device there is."""
     device = backend.set_up(deterministic=config.run.deterministic, threads=config.run.threads)
-    model = sfcn(config.cohort.shape, config.model, seed=config.run.seed, precision=config.run.precision)
+    model = sfcn(
+        config.cohort.shape,
+        config.model,
+        seed=config.run.seed,
+        precision=config.run.precision,
+        frozen_norms=config.pipeline.name == "qc" and config.qc.batchnorm == "frozen",
+    )
     jit = backend.jit_compile(config.run.jit, device, deterministic=config.run.deterministic)
     return Learner(model, jit_compile=jit, trains=trains), device
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tmqc.pipelines.checkpointer import Checkpointer, put_back
+from tmqc.pipelines.expectations import expect_by_chance
 from tmqc.pipelines.image_check import measure_unlikeness
 from tmqc.pipelines.prepare import prepare, resolve_batch_size
 from tmqc.pipelines.ready import get_ready
@@ -42,6 +43,7 @@ def run_qc(config: Config, directory: Path) -> None:
         plan, truth, point = ready.plan, ready.truth, session.point
         warn_of_single_flips(config.qc, n_hc=ready.n_hc, n_pd=ready.n_pd)
         warn_of_few_scans(config.qc, n_train=sum(map(len, plan.subjects.values())))
+        expected = expect_by_chance(config.qc, plan, n_hc=ready.n_hc, n_pd=ready.n_pd)
         before = predict_test(config, prepared, cycle=prepared.start.cycle if prepared.start else None)
         unlike = measure_unlikeness(plan.subjects, prepared.volumes) if looks_at_images(config.qc) else None
         meter = TrafficMeter(ready.centers, point)
@@ -79,4 +81,5 @@ def run_qc(config: Config, directory: Path) -> None:
             before=before,
             detection=scores[-1] if scores else None,
             breakdown=breakdown,
+            expected=expected,
         )

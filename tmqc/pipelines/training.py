@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
 
+from tmqc.core.platt import Line
 from tmqc.core.records import CycleReport
 from tmqc.data.cohort import Subject
 from tmqc.pipelines.prepare import Prepared
@@ -45,6 +47,8 @@ from tmqc.runs.progress import Progress
 from tmqc.settings.schema import Config, flatten
 from tmqc.tracking import Tracker
 from tmqc.training.travel import NonFiniteError, Plan
+
+log = logging.getLogger("tmqc")
 
 
 def splits_of(prepared: Prepared) -> dict[str, tuple[Subject, ...]]:
@@ -86,6 +90,7 @@ def close_training(
     before: Sequence[Prediction],
     detection: DetectionRow | None = None,
     breakdown: Breakdown | None = None,
+    expected: Mapping[str, float] | None = None,
 ) -> None:
     """Score the final model on the test split, write and hand over all results, then draw, then print the last table.
 
@@ -94,15 +99,18 @@ def close_training(
 
     Args:
         before: the test split as the model scored it that the run started from.
+        expected: of control, by chance alone.
     """
     note, last = prepared.source.note, reports[-1]
     after = predict_test(config, prepared, cycle=last.cycle)
     if after:
         write_predictions(directory / PREDICTIONS, [*before, *after])
-    test = _metrics_of(after)
+    test = _metrics_of(after, line_of(last))
     controlled = (directory / TRACE).exists()
     pipeline = config.pipeline.name
-    summary = summarize_run(reports, pipeline=pipeline, test=test, controlled=controlled, detection=detection)
+    summary = summarize_run(
+        reports, pipeline=pipeline, test=test, controlled=controlled, detection=detection, expected=expected
+    )
     tracker.metrics(closing_numbers(summary), step=last.cycle)
     names = (TRACE, LEDGER, CYCLES, PREDICTIONS, DETECTION, GOOD_LOST, BY_KIND, TRUTH, CENTERS, REVIEW, POWER)
     hand_over(tracker, directory, names)
@@ -115,6 +123,12 @@ def close_training(
     drop_latest(directory)
     illustrate(directory)
     hand_over(tracker, directory, (REPORT,))
+    if last.fpr_drift is not None and last.fnr_drift is not None:
+        log.info(
+            "since control began FPR has changed by %+.3f and FNR by %+.3f, as the gate counts them; no step need have "
+            "been rejected for that",
+            *(last.fpr_drift, last.fnr_drift),
+        )
     print_training(last, test=test, detection=detection, breakdown=breakdown, note=note, directory=directory)
 
 
@@ -136,9 +150,16 @@ def predict_test(config: Config, prepared: Prepared, *, cycle: int | None) -> li
     return predictions_of(test, p, cycle=cycle)
 
 
-def _metrics_of(predictions: Sequence[Prediction]) -> dict[str, float | None]:
+def line_of(report: CycleReport) -> Line | None:
+    """What calibrates the logits of the model that a cycle has left; None where that is not known."""
+    if report.slope is None or report.offset is None:
+        return None
+    return Line(report.slope, report.offset)
+
+
+def _metrics_of(predictions: Sequence[Prediction], line: Line | None) -> dict[str, float | None]:
     if not predictions:
         return {}
     p = np.array([prediction.probability for prediction in predictions])
-    [overall] = subgroup_metrics([each.subject for each in predictions], p, cycle=0, age_bins=None)
+    [overall] = subgroup_metrics([each.subject for each in predictions], p, cycle=0, age_bins=None, line=line)
     return {name: getattr(overall, name) for name in METRIC_NAMES}
