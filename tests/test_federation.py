@@ -93,6 +93,13 @@ GATES = {
     "published": ["qc.error=0.0", "schedule.learning_rate=1e-1"],
     "both": ["qc=both", "qc.error=0.0", "qc.loss_error=0.0"],
     "visit": ["qc.verify=visit", "schedule.batch_size=2", "qc=both", "qc.error=0.0", "qc.loss_error=0.0"],
+    "calibrated": [
+        "qc=both",
+        "qc.calibrate=true",
+        "qc.error=0.0",
+        "qc.loss_error=0.0",
+        "federation.share_margins=true",
+    ],
     "screen": [
         "qc=screen",
         "qc.screen.loss_z=1.5",

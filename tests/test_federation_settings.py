@@ -33,6 +33,7 @@ DATA = OWN_DATA[:2]
         (["federation=local", "federation.timeout_s=nan"], "federation.timeout_s=nan: must be a number"),
         (["federation=local", "qc=evidence"], "qc.control=evidence is not offered with federation=local yet"),
         (["federation=local", "qc=screen"], "federation.share_margins=true, or another gate"),
+        (["federation=local", "qc.calibrate=true"], "federation.share_margins=true, or qc.calibrate=false"),
         (["federation=local", "qc=screen", "federation.on_fault=skip"], "use federation.on_fault=wait or stop"),
         (
             ["federation=local", "qc=measured", "federation.on_fault=skip"],
@@ -66,6 +67,7 @@ def test_what_cannot_be_asked_of_a_federation(overrides, told):
     [
         ["qc=measured", "federation.on_fault=wait"],
         ["qc=measured", "federation.on_fault=stop"],
+        ["qc.calibrate=true", "federation.share_margins=true"],
         ["pipeline=dirty", "qc=measured", "qc.early_stop=true", "federation.on_fault=skip"],  # without control
     ],
 )

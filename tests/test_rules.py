@@ -6,8 +6,11 @@ from dataclasses import replace
 
 import pytest
 from paper_run import make_reports
+from test_travel import plan
 
+from tmqc.core.numbers import EXPECTED
 from tmqc.core.runaway import Alarm
+from tmqc.pipelines.expectations import expect_by_chance
 from tmqc.pipelines.rules import explain, warn_of_few_scans, warn_or_stop
 from tmqc.settings.schema import MeasuredConfig, QcConfig
 
@@ -40,3 +43,17 @@ def test_the_advice_names_the_gates_own_setting(qc, setting):
 def test_a_screen_of_few_scans_is_warned_of(caplog, control, n_train, warned):
     warn_of_few_scans(QcConfig(control=control), n_train=n_train)
     assert (f"compares {n_train} training scans" in caplog.text) is warned
+
+
+@pytest.mark.parametrize("seen", ["rates", "loss"])
+def test_what_chance_rejects_is_said_beforehand(caplog, seen):
+    """7 scans at A and 3 at B make 1 and 1 batches of 5 and 3; without tolerance most steps are rejected by chance."""
+    subjects = {"A": tuple("abcdefg"), "B": ("h", "i", "j")}
+    expected = expect_by_chance(QcConfig(signal=seen, error=0.0), plan(subjects, cycles=1), n_hc=200, n_pd=150)
+    if seen == "loss":  # no theory of it
+        assert (expected, caplog.text) == ({}, "")
+        return
+    assert set(expected) == set(EXPECTED)
+    assert 1.0 < expected["qc/expected_rejected"] < 2.0
+    wider = expect_by_chance(QcConfig(error=0.05), plan(subjects, cycles=1), n_hc=200, n_pd=150)
+    assert wider["qc/expected_rejected"] < 0.01

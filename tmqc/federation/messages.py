@@ -63,7 +63,7 @@ _MODEL = Field("text", "content hash of the weights and BatchNorm statistics")
 _SECONDS = {"seconds": Field("number", "that the site computed")}
 TASKS: dict[str, Task] = {
     "open": Task(
-        request={"settings": Field("text", "grid, model, precision and batch size, as JSON")},
+        request={"settings": Field("text", "grid, model, precision, batch size, pipeline and qc.batchnorm, as JSON")},
         reply={
             "centers": Field("texts", "names of the centers that the site trains for"),
             "tokens": Field("lists of texts", "per center one opaque token a training scan, in visiting order"),

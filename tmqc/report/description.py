@@ -103,6 +103,8 @@ def _describe_gate(settings: Mapping[str, Any]) -> str:
     else:
         parts += [f"error {get('error')} a sample"] if signal in ("rates", "both") else []
         parts += [f"loss {get('loss_error')} nats a sample"] if signal != "rates" else []
+    parts += ["calibrated"] if get("calibrate") is True else []
+    parts += ["BatchNorm statistics frozen"] if get("batchnorm") == "frozen" else []
     if get("chance") not in (None, "-"):
         parts.append(f"chance {get('chance')}")
     return ", ".join([*parts, f"reference {get('reference')}", f"revisit after {get('revisit')} cycles"])

@@ -30,7 +30,8 @@ _CLOSING = (
 _CONTROL = ("qc/eliminated_total", "qc/waiting")
 _GOOD = "good"
 _NARROW = {  # heads of columns that would be too wide
-    "calibrated_accuracy": "calib.\naccuracy",
+    "accuracy": "accu-\nracy",
+    "calibrated_accuracy": "calib.\naccu-\nracy",
     "calibrated_loss": "calib.\nloss",
     "sensitivity": "sensi-\ntivity",
     "specificity": "speci-\nficity",
