@@ -142,6 +142,19 @@ def test_names_of_runs_may_be_nested(name):
     validate(composed(*OWN_DATA, "init.from=x", f"run.name={name}"))
 
 
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["qc=screen", "qc.calibrate=true"], "qc.control=screen has none: set it to false"),
+        (["qc=chance", "qc.calibrate=true"], "flipped predictions are counted at 0.5"),
+        (["qc.early_stop=true", "qc.calibrate=true"], "set qc.early_stop=false"),
+        (["qc.batchnorm=frozen", "schedule.start=0"], "no statistics to keep; start from init.from"),
+    ],
+)
+def test_what_does_not_go_with_calibration_or_frozen_statistics(overrides, told):
+    assert any(told in fault for fault in faults(*OWN_DATA, "init.from=x", *overrides))
+
+
 def test_a_screen_has_nothing_to_stop_early():
     assert any(
         "qc.early_stop ends verif" in f for f in faults(*OWN_DATA, "init.from=x", "qc=screen", "qc.early_stop=true")
@@ -154,7 +167,7 @@ def test_a_screen_has_nothing_to_stop_early():
     [
         (["qc.verify=scan"], "qc.verify=scan: must be one of batch, visit"),
         (["qc.verify=visit", "qc=screen"], "qc.control=screen has none: use batch"),
-        (["qc.verify=visit", "qc=calibrated"], "use qc.verify=batch, or qc.calibrated.method=none"),
+        (["qc.verify=visit", "qc=measured"], "use qc.verify=batch, or qc.measured.method=none"),
     ],
 )
 def test_what_does_not_go_with_verifying_by_visit(overrides, told):

@@ -5,16 +5,20 @@ from __future__ import annotations
 import csv
 import math
 
+import numpy as np
 import pytest
+from scipy.special import expit
 from test_travel import Recorder, ScriptedCenters, controlled, n_bad, phases, plan
 
 from tmqc.core.control import Control, DryTour
 from tmqc.core.gate import Gate
-from tmqc.core.rates import Counts, Verification
+from tmqc.core.rates import Counts, Verification, score
 from tmqc.core.records import BASELINE, BATCH, DRY, RETRY, REVISIT
 from tmqc.core.runaway import Guard
+from tmqc.errors import StoppedError
 from tmqc.runs.trace import COLUMNS, FURTHER_COLUMNS, TraceWriter
 from tmqc.training.control import ControlledTravel
+from tmqc.training.tour import Travel
 
 
 def travelled(subjects, centers, control, *, cycles):
@@ -161,3 +165,62 @@ def test_published_control_is_what_it_was():
     second = travelled({"A": ("bad", "ok")}, ScriptedCenters(n_bad({"bad"})), Control(), cycles=4)[2]
     assert phases(first) == phases(second)
     assert math.isclose(first[1].verdict.tolerance, 0.04)
+
+
+class TiltedCenters(ScriptedCenters):
+    """Every batch moves all logits by 2 and nothing else; one with `bad` swaps ten scans of each class."""
+
+    labels = np.repeat([0, 1], 50)
+
+    def verify(self, limit=None):
+        logits = np.where(self.labels == 1, 1.0, -1.0)
+        logits[:5] = 1.0  # so that there is something to lose
+        if any("bad" in batch for batch in self.state):
+            logits[40:60] *= -1.0
+        return score(expit(logits + 2.0 * len(self.state)), self.labels)
+
+
+@pytest.mark.parametrize("signal", ["rates", "loss", "both"])
+def test_a_moved_threshold_is_no_harm_once_it_is_calibrated(tmp_path, signal):
+    subjects, control = {"A": ("bad",), "B": ("ok",), "C": ("fine",)}, Control(Gate(signal=signal), calibrate=True)
+    _, _, raw = travelled(subjects, TiltedCenters(None), Control(Gate(signal=signal)), cycles=1)
+    assert all(not s.accepted for s in raw[1:])
+    with TraceWriter(tmp_path / "trace.csv", further=True) as trace:
+        run = ControlledTravel(plan(subjects, cycles=3), control, TiltedCenters(None), trace)
+        reports = list(run.cycles())
+    assert run.ledger.eliminated == ("bad",)
+    with (tmp_path / "trace.csv").open(newline="") as file:
+        first, *rows = csv.DictReader(file)
+    reference = first
+    for row in rows:  # from what the row says alone: counts at the calibrated threshold, and their loss
+        assert (int(row["FP"]) / 50, int(row["FN"]) / 50) == (float(row["PFP"]), float(row["PFN"]))
+        accepted = True
+        if signal != "loss":
+            tolerance = float(row["Tolerance"])
+            accepted = all(float(row[x]) <= float(row[f"Ref{x}"]) + tolerance for x in ("PFP", "PFN"))
+            assert row["RefPFP"] == reference["PFP"]
+        if signal != "rates":
+            assert row["RefVerifyLoss"] == reference["VerifyLoss"]
+            accepted &= float(row["VerifyLoss"]) <= float(row["RefVerifyLoss"]) + float(row["LossTolerance"])
+        assert row["Ignored"] == str(int(not accepted)) == str(int("bad" in row["Subjects"]))
+        assert (row["BrokenHC"], row["Slope"] != "", row["Offset"] != "") == ("", True, True)
+        reference = row if accepted else reference
+    assert float(reference["Offset"]) < float(first["Offset"]) - 2.0  # the threshold did move
+    last = reports[-1]
+    assert (last.fpr_drift, last.fnr_drift) == (0.0, 0.0)
+    assert last.calibrated_accuracy == 0.95 and last.verification.counts.accuracy < 0.6  # the report has both
+
+
+def test_rates_drift_although_no_step_is_rejected():
+    """Each cycle 1 of 50 HC more, always tolerated against the last."""
+    _, reports, steps = travelled({"A": ("a",)}, ScriptedCenters(len), Control(), cycles=4)
+    assert all(s.accepted for s in steps)
+    assert [report.fpr_drift for report in reports] == pytest.approx([0.02, 0.04, 0.06, 0.08])
+    assert {report.fnr_drift for report in reports} == {0.0}
+    [plain] = Travel(plan({"A": ("a",)}, cycles=1), ScriptedCenters(len)).cycles()
+    assert plain.fpr_drift is None
+
+
+def test_sites_that_keep_their_logits_stop_a_calibrated_run():
+    with pytest.raises(StoppedError, match="share_margins"):
+        travelled({"A": ("a",)}, ScriptedCenters(len), Control(calibrate=True), cycles=1)

@@ -65,7 +65,8 @@ def same(here, remote):
     assert (here / "detection.csv").read_text() == (remote / "detection.csv").read_text()
     assert (here / "good_lost.csv").read_text() == (remote / "good_lost.csv").read_text()
     summaries = [json.loads((run / "summary.json").read_text()) for run in (here, remote)]
-    of_scans = {"verify/auroc", "verify/calibrated_loss", "verify/calibrated_accuracy"}  # sites send counts
+    names = ("verify/auroc", "verify/calibrated_loss", "verify/slope", "verify/offset", "verify/calibrated_accuracy")
+    of_scans = {*names, "test/calibrated_accuracy", "test/calibrated_loss"}  # most sites send counts only
     for summary in summaries:
         for name in [name for name in summary if "/seconds" in name or name in of_scans]:
             del summary[name]
@@ -91,9 +92,15 @@ def same_control(here, remote, sites):
 GATES = {
     "published": ["qc.error=0.0", "schedule.learning_rate=1e-1"],
     "visit": ["qc.verify=visit", "schedule.batch_size=2", "qc=both", "qc.error=0.0", "qc.loss_error=0.0"],
+    "calibrated": [
+        "qc=both",
+        "qc.calibrate=true",
+        "qc.error=0.0",
+        "qc.loss_error=0.0",
+        "federation.share_margins=true",
+    ],
     "screen": [
         "qc=screen",
-        "qc.screen.least_accuracy=0.4",
         "qc.screen.loss_z=1.5",
         "federation.share_margins=true",
         "qc.screen.image_z=null",

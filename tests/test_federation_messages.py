@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from tmqc.core.cells import group_centers, name_groups
+from tmqc.core.platt import LogitCounts
 from tmqc.federation.messages import (
     ERROR_REPLY,
     TASKS,
@@ -24,6 +25,7 @@ from tmqc.federation.messages import (
     split,
     unpack_parts,
 )
+from tmqc.federation.replies import check_verified, read_logits
 
 ARRAYS = arrays.arrays(
     st.sampled_from([np.float32, np.float64, np.int64, np.uint32, np.bool_]),
@@ -83,6 +85,24 @@ def test_parts_travel_apart_and_changed_ones_are_noticed():
     assert unpack_parts(message).keys() == {name, content_hash(optimizer)}
     with pytest.raises(MessageError, match="changed on its way"):
         unpack_parts(message | {f"state/{name}/dense/kernel": np.zeros(2, np.float32)})
+
+
+def test_logits_have_to_be_those_of_the_scans_counted():
+    """Two groups, 3 HC and 1 PD together."""
+    groups = {"A": (2, 0), "B": (1, 1)}
+    reply = {
+        "counts": np.array([[0, 1, 1, 0], [1, 0, 1, 0]]),
+        "flips": np.zeros((2, 4), np.int64),
+        "loss_sums": np.ones(2),
+    }
+    check_verified(groups, reply)
+    assert read_logits(reply) == LogitCounts()
+    logits = np.array([[-64, 2, 0], [32, 1, 1]])
+    check_verified(groups, reply | {"logits": logits})
+    assert read_logits(reply | {"logits": logits}) == LogitCounts(((-64, 2, 0), (32, 1, 1)))
+    for wrong in (logits[:1], logits * [1, -1, 1], logits.astype(float), logits[:, :2], logits[0]):
+        with pytest.raises(MessageError, match="logits"):
+            check_verified(groups, reply | {"logits": wrong})
 
 
 def test_fields_that_are_not_in_the_table_are_refused():

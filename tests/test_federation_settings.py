@@ -33,10 +33,11 @@ DATA = OWN_DATA[:2]
         (["federation=local", "federation.timeout_s=nan"], "federation.timeout_s=nan: must be a number"),
         (["federation=local", "qc=evidence"], "qc.control=evidence is not offered with federation=local yet"),
         (["federation=local", "qc=screen"], "federation.share_margins=true, or another gate"),
+        (["federation=local", "qc.calibrate=true"], "federation.share_margins=true, or qc.calibrate=false"),
         (["federation=local", "qc=screen", "federation.on_fault=skip"], "use federation.on_fault=wait or stop"),
         (
-            ["federation=local", "qc=calibrated", "federation.on_fault=skip"],
-            "qc.calibrated.method=z: tolerances are measured once, before control starts, and every step of "
+            ["federation=local", "qc=measured", "federation.on_fault=skip"],
+            "qc.measured.method=z: tolerances are measured once, before control starts, and every step of "
             "that measurement counts: use federation.on_fault=wait or stop",
         ),
         (["federation=local", "qc.early_stop=true"], "set qc.early_stop=false with federation=local"),
@@ -64,9 +65,10 @@ def test_what_cannot_be_asked_of_a_federation(overrides, told):
 @pytest.mark.parametrize(
     "overrides",
     [
-        ["qc=calibrated", "federation.on_fault=wait"],
-        ["qc=calibrated", "federation.on_fault=stop"],
-        ["pipeline=dirty", "qc=calibrated", "qc.early_stop=true", "federation.on_fault=skip"],  # without control
+        ["qc=measured", "federation.on_fault=wait"],
+        ["qc=measured", "federation.on_fault=stop"],
+        ["qc.calibrate=true", "federation.share_margins=true"],
+        ["pipeline=dirty", "qc=measured", "qc.early_stop=true", "federation.on_fault=skip"],  # without control
     ],
 )
 def test_what_can_be_asked_of_a_federation(overrides):

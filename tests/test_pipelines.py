@@ -172,10 +172,10 @@ def rederive_strengths(rows, directory, change):
     return strength
 
 
-@pytest.mark.parametrize("gate", ["screen", "calibrated"])
+@pytest.mark.parametrize("gate", ["screen", "measured", "both", "calibrated"])
 def test_other_gates(runs, cohort_csvs, gate):
     """From the trace alone: what was rejected or suspected, and that dry and screening steps are there."""
-    more = ["qc.calibrated.n_steps=3", "qc.screen.least_accuracy=0.5", "tracking=none"]
+    more = ["qc.measured.n_steps=3", "tracking=none"]
     directory = go(runs["outputs"], cohort_csvs, "pipeline=qc", f"qc={gate}", *harm(runs["outputs"]), *more, name=gate)
     trace = pd.read_csv(directory / "trace.csv", keep_default_na=False)
     assert tuple(trace.columns) == (*COLUMNS, *FURTHER_COLUMNS)
@@ -192,7 +192,13 @@ def test_other_gates(runs, cohort_csvs, gate):
         z = (change - center) / max(sd, 1e-4)
         np.testing.assert_allclose(first["LossZ"].astype(float), z, rtol=1e-9)
         assert list(first["Ignored"]) == list((rederive_strengths(first, directory, change) > 1).astype(int))
-    else:
+    elif gate == "calibrated":
+        assert (trace["Slope"] != "").all() and (trace["BrokenHC"] == "").all()
+        summary = json.loads((directory / "summary.json").read_text())
+        assert {"qc/fpr_drift", "test/calibrated_accuracy", "verify/slope"} <= {
+            k for k, v in summary.items() if v is not None
+        }
+    elif gate == "measured":
         assert phases["dry"] == 6
         dry = trace[(trace["Phase"] == "dry") & (trace["Subject"] != "batch")]
         change = dry["VerifyLoss"] - trace["VerifyLoss"].iloc[0]

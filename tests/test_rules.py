@@ -6,10 +6,13 @@ from dataclasses import replace
 
 import pytest
 from paper_run import make_reports
+from test_travel import plan
 
+from tmqc.core.numbers import EXPECTED
 from tmqc.core.runaway import Alarm
+from tmqc.pipelines.expectations import expect_by_chance
 from tmqc.pipelines.rules import explain, warn_of_few_scans, warn_or_stop
-from tmqc.settings.schema import CalibratedConfig, QcConfig
+from tmqc.settings.schema import MeasuredConfig, QcConfig
 
 LOST = Alarm(n_rejected=20, n_batches=20, n_condemned=170, n_subjects=170, by_rejections=True, by_elimination=True)
 
@@ -26,7 +29,7 @@ def test_the_alarm_is_repeated_as_long_as_anybody_is_tried(caplog, n_steps, time
         (QcConfig(), "qc.error"),
         (QcConfig(signal="loss"), "qc.loss_error"),
         (QcConfig(signal="both"), "qc.error and qc.loss_error"),
-        (QcConfig(signal="loss", calibrated=CalibratedConfig(method="z")), "qc.calibrated.level"),
+        (QcConfig(signal="loss", measured=MeasuredConfig(method="z")), "qc.measured.level"),
         (QcConfig(control="screen"), "the limits of qc.screen"),
     ],
 )
@@ -40,3 +43,17 @@ def test_the_advice_names_the_gates_own_setting(qc, setting):
 def test_a_screen_of_few_scans_is_warned_of(caplog, control, n_train, warned):
     warn_of_few_scans(QcConfig(control=control), n_train=n_train)
     assert (f"compares {n_train} training scans" in caplog.text) is warned
+
+
+@pytest.mark.parametrize("seen", ["rates", "loss"])
+def test_what_chance_rejects_is_said_beforehand(caplog, seen):
+    """7 scans at A and 3 at B make 1 and 1 batches of 5 and 3; without tolerance most steps are rejected by chance."""
+    subjects = {"A": tuple("abcdefg"), "B": ("h", "i", "j")}
+    expected = expect_by_chance(QcConfig(signal=seen, error=0.0), plan(subjects, cycles=1), n_hc=200, n_pd=150)
+    if seen == "loss":  # no theory of it
+        assert (expected, caplog.text) == ({}, "")
+        return
+    assert set(expected) == set(EXPECTED)
+    assert 1.0 < expected["qc/expected_rejected"] < 2.0
+    wider = expect_by_chance(QcConfig(error=0.05), plan(subjects, cycles=1), n_hc=200, n_pd=150)
+    assert wider["qc/expected_rejected"] < 0.01

@@ -113,7 +113,7 @@ def sweep(tmp_path_factory, cohort_csvs):
 
     outputs = tmp_path_factory.mktemp("sweep")
     directories = {"clean": go(outputs, cohort_csvs, "pipeline=clean", "schedule.cycles=8", name="c", pictures=True)}
-    settings = [*harm(outputs), "qc.screen.least_accuracy=0.5", "schedule.cycles=11", "sweep.name=gates"]
+    settings = [*harm(outputs), "schedule.cycles=11", "sweep.name=gates"]
     command = [sys.executable, "-m", "tmqc", "-m", *_settings(cohort_csvs, outputs, settings), "pipeline=qc"]
     subprocess.run([*command, "qc=default,screen"], check=True, cwd=outputs)
     for path in (outputs / "sweeps" / "gates").glob("*/config.yaml"):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tmqc.core.calibration import Calibration, Limits
 from tmqc.core.early_stop import order_batches
 from tmqc.core.gate import Gate, decide
 from tmqc.core.rates import Counts, Flips, Verification
+from tmqc.core.tolerances import Limits, Tolerances
 
 # 100 HC of which 4 wrong, 50 PD of which 1 wrong, mean loss 0.1.
 NO_FLIPS = Flips()
@@ -81,8 +81,8 @@ def test_chance_counts_all_that_may_still_be_fixed(fp, broken, right_hc, certain
 
 
 def test_measured_tolerances_are_the_limit_too():
-    calibration = Calibration({1: Limits(rate=0.01, loss=0.2), 5: Limits(rate=0.3, loss=0.4)})
-    gate = Gate(signal="both", calibration=calibration)
+    measured = Tolerances({1: Limits(rate=0.01, loss=0.2), 5: Limits(rate=0.3, loss=0.4)})
+    gate = Gate(signal="both", measured=measured)
     assert gate.limit(REFERENCE, n_samples=1).fpr == 0.04 + 0.01
     assert gate.limit(REFERENCE, n_samples=5).loss == 0.1 + 0.4
 

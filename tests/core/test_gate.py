@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tmqc.core.calibration import Calibration, Limits
 from tmqc.core.gate import Gate, decide, flip_worth, next_reference
 from tmqc.core.rates import Counts, Flips, Rates, Verification
+from tmqc.core.tolerances import Limits, Tolerances
 
 
 def scored(fp, fn, *, n=1000, loss=0.0):
@@ -133,8 +133,8 @@ def test_best_goes_by_the_gates_own_signal():
     assert next_reference(same, falling_rate, Gate(reference="best")) is same  # of equals the later
 
 
-def test_calibrated_tolerances_replace_the_acceptable_errors():
-    gate = Gate(signal="both", calibration=Calibration({1: Limits(0.01, 0.001), 5: Limits(0.05, 0.009)}))
+def test_measured_tolerances_replace_the_acceptable_errors():
+    gate = Gate(signal="both", measured=Tolerances({1: Limits(0.01, 0.001), 5: Limits(0.05, 0.009)}))
     assert gate.tolerances(1) == (0.01, 0.001)
     assert gate.tolerances(3) == pytest.approx((0.03, 0.005))
     assert gate.tolerances(9) == (0.05, 0.009)

@@ -32,6 +32,8 @@ REPORT = CycleReport(
     n_screened=3,
     refused=True,
     auroc=0.75,
+    slope=1.5,
+    fpr_drift=0.25,
 )
 
 
@@ -66,6 +68,10 @@ def test_every_number_of_a_report_has_a_name():
         "verify/auroc": 0.75,
         "verify/calibrated_loss": None,
         "verify/calibrated_accuracy": None,
+        "verify/slope": 1.5,
+        "verify/offset": None,
+        "qc/fpr_drift": 0.25,
+        "qc/fnr_drift": None,
     }
 
 

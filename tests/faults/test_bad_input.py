@@ -38,7 +38,7 @@ NAMES = st.sampled_from(
             "qc.revisit",
             "qc.signal",
             "qc.chance",
-            "qc.calibrated.level",
+            "qc.measured.level",
             "qc.screen.every",
             "qc.runaway.action",
         ),

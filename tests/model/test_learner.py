@@ -268,3 +268,27 @@ def test_no_size_of_a_batch_is_traced_anew(data, monkeypatch):
         one.predict(one.hold(x), batch_size=size)
         one.train_batch(x[:size], y[:size], learning_rate=1e-3)
     assert not traced
+
+
+def test_frozen_norms_by_hand():
+    """A training step sees what scoring sees, and no moving statistics change."""
+    settings = ModelConfig(filters=[1, 1], dropout=0.0, batchnorm_epsilon=1e-12)
+    model = sfcn((4, 4, 4), settings, seed=0, frozen_norms=True)
+    one = Learner(model)
+    norm = model.get_layer("encoder").get_layer("norm1")
+    norm.moving_mean.assign([3.0])
+    norm.moving_variance.assign([4.0])
+    before = {name: value for name, value in one.state().items() if "moving" in name}
+    x, y = np.full((2, 4, 4, 4, 1), 7.0, np.float32), np.array([0, 1])
+    p = one.predict(x, batch_size=2)
+    loss, _ = one.train_batch(x, y, learning_rate=1e-2)
+    after = one.state()
+    assert all(np.array_equal(after[name], value) for name, value in before.items())
+    assert not np.array_equal(one.predict(x, batch_size=2), p)  # all else learns
+    assert loss == pytest.approx(
+        float(-np.log(p[1]) - np.log(1 - p[0])) / 2, rel=1e-5
+    )  # training sees what scoring sees
+    thawed = Learner(sfcn((4, 4, 4), settings, seed=0))
+    thawed.load_state(one.state())
+    thawed.train_batch(x, y, learning_rate=0.0)
+    assert all(not np.array_equal(thawed.state()[name], value) for name, value in before.items())

@@ -31,8 +31,9 @@ def test_what_was_run_and_what_came_out():
         "- Harmful data: samples",
         "- Gate: every step by rates, error 0.02 a sample, reference last, revisit after 2 cycles",
         "- Cycles: 10 to 29",
-        "- Verification after the last cycle: FPR 0.050, FNR 0.100, accuracy 0.925",
-        "- Test split: AUROC -, accuracy 0.900",
+        "- Verification after the last cycle: FPR 0.050, FNR 0.100, AUROC -, accuracy 0.925, calibrated accuracy -, "
+        "calibrated loss -",
+        "- Test split: AUROC -, accuracy 0.900, calibrated accuracy -, calibrated loss -",
         "- Scans: 20 flagged, 12 eliminated, 1 undecided",
         "- Detection of 15 harmful scans: precision 0.750, recall 0.600; 3 good scans lost",
         "",
@@ -47,7 +48,8 @@ def test_what_does_not_exist_is_left_out():
         "- Pipeline: clean",
         "- Harmful data: none",
         "- Cycles: 10 to 29",
-        "- Verification after the last cycle: FPR 0.050, FNR 0.100, accuracy 0.925",
+        "- Verification after the last cycle: FPR 0.050, FNR 0.100, AUROC -, accuracy 0.925, calibrated accuracy -, "
+        "calibrated loss -",
         "",
         READ,
     ]
@@ -74,7 +76,18 @@ def test_gates(gate, said):
     assert said in describe_run(flatten(Config(qc=QcConfig(**gate))) | {"pipeline.name": "qc"}, SUMMARY, note=None)
 
 
-def test_calibrated_tolerances_stand_in_for_the_errors():
-    settings = SETTINGS | {"qc.signal": "loss", "qc.calibrated.method": "z", "qc.calibrated.level": 6.0}
+def test_measured_tolerances_stand_in_for_the_errors():
+    settings = SETTINGS | {"qc.signal": "loss", "qc.measured.method": "z", "qc.measured.level": 6.0}
     text = describe_run(settings, SUMMARY, note=None)
-    assert "every step by loss, tolerances calibrated by z 6.0, reference last" in text
+    assert "every step by loss, tolerances measured by z 6.0, reference last" in text
+
+
+def test_calibration_drift_and_expectation():
+    settings = flatten(Config(qc=QcConfig(calibrate=True, batchnorm="frozen"))) | {"pipeline.name": "qc"}
+    more = {"qc/fpr_drift": 0.65, "qc/fnr_drift": -0.1, "qc/expected_rejected": 2.04, "qc/expected_eliminated": 0.5}
+    more |= {"test/auroc": 0.8, "test/calibrated_accuracy": 0.75, "test/calibrated_loss": None}
+    text = describe_run(settings, SUMMARY | more, note=None)
+    assert "error 0.02 a sample, calibrated, BatchNorm statistics frozen, reference last" in text
+    assert "- Rates now less those when control began: FPR 0.650, FNR -0.100\n" in text
+    assert "- Expected a cycle by chance alone: 2.0 steps rejected, 0.5 good scans eliminated\n" in text
+    assert "- Test split: AUROC 0.800, accuracy 0.900, calibrated accuracy 0.750, calibrated loss -\n" in text

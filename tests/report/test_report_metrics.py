@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tmqc.core.platt import Line
 from tmqc.data.cohort import Subject
 from tmqc.errors import RunError
 from tmqc.report.metrics import (
@@ -50,6 +51,15 @@ def test_all_is_counted_by_hand():
     assert (row.cycle, row.n) == (7, 5)
     assert row.accuracy == 3 / 5 and row.sensitivity == 1 / 2 and row.specificity == 2 / 3
     assert row.f1 == 2 / 4 and row.auroc == pytest.approx(4 / 6)
+
+
+def test_calibrated_by_hand():
+    """Logits doubled and log 6 added: b, of odds 1/4, stays below 1 with 6/16; e, of 3/7, rises to 54/49."""
+    [row] = subgroup_metrics(SUBJECTS, PROBABILITIES, cycle=7, age_bins=None, line=Line(2.0, float(np.log(6.0))))
+    odds_of_label = [486.0, 6 / 16, 1 / 6, 81 / 6, 49 / 54]
+    assert row.calibrated_accuracy == 2 / 5  # a and d
+    assert row.calibrated_loss == pytest.approx(np.mean([np.log1p(1 / odds) for odds in odds_of_label]))
+    assert (row.accuracy, row.auroc) == (rows_of()["all"].accuracy, rows_of()["all"].auroc)
 
 
 def test_subgroups_and_their_order():
@@ -117,8 +127,10 @@ def test_metrics_are_written_and_read_back_unchanged(tmp_path):
     rows = [*rows_of(cycle=3).values(), *rows_of(cycle=4).values()]
     write_records(tmp_path / "metrics.csv", SubgroupMetrics, rows)
     lines = (tmp_path / "metrics.csv").read_text().splitlines()
-    assert lines[0] == "cycle,subgroup,n,accuracy,sensitivity,specificity,f1,auroc"
-    assert "3,center=south,2,1.0,,1.0,," in lines
+    assert lines[0] == (
+        "cycle,subgroup,n,accuracy,sensitivity,specificity,f1,auroc,calibrated_accuracy,calibrated_loss"
+    )
+    assert "3,center=south,2,1.0,,1.0,,,," in lines
     assert read_records(tmp_path / "metrics.csv", SubgroupMetrics) == rows
     assert {row.cycle for row in last_cycle(rows)} == {4} and last_cycle([]) == []
 

@@ -10,10 +10,10 @@ from tmqc.core.runaway import Guard
 
 @dataclass(frozen=True)
 class DryTour:
-    """How tolerances are measured before control starts; see `core.calibration`.
+    """How tolerances are measured before control starts; see `core.tolerances`.
 
     Attributes:
-        method, level: of `calibrate`.
+        method, level: of `measure_tolerances`.
         n_steps: steps of one scan, and as many of a full batch.
         centers: the trusted ones; empty: all, trusting that most of their scans are good.
         seed: of the draw.
@@ -38,6 +38,7 @@ class Control:
             step's rates and loss are lower bounds then.
         verify: `batch`: every batch of the regular tour is a verified step; `visit`: all batches of a visit are one,
             whose n is the number of distinct subjects trained on in it, however many local epochs there were.
+        calibrate: judge by what verifications count once their logits are calibrated.
     """
 
     gate: Gate = field(default=Gate())
@@ -47,3 +48,4 @@ class Control:
     dry_tour: DryTour | None = None
     early_stop: bool = False
     verify: str = "batch"
+    calibrate: bool = False

@@ -13,8 +13,7 @@ threshold makes one class worse and the other better: b ~ Beta(a, a) in HC, 1 - 
 
 the published retry and revisit being fresh steps of one scan (one scan moves less: give its own `churn_single`).
 Lasting movements of the threshold, from which batch after batch is rejected, are not in it: the numbers are lower
-bounds. `churn` is measured (share of verification predictions that a trusted step flips), or a range of it is
-printed.
+bounds.
 """
 
 from __future__ import annotations

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from tmqc.core.calibration import Calibration
 from tmqc.core.chance import worsening_p_value
 from tmqc.core.early_stop import Limit
 from tmqc.core.rates import RATES, Counts, Flips, Rates, Verification
+from tmqc.core.tolerances import Tolerances
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Gate:
             keeps tolerated steps from adding up.
         chance: None, or a level: a rate beyond its tolerance rejects only if an exact McNemar test on that class's
             flipped predictions gives a p-value below it.
-        calibration: None, or tolerances measured on trusted steps, used in place of `error` and `loss_error`.
+        measured: None, or tolerances measured on trusted steps, used in place of `error` and `loss_error`.
     """
 
     signal: str = "rates"
@@ -33,7 +33,7 @@ class Gate:
     rates: str = "standard"
     reference: str = "last"
     chance: float | None = None
-    calibration: Calibration | None = None
+    measured: Tolerances | None = None
 
     def rates_of(self, verification: Verification) -> Rates:
         """The two rates as this gate compares them; lower bounds if scans were left out."""
@@ -41,8 +41,8 @@ class Gate:
 
     def tolerances(self, n_samples: int) -> tuple[float | None, float | None]:
         """By how much a rate and the loss may rise in a step of `n_samples`; None for what is not checked."""
-        if self.calibration is not None:
-            limits = self.calibration.limits(n_samples)
+        if self.measured is not None:
+            limits = self.measured.limits(n_samples)
             rate, loss = limits.rate, limits.loss
         else:
             rate, loss = n_samples * self.error, n_samples * self.loss_error

@@ -15,6 +15,7 @@ from tmqc.core.records import CycleReport
 CYCLE_MARK = "verify/accuracy"  # every cycle has one, and nothing else is logged under this name
 # Over all cycles of a run; `qc/flagged_total`: scans ever flagged.
 TOTALS = ("verify/verifications_total", "train/seconds_total", "verify/seconds_total", "qc/flagged_total")
+EXPECTED = ("qc/expected_rejected", "qc/expected_eliminated")  # a cycle, by chance alone; see `core.false_alarms`
 # Name -> attribute of a CycleReport. `qc/eliminated_total` counts the run's subjects, other counts are of the cycle.
 _PLAIN = {
     "train/loss": "train_loss",
@@ -32,9 +33,16 @@ _PLAIN = {
     "verify/auroc": "auroc",
     "verify/calibrated_loss": "calibrated_loss",
     "verify/calibrated_accuracy": "calibrated_accuracy",
+    "verify/slope": "slope",
+    "verify/offset": "offset",
+    "qc/fpr_drift": "fpr_drift",
+    "qc/fnr_drift": "fnr_drift",
 }
 SUBJECTS = ("flagged", "readmitted", "eliminated", "postponed")  # ids in the report, their number as `qc/...`
-_OPTIONAL = ("train_loss", "train_accuracy", "auroc", "calibrated_loss", "calibrated_accuracy")
+_OPTIONAL = (
+    *("train_loss", "train_accuracy", "auroc", "calibrated_loss", "calibrated_accuracy", "slope", "offset"),
+    *("fpr_drift", "fnr_drift"),
+)
 _COUNTS = ("tp", "fp", "tn", "fn")
 
 

@@ -34,6 +34,7 @@ from scipy.special import expit, logit
 BINS_PER_LOGIT = 64
 LARGEST_LOGIT = 16.125  # Keras clips probabilities at 1e-7: logits of +-16.12
 _MOST_ITERATIONS = 100
+_INFORMED = 9.5  # chi-squared, one degree of freedom, one-sided .001
 _ENOUGH = 1e-10  # the Newton decrement at which a mean loss has converged, in nats
 
 
@@ -203,6 +204,8 @@ class Calibrated:
         line: fitted. loss: mean cross-entropy of the calibrated probabilities against the labels, in nats.
         auroc: of the logits; calibration does not change it. accuracy: at a calibrated 0.5.
         fpr, fnr: at a calibrated 0.5.
+        is_informed: whether the logits tell the classes apart beyond chance: the loss is below that of a state that
+            knows only the classes' shares by a likelihood ratio that chance reaches in 1 of 1000 (Wilks).
     """
 
     line: Line
@@ -211,6 +214,7 @@ class Calibrated:
     accuracy: float
     fpr: float
     fnr: float
+    is_informed: bool
 
 
 def calibrate_counts(counts: LogitCounts) -> Calibrated:
@@ -226,11 +230,14 @@ def calibrate_counts(counts: LogitCounts) -> Calibrated:
     goals = targets(n_hc, n_pd)
     line = fit_line(lambda one: add_up(one, z, hc, pd, goals=goals))
     fp, fn = float(hc[line(z) >= 0.0].sum()), float(pd[line(z) < 0.0].sum())
+    loss, n = add_up(line, z, hc, pd).loss, n_hc + n_pd
+    ignorant = -float(n_hc * np.log(n_hc / n) + n_pd * np.log(n_pd / n))
     return Calibrated(
         line=line,
-        loss=add_up(line, z, hc, pd).loss / (n_hc + n_pd),
+        loss=loss / n,
         auroc=counts.auroc or 0.0,
-        accuracy=1.0 - (fp + fn) / (n_hc + n_pd),
+        accuracy=1.0 - (fp + fn) / n,
         fpr=fp / n_hc,
         fnr=fn / n_pd,
+        is_informed=2.0 * (ignorant - loss) > _INFORMED,
     )

@@ -10,7 +10,7 @@ from operator import add
 import numpy as np
 from numpy.typing import NDArray
 
-from tmqc.core.platt import LogitCounts, count_logits
+from tmqc.core.platt import Line, LogitCounts, calibrate_counts, count_logits
 
 DECISION_THRESHOLD = 0.5  # p >= 0.5 is PD
 _LOG_CLIP = 1e-7  # as Keras clips probabilities before taking logarithms
@@ -77,6 +77,8 @@ class Verification:
         flips: against the reference; none as long as there is no reference.
         logits: how many scans of each class have which logit; none where they are not at hand.
         unscored_hc, unscored_pd: scans left out because the step's rejection was certain without them (`early_stop`).
+        line: that logits were calibrated by before counts and losses were made of them, whereupon there are no flips,
+            which only who knows single scans can count; None: counted at 0.5, as it is wherever verifications add up.
     """
 
     counts: Counts
@@ -85,6 +87,7 @@ class Verification:
     unscored_hc: int = 0
     unscored_pd: int = 0
     logits: LogitCounts = field(default=LogitCounts(), compare=False, repr=False)
+    line: Line | None = None
 
     def __add__(self, other: Verification) -> Verification:
         return Verification(
@@ -102,6 +105,11 @@ class Verification:
         return self.unscored_hc + self.unscored_pd > 0
 
     @property
+    def has_logits(self) -> bool:
+        """Whether the logits of all scans scored are at hand; sites may keep theirs."""
+        return self.counts.n > 0 and sum(hc + pd for _, hc, pd in self.logits.bins) == self.counts.n
+
+    @property
     def at_best(self) -> Counts:
         """The counts if every scan left out were right: lowest rates, highest accuracy. Without any: the counts."""
         more = Counts(tp=self.unscored_pd, tn=self.unscored_hc)
@@ -111,6 +119,20 @@ class Verification:
     def loss(self) -> float:
         """Mean binary cross-entropy in nats, lower is better; if scans were left out, a lower bound of it."""
         return self.loss_sum / (self.counts.n + self.unscored_hc + self.unscored_pd)
+
+
+def calibrate_verification(verification: Verification) -> Verification:
+    """The same verification, counted once its logits are calibrated on its own scans (`core.platt`).
+
+    Raises:
+        ValueError: it has no logits, or those of one class only.
+    """
+    found = calibrate_counts(verification.logits)
+    z, hc, pd = verification.logits.columns()
+    called_pd = found.line(z) >= 0.0
+    fp, tp = int(hc[called_pd].sum()), int(pd[called_pd].sum())
+    counts = Counts(tp=tp, fp=fp, tn=int(hc.sum()) - fp, fn=int(pd.sum()) - tp)
+    return Verification(counts, found.loss * counts.n, logits=verification.logits, line=found.line)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from tmqc.core.evidence import Finding
+from tmqc.core.false_alarms import Drift
 from tmqc.core.gate import Verdict
 from tmqc.core.platt import calibrate_counts
 from tmqc.core.rates import Rates, Verification
@@ -95,6 +96,8 @@ class CycleReport:
         refused: a screening was due, but no model was good enough to judge.
         auroc, calibrated_loss, calibrated_accuracy: of the verification once its logits are calibrated
             (`core.platt`); None where the logits are not at hand, as those of sites.
+        slope, offset: of that calibration, slope * logit + offset.
+        fpr_drift, fnr_drift: rates, as the gate counts them, less those when control began; None without such a gate.
     """
 
     cycle: int
@@ -121,6 +124,10 @@ class CycleReport:
     auroc: float | None = None
     calibrated_loss: float | None = None
     calibrated_accuracy: float | None = None
+    slope: float | None = None
+    offset: float | None = None
+    fpr_drift: float | None = None
+    fnr_drift: float | None = None
 
 
 def distinct(batches: Iterable[Sequence[str]]) -> tuple[str, ...]:
@@ -161,6 +168,7 @@ def summarize(
     alarm: Alarm | None = None,
     refused: bool = False,
     n_scored: int = 0,
+    drift: Drift | None = None,
 ) -> CycleReport:
     """Add one cycle's steps up.
 
@@ -169,7 +177,7 @@ def summarize(
         closing_verify_s: seconds of a verification made after the last step, if one was.
     """
     steps, decided = [s for s in steps if s.finding is None], steps
-    calibrated = calibrate_counts(verification.logits) if verification.logits.bins else None
+    calibrated = calibrate_counts(verification.logits) if verification.has_logits else None
     trained = [s for s in steps if s.accepted and s.loss is not None and s.phase not in (DRY, SCREEN)]
     n_samples = sum(s.n_samples for s in trained)
     batches = [s for s in steps if s.phase in (BATCH, VISIT)]
@@ -199,4 +207,8 @@ def summarize(
         auroc=calibrated.auroc if calibrated else None,
         calibrated_loss=calibrated.loss if calibrated else None,
         calibrated_accuracy=calibrated.accuracy if calibrated else None,
+        slope=calibrated.line.slope if calibrated else None,
+        offset=calibrated.line.offset if calibrated else None,
+        fpr_drift=drift.fpr if drift else None,
+        fnr_drift=drift.fnr if drift else None,
     )

@@ -21,11 +21,12 @@ The control, on one page
    and spending (q / K where it eliminates) as for centers.
 5. **Single labels** (`label_fdr.judge_labels`), of centers not under verdict: eliminated where the expected false share
    allows it at q / K, at the field's accuracy never; all others are ranked for a human.
-6. **Visits** (`visits.weigh_visits`): the calibrated change of the verification loss, added up as an e-value. It needs
-   no held-out state and is reported beside the verdicts; it decides nothing, since lasting harmless differences between
-   centers look the same.
+6. **Steps** decide nothing here: no step is verified. An e-value of a center's visits (does the calibrated loss rise
+   after them more than after others', cycle after cycle?) was tried and left out: lasting harmless differences between
+   centers look the same, and with a tolerance for them one center among 83 needs 31 cycles of nothing but bad visits.
 7. **Power** (`power`): what of the same size and kind would have been found. Printed with every "nothing found".
-8. **The published gate** stays. `false_alarms`: what it will reject by chance, before training; its drift, afterwards.
+8. **Gates of steps**, the published one among them, are another control (`gate`). `false_alarms` says what the
+   published one is expected to reject by chance, before training starts, and how far a gate has let rates drift.
 
 The promise is kept for each kind of verdict: centers, odd images, labels. For their union it holds for the ratio of
 expectations (false over all); the expected share is at most the sum of the three. Its unit is what is judged: of

@@ -63,7 +63,7 @@ _MODEL = Field("text", "content hash of the weights and BatchNorm statistics")
 _SECONDS = {"seconds": Field("number", "that the site computed")}
 TASKS: dict[str, TaskFields] = {
     "open": TaskFields(
-        request={"settings": Field("text", "grid, model, precision and batch size, as JSON")},
+        request={"settings": Field("text", "grid, model, precision, batch size, pipeline and qc.batchnorm, as JSON")},
         reply={
             "centers": Field("texts", "names of the centers that the site trains for"),
             "tokens": Field("lists of texts", "per center one opaque token a training scan, in visiting order"),
@@ -108,6 +108,12 @@ TASKS: dict[str, TaskFields] = {
             "counts": Field("array", "per group TP, FP, TN, FN"),
             "flips": Field("array", "per group HC broken, HC fixed, PD broken, PD fixed"),
             "loss_sums": Field("array", "per group, nats"),
+            "logits": Field(
+                "array",
+                "bin of 1/64, HC and PD scans with such a logit, of all groups together; only where the site's own "
+                "settings say share_margins: true",
+                optional=True,
+            ),
             **_SECONDS,
         },
     ),

@@ -7,6 +7,7 @@ means naming the state before it, which the site still holds.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import reduce
 from operator import add
 from weakref import WeakSet
@@ -25,6 +26,7 @@ from tmqc.federation.replies import (
     check_trained,
     check_verified,
     make_state,
+    read_logits,
     read_opened,
     read_verified,
 )
@@ -129,7 +131,8 @@ class RemoteCenters:
             site: dict(zip(self._sites[site].groups, read_verified(r), strict=True)) for site, r in replies.items()
         }
         self._last = self._state
-        return reduce(add, (found[site][group] for site, group in self._order))
+        total = reduce(add, (found[site][group] for site, group in self._order))
+        return replace(total, logits=reduce(add, map(read_logits, replies.values())))
 
     def hold_reference(self) -> None:
         """Count flips against the last verification from now on."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tmqc.core.platt import LogitCounts
 from tmqc.core.rates import Counts, Flips, Verification
 from tmqc.federation.messages import Array, Message, MessageError, Part, content_hash, split, unpack_parts
 
@@ -110,12 +111,22 @@ def check_verified(groups: Mapping[str, tuple[int, int]], reply: Message) -> Non
         raise MessageError("counts that do not add up to the scans the site has")
     if (flips[:, :2].sum(axis=1) > expected[:, 0]).any() or (flips[:, 2:].sum(axis=1) > expected[:, 1]).any():
         raise MessageError("more flips than the site has scans")
+    if (logits := reply.get("logits")) is not None:
+        if logits.ndim != 2 or logits.shape[1] != 3 or logits.dtype.kind != "i" or (logits[:, 1:] < 0).any():
+            raise MessageError("logits that are no bins with whole numbers of scans")
+        if not np.array_equal(logits[:, 1:].sum(axis=0), expected.sum(axis=0)):
+            raise MessageError("logits of other scans than those counted")
 
 
 def read_verified(reply: Message) -> Iterator[Verification]:
     """The counts of every group in a checked reply."""
     for counts, flips, loss_sum in zip(reply["counts"], reply["flips"], reply["loss_sums"], strict=True):
         yield Verification(Counts(*map(int, counts)), float(loss_sum), Flips(*map(int, flips)))
+
+
+def read_logits(reply: Message) -> LogitCounts:
+    """The logits in a checked reply; none if the site keeps them."""
+    return LogitCounts(tuple((int(k), int(hc), int(pd)) for k, hc, pd in reply.get("logits", ())))
 
 
 def check_trained(reply: Message, before: State, *, n: int, min_cell: int) -> None:

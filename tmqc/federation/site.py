@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tmqc.core.cells import Group, group_centers, name_groups
+from tmqc.core.platt import LogitCounts
 from tmqc.core.rates import DECISION_THRESHOLD, Verification, margins, score
 from tmqc.data.cohort import Cohort
 from tmqc.data.volumes import Volumes
@@ -184,7 +185,11 @@ class Site:
             reference = self._score(opened, request["reference"]) >= DECISION_THRESHOLD
         counted = [self._count(p, reference, group) for group in self._groups.values()]
         counts, flips = [one.counts for one in counted], [one.flips for one in counted]
-        return {
+        reply: Message = {}
+        if self.settings.share_margins:
+            logits = reduce(add, (one.logits for one in counted), LogitCounts())
+            reply["logits"] = np.array(logits.bins, np.int64).reshape(-1, 3)
+        return reply | {
             "counts": np.array([[c.tp, c.fp, c.tn, c.fn] for c in counts], np.int64).reshape(-1, 4),
             "flips": np.array([[f.broken_hc, f.fixed_hc, f.broken_pd, f.fixed_pd] for f in flips], np.int64).reshape(
                 -1, 4

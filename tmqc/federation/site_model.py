@@ -18,6 +18,8 @@ log = logging.getLogger("tmqc")
 _SHARED = {
     "cohort": ("shape", "spacing_mm", "orientation"),
     "run": ("deterministic", "precision", "jit", "verify_batch_size", "threads"),
+    "pipeline": ("name",),
+    "qc": ("batchnorm",),
 }
 
 

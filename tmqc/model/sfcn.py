@@ -13,7 +13,9 @@ from tmqc.model.learner import Learner
 from tmqc.settings.schema import Config, ModelConfig
 
 
-def sfcn(shape: Sequence[int], settings: ModelConfig, *, seed: int, precision: str = "float32") -> keras.Model:
+def sfcn(
+    shape: Sequence[int], settings: ModelConfig, *, seed: int, precision: str = "float32", frozen_norms: bool = False
+) -> keras.Model:
     """Build the model: a part named `encoder` followed by one named `classifier`.
 
     Args:
@@ -21,6 +23,7 @@ def sfcn(shape: Sequence[int], settings: ModelConfig, *, seed: int, precision: s
         settings: filters of every 3x3x3 block, then of the closing 1x1x1 convolution; dropout; BatchNorm.
         seed: of initial weights and dropout. The same seed gives the same model.
         precision: Keras dtype policy of all layers but the last; probabilities are always float32.
+        frozen_norms: in training, too, BatchNorm normalizes by its moving statistics, and leaves them as they are.
 
     Returns:
         Model from volumes (b, x, y, z, 1) to the probability of PD (b, 1). Not compiled.
@@ -42,7 +45,7 @@ def sfcn(shape: Sequence[int], settings: ModelConfig, *, seed: int, precision: s
             epsilon=settings.batchnorm_epsilon,
             dtype=precision,
             name=f"norm{i}",
-        )(x)
+        )(x, **({"training": False} if frozen_norms else {}))
 
     volume = keras.Input((*shape, 1), name="volume")
     x = volume
@@ -72,6 +75,12 @@ def feature_grid(shape: Sequence[int], n_blocks: int) -> tuple[int, ...]:
 def build_learner(config: Config, *, trains: bool = True) -> tuple[Learner, backend.Device]:
     """The model of the settings with fresh weights, on whatever device there is."""
     device = backend.set_up(deterministic=config.run.deterministic, threads=config.run.threads)
-    model = sfcn(config.cohort.shape, config.model, seed=config.run.seed, precision=config.run.precision)
+    model = sfcn(
+        config.cohort.shape,
+        config.model,
+        seed=config.run.seed,
+        precision=config.run.precision,
+        frozen_norms=config.pipeline.name == "qc" and config.qc.batchnorm == "frozen",
+    )
     jit = backend.jit_compile(config.run.jit, device, deterministic=config.run.deterministic)
     return Learner(model, jit_compile=jit, trains=trains), device

@@ -10,13 +10,16 @@ from pathlib import Path
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from tmqc.core.platt import Line
 from tmqc.data.cache import open_cache
 from tmqc.data.copies import refuse_copies
 from tmqc.errors import RunError
 from tmqc.model.sfcn import build_learner
 from tmqc.pipelines.context import RunContext, open_run
 from tmqc.pipelines.prepare import Inputs, find_cohort, load, load_into
+from tmqc.pipelines.training import line_of
 from tmqc.report.guarded import illustrate
+from tmqc.report.html import show
 from tmqc.report.metrics import (
     ALL,
     METRIC_NAMES,
@@ -31,10 +34,13 @@ from tmqc.report.past_run import verified_on_test
 from tmqc.report.tables import print_inference
 from tmqc.runs.checkpoint import checkpoint_path, load_checkpoint, saved_cycles
 from tmqc.runs.cycle_choice import select_cycles
-from tmqc.runs.directory import CONFIG, METRICS, PREDICTIONS, REPORT, check_free
+from tmqc.runs.cycles import read_cycles
+from tmqc.runs.directory import CONFIG, CYCLES, METRICS, PREDICTIONS, REPORT, check_free
 from tmqc.settings.schema import Config, ModelConfig, flatten
 
 log = logging.getLogger("tmqc")
+
+_LOGGED = ("accuracy", "calibrated_accuracy", "auroc")
 
 
 def run_inference(config: Config, directory: Path) -> None:
@@ -77,14 +83,16 @@ def _score(
     scans = inputs.volumes.block([s.subject for s in test])
     rows: list[SubgroupMetrics] = []
     predictions: list[Prediction] = []
+    lines = _find_lines(run)
     for cycle in cycles:
         load_into(learner, load_checkpoint(checkpoint_path(run, cycle)), run)
         p = learner.predict(scans, batch_size=settings.run.verify_batch_size)
-        rows += subgroup_metrics(test, p, cycle=cycle, age_bins=settings.inference.age_bins)
+        rows += subgroup_metrics(test, p, cycle=cycle, age_bins=settings.inference.age_bins, line=lines.get(cycle))
         predictions += predictions_of(test, p, cycle=cycle)
         overall = next(row for row in rows if row.cycle == cycle and row.subgroup == ALL)
         context.tracker.metrics({f"test/{name}": getattr(overall, name) for name in METRIC_NAMES}, step=cycle)
-        log.info("cycle %d: test accuracy %.3f", cycle, overall.accuracy)
+        numbers = ", ".join(f"{name.replace('_', ' ')} {show(getattr(overall, name))}" for name in _LOGGED)
+        log.info("cycle %d, test split: %s", cycle, numbers)
     return rows, predictions
 
 
@@ -98,6 +106,13 @@ def _find_cycles(config: Config) -> tuple[Path, list[int]]:
         has = f"it holds cycles {saved[0]} to {saved[-1]}" if saved else "it holds no checkpoint at all"
         raise RunError(f"inference.run={run}, inference.cycles={config.inference.cycles}: no such cycle, {has}")
     return run, chosen
+
+
+def _find_lines(run: Path) -> dict[int, Line]:
+    """Of every cycle, what calibrates its model's logits as the run's own verifications say."""
+    if not (run / CYCLES).is_file():  # imported weights have none
+        return {}
+    return {report.cycle: line for report in read_cycles(run / CYCLES) if (line := line_of(report)) is not None}
 
 
 def _find_warnings(config: Config) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tmqc.pipelines.checkpointer import Checkpointer, put_back
 from tmqc.pipelines.context import open_run
+from tmqc.pipelines.expectations import expect_by_chance
 from tmqc.pipelines.image_check import measure_unlikeness
 from tmqc.pipelines.prepare import prepare
 from tmqc.pipelines.rules import looks_at_images, make_travel, warn_of_settings, warn_or_stop
@@ -27,6 +28,7 @@ def run_qc(config: Config, directory: Path) -> None:
     with open_run(config, directory, inputs) as run, open_centers(run, inputs) as setup:
         config, plan = run.config, setup.plan
         warn_of_settings(config.qc, plan, n_hc=setup.n_hc, n_pd=setup.n_pd)
+        expected = expect_by_chance(config.qc, plan, n_hc=setup.n_hc, n_pd=setup.n_pd)
         before = predict_start(run, inputs)
         unlikeness = measure_unlikeness(plan.subjects, inputs.volumes) if looks_at_images(config.qc) else None
         with open_trace(run, setup.traffic) as trace, open_progress(run, plan) as progress, run.stop.waiting():
@@ -38,4 +40,4 @@ def run_qc(config: Config, directory: Path) -> None:
                 progress.cycle(report)
                 warn_of_vanished(tour.state.reports, plan, truth=setup.truth)
                 warn_or_stop(report, config.qc)
-        close_training(run, inputs, setup, tour.state.reports, before=before)
+        close_training(run, inputs, setup, tour.state.reports, before=before, expected=expected)

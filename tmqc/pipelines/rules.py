@@ -35,8 +35,8 @@ class RunawayError(StoppedError):
 
 def is_published(qc: QcConfig) -> bool:
     """Whether verdicts need nothing but the published columns of the trace."""
-    gate = (qc.control, qc.signal, qc.reference, qc.calibrated.method) == ("steps", "rates", "last", "none")
-    return gate and qc.chance is None and qc.strikes == 1 and not _guard(qc).pauses
+    gate = (qc.control, qc.signal, qc.reference, qc.measured.method) == ("steps", "rates", "last", "none")
+    return gate and qc.chance is None and qc.strikes == 1 and not qc.calibrate and not _guard(qc).pauses
 
 
 def unit_of(qc: QcConfig) -> str:
@@ -74,20 +74,20 @@ def make_travel(
         asked = qc.evidence
         rules = EvidenceRules(qc.fdr, every=asked.every, revisit=qc.revisit, compare=asked.compare, guard=_guard(qc))
         return EvidenceTravel(plan, rules, centers, *listeners, **place)
-    if unknown := [center for center in qc.calibrated.centers if center not in plan.subjects]:
-        raise RunError(f"qc.calibrated.centers: no center {', '.join(unknown)}; there are {', '.join(plan.subjects)}")
+    if unknown := [center for center in qc.measured.centers if center not in plan.subjects]:
+        raise RunError(f"qc.measured.centers: no center {', '.join(unknown)}; there are {', '.join(plan.subjects)}")
     return ControlledTravel(plan, _control(qc), centers, *listeners, **place)
 
 
 def _control(qc: QcConfig) -> Control:
-    calibrated, dry_tour = qc.calibrated, None
-    if calibrated.method != "none":
+    measured, dry_tour = qc.measured, None
+    if measured.method != "none":
         dry_tour = DryTour(
-            method=calibrated.method,
-            level=calibrated.level,
-            n_steps=calibrated.n_steps,
-            centers=tuple(calibrated.centers),
-            seed=calibrated.seed,
+            method=measured.method,
+            level=measured.level,
+            n_steps=measured.n_steps,
+            centers=tuple(measured.centers),
+            seed=measured.seed,
         )
     gate = Gate(
         signal=qc.signal,
@@ -105,6 +105,7 @@ def _control(qc: QcConfig) -> Control:
         dry_tour=dry_tour,
         early_stop=qc.early_stop,
         verify=qc.verify,
+        calibrate=qc.calibrate,
     )
 
 
@@ -125,7 +126,6 @@ def _screening(qc: QcConfig) -> Screening:
             image_alone_z=screen.image_alone_z,
             least_loss=screen.least_loss,
         ),
-        least_accuracy=screen.least_accuracy,
         guard=_guard(qc),
     )
 
@@ -144,13 +144,10 @@ def warn_or_stop(report: CycleReport, qc: QcConfig) -> None:
         RunawayError: `qc.runaway.action=stop`.
     """
     if report.refused:
-        why = f"verification accuracy below qc.screen.least_accuracy={qc.screen.least_accuracy:g}"
-        if qc.control == "evidence":
-            why = "its logits are not informative of the verification scans' labels"
         log.warning(
-            "cycle %d: no scan was judged, as the model is not accurate enough to judge (%s): train the clean model "
-            "for longer",
-            *(report.cycle, why),
+            "cycle %d: no scan was judged, for the model tells the verification scans' classes apart no better than "
+            "chance might: train the clean model for longer",
+            report.cycle,
         )
     if report.alarm is None or report.n_steps == 0:
         return
@@ -187,8 +184,8 @@ def _remedy(qc: QcConfig) -> str:
         return "lower qc.fdr and look at review.csv and centers.csv"
     if qc.control == "screen":
         return "raise the limits of qc.screen"
-    if qc.calibrated.method != "none":
-        return "raise qc.calibrated.level"
+    if qc.measured.method != "none":
+        return "raise qc.measured.level"
     return "raise " + {"rates": "qc.error", "loss": "qc.loss_error", "both": "qc.error and qc.loss_error"}[qc.signal]
 
 
@@ -210,7 +207,7 @@ def warn_of_few_scans(qc: QcConfig, *, n_train: int) -> None:
 
 def warn_of_single_flips(qc: QcConfig, *, n_hc: int, n_pd: int) -> None:
     """Warn, with the figures, if one flipped prediction of one scan is more than the acceptable error."""
-    if qc.control != "steps" or qc.signal == "loss" or qc.calibrated.method != "none":
+    if qc.control != "steps" or qc.signal == "loss" or qc.measured.method != "none":
         return
     worth = flip_worth(Counts(tp=n_pd, tn=n_hc))
     if qc.error < max(worth.fpr, worth.fnr):

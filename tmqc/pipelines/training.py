@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from tmqc.core.platt import Line
 from tmqc.core.records import CycleReport
 from tmqc.pipelines.context import RunContext
 from tmqc.pipelines.prepare import Inputs
@@ -45,6 +47,8 @@ from tmqc.runs.trace import TraceWriter
 from tmqc.settings.schema import flatten
 from tmqc.training.travel import NonFiniteError, Plan
 
+log = logging.getLogger("tmqc")
+
 
 def open_trace(run: RunContext, traffic: TrafficMeter) -> TraceWriter:
     """The run's trace, with the columns that its verdicts need, and those of traffic where something travels."""
@@ -71,6 +75,7 @@ def close_training(
     reports: Sequence[CycleReport],
     *,
     before: Sequence[Prediction],
+    expected: Mapping[str, float] | None = None,
 ) -> None:
     """Score the final model on the test split, write and hand over all results, then draw, then print the last table.
 
@@ -79,6 +84,7 @@ def close_training(
 
     Args:
         before: the test split as the model scored it that the run started from.
+        expected: of control, by chance alone.
     """
     config, directory, tracker, last = run.config, run.directory, run.tracker, reports[-1]
     state = setup.centers.state()  # the final model, wherever it was trained
@@ -86,10 +92,15 @@ def close_training(
     after = predict_test(run, inputs, cycle=last.cycle)
     if after:
         write_predictions(directory / PREDICTIONS, [*before, *after])
-    test, controlled = _metrics_of(after), config.pipeline.name == "qc"
+    test, controlled = _metrics_of(after, line_of(last)), config.pipeline.name == "qc"
     detection, breakdown = evaluate_run(run, setup, reports) if controlled and setup.truth is not None else (None, None)
     summary = summarize_run(
-        reports, pipeline=config.pipeline.name, test=test, controlled=controlled, detection=detection
+        reports,
+        pipeline=config.pipeline.name,
+        test=test,
+        controlled=controlled,
+        detection=detection,
+        expected=expected,
     )
     tracker.metrics(closing_numbers(summary), step=last.cycle)
     run.hand_over(TRACE, LEDGER, CYCLES, PREDICTIONS, DETECTION, GOOD_LOST, BY_KIND, TRUTH, CENTERS, REVIEW, POWER)
@@ -102,6 +113,12 @@ def close_training(
     drop_latest(directory)
     illustrate(directory)
     run.hand_over(REPORT)
+    if last.fpr_drift is not None and last.fnr_drift is not None:
+        log.info(
+            "since control began FPR has changed by %+.3f and FNR by %+.3f, as the gate counts them; no step need have "
+            "been rejected for that",
+            *(last.fpr_drift, last.fnr_drift),
+        )
     print_training(last, test=test, detection=detection, breakdown=breakdown, note=inputs.note, directory=directory)
 
 
@@ -125,9 +142,16 @@ def predict_test(run: RunContext, inputs: Inputs, *, cycle: int) -> list[Predict
     return predictions_of(test, p, cycle=cycle)
 
 
-def _metrics_of(predictions: Sequence[Prediction]) -> dict[str, float | None]:
+def line_of(report: CycleReport) -> Line | None:
+    """What calibrates the logits of the model that a cycle has left; None where that is not known."""
+    if report.slope is None or report.offset is None:
+        return None
+    return Line(report.slope, report.offset)
+
+
+def _metrics_of(predictions: Sequence[Prediction], line: Line | None) -> dict[str, float | None]:
     if not predictions:
         return {}
     p = np.array([prediction.probability for prediction in predictions])
-    [overall] = subgroup_metrics([each.subject for each in predictions], p, cycle=0, age_bins=None)
+    [overall] = subgroup_metrics([each.subject for each in predictions], p, cycle=0, age_bins=None, line=line)
     return {name: getattr(overall, name) for name in METRIC_NAMES}

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tmqc.core.records import CycleReport
-from tmqc.report.metrics import ALL, METRIC_NAMES, SubgroupMetrics
+from tmqc.report.metrics import ALL, SHARES, SubgroupMetrics
 from tmqc.report.style import (
     BLUE,
     GREEN,
@@ -66,7 +66,7 @@ def draw_inference(rows: Sequence[SubgroupMetrics]) -> Figure:
         raise ValueError("no metrics of subgroup 'all' to draw")
     figure = new_figure(7.0, 4.0)
     axes = figure.subplots()
-    for index, name in enumerate(METRIC_NAMES):
+    for index, name in enumerate(SHARES):
         values = [getattr(row, name) for row in of_all]
         _line(axes, [row.cycle for row in of_all], values, _METRIC_LABELS.get(name, name), index)
     style_axes(axes, title=f"Test split, {of_all[-1].n} scans", ylabel="0..1, higher is better")

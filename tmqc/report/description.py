@@ -11,7 +11,13 @@ _HOW_TO_READ = (
     f"Figures, flagged scans and intervals: `{REPORT}` among the artifacts. FPR, FNR and losses (nats): lower is "
     "better; other rates and scores (0..1): higher is better. The experiment's description explains every number."
 )
-_RATES = {"FPR": "verify/fpr", "FNR": "verify/fnr", "accuracy": "verify/accuracy"}
+_RATES = {"FPR": "verify/fpr", "FNR": "verify/fnr"}
+_STATE = {
+    "AUROC": "auroc",
+    "accuracy": "accuracy",
+    "calibrated accuracy": "calibrated_accuracy",
+    "calibrated loss": "calibrated_loss",
+}
 
 
 def describe_run(settings: Mapping[str, Any], summary: Mapping[str, Any], *, note: str | None) -> str:
@@ -53,9 +59,18 @@ def describe_results(summary: Mapping[str, Any]) -> dict[str, str]:
     if "last_cycle" in summary:
         facts["Cycles"] = f"{summary['first_cycle']} to {summary['last_cycle']}"
     if any(name in summary for name in _RATES.values()):
-        facts["Verification after the last cycle"] = _list(summary, _RATES)
+        facts["Verification after the last cycle"] = _list(summary, _RATES | _of("verify"))
     if "test/auroc" in summary:
-        facts["Test split"] = _list(summary, {"AUROC": "test/auroc", "accuracy": "test/accuracy"})
+        facts["Test split"] = _list(summary, _of("test"))
+    if summary.get("qc/fpr_drift") is not None:
+        facts["Rates now less those when control began"] = _list(
+            summary, {"FPR": "qc/fpr_drift", "FNR": "qc/fnr_drift"}
+        )
+    if "qc/expected_rejected" in summary:
+        facts["Expected a cycle by chance alone"] = (
+            f"{summary['qc/expected_rejected']:.1f} steps rejected, "
+            f"{summary['qc/expected_eliminated']:.1f} good scans eliminated"
+        )
     if "qc/waiting" in summary:
         counts = {"flagged": "qc/flagged_total", "eliminated": "qc/eliminated_total", "undecided": "qc/waiting"}
         facts["Scans"] = ", ".join(f"{summary[number]} {name}" for name, number in counts.items())
@@ -81,16 +96,22 @@ def _describe_gate(settings: Mapping[str, Any]) -> str:
         return f"screen, every {get('screen.every')} cycles, {get('screen.steps')} steps a scan"
     if get("control") == "evidence":
         return f"evidence, every {get('evidence.every')} cycles, false discovery rate {get('fdr')}"
-    signal, method = get("signal"), get("calibrated.method")
+    signal, method = get("signal"), get("measured.method")
     parts = [f"every step by {signal}"]
     if method not in ("none", "-"):
-        parts.append(f"tolerances calibrated by {method} {get('calibrated.level')}")
+        parts.append(f"tolerances measured by {method} {get('measured.level')}")
     else:
         parts += [f"error {get('error')} a sample"] if signal in ("rates", "both") else []
         parts += [f"loss {get('loss_error')} nats a sample"] if signal != "rates" else []
+    parts += ["calibrated"] if get("calibrate") is True else []
+    parts += ["BatchNorm statistics frozen"] if get("batchnorm") == "frozen" else []
     if get("chance") not in (None, "-"):
         parts.append(f"chance {get('chance')}")
     return ", ".join([*parts, f"reference {get('reference')}", f"revisit after {get('revisit')} cycles"])
+
+
+def _of(group: str) -> dict[str, str]:
+    return {label: f"{group}/{name}" for label, name in _STATE.items()}
 
 
 def _list(summary: Mapping[str, Any], named: Mapping[str, str]) -> str:

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score, f1_score, recall_score, roc_auc_score
 
-from tmqc.core.rates import DECISION_THRESHOLD
+from tmqc.core.platt import Line
+from tmqc.core.rates import DECISION_THRESHOLD, margins
 from tmqc.data.cohort import Subject
 from tmqc.errors import RunError
 from tmqc.report.past_run import read_frame
@@ -40,13 +41,16 @@ class Prediction:
 
 @dataclass(frozen=True)
 class SubgroupMetrics:
-    """One row of `metrics.csv`; all values 0..1, higher is better, None where a value does not exist.
+    """One row of `metrics.csv`; None where a value does not exist. All but the loss 0..1, higher is better.
 
     Attributes:
+        accuracy: at 0.5; so are sensitivity, specificity and f1.
         sensitivity: share of PD called PD; None without PD.
         specificity: share of HC called HC; None without HC.
         f1: None if no scan is PD and none was called PD.
         auroc: None if one class is missing.
+        calibrated_accuracy, calibrated_loss (nats, lower is better): once the logits are calibrated as the verification
+            scans say for the cycle's model; None where that is not known.
     """
 
     cycle: int
@@ -57,9 +61,12 @@ class SubgroupMetrics:
     specificity: float | None
     f1: float | None
     auroc: float | None
+    calibrated_accuracy: float | None = None
+    calibrated_loss: float | None = None
 
 
-METRIC_NAMES = ("accuracy", "sensitivity", "specificity", "f1", "auroc")
+SHARES = ("accuracy", "calibrated_accuracy", "sensitivity", "specificity", "f1", "auroc")  # 0..1, higher is better
+METRIC_NAMES = (*SHARES, "calibrated_loss")
 
 
 def predictions_of(subjects: Sequence[Subject], probabilities: NDArray[np.floating], *, cycle: int) -> list[Prediction]:
@@ -87,6 +94,7 @@ def subgroup_metrics(
     *,
     cycle: int,
     age_bins: Sequence[float] | None,
+    line: Line | None = None,
 ) -> list[SubgroupMetrics]:
     """Metrics of one cycle: `all`, `sex=F`, `sex=M`, `age=[60,70)`, `center=<name>`; empty subgroups are left out.
 
@@ -95,6 +103,7 @@ def subgroup_metrics(
         probabilities: of PD, shape (n,).
         cycle: whose model predicted.
         age_bins: as `sexes_and_ages` takes them. None: the one row of `all`.
+        line: that calibrates the logits of this cycle's model; None: not known.
 
     Raises:
         ValueError: there are no subjects, or `predictions_of` refuses.
@@ -103,8 +112,8 @@ def subgroup_metrics(
         raise ValueError("no subjects to score")
     predictions = predictions_of(subjects, probabilities, cycle=cycle)
     if age_bins is None:
-        return [_row(ALL, predictions)]
-    return [_row(name, members) for name, members in subgroups(predictions, age_bins=age_bins)]
+        return [_row(ALL, predictions, line)]
+    return [_row(name, members, line) for name, members in subgroups(predictions, age_bins=age_bins)]
 
 
 def subgroups(
@@ -144,12 +153,13 @@ def _age_group(age: float, bins: Sequence[float]) -> str:
     return f"age=[{bins[at - 1]:g},{bins[at]:g}{']' if at == len(bins) - 1 else ')'}"
 
 
-def _row(name: str, members: Sequence[Prediction]) -> SubgroupMetrics:
+def _row(name: str, members: Sequence[Prediction], line: Line | None) -> SubgroupMetrics:
     actual = np.array([p.subject.group for p in members])
     predicted = np.array([p.predicted for p in members])
     probability = np.array([p.probability for p in members])
     n_pd = int(actual.sum())
     has_pd, has_hc = n_pd > 0, n_pd < len(members)
+    logits = None if line is None else line(margins(probability, np.ones_like(actual)))
     return SubgroupMetrics(
         cycle=members[0].cycle,
         subgroup=name,
@@ -159,6 +169,8 @@ def _row(name: str, members: Sequence[Prediction]) -> SubgroupMetrics:
         specificity=float(recall_score(actual, predicted, pos_label=0)) if has_hc else None,
         f1=float(f1_score(actual, predicted)) if has_pd or predicted.any() else None,
         auroc=float(roc_auc_score(actual, probability)) if has_pd and has_hc else None,
+        calibrated_accuracy=None if logits is None else float(accuracy_score(actual, logits >= 0.0)),
+        calibrated_loss=None if logits is None else float(np.mean(np.logaddexp(0.0, logits) - actual * logits)),
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tmqc.core.numbers import TOTALS, cycle_numbers
+from tmqc.core.numbers import EXPECTED, TOTALS, cycle_numbers
 from tmqc.core.records import CycleReport
 from tmqc.report.scores import DetectionRow, detection_metrics
 from tmqc.runs.directory import write_json
@@ -20,6 +20,7 @@ def summarize_run(
     test: Mapping[str, float | None],
     controlled: bool,
     detection: DetectionRow | None,
+    expected: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """Put the numbers of a finished training run together, under their names. What does not exist is None.
 
@@ -29,6 +30,7 @@ def summarize_run(
         test: metrics of the final model on the test split; empty without one.
         controlled: whether there was quality control: a first verification before any step, and a ledger.
         detection: scores after the last cycle; None where the truth is not known or nothing was controlled.
+        expected: what control was expected to do by chance alone, under the names `EXPECTED`.
 
     Returns:
         `pipeline`, `first_cycle`, `last_cycle`, `n_cycles`; the numbers of the last cycle as in `cycles.csv`, `qc/...`
@@ -47,6 +49,7 @@ def summarize_run(
         **cycle_numbers(last),
         **totals,
         **{f"test/{name}": value for name, value in test.items()},
+        **(expected or {}),
         **({} if detection is None else detection_metrics(detection)),
     }
     return {
@@ -66,7 +69,7 @@ def numbers_of(summary: Mapping[str, Any]) -> dict[str, float]:
 def closing_numbers(summary: Mapping[str, Any]) -> dict[str, float]:
     """Those of them that are no cycle's: of the test split, and totals."""
     numbers = numbers_of(summary)
-    return {name: value for name, value in numbers.items() if name in TOTALS or name.startswith("test/")}
+    return {name: value for name, value in numbers.items() if name in (*TOTALS, *EXPECTED) or name.startswith("test/")}
 
 
 def write_summary(path: Path, summary: Mapping[str, Any]) -> None:

@@ -23,9 +23,19 @@ from tmqc.report.ranking import RivalRow
 from tmqc.report.scores import Breakdown, DetectionRow, detection_metrics
 from tmqc.runs.directory import LEDGER, METRICS, TRACE
 
-_CLOSING = ("train/loss", "verify/loss", "verify/fpr", "verify/fnr", "verify/accuracy")
+_CLOSING = (
+    *("train/loss", "verify/loss", "verify/fpr", "verify/fnr", "verify/accuracy"),
+    *("verify/calibrated_accuracy", "verify/auroc", "verify/calibrated_loss"),
+)
 _CONTROL = ("qc/eliminated_total", "qc/waiting")
 _GOOD = "good"
+_NARROW = {  # heads of columns that would be too wide
+    "accuracy": "accu-\nracy",
+    "calibrated_accuracy": "calib.\naccu-\nracy",
+    "calibrated_loss": "calib.\nloss",
+    "sensitivity": "sensi-\ntivity",
+    "specificity": "speci-\nficity",
+}
 
 
 def print_training(
@@ -193,7 +203,7 @@ def _add_breakdown(table: Table, breakdown: Breakdown) -> None:
 def _metrics_table(first: str, title: str, *more: str) -> Table:
     table = Table(first, title=title, title_justify="left", collapse_padding=True)  # fits into 80 columns
     for name in (*more, "n", *METRIC_NAMES):
-        table.add_column(name, justify="right")
+        table.add_column(_NARROW.get(name, name), justify="right")
     return table
 
 

@@ -33,6 +33,7 @@ COLUMNS = (
 # Of gates beyond the published one only: what their verdicts need besides.
 FURTHER_COLUMNS = (
     *("RefVerifyLoss", "LossTolerance", "BrokenHC", "FixedHC", "BrokenPD", "FixedPD", "Outcome"),
+    *("Slope", "Offset"),
     *("Margin", "LossZ", "MarginZ", "Strength", "ImageZ", "Contradiction"),
     *("Reasons", "Look", "Due", "CenterP", "CenterLimit", "CenterOut"),
     *("OddP", "OddZ", "OddLimit", "OddOut", "Lfdr", "LfdrLimit", "LfdrOut"),
@@ -49,6 +50,7 @@ def trace_row(step: Step) -> dict[str, object]:
 
     `FP`, `FN`, `TP`, `TN` count the scans that were scored. Where some were left out (`qc.early_stop`), `PFP`, `PFN`
     and `VerifyLoss` are lower bounds over all scans, from which the verdict re-derives, and `ACC` is an upper bound.
+    With `qc.calibrate` all of these were counted once logits had become `Slope` * logit + `Offset`.
 
     Raises:
         ValueError: the step was not verified.
@@ -73,11 +75,13 @@ def trace_row(step: Step) -> dict[str, object]:
 def further_cells(step: Step) -> dict[str, object]:
     """The `FURTHER_COLUMNS` of gates beyond the published one; None where a value does not exist."""
     verdict, evidence, found = step.verdict, step.evidence, step.finding
-    flips = verdict.flips if verdict else None
+    line = step.verification.line if step.verification else None
+    flips = verdict.flips if verdict and line is None else None
     values = (
         *((verdict.loss_reference, verdict.loss_tolerance) if verdict else (None, None)),
         *((flips.broken_hc, flips.fixed_hc, flips.broken_pd, flips.fixed_pd) if flips else (None,) * 4),
         step.outcome,
+        *((line.slope, line.offset) if line else (None, None)),
         *((evidence.margin, evidence.loss_z, evidence.margin_z, evidence.strength) if evidence else (None,) * 4),
         *((evidence.image_z, evidence.contradiction) if evidence else (None, None)),
     )

@@ -97,7 +97,7 @@ class ScheduleConfig:
 
 
 @dataclass
-class CalibratedConfig:
+class MeasuredConfig:
     """Tolerances measured by a dry tour before control starts, in place of the acceptable errors."""
 
     method: str = one_of("none", ("none", "quantile", "z"))  # none: the acceptable errors hold
@@ -121,7 +121,6 @@ class ScreenConfig:
     image_z: float | None = within(None, 1e-6, 1e6)  # a more dissimilar image is unusual; null: no check
     image_alone_z: float | None = within(None, 1e-6, 1e6)  # a more dissimilar image is a suspect by itself
     least_loss: float = within(1e-4, 0.0, 100.0)  # nats; a smaller spread of the changes counts as this
-    least_accuracy: float = within(0.9, 0.0, 1.0)  # of a state that may judge
 
 
 @dataclass
@@ -157,7 +156,9 @@ class QcConfig:
     strikes: int = within(1, 1, 1000)  # failed revisits in a row that eliminate
     early_stop: bool = False  # end a verification as soon as rejection is certain
     verify: str = one_of("batch", ("batch", "visit"))  # after every batch, or once after every visit
-    calibrated: CalibratedConfig = field(default_factory=CalibratedConfig)
+    calibrate: bool = False  # Platt-calibrate the verification logits before anything is counted
+    batchnorm: str = one_of("published", ("published", "frozen"))  # frozen: its statistics stay those of the start
+    measured: MeasuredConfig = field(default_factory=MeasuredConfig)
     screen: ScreenConfig = field(default_factory=ScreenConfig)
     fdr: float = within(0.1, 1e-6, 0.5)  # of evidence: share of good ones expected among what is eliminated
     evidence: EvidenceConfig = field(default_factory=EvidenceConfig)

@@ -52,15 +52,20 @@ def _check_screen(config: Config) -> list[str]:
 def _check_steps(config: Config) -> list[str]:
     settings, qc = config.federation, config.qc
     faults = []
-    if qc.calibrated.method != "none" and settings.on_fault == SKIP:
+    if qc.measured.method != "none" and settings.on_fault == SKIP:
         faults.append(
-            f"qc.calibrated.method={qc.calibrated.method}: tolerances are measured once, before control starts, and "
+            f"qc.measured.method={qc.measured.method}: tolerances are measured once, before control starts, and "
             "every step of that measurement counts: use federation.on_fault=wait or stop"
         )
     if qc.early_stop:
         faults.append(
             f"qc.early_stop=true: sites score at the same time, each all of its scans, and none could stop the others; "
             f"set qc.early_stop=false with federation={settings.name}"
+        )
+    if qc.calibrate and settings.name != "nvflare" and not settings.share_margins:
+        faults.append(
+            "qc.calibrate=true needs to know how many verification scans have which logit, which shows that of single "
+            "scans and which sites keep to themselves: federation.share_margins=true, or qc.calibrate=false"
         )
     return faults
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 from time import perf_counter
 from typing import Any, Unpack
 
-from tmqc.core.calibration import Change, calibrate, draw_dry_steps
 from tmqc.core.control import Control
+from tmqc.core.false_alarms import Drift, measure_drift
 from tmqc.core.gate import Gate, decide, flip_worth, next_reference
-from tmqc.core.rates import Rates, Verification
+from tmqc.core.rates import Rates, Verification, calibrate_verification
 from tmqc.core.records import (
     BASELINE,
     BATCH,
@@ -25,9 +25,10 @@ from tmqc.core.records import (
     join,
 )
 from tmqc.core.runaway import Alarm, find_runaway
+from tmqc.core.tolerances import Change, draw_dry_steps, measure_tolerances
 from tmqc.training.state import CLOSE, TOUR, Task
 from tmqc.training.tour import Place, Travel
-from tmqc.training.travel import AwayError, Centers, Listener, Plan, verify
+from tmqc.training.travel import AwayError, Centers, Listener, Plan, verify, with_logits
 
 
 class ControlledTravel(Travel):
@@ -42,8 +43,8 @@ class ControlledTravel(Travel):
 
     @property
     def gate(self) -> Gate:
-        """As configured, with its calibration once that is measured."""
-        return replace(self.control.gate, calibration=self.state.calibration)
+        """As configured, with its tolerances once they are measured."""
+        return replace(self.control.gate, measured=self.state.tolerances)
 
     @property
     def reference(self) -> Verification:
@@ -78,10 +79,15 @@ class ControlledTravel(Travel):
 
     def _baseline(self) -> Step:
         started, state = perf_counter(), self.state
-        state.reference = state.current = verify(self.centers, state.cycle)
+        state.current = verify(self.centers, state.cycle)
+        state.reference = state.began = self._count(state.current)
         self.centers.hold_reference()
         rates = self.gate.rates_of(state.reference)
         return Step(state.cycle, BASELINE, verification=state.reference, rates=rates, verify_s=perf_counter() - started)
+
+    def _count(self, verification: Verification) -> Verification:
+        """A verification as the gate judges it."""
+        return calibrate_verification(with_logits(verification)) if self.control.calibrate else verification
 
     def _set_aside(self) -> None:
         """The regular tour is over: the flagged go on the revisit list, and those that are due are tried once more."""
@@ -104,7 +110,7 @@ class ControlledTravel(Travel):
             return
         self._report(self._follow(step))
         if task.phase == DRY and self.state.queue[0].phase != DRY:
-            self._calibrate()
+            self._measure()
 
     def _follow(self, step: Step) -> Step:
         """Act on a verdict: retry the scans of a rejected batch, flag those that fail, decide on revisits."""
@@ -141,7 +147,7 @@ class ControlledTravel(Travel):
         n = len(self.state.ledger.eliminated) + n_more
         return find_runaway(self.control.guard, self.state.rejected, n_condemned=n, n_subjects=len(self._center_of))
 
-    def _calibrate(self) -> None:
+    def _measure(self) -> None:
         """Make the gate's tolerances of what the steps of the dry tour changed."""
         dry, before, changes = self.control.dry_tour, self.gate.rates_of(self.reference), []
         assert dry is not None
@@ -151,7 +157,9 @@ class ControlledTravel(Travel):
             rate = max(step.rates.fpr - before.fpr, step.rates.fnr - before.fnr)
             changes.append(Change(len(step.subjects), rate, step.verification.loss - self.reference.loss))
         flip = flip_worth(self.reference.counts)
-        self.state.calibration = calibrate(changes, method=dry.method, level=dry.level, flip=max(flip.fpr, flip.fnr))
+        self.state.tolerances = measure_tolerances(
+            changes, method=dry.method, level=dry.level, flip=max(flip.fpr, flip.fnr)
+        )
 
     def _try_step(self, task: Task) -> Step:
         """Train, verify, decide; a rejected or dry step leaves no trace in the model."""
@@ -160,9 +168,11 @@ class ControlledTravel(Travel):
         started, n, gate = perf_counter(), len(trained.subjects), self.gate
         judged = task.phase != DRY
         limit = gate.limit(self.reference, n_samples=n) if judged and self.control.early_stop else None
-        verification = verify(self.centers, self.state.cycle, trained.subjects, limit=limit)
+        raw = verify(self.centers, self.state.cycle, trained.subjects, limit=limit)
+        verification = self._count(raw)
         verdict = decide(verification, self.reference, n_samples=n, gate=gate) if judged else None
         if verdict is not None and verdict.accepted:
+            self.state.current = raw
             self._accept(verification)
         else:
             self.centers.restore(before)
@@ -192,7 +202,6 @@ class ControlledTravel(Travel):
 
     def _accept(self, verification: Verification) -> None:
         state = self.state
-        state.current = verification
         reference = next_reference(verification, self.reference, self.gate)
         if reference is not state.reference:
             self.centers.hold_reference()
@@ -201,3 +210,8 @@ class ControlledTravel(Travel):
     def _close(self) -> tuple[Verification, Rates, float | None]:
         assert self.state.current is not None
         return self.state.current, self.gate.rates_of(self.state.current), None
+
+    def _drift(self) -> Drift:
+        assert self.state.current is not None
+        assert self.state.began is not None
+        return measure_drift(self._count(self.state.current).counts, self.state.began.counts)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Unpack
 
+from tmqc.core.platt import calibrate_counts
 from tmqc.core.rates import RATES, Verification
 from tmqc.core.records import (
     BASELINE,
@@ -28,7 +29,7 @@ from tmqc.core.schedule import Visit
 from tmqc.core.screen import Limits, Record, weigh
 from tmqc.training.state import JUDGE, MARGINS, TOUR, Judge, Task
 from tmqc.training.tour import Place, Travel
-from tmqc.training.travel import Centers, Listener, Plan, verify
+from tmqc.training.travel import Centers, Listener, Plan, verify, with_logits
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,6 @@ class Screening:
         strikes: times in a row the evidence must condemn a suspect to eliminate it.
         steps: training steps taken on a scan before it is verified; more of them tell weak harm from none.
         limits: from where on a scan is a suspect.
-        least_accuracy: of a state that may judge, on the verification scans; a worse one judges nobody.
     """
 
     every: int = 2
@@ -49,7 +49,6 @@ class Screening:
     strikes: int = 1
     steps: int = 1
     limits: Limits = field(default=Limits())
-    least_accuracy: float = 0.9
     guard: Guard = field(default=Guard())
 
 
@@ -127,11 +126,11 @@ class ScreenedTravel(Travel):
         return verification
 
     def _may_judge(self, verification: Verification) -> bool:
-        return verification.counts.accuracy >= self.screening.least_accuracy
+        return calibrate_counts(with_logits(verification).logits).is_informed
 
-    def _rank(self, verification: Verification) -> tuple[bool, float]:
-        """Of models that may both judge, or both not, the one of lower loss is the better; of equals the later one."""
-        return self._may_judge(verification), -verification.loss
+    def _rank(self, verification: Verification) -> float:
+        """Of two models, the one of lower calibrated loss is the better, and may judge if the other may."""
+        return -calibrate_counts(with_logits(verification).logits).loss
 
     def _screening_tasks(self, due: Container[str], *, everybody: bool) -> list[Task]:
         tasks = list[Task]()

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 from pydantic import TypeAdapter
 
-from tmqc.core.calibration import Calibration
 from tmqc.core.evidence import Review, ScanScore
 from tmqc.core.ledger import Ledger
 from tmqc.core.power import Power
@@ -16,6 +15,7 @@ from tmqc.core.records import CycleReport, Step
 from tmqc.core.runaway import Alarm
 from tmqc.core.schedule import Visit
 from tmqc.core.screen import Record
+from tmqc.core.tolerances import Tolerances
 from tmqc.core.verdicts import CenterVerdict
 
 # Phases of tasks that are no training step, besides `baseline`, which only verifies.
@@ -93,8 +93,9 @@ class TourState:
         steps: of this cycle so far. flagged, alarm, refused: as of `CycleReport`, of this cycle so far.
         reports: of all cycles that are over.
         rejected: of every batch, or visit, that the regular tours had verified so far, whether it was.
-        calibration: measured tolerances; None before the dry tour is over, and without one.
-        reference: what steps are compared with. current: verification of the model as it stands. Gates of steps only.
+        tolerances: as measured; None before the dry tour is over, and without one.
+        reference, began: what steps are compared with, now and at first, as the gate counts it. current: verification
+            of the model as it stands, at 0.5. Gates of steps only.
         judge, margins, records: of the screen: margins known in the screening under way, evidence by subject.
         looks: of `qc=evidence`. n_scored: scans that it has screened in this cycle.
     """
@@ -109,9 +110,10 @@ class TourState:
     reports: list[CycleReport] = field(default_factory=list)
     ledger: Ledger = field(default_factory=Ledger)
     rejected: list[bool] = field(default_factory=list)
-    calibration: Calibration | None = None
+    tolerances: Tolerances | None = None
     reference: Verification | None = None
     current: Verification | None = None
+    began: Verification | None = None
     judge: Judge | None = None
     margins: dict[str, float] = field(default_factory=dict)
     records: dict[str, Record] = field(default_factory=dict)

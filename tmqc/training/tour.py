@@ -10,6 +10,7 @@ from collections.abc import Container, Iterator, Mapping
 from time import perf_counter
 from typing import Any, TypedDict, Unpack
 
+from tmqc.core.false_alarms import Drift
 from tmqc.core.ledger import Ledger
 from tmqc.core.rates import RATES, Rates, Verification
 from tmqc.core.records import AWAY, BATCH, VISIT, CycleReport, Step, distinct, summarize
@@ -127,6 +128,10 @@ class Travel:
         verification = verify(self.centers, self.state.cycle)
         return verification, RATES[self.plan.rates](verification.counts), perf_counter() - started
 
+    def _drift(self) -> Drift | None:
+        """How far a gate has let the rates move."""
+        return None
+
     def _summarize(self) -> CycleReport:
         state = self.state
         verification, rates, closing_verify_s = self._close()
@@ -143,4 +148,5 @@ class Travel:
             alarm=state.alarm,
             refused=state.refused,
             n_scored=state.n_scored,
+            drift=self._drift(),
         )

@@ -144,6 +144,20 @@ def train_step(
     )
 
 
+def with_logits(verification: Verification) -> Verification:
+    """The same verification, if it has logits to calibrate.
+
+    Raises:
+        StoppedError: sites keep theirs.
+    """
+    if not verification.has_logits:
+        raise StoppedError(
+            "the logits of some verification scans are not at hand, and control calibrates by them: have every site "
+            "set share_margins: true, or choose qc.calibrate=false and another qc.control than screen"
+        )
+    return verification
+
+
 def verify(centers: Centers, cycle: int, subjects: Sequence[str] = (), *, limit: Limit | None = None) -> Verification:
     """Have the model verified.
 

@@ -17,7 +17,7 @@ from tmqc.report.style import BLUE, GRAY, GREEN, VERMILION, look_of, new_figure,
 
 _COLORS = {"clean": GREEN, "dirty": VERMILION, "qc": BLUE}
 _SHAPES = {"clean": "o", "dirty": "X", "qc": "s"}
-_TEST = ("test/accuracy", "test/auroc", "test/sensitivity", "test/specificity")
+_TEST = ("test/accuracy", "test/calibrated_accuracy", "test/auroc", "test/sensitivity", "test/specificity")
 _MAPS = (
     *("test/accuracy", "detect/recall", "detect/precision", "detect/good_lost", "qc/waiting"),
     "verify/verifications_total",

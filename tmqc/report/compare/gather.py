@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tmqc.errors import ComparisonError, RunError
+from tmqc.report.metrics import METRIC_NAMES
 from tmqc.report.past_run import PastRun, Setting, read_run
 from tmqc.runs.directory import CONFIG, CYCLES
 
-TEST = tuple(f"test/{name}" for name in ("accuracy", "sensitivity", "specificity", "f1", "auroc"))
+TEST = tuple(f"test/{name}" for name in METRIC_NAMES)
 LEDGER = ("qc/flagged_total", "qc/eliminated_total", "qc/waiting")  # known without the truth, too
 DETECTION = (
     *("detect/harmful", "detect/precision", "detect/recall", "detect/f1", "detect/flagged_precision"),
@@ -19,7 +20,8 @@ DETECTION = (
     *("detect/undecided_harmful", "detect/cycles_to_elimination"),
 )
 COST = ("verify/verifications_total", "train/seconds_total", "verify/seconds_total")
-NUMBERS = ("verify/accuracy", "verify/loss", "verify/fpr", "verify/fnr", *TEST, *LEDGER, *DETECTION, *COST)
+_VERIFY = ("accuracy", "calibrated_accuracy", "auroc", "loss", "calibrated_loss", "fpr", "fnr")
+NUMBERS = (*(f"verify/{name}" for name in _VERIFY), *TEST, *LEDGER, *DETECTION, *COST)
 PIPELINES = ("clean", "dirty", "qc")
 
 # Below these lie no runs, but scans, or copies of a run's files, unless one is a run of that name; a hidden folder is

@@ -24,7 +24,10 @@ _DETECTION = (
     *("detect/flagged_recall", "detect/center_recall", "detect/good_lost", "qc/waiting"),
     "detect/cycles_to_elimination",
 )
-_OF_RUNS = ("test/accuracy", "test/auroc", "detect/recall", "detect/precision", "detect/good_lost", "qc/waiting", *COST)
+_OF_RUNS = (
+    *("test/accuracy", "test/calibrated_accuracy", "test/auroc", "test/calibrated_loss"),
+    *("detect/recall", "detect/precision", "detect/good_lost", "qc/waiting", *COST),
+)
 _MEANS = (
     "Means over seeds. In parentheses: their 95 % interval (Student's t), where there are two seeds or more; in "
     "brackets: the least and the most. n: runs, and where a number has its own n, those that have it. A number that "

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from tmqc.core.calibration import Calibration, Change, Limits, calibrate, draw_dry_steps
 from tmqc.core.robust import MAD_TO_SD, robust_z, shortest_half, spread
+from tmqc.core.tolerances import Change, Limits, Tolerances, draw_dry_steps, measure_tolerances
 
 
 def changes(n, rates, losses):
@@ -36,29 +36,33 @@ def test_outliers_to_one_side_do_not_move_the_shortest_half():
 
 
 def test_quantile_by_hand():
-    measured = calibrate(changes(1, [0, 0.1, 0.2, 0.3, 0.4], [0, 1, 2, 3, 4]), method="quantile", level=0.75)
+    measured = measure_tolerances(changes(1, [0, 0.1, 0.2, 0.3, 0.4], [0, 1, 2, 3, 4]), method="quantile", level=0.75)
     assert (measured.limits(1).rate, measured.limits(1).loss) == pytest.approx((0.3, 3.0))
 
 
 def test_z_limits_by_hand():
     """Loss: median 3, spread 1.4826. Rates: nothing flipped, so that one flip stands in for the spread."""
-    [limits] = calibrate(changes(1, [0] * 5, [1, 2, 3, 4, 100]), method="z", level=2.0, flip=0.02).measured.values()
+    [limits] = measure_tolerances(
+        changes(1, [0] * 5, [1, 2, 3, 4, 100]), method="z", level=2.0, flip=0.02
+    ).measured.values()
     assert limits.loss == pytest.approx(3 + 2 * 1.4826)
     assert limits.rate == pytest.approx(0.04)
 
 
 def test_no_limit_demands_an_improvement():
-    assert calibrate(changes(1, [-0.1] * 3, [-1.0] * 3), method="quantile", level=0.9).limits(1) == Limits(0.0, 0.0)
+    assert measure_tolerances(changes(1, [-0.1] * 3, [-1.0] * 3), method="quantile", level=0.9).limits(1) == Limits(
+        0.0, 0.0
+    )
 
 
 def test_step_sizes_in_between_are_interpolated_and_beyond_held():
-    measured = Calibration({1: Limits(0.0, 1.0), 5: Limits(0.4, 3.0)})
+    measured = Tolerances({1: Limits(0.0, 1.0), 5: Limits(0.4, 3.0)})
     assert [measured.limits(n).loss for n in (1, 2, 3, 5, 8)] == [1.0, 1.5, 2.0, 3.0, 3.0]
 
 
 def test_nothing_measured_is_an_error():
     with pytest.raises(ValueError, match="no trusted step"):
-        calibrate([], method="z", level=3.0)
+        measure_tolerances([], method="z", level=3.0)
 
 
 def test_dry_steps_come_from_one_center_each_without_repeats():

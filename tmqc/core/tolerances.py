@@ -28,7 +28,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Calibration:
+class Tolerances:
     """Limits at the measured step sizes, ascending; in between they are interpolated linearly, beyond held."""
 
     measured: Mapping[int, Limits]
@@ -42,7 +42,7 @@ class Calibration:
         )
 
 
-def calibrate(changes: Sequence[Change], *, method: str, level: float, flip: float = 0.0) -> Calibration:
+def measure_tolerances(changes: Sequence[Change], *, method: str, level: float, flip: float = 0.0) -> Tolerances:
     """Turn the changes of trusted steps into limits.
 
     Args:
@@ -68,7 +68,7 @@ def calibrate(changes: Sequence[Change], *, method: str, level: float, flip: flo
             rate, loss = rate + level * max(rate_sd, flip), loss + level * loss_sd
         # A limit below 0 would demand that every step makes the model better.
         measured[n] = Limits(max(rate, 0.0), max(loss, 0.0))
-    return Calibration(measured)
+    return Tolerances(measured)
 
 
 def draw_dry_steps(
