@@ -76,7 +76,8 @@ class Verification:
         loss_sum: of the binary cross-entropies of the scans scored, in nats.
         flips: against the reference; none as long as there is no reference.
         logits: how many scans of each class have which logit; none where they are not at hand.
-        unscored_hc, unscored_pd: scans left out because the step's rejection was certain without them (`early_stop`).
+        unscored_hc, unscored_pd: scans left out because the step was decided without them (`early_stop`).
+        risk: of a part by which a step may be accepted: bound of the probability that all scans would have rejected it.
     """
 
     counts: Counts
@@ -85,6 +86,7 @@ class Verification:
     unscored_hc: int = 0
     unscored_pd: int = 0
     logits: LogitCounts = field(default=LogitCounts(), compare=False, repr=False)
+    risk: float | None = None
 
     def __add__(self, other: Verification) -> Verification:
         return Verification(

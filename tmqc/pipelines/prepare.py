@@ -220,7 +220,7 @@ def open_centers(config: Config, prepared: Prepared, train: tuple[Subject, ...])
     """The centers of this process, and as long as the block lasts the workers that verify with it, if there are any."""
     n = config.run.verify_workers
     if n is None:
-        n = max(0, prepared.device.n_gpus - 1)
+        n = 0 if config.qc.early_stop == "confident" else max(0, prepared.device.n_gpus - 1)
     verification = [s.subject for s in prepared.cohort.verification]
     with ExitStack() as stack:
         workers = None

@@ -8,7 +8,13 @@ from tmqc.settings.schema import Config, QcConfig
 def check_qc(config: Config) -> list[str]:
     """Settings of quality control that are invalid or contradict each other, one line per fault."""
     qc = config.qc
-    return _check_gate(qc) + (_check_visits(config) if qc.verify == "visit" and config.pipeline.name == "qc" else [])
+    faults = _check_gate(qc)
+    if qc.early_stop == "confident" and config.run.verify_workers:
+        faults.append(
+            f"run.verify_workers={config.run.verify_workers}: workers hold whole batches, and qc.early_stop=confident "
+            "scores single scans: set run.verify_workers=0, or qc.early_stop=certain"
+        )
+    return faults + (_check_visits(config) if qc.verify == "visit" and config.pipeline.name == "qc" else [])
 
 
 def _check_gate(qc: QcConfig) -> list[str]:
@@ -18,9 +24,14 @@ def _check_gate(qc: QcConfig) -> list[str]:
             faults.append(f"qc.chance={qc.chance}: must be null or a level between 0 and 1, as 0.05")
         if qc.signal == "loss":
             faults.append("qc.chance is about flipped predictions and qc.signal=loss counts none: use rates or both")
-    if qc.early_stop and qc.control != "steps":
+    if qc.early_stop != "off" and qc.control != "steps":
         faults.append(
             f"qc.early_stop ends verifications that reject a step, and qc.control={qc.control} has none: leave it off"
+        )
+    if qc.early_stop == "confident" and qc.reference == "best":
+        faults.append(
+            "qc.early_stop=confident does not score all scans of an accepted step, so that the best one is not known: "
+            "use qc.reference=last, or qc.early_stop=certain"
         )
     if qc.control != "steps" and qc.calibrated.method != "none":
         faults.append(

@@ -88,6 +88,16 @@ class LocalCenters:
             for s, z, odd in zip(rows, logits, oddness, strict=True)
         )
 
+    def loss_gradient(self) -> Snapshot:
+        """Gradient of the mean verification loss in inference mode: a sum over centers, of the model's size."""
+        volumes = self._volumes.block([s.subject for s in self._verification])
+        labels = np.array([s.group for s in self._verification])
+        return self.learner.loss_gradient(volumes, labels, batch_size=self.scorer.batch_size)
+
+    def first_order(self, gradient: Snapshot, origin: Snapshot) -> float:
+        """What has changed since `origin`, times `gradient`, in nats."""
+        return self.learner.first_order(gradient, origin)
+
     def snapshot(self) -> Snapshot:
         """Everything training touches."""
         return self.learner.snapshot()

@@ -157,11 +157,10 @@ class ControlledTravel(Travel):
         """Train, verify, decide; a rejected or dry step leaves no trace in the model."""
         before = self.centers.snapshot()
         trained = self._train_all(task, before)
-        started, n, gate = perf_counter(), len(trained.subjects), self.gate
+        started, n, gate, risk = perf_counter(), len(trained.subjects), self.gate, self.control.risk
         judged = task.phase != DRY
-        limit = gate.limit(self.reference, n_samples=n) if judged and self.control.early_stop else None
-        verification = verify(self.centers, self.state.cycle, trained.subjects, limit=limit)
-        verdict = decide(verification, self.reference, n_samples=n, gate=gate) if judged else None
+        verification = self._verify(trained.subjects, before) if judged else verify(self.centers, self.state.cycle)
+        verdict = decide(verification, self.reference, n_samples=n, gate=gate, risk=risk) if judged else None
         if verdict is not None and verdict.accepted:
             self._accept(verification)
         else:
@@ -173,6 +172,31 @@ class ControlledTravel(Travel):
             verdict=verdict,
             verify_s=perf_counter() - started,
         )
+
+    def _verify(self, subjects: tuple[str, ...], before: Any) -> Verification:
+        """Verify a step, as much as its verdict needs.
+
+        Args:
+            before: snapshot of the model that the reference is the verification of.
+        """
+        if self.control.early_stop == "off":
+            return verify(self.centers, self.state.cycle, subjects)
+        limit = self.gate.limit(self.reference, n_samples=len(subjects), risk=self.control.risk)
+        verification = verify(self.centers, self.state.cycle, subjects, limit=limit)
+        if not self.reference.is_partial or limit.accepts(verification):
+            return verification
+        # The part does not accept, and nothing rejects but all scans of both.
+        after = self.centers.snapshot()
+        self.centers.restore(before)
+        self._complete()
+        self.centers.restore(after)
+        limit = self.gate.limit(self.reference, n_samples=len(subjects))
+        return verify(self.centers, self.state.cycle, subjects, limit=limit)
+
+    def _complete(self) -> None:
+        """Score all scans under the model as it is, which is the one that the reference is of."""
+        self.state.reference = self.state.current = verify(self.centers, self.state.cycle)
+        self.centers.hold_reference()
 
     def _train_all(self, task: Task, before: Any) -> Step:
         """The batches of a task, one after another; if its center goes away in between, nothing of them is left.
@@ -200,4 +224,11 @@ class ControlledTravel(Travel):
 
     def _close(self) -> tuple[Verification, Rates, float | None]:
         assert self.state.current is not None
-        return self.state.current, self.gate.rates_of(self.state.current), None
+        started, was_partial = perf_counter(), self.state.current.is_partial
+        if was_partial:
+            self._complete()
+        return (
+            self.state.current,
+            self.gate.rates_of(self.state.current),
+            perf_counter() - started if was_partial else None,
+        )

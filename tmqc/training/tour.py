@@ -142,5 +142,6 @@ class Travel:
             closing_verify_s=closing_verify_s,
             alarm=state.alarm,
             refused=state.refused,
+            estimated=state.estimated,
             n_scored=state.n_scored,
         )
