@@ -3,10 +3,9 @@
 **Which scans.** Predictions flip where the model is in doubt: the most doubtful scans under the reference are always
 scored, and of the rest as many as a random permutation puts first. It is drawn anew whenever all scans have been
 scored, and stays until then, so that a step and its reference are compared on the very same scans: an accepted step
-becomes the next reference on these scans, and nothing is carried over for the others. What control does to the model
-depends on the permutation only through verdicts. As only acceptance is decided by a part, and a rejection by scans enough
-to be certain, the model takes the way of full verification up to its first wrong acceptance; and there the permutation
-is as good as unseen.
+becomes the next reference on these scans, and nothing is carried over for the others. Only acceptance is decided by a
+part; a rejection by as many scans as make it certain. So the model takes the way of full verification up to its first
+wrong acceptance, and has not been chosen by what the permutation shows of it.
 
 **How sure.** Let N scans of a class be left besides the doubtful ones, n of them scored, b of these broken, and k
 the fewest net flips among the N with which the step would be rejected. Then at least k of the N are broken, and b
@@ -14,9 +13,9 @@ or fewer among the n are found with probability P(hypergeometric(N, k, n) <= b) 
 larger of the two bounds the probability of a wrong acceptance; fixed predictions of the rest are left out of account.
 
 **The loss.** Here changes of any size count, up to 16 nats a scan, and no part excludes one such change. It is assumed
-that no other scan's loss rises by more than twice as much as the doubtful ones' changed. Then the wealth of bets against
-"the changes of the rest add up to too much" (Waudby-Smith and Ramdas, doi 10.1093/jrsssb/qkad009, without replacement)
-exceeds 1 / a with probability a at most if they do, whenever one looks.
+that no other scan's loss rises by more than twice as much as the doubtful ones' changed. Then the wealth of bets
+against "the changes of the rest add up to too much" (Waudby-Smith and Ramdas, doi 10.1093/jrsssb/qkad009, without
+replacement) exceeds 1 / a with probability a at most if they do, whenever one looks.
 """
 
 from __future__ import annotations

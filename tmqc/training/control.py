@@ -159,10 +159,10 @@ class ControlledTravel(Travel):
         trained = self._train_all(task, before)
         started, n, gate, risk = perf_counter(), len(trained.subjects), self.gate, self.control.risk
         judged = task.phase != DRY
-        verification = self._verify(trained.subjects, before) if judged else verify(self.centers, self.state.cycle)
+        verification = self.verify_step(trained.subjects, before) if judged else verify(self.centers, self.state.cycle)
         verdict = decide(verification, self.reference, n_samples=n, gate=gate, risk=risk) if judged else None
         if verdict is not None and verdict.accepted:
-            self._accept(verification)
+            self.accept(verification)
         else:
             self.centers.restore(before)
         return replace(
@@ -173,7 +173,7 @@ class ControlledTravel(Travel):
             verify_s=perf_counter() - started,
         )
 
-    def _verify(self, subjects: tuple[str, ...], before: Any) -> Verification:
+    def verify_step(self, subjects: tuple[str, ...], before: Any) -> Verification:
         """Verify a step, as much as its verdict needs.
 
         Args:
@@ -214,7 +214,8 @@ class ControlledTravel(Travel):
                 raise
         return join(steps)
 
-    def _accept(self, verification: Verification) -> None:
+    def accept(self, verification: Verification) -> None:
+        """The model as it is becomes the next reference, or under `best` may."""
         state = self.state
         state.current = verification
         reference = next_reference(verification, self.reference, self.gate)
