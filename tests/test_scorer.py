@@ -224,15 +224,15 @@ def test_a_confident_run_goes_the_same_way_and_scores_less():
                 assert step.verdict.rates.fpr <= step.verdict.reference.fpr + step.verdict.tolerance
         for report in runs["confident"][1]:
             assert report.verification.counts.n == 400  # what a cycle leaves is known in full
-    assert len(parts) > 100
-    assert set(parts) == {88}
+    assert len(parts) > 30
+    assert set(parts) <= {88, 180}
     assert different <= 0.005 * n_steps
 
 
 def test_a_part_that_does_not_accept_has_the_reference_scored_in_full():
     """Two steps; the first is accepted by a part, the second breaks a third of HC and is rejected by all scans."""
     labels = [0, 1] * 200
-    oracle = Oracle([0.2, 0.8] * 200)
+    oracle = Oracle(good := np.array([0.2, 0.8] * 200, np.float32))
     one = scorer(oracle, labels, batch_size=32)
     reference = one.verify()
     one.hold_reference()
@@ -245,13 +245,18 @@ def test_a_part_that_does_not_accept_has_the_reference_scored_in_full():
         decide(accepted, reference, n_samples=1, gate=gate)
     one.hold_reference()
     oracle.p = np.where(np.arange(400) % 6 == 0, 0.9, oracle.p).astype(np.float32)
-    undecided = one.verify(gate.limit(accepted, n_samples=1, risk=0.05))
-    assert undecided.is_partial
-    assert undecided.risk > 0.05
-    other = scorer(oracle, labels, batch_size=32)
-    other.load_state(one.state())
-    assert other.rows.tolist() == one.rows.tolist()
-    assert other.verify(gate.limit(accepted, n_samples=1, risk=0.05)) == undecided
+    undecided = one.verify(limit := gate.limit(accepted, n_samples=1, risk=0.05))
+    assert (undecided.counts.n, undecided.risk > 0.05) == (88, True)
+    broken, oracle.p, oracle.n_scored = oracle.p, good, 0
+    for n in (180, 400):
+        reference = one.extend_reference(limit)
+        assert reference.counts.n == n
+        oracle.p = broken
+        limit = gate.limit(reference, n_samples=1, risk=0.05)
+        found = one.verify(limit)
+        oracle.p = good
+    assert not decide(found, reference, n_samples=1, gate=gate, risk=0.05).accepted
+    assert oracle.n_scored == 312 + found.counts.n - 88  # no scan is scored twice under one model
 
 
 def test_a_prediction_that_is_not_finite_is_no_scan_left_out():

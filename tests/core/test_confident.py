@@ -7,46 +7,42 @@ from math import comb
 import numpy as np
 import pytest
 
-from tmqc.core.confident import Slack, acceptance_risk, bets_risk, n_doubtful, n_part, order_scans
-
-
-def test_the_most_doubtful_come_first_and_the_rest_at_random():
-    doubts = np.random.default_rng(0).random(320)
-    order, other = order_scans(doubts, seed=1), order_scans(doubts, seed=2)
-    d = n_doubtful(320)
-    assert d == 20
-    assert order[:d].tolist() == np.argsort(-doubts)[:d].tolist() == other[:d].tolist()
-    assert sorted(order.tolist()) == list(range(320))
-    assert order.tolist() != other.tolist()
+from tmqc.core.confident import Slack, acceptance_risk, bets_risk, lowest_risk, order_scans, part_ends
 
 
 def test_the_risk_by_counting():
-    """64 scans, 4 of them doubtful, 60 left; of 30 HC left 10 are scored, one is broken; of the doubtful two are."""
-    labels = np.array([0] * 4 + [0, 1] * 30)
-    broken, none = np.zeros(24, bool), np.zeros(24, bool)
-    broken[[0, 1, 4]] = True
-    fixed = none.copy()
-    fixed[2] = True
-    k = 9 - (2 - 1)
-    by_hand = sum(comb(k, b) * comb(30 - k, 10 - b) for b in (0, 1)) / comb(30, 10)
-    found = {"broken": broken, "fixed": fixed, "rises": np.zeros(24)}
-    assert acceptance_risk(Slack(hc=9, pd=31), labels, **found) == pytest.approx(by_hand)  # 31 of 30 PD: never
-    assert acceptance_risk(Slack(hc=2, pd=31), labels, **found) == 1.0  # as many as were found
-    assert Slack(hc=9, pd=9).at_best(labels, 24) == pytest.approx(comb(21, 10) / comb(30, 10))
+    """100 scans, 40 of them HC; of the first 22, ten HC, one is broken. The first look has 4/5 of the error."""
+    labels = np.array([0] * 10 + [1] * 12 + [0] * 30 + [1] * 48)
+    broken = np.zeros(22, bool)
+    broken[3] = True
+    k = 8
+    by_hand = sum(comb(k, b) * comb(40 - k, 10 - b) for b in (0, 1)) / comb(40, 10) / 0.8
+    found = {"broken": broken, "rises": np.zeros(22)}
+    assert part_ends(100) == (22, 45, 100)
+    assert acceptance_risk(Slack(hc=k, pd=61), labels, **found) == pytest.approx(by_hand)  # 61 of 60 PD: never
+    assert acceptance_risk(Slack(hc=1, pd=61), labels, **found) == pytest.approx(1 / 0.8)  # as many as were found
+    none_of_22 = comb(40 - k, 10) / comb(40, 10) / 0.8
+    none_of_45 = comb(40 - k, 33) / comb(40, 33) / 0.2  # 10 and 23 HC
+    assert lowest_risk(Slack(hc=k), labels) == pytest.approx(min(none_of_22, none_of_45))
 
 
 @pytest.mark.parametrize("n_broken", [14, 24])
 def test_a_step_that_all_scans_would_reject_is_accepted_as_rarely_as_stated(n_broken):
-    """The least that is too much, anywhere among the scans that are not doubtful; and fixed ones besides."""
-    rng, accepted, n = np.random.default_rng(0), 0, 400
-    labels, d, m = np.tile([0, 1], n // 2), n_doubtful(n), n_part(n)
+    """The least that is too much, and fixed ones besides; both looks together."""
+    rng, accepted, n, slack = np.random.default_rng(0), 0, 400, Slack(hc=n_broken, pd=50)
+    labels = np.tile([0, 1], n // 2)
     for _ in range(500):
-        broken, fixed = np.zeros(n, bool), np.zeros(n, bool)
-        candidates = rng.permutation(np.flatnonzero(labels[d:] == 0) + d)
-        broken[candidates[: n_broken + 5]], fixed[candidates[n_broken + 5 : n_broken + 10]] = True, True
-        risk = acceptance_risk(Slack(hc=n_broken, pd=50), labels, broken=broken[:m], fixed=fixed[:m], rises=np.zeros(m))
-        accepted += risk <= 0.05
-    assert accepted <= 0.05 * 500
+        broken = np.zeros(n, bool)
+        broken[rng.choice(np.flatnonzero(labels == 0), n_broken + 5, replace=False)] = True
+        order = rng.permutation(n)
+        accepted += any(
+            acceptance_risk(slack, labels[order], broken=broken[order][:end], rises=np.zeros(end)) <= 0.2
+            for end in part_ends(n)[:-1]
+        )
+    assert accepted <= 0.2 * 500
+    assert part_ends(n) == (88, 180, 400)
+    assert sorted(order_scans(n, seed=1).tolist()) == list(range(n))
+    assert order_scans(n, seed=1).tolist() != order_scans(n, seed=2).tolist()
 
 
 @pytest.mark.parametrize("shape", ["even", "few"])

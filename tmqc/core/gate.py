@@ -119,7 +119,7 @@ def decide(
     if loss_tolerance is not None:
         accepted = accepted and verification.loss <= reference.loss + loss_tolerance
     if gate.limit(reference, n_samples=n_samples, risk=risk).accepts(verification):
-        accepted = True
+        accepted, before = True, _on_the_same_scans(verification, gate)
     elif reference.is_partial or (accepted and verification.is_partial):
         raise ValueError("a verification that left scans out can reject a step, not accept it or be the reference")
     return Verdict(
@@ -133,6 +133,13 @@ def decide(
         flips=flips,
         risk=verification.risk,
     )
+
+
+def _on_the_same_scans(partial: Verification, gate: Gate) -> Rates:
+    """The reference's rates on the scans of `partial`, its flips undone; the others taken to be right, as in those."""
+    now, flips = partial.at_best, partial.flips
+    hc, pd = flips.broken_hc - flips.fixed_hc, flips.broken_pd - flips.fixed_pd
+    return RATES[gate.rates](Counts(tp=now.tp + pd, fp=now.fp - hc, tn=now.tn + hc, fn=now.fn - pd))
 
 
 def next_reference(accepted: Verification, reference: Verification, gate: Gate) -> Verification:

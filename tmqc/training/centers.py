@@ -65,6 +65,10 @@ class LocalCenters:
         """Count flips against the last full verification from now on."""
         self.scorer.hold_reference()
 
+    def extend_reference(self, limit: Limit) -> Verification:
+        """Score the reference, whose model this is, on further scans."""
+        return self.scorer.extend_reference(limit)
+
     def margins(self, center: str, subjects: Sequence[str]) -> tuple[float, ...]:
         """How strongly the model agrees with the labels of these training scans, in inference mode."""
         labels = np.array([self._labels[s] for s in subjects])

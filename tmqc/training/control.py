@@ -181,17 +181,17 @@ class ControlledTravel(Travel):
         """
         if self.control.early_stop == "off":
             return verify(self.centers, self.state.cycle, subjects)
-        limit = self.gate.limit(self.reference, n_samples=len(subjects), risk=self.control.risk)
-        verification = verify(self.centers, self.state.cycle, subjects, limit=limit)
-        if not self.reference.is_partial or limit.accepts(verification):
-            return verification
-        # The part does not accept, and nothing rejects but all scans of both.
-        after = self.centers.snapshot()
-        self.centers.restore(before)
-        self._complete()
-        self.centers.restore(after)
-        limit = self.gate.limit(self.reference, n_samples=len(subjects))
-        return verify(self.centers, self.state.cycle, subjects, limit=limit)
+        cycle, n, risk = self.state.cycle, len(subjects), self.control.risk
+        limit = self.gate.limit(self.reference, n_samples=n, risk=risk)
+        verification = verify(self.centers, cycle, subjects, limit=limit)
+        while self.reference.is_partial and not limit.accepts(verification):  # only possible under `confident`
+            after = self.centers.snapshot()
+            self.centers.restore(before)
+            self.state.reference = verify(self.centers, cycle, limit=limit, extend=True)
+            self.centers.restore(after)
+            limit = self.gate.limit(self.reference, n_samples=n, risk=risk)
+            verification = verify(self.centers, cycle, subjects, limit=limit)
+        return verification
 
     def _complete(self) -> None:
         """Score all scans under the model as it is, which is the one that the reference is of."""

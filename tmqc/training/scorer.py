@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tmqc.core.confident import acceptance_risk, n_part, order_scans
+from tmqc.core.confident import acceptance_risk, lowest_risk, order_scans, part_ends
 from tmqc.core.early_stop import Limit, order_batches
 from tmqc.core.rates import DECISION_THRESHOLD, Counts, Verification, cross_entropies, doubts, score
 from tmqc.model import backend
@@ -62,6 +61,7 @@ class Scorer:
         # Probabilities in the last verification that may become the reference, and in the reference; NaN: not scored.
         self._last: NDArray[np.float32] | None = None
         self._reference: NDArray[np.float32] | None = None
+        self._open: NDArray[np.float32] | None = None  # of a step that is not decided yet
         if workers is not None:
             workers.check(
                 self._weights(), lambda batch: learner.predict(volumes[self._rows(batch)], batch_size=batch_size)
@@ -86,41 +86,72 @@ class Scorer:
         return self.count(p)
 
     def _verify_confidently(self, limit: Limit, risk: float) -> Verification:
-        """Score the part, then, if that does not accept and the reference knows them, the others, as far as needed."""
-        n, part = len(self.rows), n_part(len(self.rows))
-        p, reference = np.full(n, np.nan, np.float32), self._reference
-        assert reference is not None
-        is_whole = bool(np.isfinite(reference).all())
-        if not (limit.slack.at_best(self._labels[self.rows], part) <= risk):
-            return self.verify(replace(limit, risk=None)) if is_whole else self._count_some(p, self.rows[:0])
-        ends = [
-            *range(self.batch_size, part, self.batch_size),
-            part,
-            *range(part + self.batch_size, n, self.batch_size),
-        ]
-        for start, end in pairwise([0, *ends, n]):
-            rows = self.rows[start:end]
-            p[rows] = self._learner.predict(backend.take(self._held, rows), batch_size=self.batch_size)
-            partial = self._count_some(p, self.rows[:end])
-            if end == part:
+        """Score a part, then the next, as far as the reference is known on it, until one accepts or all have been.
+
+        If none accepts, and the reference does not go as far, the verdict is open: the next verification goes on, once
+        the reference has been extended.
+        """
+        known, n = self._n_known(), len(self.rows)
+        p, self._open = (np.full(n, np.nan, np.float32) if self._open is None else self._open), None
+        if self._is_hopeless(limit, risk):
+            if known == n:
+                return self.verify(replace(limit, risk=None))
+            self._open = p
+            return self._count_some(p, self.rows[:0])
+        partial = Verification(Counts())
+        for end in part_ends(n):
+            if end > known:
+                self._open = p
+                return partial
+            for rows in self._predict_up_to(end, p):
+                partial = self._count_some(p, rows)
+                if known == n and len(rows) < n and limit.rejects(partial):
+                    return partial
+            if end < n:
+                partial = self._count_some(p, self.rows[:end])
                 partial = replace(partial, risk=self._risk(limit, p, self.rows[:end]))
                 if limit.accepts(partial):
                     self._last = p
-                if limit.accepts(partial) or not is_whole:
                     return partial
-            if is_whole and end < n and limit.rejects(partial):
-                return partial
         return self.count(p)
 
+    def _is_hopeless(self, limit: Limit, risk: float) -> bool:
+        """Whether no part could accept: the tolerance is too small for that, as of a single scan's step."""
+        return lowest_risk(limit.slack, self._labels[self.rows]) > risk
+
+    def _n_known(self) -> int:
+        """Of the scans in the order of a confident stop, how many the reference is known on."""
+        return 0 if self._reference is None else int(np.sum(np.isfinite(self._reference)))
+
+    def _predict_up_to(self, end: int, p: NDArray[np.float32]) -> Iterator[NDArray[np.intp]]:
+        """Fill `p` batch by batch; gives all rows that have been scored after each."""
+        start = int(np.sum(np.isfinite(p)))
+        for at in range(start, end, self.batch_size):
+            rows = self.rows[at : min(at + self.batch_size, end)]
+            found = self._learner.predict(backend.take(self._held, rows), batch_size=self.batch_size)
+            if not np.isfinite(found).all():
+                raise FloatingPointError(f"{np.count_nonzero(~np.isfinite(found))} predictions are not finite")
+            p[rows] = found
+            yield self.rows[: at + len(rows)]
+
+    def extend_reference(self, limit: Limit) -> Verification:
+        """Score the reference on the next part; the model must be the reference's. Its verification so far."""
+        assert limit.risk is not None
+        assert self._reference is not None
+        known, n = self._n_known(), len(self.rows)
+        end = n if self._is_hopeless(limit, limit.risk) else next(end for end in part_ends(n) if end > known)
+        self._reference = self._reference.copy()
+        for _ in self._predict_up_to(end, self._reference):
+            pass
+        return self._count_some(self._reference, self.rows[:end])
+
     def _risk(self, limit: Limit, p: NDArray[np.float32], rows: NDArray[np.intp]) -> float:
-        """Of accepting by the scans scored; the reference was scored on all of them, for the order is the same."""
+        """Of accepting by the scans scored."""
         reference, labels = self._reference, self._labels[rows]
         assert reference is not None
         right, was_right = ((q[rows] >= DECISION_THRESHOLD) == (labels == 1) for q in (p, reference))
         rises = cross_entropies(p[rows], labels) - cross_entropies(reference[rows], labels)
-        return acceptance_risk(
-            limit.slack, self._labels[self.rows], broken=was_right & ~right, fixed=right & ~was_right, rises=rises
-        )
+        return acceptance_risk(limit.slack, self._labels[self.rows], broken=was_right & ~right, rises=rises)
 
     def _score(self, order: Sequence[int]) -> Generator[tuple[int, NDArray[np.float32]]]:
         """Batches and their probabilities, in this order; while a worker is waited for, further ones are scored."""
@@ -160,7 +191,7 @@ class Scorer:
         self._reference = self._last
         if self._last is not None and np.isfinite(self._last).all():
             self._n_orders += 1
-            self.rows = order_scans(doubts(self._last, self._labels), seed=self._n_orders)
+            self.rows = order_scans(len(self.rows), seed=self._n_orders)
 
     def _predicted_before(self, rows: NDArray[np.intp] | slice) -> NDArray[np.bool_] | None:
         """Which of the scans the reference took for PD; None without one, or if not all of them were scored then."""
