@@ -1,6 +1,9 @@
 """Measure verification and a QC cycle beside bare Keras and the published way of working: `make bench`.
 
-    python scripts/bench.py                      # small sizes, minutes on two cores
+Besides, on the field cohort, what first-order screening and confident verification save (`bench_passes.py`).
+
+    python scripts/bench.py                      # small sizes; most of the time is the field cohort's
+    python scripts/bench.py --no-field           # minutes on two cores
     python scripts/bench.py --full               # 160 x 192 x 160 voxels, 9 GB a process on a CPU
     KERAS_BACKEND=jax python scripts/bench.py --full --n-verify 64 --verify-batch-size 32
 
@@ -12,9 +15,11 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 import multiprocessing
 import os
 import resource
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -314,6 +319,26 @@ def summarize(rounds: Sequence[Item], cycles: Mapping[str, Sequence[Item]], size
     }
 
 
+def measure_field(outputs: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers of `bench_passes.py`, in a process of its own, and the published run's hours by number of devices.
+
+    Raises:
+        CalledProcessError: it failed.
+    """
+    from bench_passes import published_hours
+
+    script = Path(__file__).with_name("bench_passes.py")
+    subprocess.run([sys.executable, str(script), "--outputs", str(outputs)], check=True)
+    found: dict[str, Any] = json.loads((outputs / "passes.json").read_text(encoding="utf-8"))
+    voxels = [float(np.prod(shape)) for shape in (summary["sizes"]["shape"], FULL.shape)]
+    rate = summary["verify_volumes_per_s"] * voxels[0] / voxels[1]  # the work is proportional to the voxels
+    hours = {
+        name: published_hours(rate, share=share)
+        for name, share in (("full", 1.0), ("confident", found["step_scans_confident"]))
+    }
+    return found | {"published_run_hours": hours}
+
+
 def write_report(summary: Mapping[str, Any], outputs: Path) -> None:
     """Write summary.json and report.md."""
     write_json(outputs / "summary.json", dict(summary))
@@ -328,6 +353,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code 0, or 1 if ways with the same kernels came to different verdicts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="at the published size, one way after another")
+    parser.add_argument("--no-field", action="store_true", help="without the field cohort")
     parser.add_argument("--outputs", type=Path, default=Path("outputs/bench"), help="default: %(default)s")
     parser.add_argument("--shape", type=int, nargs=3, help="voxels in x, y, z")
     parser.add_argument("--filters", type=int, nargs="+", help="of the SFCN")
@@ -340,6 +366,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     outputs = given.outputs.absolute()
     outputs.mkdir(parents=True, exist_ok=True)
     summary = measure(replace(FULL if given.full else Sizes(), **chosen), outputs, at_once=not given.full)
+    if not given.no_field:
+        summary |= measure_field(outputs, summary)
     write_report(summary, outputs)
     print((outputs / "report.md").read_text(encoding="utf-8"))
     return int(not summary["verdicts_identical"])

@@ -24,7 +24,7 @@ def test_a_tiny_bench_measures_everything(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(bench, "_build", lambda *_: learner.load_state(fresh) or learner)
     monkeypatch.setattr(bench, "ways", lambda: [bench.SAME_KERNELS, bench.TMQC])
     monkeypatch.setattr(bench, "FULL", TINY)
-    assert bench.main(["--full", "--outputs", str(tmp_path)]) == 0
+    assert bench.main(["--full", "--no-field", "--outputs", str(tmp_path)]) == 0
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["verdicts_identical"] is True
     assert summary["decodes_after_first_pass"] == 0

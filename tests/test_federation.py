@@ -104,6 +104,7 @@ GATES = {
         "qc.screen.loss_z=1.5",
         "federation.share_margins=true",
         "qc.screen.image_z=null",
+        "qc.screen.exact=true",
     ],
 }
 

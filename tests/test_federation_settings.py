@@ -40,10 +40,10 @@ DATA = OWN_DATA[:2]
             "qc.measured.method=z: tolerances are measured once, before control starts, and every step of "
             "that measurement counts: use federation.on_fault=wait or stop",
         ),
-        (["federation=local", "qc.early_stop=true"], "set qc.early_stop=false with federation=local"),
+        (["federation=local", "qc.early_stop=true"], "set qc.early_stop=off with federation=local"),
         (
             ["federation=nvflare", "federation.sites=[a,b]", "federation.admin_kit=kit", "qc.early_stop=true"],
-            "set qc.early_stop=false with federation=nvflare",
+            "set qc.early_stop=off with federation=nvflare",
         ),
         (["federation=local", "qc=screen"], "qc.screen.image_z=6: to compare images, sites would have to"),
         (["federation=local", "run.verify_workers=2"], "sites have one model each"),

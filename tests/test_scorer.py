@@ -171,10 +171,10 @@ def timeless(record):
 )
 def test_a_run_with_early_stop_is_the_run_without(gate, dry_tour, seed, labels, batch_size, bad):
     runs = {}
-    for early_stop in (False, True):
+    for early_stop in ("off", "certain"):
         centers = Drifting(seed, labels, bad=bad, batch_size=batch_size)
         runs[early_stop] = (*run(centers, gate, dry_tour, early_stop=early_stop), centers.state)
-    (full, reports, ledger, state), (early, early_reports, early_ledger, early_state) = runs[False], runs[True]
+    (full, reports, ledger, state), (early, early_reports, early_ledger, early_state) = runs["off"], runs["certain"]
     assert (ledger, state, reports) == (early_ledger, early_state, early_reports)
     assert [(s.phase, s.subjects, s.accepted, s.outcome) for s in full] == [
         (s.phase, s.subjects, s.accepted, s.outcome) for s in early
@@ -197,8 +197,75 @@ def test_a_run_with_early_stop_is_the_run_without(gate, dry_tour, seed, labels, 
 def test_rejected_steps_are_scored_in_part(signal):
     labels = [0, 1] * 30
     centers = Drifting(3, labels, bad={"a0": 0, "c2": 1}, batch_size=4)
-    steps, _, _ = run(centers, Gate(signal=signal), None, early_stop=True)
+    steps, _, _ = run(centers, Gate(signal=signal), None, early_stop="certain")
     n_scored = [s.verification.counts.n for s in steps if not s.accepted]
     assert n_scored
     assert min(n_scored) < len(labels)
     assert all(s.verification.counts.n == len(labels) for s in steps if s.accepted)
+
+
+def test_a_confident_run_goes_the_same_way_and_scores_less():
+    """20 runs of 400 verification scans: verdicts as those of all scans but for the share that is stated."""
+    labels, n_steps, different, parts = [0, 1] * 200, 0, 0, []
+    for seed in range(20):
+        gate = Gate(error=0.03)
+        runs = {}
+        for early_stop in ("off", "confident"):
+            centers = Drifting(seed, labels, bad={"a0": 0, "c2": 1}, batch_size=32)
+            runs[early_stop] = run(centers, gate, None, early_stop=early_stop)
+        for whole, step in zip(runs["off"][0], runs["confident"][0], strict=False):
+            n_steps += 1
+            if (whole.subjects, whole.accepted) != (step.subjects, step.accepted):
+                different += 1
+                break
+            if step.verification.is_partial and step.accepted:
+                parts.append(step.verification.counts.n)
+                assert step.verdict.risk <= 0.05
+                assert step.verdict.rates.fpr <= step.verdict.reference.fpr + step.verdict.tolerance
+        for report in runs["confident"][1]:
+            assert report.verification.counts.n == 400  # what a cycle leaves is known in full
+    assert len(parts) > 30
+    assert set(parts) <= {88, 180}
+    assert different <= 0.005 * n_steps
+
+
+def test_a_part_that_does_not_accept_has_the_reference_scored_in_full():
+    """Two steps; the first is accepted by a part, the second breaks a third of HC and is rejected by all scans."""
+    labels = [0, 1] * 200
+    oracle = Oracle(good := np.array([0.2, 0.8] * 200, np.float32))
+    one = scorer(oracle, labels, batch_size=32)
+    reference = one.verify()
+    one.hold_reference()
+    gate = Gate(error=0.1)
+    limit = gate.limit(reference, n_samples=1, risk=0.05)
+    accepted = one.verify(limit)
+    assert (accepted.counts.n, accepted.unscored_hc + accepted.unscored_pd) == (88, 312)
+    assert decide(accepted, reference, n_samples=1, gate=gate, risk=0.05).accepted
+    with pytest.raises(ValueError, match="left scans out"):
+        decide(accepted, reference, n_samples=1, gate=gate)
+    one.hold_reference()
+    oracle.p = np.where(np.arange(400) % 6 == 0, 0.9, oracle.p).astype(np.float32)
+    undecided = one.verify(limit := gate.limit(accepted, n_samples=1, risk=0.05))
+    assert (undecided.counts.n, undecided.risk > 0.05) == (88, True)
+    broken, oracle.p, oracle.n_scored = oracle.p, good, 0
+    for n in (180, 400):
+        reference = one.extend_reference(limit)
+        assert reference.counts.n == n
+        oracle.p = broken
+        limit = gate.limit(reference, n_samples=1, risk=0.05)
+        found = one.verify(limit)
+        oracle.p = good
+    assert not decide(found, reference, n_samples=1, gate=gate, risk=0.05).accepted
+    assert oracle.n_scored == 312 + found.counts.n - 88  # no scan is scored twice under one model
+
+
+def test_a_prediction_that_is_not_finite_is_no_scan_left_out():
+    labels = [0, 1] * 200
+    oracle = Oracle([0.2, 0.8] * 200)
+    one = scorer(oracle, labels, batch_size=32)
+    reference = one.verify()
+    one.hold_reference()
+    oracle.p = np.full(400, np.nan, np.float32)
+    for risk in (None, 0.05):
+        with pytest.raises(FloatingPointError):
+            one.verify(Gate(error=0.1).limit(reference, n_samples=1, risk=risk))

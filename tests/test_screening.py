@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from test_travel import Recorder, ScriptedCenters, plan
 
+from tmqc.core import first_order
 from tmqc.core.ledger import Ledger
 from tmqc.core.rates import score
 from tmqc.core.records import BASELINE, BATCH, SCREEN
 from tmqc.core.runaway import Guard
 from tmqc.core.screen import Limits
+from tmqc.runs.trace import trace_row
 from tmqc.training.screening import ScreenedTravel, Screening
 
 GOOD = [f"g{i}" for i in range(12)]
@@ -209,3 +212,48 @@ def test_a_state_that_has_not_seen_a_suspect_yet_has_something_new_to_say():
     assert run.ledger.eliminated == ("bad", "flipped")
     assert len(run.state.records["bad"].strengths) == 2
     assert len(run.state.records["g1"].strengths) == 2  # in cycle 0 and 2
+
+
+class FirstOrderCenters(ScreenCenters):
+    """Estimates are off by a fifth of a change and by what all share."""
+
+    n_verified = 0
+
+    def loss_gradient(self):
+        return self.state
+
+    def first_order(self, gradient, origin):
+        assert gradient == origin == self.state[: len(origin)]
+        [subject] = self.state[len(origin)]
+        change = super().verify().loss - 0.1
+        return 1e-3 + change * (0.8 + 0.4 * (zlib.crc32(subject.encode()) % 2))
+
+    def verify(self, limit=None):
+        self.n_verified += 1
+        return super().verify(limit)
+
+
+@pytest.mark.parametrize("holds", [True, False])
+def test_first_order_screening_comes_to_the_same_verdicts(holds, monkeypatch):
+    monkeypatch.setattr(first_order, "N_SAMPLE", 3)
+    if not holds:  # however small an error: all are verified
+        monkeypatch.setattr(first_order, "_WORST", 0.0)
+    run, reports, steps = screened(FirstOrderCenters(), cycles=4, exact=False)
+    exact, exact_reports, _ = screened(ScreenCenters(), cycles=4)
+    assert [(r.flagged, r.eliminated) for r in reports] == [(r.flagged, r.eliminated) for r in exact_reports]
+    assert run.ledger == exact.ledger
+    screening = [s for s in steps if s.phase == SCREEN and s.cycle == 0]
+    assert [s.subjects for s in screening] == [(s,) for of in SUBJECTS.values() for s in of]
+    verified = [s for s in screening if s.verification is not None]
+    estimated = reports[0].estimated
+    assert (estimated.n_estimated, estimated.n_verified) == (14 - len(verified), len(verified))
+    assert sum(r.n_verifications for r in reports) == run.centers.n_verified
+    assert (len(verified) < 14) is holds
+    assert "gradient" not in run.snapshots
+    for step in screening:
+        assert (step.estimated_loss is None) is (step.verification is not None)
+        if step.verification is None:
+            assert step.estimated_loss - 0.1 == pytest.approx(step.evidence.loss_change)
+            row = trace_row(step)
+            assert (row["Scored"], row["FP"], row["PFP"]) == (0, None, None)
+            assert row["VerifyLoss"] == step.estimated_loss

@@ -166,7 +166,7 @@ def test_an_early_stop_is_told_the_limit_of_the_visit():
             limits.append(limit)
             return super().verify()
 
-    travelled(FOUR, Watched(n_bad(set())), Control(early_stop=True, verify=VISIT), local_epochs=2)
+    travelled(FOUR, Watched(n_bad(set())), Control(early_stop="certain", verify=VISIT), local_epochs=2)
     assert [limit and limit.fpr for limit in limits] == [None, 4 * 0.02]
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from tiny import logistic_learner
 
+from tmqc.core.rates import score
 from tmqc.model import backend
 from tmqc.model.learner import Learner
 from tmqc.model.sfcn import feature_grid, sfcn
@@ -292,3 +293,26 @@ def test_frozen_norms_by_hand():
     thawed.load_state(one.state())
     thawed.train_batch(x, y, learning_rate=0.0)
     assert all(not np.array_equal(thawed.state()[name], value) for name, value in before.items())
+
+
+def test_the_gradient_of_a_verification_by_differences(data):
+    """Along random directions of weights and BatchNorm statistics together, in inference mode."""
+    x, y = data
+    one = learner()
+    for _ in range(3):
+        one.train_batch(x[:5], y[:5], learning_rate=1e-2)
+    origin = one.snapshot()
+    gradient = one.loss_gradient(x, y, batch_size=3)
+    assert all(np.array_equal(a, b) for a, b in zip(one.snapshot(), origin, strict=True))
+    names = {name for name, g in zip(one.variables, gradient, strict=True) if np.any(np.asarray(g))}
+    assert any("moving_variance" in name for name in names)
+    assert not any(name.startswith("optimizer") or "seed" in name for name in names)
+    rng = np.random.default_rng(0)
+    moved = {name: 1e-3 * rng.normal(size=one.variables[name].shape) for name in names}
+    losses = []
+    for sign in (-1.0, 1.0):
+        one.restore(origin)
+        for name, step in moved.items():
+            one.variables[name].assign(np.asarray(one.variables[name].value) + sign * step)
+        losses.append(score(one.predict(x, batch_size=4), y).loss)
+    assert one.first_order(gradient, origin) == pytest.approx((losses[1] - losses[0]) / 2, rel=0.02)

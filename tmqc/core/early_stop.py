@@ -1,4 +1,4 @@
-"""Stop scoring a verification as soon as its rejection is certain (`qc.early_stop`).
+"""Stop scoring a verification as soon as its rejection is certain (`qc.early_stop=certain`).
 
 Scans not yet scored can only add false positives, false negatives and loss, so what a partial verification shows is a
 lower bound of all three. Beyond the gate's limit already, the full one would be too.
@@ -6,12 +6,13 @@ lower bound of all three. Beyond the gate's limit already, the full one would be
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tmqc.core.chance import worsening_p_value
+from tmqc.core.confident import Slack
 from tmqc.core.rates import RATES, Counts, Verification
 
 # Sums in another order differ in their last bits: n scans by n * 1.1e-16 of the sum at most. Far more than that.
@@ -27,6 +28,8 @@ class Limit:
         rates: how rates are made of counts, a key of `RATES`.
         chance: a rate that is too high rejects only if the exact McNemar test's p-value is below this level.
         reference: counts of the verification that flips are counted against.
+        slack: the same limits as distances from the reference.
+        risk: highest probability of a wrong acceptance at which scans may be left out of one; None: all are scored.
     """
 
     fpr: float | None
@@ -35,6 +38,12 @@ class Limit:
     rates: str
     chance: float | None
     reference: Counts
+    slack: Slack = field(default=Slack())
+    risk: float | None = None
+
+    def accepts(self, partial: Verification) -> bool:
+        """Whether scans may be left out although `partial` does not reject."""
+        return self.risk is not None and partial.risk is not None and partial.risk <= self.risk
 
     def rejects(self, partial: Verification) -> bool:
         """Whether `partial` will be rejected for certain, whatever the scans not yet scored turn out to be."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from tmqc.core.chance import worsening_p_value
+from tmqc.core.confident import Slack
 from tmqc.core.early_stop import Limit
 from tmqc.core.rates import RATES, Counts, Flips, Rates, Verification
 from tmqc.core.tolerances import Tolerances
@@ -48,10 +50,17 @@ class Gate:
             rate, loss = n_samples * self.error, n_samples * self.loss_error
         return (None if self.signal == "loss" else rate), (None if self.signal == "rates" else loss)
 
-    def limit(self, reference: Verification, *, n_samples: int) -> Limit:
-        """From where on the verification of a step of `n_samples` need not be finished to be rejected."""
+    def limit(self, reference: Verification, *, n_samples: int, risk: float | None = None) -> Limit:
+        """From where on the verification of a step of `n_samples` need not be finished.
+
+        Args:
+            risk: as of `Limit`.
+        """
         rate, loss = self.tolerances(n_samples)
-        before = self.rates_of(reference)
+        before, n = self.rates_of(reference), reference.at_best
+        worth = RATES[self.rates](Counts(tp=n.n_pd - 1, fp=1, tn=n.n_hc - 1, fn=1))  # of one flip
+        # A step that meets its tolerance to the bit has as good as used it up.
+        hc, pd = (None if rate is None else math.floor(rate / one * (1 - 1e-9)) + 1 for one in (worth.fpr, worth.fnr))
         return Limit(
             fpr=None if rate is None else before.fpr + rate,
             fnr=None if rate is None else before.fnr + rate,
@@ -59,6 +68,8 @@ class Gate:
             rates=self.rates,
             chance=self.chance,
             reference=reference.counts,
+            slack=Slack(hc, pd, None if loss is None else loss * n.n),
+            risk=risk,
         )
 
 
@@ -74,13 +85,24 @@ class Verdict:
     loss_reference: float | None = None
     loss_tolerance: float | None = None
     flips: Flips = field(default=Flips())
+    risk: float | None = None
 
 
-def decide(verification: Verification, reference: Verification, *, n_samples: int, gate: Gate = Gate()) -> Verdict:
+def decide(
+    verification: Verification,
+    reference: Verification,
+    *,
+    n_samples: int,
+    gate: Gate = Gate(),
+    risk: float | None = None,
+) -> Verdict:
     """Judge a step of `n_samples` by the verification after it and the reference verification.
 
+    Args:
+        risk: a part of the scans whose risk is no larger than that accepts the step; None: all have to be scored.
+
     Raises:
-        ValueError: scans were left out of a verification that does not reject, or of the reference.
+        ValueError: scans were left out of a verification that neither rejects nor may accept, or of its reference.
     """
     rates, before = gate.rates_of(verification), gate.rates_of(reference)
     rate_tolerance, loss_tolerance = gate.tolerances(n_samples)
@@ -96,7 +118,9 @@ def decide(verification: Verification, reference: Verification, *, n_samples: in
         accepted = not (fpr_worse or fnr_worse)
     if loss_tolerance is not None:
         accepted = accepted and verification.loss <= reference.loss + loss_tolerance
-    if reference.is_partial or (accepted and verification.is_partial):
+    if gate.limit(reference, n_samples=n_samples, risk=risk).accepts(verification):
+        accepted, before = True, _on_the_same_scans(verification, gate)
+    elif reference.is_partial or (accepted and verification.is_partial):
         raise ValueError("a verification that left scans out can reject a step, not accept it or be the reference")
     return Verdict(
         accepted=accepted,
@@ -107,7 +131,15 @@ def decide(verification: Verification, reference: Verification, *, n_samples: in
         loss_reference=reference.loss,
         loss_tolerance=loss_tolerance,
         flips=flips,
+        risk=verification.risk,
     )
+
+
+def _on_the_same_scans(partial: Verification, gate: Gate) -> Rates:
+    """The reference's rates on the scans of `partial`, its flips undone; the others taken to be right, as in those."""
+    now, flips = partial.at_best, partial.flips
+    hc, pd = flips.broken_hc - flips.fixed_hc, flips.broken_pd - flips.fixed_pd
+    return RATES[gate.rates](Counts(tp=now.tp + pd, fp=now.fp - hc, tn=now.tn + hc, fn=now.fn - pd))
 
 
 def next_reference(accepted: Verification, reference: Verification, gate: Gate) -> Verification:

@@ -76,9 +76,10 @@ class Verification:
         loss_sum: of the binary cross-entropies of the scans scored, in nats.
         flips: against the reference; none as long as there is no reference.
         logits: how many scans of each class have which logit; none where they are not at hand.
-        unscored_hc, unscored_pd: scans left out because the step's rejection was certain without them (`early_stop`).
         line: that logits were calibrated by before counts and losses were made of them, whereupon there are no flips,
             which only who knows single scans can count; None: counted at 0.5, as it is wherever verifications add up.
+        unscored_hc, unscored_pd: scans left out because the step was decided without them (`early_stop`).
+        risk: of a part by which a step may be accepted: bound of the probability that all scans would have rejected it.
     """
 
     counts: Counts
@@ -88,6 +89,7 @@ class Verification:
     unscored_pd: int = 0
     logits: LogitCounts = field(default=LogitCounts(), compare=False, repr=False)
     line: Line | None = None
+    risk: float | None = None
 
     def __add__(self, other: Verification) -> Verification:
         return Verification(

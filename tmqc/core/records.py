@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from tmqc.core.evidence import Finding
 from tmqc.core.false_alarms import Drift
+from tmqc.core.first_order import Estimated
 from tmqc.core.gate import Verdict
 from tmqc.core.platt import calibrate_counts
 from tmqc.core.rates import Rates, Verification
@@ -44,6 +45,8 @@ class Step:
         evidence: of a screening step, about its scan.
         finding: of a scan that a screening of `qc=evidence` speaks against or decides on: why. No step is taken then,
             and the verification is that of the state that judged.
+        estimated_loss: mean verification loss after the steps to first order, in nats, of a screening step that was not
+            verified.
         n_repeated: samples besides, that were subjects trained on once more in a further local epoch of a visit.
     """
 
@@ -62,6 +65,7 @@ class Step:
     outcome: str | None = None
     evidence: Evidence | None = None
     finding: Finding | None = None
+    estimated_loss: float | None = None
     n_repeated: int = 0
 
     @property
@@ -94,6 +98,7 @@ class CycleReport:
         postponed: revisits that failed without eliminating: strikes are left, or the runaway guard holds.
         n_screened: scans screened. alarm: of the runaway guard.
         refused: a screening was due, but no model was good enough to judge.
+        estimated: how a first-order screening went; None without one.
         auroc, calibrated_loss, calibrated_accuracy: of the verification once its logits are calibrated
             (`core.platt`); None where the logits are not at hand, as those of sites.
         slope, offset: of that calibration, slope * logit + offset.
@@ -121,6 +126,7 @@ class CycleReport:
     n_screened: int = 0
     alarm: Alarm | None = None
     refused: bool = False
+    estimated: Estimated | None = None
     auroc: float | None = None
     calibrated_loss: float | None = None
     calibrated_accuracy: float | None = None
@@ -167,6 +173,7 @@ def summarize(
     closing_verify_s: float | None = None,
     alarm: Alarm | None = None,
     refused: bool = False,
+    estimated: Estimated | None = None,
     n_scored: int = 0,
     drift: Drift | None = None,
 ) -> CycleReport:
@@ -204,6 +211,7 @@ def summarize(
         n_screened=sum(s.phase == SCREEN for s in steps) + n_scored,
         alarm=alarm,
         refused=refused,
+        estimated=estimated,
         auroc=calibrated.auroc if calibrated else None,
         calibrated_loss=calibrated.loss if calibrated else None,
         calibrated_accuracy=calibrated.accuracy if calibrated else None,

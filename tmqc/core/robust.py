@@ -39,19 +39,20 @@ def shortest_half(values: ArrayLike) -> tuple[float, float]:
     return float(np.mean((low + high)[shortest] / 2)), float(lengths.min() / HALF_TO_SD)
 
 
-def robust_z(values: ArrayLike, *, least: float = 0.0) -> NDArray[np.float64]:
+def robust_z(values: ArrayLike, *, least: float = 0.0, bulk: tuple[float, float] | None = None) -> NDArray[np.float64]:
     """Distance of each value from the bulk (`shortest_half`) in its standard deviations.
 
     Args:
         values: shape (n,).
         least: the spread is never taken to be smaller than this; with 0 and no spread, z is 0 at the center and
             infinite elsewhere.
+        bulk: center and spread, if they are not to be those of the values.
 
     Returns:
         Shape (n,).
     """
     array = np.asarray(values, np.float64)
-    middle, sd = shortest_half(array)
+    middle, sd = bulk or shortest_half(array)
     distance = array - middle
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(distance == 0, 0.0, distance / max(sd, least))

@@ -82,6 +82,7 @@ def weigh(
     margins: Sequence[float],
     limits: Limits,
     unlikenesses: Sequence[float] | None = None,
+    bulk: tuple[float, float] | None = None,
 ) -> tuple[Evidence, ...]:
     """Compare every scan with all scans of the same screening.
 
@@ -91,8 +92,9 @@ def weigh(
     Args:
         loss_changes: nats, shape (n,). margins: shape (n,), of the same scans.
         unlikenesses: of the same scans, shape (n,); None: images are not checked.
+        bulk: center and spread that the changes are compared with, in nats; None: their own, by `shortest_half`.
     """
-    loss_z = robust_z(loss_changes, least=limits.least_loss)
+    loss_z = robust_z(loss_changes, least=limits.least_loss, bulk=bulk)
     margin_z = -robust_z(margins)
     sizes = np.abs(margins)
     contradiction = -np.asarray(margins) / max(float(np.median(sizes)), np.finfo(float).tiny)

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -194,6 +194,13 @@ def put(array: NDArray[np.float32]) -> Any:
         return array
 
 
+def take(held: Any, rows: NDArray[np.intp]) -> Any:
+    """Some rows of what `put` gave."""
+    import keras
+
+    return keras.ops.take(held, rows, axis=0) if keras.ops.is_tensor(held) else held[rows]
+
+
 def free_bytes() -> int | None:
     """Main memory that is free for use where models compute on the CPU; None on an accelerator, or if not known."""
     if _has_accelerator():
@@ -208,6 +215,39 @@ def free_bytes() -> int | None:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a computation failed for lack of memory; each backend has its own message."""
     return isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY)
+
+
+def make_gradient(total: Callable[..., Any], variables: Sequence[Any]) -> Callable[..., list[Any]]:
+    """The gradient of `total` with respect to `variables` as they are when it is called; nothing is changed by it.
+
+    Args:
+        total: from tensors to a scalar tensor, through `variables`.
+        variables: of Keras. One that has no part in `total` has gradient 0.
+
+    Returns:
+        Takes what `total` takes; gives a tensor a variable.
+    """
+    import keras
+
+    if keras.backend.backend() == "jax":
+        import jax
+
+        def of_values(values: list[Any], *arguments: Any) -> Any:
+            with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
+                return total(*arguments)
+
+        compiled = jax.jit(jax.grad(of_values))
+        return lambda *arguments: list(compiled([v.value for v in variables], *arguments))
+    import tensorflow as tf
+
+    def by_tape(*arguments: Any) -> list[Any]:
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch([v.value for v in variables])
+            found = total(*arguments)
+        gradients = tape.gradient(found, [v.value for v in variables], unconnected_gradients="zero")
+        return list(gradients)
+
+    return by_tape
 
 
 def _has_accelerator() -> bool:

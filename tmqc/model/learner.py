@@ -6,9 +6,10 @@ Written against Keras 3's own API only, so that it runs on the TensorFlow and on
 from __future__ import annotations
 
 import logging
+import math
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -194,6 +195,59 @@ class Learner:
         gradient: NDArray[np.float32] = np.concatenate(parts)
         gradient /= 1.0 - self.model.optimizer.beta_1
         return gradient
+
+    def loss_gradient(self, x: Any, y: NDArray[np.integer], *, batch_size: int) -> Snapshot:
+        """Gradient of the mean loss (nats) of scans in inference mode, by weights and BatchNorm's moving statistics.
+
+        Unlike `gradient` it is that of a verification, which a step changes through both: dropout is off, and BatchNorm
+        works with its moving statistics. A batch that takes too much memory is halved, from there on.
+
+        Args:
+            x: as `predict`. y: labels (n,), 1 = PD.
+
+        Returns:
+            Shaped as a snapshot; 0 for what predictions do not rest on.
+
+        Raises:
+            OutOfMemoryError: not even one scan fits into memory.
+        """
+        total: list[Any] = []
+        at, size = 0, min(batch_size, self._most_at_once)
+        while at < len(x):
+            rows = slice(at, at + size)
+            try:
+                parts = self._gradient_of_sum(ops.convert_to_tensor(x[rows]), y[rows].astype(np.float32))
+            except Exception as error:
+                if not backend.is_out_of_memory(error):
+                    raise
+                if size == 1:
+                    raise _too_large("the gradient of one scan", x[rows], "") from error
+                size //= 2
+                log.warning("the gradient of %d scans at once does not fit into memory: %d at once", 2 * size, size)
+                continue
+            total = parts if not total else [a + b for a, b in zip(total, parts, strict=True)]
+            at += size
+        by_id = {id(v): part / len(x) for v, part in zip(self.model.weights, total, strict=True)}
+        return tuple(by_id.get(id(v), ops.zeros(())) for v in self.variables.values())
+
+    @cached_property
+    def _gradient_of_sum(self) -> Callable[..., list[Any]]:
+        clip = keras.config.epsilon()
+
+        def total(x: Any, y: Any) -> Any:
+            p = ops.clip(ops.cast(self.model(x, training=False), "float32")[:, 0], clip, 1.0 - clip)
+            return -ops.sum(y * ops.log(p) + (1.0 - y) * ops.log(1.0 - p))
+
+        return backend.make_gradient(total, self.model.weights)
+
+    def first_order(self, gradient: Snapshot, origin: Snapshot) -> float:
+        """By how much the loss that `gradient` is of has changed since `origin`, to first order, in nats."""
+        products = [
+            float(np.vdot(g, np.asarray(v.value, np.float64) - np.asarray(o, np.float64)))
+            for g, v, o in zip(map(ops.convert_to_numpy, gradient), self.variables.values(), origin, strict=True)
+            if np.ndim(g) == len(v.shape)
+        ]
+        return math.fsum(products)
 
     def snapshot(self) -> Snapshot:
         """Copy everything training touches, on the device. Copies, since JAX's trainer donates its buffers."""

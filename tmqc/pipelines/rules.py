@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Unpack
 
 from tmqc.core.control import Control, DryTour
+from tmqc.core.first_order import Estimated
 from tmqc.core.gate import Gate, flip_worth
 from tmqc.core.rates import Counts
 from tmqc.core.records import CycleReport
@@ -36,7 +37,8 @@ class RunawayError(StoppedError):
 def is_published(qc: QcConfig) -> bool:
     """Whether verdicts need nothing but the published columns of the trace."""
     gate = (qc.control, qc.signal, qc.reference, qc.measured.method) == ("steps", "rates", "last", "none")
-    return gate and qc.chance is None and qc.strikes == 1 and not qc.calibrate and not _guard(qc).pauses
+    exact = qc.early_stop != "confident" and not qc.calibrate
+    return gate and exact and qc.chance is None and qc.strikes == 1 and not _guard(qc).pauses
 
 
 def unit_of(qc: QcConfig) -> str:
@@ -68,6 +70,7 @@ def make_travel(
     """
     qc = config.qc
     if qc.control == "screen":
+        assert qc.screen.exact or isinstance(centers, LocalCenters)  # `validate_federation` refuses others
         return ScreenedTravel(plan, _screening(qc), centers, *listeners, unlikeness=unlikeness, **place)
     if qc.control == "evidence":
         assert isinstance(centers, LocalCenters)  # `validate_federation` refuses others
@@ -104,6 +107,7 @@ def _control(qc: QcConfig) -> Control:
         guard=_guard(qc),
         dry_tour=dry_tour,
         early_stop=qc.early_stop,
+        confidence=qc.confidence,
         verify=qc.verify,
         calibrate=qc.calibrate,
     )
@@ -126,6 +130,7 @@ def _screening(qc: QcConfig) -> Screening:
             image_alone_z=screen.image_alone_z,
             least_loss=screen.least_loss,
         ),
+        exact=screen.exact,
         guard=_guard(qc),
     )
 
@@ -149,6 +154,8 @@ def warn_or_stop(report: CycleReport, qc: QcConfig) -> None:
             "chance might: train the clean model for longer",
             report.cycle,
         )
+    if (estimated := report.estimated) is not None:
+        _log_estimated(report.cycle, estimated)
     if report.alarm is None or report.n_steps == 0:
         return
     message = explain(report.alarm, report.cycle, qc)
@@ -156,6 +163,22 @@ def warn_or_stop(report: CycleReport, qc: QcConfig) -> None:
         raise RunawayError(f"{message}. The run is saved up to here")
     held = "; no scan is eliminated meanwhile" if qc.runaway.action == "pause" else ""
     log.warning("%s%s", message, held)
+
+
+def _log_estimated(cycle: int, estimated: Estimated) -> None:
+    n = estimated.n_estimated + estimated.n_verified
+    if estimated.n_estimated == 0:
+        log.info(
+            "cycle %d: all %d scans screened were verified: first-order estimates are not good enough here (largest "
+            "error %.2g of a change)",
+            *(cycle, n, estimated.error),
+        )
+        return
+    log.info(
+        "cycle %d: of %d scans screened %d were verified, the others estimated to first order (largest error %.2g of a "
+        "change)",
+        *(cycle, n, estimated.n_verified, estimated.error),
+    )
 
 
 def explain(alarm: Alarm, cycle: int, qc: QcConfig) -> str:

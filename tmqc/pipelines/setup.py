@@ -75,7 +75,7 @@ def _open_local(run: RunContext, inputs: Inputs, train: tuple[Subject, ...]) -> 
     config, verification = run.config, inputs.cohort.verification
     n = config.run.verify_workers
     if n is None:
-        n = max(0, inputs.device.n_gpus - 1)
+        n = 0 if config.qc.early_stop == "confident" else max(0, inputs.device.n_gpus - 1)
     workers = (
         VerificationWorkers(
             partial(_build_verifier, config),

@@ -37,6 +37,7 @@ FURTHER_COLUMNS = (
     *("Margin", "LossZ", "MarginZ", "Strength", "ImageZ", "Contradiction"),
     *("Reasons", "Look", "Due", "CenterP", "CenterLimit", "CenterOut"),
     *("OddP", "OddZ", "OddLimit", "OddOut", "Lfdr", "LfdrLimit", "LfdrOut"),
+    "Risk",
 )
 # Of federated runs only: bytes of messages since the row before, seconds that sites computed (the slowest counts),
 # seconds lost to sites that did not answer as they should, and sites that the verification went without.
@@ -51,10 +52,14 @@ def trace_row(step: Step) -> dict[str, object]:
     `FP`, `FN`, `TP`, `TN` count the scans that were scored. Where some were left out (`qc.early_stop`), `PFP`, `PFN`
     and `VerifyLoss` are lower bounds over all scans, from which the verdict re-derives, and `ACC` is an upper bound.
     With `qc.calibrate` all of these were counted once logits had become `Slope` * logit + `Offset`.
+    What `qc.early_stop=confident` accepts by a part is compared with the reference on the same scans; `Risk` decides.
+    Of a first-order screening step none was scored: `VerifyLoss` is the estimate, and counts and rates are empty.
 
     Raises:
-        ValueError: the step was not verified.
+        ValueError: the step was neither verified nor estimated.
     """
+    if step.estimated_loss is not None:
+        return _estimated_row(step)
     if step.verification is None or step.rates is None:
         raise ValueError("only verified steps have a row in the trace")
     counts, verdict = step.verification.counts, step.verdict
@@ -72,6 +77,15 @@ def trace_row(step: Step) -> dict[str, object]:
     return dict(zip(COLUMNS, values, strict=True))
 
 
+def _estimated_row(step: Step) -> dict[str, object]:
+    known = {
+        **{"Cycle": step.cycle, "Subject": step.subjects[0], "Study": step.center, "Ignored": int(not step.accepted)},
+        **{"Phase": step.phase, "Subjects": SEPARATOR.join(step.subjects), "LR": step.learning_rate},
+        **{"Loss": step.loss, "VerifyLoss": step.estimated_loss, "Scored": 0, "Seconds": step.train_s + step.verify_s},
+    }
+    return dict.fromkeys(COLUMNS) | known
+
+
 def further_cells(step: Step) -> dict[str, object]:
     """The `FURTHER_COLUMNS` of gates beyond the published one; None where a value does not exist."""
     verdict, evidence, found = step.verdict, step.evidence, step.finding
@@ -86,6 +100,7 @@ def further_cells(step: Step) -> dict[str, object]:
         *((evidence.image_z, evidence.contradiction) if evidence else (None, None)),
     )
     cells = dict.fromkeys(FURTHER_COLUMNS) | dict(zip(FURTHER_COLUMNS, values, strict=False))
+    cells["Risk"] = verdict.risk if verdict else None
     return cells if found is None else cells | _finding_cells(found)
 
 
@@ -96,7 +111,8 @@ def _finding_cells(found: Finding) -> dict[str, object]:
         *(found.odd_p, found.odd_z, found.odd_limit, found.odd_out),
         *(found.lfdr, found.lfdr_limit, found.lfdr_out),
     )
-    return {"Margin": found.margin, **dict(zip(FURTHER_COLUMNS[-len(values) :], values, strict=True))}
+    names = FURTHER_COLUMNS[FURTHER_COLUMNS.index("Reasons") :]
+    return {"Margin": found.margin, **dict(zip(names, values, strict=False))}
 
 
 def away_row(step: Step) -> dict[str, object]:
@@ -143,7 +159,7 @@ class TraceWriter:
 
     def step(self, step: Step) -> None:
         """Append a row if the step was verified, or could not be taken."""
-        if step.verification is None and step.phase != AWAY:
+        if step.verification is None and step.estimated_loss is None and step.phase != AWAY:
             return
         row = away_row(step) if step.phase == AWAY else trace_row(step)
         if self._further and step.phase != AWAY:

@@ -13,7 +13,7 @@ from tmqc.settings.schema import CENTER_TABLES, Config, flatten
 
 # Version of what the settings make a run compute. Raise it with every change after which the same settings give other
 # numbers: no sweep and no `init.pretrain` then takes a result of the code before for one of this.
-COMPUTATION = 2
+COMPUTATION = 3
 
 HARMLESS = (
     *("run.overwrite", "run.resume", "run.progress", "run.outputs", "run.name", "init.pretrain"),

@@ -13,6 +13,7 @@ TRAINING = ("clean", "dirty", "qc")
 PIPELINES = (*TRAINING, "inference", "rivals")
 CENTER_TABLES = ("demo", "real83")  # that tmqc brings
 RATES = ("standard", "published")
+EARLY_STOPS = ("off", "certain", "confident")
 SCENARIOS, PLACEMENTS = ("none", "centers", "samples"), ("in_place", "extra")
 KINDS = (
     *("inverted", "noise", "flipped_label", "motion", "ghosting", "spike", "blur", "bias_field", "gibbs", "rician"),
@@ -121,6 +122,7 @@ class ScreenConfig:
     image_z: float | None = within(None, 1e-6, 1e6)  # a more dissimilar image is unusual; null: no check
     image_alone_z: float | None = within(None, 1e-6, 1e6)  # a more dissimilar image is a suspect by itself
     least_loss: float = within(1e-4, 0.0, 100.0)  # nats; a smaller spread of the changes counts as this
+    exact: bool = False  # verify after every scan's steps; false: most changes of the loss are estimated to first order
 
 
 @dataclass
@@ -154,7 +156,8 @@ class QcConfig:
     reference: str = one_of("last", ("last", "best"))  # the last accepted verification, or the best so far
     chance: float | None = None  # 0.05: a rate rejects only beyond what chance explains (exact McNemar test); null: off
     strikes: int = within(1, 1, 1000)  # failed revisits in a row that eliminate
-    early_stop: bool = False  # end a verification as soon as rejection is certain
+    early_stop: str = one_of("off", EARLY_STOPS)  # end a verification once its rejection, or either verdict, is known
+    confidence: float = within(0.95, 0.5, 0.999999)  # of early_stop=confident: at which a part of the scans accepts
     verify: str = one_of("batch", ("batch", "visit"))  # after every batch, or once after every visit
     calibrate: bool = False  # Platt-calibrate the verification logits before anything is counted
     batchnorm: str = one_of("published", ("published", "frozen"))  # frozen: its statistics stay those of the start

@@ -39,6 +39,11 @@ def _check_screen(config: Config) -> list[str]:
             f"qc.screen.image_z={image_z:g}: to compare images, sites would have to give away "
             "sums of their scans, which no site does; set qc.screen.image_z=null, and qc.screen.loss_z=6 with it"
         )
+    if not config.qc.screen.exact:
+        faults.append(
+            f"qc.screen.exact=false: sites give no gradient of their verification loss; set qc.screen.exact=true with "
+            f"federation={settings.name}"
+        )
     if settings.on_fault == SKIP:
         faults.append("qc.control=screen compares all scans with each other: use federation.on_fault=wait or stop")
     if settings.name != "nvflare" and not settings.share_margins:
@@ -57,10 +62,10 @@ def _check_steps(config: Config) -> list[str]:
             f"qc.measured.method={qc.measured.method}: tolerances are measured once, before control starts, and "
             "every step of that measurement counts: use federation.on_fault=wait or stop"
         )
-    if qc.early_stop:
+    if qc.early_stop != "off":
         faults.append(
-            f"qc.early_stop=true: sites score at the same time, each all of its scans, and none could stop the others; "
-            f"set qc.early_stop=false with federation={settings.name}"
+            f"qc.early_stop={qc.early_stop}: sites score at the same time, each all of its scans, and none could stop "
+            f"the others; set qc.early_stop=off with federation={settings.name}"
         )
     if qc.calibrate and settings.name != "nvflare" and not settings.share_margins:
         faults.append(

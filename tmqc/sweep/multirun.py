@@ -105,6 +105,8 @@ def to_config(composed: DictConfig) -> Config:
     except OmegaConfBaseException as error:
         raise SettingsError(explain(error)) from error
     assert isinstance(config, Config)
+    # As it was set before it had three values.
+    config.qc.early_stop = {"True": "certain", "False": "off"}.get(config.qc.early_stop, config.qc.early_stop)
     return config
 
 

@@ -65,6 +65,10 @@ class LocalCenters:
         """Count flips against the last full verification from now on."""
         self.scorer.hold_reference()
 
+    def extend_reference(self, limit: Limit) -> Verification:
+        """Score the reference, whose model this is, on further scans."""
+        return self.scorer.extend_reference(limit)
+
     def margins(self, center: str, subjects: Sequence[str]) -> tuple[float, ...]:
         """How strongly the model agrees with the labels of these training scans, in inference mode."""
         labels = np.array([self._labels[s] for s in subjects])
@@ -87,6 +91,16 @@ class LocalCenters:
             ScanScore(s.subject, s.study, s.group, s.scanner or s.study, float(z), tuple(moment.tolist()))
             for s, z, moment in zip(rows, logits, moments, strict=True)
         )
+
+    def loss_gradient(self) -> Snapshot:
+        """Gradient of the mean verification loss in inference mode: a sum over centers, of the model's size."""
+        volumes = self._volumes.block([s.subject for s in self._verification])
+        labels = np.array([s.group for s in self._verification])
+        return self.learner.loss_gradient(volumes, labels, batch_size=self.scorer.batch_size)
+
+    def first_order(self, gradient: Snapshot, origin: Snapshot) -> float:
+        """What has changed since `origin`, times `gradient`, in nats."""
+        return self.learner.first_order(gradient, origin)
 
     def snapshot(self) -> Snapshot:
         """Everything training touches."""

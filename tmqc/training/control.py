@@ -165,15 +165,13 @@ class ControlledTravel(Travel):
         """Train, verify, decide; a rejected or dry step leaves no trace in the model."""
         before = self.centers.snapshot()
         trained = self._train_all(task, before)
-        started, n, gate = perf_counter(), len(trained.subjects), self.gate
+        started, n, gate, risk = perf_counter(), len(trained.subjects), self.gate, self.control.risk
         judged = task.phase != DRY
-        limit = gate.limit(self.reference, n_samples=n) if judged and self.control.early_stop else None
-        raw = verify(self.centers, self.state.cycle, trained.subjects, limit=limit)
+        raw = self.verify_step(trained.subjects, before) if judged else verify(self.centers, self.state.cycle)
         verification = self._count(raw)
-        verdict = decide(verification, self.reference, n_samples=n, gate=gate) if judged else None
+        verdict = decide(verification, self.reference, n_samples=n, gate=gate, risk=risk) if judged else None
         if verdict is not None and verdict.accepted:
-            self.state.current = raw
-            self._accept(verification)
+            self.accept(raw)
         else:
             self.centers.restore(before)
         return replace(
@@ -183,6 +181,31 @@ class ControlledTravel(Travel):
             verdict=verdict,
             verify_s=perf_counter() - started,
         )
+
+    def verify_step(self, subjects: tuple[str, ...], before: Any) -> Verification:
+        """Verify a step, as much as its verdict needs.
+
+        Args:
+            before: snapshot of the model that the reference is the verification of.
+        """
+        if self.control.early_stop == "off":
+            return verify(self.centers, self.state.cycle, subjects)
+        cycle, n, risk = self.state.cycle, len(subjects), self.control.risk
+        limit = self.gate.limit(self.reference, n_samples=n, risk=risk)
+        verification = verify(self.centers, cycle, subjects, limit=limit)
+        while self.reference.is_partial and not limit.accepts(verification):  # only possible under `confident`
+            after = self.centers.snapshot()
+            self.centers.restore(before)
+            self.state.reference = verify(self.centers, cycle, limit=limit, extend=True)
+            self.centers.restore(after)
+            limit = self.gate.limit(self.reference, n_samples=n, risk=risk)
+            verification = verify(self.centers, cycle, subjects, limit=limit)
+        return verification
+
+    def _complete(self) -> None:
+        """Score all scans under the model as it is, which is the one that the reference is of."""
+        self.state.reference = self.state.current = verify(self.centers, self.state.cycle)
+        self.centers.hold_reference()
 
     def _train_all(self, task: Task, before: Any) -> Step:
         """The batches of a task, one after another; if its center goes away in between, nothing of them is left.
@@ -200,16 +223,22 @@ class ControlledTravel(Travel):
                 raise
         return join(steps)
 
-    def _accept(self, verification: Verification) -> None:
+    def accept(self, raw: Verification) -> None:
+        """The model as it is becomes the next reference, or under `best` may."""
         state = self.state
-        reference = next_reference(verification, self.reference, self.gate)
+        state.current = raw
+        reference = next_reference(self._count(raw), self.reference, self.gate)
         if reference is not state.reference:
             self.centers.hold_reference()
         state.reference = reference
 
     def _close(self) -> tuple[Verification, Rates, float | None]:
         assert self.state.current is not None
-        return self.state.current, self.gate.rates_of(self.state.current), None
+        started, was_partial = perf_counter(), self.state.current.is_partial
+        if was_partial:
+            self._complete()
+        seconds = perf_counter() - started if was_partial else None
+        return self.state.current, self.gate.rates_of(self.state.current), seconds
 
     def _drift(self) -> Drift:
         assert self.state.current is not None

@@ -10,8 +10,9 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from time import perf_counter
-from typing import Unpack
+from typing import Any, Protocol, Unpack, cast
 
+from tmqc.core.first_order import Estimated, check_estimates, draw_sample
 from tmqc.core.platt import calibrate_counts
 from tmqc.core.rates import RATES, Verification
 from tmqc.core.records import (
@@ -27,9 +28,19 @@ from tmqc.core.records import (
 from tmqc.core.runaway import Alarm, Guard, find_runaway
 from tmqc.core.schedule import Visit
 from tmqc.core.screen import Limits, Record, weigh
-from tmqc.training.state import JUDGE, MARGINS, TOUR, Judge, Task
+from tmqc.training.state import ESTIMATE, GRADIENT, JUDGE, MARGINS, TOUR, Judge, Task
 from tmqc.training.tour import Place, Travel
 from tmqc.training.travel import Centers, Listener, Plan, verify, with_logits
+
+
+class DifferentiableCenters(Centers, Protocol):
+    """Centers that give gradients, which are opaque, and can be held and saved as snapshots are."""
+
+    def loss_gradient(self) -> Any:
+        """Of the mean verification loss in inference mode, by weights and BatchNorm's moving statistics."""
+
+    def first_order(self, gradient: Any, origin: Any) -> float:
+        """What has changed since the snapshot `origin`, times `gradient`, in nats."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +53,7 @@ class Screening:
         strikes: times in a row the evidence must condemn a suspect to eliminate it.
         steps: training steps taken on a scan before it is verified; more of them tell weak harm from none.
         limits: from where on a scan is a suspect.
+        exact: verify after every scan's steps; else most changes are estimated to first order, see `core.first_order`.
     """
 
     every: int = 2
@@ -49,6 +61,7 @@ class Screening:
     strikes: int = 1
     steps: int = 1
     limits: Limits = field(default=Limits())
+    exact: bool = True
     guard: Guard = field(default=Guard())
 
 
@@ -67,9 +80,11 @@ class ScreenedTravel(Travel):
         """As `Travel`, by the rules of `screening`.
 
         Args:
+            centers: `DifferentiableCenters`; with an exact screening any.
             unlikeness: subject -> `core.likeness.unlikeness` of its scan; None: images are not looked at.
         """
         self.screening, self._unlikeness = screening, unlikeness
+        self._differentiable = cast(DifferentiableCenters, centers)  # only asked if the screening is not exact
         super().__init__(plan, centers, *listeners, **place)
 
     @property
@@ -88,8 +103,10 @@ class ScreenedTravel(Travel):
         elif task.phase == MARGINS:
             self._arrive(task)
             self._ask_margins(task)
-        elif task.phase == SCREEN:
-            self.state.steps.append(self._try_one(task))  # reported once there is evidence
+        elif task.phase == GRADIENT:
+            self._take_gradient()
+        elif task.phase in (SCREEN, ESTIMATE):
+            self._keep(self._try_one(task))  # reported once there is evidence
         elif task.phase == JUDGE:
             self._judge_all()
         elif task.phase == TOUR:
@@ -133,13 +150,26 @@ class ScreenedTravel(Travel):
         return -calibrate_counts(with_logits(verification).logits).loss
 
     def _screening_tasks(self, due: Container[str], *, everybody: bool) -> list[Task]:
-        tasks = list[Task]()
+        """Who is judged, center by center; few enough of them are verified in any case."""
+        judged = dict[str, tuple[str, ...]]()
         for center, subjects in self.plan.subjects.items():
             free = set(self.state.ledger.eligible(subjects, self.state.cycle)) if everybody else set()
-            if judged := tuple((s,) for s in subjects if s in free or s in due):
-                tasks.append(Task(MARGINS, center, judged, Visit(center, judged)))
-                tasks += [Task(SCREEN, center, (one,)) for one in judged]
+            judged[center] = tuple(s for s in subjects if s in free or s in due)
+        everyone = [subject for subjects in judged.values() for subject in subjects]
+        verified: Container[str] = everyone
+        if everybody and not self.screening.exact:
+            verified = draw_sample(everyone, seed=(self.plan.tour.seed, self.state.cycle))
+        tasks = [Task(GRADIENT)] if any(subject not in verified for subject in everyone) else []
+        for center, subjects in judged.items():
+            if subjects:
+                batches = tuple((subject,) for subject in subjects)
+                tasks.append(Task(MARGINS, center, batches, Visit(center, batches)))
+                tasks += [Task(SCREEN if one[0] in verified else ESTIMATE, center, (one,)) for one in batches]
         return [*tasks, Task(JUDGE)]
+
+    def _take_gradient(self) -> None:
+        with self._judging():
+            self.snapshots[GRADIENT] = self._differentiable.loss_gradient()
 
     @contextmanager
     def _judging(self) -> Iterator[None]:
@@ -157,20 +187,57 @@ class ScreenedTravel(Travel):
         self.state.margins |= dict(zip(subjects, margins, strict=True))
 
     def _try_one(self, task: Task) -> Step:
-        """Take a scan's own steps from the model that judges, verify, undo."""
-        rate = self.judge.learning_rate
+        """Take a scan's own steps from the model that judges, verify or estimate, undo."""
+        judge, verification, rates = self.judge, None, None
         with self._judging():
-            taken = [self._train(task, learning_rate=rate) for _ in range(self.screening.steps)]
+            taken = [self._train(task, learning_rate=judge.learning_rate) for _ in range(self.screening.steps)]
             started = perf_counter()
-            verification = verify(self.centers, self.state.cycle, taken[0].subjects)
-        rates, verify_s = RATES[self.plan.rates](verification.counts), perf_counter() - started
-        train_s = math.fsum(step.train_s for step in taken)
-        return replace(taken[0], verification=verification, rates=rates, train_s=train_s, verify_s=verify_s)
+            if GRADIENT in self.snapshots:
+                change = self._differentiable.first_order(self.snapshots[GRADIENT], self.snapshots["judge"])
+                judge.estimates[taken[0].subjects[0]] = change
+            if task.phase == SCREEN:
+                verification = verify(self.centers, self.state.cycle, taken[0].subjects)
+                rates = RATES[self.plan.rates](verification.counts)
+        train_s, verify_s = math.fsum(step.train_s for step in taken), perf_counter() - started
+        found = replace(taken[0], phase=SCREEN, verification=verification, rates=rates)
+        return replace(found, train_s=train_s, verify_s=verify_s)
+
+    def _keep(self, step: Step) -> None:
+        """Of a scan that was estimated before, in the place of that."""
+        steps = self.state.steps
+        for i, before in enumerate(steps):
+            if before.phase == SCREEN and before.subjects == step.subjects:
+                seconds = {name: getattr(before, name) + getattr(step, name) for name in ("train_s", "verify_s")}
+                steps[i] = replace(step, **seconds)
+                return
+        steps.append(step)
+
+    def _check(self, tried: Sequence[Step]) -> list[Task]:
+        """What has to be verified besides, for estimates to stand in for the rest; once there is nothing, they do."""
+        judge, state = self.judge, self.state
+        base, estimates = judge.verification.loss, judge.estimates
+        exact = {s.subjects[0]: s.verification.loss - base for s in tried if s.verification is not None}
+        margins = [state.margins[subject] for subject in estimates]
+        images = None if self._unlikeness is None else [self._unlikeness[subject] for subject in estimates]
+        check = check_estimates(estimates, exact, margins, self.screening.limits, images)
+        if check.undecided:
+            return [Task(SCREEN, self._center_of[subject], ((subject,),)) for subject in check.undecided]
+        del self.snapshots[GRADIENT]
+        state.estimated = Estimated(len(estimates) - len(exact), len(exact), check.error)
+        for i, step in enumerate(state.steps):
+            if step.phase == SCREEN and step.verification is None:
+                state.steps[i] = replace(step, estimated_loss=base + check.changes[step.subjects[0]])
+        return []
 
     def _judge_all(self) -> None:
         """Weigh the evidence against all who were tried, decide on those that were due, set new suspects aside."""
         state, due = self.state, self.state.ledger.due(self.state.cycle)
         tried = [step for step in state.steps if step.phase == SCREEN]
+        if GRADIENT in self.snapshots:
+            if further := self._check(tried):
+                state.queue[:0] = [*further, Task(JUDGE)]
+                return
+            tried = [step for step in state.steps if step.phase == SCREEN]
         state.steps = [step for step in state.steps if step.phase != SCREEN]
         known = frozenset(self.judge.seen)
         for step in self._weigh(tried):
@@ -192,9 +259,10 @@ class ScreenedTravel(Travel):
             return []
         judge = self.judge
         for step in tried:
-            [subject], verification = step.subjects, step.verification
-            assert verification is not None
-            judge.seen[subject] = (verification.loss - judge.verification.loss, self.state.margins[subject])
+            [subject] = step.subjects
+            loss = step.estimated_loss if step.verification is None else step.verification.loss
+            assert loss is not None
+            judge.seen[subject] = (loss - judge.verification.loss, self.state.margins[subject])
         changes, margins = zip(*judge.seen.values(), strict=True)
         images = None if self._unlikeness is None else [self._unlikeness[subject] for subject in judge.seen]
         evidence = dict(zip(judge.seen, weigh(changes, margins, self.screening.limits, images), strict=True))

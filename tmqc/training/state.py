@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pydantic import TypeAdapter
 
 from tmqc.core.evidence import Review, ScanScore
+from tmqc.core.first_order import Estimated
 from tmqc.core.ledger import Ledger
 from tmqc.core.power import Power
 from tmqc.core.rates import Verification
@@ -21,6 +22,8 @@ from tmqc.core.verdicts import CenterVerdict
 # Phases of tasks that are no training step, besides `baseline`, which only verifies.
 TOUR = "tour"  # queue the regular tour, by the ledger as it is then
 CLOSE = "close"  # the regular tour is over: set the flagged aside, queue the revisits that are due
+GRADIENT = "gradient"  # of the verification loss under the judging model
+ESTIMATE = "estimate"  # as `screen`, but the change of the loss is estimated to first order
 MARGINS = "margins"  # ask a center how strongly the judging model agrees with its labels
 SCORE = "score"  # have a center's training scans scored by a forward pass
 JUDGE = "judge"  # all scans of a screening have been tried: weigh the evidence
@@ -52,11 +55,13 @@ class Judge:
     Attributes:
         verification: of the model.
         seen: subject -> what its step changed the verification loss by, in nats, and its margin.
+        estimates: subject -> the same change to first order, of the scans tried since the gradient was taken.
     """
 
     verification: Verification
     learning_rate: float
     seen: dict[str, tuple[float, float]] = field(default_factory=dict)
+    estimates: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -90,7 +95,7 @@ class TourState:
         cycle: under way.
         queue: tasks of this cycle that are left.
         n_done: tasks done and cycles closed since the run began: how far it is.
-        steps: of this cycle so far. flagged, alarm, refused: as of `CycleReport`, of this cycle so far.
+        steps: of this cycle so far. flagged, alarm, refused, estimated: as of `CycleReport`, of this cycle so far.
         reports: of all cycles that are over.
         rejected: of every batch, or visit, that the regular tours had verified so far, whether it was.
         tolerances: as measured; None before the dry tour is over, and without one.
@@ -107,6 +112,7 @@ class TourState:
     flagged: list[str] = field(default_factory=list)
     alarm: Alarm | None = None
     refused: bool = False
+    estimated: Estimated | None = None
     reports: list[CycleReport] = field(default_factory=list)
     ledger: Ledger = field(default_factory=Ledger)
     rejected: list[bool] = field(default_factory=list)
@@ -125,6 +131,7 @@ class TourState:
         self.reports.append(report)
         self.cycle, self.queue, self.n_done = self.cycle + 1, queue, self.n_done + 1
         self.steps, self.flagged, self.alarm, self.refused, self.n_scored = [], [], None, False, 0
+        self.estimated = None
 
     def drop_visit(self, center: str | None) -> None:
         """Leave out what is left of the visit under way at `center`."""

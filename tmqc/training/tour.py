@@ -147,6 +147,7 @@ class Travel:
             closing_verify_s=closing_verify_s,
             alarm=state.alarm,
             refused=state.refused,
+            estimated=state.estimated,
             n_scored=state.n_scored,
             drift=self._drift(),
         )

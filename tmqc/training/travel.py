@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,6 +72,17 @@ class Centers(Protocol):
 
     def restore(self, snapshot: Any) -> None:
         """Undo everything since `snapshot`, bit for bit."""
+
+
+class ExtendingCenters(Centers, Protocol):
+    """Centers that accept a step by a part of the verification scans, if `Limit.risk` lets them."""
+
+    def extend_reference(self, limit: Limit) -> Verification:
+        """Score the reference, whose model this is, on further scans; the step under way, not decided, is gone on with.
+
+        Returns:
+            The reference on all scans that it was scored on.
+        """
 
 
 class StatefulCenters(Centers, Protocol):
@@ -158,17 +169,28 @@ def with_logits(verification: Verification) -> Verification:
     return verification
 
 
-def verify(centers: Centers, cycle: int, subjects: Sequence[str] = (), *, limit: Limit | None = None) -> Verification:
+def verify(
+    centers: Centers,
+    cycle: int,
+    subjects: Sequence[str] = (),
+    *,
+    limit: Limit | None = None,
+    extend: bool = False,
+) -> Verification:
     """Have the model verified.
 
     Args:
         subjects: the model was trained on just before, for the message.
         limit: as `Centers.verify`.
+        extend: the model is the reference's, which is to be scored on further scans.
 
     Raises:
         NonFiniteError: a prediction is NaN or infinite.
     """
     try:
+        if extend:
+            assert limit is not None
+            return cast(ExtendingCenters, centers).extend_reference(limit)
         return centers.verify(limit)
     except FloatingPointError as error:
         after = f" after the step on {', '.join(subjects)}" if subjects else ""

@@ -1,0 +1,321 @@
+"""What first-order screening and confident verification save on the field cohort: called by `bench.py`.
+
+    python scripts/bench_passes.py --outputs outputs/bench    # by itself; trains the clean model where it is missing
+
+Passes are forward passes of one scan; a training step or a gradient counts as three a scan. Verdicts are compared with
+those of exact screening and full verification, from the same states.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hydra import compose, initialize_config_dir
+from numpy.typing import NDArray
+
+from tmqc.cli import conf_dir
+from tmqc.core.control import Control
+from tmqc.core.first_order import N_SAMPLE
+from tmqc.core.gate import Gate, decide
+from tmqc.core.rates import Verification
+from tmqc.core.records import SCREEN, Step
+from tmqc.core.schedule import Visit
+from tmqc.core.screen import Limits
+from tmqc.model.batch_size import with_batch_size
+from tmqc.pipelines.prepare import Inputs, corrupt, prepare
+from tmqc.pipelines.setup import make_centers, make_plan
+from tmqc.runs.directory import SUMMARY
+from tmqc.settings.schema import Config
+from tmqc.sweep.multirun import store_schema, to_config
+from tmqc.training.centers import LocalCenters
+from tmqc.training.control import ControlledTravel
+from tmqc.training.scorer import Scorer
+from tmqc.training.screening import ScreenedTravel, Screening
+from tmqc.training.state import TOUR
+from tmqc.training.travel import Plan
+
+TRAINING = 3  # passes of one scan in a training step or a gradient
+# The published study: training scans, verification scans, batches a cycle, cycles under control.
+N_TRAIN, N_VERIFY, N_BATCHES, N_CYCLES = 1410, 407, 284, 20
+LIMITS = Limits(loss_z=40.0)  # as `qc=screen`, which looks at images besides
+DEVICES = (1, 2, 4, 8)
+
+
+@dataclass(frozen=True)
+class Bed:
+    """A run that is ready to be measured."""
+
+    config: Config
+    prepared: Inputs
+    plan: Plan
+    centers: LocalCenters
+
+
+def make_bed(overrides: Sequence[str], folder: Path) -> Bed:
+    """Everything that a run of these settings computes with; harmful copies go to `folder`."""
+    store_schema()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        config = to_config(compose("config", list(overrides)))
+    prepared = prepare(config)
+    config = with_batch_size(config, prepared.learner.model, None)
+    folder.mkdir(parents=True, exist_ok=True)
+    train = corrupt(prepared, folder)
+    return Bed(config, prepared, make_plan(config, train), make_centers(config, prepared, train))
+
+
+class Recorder:
+    """Keeps the verified steps, and calls what is to happen at each."""
+
+    def __init__(self, then: Callable[[Step], None] = lambda step: None) -> None:
+        self.steps: list[Step] = []
+        self._then = then
+
+    def visit(self, cycle: int, visit: Visit) -> None:
+        """Of no interest."""
+
+    def step(self, step: Step) -> None:
+        """Keep it."""
+        self.steps.append(step)
+        self._then(step)
+
+
+def screen(bed: Bed, *, n_scans: int, steps: int, exact: bool) -> tuple[dict[str, Step], float]:
+    """One screening of some scans, drawn at random; returns its steps by subject, and seconds."""
+    everybody = [subject for subjects in bed.plan.subjects.values() for subject in subjects]
+    chosen = set(np.random.default_rng(0).permutation(everybody)[:n_scans].tolist())
+    subjects = {center: tuple(s for s in theirs if s in chosen) for center, theirs in bed.plan.subjects.items()}
+    plan = replace(bed.plan, subjects=subjects, cycles=bed.plan.tour.start + 1)
+    rules, recorder = Screening(steps=steps, limits=LIMITS, exact=exact), Recorder()
+    travel, started = ScreenedTravel(plan, rules, bed.centers, recorder), time.perf_counter()
+    for _ in travel.run():
+        if [task.phase for task in travel.state.queue] == [TOUR]:
+            break
+    seconds = time.perf_counter() - started
+    return {step.subjects[0]: step for step in recorder.steps if step.phase == SCREEN}, seconds
+
+
+def compare_screenings(bed: Bed, *, n_scans: int, steps: int) -> dict[str, Any]:
+    """First-order beside exact screening of the same scans."""
+    first, first_s = screen(bed, n_scans=n_scans, steps=steps, exact=False)
+    exact, exact_s = screen(bed, n_scans=n_scans, steps=steps, exact=True)
+    pairs = [(first[s].evidence, exact[s].evidence) for s in exact]
+    verified = sum(step.verification is not None for step in first.values())
+    same = [a.suspect == b.suspect for a, b in pairs if a is not None and b is not None]
+    errors = [abs(a.loss_change - b.loss_change) for a, b in pairs if a is not None and b is not None]
+    # Beyond the sample, which is drawn whatever the number of scans, those verified grow with it.
+    n_verified = N_SAMPLE + (verified - N_SAMPLE) / len(exact) * N_TRAIN if verified < len(exact) else N_TRAIN
+    return {
+        **passes_of_screenings(n_verified, steps=steps),
+        "screen_same_verdicts": float(np.mean(same)),
+        "screen_largest_error_nats": max(errors),
+        "screen_changes_sd_nats": float(np.std([b.loss_change for _, b in pairs if b is not None])),
+        "screen_scans_compared": len(exact),
+        "screen_scans_verified": verified,
+        "screen_suspects": sum(b.suspect for _, b in pairs if b is not None),
+        "screen_seconds_exact": exact_s,
+        "screen_seconds_first_order": first_s,
+    }
+
+
+def passes_of_screenings(n_verified: float, *, steps: int) -> dict[str, float]:
+    """Passes of a screening of the published cohort, which the field cohort has the size of.
+
+    Args:
+        n_verified: scans that a first-order screening verifies. steps: training steps a scan.
+    """
+    base = N_TRAIN + N_VERIFY  # margins, and the verification of the state that judges
+    gradient = TRAINING * N_VERIFY
+
+    def ratio(n_steps: int) -> float:
+        training = base + TRAINING * n_steps * N_TRAIN
+        return (training + N_TRAIN * N_VERIFY) / (training + gradient + n_verified * N_VERIFY)
+
+    return {
+        "screen_passes_exact": base + (TRAINING * steps + N_VERIFY) * N_TRAIN,
+        "screen_passes_first_order": base + TRAINING * steps * N_TRAIN + gradient + n_verified * N_VERIFY,
+        "screen_passes_ratio": ratio(steps),
+        "screen_passes_ratio_one_step": ratio(1),
+        # Without the training steps, which both take alike.
+        "screen_verification_passes_ratio": N_TRAIN * N_VERIFY / (gradient + n_verified * N_VERIFY),
+    }
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A step of a run under full verification, with the probabilities of all verification scans after it."""
+
+    step: Step
+    p: NDArray[np.float32]
+
+
+def record_steps(bed: Bed, n_steps: int) -> list[Recorded]:
+    """Run under the gate of the settings with full verification; the baseline comes first."""
+    found, scorer = list[Recorded](), bed.centers.scorer
+    count, last = scorer.count, list[NDArray[np.float32]]()
+
+    def counted(p: NDArray[np.float32]) -> Verification:
+        last[:] = [p.copy()]
+        return count(p)
+
+    scorer.count = counted  # type: ignore[method-assign]
+    recorder = Recorder(lambda step: found.append(Recorded(step, last[0])))
+    qc = bed.config.qc
+    gate = Gate(signal=qc.signal, error=qc.error, loss_error=qc.loss_error)
+    for _ in ControlledTravel(bed.plan, Control(gate), bed.centers, recorder).run():
+        if len(found) > n_steps:
+            break
+    scorer.count = count  # type: ignore[method-assign]
+    return found
+
+
+class _Replay:
+    """In place of learner and centers: says what was recorded; a scan's volume is its row. Counts scans scored."""
+
+    def __init__(self, p: NDArray[np.float32]) -> None:
+        self.p, self.n_scored = p, 0
+
+    def hold(self, rows: Any) -> Any:
+        return rows
+
+    def predict(self, rows: Any, *, batch_size: int) -> NDArray[np.float32]:
+        self.n_scored += len(rows)
+        found: NDArray[np.float32] = self.p[rows]
+        return found
+
+    def snapshot(self) -> Any:
+        return self.p
+
+    def restore(self, snapshot: Any) -> None:
+        self.p = snapshot
+
+
+def replay(
+    recorded: Sequence[Recorded], labels: Sequence[int], control: Control, plan: Plan, batch_size: int
+) -> Iterator[tuple[bool, bool, int]]:
+    """The recorded steps once more, verified as `control` says; each from the state that full verification led to.
+
+    Yields:
+        Whether it was accepted, whether it is now, and scans scored, those of the reference included.
+    """
+    centers: Any = _Replay(recorded[0].p)
+    rows: Any = np.arange(len(labels))
+    scorer = Scorer(centers, rows, labels=labels, centers=["-"] * len(labels), batch_size=batch_size)
+    centers.verify, centers.hold_reference = scorer.verify, scorer.hold_reference
+    centers.extend_reference = scorer.extend_reference
+    travel = ControlledTravel(plan, control, centers)
+    travel.state.reference = scorer.verify()
+    scorer.hold_reference()
+    for one in recorded[1:]:
+        before, centers.p, centers.n_scored, n = centers.p, one.p, 0, len(one.step.subjects)
+        verification = travel.verify_step(one.step.subjects, before)
+        n_scored, accepted = centers.n_scored, one.step.accepted
+        verdict = decide(verification, travel.reference, n_samples=n, gate=control.gate, risk=control.risk)
+        yield accepted, verdict.accepted, n_scored
+        if accepted and not verdict.accepted:
+            verification = scorer.verify()
+        if accepted:
+            travel.accept(verification)
+        else:
+            centers.restore(before)
+
+
+def compare_steps(
+    recorded: Sequence[Recorded], labels: Sequence[int], gate: Gate, plan: Plan, *, confidence: float, batch_size: int
+) -> dict[str, Any]:
+    """Scans scored by accepted and rejected steps, and share of verdicts that are those of full verification."""
+    found: dict[str, Any] = {"step_n": len(recorded) - 1, "step_confidence": confidence}
+    found["step_rejected"] = sum(not one.step.accepted for one in recorded[1:])
+    for name in ("certain", "confident"):
+        control = Control(gate, early_stop=name, confidence=confidence)
+        rows = np.array(list(replay(recorded, labels, control, plan, batch_size)))
+        accepted = rows[:, 0].astype(bool)
+        scans = rows[:, 2] / len(labels)
+        found[f"step_scans_accepted_{name}"] = float(scans[accepted].mean()) if accepted.any() else None
+        found[f"step_scans_rejected_{name}"] = float(scans[~accepted].mean()) if not accepted.all() else None
+        found[f"step_scans_{name}"] = float(scans.mean())
+        found[f"step_same_verdicts_{name}"] = float(np.mean(rows[:, 0] == rows[:, 1]))
+    found["step_scans_ratio"] = found["step_scans_accepted_confident"]
+    found["step_same_verdicts"] = found["step_same_verdicts_confident"]
+    return found
+
+
+def published_hours(volumes_per_s: float, *, share: float = 1.0) -> dict[str, float]:
+    """Hours of the published run by number of devices that share the verification as workers do.
+
+    Training stays on one device; each device scores its part, the largest of which is waited for. Sending the weights
+    is left out: about 12 MB a step.
+
+    Args:
+        volumes_per_s: that one device scores at the published size.
+        share: of the verification scans that a step scores on average.
+    """
+    steps, batch = N_CYCLES * N_BATCHES, 2
+    training = steps * 5 * TRAINING / volumes_per_s
+    found = {}
+    for k in DEVICES:
+        largest = math.ceil(math.ceil(N_VERIFY / batch) / k) * batch
+        found[str(k)] = (training + steps * min(largest, N_VERIFY) * share / volumes_per_s) / 3600
+    return found
+
+
+def measure(
+    outputs: Path, *, seed: int, n_scans: int, n_steps: int, confidence: float, more: Sequence[str] = ()
+) -> dict[str, Any]:
+    """All numbers of the field cohort; trains the clean model where it is missing."""
+    common = [f"cohort.phantom.seed={seed}", f"run.seed={seed}", f"run.outputs={outputs}", "run.progress=false", *more]
+    clean = outputs / "clean" / "field"
+    if not (clean / SUMMARY).is_file():
+        command = [sys.executable, "-m", "tmqc", "experiment=field_clean", "schedule.cycles=10", "tracking=none"]
+        subprocess.run([*command, *common], check=True)
+    bed = make_bed(["experiment=field_qc_published", "run.name=bench", *common], outputs / "harmful")
+    before = bed.centers.snapshot()
+    found = compare_screenings(bed, n_scans=n_scans, steps=3)
+    bed.centers.restore(before)
+    recorded = record_steps(bed, n_steps)
+    labels = [s.group for s in bed.prepared.cohort.verification]
+    gate, size = Gate(error=bed.config.qc.error), bed.config.run.verify_batch_size
+    found |= compare_steps(recorded, labels, gate, bed.plan, confidence=confidence, batch_size=size)
+    seconds = [one.step.train_s + one.step.verify_s for one in recorded[1:]]
+    found["field_published_minutes_full"] = float(np.mean(seconds)) * N_CYCLES * N_BATCHES / 60
+    return found | {"field_qc_minutes": field_qc_minutes(outputs, common)}
+
+
+def field_qc_minutes(outputs: Path, common: Sequence[str]) -> float:
+    """Minutes of a `field_qc` run: of four of its 20 cycles, from one screening to the next, times five."""
+    command = [sys.executable, "-m", "tmqc", "experiment=field_qc", "schedule.cycles=14", "run.name=bench_field_qc"]
+    started = time.perf_counter()
+    subprocess.run([*command, "run.overwrite=true", "tracking=none", *common], check=True)
+    return 5 * (time.perf_counter() - started) / 60
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the numbers to passes.json."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--outputs", type=Path, default=Path("outputs/bench"), help="default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="of cohort, model and harm")
+    parser.add_argument("--n-scans", type=int, default=400, help="screened both ways")
+    parser.add_argument("--n-steps", type=int, default=500, help="verified in all ways")
+    parser.add_argument("--confidence", type=float, default=0.95)
+    parser.add_argument("settings", nargs="*", help="of the runs besides, as for tmqc")
+    given = parser.parse_args(arguments)
+    outputs = given.outputs.absolute()
+    outputs.mkdir(parents=True, exist_ok=True)
+    sizes: Mapping[str, Any] = {"n_scans": given.n_scans, "n_steps": given.n_steps}
+    found = measure(outputs, seed=given.seed, confidence=given.confidence, more=given.settings, **sizes)
+    (outputs / "passes.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps(found, indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
