@@ -24,7 +24,7 @@ from tmqc.report.ranking import (
     write_scores,
 )
 from tmqc.report.tables import print_rivals
-from tmqc.rivals import Case, Scores, choose_rivals, missing_rivals, score_scans
+from tmqc.rivals import Case, Scores, choose_rivals, score_scans
 from tmqc.runs.directory import RANKING, RANKING_BY_KIND, REPORT, SCORES, TRUTH, check_free
 from tmqc.settings.schema import Config
 from tmqc.tracking import Tracker
@@ -62,9 +62,11 @@ def make_case(config: Config, prepared: Prepared, train: tuple[Subject, ...]) ->
         subjects=tuple(s.subject for s in train),
         scans=prepared.volumes.block([s.subject for s in train]),
         groups=np.array([s.group for s in train]),
+        centers=tuple(s.study for s in train),
         verification_scans=prepared.volumes.block([s.subject for s in verification]),
         verification_groups=np.array([s.group for s in verification]),
         learning_rate=rate(schedule.start),
+        batch_size=schedule.batch_size,
         neighbors=config.rivals.neighbors,
         seed=config.rivals.seed,
     )
@@ -73,8 +75,6 @@ def make_case(config: Config, prepared: Prepared, train: tuple[Subject, ...]) ->
 def _score(config: Config, prepared: Prepared, train: tuple[Subject, ...], path: Path) -> list[Scores]:
     """Ask one rival after the other; `scores.csv` is written anew after each, for some take long."""
     names = choose_rivals(config.rivals.names)
-    if left_out := [name for name in missing_rivals() if name not in names and not config.rivals.names]:
-        log.info("left out, for not installed: %s", ", ".join(left_out))
     config = resolve_batch_size(config, prepared, None)
     case = make_case(config, prepared, train)
     scores: list[Scores] = []

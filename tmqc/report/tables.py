@@ -93,12 +93,20 @@ def print_rivals(
     n_harmful = rows[0].n_harmful
     known = "who is harmful is not known" if n_harmful is None else f"k = {n_harmful} of them harmful"
     table = Table("Rival", title=f"{rows[0].n} training scans, {known}", title_justify="left")
-    for name in ("AUROC", "average\nprecision", "precision =\nrecall at k", "forward +\nbackward", "seconds"):
+    for name in (
+        "AUROC",
+        "average\nprecision",
+        "precision =\nrecall at k",
+        "harmful of\nnamed",
+        "forward +\nbackward",
+        "seconds",
+    ):
         table.add_column(name, justify="right", no_wrap=True)
     for row in sorted(rows, key=lambda row: -1.0 if row.auroc is None else row.auroc, reverse=True):
         passes = f"{row.forward_passes} + {row.backward_passes}"
         scores = (row.auroc, row.average_precision, row.precision_at_k)
-        table.add_row(row.rival, *(_fixed(score) for score in scores), passes, f"{row.seconds:.1f}")
+        named = "" if row.n_named is None else f"{'?' if row.n_found is None else row.n_found} of {row.n_named}"
+        table.add_row(row.rival, *(_fixed(score) for score in scores), named, passes, f"{row.seconds:.1f}")
     _print(table, note, directory, console)
 
 
