@@ -161,15 +161,15 @@ def test_the_table_fits_a_terminal_and_is_sorted(tmp_path):
     text = io.StringIO()
     console = Console(file=text, width=80)
     rows = [
-        rank(scores([0, 1, 0, 2, 3, 1], "template_group"), KINDS),
+        rank(scores([0, 1, 0, 2, 3, 1], "confident_learning", cut_off=0.0), KINDS),
         rank(Scores("influence", np.array([9.0, 8, 7, 3, 2, 1]), 22058, 170, 174.8, cut_off=2.0), KINDS),
     ]
     print_rivals(rows, note=NOTE, directory=tmp_path, console=console)
     shown = text.getvalue()
     assert NOTE in shown
-    assert "6 training scans, k = 2 of them harmful" in shown
+    assert "6 training scans, 2 of them harmful" in shown
     assert "…" not in shown
-    assert shown.index("influence") < shown.index("template_group")
+    assert shown.index("influence") < shown.index("confident_learning")
     assert "22058 + 170" in shown
     assert "2 of 4" in shown
     print_rivals([rank(scores([1, 2, 3]), None)], note=None, directory=tmp_path, console=console)
