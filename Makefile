@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 RUNS ?= outputs
 
-PHONIES := demo compare study study-quick bench docs test test-slow test-faults test-browser test-federation check lock wheel
+PHONIES := demo compare study bench docs test test-slow test-faults test-browser test-federation check lock wheel
 .PHONY: help $(PHONIES) clean
 
 help:  ## list what can be made
@@ -26,17 +26,14 @@ $(VENV)/.federation: $(VENV)/.dev
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c requirements.lock -e '.[nvflare]'
 	@touch $@
 
-demo: $(VENV)/.run  ## clean, dirty, QC and inference on a phantom cohort, then one table
+demo: $(VENV)/.run  ## on the field phantom: clean, dirty, published gate, recommended control; what each found and lost; about 8 minutes
 	@$(BIN)/python scripts/demo.py
 
 compare: $(VENV)/.run  ## runs side by side: make compare RUNS="outputs/sweeps/NAME outputs/clean/demo"; default: all in outputs
 	@$(BIN)/python scripts/compare.py $(RUNS)
 
-study: $(VENV)/.run  ## all gates on the field cohort, five seeds, resumable; less: make study STUDY="--gates screen --seeds 100"
-	@$(BIN)/python scripts/study.py field $(STUDY)
-
-study-quick: $(VENV)/.run  ## two gates on the demo's cohort, two seeds, into outputs/study/quick; minutes
-	@$(BIN)/python scripts/study.py quick $(STUDY)
+study: $(VENV)/.run  ## gates and rivals on the field phantom, seeds 100 to 104, resumable; hours; STUDY="--seeds 0 --arms evidence"
+	@$(BIN)/python scripts/study.py $(STUDY)
 
 bench: $(VENV)/.run  ## verification and a QC cycle beside the published way, into outputs/bench; minutes; BENCH="--full"
 	@$(BIN)/python scripts/bench.py $(BENCH)

@@ -86,9 +86,7 @@ def measure(run: Path, options: argparse.Namespace) -> dict[str, list[tuple[floa
 
     saved = OmegaConf.load(run / CONFIG)
     assert isinstance(saved, DictConfig)
-    kept = OmegaConf.masked_copy(
-        saved, [str(group) for group in saved if group != "qc"]
-    )
+    kept = OmegaConf.masked_copy(saved, [str(group) for group in saved if group != "qc"])
     config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), kept))
     assert isinstance(config, Config)
     start = options.start or saved_cycles(run)[-1] + 1

@@ -1,249 +1,287 @@
-"""Run a study and write its report: a few sweeps of `tmqc -m`, then one table a question.
+"""Run the study on the field cohort and write its report: sweeps of `tmqc -m`, then one table a scenario.
 
-    python scripts/study.py quick                                    # the demo's cohort, minutes
-    python scripts/study.py field --jobs 2                           # the field cohort, seeds 100 to 104
-    python scripts/study.py field --seeds 0 1 --gates screen --scenarios none centers
-    python scripts/study.py field --list                             # only print the sweeps
+    python scripts/study.py                                          # seeds 100 to 104; hours
+    python scripts/study.py --seeds 0 --scenarios none centers --arms clean evidence rivals
+    python scripts/study.py --list                                   # only print the sweeps
+    python scripts/study.py --report                                 # of what has finished
 
-Seeds of cohort, model and harm move together. Runs lie in <outputs>/sweeps/study_NAME_..., the report and runs.csv in
-<outputs>/study/NAME. Sweeps skip what has finished, so the same command goes on where it was stopped.
+Seeds of cohort, model and harm move together. Runs lie in <outputs>/sweeps/study_..., the report and runs.csv in
+<outputs>/study. Sweeps skip what has finished, so the same command goes on where it was stopped. As many sweeps run at
+a time as there are cores, a thread each.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from sklearn.metrics import average_precision_score
 
-from tmqc.cli import conf_dir
+from tmqc.core.detection import detect, whole_centers
 from tmqc.phantom.cohort import PHANTOM_NOTE
 from tmqc.report.compare.tables import average
-from tmqc.runs.directory import BY_KIND, SUMMARY, write_text
+from tmqc.report.past_run import PastRun, read_frame, read_run, training_scans, truth_of
+from tmqc.report.scores import CENTER_SIZES
+from tmqc.rivals import CUT_OFFS
+from tmqc.runs.directory import LEDGER, REVIEW, SCORES, SUMMARY, read_json, write_text
 
-CLEAN, DIRTY, QC = "clean", "dirty", "qc"
-EVERY_GATE = tuple(sorted(path.stem for path in (conf_dir() / "qc").glob("*.yaml")))
-_CENTERS = ("harmful=centers", "harmful.count=6", "harmful.severity=10")
-_TWELVE = ("harmful=samples", "harmful.ids=[]", "harmful.count=12", "harmful.severity=10")
+SEEDS = (100, 101, 102, 103, 104)
+SMALL = (27, 31, 34, 36, 39, 42, 45, 50)  # centers of 16, 13, 10, 9, 8, 7, 6 and 5 training scans
+_CENTERS = "harmful.ids=[{}]".format
+_SINGLE = ("harmful=samples", "harmful.ids=[]", "harmful.severity=10")
+SCENARIOS = {
+    "none": ("harmful=none",),
+    "centers": (),  # four of 20 to 60 scans by turns, as the experiments have it: 11 %
+    "flipped": (_CENTERS("center_02,center_03,center_06,center_09"), "harmful.kind=flipped_label"),  # 20 %
+    "small": (_CENTERS(",".join(f"center_{n}" for n in SMALL)),),  # eight by turns: 5 %
+    "noise": (*_SINGLE, "harmful.count=12", "harmful.kind=noise"),  # 1 %
+    "flips": (*_SINGLE, "harmful.count=12", "harmful.kind=flipped_label"),  # 1 %
+    "mixture": (*_SINGLE, "harmful.fraction=0.05", "harmful.kind=[flipped_label,noise,inverted]"),
+}
 
 
 @dataclass(frozen=True)
-class Study:
-    """What is compared: experiments by pipeline, seeds, files of `conf/qc`, overrides by scenario."""
+class Arm:
+    """What is compared: an experiment with overrides, over the first `n_seeds` seeds (None: all) of some scenarios."""
 
-    experiments: Mapping[str, str]
-    seeds: tuple[int, ...]
-    gates: tuple[str, ...]
-    scenarios: Mapping[str, tuple[str, ...]]
+    experiment: str
+    overrides: tuple[str, ...] = ()
+    n_seeds: int | None = None
+    scenarios: tuple[str, ...] = tuple(SCENARIOS)
 
 
-STUDIES = {
-    "quick": Study(
-        {CLEAN: "demo_clean", DIRTY: "demo_dirty", QC: "demo_qc"},
-        (0, 1),
-        ("default", "screen"),
-        {
-            "none": ("harmful=none",),
-            "centers": (),  # as the experiments have it: 65 of 170 scans, two centers flipped, two full of noise
-            "samples": (*_TWELVE, "harmful.kind=[flipped_label,noise]"),
-        },
-    ),
-    "field": Study(
-        {CLEAN: "field_clean", DIRTY: "field_dirty", QC: "field_qc"},
-        (100, 101, 102, 103, 104),
-        EVERY_GATE,
-        {
-            "none": ("harmful=none",),
-            "centers": (*_CENTERS, "harmful.kind=[flipped_label,noise,inverted]"),
-            "noise": (*_TWELVE, "harmful.kind=noise"),
-            "flips": (*_TWELVE, "harmful.kind=flipped_label"),
-        },
-    ),
+_SLOW = ("none", "centers")  # 284 batches a cycle and 407 verification scans after each take minutes
+ARMS = {
+    "published": Arm("field_qc_published", ("schedule.cycles=14",), 1, _SLOW),
+    "loss": Arm("field_qc", ("qc=loss", "qc.loss_error=0.0005", "schedule.cycles=14"), 1, _SLOW),
+    "clean": Arm("field_dirty", scenarios=("none",)),  # the schedule of all others, and nothing harmful
+    "dirty": Arm("field_dirty", scenarios=("centers", "flipped", "small", "mixture")),  # 1 % does no harm
+    "evidence": Arm("field_qc"),
+    "rivals": Arm("field_dirty", ("pipeline=rivals", f"rivals.names=[loss,{','.join(CUT_OFFS)}]")),
 }
-NUMBERS = {"detect/recall": "recall", "detect/precision": "precision", "qc/waiting": "undecided"}  # in summary.json
-NUMBERS |= {"test/auroc": "test AUROC", "test/accuracy": "test accuracy"}
-FOUND, LOST = "harmful found", "good lost"
-WHOLE = (FOUND, LOST, "harmful", "undecided")  # counts of scans
+LOST, RECALL, FALSE, ACCUSED = "good lost", "recall", "false share", "good centers accused"
+RANKED = "average precision"
+TEST = {"test/auroc": "test AUROC", "test/calibrated_accuracy": "calibrated accuracy", "test/accuracy": "at 0.5"}
+NUMBERS = ("cycles", LOST, RECALL, FALSE, ACCUSED, RANKED, *TEST.values())
+COUNTS = ("cycles", LOST, ACCUSED)
+LEAST_ACCUSED = 5  # scans of a good center that is counted when it loses all of them
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """One command. Its jobs differ in the seed, and in the gate if there are `gates`."""
+    """One command. Its jobs differ in the seed."""
 
-    name: str
-    scenario: str | None
-    pipeline: str
-    overrides: tuple[str, ...]
-    gates: tuple[str, ...] = ()
+    arm: str
+    scenario: str
+    seeds: tuple[int, ...]
 
+    @property
+    def name(self) -> str:
+        """Of its directory."""
+        return f"study_{self.scenario}_{self.arm}"
 
-def plan(name: str, study: Study) -> list[Sweep]:
-    """The sweeps of a study: clean, then of each scenario dirty and every gate."""
-    sweeps = [Sweep(f"study_{name}_{CLEAN}", None, CLEAN, _overrides(study, CLEAN))]
-    for scenario, harm in study.scenarios.items():
-        for pipeline, gates in ((DIRTY, tuple[str, ...]()), (QC, study.gates)):
-            swept = (f"qc=choice({','.join(gates)})",) if gates else ()
-            overrides = (*_overrides(study, pipeline), "init.pretrain=true", *harm, *swept)
-            sweeps.append(Sweep(f"study_{name}_{scenario}_{pipeline}", scenario, pipeline, overrides, gates))
-    return sweeps
-
-
-def _overrides(study: Study, pipeline: str) -> tuple[str, ...]:
-    seeds = f"run.seed=choice({','.join(map(str, study.seeds))})"  # choice: one seed is a sweep, too
-    together = ("cohort.phantom.seed=${run.seed}", "harmful.seed=${run.seed}")
-    return (f"experiment={study.experiments[pipeline]}", seeds, *together, "tracking=none", "run.progress=false")
-
-
-def command(sweep: Sweep, *, outputs: Path, jobs: int) -> list[str]:
-    """The command line of a sweep, `jobs` of its jobs at a time."""
-    line = [sys.executable, "-m", "tmqc", "-m", f"sweep.name={sweep.name}", f"run.outputs={outputs}", *sweep.overrides]
-    if jobs > 1:
-        threads = max(1, (os.cpu_count() or 1) // jobs)
-        line += ["hydra/launcher=parallel", f"hydra.launcher.n_jobs={jobs}", f"run.threads={threads}"]
-    return line
+    def command(self, outputs: Path) -> list[str]:
+        """Its command line."""
+        arm = ARMS[self.arm]
+        seeds = f"run.seed=choice({','.join(map(str, self.seeds))})"  # choice: one seed is a sweep, too
+        together = ("cohort.phantom.seed=${run.seed}", "harmful.seed=${run.seed}")
+        fixed = ("init.pretrain=true", "tracking=none", "run.progress=false", "run.threads=1")
+        line = [sys.executable, "-m", "tmqc", "-m", f"sweep.name={self.name}", f"run.outputs={outputs}"]
+        return [
+            *line,
+            f"experiment={arm.experiment}",
+            seeds,
+            *together,
+            *fixed,
+            *SCENARIOS[self.scenario],
+            *arm.overrides,
+        ]
 
 
-def read_runs(sweeps: Sequence[Sweep], seeds: Sequence[int], outputs: Path) -> tuple[pd.DataFrame, list[str]]:
-    """One row a finished run, and the directories of those that are missing.
+def plan(arms: Collection[str], scenarios: Collection[str], seeds: Sequence[int]) -> list[Sweep]:
+    """The sweeps, those that take long first: at the end no core waits for them."""
+    return [
+        Sweep(name, scenario, tuple(seeds[: arm.n_seeds]))
+        for name, arm in ARMS.items()
+        for scenario in arm.scenarios
+        if name in arms and scenario in scenarios
+    ]
+
+
+def read_runs(sweeps: Sequence[Sweep], outputs: Path) -> tuple[pd.DataFrame, list[str]]:
+    """One row a model or rival of every finished run, and the directories of the runs that are missing.
 
     Returns:
-        Columns scenario (empty: clean, the same for all), model (clean, dirty or the gate), seed, `FOUND`, `LOST`,
-        harmful, the values of `NUMBERS`, `recall of KIND`, directory. Empty where there is no value.
+        Columns scenario, model, seed, `NUMBERS`, `recall of KIND`, `recall in centers of SIZES`, directory. Empty where
+        there is no value.
     """
     rows: list[dict[str, Any]] = []
     missing: list[str] = []
     for sweep in sweeps:
-        for gate in sweep.gates or (None,):
-            for seed in seeds:
-                swept = {"qc": gate, "run.seed": seed} if gate else {"run.seed": seed}
-                directory = outputs / "sweeps" / sweep.name / ",".join(f"{k}={v}" for k, v in swept.items())
-                if (directory / SUMMARY).is_file():
-                    labels = {"scenario": sweep.scenario, "model": gate or sweep.pipeline, "seed": seed}
-                    rows.append({**labels, **_read_run(directory), "directory": str(directory)})
-                else:
-                    missing.append(str(directory))
+        for seed in sweep.seeds:
+            directory = outputs / "sweeps" / sweep.name / f"run.seed={seed}"
+            if not (directory / (SCORES if sweep.arm == "rivals" else SUMMARY)).is_file():
+                missing.append(str(directory))
+                continue
+            labels = {"scenario": sweep.scenario, "seed": seed, "directory": str(directory)}
+            rows += [{**labels, **row} for row in _read_run(read_run(directory), sweep.arm)]
     return pd.DataFrame(rows), missing
 
 
-def _read_run(directory: Path) -> dict[str, Any]:
-    summary = json.loads((directory / SUMMARY).read_text(encoding="utf-8"))
-    row: dict[str, Any] = {FOUND: None, LOST: None, "harmful": None}
-    if "qc/eliminated_total" in summary:
-        row["harmful"] = summary.get("detect/harmful") or 0
-        row[LOST] = summary.get("detect/good_lost", summary["qc/eliminated_total"])
-        row[FOUND] = summary["qc/eliminated_total"] - row[LOST]
-    row |= {name: summary.get(key) for key, name in NUMBERS.items()}
-    if (path := directory / BY_KIND).is_file():
-        row |= {f"recall of {kind.kind}": kind.recall for kind in pd.read_csv(path).itertuples()}
+def _read_run(run: PastRun, arm: str) -> Iterator[dict[str, Any]]:
+    truth, center_of = truth_of(run.directory), {s.subject: s.study for s in training_scans(run)}
+    kind_of = truth.kinds if truth else {}
+    if arm == "rivals":
+        scores = read_frame(run.directory / SCORES, {"Subject": str}).set_index("Subject")
+        for rival in scores.columns.intersection(["loss", *CUT_OFFS]):
+            order = scores[rival].sort_values(ascending=False, kind="stable")
+            named = set(order.index[order > CUT_OFFS[rival]]) if rival in CUT_OFFS else None
+            yield {"model": rival, **judge(named, order, kind_of, center_of)}
+        return
+    summary = read_json(run.directory / SUMMARY)
+    row = {"model": arm, "cycles": summary["n_cycles"]} | {name: summary.get(key) for key, name in TEST.items()}
+    if arm not in ("clean", "dirty"):
+        out = read_json(run.directory / LEDGER)["eliminated"]
+        order = None
+        if (path := run.directory / REVIEW).is_file():
+            ranked = [*out, *(s for s in read_frame(path, {"subject": str})["subject"] if s not in set(out))]
+            order = pd.Series(range(len(ranked), 0, -1), ranked)
+        row |= judge(set(out), order, kind_of, center_of)
+    yield row
+
+
+def judge(
+    named: set[str] | None, order: pd.Series | None, kind_of: Mapping[str, str], center_of: Mapping[str, str]
+) -> dict[str, float | None]:
+    """The numbers of one verdict against the truth.
+
+    Args:
+        named: scans to leave out; None: the method only ranks.
+        order: suspicion of every training scan, higher is more suspicious; None: the method does not rank.
+        kind_of: harmful scans. center_of: all training scans.
+    """
+    row: dict[str, float | None] = {}
+    if order is not None and kind_of:
+        row[RANKED] = float(average_precision_score([s in kind_of for s in order.index], order))
+    if named is None:
+        return row
+    found = detect(named, kind_of)
+    size = Counter(center_of.values())
+    spared = {center_of[s] for s in kind_of}
+    row |= {LOST: found.false_alarms, RECALL: found.recall, FALSE: found.false_alarms / max(1, len(named))}
+    gone = whole_centers(named, center_of) - spared
+    row[ACCUSED] = sum(size[center] >= LEAST_ACCUSED for center in gone)
+    for kind in sorted(set(kind_of.values())):
+        row[f"recall of {kind}"] = detect(named, [s for s in kind_of if kind_of[s] == kind]).recall
+    of_wholes = [s for s in kind_of if center_of[s] in whole_centers(kind_of, center_of)]
+    for low, high in CENTER_SIZES:
+        if within := [s for s in of_wholes if low <= size[center_of[s]] <= (high or len(center_of))]:
+            row[f"recall in centers of {low} to {high}" if high else f"recall in centers of {low} or more"] = detect(
+                named, within
+            ).recall
     return row
 
 
-def write_report(runs: pd.DataFrame, missing: Sequence[str], directory: Path, *, name: str, made_by: str) -> Path:
+def write_report(runs: pd.DataFrame, missing: Sequence[str], directory: Path, *, made_by: str) -> Path:
     """Write report.md and runs.csv; returns the report's path."""
     directory.mkdir(parents=True, exist_ok=True)
     runs.to_csv(directory / "runs.csv", index=False)
     seeds = ", ".join(map(str, sorted(runs["seed"].unique())))
     page = [
-        f"# Study {name}",
+        "# The study",
         f"*{PHANTOM_NOTE}*",
-        f"{len(runs)} runs over seeds {seeds} (of cohort, model and harm together); made by `{made_by}`.",
+        f"Seeds {seeds} (of cohort, model and harm together); made by `{made_by}`.",
         "Means over seeds and, in brackets, their 95 % intervals by Student's t, which may reach beyond what is "
-        "possible. A precision is that of the runs which eliminated something.",
+        "possible. Lost, recall and false share count eliminated scans; of rivals, those that they would eliminate. "
+        f"Good centers accused have {LEAST_ACCUSED} scans or more and lost all of them. The ranking is that of all "
+        "training scans; that of control has the eliminated ones first. The clean model is trained in the same order "
+        "without harm. `at 0.5` is the accuracy there.",
     ]
     if missing:
         page.append("**Missing runs:**\n\n" + "\n".join(f"- `{one}`" for one in missing))
-    clean = runs[runs["scenario"].isna()]
-    for scenario in runs["scenario"].dropna().unique():
-        of = runs[runs["scenario"] == scenario]
+    clean = runs[runs["model"] == "clean"]
+    for scenario in runs["scenario"].unique():
+        of = runs[(runs["scenario"] == scenario) & (runs["model"] != "clean")]
         # Over the seeds that the scenario has, so that the models beside each other saw the same cohorts.
-        beside = clean[clean["seed"].isin(of["seed"])]
+        beside = clean if of.empty else clean[clean["seed"].isin(of["seed"])]
         page += [f"## {scenario}", _tabulate(pd.concat([beside, of]))]
     write_text(report := directory / "report.md", "\n\n".join(page) + "\n")
     return report
 
 
 def _tabulate(runs: pd.DataFrame) -> str:
-    kinds = sorted(name for name in map(str, runs.columns) if name.startswith("recall of "))
-    names = [FOUND, "harmful", LOST, *NUMBERS.values(), *kinds]
-    means = average(runs, ["model"], names)
-    columns = ["model", "seeds", *(name for name in names if means[name].notna().any())]
-    lines = [columns, ["---"] * len(columns)]
-    for _, row in means.iterrows():
-        lines.append([str(row["model"]), str(row["n"]), *(_cell(row, name) for name in columns[2:])])
+    parts = sorted(name for name in map(str, runs.columns) if name.startswith("recall "))
+    names = [name for name in (*NUMBERS, *parts) if name in runs and runs[name].notna().any()]
+    lines = [columns := ["model", "seeds", *names], ["---"] * len(columns)]
+    for _, row in average(runs, ["model"], names).iterrows():
+        lines.append([str(row["model"]), str(row["n"]), *(_cell(row, name) for name in names)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _cell(row: pd.Series, name: str) -> str:
     if pd.isna(mean := row[name]):
         return ""
-    digits = 1 if name in WHOLE else 3
+    digits = 1 if name in COUNTS else 3
     half = row[f"{name}_half"]
-    return f"{mean:.{digits}f}" + ("" if pd.isna(half) else f" [{mean - half:.{digits}f}, {mean + half:.{digits}f}]")
+    return f"{mean:.{digits}f}" + (
+        "" if pd.isna(half) or not half else f" [{mean - half:.{digits}f}, {mean + half:.{digits}f}]"
+    )
+
+
+def run_all(commands: Sequence[Sequence[str]], *, jobs: int) -> bool:
+    """Run the sweeps, `jobs` at a time; False if they were interrupted. A failed one is left to the report."""
+    pool = ThreadPoolExecutor(jobs)
+    try:
+        running = [pool.submit(subprocess.run, one, check=False) for one in commands]
+        return all(one.result().returncode != 128 + signal.SIGINT for one in as_completed(running))
+    except KeyboardInterrupt:
+        return False
+    finally:  # Ctrl-C reaches the sweeps, too: wait until they have saved, and begin no more
+        pool.shutdown(cancel_futures=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code 0, 1 if runs are missing, 2 if there is nothing to report, 130 if interrupted."""
     given = _parse(arguments)
-    full = STUDIES[given.study]
-    scenarios = {name: full.scenarios[name] for name in given.scenarios or full.scenarios}
-    study = Study(full.experiments, tuple(given.seeds or full.seeds), tuple(given.gates or full.gates), scenarios)
-    jobs, outputs = given.jobs, given.outputs.absolute()
-    if jobs > 1 and not (find_spec("hydra_plugins") and find_spec("hydra_plugins.hydra_joblib_launcher")):
-        print("study: --jobs needs pip install -e '.[parallel]'; one run at a time", file=sys.stderr)
-        jobs = 1
-    sweeps = plan(given.study, study)
-    commands = [command(sweep, outputs=outputs, jobs=jobs) for sweep in sweeps]
+    outputs = given.outputs.absolute()
+    sweeps = plan(given.arms, given.scenarios, given.seeds)
+    commands = [sweep.command(outputs) for sweep in sweeps]
     if given.list:
         print("\n".join(map(shlex.join, commands)))
         return 0
-    for one in [] if given.report else commands:
-        if _was_interrupted(one):
-            print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
-            return 130
-    runs, missing = read_runs(sweeps, study.seeds, outputs)
+    if not given.report and not run_all(commands, jobs=given.jobs):
+        print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
+        return 130
+    runs, missing = read_runs(sweeps, outputs)
     if runs.empty:
-        print(f"study: no run of {given.study} has finished in {outputs / 'sweeps'}", file=sys.stderr)
+        print(f"study: no run has finished in {outputs / 'sweeps'}", file=sys.stderr)
         return 2
     made_by = shlex.join(["python", "scripts/study.py", *(sys.argv[1:] if arguments is None else arguments)])
-    print(write_report(runs, missing, outputs / "study" / given.study, name=given.study, made_by=made_by))
+    print(write_report(runs, missing, outputs / "study", made_by=made_by))
     return 1 if missing else 0
-
-
-def _was_interrupted(one: Sequence[str]) -> bool:
-    """Run a sweep. Ctrl-C reaches it, too: wait until it has saved, where `subprocess.run` would kill it."""
-    process = subprocess.Popen(one)
-    try:
-        return process.wait() == 128 + signal.SIGINT
-    except KeyboardInterrupt:
-        process.wait()
-        return True
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", choices=list(STUDIES))
-    parser.add_argument("--seeds", type=int, nargs="+", help="in place of the study's own")
-    parser.add_argument("--gates", nargs="+", choices=EVERY_GATE, help="files of conf/qc, in place of the study's own")
-    parser.add_argument("--scenarios", nargs="+", help="only these of the study's")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, default: %(default)s")
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="default: 100 to 104")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="only these")
+    parser.add_argument("--scenarios", nargs="+", choices=SCENARIOS, default=list(SCENARIOS), help="only these")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="sweeps at a time, default: %(default)s")
     parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="default: %(default)s")
     parser.add_argument("--report", action="store_true", help="run nothing, only write the report")
     parser.add_argument("--list", action="store_true", help="only print the commands")
-    given = parser.parse_args(arguments)
-    known = STUDIES[given.study].scenarios
-    if wrong := [name for name in given.scenarios or () if name not in known]:
-        parser.error(f"no scenario {', '.join(wrong)} in {given.study}; allowed are {', '.join(known)}")
-    return given
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":

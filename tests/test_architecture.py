@@ -65,7 +65,6 @@ def test_core_is_standard_library_numpy_and_scipy(path):
         ("hydra", {"tmqc.cli", "tmqc.sweep.multirun", "tmqc.sweep.command_line"}),
         ("tensorflow", {"tmqc.model.backend"}),
         ("jax", {"tmqc.model.backend"}),
-        ("cleanlab", {"tmqc.rivals.model"}),
         ("nvflare", {"tmqc.federation.flare_job", "tmqc.federation.flare_kit", "tmqc.federation.flare_system"}),
     ],
 )

@@ -203,11 +203,6 @@ def test_rivals_need_a_state_to_judge_from(start):
     validate(composed(*OWN_DATA, "pipeline=rivals", "init.from=x"))
 
 
-def test_a_rival_that_is_not_installed_is_told_by_name(monkeypatch):
-    monkeypatch.setattr("tmqc.settings.validate.find_spec", lambda name: None)
-    assert any("pip install -e '.[cleanlab]'" in fault for fault in faults("rivals.names=[cleanlab]"))
-
-
 @pytest.mark.parametrize(
     ("override", "told"),
     [

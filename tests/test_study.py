@@ -1,6 +1,9 @@
-"""The study: its sweeps, and its report from made-up run directories."""
+"""The study: its sweeps, its numbers by hand, and its report from made-up run directories."""
 
 from __future__ import annotations
+
+import json
+from subprocess import CompletedProcess
 
 import pandas as pd
 import pytest
@@ -8,93 +11,124 @@ from report.made_runs import make_run
 from scripts_of import load_script
 from tiny import compose_config
 
+from tmqc.settings.validate import validate
+
 study = load_script("study")
-HARM = ("harmful=samples", "harmful.count=3")
-TINY = study.Study(
-    {"clean": "demo_clean", "dirty": "demo_dirty", "qc": "demo_qc"},
-    (0, 1),
-    ("default", "screen"),
-    {"none": ("harmful=none",), "samples": HARM},
-)
+CENTER_OF = {f"a{i}": "a" for i in range(5)} | {f"b{i}": "b" for i in range(6)} | {"c0": "c", "c1": "c"}
 
 
-@pytest.mark.parametrize("name", study.STUDIES)
-def test_every_sweep_composes_and_its_seeds_move_together(name):
-    for sweep in study.plan(name, study.STUDIES[name]):
-        if sweep.pipeline == "dirty":  # as under control, but for the gate
-            continue
-        seeds = [one for one in sweep.overrides if not one.startswith(("run.seed=", "qc="))]
-        for gate in sweep.gates[:1] or ("default",):
-            config = compose_config(*seeds, f"qc={gate}", "run.seed=7")
-            assert (config.run.seed, config.cohort.phantom.seed, config.harmful.seed) == (7, 7, 7)
-            assert config.harmful.scenario == "none" or sweep.scenario not in (None, "none")
-            assert config.init["pretrain"] is (sweep.pipeline != "clean")
+@pytest.mark.parametrize("sweep", study.plan(study.ARMS, study.SCENARIOS, study.SEEDS), ids=lambda sweep: sweep.name)
+def test_every_sweep_composes_and_its_seeds_move_together(sweep):
+    line = sweep.command("out")
+    given = [one for one in line[line.index("-m", 3) + 1 :] if not one.startswith(("run.seed=", "sweep.name"))]
+    config = compose_config(*given, "run.seed=7")
+    validate(config)
+    assert (config.run.seed, config.cohort.phantom.seed, config.harmful.seed) == (7, 7, 7)
+    assert (config.harmful.scenario == "none") == (sweep.scenario == "none")
+    assert config.init["pretrain"] is True
+    assert set(sweep.seeds) <= set(study.SEEDS)
 
 
-def test_a_study_is_one_clean_sweep_and_two_a_scenario():
-    names = [sweep.name for sweep in study.plan("x", TINY)]
-    kinds = ["none_dirty", "none_qc", "samples_dirty", "samples_qc"]
-    assert names == ["study_x_clean", *(f"study_x_{kind}" for kind in kinds)]
-    line = study.command(study.plan("x", TINY)[-1], outputs="out", jobs=1)
-    assert {"qc=choice(default,screen)", "run.seed=choice(0,1)", "sweep.name=study_x_samples_qc", *HARM} <= set(line)
+def test_what_is_left_out_and_how_few_seeds():
+    sweeps = study.plan(["evidence", "published"], ["none", "flips"], (0, 1))
+    assert [(sweep.name, sweep.seeds) for sweep in sweeps] == [
+        ("study_none_published", (0,)),
+        ("study_none_evidence", (0, 1)),
+        ("study_flips_evidence", (0, 1)),
+    ]
 
 
-def make_runs(outputs):
-    for sweep in study.plan("x", TINY):
-        folder = outputs / "sweeps" / sweep.name
-        for seed in TINY.seeds:
-            if sweep.pipeline != "qc":
-                make_run(outputs, sweep.pipeline, f"run.seed={seed}", folder=folder, test=0.8 + 0.1 * seed)
-                continue
-            for gate in sweep.gates:
-                harm = {"harmful": 3, "good_lost": seed, "recall": 0.5, "precision": None}
-                run = make_run(
-                    outputs,
-                    "qc",
-                    f"qc={gate},run.seed={seed}",
-                    folder=folder,
-                    detection=harm if sweep.scenario != "none" else None,
-                    finished=(sweep.scenario, gate, seed) != ("samples", "screen", 1),
-                )
-                (run / "detection_by_kind.csv").write_text("kind,recall\nnoise,0.25\n")
+def test_the_numbers_of_a_verdict():
+    """Harmful: all of c, and b0. Named: c0, b0 and all of a. Order: b0, a0, c0, then good ones, c1 last."""
+    kind_of = {"c0": "noise", "c1": "noise", "b0": "flipped_label"}
+    ranked = ["b0", "a0", "c0", *(s for s in CENTER_OF if s not in ("a0", *kind_of)), "c1"]
+    order = pd.Series(range(len(ranked), 0, -1), ranked)
+    got = study.judge({"c0", "b0", *(f"a{i}" for i in range(5))}, order, kind_of, CENTER_OF)
+    assert got == {
+        "average precision": pytest.approx((1 / 1 + 2 / 3 + 3 / 13) / 3),
+        "good lost": 5,
+        "recall": pytest.approx(2 / 3),
+        "false share": pytest.approx(5 / 7),
+        "good centers accused": 1,
+        "recall of flipped_label": 1.0,
+        "recall of noise": 0.5,
+        "recall in centers of 2 to 4": 0.5,
+    }
 
 
-def test_the_report_has_every_model_beside_clean_and_dirty(tmp_path):
-    make_runs(tmp_path)
-    runs, missing = study.read_runs(study.plan("x", TINY), TINY.seeds, tmp_path)
-    assert [path.rpartition("/")[2] for path in missing] == ["qc=screen,run.seed=1"]
-    report = study.write_report(runs, missing, tmp_path / "study", name="x", made_by="make study")
-    assert len(pd.read_csv(report.with_name("runs.csv"))) == len(runs) == 13
+def test_without_harm_every_scan_named_is_lost():
+    assert study.judge({"c0", "c1", "b0"}, None, {}, CENTER_OF) == {
+        "good lost": 3,
+        "recall": None,
+        "false share": 1.0,
+        "good centers accused": 0,  # c is too small to count
+    }
+    assert study.judge(None, None, {}, CENTER_OF) == {}
+
+
+def make_runs(outputs, sweeps):
+    """All runs of the sweeps but the last seed of the last: two harmful scans, evidence finds one and loses one."""
+    for sweep in sweeps:
+        for seed in sweep.seeds:
+            pipeline = {"clean": "dirty", "dirty": "dirty", "rivals": "rivals"}.get(sweep.arm, "qc")
+            run = make_run(
+                outputs, pipeline, f"run.seed={seed}", folder=outputs / "sweeps" / sweep.name, test=0.8 + 0.1 * seed
+            )
+            (run / "harmful").mkdir()
+            rows = [f"{s},x.nii,{center},{i % 2},F,60" for i, (s, center) in enumerate(CENTER_OF.items())]
+            (run / "harmful" / "train.csv").write_text("\n".join(["Subject,Path,Study,Group_bin,Sex,Age", *rows]))
+            if sweep.scenario != "none":
+                truth = [f"{s},c,noise,{{}},1" for s in ("c0", "c1")]
+                (run / "truth.csv").write_text("\n".join(["Subject,Study,Kind,Parameters,Seed", *truth]) + "\n")
+            (run / "ledger.json").write_text(json.dumps({"eliminated": ["a0", "c0"]}))
+            if sweep.arm == "evidence":
+                left = [s for s in CENTER_OF if s not in ("a0", "c0", "c1")]
+                (run / "review.csv").write_text("\n".join(["subject", "c1", *left]) + "\n")
+            if sweep.arm == "rivals":
+                scores = pd.DataFrame({"Subject": list(CENTER_OF), "loss": range(13), "knn_label": [0.6] + [0.5] * 12})
+                scores.to_csv(run / "scores.csv", index=False)
+    (outputs / "sweeps" / sweeps[-1].name / f"run.seed={sweeps[-1].seeds[-1]}" / "scores.csv").unlink()
+
+
+def test_the_report_has_every_model_beside_the_clean_one(tmp_path):
+    sweeps = study.plan(["clean", "dirty", "evidence", "rivals"], ["none", "mixture"], (0, 1))
+    make_runs(tmp_path, sweeps)
+    runs, missing = study.read_runs(sweeps, tmp_path)
+    assert [path.rpartition("sweeps/")[2] for path in missing] == ["study_mixture_rivals/run.seed=1"]
+    report = study.write_report(runs, missing, tmp_path / "study", made_by="make study")
+    assert len(pd.read_csv(report.with_name("runs.csv"))) == len(runs) == 2 + 2 + 4 + 4 + 2
     sections = report.read_text().split("\n## ")
-    assert [section.split("\n")[0] for section in sections[1:]] == ["none", "samples"]
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in sections[2].splitlines() if "|" in line]
-    assert [row[0] for row in rows] == ["model", "---", "clean", "dirty", "default", "screen"]
-    of = {row[0]: dict(zip(rows[0], row, strict=True)) for row in rows}
-    assert (
-        of["clean"]["test accuracy"] == "0.850 [0.215, 1.485]"
-    )  # half-width t(.975, 1) * sd / sqrt(2) = 12.706 * 0.05
-    assert of["default"]["harmful found"].startswith("1.5 [") and of["default"]["good lost"].startswith("0.5 [")
-    assert (of["screen"]["seeds"], of["screen"]["harmful found"], of["screen"]["recall of noise"]) == (
-        "1",
-        "2.0",
-        "0.250",
+    assert [section.split("\n")[0] for section in sections[1:]] == ["none", "mixture"]
+    tables = [[line.split(" | ") for line in section.splitlines() if line.startswith("| ")] for section in sections]
+    none, mixture = (
+        {row[0].strip("| "): dict(zip(table[0], row, strict=True)) for row in table} for table in tables[1:]
     )
-    assert "precision" not in rows[0]  # nobody has one
-    assert of["dirty"]["good lost"] == ""
-    assert "qc=screen,run.seed=1" in sections[0]
+    assert list(mixture) == ["model", "---", "clean", "dirty", "evidence", "loss", "knn_label"]
+    # half-width t(.975, 1) * sd / sqrt(2) = 12.706 * 0.05
+    assert mixture["clean"]["test AUROC"] == "0.850 [0.215, 1.485]"
+    assert (none["evidence"]["good lost"], mixture["evidence"]["good lost"]) == ("2.0", "1.0")
+    assert mixture["evidence"]["average precision"] == f"{(1 / 2 + 2 / 3) / 2:.3f}"
+    assert (mixture["knn_label"]["seeds"], mixture["knn_label"]["recall"]) == ("1", "0.000")
+    assert mixture["loss"]["recall"] == mixture["dirty"]["recall"] == ""
 
 
 def test_without_runs_there_is_no_report(tmp_path, capsys):
-    assert study.main(["quick", "--report", "--outputs", str(tmp_path)]) == 2
-    assert "no run of quick has finished" in capsys.readouterr().err
+    assert study.main(["--report", "--outputs", str(tmp_path)]) == 2
+    assert "no run has finished" in capsys.readouterr().err
 
 
 def test_the_exit_code_says_what_came_of_the_sweeps(tmp_path, monkeypatch):
-    monkeypatch.setitem(study.STUDIES, "x", TINY)
-    make_runs(tmp_path)
-    commands = []
-    monkeypatch.setattr(study, "_was_interrupted", lambda command: commands.append(command) or len(commands) == 7)
-    given = ["x", "--outputs", str(tmp_path)]
-    assert study.main(given) == 1  # one run is missing
-    assert study.main([*given, "--seeds", "0"]) == 130  # the second of its sweeps
-    assert len(commands) == 7
+    given = ["--outputs", str(tmp_path), "--seeds", "0", "--arms", "clean", "rivals", "--scenarios", "none", "flips"]
+    make_runs(tmp_path, study.plan(["clean", "rivals"], ["none", "flips"], (0,)))
+    codes = [0, 1, 0]
+    begun = []
+
+    def run(line, check):
+        begun.append(line)
+        return CompletedProcess(line, codes[len(begun) - 1])
+
+    monkeypatch.setattr(study.subprocess, "run", run)
+    assert study.main([*given, "--jobs", "1"]) == 1  # one run is missing
+    assert len(begun) == 3
+    codes[:] = [0, 0, 0, 130]
+    assert study.main([*given, "--jobs", "1"]) == 130

@@ -82,8 +82,8 @@ def test_detection(tmp_path):
 
 def test_rivals(tmp_path):
     rows = [
-        RivalRow("loss", 9, 2, 0.75, 0.5, 1 / 3, 1 / 3, 9, 0, 0.25),
-        RivalRow("tracin", 9, 2, None, None, None, None, 9, 9, 1.5),
+        RivalRow("loss", 9, 2, 0.75, 0.5, 1 / 3, 1 / 3, 4, 1, 9, 0, 0.25),
+        RivalRow("tracin", 9, 2, None, None, None, None, None, None, 9, 9, 1.5),
     ]
     write_records(tmp_path / "rivals.csv", RivalRow, rows)
     assert read_records(tmp_path / "rivals.csv", RivalRow) == rows

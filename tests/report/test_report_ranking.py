@@ -33,8 +33,8 @@ NOTE = "phantom cohort: no patient was scanned"
 KINDS = ["noise", None, "blur", None, None, None]
 
 
-def scores(values, rival="loss"):
-    return Scores(rival, np.asarray(values, float), forward_passes=6, backward_passes=2, seconds=0.5)
+def scores(values, rival="loss", cut_off=None):
+    return Scores(rival, np.asarray(values, float), forward_passes=6, backward_passes=2, seconds=0.5, cut_off=cut_off)
 
 
 def read(path):
@@ -50,6 +50,12 @@ def test_ranking_by_hand():
     assert row.average_precision == pytest.approx((1 / 1 + 2 / 3) / 2)
     assert (row.precision_at_k, row.recall_at_k) == (0.5, 0.5)
     assert (row.forward_passes, row.backward_passes, row.seconds) == (6, 2, 0.5)
+
+
+def test_what_is_above_the_cut_off_is_named():
+    row = rank(scores([9, 8, 7, 3, 2, 1], cut_off=7.0), KINDS)
+    assert (row.n_named, row.n_found) == (2, 1)
+    assert (rank(scores([9, 8, 7], cut_off=7.0), None).n_named, rank(scores([9] * 6), KINDS).n_named) == (2, None)
 
 
 def test_each_kind_is_ranked_against_all_good_ones():
@@ -101,7 +107,8 @@ def test_another_number_of_scans_is_refused():
 def test_files_and_metrics(tmp_path):
     rows = [rank(scores([9, 8, 7, 3, 2, 1 / 3]), KINDS), rank(scores([0] * 6, "random"), [None] * 6)]
     write_records(tmp_path / "r.csv", RivalRow, rows)
-    columns = "rival n n_harmful auroc average_precision precision_at_k recall_at_k forward_passes backward_passes"
+    columns = "rival n n_harmful auroc average_precision precision_at_k recall_at_k n_named n_found"
+    columns += " forward_passes backward_passes"
     got = read(tmp_path / "r.csv")
     assert list(got[0]) == [*columns.split(), "seconds"]
     assert (got[0]["auroc"], got[1]["auroc"], got[1]["n_harmful"]) == ("0.875", "", "0")
@@ -154,15 +161,16 @@ def test_the_table_fits_a_terminal_and_is_sorted(tmp_path):
     text = io.StringIO()
     console = Console(file=text, width=80)
     rows = [
-        rank(scores([0, 1, 0, 2, 3, 1], "template_group"), KINDS),
-        rank(Scores("influence", np.array([9.0, 8, 7, 3, 2, 1]), 22058, 170, 174.8), KINDS),
+        rank(scores([0, 1, 0, 2, 3, 1], "confident_learning", cut_off=0.0), KINDS),
+        rank(Scores("influence", np.array([9.0, 8, 7, 3, 2, 1]), 22058, 170, 174.8, cut_off=2.0), KINDS),
     ]
     print_rivals(rows, note=NOTE, directory=tmp_path, console=console)
     shown = text.getvalue()
     assert NOTE in shown
-    assert "6 training scans, k = 2 of them harmful" in shown
+    assert "6 training scans, 2 of them harmful" in shown
     assert "…" not in shown
-    assert shown.index("influence") < shown.index("template_group")
+    assert shown.index("influence") < shown.index("confident_learning")
     assert "22058 + 170" in shown
+    assert "2 of 4" in shown
     print_rivals([rank(scores([1, 2, 3]), None)], note=None, directory=tmp_path, console=console)
     assert "3 training scans, who is harmful is not known" in text.getvalue()

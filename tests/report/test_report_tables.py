@@ -1,4 +1,4 @@
-"""Closing tables and the comparison of runs."""
+"""Closing tables."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from tmqc.core.detection import History
 from tmqc.core.rates import Counts, Rates, Verification
 from tmqc.core.records import CycleReport
 from tmqc.data.cohort import Subject
-from tmqc.errors import RunError
-from tmqc.report.metrics import SubgroupMetrics, subgroup_metrics, write_records
+from tmqc.report.metrics import subgroup_metrics
+from tmqc.report.past_run import truth_of
 from tmqc.report.scores import Breakdown, GoodLost, KindScore, score_detection
-from tmqc.report.tables import comparison, print_inference, print_training
+from tmqc.report.tables import print_inference, print_training
 from tmqc.runs.trace import COLUMNS
 
 NOTE = "phantom cohort: no patient was scanned"
@@ -59,34 +59,6 @@ def cells(console):
     """Non-empty rows of all tables, cells stripped."""
     lines = text(console).splitlines()
     return [[cell.strip() for cell in line.strip("│┃ ").replace("┃", "│").split("│")] for line in lines if line]
-
-
-def make_qc_run(folder: Path, *, truth: bool = True) -> Path:
-    folder.mkdir()
-    steps = [(10, "a[b]", "north", 1, "retry"), (10, "g", "south", 1, "retry"), (12, "a[b]", "north", 1, "revisit"),
-             (12, "g", "south", 1, "revisit")]  # fmt: skip
-    with (folder / "trace.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, restval="")
-        writer.writeheader()
-        for cycle, subject, study, ignored, phase in steps:
-            writer.writerow({"Cycle": cycle, "Subject": subject, "Study": study, "Ignored": ignored, "Phase": phase})
-    ledger = {"eliminated": ["a[b]", "g"], "revisit": {}, "undecided": []}
-    (folder / "ledger.json").write_text(json.dumps(ledger))
-    if truth:
-        rows = "a[b],north,inverted,{},1\nmissed,north,noise,{},2\n"
-        (folder / "truth.csv").write_text("Subject,Study,Kind,Parameters,Seed\n" + rows)
-    return folder
-
-
-def make_inference_run(folder: Path, probabilities) -> Path:
-    folder.mkdir()
-    rows = [
-        row
-        for cycle, p in enumerate(probabilities)
-        for row in subgroup_metrics(SUBJECTS, np.array(p), cycle=cycle, age_bins=[0, 120])
-    ]
-    write_records(folder / "metrics.csv", SubgroupMetrics, rows)
-    return folder
 
 
 def score(history=None):
@@ -166,61 +138,14 @@ def test_inference_closes_with_the_last_cycle_and_no_centers(console, tmp_path):
     assert "center=" not in text(console) and "cycle 1" in text(console)
 
 
-def test_comparison_puts_models_side_by_side_and_judges_the_eliminated(console, tmp_path):
-    clean = make_inference_run(tmp_path / "clean", [[0.9] * 4, [0.1, 0.9, 0.2, 0.8]])
-    dirty = make_inference_run(tmp_path / "dirty", [[0.1, 0.9, 0.7, 0.4]])
-    qc = make_qc_run(tmp_path / "qc")
-    comparison({"clean": clean, "dirty": dirty}, qc=qc, note=NOTE, console=console)
-    shown = cells(console)
-    assert ["clean", "1", "4", "1.000", "-", "1.000", "1.000", "1.000", "1.000", "-"] in shown
-    assert ["dirty", "0", "4", "0.500", "-", "0.500", "0.500", "0.500", "0.750", "-"] in shown
-    assert ["a[b]", "north", "inverted", "12"] in shown and ["g", "south", "good", "12"] in shown
-    assert "harmful and not eliminated: 1 (missed)" in text(console) and NOTE in text(console)
-    assert "eliminated in qc: 2" in text(console)
-
-
-def test_the_comparison_fits_into_80_columns(tmp_path):
-    console = Console(file=io.StringIO(), width=80)
-    comparison({"qc, screen": make_inference_run(tmp_path / "i", [[0.9] * 4])}, console=console)
-    assert {"sensi-", "speci-", "calib.", "auroc", "qc, screen"} <= {cell for row in cells(console) for cell in row}
-
-
-def test_without_truth_nothing_is_said_about_it(console, tmp_path):
-    comparison({}, qc=make_qc_run(tmp_path / "qc", truth=False), console=console)
-    assert ["g", "south", "-", "12"] in cells(console) and "not eliminated" not in text(console)
-
-
-def test_simulated_sites_scans_are_judged_by_their_tokens(console, tmp_path):
-    run = make_qc_run(tmp_path / "qc")
-    token_of = name_by_tokens(run, {"site-1": ["a[b]", "missed"], "site-2": ["g"]})
-    comparison({}, qc=run, console=console)
-    shown = cells(console)
-    assert [token_of["a[b]"], "north", "inverted", "12"] in shown and [token_of["g"], "south", "good", "12"] in shown
-    assert f"harmful and not eliminated: 1 ({token_of['missed']})" in text(console)
-
-
 @pytest.mark.parametrize("gone", ["site-1", "site-2"])
-def test_nobody_is_called_good_without_every_sites_tokens(console, tmp_path, gone):
-    run = make_qc_run(tmp_path / "qc")
-    token_of = name_by_tokens(run, {"site-1": ["a[b]", "missed"], "site-2": ["g"]})
-    (run / "sites" / gone / "tokens.csv").unlink()
-    comparison({}, qc=run, console=console)
-    assert [token_of["g"], "south", "-", "12"] in cells(console) and [token_of["a[b]"], "north", "-", "12"] in cells(
-        console
-    )
-    assert "good" not in text(console) and "not eliminated" not in text(console)
-
-
-def test_everything_missing_is_reported_at_once(tmp_path):
-    with pytest.raises(RunError) as error:
-        comparison({"clean": tmp_path / "a", "dirty": tmp_path / "b"}, qc=tmp_path / "c")
-    assert [fault.split(":")[0] for fault in error.value.faults[:2]] == ["clean", "dirty"]
-    assert "pipeline=inference" in error.value.faults[0] and "pipeline=qc" in error.value.faults[2]
-
-
-@pytest.mark.parametrize("content", ["", "[]", '{"eliminate": []}'])
-def test_a_foreign_ledger_is_an_error(tmp_path, content):
-    run = make_qc_run(tmp_path / "qc")
-    (run / "ledger.json").write_text(content)
-    with pytest.raises(RunError, match="not the ledger"):
-        comparison({}, qc=run)
+def test_the_truth_is_not_known_without_every_sites_tokens(tmp_path, gone):
+    (tmp_path / "truth.csv").write_text("Subject,Study,Kind,Parameters,Seed\na[b],north,inverted,{},1\n")
+    (tmp_path / "ledger.json").write_text(json.dumps({"eliminated": ["a[b]"], "revisit": {}, "undecided": []}))
+    with (tmp_path / "trace.csv").open("w", newline="") as file:
+        csv.DictWriter(file, COLUMNS).writeheader()
+    token_of = name_by_tokens(tmp_path, {"site-1": ["a[b]"], "site-2": ["g"]})
+    truth = truth_of(tmp_path)
+    assert truth is not None and truth.subjects == {token_of["a[b]"]}
+    (tmp_path / "sites" / gone / "tokens.csv").unlink()
+    assert truth_of(tmp_path) is None

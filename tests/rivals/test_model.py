@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from types import ModuleType
-
 import numpy as np
 import pytest
 from tiny import logistic_learner
 
-from tmqc.rivals import RIVALS, Case, Probe, ScoreError, choose_rivals, score_scans
+from tmqc.rivals import CUT_OFFS, RIVALS, Case, Probe, ScoreError, choose_rivals, score_scans
 
 WEIGHTS, BIAS = [0.5, -0.25, 1.0], 0.1
 
@@ -21,9 +18,11 @@ def make_case(**changes):
         "subjects": tuple(f"s{i}" for i in range(7)),
         "scans": scans,
         "groups": np.array([0, 1, 1, 0, 1, 0, 0]),
+        "centers": ("a", "a", "a", "b", "b", "c", "c"),
         "verification_scans": verification,
         "verification_groups": np.array([1, 0, 1, 0, 1]),
         "learning_rate": 1e-2,
+        "batch_size": 5,
         "neighbors": 2,
         "seed": 0,
     } | changes
@@ -119,7 +118,7 @@ def test_neighbors(learner):
 def test_passes_are_counted_and_nothing_is_left_in_the_model(learner):
     case = make_case()
     before = learner.state()
-    got = {name: score(name, case, learner) for name in RIVALS if name not in ("cleanlab", "image_forest")}
+    got = {name: score(name, case, learner) for name in RIVALS if name not in ("aled", "image_forest")}
     n, m = 7, 5
     assert {name: (each.forward_passes, each.backward_passes) for name, each in got.items()} == {
         "random": (0, 0),
@@ -131,6 +130,8 @@ def test_passes_are_counted_and_nothing_is_left_in_the_model(learner):
         "influence": (n + m + n * m, n),
         "knn_label": (n, 0),
         "knn_distance": (n, 0),
+        "confident_learning": (n, 0),
+        "clipfl": (n + 3 * m, n),
     }
     assert all(each.values.shape == (n,) and each.values.dtype == np.float64 for each in got.values())
     after = learner.state()
@@ -149,37 +150,74 @@ def test_a_score_that_is_no_number_stops_it(learner, monkeypatch):
         score("loss", make_case(), learner)
 
 
-def test_cleanlab_is_asked_for_the_quality_of_labels(learner, monkeypatch):
-    """Higher quality is less suspicious; probabilities are HC, PD."""
-    asked = []
-
-    def quality(labels, pred_probs, **settings):
-        asked.append((labels, pred_probs, settings))
-        return np.full(len(labels), 0.25)
-
-    rank = ModuleType("cleanlab.rank")
-    rank.get_label_quality_scores = quality
-    monkeypatch.setitem(sys.modules, "cleanlab", ModuleType("cleanlab"))
-    monkeypatch.setitem(sys.modules, "cleanlab.rank", rank)
+def test_confident_learning(learner):
+    """The other class's probability less its mean over the scans labeled so."""
     case = make_case()
-    assert score("cleanlab", case, learner).values.tolist() == [0.75] * 7
-    [(labels, p, settings)] = asked
-    assert np.array_equal(labels, case.groups)
-    np.testing.assert_allclose(p[:, 1], predict(case.scans), rtol=1e-5)
-    np.testing.assert_allclose(p.sum(axis=1), 1)
-    assert settings["adjust_pred_probs"]
+    p = predict(case.scans)
+    usual_hc, usual_pd = (1 - p)[case.groups == 0].mean(), p[case.groups == 1].mean()
+    by_hand = np.where(case.groups == 1, (1 - p) - usual_hc, p - usual_pd)
+    np.testing.assert_allclose(score("confident_learning", case, learner).values, by_hand, atol=1e-6)
 
 
-def test_the_real_cleanlab_finds_a_wrong_label(learner):
-    pytest.importorskip("cleanlab")
-    scans = np.array([1, 1, 1, -1, -1, -1])[:, None] * np.array([2.0, -1.0, 4.0])
-    case = make_case(subjects=tuple("abcdef"), scans=scans, groups=np.array([1, 1, 0, 0, 0, 0]))
-    assert score("cleanlab", case, learner).values.argmax() == 2
+def make_clouds(rng, *, n=60, flipped=3):
+    """Two classes apart along the first voxel, HC twice as wide; the labels of the first few are flipped."""
+    y = np.arange(n) % 2
+    scans = rng.normal(size=(n, 3)) * np.where(y == 1, 1.0, 2.0)[:, None] + y[:, None] * np.array([12.0, 0.0, 0.0])
+    groups = np.where(np.arange(n) < flipped, 1 - y, y)
+    subjects = tuple(f"s{i}" for i in range(n))
+    return make_case(subjects=subjects, scans=scans, groups=groups, centers=("a",) * n), y
 
 
-@pytest.mark.parametrize("installed", [True, False])
-def test_without_names_all_that_are_installed_are_asked(monkeypatch, installed):
-    monkeypatch.setattr("tmqc.rivals.has_cleanlab", lambda: installed)
-    assert ("cleanlab" in choose_rivals([])) is installed
-    assert set(RIVALS) - set(choose_rivals([])) <= {"cleanlab"}
+def test_aled_names_those_on_the_other_side_and_hardly_anyone_else(learner):
+    case, truth = make_clouds(np.random.default_rng(0))
+    got = score("aled", case, learner)
+    assert got.cut_off == pytest.approx(np.log(2))
+    assert set(np.flatnonzero(got.values > got.cut_off)) == set(np.flatnonzero(case.groups != truth))
+    again = score("aled", case, learner)
+    assert np.array_equal(got.values, again.values)
+
+
+def test_aled_is_the_ratio_of_the_classes_densities(learner):
+    """One voxel that differs, two that are the same in both classes: log N(x; m1, s1) - log N(x; m0, s0), about."""
+    rng = np.random.default_rng(1)
+    case, _ = make_clouds(rng, n=300, flipped=0)
+    x = flat(case.scans)[:, 0]
+    log_hc, log_pd = -0.5 * (x / 2) ** 2 - np.log(2), -0.5 * (x - 12) ** 2
+    expected = np.where(case.groups == 1, log_hc - log_pd, log_pd - log_hc)
+    got = score("aled", case, learner).values
+    assert np.corrcoef(got, expected)[0, 1] > 0.95
+
+
+def test_aled_needs_scans_of_both_classes(learner):
+    with pytest.raises(ScoreError, match="needs 4 training scans of each class"):
+        score("aled", make_case(), learner)
+
+
+def test_clipfl_puts_the_center_last_whose_training_does_most_harm(learner):
+    """Eleven centers with the right labels and one with wrong ones, which moves all weights the other way."""
+    signs = np.resize([1, -1, 1], 36)
+    scans = signs[:, None] * np.array([2.0, -1.0, 4.0]) * np.linspace(0.9, 1.1, 36)[:, None]
+    groups = (signs > 0).astype(int)
+    centers = tuple(f"c{i // 3:02}" for i in range(36))
+    wrong = np.array([center == "c07" for center in centers])
+    case = make_case(
+        subjects=tuple(f"s{i}" for i in range(36)),
+        scans=scans,
+        groups=np.where(wrong, 1 - groups, groups),
+        centers=centers,
+        verification_scans=scans,
+        verification_groups=groups,
+        learning_rate=2.0,
+    )
+    got = score("clipfl", case, learner)
+    assert np.array_equal(got.values == 1.0, wrong)
+    assert sorted(set(got.values)) == pytest.approx(np.arange(1, 13) / 12)
+    named = {center for center, value in zip(centers, got.values, strict=True) if value > got.cut_off}
+    assert len(named) == 2  # more than nine tenths of twelve centers are better
+    assert (got.forward_passes, got.backward_passes) == (36 + 12 * 36, 36)
+
+
+def test_without_names_all_are_asked():
+    assert choose_rivals([]) == tuple(RIVALS)
     assert choose_rivals(["tracin", "loss"]) == ("tracin", "loss")
+    assert set(CUT_OFFS) <= set(RIVALS)

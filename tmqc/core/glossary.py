@@ -117,6 +117,8 @@ TERMS: dict[str, Term] = {
     "rivals/*_average_precision": Term("0..1", HIGHER, "guessing gives the harmful share"),
     "rivals/*_precision_at_k": Term("0..1", HIGHER, "naming as many as are harmful"),
     "rivals/*_recall_at_k": Term("0..1", HIGHER, "the same number"),
+    "rivals/*_n_named": Term("scans", LOWER, "above the method's own cut-off"),
+    "rivals/*_n_found": Term("scans", HIGHER, "harmful ones among them"),
     "rivals/*_forward_passes": Term("scans", LOWER, "put through the model"),
     "rivals/*_backward_passes": Term("scans", LOWER, "gradients through it"),
     "rivals/*_seconds": Term("s", LOWER, "spent scoring"),

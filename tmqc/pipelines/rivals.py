@@ -23,7 +23,7 @@ from tmqc.report.ranking import (
     write_scores,
 )
 from tmqc.report.tables import print_rivals
-from tmqc.rivals import Case, Scores, choose_rivals, missing_rivals, score_scans
+from tmqc.rivals import Case, Scores, choose_rivals, score_scans
 from tmqc.runs.directory import RANKING, RANKING_BY_KIND, REPORT, SCORES, TRUTH, check_free
 from tmqc.settings.schema import Config
 
@@ -60,9 +60,11 @@ def make_case(config: Config, inputs: Inputs, train: tuple[Subject, ...]) -> Cas
         subjects=tuple(s.subject for s in train),
         scans=inputs.volumes.block([s.subject for s in train]),
         groups=np.array([s.group for s in train]),
+        centers=tuple(s.study for s in train),
         verification_scans=inputs.volumes.block([s.subject for s in verification]),
         verification_groups=np.array([s.group for s in verification]),
         learning_rate=rate(schedule.start),
+        batch_size=schedule.batch_size,
         neighbors=config.rivals.neighbors,
         seed=config.rivals.seed,
     )
@@ -71,8 +73,6 @@ def make_case(config: Config, inputs: Inputs, train: tuple[Subject, ...]) -> Cas
 def _score(config: Config, inputs: Inputs, train: tuple[Subject, ...], path: Path) -> list[Scores]:
     """Ask one rival after the other; `scores.csv` is written anew after each, for some take long."""
     names = choose_rivals(config.rivals.names)
-    if left_out := [name for name in missing_rivals() if name not in names and not config.rivals.names]:
-        log.info("left out, for not installed: %s", ", ".join(left_out))
     case = make_case(config, inputs, train)
     scores: list[Scores] = []
     for name in names:

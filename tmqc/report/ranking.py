@@ -27,6 +27,7 @@ class RivalRow:
         average_precision: guessing gives n_harmful / n. None if no scan is harmful.
         precision_at_k, recall_at_k: of naming the k = n_harmful most suspicious scans; as many are named as are
             harmful, so that the two are one number. None if no scan is harmful.
+        n_named: scans above its own cut-off; None without one. n_found: harmful ones among them.
         forward_passes, backward_passes: scans put through the model, and gradients taken back through it.
     """
 
@@ -37,6 +38,8 @@ class RivalRow:
     average_precision: float | None
     precision_at_k: float | None
     recall_at_k: float | None
+    n_named: int | None
+    n_found: int | None
     forward_passes: int
     backward_passes: int
     seconds: float
@@ -63,8 +66,10 @@ def rank(scores: Scores, kinds: Sequence[str | None] | None) -> RivalRow:
         ValueError: the lengths differ.
     """
     n, cost = len(scores.values), (scores.forward_passes, scores.backward_passes, scores.seconds)
+    named = None if scores.cut_off is None else scores.values > scores.cut_off
+    n_named = None if named is None else int(named.sum())
     if kinds is None:
-        return RivalRow(scores.rival, n, None, None, None, None, None, *cost)
+        return RivalRow(scores.rival, n, None, None, None, None, None, n_named, None, *cost)
     harmful = _harmful(scores, kinds)
     n_harmful = int(harmful.sum())
     at_k = share_at_k(scores.values, harmful)
@@ -76,6 +81,8 @@ def rank(scores: Scores, kinds: Sequence[str | None] | None) -> RivalRow:
         average_precision=float(average_precision_score(harmful, scores.values)) if n_harmful else None,
         precision_at_k=at_k,
         recall_at_k=at_k,
+        n_named=n_named,
+        n_found=None if named is None else int((named & harmful).sum()),
         forward_passes=scores.forward_passes,
         backward_passes=scores.backward_passes,
         seconds=scores.seconds,

@@ -1,9 +1,8 @@
-"""Closing tables of a run on standard output, and the comparison of several runs."""
+"""Closing tables of a run on standard output."""
 
 from __future__ import annotations
 
 import io
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,14 +13,10 @@ from rich.table import Table
 
 from tmqc.core.numbers import cycle_numbers
 from tmqc.core.records import CycleReport
-from tmqc.errors import InputError, RunError
-from tmqc.report.flagged import eliminated_in, find_waits
 from tmqc.report.html import show
-from tmqc.report.metrics import ALL, METRIC_NAMES, SubgroupMetrics, last_cycle, read_records
-from tmqc.report.past_run import read_trace, truth_of
+from tmqc.report.metrics import ALL, METRIC_NAMES, SubgroupMetrics, last_cycle
 from tmqc.report.ranking import RivalRow
 from tmqc.report.scores import Breakdown, DetectionRow, detection_metrics
-from tmqc.runs.directory import LEDGER, METRICS, TRACE
 
 _CLOSING = (
     *("train/loss", "verify/loss", "verify/fpr", "verify/fnr", "verify/accuracy"),
@@ -101,86 +96,15 @@ def print_rivals(
     Arguments are as of `print_training`.
     """
     n_harmful = rows[0].n_harmful
-    known = "who is harmful is not known" if n_harmful is None else f"k = {n_harmful} of them harmful"
+    known = "who is harmful is not known" if n_harmful is None else f"{n_harmful} of them harmful"
     table = Table("Rival", title=f"{rows[0].n} training scans, {known}", title_justify="left")
-    for name in ("AUROC", "average\nprecision", "precision =\nrecall at k", "forward +\nbackward", "seconds"):
+    for name in ("AUROC", "average\nprecision", "harmful of\nnamed", "forward +\nbackward", "seconds"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in sorted(rows, key=lambda row: -1.0 if row.auroc is None else row.auroc, reverse=True):
         passes = f"{row.forward_passes} + {row.backward_passes}"
-        scores = (row.auroc, row.average_precision, row.precision_at_k)
-        table.add_row(row.rival, *(_fixed(score) for score in scores), passes, f"{row.seconds:.1f}")
+        named = "" if row.n_named is None else f"{'?' if row.n_found is None else row.n_found} of {row.n_named}"
+        table.add_row(row.rival, _fixed(row.auroc), _fixed(row.average_precision), named, passes, f"{row.seconds:.1f}")
     _print(table, note, directory, console)
-
-
-def comparison(
-    runs: Mapping[str, Path],
-    *,
-    qc: Path | None = None,
-    note: str | None = None,
-    console: Console | None = None,
-) -> None:
-    """Print the test metrics of several models side by side, then the eliminated scans against the truth.
-
-    Args:
-        runs: label -> directory of an inference run; the last cycle of its `metrics.csv` counts.
-        qc: directory of a QC run; None leaves the second table out.
-        note: printed above the tables, such as that the cohort is a phantom.
-        console: where to; None is standard output.
-
-    Raises:
-        RunError: files are missing; names all of them and what writes them.
-    """
-    faults: list[str] = []
-    table = _metrics_table("Model", "test split, last cycle", "cycle")
-    for label, directory in runs.items():
-        try:
-            overall = [r for r in last_cycle(read_records(directory / METRICS, SubgroupMetrics)) if r.subgroup == ALL]
-        except RunError as error:
-            faults += [f"{label}: {fault}" for fault in error.faults]
-            continue
-        for row in overall:
-            table.add_row(escape(label), str(row.cycle), str(row.n), *_metrics_cells(row))
-    tables = [table]
-    if qc is not None:
-        try:
-            tables.append(_eliminated_table(qc))
-        except InputError as error:
-            faults += error.faults
-    if faults:
-        raise RunError(faults)
-    console = console or _standard_output()
-    if note is not None:
-        console.print(note, style="italic", markup=False)
-    for table in tables:
-        console.print(table)
-
-
-def _eliminated_table(run: Path) -> Table:
-    """All scans eliminated in a QC run, in order; beside the truth, where it is known."""
-    waits = find_waits(read_trace(run / TRACE))
-    path = run / LEDGER
-    try:
-        eliminated = json.loads(path.read_text(encoding="utf-8"))["eliminated"]
-    except OSError as error:
-        raise RunError(f"{path}: cannot be read ({error.strerror}); it is written by pipeline=qc") from None
-    except (ValueError, KeyError, TypeError):
-        raise RunError(f"{path}: is not the ledger of a QC run; run pipeline=qc again") from None
-    truth = truth_of(run)
-    center_of = {wait.subject: wait.center for wait in waits}
-    cycle_of = eliminated_in(waits)
-    title = escape(f"eliminated in {run.name}: {len(eliminated)}")
-    table = Table("Subject", "Center", "In truth", title=title, title_justify="left")
-    table.add_column("Cycle eliminated", justify="right")
-    for subject in eliminated:
-        kind = (truth.kind_of(subject) or _GOOD) if truth is not None else "-"
-        center = center_of.get(subject, "-")
-        table.add_row(escape(subject), escape(center), escape(kind), str(cycle_of.get(subject, "-")))
-    if truth is not None:
-        missed = sorted(truth.subjects - set(eliminated))
-        names = f" ({', '.join(missed)})" if missed else ""
-        table.caption = escape(f"harmful and not eliminated: {len(missed)}{names}")
-        table.caption_justify = "left"
-    return table
 
 
 def _add_breakdown(table: Table, breakdown: Breakdown) -> None:

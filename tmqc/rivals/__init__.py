@@ -5,6 +5,7 @@ They see scans, labels and the model. The truth is out of their reach; a test en
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -15,8 +16,9 @@ from numpy.typing import NDArray
 from tmqc.rivals.case import Case, Probe, ScoreError, Scores
 from tmqc.rivals.images import score_image_forest, score_random, score_template, score_template_group
 from tmqc.rivals.model import (
-    has_cleanlab,
-    score_cleanlab,
+    score_aled,
+    score_clipfl,
+    score_confident_learning,
     score_gradient_norm,
     score_influence,
     score_knn_distance,
@@ -28,7 +30,7 @@ from tmqc.rivals.model import (
 if TYPE_CHECKING:
     from tmqc.model.learner import Learner
 
-__all__ = ["RIVALS", "Case", "Probe", "ScoreError", "Scores", "choose_rivals", "missing_rivals", "score_scans"]
+__all__ = ["CUT_OFFS", "RIVALS", "Case", "Probe", "ScoreError", "Scores", "choose_rivals", "score_scans"]
 
 # Each gives one score a training scan, (n,), higher = more suspicious.
 RIVALS: dict[str, Callable[[Case, Probe], NDArray[np.float64]]] = {
@@ -42,18 +44,17 @@ RIVALS: dict[str, Callable[[Case, Probe], NDArray[np.float64]]] = {
     "influence": score_influence,
     "knn_label": score_knn_label,
     "knn_distance": score_knn_distance,
-    "cleanlab": score_cleanlab,
+    "confident_learning": score_confident_learning,
+    "aled": score_aled,
+    "clipfl": score_clipfl,
 }
-
-
-def missing_rivals() -> tuple[str, ...]:
-    """Rivals that need a package which is not installed."""
-    return () if has_cleanlab() else ("cleanlab",)
+# Above it a method names the scan as one to leave out; the others only rank.
+CUT_OFFS = {"knn_label": 0.5, "confident_learning": 0.0, "aled": math.log(2.0), "clipfl": 0.9}
 
 
 def choose_rivals(names: Sequence[str]) -> tuple[str, ...]:
-    """The named ones in that order; of none, all that are not missing."""
-    return tuple(names) or tuple(name for name in RIVALS if name not in missing_rivals())
+    """The named ones in that order; of none, all."""
+    return tuple(names) or tuple(RIVALS)
 
 
 def score_scans(name: str, case: Case, learner: Learner, *, batch_size: int) -> Scores:
@@ -74,4 +75,4 @@ def score_scans(name: str, case: Case, learner: Learner, *, batch_size: int) -> 
     seconds = perf_counter() - started
     if bad := [s for s, value in zip(case.subjects, values, strict=True) if not np.isfinite(value)]:
         raise ScoreError(f"rival {name}: no finite score for {', '.join(bad)}: look at these scans, or leave it out")
-    return Scores(name, values, probe.forward_passes, probe.backward_passes, seconds)
+    return Scores(name, values, probe.forward_passes, probe.backward_passes, seconds, CUT_OFFS.get(name))

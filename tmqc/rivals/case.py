@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tmqc.core.rates import score
+from tmqc.core.rates import Verification, score
 from tmqc.errors import StoppedError
 
 if TYPE_CHECKING:  # Keras takes seconds to load, and the settings are checked against the rivals' names before that
@@ -28,9 +28,9 @@ class Case:
     Attributes:
         subjects: the training scans, (n,).
         scans: (n, x, y, z, 1) float32.
-        groups: labels (n,), 1 = PD, 0 = HC.
+        groups: labels (n,), 1 = PD, 0 = HC. centers: where they are from, (n,).
         verification_scans, verification_groups: the same of the m verification scans.
-        learning_rate: of the one step that `influence` takes.
+        learning_rate, batch_size: of training steps that a rival takes.
         neighbors: k of the rivals that ask the nearest neighbors, less than n.
         seed: of the rivals that draw.
     """
@@ -38,9 +38,11 @@ class Case:
     subjects: tuple[str, ...]
     scans: NDArray[np.float32]
     groups: NDArray[np.integer]
+    centers: tuple[str, ...]
     verification_scans: NDArray[np.float32]
     verification_groups: NDArray[np.integer]
     learning_rate: float
+    batch_size: int
     neighbors: int
     seed: int
 
@@ -51,6 +53,7 @@ class Scores:
 
     Attributes:
         values: one per training scan, (n,), higher = more suspicious.
+        cut_off: scans above it are named; None: it only ranks.
         forward_passes, backward_passes: scans put through the model, and gradients taken back through it.
         seconds: all of it, the tracing of the model's functions on first use included.
     """
@@ -60,6 +63,7 @@ class Scores:
     forward_passes: int
     backward_passes: int
     seconds: float
+    cut_off: float | None = None
 
 
 class Probe:
@@ -93,21 +97,15 @@ class Probe:
         """Mean binary cross-entropy in nats, inference mode."""
         return score(self.predict(scans), groups).loss
 
-    def loss_after_step(
-        self,
-        scan: NDArray[np.float32],
-        group: NDArray[np.integer],
-        *,
-        learning_rate: float,
-        scans: NDArray[np.float32],
-        groups: NDArray[np.integer],
-    ) -> float:
-        """`loss` of `scans` after one training step on `scan` (1, x, y, z, 1); the step is undone."""
-        self.forward_passes += len(scan)
-        self.backward_passes += len(scan)
+    def score_after_training(self, scans: NDArray[np.float32], groups: NDArray[np.integer], case: Case) -> Verification:
+        """How well the verification scans are told after one epoch on `scans` (n, x, y, z, 1); it is undone."""
+        self.forward_passes += len(scans)
+        self.backward_passes += len(scans)
         before = self._learner.snapshot()
         try:
-            self._learner.train_batch(scan, group, learning_rate=learning_rate)
-            return self.loss(scans, groups)
+            for at in range(0, len(scans), case.batch_size):
+                x, y = scans[at : at + case.batch_size], groups[at : at + case.batch_size]
+                self._learner.train_batch(x, y, learning_rate=case.learning_rate)
+            return score(self.predict(case.verification_scans), case.verification_groups)
         finally:
             self._learner.restore(before)

@@ -7,13 +7,14 @@ too, but not what the sources had in mind: they ask for predictions of a model t
 from __future__ import annotations
 
 from collections.abc import Iterator
-from importlib.util import find_spec
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tmqc.core.rates import cross_entropies
-from tmqc.rivals.case import Case, Probe
+from tmqc.rivals.case import Case, Probe, ScoreError
+
+_ALED_PLANES, _ALED_LEAST = 10, 4  # planes, and scans of a class: one more than span a plane
 
 
 def score_loss(case: Case, model: Probe) -> NDArray[np.float64]:
@@ -42,18 +43,16 @@ def score_influence(case: Case, model: Probe) -> NDArray[np.float64]:
     What quality control measures of a single scan, here for every scan from one and the same state, and as a loss
     instead of counts. Costs a verification a scan.
     """
-    scans, groups = case.verification_scans, case.verification_groups
-    before = model.loss(scans, groups)
-    return np.array(
-        [
-            model.loss_after_step(scan, group, learning_rate=case.learning_rate, scans=scans, groups=groups) - before
-            for scan, group in _singly(case)
-        ]
-    )
+    before = model.loss(case.verification_scans, case.verification_groups)
+    after = (model.score_after_training(scan, group, case).loss for scan, group in _singly(case))
+    return np.array([loss - before for loss in after])
 
 
 def score_knn_label(case: Case, model: Probe) -> NDArray[np.float64]:
-    """Share of the k nearest training scans, by the encoder's features, that have the other label: 0..1 in k steps."""
+    """Share of the k nearest training scans, by the encoder's features, that have the other label: 0..1 in k steps.
+
+    Above a half the label is taken to be wrong, as in edited nearest neighbors (doi 10.1109/TSMC.1972.4309137).
+    """
     _, neighbors = _neighbors(case, model)
     shares: NDArray[np.float64] = np.mean(case.groups[neighbors] != case.groups[:, None], axis=1)
     return shares
@@ -68,27 +67,64 @@ def score_knn_distance(case: Case, model: Probe) -> NDArray[np.float64]:
     return distances[:, -1]
 
 
-def score_cleanlab(case: Case, model: Probe) -> NDArray[np.float64]:
-    """1 - label quality by confident learning (arXiv 1911.00068), 0..1, from the predicted probabilities.
+def score_confident_learning(case: Case, model: Probe) -> NDArray[np.float64]:
+    """Probability of the other class above what is usual for it, -1..1; above 0 the label is taken to be wrong.
 
-    Quality is the probability of the scan's own label, less how sure the model is of that class on the whole. Without
-    that adjustment the order would be that of `loss`.
+    Source: the confident joint of confident learning (arXiv 1911.00068): usual is the mean probability of a class over
+    the scans that are labeled so. Not taken: its estimate of the noise rates and the pruning by them, and predictions
+    from cross-validation.
+    """
+    p = model.predict(case.scans).astype(np.float64)
+    usual = np.array([1.0 - p[case.groups == 0].mean(), p[case.groups == 1].mean()])
+    other = 1 - case.groups
+    return np.where(other == 1, p, 1.0 - p) - usual[other]
+
+
+def score_aled(case: Case, model: Probe) -> NDArray[np.float64]:
+    """Log ratio of the other class's posterior to the label's; above log 2 the label is taken to be wrong.
+
+    Source: ALED (arXiv 2601.10084; the authors' code, statlab): a plane of the features, spanned by the difference of
+    the classes' means and a random direction; in it a Gaussian for each class with the covariance of least determinant;
+    likelihoods averaged over ten planes, times the shares of the classes. The cut-off is its default. Not taken: its
+    features before the last activation, averaged over space (here: what the classifier sees).
 
     Raises:
-        ImportError: cleanlab is not installed.
+        ScoreError: a class has too few scans for a covariance.
     """
-    from cleanlab.rank import get_label_quality_scores
+    from sklearn.covariance import MinCovDet
 
-    p = model.predict(case.scans).astype(np.float64)
-    quality = get_label_quality_scores(
-        case.groups, np.column_stack([1.0 - p, p]), method="self_confidence", adjust_pred_probs=True
-    )
-    return 1.0 - np.asarray(quality, np.float64)
+    classes = [case.groups == group for group in (0, 1)]
+    if min(map(np.count_nonzero, classes)) < _ALED_LEAST:
+        raise ScoreError(f"rival aled: needs {_ALED_LEAST} training scans of each class, or leave it out")
+    features = model.features(case.scans).astype(np.float64)
+    apart = features[classes[0]].mean(axis=0) - features[classes[1]].mean(axis=0)
+    rng = np.random.default_rng(case.seed)
+    logs = np.empty((_ALED_PLANES, 2, len(features)))
+    for plane in logs:
+        axes = np.column_stack([apart / np.linalg.norm(apart), rng.standard_normal(apart.size)])
+        points = features @ axes
+        for of, members in zip(plane, classes, strict=True):
+            fitted = MinCovDet(random_state=0).fit(points[members])
+            of[:] = -0.5 * (fitted.mahalanobis(points) + np.linalg.slogdet(fitted.covariance_)[1])
+    hc, pd = np.logaddexp.reduce(logs, axis=0) + np.log([[np.mean(members)] for members in classes])
+    return np.where(case.groups == 1, hc - pd, pd - hc)
 
 
-def has_cleanlab() -> bool:
-    """Whether the optional extra `tmqc[cleanlab]` is installed."""
-    return find_spec("cleanlab") is not None
+def score_clipfl(case: Case, model: Probe) -> NDArray[np.float64]:
+    """Rank of the scan's center from the best (1 / centers) to the worst (1) by what its training does to the model.
+
+    Every center trains the given state for one epoch; by the accuracy on the verification scans, and of equal ones the
+    loss, it is ranked. All is undone. The worst tenth of the centers is pruned. Source: ClipFL (arXiv 2411.07391),
+    which counts over many rounds how often a client was among the worst, and prunes a share that is given beforehand.
+    Here there is one round, in which every center takes part.
+    """
+    results = {}
+    for center in dict.fromkeys(case.centers):
+        own = np.array([one == center for one in case.centers])
+        after = model.score_after_training(case.scans[own], case.groups[own], case)
+        results[center] = (-after.counts.accuracy, after.loss)
+    worst_last = sorted(results, key=lambda center: results[center])
+    return np.array([(worst_last.index(center) + 1) / len(worst_last) for center in case.centers])
 
 
 def _singly(case: Case) -> Iterator[tuple[NDArray[np.float32], NDArray[np.integer]]]:

@@ -21,7 +21,7 @@ KINDS = (
 )
 RIVALS = (
     *("random", "template", "template_group", "image_forest", "loss", "gradient_norm", "tracin", "influence"),
-    *("knn_label", "knn_distance", "cleanlab"),
+    *("knn_label", "knn_distance", "confident_learning", "aled", "clipfl"),
 )
 WAIT, SKIP, STOP = ON_FAULT = ("wait", "skip", "stop")
 
@@ -211,9 +211,9 @@ class InferenceConfig:
 class RivalsConfig:
     """Other methods that score the training scans, and their parameters."""
 
-    names: list[str] = field(default_factory=list)  # empty: all that are installed
+    names: list[str] = field(default_factory=list)  # empty: all
     neighbors: int = within(5, 1, 100_000)  # of knn_label and knn_distance
-    seed: int = within(0, 0, 2**32 - 1)  # of random and image_forest
+    seed: int = within(0, 0, 2**32 - 1)  # of random, image_forest and aled
 
 
 @dataclass

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import fields, is_dataclass
-from importlib.util import find_spec
 from itertools import pairwise
 from typing import Any
 
@@ -155,10 +154,6 @@ def _check_rivals(settings: RivalsConfig) -> list[str]:
     for name in dict.fromkeys(settings.names):
         if name not in RIVALS:
             faults.append(f"rivals.names has {name}: must be one of {', '.join(RIVALS)}")
-        elif name == "cleanlab" and find_spec(name) is None:
-            faults.append(
-                f"rivals.names has {name}, which is not installed: pip install -e '.[{name}]', or leave it out"
-            )
         if settings.names.count(name) > 1:
             faults.append(f"rivals.names has {name} {settings.names.count(name)} times: must be once")
     return faults
