@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 WAITING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # for those who only wait for a job's process
-_SIGNALS = (*WAITING, signal.SIGUSR2)  # submitit's notice, which a job's process gets as well
+_SIGNALS = (*WAITING, signal.SIGUSR2)
 
 
 class Interrupted(BaseException):  # not an Exception: nothing that handles errors may take it for one
