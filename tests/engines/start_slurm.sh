@@ -2,7 +2,7 @@
 # A Slurm cluster of two nodes with one CPU each on this machine, on loopback only. Debian, as root; no systemd needed.
 #
 #   start_slurm.sh          install what is missing, start what does not run, wait until both nodes are up
-#   start_slurm.sh stop     end the daemons that it started
+#   start_slurm.sh stop     end its jobs, and the daemons that it started
 #
 # All lies in $SLURM_HOME; clients need SLURM_CONF=$SLURM_HOME/slurm.conf. Jobs in the partition `urgent` push those in
 # `main` off the nodes. There is no accounting: sacct fails, as on many clusters.
@@ -14,6 +14,7 @@ NODES=(n1 n2)
 alive() { [[ -s $1 ]] && kill -0 "$(cat "$1")" 2>/dev/null; }
 
 if [[ ${1:-start} == stop ]]; then
+  if scancel --me 2>/dev/null; then sleep 2; fi # what jobs have begun would outlive the nodes
   for file in "$SLURM_HOME"/slurmd-*.pid "$SLURM_HOME"/{slurmctld,munged}.pid; do
     if alive "$file"; then kill "$(cat "$file")"; fi
   done
