@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 RUNS ?= outputs
 
-PHONIES := demo compare study bench docs test test-slow test-faults test-browser test-federation check lock wheel
+PHONIES := demo compare study bench docs test test-slow test-faults test-browser test-federation test-engines check lock wheel
 .PHONY: help $(PHONIES) clean
 
 help:  ## list what can be made
@@ -55,6 +55,9 @@ test-browser: $(VENV)/.dev  ## MLflow's UI and the reports in the system's Chrom
 
 test-federation: $(VENV)/.federation  ## sites as processes under NVIDIA FLARE: simulator, real sockets, faults
 	$(BIN)/python -m pytest -q -m federation
+
+test-engines: $(VENV)/.dev  ## sweeps on a Slurm cluster of this machine, an MLflow server with PostgreSQL; as root
+	$(BIN)/python -m pytest -q -m engines
 
 check: $(VENV)/.dev  ## format, lint and types
 	$(BIN)/ruff format --check .

@@ -62,7 +62,7 @@ def test_core_is_standard_library_numpy_and_scipy(path):
     ("library", "modules"),
     [
         ("mlflow", {"tmqc.tracking"}),
-        ("hydra", {"tmqc.cli", "tmqc.sweep.multirun", "tmqc.sweep.command_line"}),
+        ("hydra", {"tmqc.cli", "tmqc.sweep.multirun", "tmqc.sweep.command_line", "tmqc.sweep.slurm"}),
         ("tensorflow", {"tmqc.model.backend"}),
         ("jax", {"tmqc.model.backend"}),
         ("nvflare", {"tmqc.federation.flare_job", "tmqc.federation.flare_kit", "tmqc.federation.flare_system"}),

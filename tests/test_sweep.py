@@ -166,11 +166,11 @@ def test_stopped_by_ctrl_c_it_goes_on_where_it_was(cohort_csvs, tmp_path):
 
 
 @pytest.mark.slow
-def test_submitit_runs_the_jobs_and_their_clean_model_once(cohort_csvs, tmp_path):
-    """The launcher for Slurm, with its executor for one machine; two of three jobs share a clean model."""
-    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+def test_jobs_at_the_same_time_train_their_clean_model_once(cohort_csvs, tmp_path):
+    """Two of three jobs share a clean model."""
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     settings = ["pipeline=qc", "schedule.start=1", "schedule.cycles=2", "init.pretrain=true", "harmful=samples"]
-    settings += ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=30", "tracking=none"]
+    settings += ["hydra/launcher=parallel", "tracking=none"]
     done = sweep(cohort_csvs, tmp_path, *settings, "qc.error=0.02,0.5", "sweep.name=shared")
     assert done.returncode == 0, done.stdout + done.stderr
     assert statuses(tmp_path / "sweeps" / "shared") == {"qc.error=0.02": "finished", "qc.error=0.5": "finished"}

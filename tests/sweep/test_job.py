@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -149,6 +150,17 @@ def test_after_a_signal_no_further_job_is_begun(runs, tmp_path):
     assert read_outcome(tmp_path, "qc.error=0.02").status == KILLED
     assert carry_out(place_in(tmp_path), made) is None
     assert len(runs.of) == 1
+
+
+@pytest.mark.parametrize("ends", [Interrupted(15), Ended(143, "stopped by SIGTERM")])
+def test_a_task_of_slurm_may_go_on_after_a_signal(runs, tmp_path, ends):
+    runs.ends = [ends]
+    place = replace(place_in(tmp_path), task_id="7_0")
+    with pytest.raises(Interrupted):  # its exit code is for the script that queues it again
+        carry_out(place, made)
+    left = read_outcome(tmp_path, place.name)
+    assert (left.status, left.host) == ("running", "7_0")
+    assert carry_out(place, made).status == FINISHED
 
 
 @pytest.mark.parametrize("when", ["composing", "pretraining", "after"])

@@ -62,6 +62,13 @@ def test_the_exit_code_says_how_bad_it_was(sweep, ends, code):
     assert sweep.close() == code
 
 
+def test_a_sweep_that_ends_by_an_error_has_failed(sweep, monkeypatch):
+    ends = []
+    monkeypatch.setattr(sweep.tracker, "finish", ends.append)
+    sweep.close(failed=True)
+    assert ends == ["FAILED"]
+
+
 def test_its_file_tells_jobs_what_they_need(sweep):
     told = json.loads((sweep.plan.directory / "sweep.json").read_text())
     assert told == {"name": "s", "launch": sweep.launch, "run_id": None, "swept": {"qc.error": "0.1,0.2"}}

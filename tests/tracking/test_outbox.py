@@ -13,7 +13,7 @@ from tracking.stub import StubStore
 
 from tmqc.errors import RunError
 from tmqc.runs.cycles import append_cycle
-from tmqc.tracking import DIRECTORY_TAG, KEY_TAG
+from tmqc.tracking import DIRECTORY_TAG, KEY_TAG, SWEEP_TAG
 from tmqc.tracking.faults import ArtifactError, RefusedError, TrackingError
 from tmqc.tracking.outbox import MlflowTracker
 from tmqc.tracking.unsent import read_outbox
@@ -93,6 +93,13 @@ def test_the_wait_in_the_end_is_bounded_and_what_is_left_is_written_down(store, 
     left = read_outbox(tmp_path)
     assert (left.text, left.status, left.run_id) == ("text", "FINISHED", "run")
     assert f"replay_tracking.py {tmp_path}" in warnings(caplog)[-1]
+
+
+def test_the_user_of_a_sweep_is_told_to_launch_it_again(caplog, tmp_path):
+    tracker = MlflowTracker(StubStore(TrackingError), directory=tmp_path, required=False)
+    tracker.start(name="run", tags={SWEEP_TAG: "s"}, settings={})
+    tracker.finish("FINISHED")
+    assert "launch the sweep again" in warnings(caplog)[-1]
     store.gate.set()
     tracker.wait()
 

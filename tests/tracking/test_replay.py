@@ -188,8 +188,10 @@ def test_a_run_that_was_killed_outright_gets_its_last_cycles_and_its_status(scri
 def test_a_finished_job_delivers_what_waits(unheard, store, tmp_path):
     directory = tmp_path / "copy"
     shutil.copytree(unheard, directory)
-    deliver(TrackingConfig(uri=store), tmp_path, directory)
-    assert told(store, unheard)["status"] == "FINISHED" and not (directory / "tracking.json").exists()
+    deliver(TrackingConfig(uri=store, parent="0" * 32), tmp_path, directory)
+    _, [run] = runs_in(store, unheard)
+    assert run.info.status == "FINISHED" and run.data.tags["mlflow.parentRunId"] == "0" * 32  # of the sweep
+    assert not (directory / "tracking.json").exists()
     deliver(TrackingConfig(uri=NOWHERE), tmp_path, directory)  # nothing waits: nobody is asked
 
 

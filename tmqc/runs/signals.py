@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-WAITING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # for a process that only waits for a job
-_SIGNALS = (*WAITING, signal.SIGUSR2)  # submitit's notice, which a job's process gets as well
+WAITING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # for those who only wait for a job's process
+_SIGNALS = (*WAITING, signal.SIGUSR2)
 
 
 class Interrupted(BaseException):  # not an Exception: error handlers must not catch it

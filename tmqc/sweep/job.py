@@ -57,12 +57,14 @@ class Place:
         launch: of the sweep.
         directory: of the job's run.
         terminal: whether its output may go to the terminal: not if other jobs run at the same time.
+        task_id: the task of Slurm that it is. Such a job may go on after a signal: whether it does, its launcher sees.
     """
 
     sweep: Path
     launch: str
     directory: Path
     terminal: bool
+    task_id: str | None = None
 
     @property
     def name(self) -> str:
@@ -107,9 +109,8 @@ def carry_out(place: Place, make: Callable[[], Made]) -> Outcome | None:
     if _asked:
         return None
     before = read_outcome(place.sweep, place.name)
-    outcome = Outcome(
-        place.name, str(place.directory), place.launch, RUNNING, host=os.uname().nodename, pid=os.getpid()
-    )
+    host = place.task_id or os.uname().nodename
+    outcome = Outcome(place.name, str(place.directory), place.launch, RUNNING, host=host, pid=os.getpid())
     begun = time.monotonic()
     try:
         with Stop().listening(WAITING):  # from here on: a signal before the run has its process ends the job as well
@@ -131,12 +132,16 @@ def carry_out(place: Place, make: Callable[[], Made]) -> Outcome | None:
         print(f"tmqc: {place.name}: {error}", file=sys.stderr)
         outcome = replace(outcome, status=_status_of(error.code), code=error.code, reason=summarize(error))
     except BaseException as error:
+        if place.task_id:
+            raise
         number = error.number if isinstance(error, Interrupted) else signal.SIGTERM
         reason = f"stopped by {error}" if isinstance(error, Interrupted) else f"stopped: {type(error).__name__}"
         killed = replace(outcome, status=KILLED, code=EXIT_SIGNAL + number, reason=reason)
         write_outcome(place.sweep, replace(killed, seconds=time.monotonic() - begun))
         _asked.append(number)
         raise
+    if place.task_id and outcome.code > EXIT_SIGNAL:
+        raise Interrupted(outcome.code - EXIT_SIGNAL)  # it reached the run before it reached us
     write_outcome(place.sweep, outcome)
     return outcome
 

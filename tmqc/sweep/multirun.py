@@ -17,6 +17,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
@@ -30,6 +31,7 @@ from tmqc.settings.text import check_composed, lenient_schema
 from tmqc.sweep.command_line import quote
 from tmqc.sweep.pretrain import last_clean_cycle, name_clean
 from tmqc.sweep.scored_run import take_from_scored_run
+from tmqc.sweep.slurm import SlurmLauncher, task_ids
 
 if TYPE_CHECKING:
     from tmqc.sweep.sweep import Plan, Sweep
@@ -85,8 +87,9 @@ OmegaConf.register_new_resolver("tmqc.folder", folder_name, replace=True)
 
 
 def store_schema() -> None:
-    """Tell Hydra what settings there are."""
+    """Tell Hydra what settings there are, and our plugin: it takes those of a package `hydra_plugins` only."""
     ConfigStore.instance().store(name="schema", node=lenient_schema())
+    Plugins.instance().class_name_to_class["hydra_plugins.tmqc.SlurmLauncher"] = SlurmLauncher
 
 
 def to_config(composed: DictConfig) -> Config:
@@ -139,7 +142,7 @@ def task(composed: DictConfig, directory: Path) -> float | None:
 
     root = Path(HydraConfig.get().sweep.dir).absolute()
     sweep = read_sweep(root)
-    place = Place(root, sweep.get("launch", ""), directory, terminal=bool(opened))
+    place = Place(root, sweep.get("launch", ""), directory, terminal=bool(opened), task_id=next(iter(task_ids), None))
 
     def make_job() -> Made:
         config, clean = make(composed)
@@ -148,12 +151,12 @@ def task(composed: DictConfig, directory: Path) -> float | None:
             each.tracking.parent = nesting(sweep.get("run_id"))
         return Made(config, clean)
 
-    if not opened:
+    if not opened and not task_ids:
         handle_signals()
     try:
         outcome = carry_out(place, make_job)
     except Interrupted:
-        if opened:
+        if opened or task_ids:
             raise
         return None  # the outcome says so; raised here, it would make the launcher kill the other jobs outright
     if opened:
@@ -174,7 +177,7 @@ def closing() -> Iterator[None]:
             number = error.number if isinstance(error, Interrupted) else signal.SIGINT
             sys.exit(opened[0].close(stopped_by=number))
         if opened:
-            code = opened[0].close()
+            code = opened[0].close(failed=True)
             # Optuna's, for want of a best one: every job has failed, and we have said so.
             is_without_best = isinstance(error, ValueError) and str(error).startswith("No trials are completed")
             if code and (opened[0].asked is not None or is_without_best):

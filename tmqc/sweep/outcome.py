@@ -29,7 +29,7 @@ class Outcome:
         code: exit code.
         reason: why it did not finish.
         numbers: of the finished run, by their names in MLflow.
-        host, pid: who waits for it.
+        host, pid: who waits for it; in place of a host the task of Slurm that it is, as `123_4`.
     """
 
     name: str

@@ -73,7 +73,7 @@ def run_in_own_process(
         try:
             stop.check()
             process.communicate(pickle.dumps((config, directory)))
-        except BaseException as error:  # also the SystemExit by which submitit gives a machine back
+        except BaseException as error:
             process.send_signal(
                 error.number if isinstance(error, Interrupted) and error.number != signal.SIGINT else signal.SIGTERM
             )

@@ -60,8 +60,13 @@ class Sweep:
         if threading.current_thread() is threading.main_thread():
             self._handlers = {number: signal.signal(number, self._handle) for number in WAITING}
 
-    def close(self, *, stopped_by: int | None = None) -> int:
-        """Report how all jobs ended, on the terminal and in the tracking store. Returns the exit code."""
+    def close(self, *, stopped_by: int | None = None, failed: bool = False) -> int:
+        """Report how all jobs ended, on the terminal and in the tracking store. Returns the exit code.
+
+        Args:
+            stopped_by: the signal that ended the sweep.
+            failed: it ended by an error of its own.
+        """
         for number, handler in self._handlers.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
         stopped_by = stopped_by or self.asked
@@ -70,12 +75,12 @@ class Sweep:
         self.board.table(outcomes)
         for line in where_to_look(self.plan, outcomes):
             self.board.say(line)
-        failed = [o for o in outcomes if o.status not in DONE]
+        undone = [o for o in outcomes if o.status not in DONE]
         self.tracker.describe(describe(self.plan, outcomes))
-        self.tracker.finish("KILLED" if stopped_by else "FAILED" if failed else "FINISHED")
+        self.tracker.finish("KILLED" if stopped_by else "FAILED" if failed or undone else "FINISHED")
         if stopped_by:
             return EXIT_SIGNAL + stopped_by
-        return 0 if not failed else EXIT_INPUT if all(o.code == EXIT_INPUT for o in failed) else 1
+        return 0 if not undone else EXIT_INPUT if all(o.code == EXIT_INPUT for o in undone) else 1
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         running = [

@@ -185,6 +185,8 @@ def deliver(config: TrackingConfig, outputs: Path, directory: Path) -> None:
     if (box := read_outbox(directory)) is None:
         return
     box.status = box.status or "FINISHED"  # of a run that is closed but for its files; opening it marks it RUNNING
+    if config.parent is not None:
+        box.opening["tags"].setdefault(PARENT_TAG, config.parent)  # which the store may not have known before
     if MlflowTracker(MlflowStore(config, outputs), directory=directory).deliver(box):
         log.info("tracking: what waited in %s is in MLflow", directory)
     else:

@@ -23,7 +23,17 @@ from tmqc.errors import RunError
 from tmqc.runs.cycles import read_rows
 from tmqc.runs.directory import CYCLES, MODEL
 from tmqc.settings.secrets import redact, redact_all
-from tmqc.tracking import DIRECTORY_TAG, KEY_TAG, OWN_ID, PIPELINE_TAG, STATUSES, SWEEP_PARENT, RunOpening, Setting
+from tmqc.tracking import (
+    DIRECTORY_TAG,
+    KEY_TAG,
+    OWN_ID,
+    PIPELINE_TAG,
+    STATUSES,
+    SWEEP_PARENT,
+    SWEEP_TAG,
+    RunOpening,
+    Setting,
+)
 from tmqc.tracking.faults import ArtifactError, RefusedError, TrackingError, first_line
 from tmqc.tracking.store import MlflowStore, Point
 from tmqc.tracking.system import SystemSampler
@@ -166,10 +176,9 @@ class MlflowTracker:
         finally:  # also if this is interrupted
             self._keep()
             if not self._box.is_empty():
-                log.warning(
-                    "tracking: not all of the run is in MLflow; send the rest by: python scripts/replay_tracking.py %s",
-                    self._directory,
-                )
+                replay = f"send the rest by: python scripts/replay_tracking.py {self._directory}"
+                how = "launch the sweep again to send the rest" if SWEEP_TAG in self._box.opening["tags"] else replay
+                log.warning("tracking: not all of the run is in MLflow; %s", how)
 
     def is_up_to_date(self) -> bool:
         """Whether nothing waits."""

@@ -1,0 +1,191 @@
+"""Sweeps on a real Slurm cluster of two nodes: whatever befalls a job, it ends in the run that nothing befell."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from engines.starting import HERE, PATIENCE_S, started
+from mlflow import MlflowClient
+from test_resume import same
+from test_sweep import command_of, statuses
+
+pytestmark = pytest.mark.engines
+N_CYCLES = 12
+JOBS = [f"run.seed={seed}" for seed in range(4)]
+SETTINGS = ["pipeline=clean", f"schedule.cycles={N_CYCLES}", "run.seed=0,1,2,3", "checkpoint.every_s=0"]
+LAUNCHER = [
+    *("hydra/launcher=slurm", "hydra.launcher.notice_s=30", "hydra.launcher.cpus_per_task=1"),
+    *("hydra.launcher.gpus_per_node=null", "hydra.launcher.mem=2G"),
+]
+
+
+class Cluster:
+    """The nodes, and where their files lie."""
+
+    def __init__(self, home):
+        self.home = home
+
+    def ask(self, *command):
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    def of(self, task_id, what):
+        """Of a task that Slurm knows, by squeue's letter."""
+        return self.ask("squeue", "-h", "-r", "-t", "all", "-j", task_id, "-o", f"%{what}")
+
+    def lose(self, node, task_id):
+        """Let the node vanish with what it runs."""
+        raw = self.of(task_id, "A")
+        os.kill(int((self.home / f"slurmd-{node}.pid").read_text()), signal.SIGKILL)
+        for pid in self.ask("pgrep", "-f", rf"^slurmstepd: \[{raw}\.").split():
+            os.kill(int(pid), signal.SIGKILL)
+        (self.home / f"slurmd-{node}.pid").unlink()
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    home = tmp_path_factory.mktemp("slurm")
+    with started("start_slurm.sh", SLURM_HOME=str(home)), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLURM_CONF", str(home / "slurm.conf"))
+        yield Cluster(home)
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory):
+    return tmp_path_factory.mktemp("outputs")
+
+
+@pytest.fixture(scope="module")
+def launch(cluster, outputs, cohort_csvs):
+    def begin(name, *more):
+        command = [*command_of(cohort_csvs, outputs, *SETTINGS, *LAUNCHER, *more), f"sweep.name={name}"]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(
+            command, cwd=outputs, stdout=pipe, stderr=pipe, text=True, env=os.environ | {"COLUMNS": "200"}
+        )
+
+    return begin
+
+
+def end(process):
+    told, errors = process.communicate(timeout=PATIENCE_S)
+    return process.returncode, told + errors
+
+
+def wait_for(reached, process):
+    until = time.monotonic() + PATIENCE_S
+    while not (found := reached()):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    return found
+
+
+def tasks(sweep):
+    return json.loads((sweep / "slurm.json").read_text())
+
+
+def group_of(sweep, name):
+    """The processes of a job: those of its task."""
+    return json.loads((sweep / "jobs" / f"{name}.json").read_text())["pid"]
+
+
+def stop_each(sweep, stopped):
+    """Stop each job once, when it has saved its first cycle: tiny runs would end before Slurm has done anything."""
+    while len(stopped) < len(JOBS):
+        for name in JOBS:
+            if name not in stopped and (sweep / name / "checkpoints" / "cycle_00.npz").exists():
+                os.killpg(group_of(sweep, name), signal.SIGSTOP)
+                stopped.append(name)
+        time.sleep(0.02)
+
+
+def logged(outputs, sweep):
+    """Name -> status and cycles of the sweep's runs in MLflow."""
+    client = MlflowClient(f"sqlite:///{outputs}/mlflow.db")
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    runs = client.search_runs(experiments, f"tags.`tmqc.sweep` = '{sweep}'")
+    steps = {
+        run: [point.step for point in client.get_metric_history(run.info.run_id, "verify/accuracy")] for run in runs
+    }
+    told = [(run.info.run_name, run.info.status, sorted(steps[run])) for run in runs]
+    return sorted(told)
+
+
+def all_of(name):
+    cycles = list(range(N_CYCLES))
+    return sorted([(f"sweep/{name}", "FINISHED", []), *((f"clean/{job}", "FINISHED", cycles) for job in JOBS)])
+
+
+@pytest.fixture(scope="module")
+def whole(launch, outputs):
+    """The jobs that nothing befalls; the command is ended while they run, and the same one waits for them."""
+    sweep, command = outputs / "sweeps" / "whole", launch("whole")
+    wait_for((sweep / JOBS[0] / "checkpoints" / "cycle_00.npz").exists, command)
+    command.terminate()
+    code, told = end(command)
+    assert code == 143 and "the jobs go on in Slurm" in told
+    submitted = tasks(sweep)
+    code, told = end(launch("whole"))
+    assert code == 0, told
+    assert {job: tasks(sweep)[job] for job in JOBS[2:]} == {job: submitted[job] for job in JOBS[2:]}
+    return sweep
+
+
+def test_four_jobs(whole, outputs):
+    assert logged(outputs, "whole") == all_of("whole")
+
+
+def test_preempted_late_and_lost_jobs_end_as_those_that_nothing_befell(launch, cluster, outputs, whole):
+    preempted, late, on_lost_node, lost = JOBS
+    sweep, command, stopped = outputs / "sweeps" / "hit", launch("hit"), []
+    threading.Thread(target=stop_each, args=(sweep, stopped), daemon=True).start()
+
+    wait_for(lambda: preempted in stopped, command)
+    node = cluster.of(tasks(sweep)[preempted], "N")
+    cluster.ask("sbatch", "--partition=urgent", f"--nodelist={node}", "--output=/dev/null", "--wrap=true")
+
+    wait_for(lambda: late in stopped, command)
+    group, task = group_of(sweep, late), f"JobId={tasks(sweep)[late]}"
+    cluster.ask("scontrol", "update", task, "EndTime=now+60")
+    wait_for(lambda: not Path(f"/proc/{group}").exists(), command)  # Slurm continues it and gives notice
+    cluster.ask("scontrol", "update", task, "TimeLimit=600")  # for when it goes on
+
+    wait_for(lambda: on_lost_node in stopped, command)
+    group, task_id = group_of(sweep, on_lost_node), tasks(sweep)[on_lost_node]
+    cluster.lose(cluster.of(task_id, "N"), task_id)
+    os.killpg(group, signal.SIGKILL)
+
+    wait_for(lambda: lost in stopped, command)
+    os.killpg(group_of(sweep, lost), signal.SIGKILL)
+
+    code, told = end(command)
+    assert code == 1, told
+    assert statuses(sweep) == dict.fromkeys(JOBS[:3], "finished") | {lost: "killed"}
+    assert f"Slurm: {tasks(sweep)[lost]} FAILED" in told and "Traceback" not in told
+    subprocess.run([HERE / "start_slurm.sh"], env=os.environ | {"SLURM_HOME": str(cluster.home)}, check=True)
+    code, told = end(launch("hit"))
+    assert code == 0 and "4 jobs: 3 skipped, 1 finished" in told, told
+    for job in JOBS:
+        same(whole / job, sweep / job)
+    assert logged(outputs, "hit") == all_of("hit")
+
+
+def test_a_job_that_is_canceled_ends(launch, cluster, outputs):
+    sweep, command = outputs / "sweeps" / "canceled", launch("canceled", "tracking=none")
+    wait_for((sweep / "slurm.json").exists, command)
+    cluster.ask("scancel", tasks(sweep)[JOBS[0]].partition("_")[0])
+    code, told = end(command)
+    assert code == 1 and told.count(" CANCELLED; see ") >= len(JOBS), told
+
+
+def test_a_submission_that_slurm_refuses_is_one_line_and_has_failed(launch, outputs):
+    code, told = end(launch("refused", "hydra.launcher.partition=nowhere"))
+    assert code == 2 and "invalid partition specified: nowhere" in told and "Traceback" not in told, told
+    assert logged(outputs, "refused") == [("sweep/refused", "FAILED", [])]

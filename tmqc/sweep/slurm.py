@@ -1,0 +1,207 @@
+"""Hydra's launcher for Slurm: every job of a sweep is a task of one array; they are waited for, lost ones are named.
+
+Jobs report by their outcomes, as everywhere; `squeue`, which every cluster has, says whether one is still to come. How
+a job is queued again stands in `slurm.sh`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from uuid import uuid4
+
+import cloudpickle
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, open_dict
+
+from tmqc.errors import RunError
+from tmqc.runs.directory import write_json
+from tmqc.runs.signals import Interrupted
+from tmqc.sweep.outcome import KILLED, RUNNING, Outcome, read_outcome, write_outcome
+from tmqc.sweep.run_process import EXIT_SIGNAL
+from tmqc.sweep.sweep import read_sweep
+
+log = logging.getLogger("tmqc")
+
+_FOLDER, _IDS = "slurm", "slurm.json"  # in the sweep's directory: what tasks print; the task of each job
+_POLL_S, _LOST_AFTER_S = 5.0, 30.0  # a shared file system shows late what was written elsewhere
+_SCRIPT = Path(__file__).with_name("slurm.sh")
+_COMMAND = [sys.executable, "-c", "from tmqc.sweep.slurm import work; work()"]
+_ENDED = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY"}
+_ENDED |= {"PREEMPTED", "REVOKED", "TIMEOUT"}
+
+task_ids: list[str] = []  # the task of an array that this process is, if it is one
+
+
+@dataclass(frozen=True)
+class _Job:
+    name: str
+    directory: Path
+    config: DictConfig
+
+
+class SlurmLauncher(Launcher):
+    """Submits jobs by sbatch.
+
+    Args:
+        array_parallelism: jobs at a time.
+        notice_s: seconds between Slurm's notice and the time limit.
+        options: of sbatch; None leaves one out, True gives it without a value.
+    """
+
+    def __init__(self, *, array_parallelism: int, notice_s: int, **options: str | int | float | bool | None) -> None:
+        self._parallel = array_parallelism
+        self._options = [
+            f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}")
+            for name, value in {"signal": f"USR1@{notice_s}", **options}.items()
+            if value is not None and value is not False
+        ]
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Hydra hands over what the jobs need."""
+        self._context, self._task, self._config = hydra_context, task_function, config
+        self._sweep = Path(str(config.hydra.sweep.dir)).absolute()
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Submit the jobs that are not in Slurm's queue from an earlier launch, and wait for all.
+
+        Raises:
+            RunError: Slurm does not take them.
+        """
+        setup_globals()
+        jobs = [self._compose(list(overrides), initial_job_idx + i) for i, overrides in enumerate(job_overrides)]
+        known, states = self._read_ids(), _states()
+        ids = {job.name: known[job.name] for job in jobs if _is_alive(known.get(job.name), states)}
+        if new := [job for job in jobs if job.name not in ids]:
+            number = self._submit(new)
+            ids |= {job.name: f"{number}_{i}" for i, job in enumerate(new)}
+            write_json(self._sweep / _IDS, known | ids)
+        try:
+            self._wait({ids[job.name]: job for job in jobs})
+        except BaseException:
+            arrays = " ".join(sorted({task_id.partition("_")[0] for task_id in ids.values()}))
+            log.warning("the jobs go on in Slurm, and the same command waits for them; scancel %s ends them", arrays)
+            raise
+        return [self._result(job) for job in jobs]
+
+    def _compose(self, overrides: list[str], number: int) -> _Job:
+        config = self._context.config_loader.load_sweep_config(self._config, overrides)
+        with open_dict(config):
+            config.hydra.job.num = config.hydra.job.id = number
+        folder = Path(str(config.hydra.sweep.subdir))
+        return _Job("_".join(folder.parts), self._sweep / folder, config)
+
+    def _read_ids(self) -> dict[str, str]:
+        try:
+            return dict(json.loads((self._sweep / _IDS).read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return {}
+
+    def _submit(self, jobs: Sequence[_Job]) -> str:
+        folder = self._sweep / _FOLDER
+        folder.mkdir(exist_ok=True)
+        payload = folder / f"{uuid4().hex}.pkl"
+        content = (self._context, self._task, Singleton.get_state(), [job.config for job in jobs])
+        payload.write_bytes(cloudpickle.dumps(content))
+        array = f"--array=0-{len(jobs) - 1}%{self._parallel}"
+        where = f"--output={folder}/%A_%a.txt"
+        command = ["sbatch", "--parsable", array, where, *self._options, str(_SCRIPT), *_COMMAND, str(payload)]
+        return _ask(command).strip().partition(";")[0]
+
+    def _wait(self, jobs: Mapping[str, _Job]) -> None:
+        left, seen, is_away = dict(jobs), dict.fromkeys(jobs, time.monotonic()), False
+        while left:
+            try:
+                states, is_away = _states(), False
+            except RunError as error:
+                if not is_away:
+                    log.warning("%s; the jobs are waited for", error.faults[0])
+                states, is_away = dict.fromkeys(left, "UNKNOWN"), True
+            for task_id, job in list(left.items()):
+                if _is_alive(task_id, states):
+                    seen[task_id] = time.monotonic()
+                if self._has_reported(task_id, job):
+                    del left[task_id]
+                elif time.monotonic() - seen[task_id] > _LOST_AFTER_S:
+                    self._report_lost(job, f"{task_id} {states.get(task_id, 'is not known any more')}")
+                    del left[task_id]
+            if left:
+                time.sleep(_POLL_S)
+
+    def _has_reported(self, task_id: str, job: _Job) -> bool:
+        outcome, launch = read_outcome(self._sweep, job.name), self._launch()
+        if outcome is None or outcome.host != task_id or outcome.status == RUNNING:
+            return False
+        if outcome.launch != launch:  # the one that submitted it
+            write_outcome(self._sweep, replace(outcome, launch=launch))
+        return True
+
+    def _report_lost(self, job: _Job, state: str) -> None:
+        reason = f"Slurm: {state}; see {self._sweep / _FOLDER}"
+        lost = Outcome(job.name, str(job.directory), self._launch(), KILLED, code=1, reason=reason)
+        write_outcome(self._sweep, lost)
+
+    def _launch(self) -> str:
+        return read_sweep(self._sweep).get("launch", "")
+
+    def _result(self, job: _Job) -> JobReturn:
+        outcome = read_outcome(self._sweep, job.name)
+        value = None if outcome is None else outcome.numbers.get(str(job.config.sweep.objective))
+        return JobReturn(_return_value=value, status=JobStatus.COMPLETED)
+
+
+def _ask(command: Sequence[str]) -> str:
+    """What a command of Slurm prints.
+
+    Raises:
+        RunError: it is not there, or says no.
+    """
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise RunError(
+            f"{command[0]}: {error.strerror}; Slurm's commands are needed where a sweep is launched"
+        ) from None
+    if done.returncode:
+        raise RunError(f"{command[0]}: {' '.join(done.stderr.split())}")
+    return done.stdout
+
+
+def _states() -> dict[str, str]:
+    """Task -> its state, of all of this user's that Slurm remembers."""
+    told = _ask(["squeue", "--me", "--noheader", "--array", "--states=all", "--format=%i %T"])
+    return dict(line.split() for line in told.splitlines())
+
+
+def _is_alive(task_id: str | None, states: Mapping[str, str]) -> bool:
+    return task_id in states and states[task_id] not in _ENDED
+
+
+def work() -> None:
+    """What a task of the array does: its job. Left by a signal, it has that signal's exit code: see `slurm.sh`."""
+    context, task, state, configs = cloudpickle.loads(Path(sys.argv[1]).read_bytes())
+    Singleton.set_state(state)
+    setup_globals()
+    number = os.environ["SLURM_ARRAY_TASK_ID"]
+    task_ids.append(f"{os.environ['SLURM_ARRAY_JOB_ID']}_{number}")
+    try:
+        done = run_job(
+            hydra_context=context,
+            task_function=task,
+            config=configs[int(number)],
+            job_dir_key="hydra.sweep.dir",
+            job_subdir_key="hydra.sweep.subdir",
+        )
+    except Interrupted as interrupted:
+        sys.exit(EXIT_SIGNAL + interrupted.number)
+    _ = done.return_value  # raises what the job raised
