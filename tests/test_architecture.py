@@ -16,6 +16,7 @@ ROOMS += ["tracking", "report", "pipelines", "sweep", "cli", "__main__"]
 POINT_UP = {
     "tmqc.federation.equipment": {"pipelines"},
 }
+HYDRAS = {f"tmqc.sweep.{name}" for name in ("multirun", "command_line", "ray_launcher", "search")}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -66,7 +67,9 @@ def test_core_is_standard_library_numpy_and_scipy(path):
     ("library", "modules"),
     [
         ("mlflow", {"tmqc.tracking"}),
-        ("hydra", {"tmqc.cli", "tmqc.sweep.multirun", "tmqc.sweep.command_line"}),
+        ("hydra", {"tmqc.cli", *HYDRAS}),
+        ("optuna", {"tmqc.sweep.search"}),
+        ("ray", {"tmqc.sweep.ray_launcher", "tmqc.training.on_ray"}),
         ("tensorflow", {"tmqc.model.backend"}),
         ("jax", {"tmqc.model.backend"}),
         ("cleanlab", {"tmqc.rivals.model"}),

@@ -11,7 +11,7 @@ from test_pipelines import go, harm
 
 from tmqc.core.gate import Gate
 from tmqc.training.scorer import Scorer
-from tmqc.training.workers import VerificationWorkers, WorkerError
+from tmqc.training.workers import VerificationWorkers, WorkerError, start_process
 
 N, BATCH_SIZE = 11, 2
 LABELS, CENTERS = [0, 1, 0] * 3 + [1, 1], ["A"] * 6 + ["B"] * 5
@@ -51,7 +51,7 @@ def scorer(learner, workers=None):
 
 def start(build, n=2):
     return VerificationWorkers(
-        build, SCANS, batch_size=BATCH_SIZE, environments=[{"TMQC_TEST": str(i)} for i in range(n)]
+        build, SCANS, batch_size=BATCH_SIZE, processes=[start_process({"TMQC_TEST": str(i)}) for i in range(n)]
     )
 
 
@@ -73,7 +73,7 @@ def test_counts_are_those_of_scoring_alone_whatever_is_left_out_and_a_dead_worke
                 second.hold_reference()
             assert second.order == first.order
         assert 0 < shared.n_scored < alone.n_scored / 2
-        [process] = workers._pools[1]._processes.values()
+        [process] = workers._processes[1]._processes.values()
         os.kill(process.pid, signal.SIGKILL)
         with pytest.raises(WorkerError, match="verification worker 1 died; the run is saved"):
             for _ in range(2):  # it may die behind an answer

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -27,9 +28,10 @@ from tmqc.runs.checkpoint import Checkpoint, load_checkpoint
 from tmqc.runs.cycle_choice import find_checkpoint
 from tmqc.runs.directory import HARMFUL, TRUTH
 from tmqc.settings.schema import CohortConfig, Config
+from tmqc.training import on_ray
 from tmqc.training.centers import LocalCenters
 from tmqc.training.travel import Plan
-from tmqc.training.workers import VerificationWorkers
+from tmqc.training.workers import VerificationWorkers, start_process
 
 log = logging.getLogger("tmqc")
 
@@ -225,12 +227,18 @@ def open_centers(config: Config, prepared: Prepared, train: tuple[Subject, ...])
     with ExitStack() as stack:
         workers = None
         if n > 0:
+            processes: Sequence[Executor]
+            if config.run.verify_on == "ray":
+                processes = stack.enter_context(on_ray.workers(n, on_gpus=prepared.device.n_gpus > 0))
+            else:
+                processes = [start_process(backend.pin(i, prepared.device)) for i in range(n)]
             workers = stack.enter_context(
                 VerificationWorkers(
                     partial(build_verifier, config),
                     prepared.volumes.block(verification),
                     batch_size=config.run.verify_batch_size,
-                    environments=[backend.pin(i, prepared.device) for i in range(n)],
+                    processes=processes,
+                    share=on_ray.share if config.run.verify_on == "ray" else dict,
                 )
             )
         yield make_centers(config, prepared, train, workers)
