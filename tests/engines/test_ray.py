@@ -14,7 +14,11 @@ from pathlib import Path
 
 import pytest
 from test_resume import same
+from test_workers import BATCH_SIZE, SCANS, Linear, share_some_verifications
 from tiny import tiny_overrides
+
+from tmqc.training import on_ray
+from tmqc.training.workers import VerificationWorkers
 
 pytestmark = pytest.mark.engines
 pytest.importorskip("ray", reason="pip install -e '.[ray]'")
@@ -30,7 +34,7 @@ def cluster(tmp_path_factory):
     home = tmp_path_factory.mktemp("r")  # short: paths of sockets have 107 bytes at most
     ray = shutil.which("ray", path=Path(sys.executable).parent)
     environment = {**os.environ, "RAY": ray, "RAY_HOME": str(home), "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    environment |= {"PYTHONPATH": str(SCRIPT.parents[2])}
+    environment |= {"PYTHONPATH": f"{SCRIPT.parents[2]}:{SCRIPT.parents[1]}"}
     try:
         done = subprocess.run([SCRIPT], env=environment, capture_output=True, text=True, timeout=PATIENCE_S)
         if done.returncode:
@@ -89,6 +93,18 @@ def test_a_signal_has_jobs_saved_and_the_same_command_goes_on(cluster, undisturb
     told, _ = again.communicate(timeout=PATIENCE_S)
     assert again.returncode == 0, told
     same(undisturbed, tmp_path / "sweeps" / "s" / "run.seed=0")
+
+
+def test_workers_on_ray_count_as_one_process_does(cluster, monkeypatch):
+    for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_MODE"):
+        monkeypatch.setenv(name, cluster[name])
+    before = signal.getsignal(signal.SIGTERM)
+    with on_ray.workers(2, on_gpus=False) as processes:
+        assert signal.getsignal(signal.SIGTERM) is before
+        with VerificationWorkers(
+            Linear, SCANS, batch_size=BATCH_SIZE, processes=processes, share=on_ray.share
+        ) as workers:
+            share_some_verifications(workers)
 
 
 def test_a_run_verified_on_ray_is_the_run_without(cluster, undisturbed, cohort_csvs, tmp_path):
