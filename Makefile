@@ -68,7 +68,7 @@ wheel: $(VENV)/.dev  ## build the wheel into dist/
 	$(BIN)/python -m build --wheel
 
 lock: $(VENV)/.dev  ## renew requirements.lock from pyproject.toml
-	$(BIN)/pip-compile -q --extra dev --extra nvflare --strip-extras --no-header --no-annotate --no-emit-index-url \
+	$(BIN)/pip-compile -q --extra dev --extra nvflare --extra ray --strip-extras --no-header --no-annotate --no-emit-index-url \
 	  --no-emit-find-links --no-emit-trusted-host --no-emit-options -o requirements.lock pyproject.toml
 
 clean:  ## remove the virtual environment and caches; outputs/ stays

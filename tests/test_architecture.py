@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "tmqc"
 # From the ground to the roof; a module may import from its own room and those before it.
 ROOMS = ["errors", "settings", "core", "data", "phantom", "harm", "model", "rivals", "training", "runs", "federation"]
 ROOMS += ["tracking", "report", "pipelines", "sweep", "cli", "__main__"]
+HYDRAS = {f"tmqc.sweep.{name}" for name in ("multirun", "command_line", "ray_launcher", "search", "slurm")}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -62,7 +63,9 @@ def test_core_is_standard_library_numpy_and_scipy(path):
     ("library", "modules"),
     [
         ("mlflow", {"tmqc.tracking"}),
-        ("hydra", {"tmqc.cli", "tmqc.sweep.multirun", "tmqc.sweep.command_line", "tmqc.sweep.slurm"}),
+        ("hydra", {"tmqc.cli", *HYDRAS}),
+        ("optuna", {"tmqc.sweep.search"}),
+        ("ray", {"tmqc.sweep.ray_launcher", "tmqc.training.on_ray"}),
         ("tensorflow", {"tmqc.model.backend"}),
         ("jax", {"tmqc.model.backend"}),
         ("nvflare", {"tmqc.federation.flare_job", "tmqc.federation.flare_kit", "tmqc.federation.flare_system"}),

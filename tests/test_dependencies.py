@@ -11,7 +11,7 @@ from pathlib import Path
 from test_architecture import MODULES, imports_of
 
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8"))["project"]
-OPTIONAL = {"jax", "nvflare", "psutil"}  # in modules that are imported only if they are asked for
+OPTIONAL = {"jax", "nvflare", "optuna", "psutil", "ray"}  # in modules that are imported only if they are asked for
 
 
 def names_of(requirements):

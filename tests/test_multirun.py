@@ -128,8 +128,6 @@ def test_without_pretrain_there_is_none(composing):
     ("choice", "plugin"),
     [
         ("hydra/launcher=parallel", "hydra_joblib_launcher"),
-        ("hydra/launcher=ray_cluster", "hydra_ray_launcher"),
-        ("hydra/sweeper=search", "hydra_optuna_sweeper"),
     ],
 )
 def test_launchers_compose_where_their_plugin_is_installed(composing, choice, plugin):

@@ -184,7 +184,7 @@ def test_jobs_at_the_same_time_train_their_clean_model_once(cohort_csvs, tmp_pat
 
 @pytest.mark.slow
 def test_a_search_finds_its_trials_again(cohort_csvs, tmp_path):
-    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    pytest.importorskip("optuna.storages.journal")
     settings = ["pipeline=clean", "schedule.cycles=1", "tracking=none", "schedule.learning_rate=interval(0.001,0.02)"]
     settings += ["hydra/sweeper=search", "hydra.sweeper.n_trials=3"]
     settings += ["sweep.objective=verify/loss", "sweep.direction=minimize"]

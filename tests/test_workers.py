@@ -11,7 +11,7 @@ from test_pipelines import go, harm
 
 from tmqc.core.gate import Gate
 from tmqc.training.scorer import Scorer
-from tmqc.training.workers import VerificationWorkers, WorkerError
+from tmqc.training.workers import VerificationWorkers, WorkerError, start_process
 
 N, BATCH_SIZE = 11, 2
 LABELS, CENTERS = [0, 1, 0] * 3 + [1, 1], ["A"] * 6 + ["B"] * 5
@@ -51,33 +51,37 @@ def scorer(learner, workers=None):
 
 def start(build, n=2):
     return VerificationWorkers(
-        build, SCANS, batch_size=BATCH_SIZE, environments=[{"TMQC_TEST": str(i)} for i in range(n)]
+        build, SCANS, batch_size=BATCH_SIZE, processes=[start_process({"TMQC_TEST": str(i)}) for i in range(n)]
     )
 
 
 def test_counts_are_those_of_scoring_alone_whatever_is_left_out_and_a_dead_worker_ends_the_run():
-    alone, shared, reference = Linear(), Linear(), None
     with start(Linear) as workers:
         assert "TMQC_TEST" not in os.environ
-        assert workers.n_own == 2
-        first, second = scorer(alone), scorer(shared, workers)
-        shared.n_scored = 0
-        for i, weight in enumerate(np.random.default_rng(1).normal(size=20)):
-            alone.weight = shared.weight = np.float32(weight)
-            limit = None if i % 3 == 0 else Gate(error=0.01).limit(reference, n_samples=1)
-            found = first.verify(limit)
-            assert second.verify(limit) == found
-            if limit is None:
-                reference = found
-                first.hold_reference()
-                second.hold_reference()
-            assert second.order == first.order
-        assert 0 < shared.n_scored < alone.n_scored / 2
-        [process] = workers._pools[1]._processes.values()
-        os.kill(process.pid, signal.SIGKILL)
-        with pytest.raises(WorkerError, match="verification worker 1 died; the run is saved"):
-            for _ in range(2):  # it may die behind an answer
-                second.verify()
+        share_some_verifications(workers)
+
+
+def share_some_verifications(workers):
+    """Full ones and some that stop early, by two workers that hold `Linear`; then one of the two dies."""
+    alone, shared, reference = Linear(), Linear(), None
+    assert workers.n_own == 2
+    first, second = scorer(alone), scorer(shared, workers)
+    shared.n_scored = 0
+    for i, weight in enumerate(np.random.default_rng(1).normal(size=20)):
+        alone.weight = shared.weight = np.float32(weight)
+        limit = None if i % 3 == 0 else Gate(error=0.01).limit(reference, n_samples=1)
+        found = first.verify(limit)
+        assert second.verify(limit) == found
+        if limit is None:
+            reference = found
+            first.hold_reference()
+            second.hold_reference()
+        assert second.order == first.order
+    assert 0 < shared.n_scored < alone.n_scored / 2
+    os.kill(workers._processes[1].submit(os.getpid).result(), signal.SIGKILL)
+    with pytest.raises(WorkerError, match="verification worker 1 died; the run is saved"):
+        for _ in range(2):  # it may die behind an answer
+            second.verify()
 
 
 def test_a_worker_that_computes_otherwise_is_not_worked_with():

@@ -132,6 +132,21 @@ def test_a_run_that_finished_though_nobody_saw_it_is_skipped(runs, tmp_path):
     assert carry_out(place, made).status == FINISHED
 
 
+def test_what_a_job_left_running_has_ended_before_it_begins_again(runs, tmp_path):
+    """Whoever waited for the run was killed, and the launcher begins the job again."""
+    place = place_in(tmp_path)
+    place.directory.mkdir()
+    lock = place.directory / ".lock"
+    lock.write_text("{}")
+    holds = "import fcntl, sys, time; fcntl.flock(open(sys.argv[1]), fcntl.LOCK_EX); print(flush=True); time.sleep(600)"
+    left = subprocess.Popen([sys.executable, "-c", holds, lock], stdout=subprocess.PIPE, text=True)
+    left.stdout.readline()
+    lock.write_text(json.dumps({"pid": left.pid, "host": os.uname().nodename}))
+    write_outcome(tmp_path, Outcome(place.name, str(place.directory), place.launch, "running"))
+    assert carry_out(place, made).status == FINISHED
+    assert left.wait(timeout=60) == -signal.SIGTERM
+
+
 def test_settings_that_cannot_be_used_are_the_reason(runs, tmp_path, capsys):
     def bad():
         raise SettingsError("qc.error=2: must be a number from 0 to 1")

@@ -47,6 +47,14 @@ def test_without_jobs_on_this_machine_it_ends_at_once(sweep):
         signal.raise_signal(signal.SIGTERM)
 
 
+def test_a_launcher_may_hand_the_first_signal_on_itself(sweep):
+    with sweep.handing_on():
+        signal.raise_signal(signal.SIGINT)
+        assert sweep.asked == signal.SIGINT
+        with pytest.raises(Interrupted):
+            signal.raise_signal(signal.SIGINT)
+
+
 @pytest.mark.parametrize(
     ("ends", "code"),
     [

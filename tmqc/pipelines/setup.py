@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from concurrent.futures import Executor
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,9 +30,10 @@ from tmqc.pipelines.traffic import TrafficMeter
 from tmqc.runs.directory import SITES, SITES_FILE, read_json, write_json
 from tmqc.runs.provenance import versions
 from tmqc.settings.schema import Config
+from tmqc.training import on_ray
 from tmqc.training.centers import LocalCenters
 from tmqc.training.travel import Plan, StatefulCenters
-from tmqc.training.workers import VerificationWorkers
+from tmqc.training.workers import VerificationWorkers, start_process
 
 log = logging.getLogger("tmqc")
 
@@ -76,21 +78,32 @@ def _open_local(run: RunContext, inputs: Inputs, train: tuple[Subject, ...]) -> 
     n = config.run.verify_workers
     if n is None:
         n = 0 if config.qc.early_stop == "confident" else max(0, inputs.device.n_gpus - 1)
-    workers = (
-        VerificationWorkers(
-            partial(_build_verifier, config),
-            inputs.volumes.block([s.subject for s in verification]),
-            batch_size=config.run.verify_batch_size,
-            environments=[backend.pin(i, inputs.device) for i in range(n)],
-        )
-        if n
-        else nullcontext()
-    )
-    with workers as opened:
+    with _open_workers(run, inputs, n) if n else nullcontext() as workers:
         n_pd = sum(s.group for s in verification)
         n_hc = len(verification) - n_pd
-        centers, traffic = make_centers(config, inputs, train, opened), TrafficMeter(None, run.point)
+        centers, traffic = make_centers(config, inputs, train, workers), TrafficMeter(None, run.point)
         yield TrainingSetup(centers, make_plan(config, train), train, inputs.truth, n_hc, n_pd, traffic)
+
+
+@contextmanager
+def _open_workers(run: RunContext, inputs: Inputs, n: int) -> Iterator[VerificationWorkers]:
+    """`n` further processes that verify, on this machine or on those of a Ray cluster."""
+    config, is_on_ray = run.config, run.config.run.verify_on == "ray"
+    with ExitStack() as stack:
+        processes: Sequence[Executor]
+        if is_on_ray:
+            processes = stack.enter_context(on_ray.workers(n, on_gpus=inputs.device.n_gpus > 0))
+        else:
+            processes = [start_process(backend.pin(i, inputs.device)) for i in range(n)]
+        yield stack.enter_context(
+            VerificationWorkers(
+                partial(_build_verifier, config),
+                inputs.volumes.block([s.subject for s in inputs.cohort.verification]),
+                batch_size=config.run.verify_batch_size,
+                processes=processes,
+                share=on_ray.share if is_on_ray else dict,
+            )
+        )
 
 
 @contextmanager

@@ -17,7 +17,7 @@ COMPUTATION = 3
 
 HARMLESS = (
     *("run.overwrite", "run.resume", "run.progress", "run.outputs", "run.name", "init.pretrain"),
-    *("run.verify_workers", "cache.enabled", "cache.directory"),
+    *("run.verify_workers", "run.verify_on", "cache.enabled", "cache.directory"),
     *(f"federation.{name}" for name in ("on_fault", "timeout_s", "patience_s", "pause_s", "admin_kit")),
 )
 HARMLESS_GROUPS = ("tracking.", "checkpoint.", "sweep.")

@@ -271,6 +271,7 @@ class RunConfig:
     precision: str = one_of("float32", ("float32", "mixed_bfloat16", "mixed_float16"))  # of the layers
     verify_batch_size: Any = AUTO  # scans scored at once; auto: 32, or as many as 4 GB hold
     verify_workers: int | None = within(None, 0, 64)  # further processes that verify; null: one per further device
+    verify_on: str = one_of("processes", ("processes", "ray"))  # of this machine, or of a Ray cluster
     jit: str = one_of("auto", ("auto", "on", "off"))  # XLA
     onednn: bool = True  # TensorFlow on a CPU: several times as fast on most; changes last digits
     progress: bool = True  # show bars

@@ -131,6 +131,8 @@ def _check_run(run: RunConfig) -> list[str]:
     size = run.verify_batch_size
     if size != AUTO and not (isinstance(size, int) and not isinstance(size, bool) and 1 <= size <= 100_000):
         faults.append(f"run.verify_batch_size={size}: must be auto, or a whole number from 1 to 100000")
+    if run.verify_on == "ray" and not run.verify_workers:
+        faults.append(f"run.verify_on=ray: give run.verify_workers, a number from 1, and not {run.verify_workers}")
     return faults
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
@@ -10,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -21,7 +23,7 @@ from yaml import YAMLError
 
 from tmqc.errors import TmqcError
 from tmqc.report.summary import numbers_of
-from tmqc.runs.directory import CONFIG, SUMMARY
+from tmqc.runs.directory import CONFIG, LOCK, SUMMARY
 from tmqc.runs.resume import check_place
 from tmqc.runs.signals import WAITING, Interrupted, Stop
 from tmqc.settings.fingerprint import settings_digest
@@ -96,6 +98,11 @@ def handle_signals() -> None:
                 signal.signal(each, warn_or_stop)
 
 
+def was_asked() -> bool:
+    """Whether this process has been sent a signal while it worked for a sweep."""
+    return bool(_asked)
+
+
 def carry_out(place: Place, make: Callable[[], Made]) -> Outcome | None:
     """Do what is left of a job; None if this process has been asked to stop before.
 
@@ -126,6 +133,8 @@ def carry_out(place: Place, make: Callable[[], Made]) -> Outcome | None:
             else:
                 if config.pipeline.name not in TRAINING and before is not None and before.digest == digest:
                     config.run.overwrite = True  # these begin anew instead of going on
+                if before is not None and (before.launch, before.status) == (place.launch, RUNNING):
+                    _end_left_over(place.directory)
                 write_outcome(place.sweep, outcome)
                 outcome = _run(place, made, outcome, begun)
     except TmqcError as error:
@@ -150,6 +159,26 @@ def _end_if_asked() -> None:
     # Threads have no signals to handle: theirs are heard by the main one.
     if _asked:
         raise Interrupted(_asked[0])
+
+
+def _end_left_over(directory: Path) -> None:
+    """Of a job that begins again because who waited for it was killed: let its run save and end.
+
+    One on another machine, which cannot be told, is waited for.
+    """
+    try:
+        file = (directory / LOCK).open("r+", encoding="utf-8")
+    except OSError:
+        return
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = json.loads(file.read() or "{}")
+            if holder.get("host") == os.uname().nodename:
+                with suppress(ProcessLookupError):
+                    os.kill(holder["pid"], signal.SIGTERM)
+            fcntl.flock(file, fcntl.LOCK_EX)
 
 
 def _run(place: Place, made: Made, outcome: Outcome, begun: float) -> Outcome:

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,9 +88,13 @@ OmegaConf.register_new_resolver("tmqc.folder", folder_name, replace=True)
 
 
 def store_schema() -> None:
-    """Tell Hydra what settings there are, and our plugin: it takes those of a package `hydra_plugins` only."""
+    """Tell Hydra what settings there are, and our plugins: it takes those of a package `hydra_plugins` only."""
+    from tmqc.sweep.ray_launcher import RayLauncher
+    from tmqc.sweep.search import Search
+
     ConfigStore.instance().store(name="schema", node=lenient_schema())
-    Plugins.instance().class_name_to_class["hydra_plugins.tmqc.SlurmLauncher"] = SlurmLauncher
+    for plugin in (RayLauncher, Search, SlurmLauncher):
+        Plugins.instance().class_name_to_class[f"hydra_plugins.tmqc.{plugin.__name__}"] = plugin
 
 
 def to_config(composed: DictConfig) -> Config:
@@ -177,10 +182,8 @@ def closing() -> Iterator[None]:
             number = error.number if isinstance(error, Interrupted) else signal.SIGINT
             sys.exit(opened[0].close(stopped_by=number))
         if opened:
-            code = opened[0].close(failed=True)
-            # Optuna's, for want of a best one: every job has failed, and we have said so.
-            is_without_best = isinstance(error, ValueError) and str(error).startswith("No trials are completed")
-            if code and (opened[0].asked is not None or is_without_best):
+            code = opened[0].close()
+            if code and opened[0].asked is not None:
                 sys.exit(code)
         raise
     if opened:
@@ -209,18 +212,40 @@ def make_plan(config: DictConfig) -> Plan:
     shared = f"{settings_digest(base, without=swept)} {sorted(swept)}"
     name = base.sweep.name or f"{what}-{hashlib.sha256(shared.encode()).hexdigest()[:_N_DIGITS]}"
     base.sweep.name = name
-    if faults := check_sweep(base):
+    trials = hydra.sweeper.get("n_trials")
+    if faults := check_sweep(base) + ([] if trials is None else _check_search(hydra.sweeper, base)):
         raise SettingsError(faults)
     if not any(line.startswith("hydra.sweep.dir=") for line in _lines(hydra.overrides.hydra)):
         directory = Path(base.run.outputs).absolute() / "sweeps" / name
         _tell_hydra(config, "hydra.sweep.dir", str(directory))
     _tell_hydra(config, "hydra.job.config.override_dirname.exclude_keys", [o.key_or_group for o in fixed])
-    trials = hydra.sweeper.get("n_trials")
     jobs = _jobs(overrides) if trials is None else None
     if jobs is not None:
         _check_places(hydra, jobs, shared_by_all)
-    n_jobs = len(jobs) if jobs is not None else None if trials is None else int(trials)
-    return Plan(name, Path(hydra.sweep.dir).absolute(), base, swept, n_jobs)
+    n_jobs = len(jobs) if jobs is not None else trials
+    searched_by = f"{shared} {sorted(swept.items())} {base.sweep.objective} {base.sweep.direction}"
+    study = hashlib.sha256(searched_by.encode()).hexdigest()
+    return Plan(name, Path(hydra.sweep.dir).absolute(), base, swept, n_jobs, study)
+
+
+def _check_search(sweeper: DictConfig, base: Config) -> list[str]:
+    faults = [
+        f"hydra.sweeper.{name}={sweeper[name]}: must be a whole number from 1"
+        for name in ("n_trials", "n_jobs")
+        if not isinstance(sweeper[name], int) or not sweeper[name] >= 1
+    ]
+    if base.sweep.objective is None:
+        faults.append("a search needs sweep.objective, as test/auroc or detect/f1: the number that it is after")
+    if not _is_optuna_there():
+        faults.append("hydra/sweeper=search needs Optuna 4 or later: pip install -e '.[search]'")
+    return faults
+
+
+def _is_optuna_there() -> bool:
+    try:
+        return int(version("optuna").partition(".")[0]) >= 4
+    except PackageNotFoundError:
+        return False
 
 
 def _lines(overrides: Any) -> list[str]:

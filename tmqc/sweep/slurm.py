@@ -179,12 +179,12 @@ def _ask(command: Sequence[str]) -> str:
 
 def _states() -> dict[str, str]:
     """Task -> its state, of all of this user's that Slurm remembers."""
-    told = _ask(["squeue", "--me", "--noheader", "--array", "--states=all", "--format=%i %T"])
-    return dict(line.split() for line in told.splitlines())
+    listed = _ask(["squeue", "--me", "--noheader", "--array", "--states=all", "--format=%i %T"])
+    return dict(line.split() for line in listed.splitlines())
 
 
 def _is_alive(task_id: str | None, states: Mapping[str, str]) -> bool:
-    return task_id in states and states[task_id] not in _ENDED
+    return task_id is not None and states.get(task_id, "COMPLETED") not in _ENDED
 
 
 def work() -> None:

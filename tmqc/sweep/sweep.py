@@ -6,8 +6,8 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -35,6 +35,7 @@ class Plan:
         base: the settings that its jobs share; of those that are swept, the value is any.
         swept: setting -> its values as written on the command line.
         n_jobs: None: not known before.
+        study: name of what a search remembers: the settings, what is searched and what for, wherever the sweep lies.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Plan:
     base: Config
     swept: Mapping[str, str]
     n_jobs: int | None
+    study: str = ""
 
 
 @dataclass
@@ -54,6 +56,7 @@ class Sweep:
     launch: str
     asked: int | None = None
     _handlers: dict[int, object] = field(default_factory=dict)
+    _is_launchers: bool = False
 
     def listen(self) -> None:
         """Hand signals on to jobs of this machine, and wait for them; a second one, or without such jobs, does not."""
@@ -82,18 +85,35 @@ class Sweep:
             return EXIT_SIGNAL + stopped_by
         return 0 if not undone else EXIT_INPUT if all(o.code == EXIT_INPUT for o in undone) else 1
 
+    @contextmanager
+    def handing_on(self) -> Iterator[None]:
+        """Inside of the block a first signal only sets `asked`: the launcher hands it on to its jobs itself."""
+        self._is_launchers = True
+        try:
+            yield
+        finally:
+            self._is_launchers = False
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        running = [
-            o
-            for o in read_outcomes(self.plan.directory, self.launch)
-            if o.status == RUNNING and o.host == os.uname().nodename and o.pid != os.getpid()
-        ]
-        if self.asked is not None or not running:
+        if self.asked is not None:
             raise Interrupted(number)
-        self.asked = number
-        for outcome in running:
-            with suppress(ProcessLookupError):
-                os.kill(outcome.pid, signal.SIGTERM if number == signal.SIGINT else number)
+        if self._is_launchers or signal_jobs(self.plan.directory, self.launch, number):
+            self.asked = number
+        else:
+            raise Interrupted(number)
+
+
+def signal_jobs(directory: Path, launch: str, number: int) -> int:
+    """Hand a signal on to the jobs of a launch that run on this machine. Returns how many there are."""
+    running = [
+        o
+        for o in read_outcomes(directory, launch)
+        if o.status == RUNNING and o.host == os.uname().nodename and o.pid != os.getpid()
+    ]
+    for outcome in running:
+        with suppress(ProcessLookupError):
+            os.kill(outcome.pid, signal.SIGTERM if number == signal.SIGINT else number)
+    return len(running)
 
 
 def open_sweep(plan: Plan) -> Sweep:

@@ -10,8 +10,7 @@ import pickle
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context, parent_process
 from multiprocessing.process import BaseProcess
@@ -36,7 +35,7 @@ class WorkerError(StoppedError):
 
 
 class VerificationWorkers:
-    """The processes. The first part of the batches is left to the process that trains; close it in the end.
+    """The processes that verify. The first part of the batches is left to the process that trains; close it in the end.
 
     Attributes:
         n_own: batches of that first part.
@@ -48,29 +47,28 @@ class VerificationWorkers:
         scans: NDArray[np.float32],
         *,
         batch_size: int,
-        environments: Sequence[Mapping[str, str]],
+        processes: Sequence[Executor],
+        share: Callable[[Weights], Any] = dict,
     ) -> None:
-        """Start the processes and hand each its scans; nothing waits for them here.
+        """Hand each process its scans; nothing waits for them here.
 
         Args:
             build: makes the same learner in another process; is pickled.
             scans: the verification split, (n, x, y, z, 1).
-            environments: what each process finds in its environment besides what is there.
+            processes: of which each carries out calls in order (`start_process`); closed with these workers.
+            share: makes of weights what goes to all processes as an argument.
         """
-        first, *parts = np.array_split(np.arange(-(-len(scans) // batch_size)), len(environments) + 1)
+        first, *parts = np.array_split(np.arange(-(-len(scans) // batch_size)), len(processes) + 1)
         self.n_own, packed = len(first), pickle.dumps(build)
-        self._pools: list[ProcessPoolExecutor] = []
+        self._processes, self._share = processes, share
         self._owner: dict[int, int] = {}
         self._getting_ready: list[Future[None]] = []
-        for number, (part, environment) in enumerate(zip(parts, environments, strict=True)):
-            with _environment(environment):  # before the process is there, since TensorFlow reads it while it loads
-                pool = ProcessPoolExecutor(1, get_context("spawn"), _begin)
-                self._pools.append(pool)
-                self._getting_ready.append(pool.submit(_build, packed))
+        for number, (part, process) in enumerate(zip(parts, processes, strict=True)):
+            self._getting_ready.append(process.submit(_build, packed))
             for batch in part.tolist():
                 rows = slice(batch * batch_size, (batch + 1) * batch_size)
                 self._owner[batch] = number
-                self._getting_ready.append(pool.submit(_hold, batch, np.asarray(scans[rows])))
+                self._getting_ready.append(process.submit(_hold, batch, np.asarray(scans[rows])))
 
     def __enter__(self) -> VerificationWorkers:
         return self
@@ -78,8 +76,8 @@ class VerificationWorkers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for pool in self._pools:
-            pool.shutdown(cancel_futures=True)
+        for process in self._processes:
+            process.shutdown(cancel_futures=True)
 
     def ask(self, weights: Weights, order: Sequence[int]) -> dict[int, Future[NDArray[np.float32]]]:
         """Have the model verified: weights go out once, batches are scored in this order, each by who holds it.
@@ -88,8 +86,9 @@ class VerificationWorkers:
             Batch -> its probabilities to come, of all batches that a worker holds; for `result`, or to be cancelled.
         """
         theirs = [batch for batch in order if batch in self._owner]
+        shared = self._share(weights)
         for number in dict.fromkeys(self._owner[batch] for batch in theirs):
-            self._submit(number, _load, dict(weights))
+            self._submit(number, _load, shared)
         return {batch: self._submit(self._owner[batch], _score, batch) for batch in theirs}
 
     def result(self, batch: int, asked: Future[NDArray[np.float32]]) -> NDArray[np.float32]:
@@ -104,7 +103,7 @@ class VerificationWorkers:
                     future.result()
                 self._getting_ready.clear()
             return asked.result()
-        except BrokenProcessPool as error:
+        except BrokenExecutor as error:
             raise self._gone(self._owner[batch]) from error
 
     def check(self, weights: Weights, predict: Callable[[int], NDArray[np.float32]]) -> None:
@@ -126,8 +125,8 @@ class VerificationWorkers:
 
     def _submit(self, number: int, call: Callable[..., Any], *arguments: object) -> Future[Any]:
         try:
-            return self._pools[number].submit(call, *arguments)
-        except BrokenProcessPool as error:
+            return self._processes[number].submit(call, *arguments)
+        except BrokenExecutor as error:
             raise self._gone(number) from error
 
     def _gone(self, number: int) -> WorkerError:
@@ -135,6 +134,18 @@ class VerificationWorkers:
             f"verification worker {number} died; the run is saved up to its last checkpoint, the same command goes on. "
             "If memory was short, lower run.verify_workers"
         )
+
+
+def start_process(environment: Mapping[str, str]) -> ProcessPoolExecutor:
+    """Start a process of this machine that verifies.
+
+    Args:
+        environment: what it finds in its environment besides what is here.
+    """
+    with _environment(environment):  # before the process is there, since TensorFlow reads it while it loads
+        process = ProcessPoolExecutor(1, get_context("spawn"), _begin)
+        process.submit(os.getpid)
+    return process
 
 
 @contextmanager
