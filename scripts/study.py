@@ -145,9 +145,9 @@ def _read_run(run: PastRun, arm: str) -> Iterator[dict[str, Any]]:
     if arm == "rivals":
         scores = read_frame(run.directory / SCORES, {"Subject": str}).set_index("Subject")
         for rival in scores.columns.intersection(["loss", *CUT_OFFS]):
-            order = scores[rival].sort_values(ascending=False, kind="stable")
-            named = set(order.index[order > CUT_OFFS[rival]]) if rival in CUT_OFFS else None
-            yield {"model": rival, **judge(named, order, kind_of, center_of)}
+            by_score = scores[rival].sort_values(ascending=False, kind="stable")
+            named = set(by_score.index[by_score > CUT_OFFS[rival]]) if rival in CUT_OFFS else None
+            yield {"model": rival, **judge(named, by_score, kind_of, center_of)}
         return
     summary = read_json(run.directory / SUMMARY)
     row = {"model": arm, "cycles": summary["n_cycles"]} | {name: summary.get(key) for key, name in TEST.items()}
