@@ -92,7 +92,7 @@ def tell(console: Console) -> None:
     table = Table("", "cycles", *TEST, "harmful eliminated", "good eliminated", title="test split, and training scans")
     for label, (directory, _) in RUNS.items():
         summary = read_json(directory / SUMMARY)
-        found = lost = ""
+        found = lost = "-"
         if label in (PUBLISHED, "evidence"):
             out = set(read_json(directory / LEDGER)["eliminated"])
             harmful = harmful_of(directory)

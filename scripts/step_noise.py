@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
@@ -24,9 +25,10 @@ from tmqc.core.records import BATCH, DRY, Step
 from tmqc.model.backend import import_keras
 from tmqc.runs.checkpoint import checkpoint_path, load_checkpoint, saved_cycles
 from tmqc.runs.directory import CONFIG
-from tmqc.settings.schema import Config
+from tmqc.settings.schema import Config, HarmfulConfig
 
 COLUMNS = ("FPR", "FNR", "loss", "calibrated FPR", "calibrated FNR", "calibrated loss", "flipped")
+HARMFUL_CENTERS = ("center_06", "center_08", "center_11", "center_24")  # of field_dirty; 60, 49, 30, 20 scans
 LEVELS = (0.5, 0.9, 0.99, 1.0)
 
 
@@ -72,6 +74,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--dry", type=int, default=60, help="dry steps of each size")
     parser.add_argument("--batches", type=int, help="of the tour; if not given: all")
     parser.add_argument("--seed", type=int, default=42, help="of the visiting order")
+    parser.add_argument("--harm", nargs="+", default=[], help="kinds: dry steps on whole centers made harmful so")
     parser.add_argument("--frozen", action="store_true", help="qc.batchnorm=frozen")
     parser.add_argument("--threads", type=int, help="of the CPU; if not given: one a core")
     parser.add_argument("--save", type=Path, help="an .npz file for all rows")
@@ -80,7 +83,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def measure(run: Path, options: argparse.Namespace) -> dict[str, list[tuple[float, ...]]]:
     """Changes, as COLUMNS, by kind of step."""
-    from tmqc.pipelines.prepare import prepare
+    from tmqc.pipelines.prepare import corrupt, prepare
     from tmqc.pipelines.setup import make_centers, make_plan
     from tmqc.training.control import ControlledTravel
 
@@ -93,21 +96,32 @@ def measure(run: Path, options: argparse.Namespace) -> dict[str, list[tuple[floa
     config.pipeline.name, config.qc.batchnorm = "qc", "frozen" if options.frozen else "published"
     config.schedule = replace(config.schedule, start=start, cycles=start + 1, seed=options.seed, decay_start=start)
     config.run.threads, config.run.verify_batch_size = options.threads, 32
+    if options.harm:
+        config.cache.enabled = False  # harmful copies are not for keeping
+        config.harmful = HarmfulConfig("centers", options.harm, 10, ids=list(HARMFUL_CENTERS[: len(options.harm)]))
     prepared = prepare(config)
     prepared.learner.load_state(load_checkpoint(checkpoint_path(run, start - 1)).state)
-    train = prepared.cohort.train
     recorder = Recorder()
-    control = Control(Gate(error=1.0), dry_tour=DryTour(n_steps=options.dry, method="z", level=1e6))
+    dry = DryTour(n_steps=options.dry, method="z", level=1e6, centers=tuple(config.harmful.ids))
+    control = Control(Gate(error=1.0), dry_tour=dry)
+    with TemporaryDirectory() as directory:
+        train = corrupt(prepared, Path(directory))
     travel = ControlledTravel(make_plan(config, train), control, make_centers(config, prepared, train), recorder)
     for report in travel.run():
+        queue = travel.state.queue
         n = sum(step.phase == BATCH for step in recorder.steps)
-        if report is not None or n == options.batches:
+        if report is not None or (n == options.batches and not (queue and queue[0].phase == DRY)):
             break
-    return changes_of(recorder.steps)
+    kinds = {} if prepared.drawn is None else {h.subject: h.kind for h in prepared.drawn.harms}
+    return changes_of(recorder.steps, kinds)
 
 
-def changes_of(steps: Sequence[Step]) -> dict[str, list[tuple[float, ...]]]:
-    """What the steps changed: dry ones against the first verification, the others against the one before."""
+def changes_of(steps: Sequence[Step], kinds: Mapping[str, str]) -> dict[str, list[tuple[float, ...]]]:
+    """What the steps changed: dry ones against the first verification, the others against the one before.
+
+    Args:
+        kinds: of harm, by scan.
+    """
     rows: dict[str, list[tuple[float, ...]]] = {}
     before = steps[0].verification
     for step in steps[1:]:
@@ -115,7 +129,9 @@ def changes_of(steps: Sequence[Step]) -> dict[str, list[tuple[float, ...]]]:
         assert before is not None
         assert after is not None
         if step.phase in (DRY, BATCH):
-            kind = f"{'dry ' if step.phase == DRY else ''}{len(step.subjects)}"
+            kind = (
+                f"{'dry ' if step.phase == DRY else ''}{len(step.subjects)} {kinds.get(step.subjects[0], '')}".strip()
+            )
             rows.setdefault(kind, []).append(compare(after, before))
         if step.phase == BATCH:
             before = after

@@ -10,7 +10,7 @@ from tmqc.core.rates import Counts
 
 
 def expect(**changes):
-    given_ = {"n_hc": 1, "n_pd": 1, "error": 0.0, "batch_size": 5, "n_batches": 8, "churn": 0.5}
+    given_ = {"n_hc": 1, "n_pd": 1, "error": 0.0, "batch_size": 5, "n_batches": 8, "churn": [0.5]}
     return expect_false_alarms(**(given_ | changes))
 
 
@@ -22,6 +22,12 @@ def test_by_hand():
     assert (found.batches, found.flagged) == (pytest.approx(8 * p), pytest.approx(8 * p * 5 * p))
     assert found.eliminated == pytest.approx(40 * p**3)
     assert found.flips_allowed == (0, 0)
+
+
+def test_equally_likely_shares_are_averaged():
+    found = expect(churn=[0.0, 0.5, 1.0], churn_single=[0.0])
+    assert found.p_batch == pytest.approx((0.0 + 7 / 16 + 3 / 4) / 3)
+    assert (found.p_single, found.flagged) == (0.0, 0.0)
 
 
 def test_predictions_that_move_together_by_hand():
@@ -36,21 +42,21 @@ def test_agrees_with_simulation():
     for n, worse in ((n_hc, b), (n_pd, 1 - b)):
         changed = rng.binomial(n, 0.1, b.size)
         rejected |= 2 * rng.binomial(changed, worse) - changed > n * tolerance
-    found = expect(n_hc=n_hc, n_pd=n_pd, error=tolerance, churn=0.1, together=0.2)
+    found = expect(n_hc=n_hc, n_pd=n_pd, error=tolerance, churn=[0.1], together=0.2)
     assert found.p_single == pytest.approx(rejected.mean(), abs=0.012)
 
 
 @settings(deadline=None, max_examples=20)
 @given(st.integers(1, 40), st.integers(1, 40), st.floats(0, 0.2), st.floats(1e-6, 1), st.floats(0, 0.9))
 def test_more_tolerance_rejects_no_more(n_hc, n_pd, error, churn, together):
-    how = {"n_hc": n_hc, "n_pd": n_pd, "churn": churn, "together": together}
+    how = {"n_hc": n_hc, "n_pd": n_pd, "churn": [churn], "together": together}
     found, wider = expect(error=error, **how), expect(error=error * 1.5, **how)
     assert -1e-12 <= wider.p_single <= found.p_single + 1e-12 <= 1 + 1e-9
     assert found.p_batch <= found.p_single + 1e-12
 
 
 def test_what_is_out_of_range_is_an_error():
-    for wrong in ({"n_hc": 0}, {"churn": math.nan}, {"churn_single": 2.0}, {"together": 1.0}):
+    for wrong in ({"n_hc": 0}, {"churn": [math.nan]}, {"churn_single": [2.0]}, {"churn": []}, {"together": 1.0}):
         with pytest.raises(ValueError, match="together="):
             expect(**wrong)
 

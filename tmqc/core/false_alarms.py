@@ -11,13 +11,15 @@ threshold makes one class worse and the other better: b ~ Beta(a, a) in HC, 1 - 
     flagged scans         = rejected batches * n * P(1)
     eliminated good scans = flagged scans * P(1)
 
-the published retry and revisit being fresh steps of one scan (one scan moves less: give its own `churn_single`).
+the published retry and revisit being fresh steps of one scan, which move predictions by another `churn_single`. How
+many a step flips differs from step to step: give some equally likely shares.
 Lasting movements of the threshold, from which batch after batch is rejected, are not in it: the numbers are lower
 bounds.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,28 +57,29 @@ def expect_false_alarms(
     error: float,
     batch_size: int,
     n_batches: int,
-    churn: float,
-    churn_single: float | None = None,
+    churn: Sequence[float],
+    churn_single: Sequence[float] = (),
     together: float = 0.0,
 ) -> FalseAlarms:
     """Expected false rejections of the published gate with standard rates.
 
     Args:
         n_hc, n_pd: verification scans. error: acceptable error per sample, in rate. n_batches: of a cycle.
-        churn, churn_single: share of predictions that a batch's, or a single scan's, step changes, 0..1; None: the
-            same.
+        churn, churn_single: equally likely shares of the predictions that a batch's, or a single scan's, step changes,
+            0..1; of single scans none: the same.
         together: correlation of their directions, 0 (independent) up to but excluding 1.
 
     Raises:
         ValueError: a count is below 1 or a share out of range.
     """
-    single = churn if churn_single is None else churn_single
-    if not (n_hc >= 1 and n_pd >= 1 and 0.0 <= churn <= 1.0 and 0.0 <= single <= 1.0 and 0.0 <= together < 1.0):
+    single = churn_single or churn
+    in_range = all(0.0 <= share <= 1.0 for share in (*churn, *single)) and 0.0 <= together < 1.0
+    if not (n_hc >= 1 and n_pd >= 1 and churn and in_range):
         raise ValueError(
             f"n_hc={n_hc}, n_pd={n_pd}: 1 or more; churn={churn}, {single}: 0..1; together={together}: 0 up to below 1"
         )
-    p_batch = _p_rejected(n_hc, n_pd, batch_size * error, churn, together)
-    p_single = _p_rejected(n_hc, n_pd, error, single, together)
+    p_batch = float(np.mean([_p_rejected(n_hc, n_pd, batch_size * error, share, together) for share in churn]))
+    p_single = float(np.mean([_p_rejected(n_hc, n_pd, error, share, together) for share in single]))
     batches = n_batches * p_batch
     flagged = batches * batch_size * p_single
     allowed = (_flips_allowed(n_hc, error), _flips_allowed(n_pd, error))
