@@ -6,24 +6,25 @@ The control, on one page
    (`calibrate_counts`). States are judged by AUROC and calibrated loss, and what is below is computed with that line,
    never at a raw 0.5. No look is taken from a state whose line is flat: it knows nothing, and its margins tell only
    the classes' shares.
-2. **Scores.** Every few cycles all scans are scored by forward passes, and a scan's calibrated logits are averaged over
-   all screenings so far: evidence adds up there, before a test. Who is under verdict is not trained on, so that every
-   further score of it is out of sample.
-3. **Centers** are judged at *looks*, few and planned (K in a run), each in one of two ways, from which each has one p:
-   - `across` (`center_effects`): its margin sum, given its verification scans, against all centers' under a normal model
-     of how they differ; all centers of five training scans or more. It sees small centers, and holds where the first
-     state has been trained at all of them, as the clean model that control starts from has.
-   - `within` (`center_tests.judge_center`): its own scans against one another. It holds whatever centers are like. Before
-     the first look, sizes decide who can be judged (`fdr.large_enough` of `center_tests.least_p` at q / K).
+2. **Scores.** Every few cycles all scans are scored by forward passes, and a scan's calibrated logits are averaged
+   over all screenings so far: evidence adds up there, before a test. Who is under verdict is not trained on, so that
+   every further score of it is out of sample.
+3. **Centers** are judged at *looks*, few and planned (K in a run), each in one of two ways, from which each has one
+   p:
+   - `across` (`center_effects`): its margin sum, given its verification scans, against all centers' under a normal
+     model of how they differ; all centers of five training scans or more. It sees small centers, and holds where the
+     first state has been trained at all of them, as the clean model that control starts from has.
+   - `within` (`center_tests.judge_center`): its own scans against one another. It holds whatever centers are like.
+     Before the first look, sizes decide who can be judged (`fdr.large_enough` of `center_tests.least_p` at q / K).
 
    `judge_centers` puts those under verdict that Benjamini-Hochberg rejects at q: they wait, R cycles or more, off the
-   tour. At a later look a waiting center is eliminated if Benjamini-Hochberg rejects it at q / K with p = 1 for whoever
-   is not waiting; is taken back if it is not even rejected at q; and waits on otherwise (undecided if the run ends). All
-   eliminations of a run together have FDR <= q (`fdr`: union bound over looks; the number of hypotheses stays that of
-   the start, eliminated centers included).
-4. **Odd images** (`conformal.judge_oddness`): how far the moments of what enters the first BatchNorm layer lie from those
-   of the verification scans, of the same scanner where there are enough; found by `conformal` at q, or beyond a fixed limit, which promises nothing. Waiting, revisit
-   and spending (q / K where it eliminates) as for centers.
+   tour. At a later look a waiting center is eliminated if Benjamini-Hochberg rejects it at q / K with p = 1 for
+   whoever is not waiting; is taken back if it is not even rejected at q; and waits on otherwise (undecided if the run
+   ends). All eliminations of a run together have FDR <= q (`fdr`: union bound over looks; the number of hypotheses
+   stays that of the start, eliminated centers included).
+4. **Odd images** (`conformal.judge_oddness`): how far the moments of what enters the first BatchNorm layer lie from
+   those of the verification scans, of the same scanner where there are enough; found by `conformal` at q, or beyond a
+   fixed limit, which promises nothing. Waiting, revisit and spending (q / K where it eliminates) as for centers.
 5. **Single labels** (`label_fdr.judge_labels`), of centers not under verdict: eliminated where the expected false share
    allows it at q / K, at the field's accuracy never; all others are ranked for a human.
 6. **Steps** decide nothing here: no step is verified. An e-value of a center's visits (does the calibrated loss rise
