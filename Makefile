@@ -56,7 +56,11 @@ test-browser: $(VENV)/.dev  ## MLflow's UI and the reports in the system's Chrom
 test-federation: $(VENV)/.federation  ## sites as processes under NVIDIA FLARE: simulator, real sockets, faults
 	$(BIN)/python -m pytest -q -m federation
 
-test-engines: $(VENV)/.dev  ## sweeps on a Slurm cluster of this machine, an MLflow server with PostgreSQL; as root
+$(VENV)/.engines: $(VENV)/.dev
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c requirements.lock -e '.[postgres]' 'mlflow[auth]'
+	@touch $@
+
+test-engines: $(VENV)/.engines  ## sweeps on a Slurm cluster of this machine, an MLflow server with PostgreSQL; as root
 	$(BIN)/python -m pytest -q -m engines
 
 check: $(VENV)/.dev  ## format, lint and types

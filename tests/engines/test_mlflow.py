@@ -76,6 +76,7 @@ def server(tmp_path_factory):
 def between(server, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "password1234567")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "300")  # a machine may be busy
     with Between() as between:
         threading.Thread(target=between.serve_forever, daemon=True).start()
         yield between
@@ -119,12 +120,12 @@ def logged(between, directory):
 
 def test_a_slow_server_does_not_hold_training_up_and_is_named_once(between, caplog, tmp_path):
     tracker = begin(config_of(between), tmp_path)
-    between.delay_s, between.asked = 5.0, []
+    between.delay_s, between.asked = 3.0, []
     travel(tracker, tmp_path, 20)
     assert len(between.asked) < 20  # or it would have waited for answers
     tracker.finish("FINISHED")
     assert len(between.asked) < 20  # several cycles in one call
-    assert len(warnings(caplog)) == 1 and "took 5." in warnings(caplog)[0]
+    assert len(warnings(caplog)) == 1 and "s for an answer" in warnings(caplog)[0]
     between.delay_s = 0.0
     run, steps = logged(between, tmp_path)
     assert run.info.status == "FINISHED" and steps == list(range(20))

@@ -184,7 +184,7 @@ def _states() -> dict[str, str]:
 
 
 def _is_alive(task_id: str | None, states: Mapping[str, str]) -> bool:
-    return task_id is not None and states.get(task_id, "COMPLETED") not in _ENDED
+    return states.get(str(task_id), "COMPLETED") not in _ENDED
 
 
 def work() -> None:
