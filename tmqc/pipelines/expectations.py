@@ -42,8 +42,8 @@ def expect_by_chance(qc: QcConfig, plan: Plan, *, n_hc: int, n_pd: int) -> dict[
     )
     log.info(
         "expected by chance alone: %.1f of %d batches a cycle rejected, %.1f good scans flagged, %.1f of them "
-        "eliminated, if harmless steps flip as large a share of the predictions for %d HC and %d PD scans as on the "
-        "field cohort; more wherever the threshold moves",
+        "eliminated, if harmless steps flip as large a share of the predictions of %d HC and %d PD scans as on "
+        "the field cohort; more wherever the threshold moves",
         *(found.batches, n_batches, found.flagged, found.eliminated, n_hc, n_pd),
     )
     return dict(zip(EXPECTED, (found.batches, found.eliminated), strict=True))
