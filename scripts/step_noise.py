@@ -9,7 +9,6 @@ verification before, at 0.5 and calibrated, and what share of the predictions wa
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -56,7 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         for kind, changes in measure(run, options).items():
             rows.setdefault(kind, []).extend(changes)
         if options.save:
-            options.save.write_text(json.dumps(rows))
+            np.savez(
+                options.save, allow_pickle=False, **{kind.replace(" ", "_"): np.array(c) for kind, c in rows.items()}
+            )
         print(f"{run}: done", flush=True)
     print(f"| steps | n | quantile | {' | '.join(COLUMNS)} |\n|{'---|' * (len(COLUMNS) + 3)}")
     for kind, changes in rows.items():
@@ -76,7 +77,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--harm", nargs="+", default=[], help="kinds: dry steps on whole centers made harmful so")
     parser.add_argument("--frozen", action="store_true", help="qc.batchnorm=frozen")
     parser.add_argument("--threads", type=int, help="of the CPU; if not given: one a core")
-    parser.add_argument("--save", type=Path, help="a JSON file for all rows")
+    parser.add_argument("--save", type=Path, help="an .npz file for all rows")
     return parser.parse_args(argv)
 
 
@@ -87,9 +88,7 @@ def measure(run: Path, options: argparse.Namespace) -> dict[str, list[tuple[floa
 
     saved = OmegaConf.load(run / CONFIG)
     assert isinstance(saved, DictConfig)
-    kept = OmegaConf.masked_copy(
-        saved, [str(group) for group in saved if group != "qc"]
-    )  # of a clean run it says nothing
+    kept = OmegaConf.masked_copy(saved, [str(group) for group in saved if group != "qc"])
     config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), kept))
     assert isinstance(config, Config)
     start = options.start or saved_cycles(run)[-1] + 1
