@@ -22,6 +22,7 @@ from sklearn.metrics import roc_auc_score
 
 from tmqc.core.platt import Line, calibrate_counts, count_logits
 from tmqc.core.rates import margins
+from tmqc.data.cache import open_cache
 from tmqc.model.backend import import_keras
 from tmqc.model.learner import Learner
 from tmqc.runs.checkpoint import checkpoint_path, load_checkpoint
@@ -73,7 +74,8 @@ def measure(run: Path, after: int, threads: int | None) -> dict[str, tuple[float
     config.run.threads = threads
     cohort, _ = find_cohort(config.cohort, Path(config.run.outputs), splits=("verification", "test"))
     subjects = [*cohort.verification, *cohort.test]
-    scans = load(config.cohort, subjects).block([s.subject for s in subjects])
+    volumes = load(config.cohort, subjects, open_cache(config.cache, Path(config.run.outputs)))
+    scans = volumes.block([s.subject for s in subjects])
     labels, n = np.array([s.group for s in subjects]), len(cohort.verification)
     learner, _ = build_learner(config, trains=False)
     states = [load_checkpoint(checkpoint_path(run, cycle)).state for cycle in range(after)]

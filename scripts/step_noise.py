@@ -97,7 +97,6 @@ def measure(run: Path, options: argparse.Namespace) -> dict[str, list[tuple[floa
     config.schedule = replace(config.schedule, start=start, cycles=start + 1, seed=options.seed, decay_start=start)
     config.run.threads, config.run.verify_batch_size = options.threads, 32
     if options.harm:
-        config.cache.enabled = False  # harmful copies are not for keeping
         config.harmful = HarmfulConfig("centers", options.harm, 10, ids=list(HARMFUL_CENTERS[: len(options.harm)]))
     prepared = prepare(config)
     prepared.learner.load_state(load_checkpoint(checkpoint_path(run, start - 1)).state)

@@ -21,11 +21,11 @@ from tmqc.report.style import (
     style_axes,
 )
 
-_METRIC_LABELS = {"f1": "F1", "auroc": "AUROC"}
+_METRIC_LABELS = {"f1": "F1", "auroc": "AUROC", "calibrated_accuracy": "calibrated accuracy"}
 
 
 def draw_cycles(cycles: Sequence[CycleReport]) -> Figure:
-    """Draw losses, and verification FPR, FNR and accuracy, after every cycle.
+    """Draw losses and what verifications say after every cycle: FPR, FNR, accuracy at 0.5 and calibrated, AUROC.
 
     Raises:
         ValueError: there are no cycles.
@@ -37,6 +37,8 @@ def draw_cycles(cycles: Sequence[CycleReport]) -> Figure:
     x = [report.cycle for report in cycles]
     _line(losses, x, [report.train_loss for report in cycles], "training", 0)
     _line(losses, x, [report.verification.loss for report in cycles], "verification", 1)
+    if any(report.calibrated_loss is not None for report in cycles):
+        _line(losses, x, [report.calibrated_loss for report in cycles], "verification, calibrated", 5)
     style_axes(losses, title="Loss", ylabel="cross-entropy in nats")
     highest = max(max(report.train_loss or 0.0, report.verification.loss) for report in cycles)
     losses.set_ylim(0, 1.08 * highest)
@@ -46,6 +48,9 @@ def draw_cycles(cycles: Sequence[CycleReport]) -> Figure:
         ("accuracy", [report.verification.counts.accuracy for report in cycles], GREEN),
     ):
         _line(rates, x, values, name, PALETTE.index(color))
+    if any(report.auroc is not None for report in cycles):
+        _line(rates, x, [report.calibrated_accuracy for report in cycles], "calibrated accuracy", 5)
+        _line(rates, x, [report.auroc for report in cycles], "AUROC", 6)
     style_axes(rates, title="Verification", ylabel="share of scans")
     # The published crosswise rates may exceed 1.
     rates.set_ylim(-0.03, max(1.03, *(1.03 * max(r.rates.fpr, r.rates.fnr) for r in cycles)))

@@ -140,6 +140,8 @@ def _steps(data: RunData) -> Section | None:
         )
         if data.setting("qc.signal") == "rates":
             lead += " The loss is shown besides; this gate does not judge by it."
+        if data.setting("qc.calibrate"):
+            lead += " Counted once the logits are calibrated on the verification scans."
     what = "evidence from" if screened else "rates and loss of"
     alt = f"{what} {len(trace)} verifications, {int(trace['Ignored'].sum())} of them rejected or suspect"
     return Section("steps", "Every verification", lead, [(to_svg(draw_steps(trace)), alt)])
@@ -230,7 +232,10 @@ def _subgroups(data: RunData) -> Section | None:
     title = f"Cycle {last['cycle'].iloc[0]}, by subgroup"
     figure = (to_svg(draw_inference(rows)), f"test metrics of {len({row.cycle for row in rows})} cycles")
     tables = [(title, last[["subgroup", "n", *METRIC_NAMES]])]
-    lead = "0..1, higher is better; a dash does not exist."
+    lead = (
+        "Accuracy, sensitivity, specificity and F1 at 0.5. Calibrated: by the line that the run's verification scans "
+        "gave for the cycle. All but the loss (nats) are 0..1, higher is better; a dash does not exist."
+    )
     return Section("subgroups", "Models and subgroups", lead, [figure], tables)
 
 
