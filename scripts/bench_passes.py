@@ -187,7 +187,8 @@ class _Replay:
 
     def predict(self, rows: Any, *, batch_size: int) -> NDArray[np.float32]:
         self.n_scored += len(rows)
-        return self.p[rows]
+        found: NDArray[np.float32] = self.p[rows]
+        return found
 
     def snapshot(self) -> Any:
         return self.p
@@ -205,7 +206,8 @@ def replay(
         Whether it was accepted, whether it is now, and scans scored, those of the reference included.
     """
     centers: Any = _Replay(recorded[0].p)
-    scorer = Scorer(centers, np.arange(len(labels)), labels=labels, centers=["-"] * len(labels), batch_size=batch_size)
+    rows: Any = np.arange(len(labels))
+    scorer = Scorer(centers, rows, labels=labels, centers=["-"] * len(labels), batch_size=batch_size)
     centers.verify, centers.hold_reference = scorer.verify, scorer.hold_reference
     centers.extend_reference = scorer.extend_reference
     travel = ControlledTravel(plan, control, centers)

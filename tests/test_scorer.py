@@ -103,6 +103,14 @@ class Drifting:
         return TrainResult(0.5, len(subjects))
 
     def verify(self, limit=None):
+        self._oracle.p = self._predict()
+        return self._scorer.verify(limit)
+
+    def extend_reference(self, limit):
+        self._oracle.p = self._predict()
+        return self._scorer.extend_reference(limit)
+
+    def _predict(self):
         shift = np.zeros(len(self._labels))
         for i, batch in enumerate(self.state):
             rng = np.random.default_rng([self._seed, i, *map(len, batch)])
@@ -111,8 +119,7 @@ class Drifting:
                 if subject in self._bad:
                     shift -= (self._labels == self._bad[subject]) * rng.exponential(1.0, len(shift))
         margin = np.where(self._labels == 1, 1.0, -1.0) * (self._base + shift)
-        self._oracle.p = (1.0 / (1.0 + np.exp(-margin))).astype(np.float32)
-        return self._scorer.verify(limit)
+        return (1.0 / (1.0 + np.exp(-margin))).astype(np.float32)
 
     def snapshot(self):
         return self.state
