@@ -212,9 +212,9 @@ def test_rejected_steps_are_scored_in_part(signal):
 
 
 def test_a_confident_run_goes_the_same_way_and_scores_less():
-    """20 runs of 400 verification scans: verdicts as those of all scans but for the share that is stated."""
+    """Five runs of 400 verification scans: verdicts as those of all scans but for the share that is stated."""
     labels, n_steps, different, parts = [0, 1] * 200, 0, 0, []
-    for seed in range(20):
+    for seed in range(5):
         gate = Gate(error=0.03)
         runs = {}
         for early_stop in ("off", "confident"):
@@ -231,7 +231,7 @@ def test_a_confident_run_goes_the_same_way_and_scores_less():
                 assert step.verdict.rates.fpr <= step.verdict.reference.fpr + step.verdict.tolerance
         for report in runs["confident"][1]:
             assert report.verification.counts.n == 400  # what a cycle leaves is known in full
-    assert len(parts) > 30
+    assert len(parts) > 8
     assert set(parts) <= {88, 180}
     assert different <= 0.005 * n_steps
 
