@@ -38,7 +38,7 @@ study: $(VENV)/.run  ## all gates on the field cohort, five seeds, resumable; le
 study-quick: $(VENV)/.run  ## two gates on the demo's cohort, two seeds, into outputs/study/quick; minutes
 	@$(BIN)/python scripts/study.py quick $(STUDY)
 
-bench: $(VENV)/.run  ## verification and a QC cycle beside the published way, into outputs/bench; minutes; BENCH="--full"
+bench: $(VENV)/.run  ## verification and a QC cycle beside the published way, passes on the field cohort, into outputs/bench; BENCH="--no-field": minutes
 	@$(BIN)/python scripts/bench.py $(BENCH)
 
 docs: $(VENV)/.run  ## docs/settings.md from the schema of the settings
