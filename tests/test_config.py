@@ -160,6 +160,12 @@ def test_a_screen_has_nothing_to_stop_early():
         "qc.early_stop ends verif" in f for f in faults(*OWN_DATA, "init.from=x", "qc=screen", "qc.early_stop=true")
     )
     validate(composed(*OWN_DATA, "init.from=x", "qc.early_stop=true", "run.verify_batch_size=auto"))
+    assert [composed(f"qc.early_stop={word}").qc.early_stop for word in ("true", "false")] == ["certain", "off"]
+
+
+@pytest.mark.parametrize(("setting", "told"), [("qc.reference=best", "best one"), ("run.verify_workers=1", "workers")])
+def test_what_does_not_go_with_acceptance_by_a_part(setting, told):
+    assert any(told in fault for fault in faults(*OWN_DATA, "init.from=x", "qc.early_stop=confident", setting))
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,7 @@ DATA = OWN_DATA[:2]
             ["federation=nvflare", "federation.sites=[a,b]", "federation.admin_kit=kit", "qc.early_stop=true"],
             "set qc.early_stop=off with federation=nvflare",
         ),
+        (["federation=local", "qc=screen"], "set qc.screen.exact=true with federation=local"),
         (["federation=local", "qc=screen"], "qc.screen.image_z=6: to compare images, sites would have to"),
         (["federation=local", "run.verify_workers=2"], "sites have one model each"),
         (["federation=nvflare"], "federation.sites is not set: give the names of the FLARE clients"),

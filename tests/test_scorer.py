@@ -103,6 +103,14 @@ class Drifting:
         return TrainResult(0.5, len(subjects))
 
     def verify(self, limit=None):
+        self._oracle.p = self._predict()
+        return self._scorer.verify(limit)
+
+    def extend_reference(self, limit):
+        self._oracle.p = self._predict()
+        return self._scorer.extend_reference(limit)
+
+    def _predict(self):
         shift = np.zeros(len(self._labels))
         for i, batch in enumerate(self.state):
             rng = np.random.default_rng([self._seed, i, *map(len, batch)])
@@ -111,8 +119,7 @@ class Drifting:
                 if subject in self._bad:
                     shift -= (self._labels == self._bad[subject]) * rng.exponential(1.0, len(shift))
         margin = np.where(self._labels == 1, 1.0, -1.0) * (self._base + shift)
-        self._oracle.p = (1.0 / (1.0 + np.exp(-margin))).astype(np.float32)
-        return self._scorer.verify(limit)
+        return (1.0 / (1.0 + np.exp(-margin))).astype(np.float32)
 
     def snapshot(self):
         return self.state
@@ -205,9 +212,9 @@ def test_rejected_steps_are_scored_in_part(signal):
 
 
 def test_a_confident_run_goes_the_same_way_and_scores_less():
-    """20 runs of 400 verification scans: verdicts as those of all scans but for the share that is stated."""
+    """Five runs of 400 verification scans: verdicts as those of all scans but for the share that is stated."""
     labels, n_steps, different, parts = [0, 1] * 200, 0, 0, []
-    for seed in range(20):
+    for seed in range(5):
         gate = Gate(error=0.03)
         runs = {}
         for early_stop in ("off", "confident"):
@@ -224,7 +231,7 @@ def test_a_confident_run_goes_the_same_way_and_scores_less():
                 assert step.verdict.rates.fpr <= step.verdict.reference.fpr + step.verdict.tolerance
         for report in runs["confident"][1]:
             assert report.verification.counts.n == 400  # what a cycle leaves is known in full
-    assert len(parts) > 30
+    assert len(parts) > 8
     assert set(parts) <= {88, 180}
     assert different <= 0.005 * n_steps
 

@@ -28,11 +28,11 @@ def test_the_band_by_hand():
     sd = 5.0 / 1.349
     far = 3.5 + 10.5 * sd
     values = [*map(float, range(9)), far, 200.0]
-    error = 0.1 * ((8.0 - 3.5) + sd)
+    error = 0.1 * ((8.0 - 3.5) + 10.0 * sd)
     check = check_estimates(named(values), {"s0": 0.0, "s1": 1.0, "s8": 8.0 + error}, [3.0] * 11, LIMITS)
     assert shortest_half(list(check.changes.values())) == pytest.approx((3.5, sd))
     assert check.error == pytest.approx(0.1)
-    assert check.undecided == ("s9",)  # 10.5 - 0.1 * 11.5 is below the limit of 10, 200 is far beyond
+    assert check.undecided == ("s9",)  # 10.5 - 0.1 * 20.5 is below the limit of 10, 200 is far beyond
     verified = check_estimates(named(values), {"s0": 0.0, "s8": 8.0 + error, "s1": 1.0, "s9": far}, [3.0] * 11, LIMITS)
     assert (verified.holds, verified.undecided) == (True, ())
 
@@ -41,17 +41,29 @@ def test_a_scan_that_other_evidence_condemns_need_not_be_verified():
     """The model contradicts its label: whatever its step does, it is a suspect."""
     sd = 5.0 / 1.349
     values = [*map(float, range(9)), 3.5 + 10.5 * sd, 200.0]
-    exact = {"s0": 0.0, "s1": 1.0, "s8": 8.0 + 0.1 * (4.5 + sd)}
+    exact = {"s0": 0.0, "s1": 1.0, "s8": 8.0 + 0.1 * (4.5 + 10.0 * sd)}
     assert check_estimates(named(values), exact, [*[3.0] * 9, -3.0, 3.0], LIMITS).undecided == ()
 
 
 def test_estimates_that_say_nothing_leave_all_to_be_verified():
-    """The estimates of the sample are the changes the other way round."""
-    truth = named([*np.linspace(-3.0, 3.0, 40)])
+    """The products of the sample are the changes the other way round, one of them far from the bulk."""
+    truth = named([*np.linspace(-1.0, 1.0, 36), *[60.0] * 4])
     sample = {s: truth[s] for s in ("s3", "s9", "s30", "s36")}
     check = check_estimates({s: -change for s, change in truth.items()}, sample, [3.0] * 40, LIMITS)
     assert not check.holds
     assert set(check.undecided) == set(truth) - set(sample)
+
+
+def test_a_loss_that_is_curved_along_what_all_steps_have_in_common():
+    """Changes are a parabola of the products: nothing is left of the error, and both ends are verified."""
+    products = np.random.default_rng(0).normal(-0.1, 0.1, 200)
+    truth = products + 2.0 * products**2
+    exact = {s: float(truth[int(s[1:])]) for s in draw_sample(list(named(products)), seed=(0,))}
+    check = check_estimates(named(products), exact, [3.0] * 200, LIMITS)
+    ends = {f"s{np.argmin(products)}", f"s{np.argmax(products)}"}
+    assert set(check.undecided) == ends - set(exact)
+    assert check.error < 1e-9
+    assert list(check.changes.values()) == pytest.approx(truth.tolist())
 
 
 def test_the_sample_is_drawn_by_its_seed_and_all_of_few_scans():

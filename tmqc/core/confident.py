@@ -11,7 +11,7 @@ flip, are not singled out: within a few steps others are the doubtful ones (simu
 **How sure.** Let N scans of a class be there, n of them scored, b of these broken, and k the fewest net flips with
 which the step would be rejected. If it would, k of the N are broken, and b or fewer among the n are found with
 probability P(hypergeometric(N, k, n) <= b) at most. Both classes must pass, so the larger of the two bounds the
-probability of a wrong acceptance; fixed predictions are left out of account. The looks share the error: 4/5 and 1/5.
+probability of a wrong acceptance; fixed predictions are left out of account. The two looks share the error, 4 to 1.
 
 **The loss.** Here changes of any size count, up to 16 nats a scan, and no part excludes one such change. It is assumed
 that no scan's loss rises by more than twice as much as the first ones' changed. Then the wealth of bets

@@ -169,14 +169,14 @@ def _log_estimated(cycle: int, estimated: Estimated) -> None:
     n = estimated.n_estimated + estimated.n_verified
     if estimated.n_estimated == 0:
         log.info(
-            "cycle %d: all %d scans screened were verified: first-order estimates are not good enough here (largest "
-            "error %.2g of a change)",
+            "cycle %d: all %d scans screened were verified, for first-order estimates are not good enough here "
+            "(largest error %.2g of the limit)",
             *(cycle, n, estimated.error),
         )
         return
     log.info(
-        "cycle %d: of %d scans screened %d were verified, the others estimated to first order (largest error %.2g of a "
-        "change)",
+        "cycle %d: of %d scans screened %d were verified, the others estimated to first order (largest error %.2g of "
+        "the limit)",
         *(cycle, n, estimated.n_verified, estimated.error),
     )
 

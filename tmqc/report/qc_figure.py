@@ -183,7 +183,7 @@ def _shows_accepted(trace: pd.DataFrame) -> bool:
 def _rate_legend(trace: pd.DataFrame) -> list[Line2D | Patch]:
     screened = is_screen(trace)
     words = ("a scan", "a suspect") if screened else ("accepted step", "rejected step")
-    if (trace["Scored"] < trace["Scored"].max()).any():
+    if not screened and (trace["Scored"] < trace["Scored"].max()).any():
         words = (words[0], f"{words[1]} (early stop: at least this rate)")
     accepted = Line2D([], [], color=BLUE, marker=".", linestyle="", label=words[0])
     judged_by: list[Line2D | Patch] = [
