@@ -153,11 +153,11 @@ def _read_run(run: PastRun, arm: str) -> Iterator[dict[str, Any]]:
     row = {"model": arm, "cycles": summary["n_cycles"]} | {name: summary.get(key) for key, name in TEST.items()}
     if arm not in ("clean", "dirty"):
         out = read_json(run.directory / LEDGER)["eliminated"]
-        order = None
+        ranking = None
         if (path := run.directory / REVIEW).is_file():
             ranked = [*out, *(s for s in read_frame(path, {"subject": str})["subject"] if s not in set(out))]
-            order = pd.Series(range(len(ranked), 0, -1), ranked)
-        row |= judge(set(out), order, kind_of, center_of)
+            ranking = pd.Series(range(len(ranked), 0, -1), ranked)
+        row |= judge(set(out), ranking, kind_of, center_of)
     yield row
 
 
