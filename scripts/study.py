@@ -145,19 +145,19 @@ def _read_run(run: PastRun, arm: str) -> Iterator[dict[str, Any]]:
     if arm == "rivals":
         scores = read_frame(run.directory / SCORES, {"Subject": str}).set_index("Subject")
         for rival in scores.columns.intersection(["loss", *CUT_OFFS]):
-            by_score = scores[rival].sort_values(ascending=False, kind="stable")
-            named = set(by_score.index[by_score > CUT_OFFS[rival]]) if rival in CUT_OFFS else None
-            yield {"model": rival, **judge(named, by_score, kind_of, center_of)}
+            order = scores[rival].sort_values(ascending=False, kind="stable")
+            named = set(order.index[order > CUT_OFFS[rival]]) if rival in CUT_OFFS else None
+            yield {"model": rival, **judge(named, order, kind_of, center_of)}
         return
     summary = read_json(run.directory / SUMMARY)
     row = {"model": arm, "cycles": summary["n_cycles"]} | {name: summary.get(key) for key, name in TEST.items()}
     if arm not in ("clean", "dirty"):
         out = read_json(run.directory / LEDGER)["eliminated"]
-        order: pd.Series | None = None
+        ranking = None
         if (path := run.directory / REVIEW).is_file():
             ranked = [*out, *(s for s in read_frame(path, {"subject": str})["subject"] if s not in set(out))]
-            order = pd.Series(range(len(ranked), 0, -1), ranked)
-        row |= judge(set(out), order, kind_of, center_of)
+            ranking = pd.Series(range(len(ranked), 0, -1), ranked)
+        row |= judge(set(out), ranking, kind_of, center_of)
     yield row
 
 

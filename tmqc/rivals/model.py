@@ -77,8 +77,8 @@ def score_confident_learning(case: Case, model: Probe) -> NDArray[np.float64]:
     p = model.predict(case.scans).astype(np.float64)
     usual = np.array([1.0 - p[case.groups == 0].mean(), p[case.groups == 1].mean()])
     other = 1 - case.groups
-    doubt: NDArray[np.float64] = np.where(other == 1, p, 1.0 - p) - usual[other]
-    return doubt
+    above: NDArray[np.float64] = np.where(other == 1, p, 1.0 - p) - usual[other]
+    return above
 
 
 def score_aled(case: Case, model: Probe) -> NDArray[np.float64]:
@@ -108,8 +108,8 @@ def score_aled(case: Case, model: Probe) -> NDArray[np.float64]:
             fitted = MinCovDet(random_state=0).fit(points[members])
             of[:] = -0.5 * (fitted.mahalanobis(points) + np.linalg.slogdet(fitted.covariance_)[1])
     hc, pd = np.logaddexp.reduce(logs, axis=0) + np.log([[np.mean(members)] for members in classes])
-    ratio: NDArray[np.float64] = np.where(case.groups == 1, hc - pd, pd - hc)
-    return ratio
+    ratios: NDArray[np.float64] = np.where(case.groups == 1, hc - pd, pd - hc)
+    return ratios
 
 
 def score_clipfl(case: Case, model: Probe) -> NDArray[np.float64]:
