@@ -7,6 +7,7 @@ import importlib.util
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf, open_dict
 
 from tmqc.cli import conf_dir
@@ -124,6 +125,20 @@ def test_without_pretrain_there_is_none(composing):
     assert config.init["from"] == "outputs/clean/demo"
 
 
+@pytest.mark.parametrize("group", ["launcher=ray", "sweeper=search"])
+def test_our_own_plugins_are_known_to_hydra(composing, group):
+    composed = compose("config", [f"hydra/{group}"], return_hydra_config=True)
+    assert composed.hydra[group.partition("=")[0]]["_target_"] in Plugins.instance().class_name_to_class
+
+
+def test_a_search_for_nothing_is_refused(composing):
+    search = ["hydra/sweeper=search", "hydra.sweeper.n_jobs=0"]
+    with pytest.raises(SettingsError) as refused:
+        plan_of(*TABLES, "pipeline=clean", "qc.error=interval(0,1)", hydra=search)
+    assert "hydra.sweeper.n_jobs=0: must be a whole number from 1" in str(refused.value)
+    assert "a search needs sweep.objective" in str(refused.value)
+
+
 @pytest.mark.parametrize(
     ("choice", "plugin"),
     [
@@ -134,5 +149,4 @@ def test_launchers_compose_where_their_plugin_is_installed(composing, choice, pl
     if importlib.util.find_spec("hydra_plugins") is None or importlib.util.find_spec(f"hydra_plugins.{plugin}") is None:
         pytest.skip(f"{plugin} is not installed")
     composed = compose("config", [choice], return_hydra_config=True)
-    group = "launcher" if "launcher" in choice else "sweeper"
-    assert plugin in composed.hydra[group]["_target_"]
+    assert plugin in composed.hydra.launcher["_target_"]

@@ -138,7 +138,7 @@ def test_what_a_job_left_running_has_ended_before_it_begins_again(runs, tmp_path
     place.directory.mkdir()
     lock = place.directory / ".lock"
     lock.write_text("{}")
-    holds = "import fcntl, sys, time; fcntl.flock(open(sys.argv[1]), fcntl.LOCK_EX); print(flush=True); time.sleep(600)"
+    holds = "import fcntl, sys, time; f = open(sys.argv[1]); fcntl.flock(f, 2); print(flush=True); time.sleep(600)"
     left = subprocess.Popen([sys.executable, "-c", holds, lock], stdout=subprocess.PIPE, text=True)
     left.stdout.readline()
     lock.write_text(json.dumps({"pid": left.pid, "host": os.uname().nodename}))

@@ -16,8 +16,8 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 from tmqc.sweep.multirun import opened
-from tmqc.sweep.outcome import KILLED, RUNNING, read_outcome, write_outcome
-from tmqc.sweep.run_process import EXIT_SIGNAL
+from tmqc.sweep.outcome import FAILED, KILLED, RUNNING, Outcome, read_outcome, write_outcome
+from tmqc.sweep.run_process import EXIT_FAULT, EXIT_SIGNAL
 from tmqc.training.on_ray import handed_on, joined, take_over
 
 if TYPE_CHECKING:
@@ -68,33 +68,49 @@ class RayLauncher(Launcher):
                 arrived, _ = ray.wait([jobs[number] for number in left], num_returns=len(left), timeout=0)
                 for number in left:
                     if jobs[number] in arrived:
-                        ended[number] = self._collect(jobs[number], job_overrides[number], sweep)
+                        ended[number] = self._collect(
+                            jobs[number], job_overrides[number], initial_job_idx + number, sweep
+                        )
                         sweep.board.look()
                 if sweep.asked is not None and not is_told:
                     is_told = True
                     _stop([jobs[number] for number in left], sweep)
         return [ended[number] for number in range(len(jobs))]
 
-    def _collect(self, task: Any, overrides: Sequence[str], sweep: Sweep) -> JobReturn:
-        """What a task returned; that it was lost, if it was, becomes the job's outcome."""
+    def _collect(self, task: Any, overrides: Sequence[str], number: int, sweep: Sweep) -> JobReturn:
+        """What a task returned; if that is nothing, the job's outcome says why."""
         import ray
 
         from tmqc.sweep.job import Place
 
+        status, reason = KILLED, "its sweep was stopped"
         try:
             return cast(JobReturn, ray.get(task))
-        except ray.exceptions.TaskCancelledError:
-            reason = "its sweep was stopped"
-        except (ray.exceptions.RayError, JobStopped) as error:
+        except (ray.exceptions.TaskCancelledError, JobStopped):
+            is_lost = False
+        except ray.exceptions.RayTaskError as error:
+            status, is_lost = FAILED, True
+            reason = f"{type(error.cause).__name__}: {error.cause}"
+        except ray.exceptions.RayError as error:
+            is_lost = True
             reason = f"lost by Ray: {' '.join(str(error).split())[:200]}"
         directory = sweep.plan.directory
-        subdir = self._context.config_loader.load_sweep_config(self._config, list(overrides)).hydra.sweep.subdir
-        name = Place(directory, sweep.launch, directory / subdir, terminal=False).name
-        before = read_outcome(directory, name)
-        if before is not None and before.launch == sweep.launch and before.status == RUNNING:
-            code = EXIT_SIGNAL + signal.SIGKILL
-            write_outcome(directory, replace(before, status=KILLED, code=code, reason=reason))
-        return JobReturn(_return_value=None, status=JobStatus.COMPLETED)
+        subdir = _compose(self._context, self._config, overrides, number).hydra.sweep.subdir
+        place = Place(directory, sweep.launch, directory / subdir, terminal=False)
+        there = read_outcome(directory, place.name)
+        if there is None or there.launch != sweep.launch:
+            there = Outcome(place.name, str(place.directory), sweep.launch, RUNNING) if is_lost else None
+        if there is not None and there.status == RUNNING:
+            code = EXIT_FAULT if status == FAILED else EXIT_SIGNAL + signal.SIGKILL
+            write_outcome(directory, replace(there, status=status, code=code, reason=reason))
+        return JobReturn(status=JobStatus.COMPLETED)
+
+
+def _compose(context: HydraContext, config: DictConfig, overrides: Sequence[str], number: int) -> DictConfig:
+    composed = context.config_loader.load_sweep_config(config, list(overrides))
+    with open_dict(composed):
+        composed.hydra.job.id, composed.hydra.job.num = f"{composed.hydra.job.name}_{number}", number
+    return composed
 
 
 def _run(environment: Mapping[str, str], number: int, overrides: Sequence[str], shared: tuple[Any, ...]) -> JobReturn:
@@ -105,9 +121,7 @@ def _run(environment: Mapping[str, str], number: int, overrides: Sequence[str], 
     context, config, task, state = shared
     setup_globals()
     Singleton.set_state(state)
-    composed = context.config_loader.load_sweep_config(config, list(overrides))
-    with open_dict(composed):
-        composed.hydra.job.id, composed.hydra.job.num = f"{composed.hydra.job.name}_{number}", number
+    composed = _compose(context, config, overrides, number)
     HydraConfig.instance().set_config(composed)
     ended = run_job(
         task_function=task,
