@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Mapping, Sequence
@@ -142,10 +143,13 @@ def _stop(tasks: Sequence[Any], sweep: Sweep) -> None:
 
     from tmqc.sweep.sweep import signal_jobs
 
+    assert sweep.asked is not None
     for task in tasks:  # Ray's interrupt does not wake one that waits for its run, so there is a signal as well
         ray.cancel(task)
+    asked = (sweep.plan.directory, sweep.launch, sweep.asked)
+    signal_jobs(*asked)
     hosts = {node["NodeManagerHostname"]: node["NodeID"] for node in ray.nodes() if node["Alive"]}
+    hosts.pop(os.uname().nodename, None)
     for node in hosts.values():
         there = NodeAffinitySchedulingStrategy(node, soft=False)
-        tell = ray.remote(num_cpus=0, scheduling_strategy=there)(signal_jobs)
-        tell.remote(sweep.plan.directory, sweep.launch, sweep.asked)
+        ray.remote(num_cpus=0, scheduling_strategy=there)(signal_jobs).remote(*asked)
