@@ -91,7 +91,7 @@ class RayLauncher(Launcher):
             is_lost = False
         except ray.exceptions.RayTaskError as error:
             status, is_lost = FAILED, True
-            reason = f"{type(error.cause).__name__}: {error.cause}"
+            reason = f"{type(error.cause).__name__}: {str(error.cause).partition(chr(10))[0]}"
         except ray.exceptions.RayError as error:
             is_lost = True
             reason = f"lost by Ray: {' '.join(str(error).split())[:200]}"
