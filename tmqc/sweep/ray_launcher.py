@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Mapping, Sequence
@@ -90,7 +91,7 @@ class RayLauncher(Launcher):
             is_lost = False
         except ray.exceptions.RayTaskError as error:
             status, is_lost = FAILED, True
-            reason = f"{type(error.cause).__name__}: {error.cause}"
+            reason = f"{type(error.cause).__name__}: {str(error.cause).partition(chr(10))[0]}"
         except ray.exceptions.RayError as error:
             is_lost = True
             reason = f"lost by Ray: {' '.join(str(error).split())[:200]}"
@@ -142,10 +143,13 @@ def _stop(tasks: Sequence[Any], sweep: Sweep) -> None:
 
     from tmqc.sweep.sweep import signal_jobs
 
+    assert sweep.asked is not None
     for task in tasks:  # Ray's interrupt does not wake one that waits for its run, so there is a signal as well
         ray.cancel(task)
+    asked = (sweep.plan.directory, sweep.launch, sweep.asked)
+    signal_jobs(*asked)
     hosts = {node["NodeManagerHostname"]: node["NodeID"] for node in ray.nodes() if node["Alive"]}
+    hosts.pop(os.uname().nodename, None)
     for node in hosts.values():
         there = NodeAffinitySchedulingStrategy(node, soft=False)
-        tell = ray.remote(num_cpus=0, scheduling_strategy=there)(signal_jobs)
-        tell.remote(sweep.plan.directory, sweep.launch, sweep.asked)
+        ray.remote(num_cpus=0, scheduling_strategy=there)(signal_jobs).remote(*asked)

@@ -29,7 +29,9 @@ _PLACE, _AGAIN = "sweep", "again"  # attributes of a trial: the sweep that ran i
 class Search(Sweeper):
     """`hydra/sweeper=search`. A search that is launched again goes on; several share one `storage`, each its sweep."""
 
-    def __init__(self, n_trials: int, n_jobs: int, seed: int, storage: str | None, params: DictConfig | None) -> None:
+    def __init__(
+        self, n_trials: int, n_jobs: int, seed: int, storage: str | None, params: Mapping[str, str] | None
+    ) -> None:
         """Take `conf/hydra/sweeper/search.yaml`, which says what each is."""
         self._n_trials, self._n_jobs, self._seed, self._storage = n_trials, n_jobs, seed, storage
         self._params = [f"{key!s}={values}" for key, values in (params or {}).items()]
