@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ["--shape", "12", "12", "12", "--filters", "2", "2", "--n-verify", "8", "--n-steps", "3", "--n-pretrain", "2"]
 ESSENTIALS = (
-    "leaves_no_trace_in_any_variable or goes_on_alike or round_trip or by_hand"  # of tests/model/test_learner.py
+    "leaves_no_trace_in_any_variable or goes_on_alike or round_trip or by_hand or by_differences"  # of tests/model/test_learner.py
 )
 
 pytestmark = pytest.mark.slow
@@ -41,4 +41,4 @@ def test_the_bench_measures_with_jax(tmp_path):
 def test_the_learner_keeps_its_promises_with_jax():
     ran = run("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/model/test_learner.py", "-k", ESSENTIALS)
     assert ran.returncode == 0, ran.stdout[-3000:]
-    assert "4 passed" in ran.stdout
+    assert "5 passed" in ran.stdout
