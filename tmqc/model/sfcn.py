@@ -13,6 +13,15 @@ from tmqc.model.learner import Learner
 from tmqc.settings.schema import Config, ModelConfig
 
 
+@keras.saving.register_keras_serializable("tmqc")
+class FrozenNorm(layers.BatchNormalization):
+    """BatchNorm by its moving statistics, in training, too; they stay as they are. Scale and shift are trained."""
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        """As in inference. A `training=False` where the layer is called would not do: a model's own overrides it."""
+        return super().call(inputs, training=False, mask=mask)
+
+
 def sfcn(
     shape: Sequence[int], settings: ModelConfig, *, seed: int, precision: str = "float32", frozen_norms: bool = False
 ) -> keras.Model:
@@ -40,12 +49,12 @@ def sfcn(
             dtype=precision,
             name=f"conv{i}",
         )(x)
-        return layers.BatchNormalization(
+        return (FrozenNorm if frozen_norms else layers.BatchNormalization)(
             momentum=settings.batchnorm_momentum,
             epsilon=settings.batchnorm_epsilon,
             dtype=precision,
             name=f"norm{i}",
-        )(x, **({"training": False} if frozen_norms else {}))
+        )(x)
 
     volume = keras.Input((*shape, 1), name="volume")
     x = volume
