@@ -12,9 +12,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ["--shape", "12", "12", "12", "--filters", "2", "2", "--n-verify", "8", "--n-steps", "3", "--n-pretrain", "2"]
-ESSENTIALS = (
-    "leaves_no_trace_in_any_variable or goes_on_alike or round_trip or by_hand or by_differences"  # of tests/model/test_learner.py
-)
+# Of tests/model/test_learner.py.
+ESSENTIALS = "leaves_no_trace_in_any_variable or goes_on_alike or round_trip or by_hand or by_differences"
 
 pytestmark = pytest.mark.slow
 
