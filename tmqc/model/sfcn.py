@@ -14,7 +14,7 @@ from tmqc.settings.schema import Config, ModelConfig
 
 
 @keras.saving.register_keras_serializable("tmqc")
-class FrozenNorm(layers.BatchNormalization):
+class FrozenNorm(layers.BatchNormalization):  # type: ignore[misc]
     """BatchNorm by its moving statistics, in training, too; they stay as they are. Scale and shift are trained."""
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:

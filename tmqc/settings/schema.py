@@ -156,7 +156,7 @@ class QcConfig:
     reference: str = one_of("last", ("last", "best"))  # the last accepted verification, or the best so far
     chance: float | None = None  # 0.05: a rate rejects only beyond what chance explains (exact McNemar test); null: off
     strikes: int = within(1, 1, 1000)  # failed revisits in a row that eliminate
-    early_stop: str = one_of("off", EARLY_STOPS)  # end a verification once its rejection, or either verdict, is known
+    early_stop: Any = field(default="off", metadata={"one_of": EARLY_STOPS})  # end a verification once it is decided
     confidence: float = within(0.95, 0.5, 0.999999)  # of early_stop=confident: at which a part of the scans accepts
     verify: str = one_of("batch", ("batch", "visit"))  # after every batch, or once after every visit
     calibrate: bool = False  # Platt-calibrate the verification logits before anything is counted

@@ -114,7 +114,8 @@ def to_config(composed: DictConfig) -> Config:
         raise SettingsError(explain(error)) from error
     assert isinstance(config, Config)
     # As it was set before it had three values.
-    config.qc.early_stop = {"True": "certain", "False": "off"}.get(config.qc.early_stop, config.qc.early_stop)
+    if isinstance(config.qc.early_stop, bool):
+        config.qc.early_stop = "certain" if config.qc.early_stop else "off"
     return config
 
 
