@@ -147,7 +147,7 @@ def test_names_of_runs_may_be_nested(name):
     [
         (["qc=screen", "qc.calibrate=true"], "qc.control=screen has none: set it to false"),
         (["qc=chance", "qc.calibrate=true"], "flipped predictions are counted at 0.5"),
-        (["qc.early_stop=true", "qc.calibrate=true"], "set qc.early_stop=false"),
+        (["qc.early_stop=true", "qc.calibrate=true"], "set qc.early_stop=off"),
         (["qc.batchnorm=frozen", "schedule.start=0"], "no statistics to keep; start from init.from"),
     ],
 )

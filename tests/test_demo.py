@@ -48,8 +48,8 @@ def test_what_was_found_lost_and_could_have_been_found(tmp_path, monkeypatch):
     demo.tell(console)
     lines = console.file.getvalue().splitlines()
     shown = [[cell.strip() for cell in line.strip("│┃ ").split("│")] for line in lines if "│" in line]
-    assert ["evidence", "4", "0.750", "-", "0.750", "1 of 2", "1"] in shown
-    assert ["dirty", "4", "0.750", "-", "0.750", "-", "-"] in shown
+    assert ["evidence", "4", "0.750", "0.750", "0.750", "1 of 2", "1"] in shown
+    assert ["dirty", "4", "0.750", "0.750", "0.750", "-", "-"] in shown
     assert ["center_a", "2", "1", "1"] in shown and ["center_b", "3", "1", "0"] in shown
     assert ["flips", "5 to 9", "9 of 18", "0.50 (0.30 to 0.70)"] in shown
     assert ["flips", "10 or more", "4 of 4", "1.00 (0.40 to 1.00)"] in shown

@@ -16,6 +16,7 @@ from tiny import CENTERS, compose_config, tiny_overrides
 from tmqc.cli import run
 from tmqc.core.robust import shortest_half
 from tmqc.errors import InputError, RunError, StoppedError
+from tmqc.report.metrics import METRIC_NAMES
 from tmqc.runs.checkpoint import checkpoint_path, load_checkpoint, saved_cycles
 from tmqc.runs.trace import COLUMNS, FURTHER_COLUMNS
 
@@ -106,7 +107,7 @@ def test_a_summary_says_that_a_run_finished(runs):
         assert {rate: summary[rate] for rate in ("train/loss", "verify/fpr", "verify/fnr")} == pytest.approx(
             {rate: last[rate] for rate in ("train/loss", "verify/fpr", "verify/fnr")}
         )
-        of_test = {f"test/{metric}" for metric in ("accuracy", "sensitivity", "specificity", "f1", "auroc")}
+        of_test = {f"test/{metric}" for metric in METRIC_NAMES}
         assert {number for number in summary if number.startswith("test/")} == of_test
         assert ("qc/waiting" in summary) == ("detect/recall" in summary) == (name == "qc")
     assert summary["verify/verifications_total"] == len(pd.read_csv(runs["qc"] / "trace.csv"))
@@ -212,7 +213,7 @@ def test_other_gates(runs, cohort_csvs, gate):
 def test_evidence_finds_a_flipped_center_and_leaves_the_others(runs, cohort_csvs):
     """Alpha, 9 scans: T1 and T2 can reach p = .008 and .003; the tiny model has learnt the right labels."""
     harmful = [*harm(runs["outputs"], ids="[Alpha]", kind="flipped_label"), "tracking=none"]
-    control = ["qc=evidence", "qc.evidence.every=1", "qc.revisit=1", "qc.fdr=0.4"]
+    control = ["qc=evidence", "qc.evidence.every=1", "qc.revisit=1", "qc.fdr=0.4", "qc.evidence.compare=within"]
     settings = ("pipeline=qc", *control, *harmful)
     directory = go(runs["outputs"], cohort_csvs, *settings, name="evidence", pictures=True)
     alpha = {f"Alpha-train-{i}" for i in range(CENTERS["Alpha"])}
@@ -247,7 +248,10 @@ def test_a_runaway_stops_the_run_if_asked_and_keeps_it(runs, cohort_csvs):
 
 def test_inference_scores_every_saved_cycle(runs, cohort_csvs):
     metrics = pd.read_csv(runs["inference"] / "metrics.csv")
-    assert list(metrics.columns) == ["cycle", "subgroup", "n", "accuracy", "sensitivity", "specificity", "f1", "auroc"]
+    assert list(metrics.columns) == [
+        *("cycle", "subgroup", "n", "accuracy", "sensitivity", "specificity", "f1", "auroc"),
+        *("calibrated_accuracy", "calibrated_loss"),
+    ]
     assert sorted(metrics["cycle"].unique()) == list(range(START, CYCLES))
     assert {"all", "sex=F", "sex=M", "center=Alpha"} <= set(metrics["subgroup"])
     predictions = pd.read_csv(runs["inference"] / "predictions.csv")

@@ -14,7 +14,7 @@ from paper_run import make_reports
 
 import tmqc
 from tmqc.core.glossary import GROUPS, TERMS, glossary
-from tmqc.core.numbers import TOTALS, cycle_numbers
+from tmqc.core.numbers import EXPECTED, TOTALS, cycle_numbers
 from tmqc.pipelines.traffic import TRAFFIC_METRICS
 from tmqc.report.metrics import METRIC_NAMES
 from tmqc.report.ranking import RivalRow, ranking_metrics
@@ -44,7 +44,9 @@ def scores():
 
 def all_logged():
     """Every name that can be logged, asked of the functions that make names."""
-    logged = set(cycle_numbers(make_reports()[0])) | set(TOTALS) | {f"test/{name}" for name in METRIC_NAMES}
+    logged = (
+        set(cycle_numbers(make_reports()[0])) | set(TOTALS) | set(EXPECTED) | {f"test/{name}" for name in METRIC_NAMES}
+    )
     logged |= set(detection_metrics(scores())) | set(TRAFFIC_METRICS)
     for rival in RIVALS:
         logged |= set(ranking_metrics(row_of(RivalRow, rival=rival)))

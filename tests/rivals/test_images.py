@@ -18,9 +18,11 @@ def case_of(scans, groups=None, seed=0):
         subjects=tuple(f"s{i}" for i in range(len(scans))),
         scans=scans,
         groups=groups,
+        centers=("A",) * len(scans),
         verification_scans=scans[:0],
         verification_groups=groups[:0],
         learning_rate=1e-3,
+        batch_size=5,
         neighbors=2,
         seed=seed,
     )

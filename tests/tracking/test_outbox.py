@@ -93,6 +93,8 @@ def test_the_wait_in_the_end_is_bounded_and_what_is_left_is_written_down(store, 
     left = read_outbox(tmp_path)
     assert (left.text, left.status, left.run_id) == ("text", "FINISHED", "run")
     assert f"replay_tracking.py {tmp_path}" in warnings(caplog)[-1]
+    store.gate.set()
+    tracker.wait()
 
 
 def test_the_user_of_a_sweep_is_told_to_launch_it_again(caplog, tmp_path):
@@ -100,8 +102,6 @@ def test_the_user_of_a_sweep_is_told_to_launch_it_again(caplog, tmp_path):
     tracker.start(name="run", tags={SWEEP_TAG: "s"}, settings={})
     tracker.finish("FINISHED")
     assert "launch the sweep again" in warnings(caplog)[-1]
-    store.gate.set()
-    tracker.wait()
 
 
 def test_a_store_away_at_the_start_is_an_error_where_it_is_required(tmp_path):

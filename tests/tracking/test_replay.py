@@ -222,11 +222,11 @@ def test_what_cannot_be_replayed_is_told(script, store, tmp_path, monkeypatch, c
 def test_inference_and_rivals_have_their_numbers_too(tmp_path):
     rows = [SubgroupMetrics(c, name, 4, 0.75, 1.0, 0.5, None, 0.9) for c in (8, 9) for name in ("all", "sex=F")]
     write_records(tmp_path / "metrics.csv", SubgroupMetrics, rows)
-    ranking = RivalRow("loss", 9, 2, 0.75, None, 0.5, 0.5, 9, 0, 0.25)
+    ranking = RivalRow("loss", 9, 2, 0.75, None, 0.5, 0.5, None, None, 9, 0, 0.25)
     write_records(tmp_path / "rivals.csv", RivalRow, [ranking])
     past = PastRun(tmp_path, {"pipeline.name": "inference"}, None)
     test = {"test/accuracy": 0.75, "test/sensitivity": 1.0, "test/specificity": 0.5, "test/f1": None}
-    test["test/auroc"] = 0.9
+    test |= {"test/auroc": 0.9, "test/calibrated_accuracy": None, "test/calibrated_loss": None}
     assert list(other_numbers(past)) == [(8, test), (9, test), (None, ranking_metrics(ranking))]
     assert (past.status, PastRun(tmp_path, {"pipeline.name": "rivals"}, None).status) == ("KILLED", "FINISHED")
 
