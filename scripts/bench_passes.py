@@ -91,8 +91,8 @@ class Recorder:
 
 def screen(bed: Bed, *, n_scans: int, steps: int, exact: bool) -> tuple[dict[str, Step], float]:
     """One screening of some scans, drawn at random; returns its steps by subject, and seconds."""
-    everybody = [subject for subjects in bed.plan.subjects.values() for subject in subjects]
-    chosen = set(np.random.default_rng(0).permutation(everybody)[:n_scans].tolist())
+    all_scans = [scan for scans in bed.plan.subjects.values() for scan in scans]
+    chosen = set(np.random.default_rng(0).permutation(all_scans)[:n_scans].tolist())
     subjects = {center: tuple(s for s in theirs if s in chosen) for center, theirs in bed.plan.subjects.items()}
     plan = replace(bed.plan, subjects=subjects, cycles=bed.plan.tour.start + 1)
     rules, recorder = Screening(steps=steps, limits=LIMITS, exact=exact), Recorder()

@@ -23,7 +23,7 @@ flipped labels well below one half cannot be told by either.
 
 **Required.** (1) Scores are out of sample: from a state that has trained on none of the center's scans, or from several
 (cross-fitting), averaged over the screenings so far. A model that has trained on a scan agrees with its label, flipped
-or not: T1 and T2 then lose power, up to all of it, and accuse nobody wrongly for that. (2) For T2 the verification
+or not: T1 and T2 then lose power, up to all of it, and accuse no center wrongly for that. (2) For T2 the verification
 scans stand to the state as the training scans do. A gate that accepts what suits the verification scans favors them,
 and so does their split not being random (by class, age, date); the first is small where a few calibrated decisions
 were made over hundreds of scans, the second is the user's to know. The line of `core.platt` is one for all scans and

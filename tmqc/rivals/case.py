@@ -98,7 +98,7 @@ class Probe:
         return score(self.predict(scans), groups).loss
 
     def score_after_training(self, scans: NDArray[np.float32], groups: NDArray[np.integer], case: Case) -> Verification:
-        """How well the verification scans are told after one epoch on `scans` (n, x, y, z, 1); it is undone."""
+        """How the verification scans are classified after one epoch on `scans` (n, x, y, z, 1); it is undone."""
         self.forward_passes += len(scans)
         self.backward_passes += len(scans)
         before = self._learner.snapshot()

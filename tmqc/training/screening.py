@@ -116,7 +116,7 @@ class ScreenedTravel(Travel):
             super()._do(task)
 
     def _open_screening(self) -> list[Task]:
-        """Have everybody judged by a better model than before, or only who is due by the best one so far.
+        """Have all scans judged by a better model than before, or only who is due by the best one so far.
 
         A model that harmful scans have got at since must not acquit them: until it is as good again, the one that
         accused them judges. Whatever its loss, one that may not judge takes no place of one that may.
@@ -128,7 +128,7 @@ class ScreenedTravel(Travel):
             self.snapshots["judge"] = self.centers.snapshot()
         due = state.ledger.due(state.cycle)
         if self._may_judge(self.judge.verification):
-            return self._screening_tasks(due, everybody=is_better)
+            return self._screening_tasks(due, all_scans=is_better)
         state.refused = True
         for subject in due:
             self._postpone(subject, strike=False)
@@ -149,17 +149,17 @@ class ScreenedTravel(Travel):
         """Of two models, the one of lower calibrated loss is the better, and may judge if the other may."""
         return -calibrate_counts(with_logits(verification).logits).loss
 
-    def _screening_tasks(self, due: Container[str], *, everybody: bool) -> list[Task]:
+    def _screening_tasks(self, due: Container[str], *, all_scans: bool) -> list[Task]:
         """Who is judged, center by center; few enough of them are verified in any case."""
         judged = dict[str, tuple[str, ...]]()
         for center, subjects in self.plan.subjects.items():
-            free = set(self.state.ledger.eligible(subjects, self.state.cycle)) if everybody else set()
+            free = set(self.state.ledger.eligible(subjects, self.state.cycle)) if all_scans else set()
             judged[center] = tuple(s for s in subjects if s in free or s in due)
-        everyone = [subject for subjects in judged.values() for subject in subjects]
-        verified: Container[str] = everyone
-        if everybody and not self.screening.exact:
-            verified = draw_sample(everyone, seed=(self.plan.tour.seed, self.state.cycle))
-        tasks = [Task(GRADIENT)] if any(subject not in verified for subject in everyone) else []
+        scans = [subject for subjects in judged.values() for subject in subjects]
+        verified: Container[str] = scans
+        if all_scans and not self.screening.exact:
+            verified = draw_sample(scans, seed=(self.plan.tour.seed, self.state.cycle))
+        tasks = [Task(GRADIENT)] if any(subject not in verified for subject in scans) else []
         for center, subjects in judged.items():
             if subjects:
                 batches = tuple((subject,) for subject in subjects)
