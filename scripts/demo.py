@@ -89,7 +89,7 @@ def tell(console: Console) -> None:
     Raises:
         InputError: a run is not there or damaged.
     """
-    table = Table("", "cycles", *TEST, "harmful eliminated", "good eliminated", title="test split, and training scans")
+    table = Table("", "cycles", *TEST, "harmful found", "good lost", title="test split, and training scans")
     for label, (directory, _) in RUNS.items():
         summary = read_json(directory / SUMMARY)
         found = lost = "-"
