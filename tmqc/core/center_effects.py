@@ -19,8 +19,8 @@ one, since the variances between centers are estimated from so many.
 
 **When it holds.** The centers' effects are normal, and the state has been trained at all of them alike, as the clean
 model that control starts from has. `docs/study-real-sites.md` has real sites that a model was trained at, where the
-promise holds and most small ones are found, and sites that it has never seen, whose shifts have heavier tails: more good
-ones come under verdict there than promised.
+promise holds and most small ones are found, and sites that it has never seen, whose shifts have heavier tails: more
+good ones come under verdict there than promised.
 """
 
 from __future__ import annotations
