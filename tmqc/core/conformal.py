@@ -10,7 +10,7 @@ beforehand. Scans of smaller groups are compared with all verification scans: ex
 no odder than most.
 
 **What it cannot do.** No p is below 1 / (n + 1): with m scans judged Benjamini-Hochberg rejects only if m / (q (n + 1))
-of them reach it (`n_needed`): 35 of 1410 against 407, more within groups. Fewer odd scans, one among them, can be
+of them reach it: 35 of 1410 against 407, more within groups. Fewer odd scans, one among them, can be
 eliminated by no rank-based rule with a promised rate. For them there is a **fixed limit**: odder than the shortest
 half of the verification scans' oddness by `fixed_z` robust standard deviations. It promises nothing and has a name of
 its own in the verdicts.
@@ -18,7 +18,6 @@ its own in the verdicts.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
@@ -54,11 +53,6 @@ def conformal_p_values(scores: ArrayLike, verification: ArrayLike) -> NDArray[np
         raise ValueError("oddness is NaN: a number for every scan is needed")
     at_least = v.size - np.searchsorted(v, s, side="left").astype(np.float64)
     return (1.0 + at_least) / (v.size + 1.0)
-
-
-def n_needed(n_judged: int, n_verification: int, q: float) -> int:
-    """How many of the scans judged must reach the smallest p before Benjamini-Hochberg can reject any."""
-    return math.ceil(n_judged / (q * (n_verification + 1)) - 1e-9)
 
 
 def judge_oddness(

@@ -2,8 +2,6 @@
 
 **One look.** Benjamini and Hochberg (1995): reject the k smallest of m p-values for the largest k with
 p_(k) <= q k / m. FDR <= q if the p-values are independent or positively dependent (PRDS; Benjamini and Yekutieli 2001).
-For e-values (expectation at most 1 where nothing is wrong) e-BH (Wang and Ramdas 2022, arXiv 2009.02824): the largest
-k with e_(k) >= m / (q k); FDR <= q under any dependence.
 
 **Who takes part.** A center that cannot reach a small p whatever its scores costs the others power and can gain
 nothing. `large_enough` leaves it out by its smallest possible p alone, which its sizes fix beforehand, so that
@@ -63,15 +61,6 @@ def large_enough(p_least: ArrayLike, q: float) -> NDArray[np.bool_]:
         if np.count_nonzero(able) <= k:
             return able
     return np.zeros(0, bool)
-
-
-def e_benjamini_hochberg(e_values: ArrayLike, q: float) -> NDArray[np.bool_]:
-    """The same for e-values, 0 or more, shape (m,): Benjamini-Hochberg on 1 / e."""
-    e = np.asarray(e_values, np.float64)
-    if not (e >= 0.0).all():
-        raise ValueError(f"e-values {e[~(e >= 0.0)]}: 0 or more is allowed")
-    with np.errstate(divide="ignore"):
-        return benjamini_hochberg(np.minimum(1.0, 1.0 / e), q)
 
 
 def share_of_look(q: float, look: int, n_planned: int) -> float:

@@ -23,7 +23,6 @@ _CLOSING = (
     *("verify/calibrated_accuracy", "verify/auroc", "verify/calibrated_loss"),
 )
 _CONTROL = ("qc/eliminated_total", "qc/waiting")
-_GOOD = "good"
 _NARROW = {  # heads of columns that would be too wide
     "accuracy": "accu-\nracy",
     "calibrated_accuracy": "calib.\naccu-\nracy",
