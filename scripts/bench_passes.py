@@ -112,8 +112,9 @@ def compare_screenings(bed: Bed, *, n_scans: int, steps: int) -> dict[str, Any]:
     verified = sum(step.verification is not None for step in first.values())
     same = [a.suspect == b.suspect for a, b in pairs if a is not None and b is not None]
     errors = [abs(a.loss_change - b.loss_change) for a, b in pairs if a is not None and b is not None]
-    # Beyond the sample, which is drawn whatever the number of scans, those verified grow with it.
-    n_verified = N_SAMPLE + (verified - N_SAMPLE) / len(exact) * N_TRAIN if verified < len(exact) else N_TRAIN
+    # The sample and the two outermost are verified whatever the number of scans; what is undecided grows with it.
+    fixed = N_SAMPLE + 2
+    n_verified = fixed + max(0, verified - fixed) / len(exact) * N_TRAIN if verified < len(exact) else N_TRAIN
     return {
         **passes_of_screenings(n_verified, steps=steps),
         "screen_same_verdicts": float(np.mean(same)),
@@ -235,6 +236,7 @@ def compare_steps(
     """Scans scored by accepted and rejected steps, and share of verdicts that are those of full verification."""
     found: dict[str, Any] = {"step_n": len(recorded) - 1, "step_confidence": confidence}
     found["step_rejected"] = sum(not one.step.accepted for one in recorded[1:])
+    single = np.array([len(one.step.subjects) == 1 for one in recorded[1:]])
     for name in ("certain", "confident"):
         control = Control(gate, early_stop=name, confidence=confidence)
         rows = np.array(list(replay(recorded, labels, control, plan, batch_size)))
@@ -243,6 +245,8 @@ def compare_steps(
         found[f"step_scans_accepted_{name}"] = float(scans[accepted].mean()) if accepted.any() else None
         found[f"step_scans_rejected_{name}"] = float(scans[~accepted].mean()) if not accepted.all() else None
         found[f"step_scans_{name}"] = float(scans.mean())
+        for size, of_size in (("batch", accepted & ~single), ("single", accepted & single)):
+            found[f"step_scans_accepted_{size}_{name}"] = float(scans[of_size].mean()) if of_size.any() else None
         found[f"step_same_verdicts_{name}"] = float(np.mean(rows[:, 0] == rows[:, 1]))
     found["step_scans_ratio"] = found["step_scans_accepted_confident"]
     found["step_same_verdicts"] = found["step_same_verdicts_confident"]

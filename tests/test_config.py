@@ -146,7 +146,6 @@ def test_names_of_runs_may_be_nested(name):
     ("overrides", "told"),
     [
         (["qc=screen", "qc.calibrate=true"], "qc.control=screen has none: set it to false"),
-        (["qc=chance", "qc.calibrate=true"], "flipped predictions are counted at 0.5"),
         (["qc.early_stop=true", "qc.calibrate=true"], "set qc.early_stop=off"),
         (["qc.batchnorm=frozen", "schedule.start=0"], "no statistics to keep; start from init.from"),
     ],
@@ -163,9 +162,9 @@ def test_a_screen_has_nothing_to_stop_early():
     assert [composed(f"qc.early_stop={word}").qc.early_stop for word in ("true", "false")] == ["certain", "off"]
 
 
-@pytest.mark.parametrize(("setting", "told"), [("qc.reference=best", "best one"), ("run.verify_workers=1", "workers")])
-def test_what_does_not_go_with_acceptance_by_a_part(setting, told):
-    assert any(told in fault for fault in faults(*OWN_DATA, "init.from=x", "qc.early_stop=confident", setting))
+def test_what_does_not_go_with_acceptance_by_a_part():
+    settings = ("init.from=x", "qc.early_stop=confident", "run.verify_workers=1")
+    assert any("workers" in fault for fault in faults(*OWN_DATA, *settings))
 
 
 @pytest.mark.parametrize(
@@ -173,14 +172,13 @@ def test_what_does_not_go_with_acceptance_by_a_part(setting, told):
     [
         (["qc.verify=scan"], "qc.verify=scan: must be one of batch, visit"),
         (["qc.verify=visit", "qc=screen"], "qc.control=screen has none: use batch"),
-        (["qc.verify=visit", "qc=measured"], "use qc.verify=batch, or qc.measured.method=none"),
     ],
 )
 def test_what_does_not_go_with_verifying_by_visit(overrides, told):
     assert any(told in fault for fault in faults(*OWN_DATA, "init.from=x", *overrides))
 
 
-@pytest.mark.parametrize("gate", ["default", "best", "chance", "loss", "both"])
+@pytest.mark.parametrize("gate", ["default", "loss"])
 def test_what_goes_with_verifying_by_visit(gate):
     more = ["qc.early_stop=true", "qc.strikes=2", "run.verify_workers=1", "schedule.local_epochs=2"]
     validate(composed(*OWN_DATA, "init.from=x", "qc.verify=visit", f"qc={gate}", *more))

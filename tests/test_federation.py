@@ -91,11 +91,9 @@ def same_control(here, remote, sites):
 
 GATES = {
     "published": ["qc.error=0.0", "schedule.learning_rate=1e-1"],
-    "visit": ["qc.verify=visit", "schedule.batch_size=2", "qc=both", "qc.error=0.0", "qc.loss_error=0.0"],
+    "visit": ["qc.verify=visit", "schedule.batch_size=2", "qc=loss", "qc.loss_error=0.0"],
     "calibrated": [
-        "qc=both",
-        "qc.calibrate=true",
-        "qc.error=0.0",
+        "qc=calibrated",
         "qc.loss_error=0.0",
         "federation.share_margins=true",
     ],

@@ -35,11 +35,6 @@ DATA = OWN_DATA[:2]
         (["federation=local", "qc=screen"], "federation.share_margins=true, or another gate"),
         (["federation=local", "qc.calibrate=true"], "federation.share_margins=true, or qc.calibrate=false"),
         (["federation=local", "qc=screen", "federation.on_fault=skip"], "use federation.on_fault=wait or stop"),
-        (
-            ["federation=local", "qc=measured", "federation.on_fault=skip"],
-            "qc.measured.method=z: tolerances are measured once, before control starts, and every step of "
-            "that measurement counts: use federation.on_fault=wait or stop",
-        ),
         (["federation=local", "qc.early_stop=true"], "set qc.early_stop=off with federation=local"),
         (
             ["federation=nvflare", "federation.sites=[a,b]", "federation.admin_kit=kit", "qc.early_stop=true"],
@@ -66,10 +61,8 @@ def test_what_cannot_be_asked_of_a_federation(overrides, told):
 @pytest.mark.parametrize(
     "overrides",
     [
-        ["qc=measured", "federation.on_fault=wait"],
-        ["qc=measured", "federation.on_fault=stop"],
         ["qc.calibrate=true", "federation.share_margins=true"],
-        ["pipeline=dirty", "qc=measured", "qc.early_stop=true", "federation.on_fault=skip"],  # without control
+        ["pipeline=dirty", "qc.early_stop=true", "federation.on_fault=skip"],  # without control
     ],
 )
 def test_what_can_be_asked_of_a_federation(overrides):

@@ -173,11 +173,12 @@ def rederive_strengths(rows, directory, change):
     return strength
 
 
-@pytest.mark.parametrize("gate", ["screen", "measured", "both", "calibrated"])
+@pytest.mark.parametrize("gate", ["screen", "loss", "calibrated"])
 def test_other_gates(runs, cohort_csvs, gate):
-    """From the trace alone: what was rejected or suspected, and that dry and screening steps are there."""
-    more = ["qc.measured.n_steps=3", "tracking=none"]
-    directory = go(runs["outputs"], cohort_csvs, "pipeline=qc", f"qc={gate}", *harm(runs["outputs"]), *more, name=gate)
+    """From the trace alone: what was rejected or suspected, and that screening steps are there."""
+    directory = go(
+        runs["outputs"], cohort_csvs, "pipeline=qc", f"qc={gate}", *harm(runs["outputs"]), "tracking=none", name=gate
+    )
     trace = pd.read_csv(directory / "trace.csv", keep_default_na=False)
     assert tuple(trace.columns) == (*COLUMNS, *FURTHER_COLUMNS)
     phases = trace["Phase"].value_counts()
@@ -199,13 +200,6 @@ def test_other_gates(runs, cohort_csvs, gate):
         assert {"qc/fpr_drift", "test/calibrated_accuracy", "verify/slope"} <= {
             k for k, v in summary.items() if v is not None
         }
-    elif gate == "measured":
-        assert phases["dry"] == 6
-        dry = trace[(trace["Phase"] == "dry") & (trace["Subject"] != "batch")]
-        change = dry["VerifyLoss"] - trace["VerifyLoss"].iloc[0]
-        limit = change.median() + 6 * 1.4826 * (change - change.median()).abs().median()
-        [tolerance] = set(trace[trace["Phase"] == "retry"]["LossTolerance"]) or {max(limit, 0.0)}
-        assert float(tolerance) == pytest.approx(max(limit, 0.0))
     ledger = json.loads((directory / "ledger.json").read_text())
     assert ledger["eliminated"] == list(trace[trace["Outcome"] == "eliminated"]["Subject"])
 

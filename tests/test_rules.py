@@ -12,7 +12,7 @@ from tmqc.core.numbers import EXPECTED
 from tmqc.core.runaway import Alarm
 from tmqc.pipelines.expectations import expect_by_chance
 from tmqc.pipelines.rules import explain, warn_of_few_scans, warn_or_stop
-from tmqc.settings.schema import MeasuredConfig, QcConfig
+from tmqc.settings.schema import QcConfig
 
 LOST = Alarm(n_rejected=20, n_batches=20, n_condemned=170, n_subjects=170, by_rejections=True, by_elimination=True)
 
@@ -28,8 +28,6 @@ def test_the_alarm_is_repeated_as_long_as_anybody_is_tried(caplog, n_steps, time
     [
         (QcConfig(), "qc.error"),
         (QcConfig(signal="loss"), "qc.loss_error"),
-        (QcConfig(signal="both"), "qc.error and qc.loss_error"),
-        (QcConfig(signal="loss", measured=MeasuredConfig(method="z")), "qc.measured.level"),
         (QcConfig(control="screen"), "the limits of qc.screen"),
     ],
 )

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tmqc.core.control import Control, DryTour
+from tmqc.core.control import Control
 from tmqc.core.gate import Gate, decide
 from tmqc.core.rates import score
 from tmqc.core.records import BATCH, RETRY, REVISIT
@@ -142,22 +142,19 @@ class Recorder:
 SUBJECTS = {"A": tuple(f"a{i}" for i in range(6)), "B": ("b0", "b1"), "C": ("c0", "c1", "c2", "c3")}
 GATES = st.builds(
     Gate,
-    signal=st.sampled_from(["rates", "loss", "both"]),
+    signal=st.sampled_from(["rates", "loss"]),
     error=st.sampled_from([0.0, 0.01, 0.02, 0.1]),
     loss_error=st.sampled_from([0.0, 0.01, 0.05]),
     rates=st.sampled_from(["standard", "published"]),
-    reference=st.sampled_from(["last", "best"]),
-    chance=st.sampled_from([None, 0.05, 0.3]),
 )
-DRY = st.sampled_from([None, DryTour("quantile", level=0.9, n_steps=3), DryTour("z", level=2.0, n_steps=3)])
 
 
-def run(centers, gate, dry_tour, *, early_stop):
+def run(centers, gate, *, early_stop):
     plan = Plan(
         Tour(tuple(SUBJECTS), seed=1, start=0, batch_size=3), SUBJECTS, 5, LearningRate(1e-3, 0.1, 0), gate.rates
     )
     recorder = Recorder()
-    control = Control(gate, strikes=2, dry_tour=dry_tour, early_stop=early_stop)
+    control = Control(gate, strikes=2, early_stop=early_stop)
     travelled = ControlledTravel(plan, control, centers, recorder)
     reports = [timeless(report) for report in travelled.cycles()]
     return [timeless(step) for step in recorder.steps], reports, travelled.ledger
@@ -170,17 +167,16 @@ def timeless(record):
 @settings(max_examples=150, deadline=None)
 @given(
     gate=GATES,
-    dry_tour=DRY,
     seed=st.integers(0, 10**6),
     labels=st.lists(st.integers(0, 1), min_size=3, max_size=60).map(lambda found: [0, 1, *found]),
     batch_size=st.integers(1, 9),
     bad=st.dictionaries(st.sampled_from(["a0", "a3", "b1", "c2"]), st.integers(0, 1), max_size=3),
 )
-def test_a_run_with_early_stop_is_the_run_without(gate, dry_tour, seed, labels, batch_size, bad):
+def test_a_run_with_early_stop_is_the_run_without(gate, seed, labels, batch_size, bad):
     runs = {}
     for early_stop in ("off", "certain"):
         centers = Drifting(seed, labels, bad=bad, batch_size=batch_size)
-        runs[early_stop] = (*run(centers, gate, dry_tour, early_stop=early_stop), centers.state)
+        runs[early_stop] = (*run(centers, gate, early_stop=early_stop), centers.state)
     (full, reports, ledger, state), (early, early_reports, early_ledger, early_state) = runs["off"], runs["certain"]
     assert (ledger, state, reports) == (early_ledger, early_state, early_reports)
     assert [(s.phase, s.subjects, s.accepted, s.outcome) for s in full] == [
@@ -204,7 +200,7 @@ def test_a_run_with_early_stop_is_the_run_without(gate, dry_tour, seed, labels, 
 def test_rejected_steps_are_scored_in_part(signal):
     labels = [0, 1] * 30
     centers = Drifting(3, labels, bad={"a0": 0, "c2": 1}, batch_size=4)
-    steps, _, _ = run(centers, Gate(signal=signal), None, early_stop="certain")
+    steps, _, _ = run(centers, Gate(signal=signal), early_stop="certain")
     n_scored = [s.verification.counts.n for s in steps if not s.accepted]
     assert n_scored
     assert min(n_scored) < len(labels)
@@ -219,7 +215,7 @@ def test_a_confident_run_goes_the_same_way_and_scores_less():
         runs = {}
         for early_stop in ("off", "confident"):
             centers = Drifting(seed, labels, bad={"a0": 0, "c2": 1}, batch_size=32)
-            runs[early_stop] = run(centers, gate, None, early_stop=early_stop)
+            runs[early_stop] = run(centers, gate, early_stop=early_stop)
         for whole, step in zip(runs["off"][0], runs["confident"][0], strict=False):
             n_steps += 1
             if (whole.subjects, whole.accepted) != (step.subjects, step.accepted):

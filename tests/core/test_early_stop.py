@@ -8,7 +8,6 @@ import pytest
 from tmqc.core.early_stop import order_batches
 from tmqc.core.gate import Gate, decide
 from tmqc.core.rates import Counts, Flips, Verification
-from tmqc.core.tolerances import Limits, Tolerances
 
 # 100 HC of which 4 wrong, 50 PD of which 1 wrong, mean loss 0.1.
 NO_FLIPS = Flips()
@@ -50,41 +49,6 @@ def test_the_loss_so_far_over_all_scans_is_a_lower_bound(loss_sum, certain):
     limit = Gate(signal="loss", loss_error=0.01).limit(REFERENCE, n_samples=5)
     assert limit.rejects(partial(fp=1, loss_sum=loss_sum)) is certain
     assert limit.rejects(partial(fp=50, loss_sum=1.0)) is False  # rates have no say
-
-
-def test_both_is_certain_when_any_is():
-    limit = Gate(signal="both", error=0.02, loss_error=0.01).limit(REFERENCE, n_samples=5)
-    assert limit.rejects(partial(fp=15))
-    assert limit.rejects(partial(fp=1, loss_sum=23.0))
-    assert not limit.rejects(partial(fp=14, fn=6, loss_sum=22.0))
-
-
-@pytest.mark.parametrize(
-    ("fp", "broken", "right_hc", "certain"),
-    [
-        # FPR beyond 0.04 + 0.02 = 6/100 in all of them. The four that were wrong may still be fixed:
-        (8, 8, 0, False),  # 8 broken and 4 fixed: P = 794/4096 = 0.19
-        (10, 10, 0, False),  # 10 and 4: P = 1471/16384 = 0.09
-        (12, 12, 0, True),  # 12 and 4: P = 2517/65536 = 0.04
-        # Two of the scored stayed wrong, so only two can still be fixed:
-        (10, 8, 0, False),  # 8 and 2: P = 56/1024 = 0.055
-        (11, 9, 0, True),  # 9 and 2: P = 67/2048 = 0.033
-        # All HC scored: nobody is left to be fixed. 4 stayed wrong, 5 are broken: P = 1/32.
-        (9, 5, 91, True),
-        (8, 4, 92, False),  # P = 1/16
-    ],
-)
-def test_chance_counts_all_that_may_still_be_fixed(fp, broken, right_hc, certain):
-    gate = Gate(error=0.02, chance=0.05)
-    seen = partial(fp=fp, right_hc=right_hc, flips=Flips(broken_hc=broken))
-    assert gate.limit(REFERENCE, n_samples=1).rejects(seen) is certain
-
-
-def test_measured_tolerances_are_the_limit_too():
-    measured = Tolerances({1: Limits(rate=0.01, loss=0.2), 5: Limits(rate=0.3, loss=0.4)})
-    gate = Gate(signal="both", measured=measured)
-    assert gate.limit(REFERENCE, n_samples=1).fpr == 0.04 + 0.01
-    assert gate.limit(REFERENCE, n_samples=5).loss == 0.1 + 0.4
 
 
 def test_a_partial_verification_never_accepts_and_is_never_the_reference():

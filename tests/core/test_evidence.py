@@ -17,9 +17,9 @@ from tmqc.core.evidence import (
     ScanScore,
     able_to_be_judged,
     judge_screening,
-    rank_for_review,
 )
 from tmqc.core.label_fdr import judge_labels
+from tmqc.core.review import rank_for_review
 from tmqc.core.verdicts import ELIMINATED, SOUND, SUSPECT, TAKEN_BACK
 
 SIZES = {**{f"big{i}": (24, 8) for i in range(10)}, "small": (2, 1), "one": (1, 0)}

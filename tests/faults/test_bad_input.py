@@ -37,8 +37,6 @@ NAMES = st.sampled_from(
             "qc.error",
             "qc.revisit",
             "qc.signal",
-            "qc.chance",
-            "qc.measured.level",
             "qc.screen.every",
             "qc.runaway.action",
         ),

@@ -57,7 +57,7 @@ def test_all_names_and_paths_are_among_the_text_settings():
     wanted = {"run.name", "run.outputs", "sweep.name", "tracking.experiment", "tracking.uri", "cohort.test_csv"}
     wanted |= {"cohort.phantom.centers", "init.from", "inference.run", "inference.cycles", "cache.directory"}
     assert wanted <= set(TEXTS)
-    assert {"harmful.ids", "qc.measured.centers", "federation.sites"} <= set(LISTS)
+    assert {"harmful.ids", "federation.sites"} <= set(LISTS)
 
 
 @pytest.mark.parametrize(

@@ -9,31 +9,12 @@ from tmqc.core.runaway import Guard
 
 
 @dataclass(frozen=True)
-class DryTour:
-    """How tolerances are measured before control starts; see `core.tolerances`.
-
-    Attributes:
-        method, level: of `measure_tolerances`.
-        n_steps: steps of one scan, and as many of a full batch.
-        centers: the trusted ones; empty: all, trusting that most of their scans are good.
-        seed: of the draw.
-    """
-
-    method: str = "quantile"
-    level: float = 0.99
-    n_steps: int = 40
-    centers: tuple[str, ...] = ()
-    seed: int = 0
-
-
-@dataclass(frozen=True)
 class Control:
     """The rules of quality control. The defaults are the published ones.
 
     Attributes:
         revisit: cycles a flagged subject waits.
         strikes: failed revisits in a row that eliminate.
-        dry_tour: None, or how the gate's tolerances are measured.
         early_stop: `off`; `certain`: end a verification as soon as rejection is certain; verdicts stay the same, but a
             rejected step's rates and loss are lower bounds then; `confident`: and as soon as acceptance is sure enough.
         confidence: how sure: a step that all scans would reject is accepted with 1 - `confidence` at most.
@@ -46,7 +27,6 @@ class Control:
     revisit: int = 2
     strikes: int = 1
     guard: Guard = field(default=Guard())
-    dry_tour: DryTour | None = None
     early_stop: str = "off"
     confidence: float = 0.95
     verify: str = "batch"

@@ -11,9 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from tmqc.core.chance import worsening_p_value
 from tmqc.core.confident import Slack
-from tmqc.core.rates import RATES, Counts, Verification
+from tmqc.core.rates import RATES, Verification
 
 # Sums in another order differ in their last bits: n scans by n * 1.1e-16 of the sum at most. Far more than that.
 _ROUNDING = 1e-9
@@ -26,8 +25,6 @@ class Limit:
     Attributes:
         fpr, fnr: rates. loss: mean cross-entropy in nats.
         rates: how rates are made of counts, a key of `RATES`.
-        chance: a rate that is too high rejects only if the exact McNemar test's p-value is below this level.
-        reference: counts of the verification that flips are counted against.
         slack: the same limits as distances from the reference.
         risk: highest probability of a wrong acceptance at which scans may be left out of one; None: all are scored.
     """
@@ -36,8 +33,6 @@ class Limit:
     fnr: float | None
     loss: float | None
     rates: str
-    chance: float | None
-    reference: Counts
     slack: Slack = field(default=Slack())
     risk: float | None = None
 
@@ -47,27 +42,12 @@ class Limit:
 
     def rejects(self, partial: Verification) -> bool:
         """Whether `partial` will be rejected for certain, whatever the scans not yet scored turn out to be."""
-        return self._rates_reject(partial) or self._loss_rejects(partial)
-
-    def _rates_reject(self, partial: Verification) -> bool:
         lowest = RATES[self.rates](partial.at_best)
-        counts, flips, before = partial.counts, partial.flips, self.reference
-        # Of those wrong at the reference, how many are left that may turn out to be fixed: all but the scored ones,
-        # which were fixed or have stayed wrong.
-        hc = before.fp - flips.fixed_hc - (counts.fp - flips.broken_hc)
-        pd = before.fn - flips.fixed_pd - (counts.fn - flips.broken_pd)
-        too_many_fp = self.fpr is not None and lowest.fpr > self.fpr
-        too_many_fn = self.fnr is not None and lowest.fnr > self.fnr
-        return (too_many_fp and self._is_no_chance(flips.broken_hc, flips.fixed_hc + min(hc, partial.unscored_hc))) or (
-            too_many_fn and self._is_no_chance(flips.broken_pd, flips.fixed_pd + min(pd, partial.unscored_pd))
+        return (
+            (self.fpr is not None and lowest.fpr > self.fpr)
+            or (self.fnr is not None and lowest.fnr > self.fnr)
+            or (self.loss is not None and partial.loss * (1.0 - _ROUNDING) > self.loss)
         )
-
-    def _is_no_chance(self, broken: int, fixed: int) -> bool:
-        # More broken ones make the p-value smaller, more fixed ones larger: this is the largest it can still become.
-        return self.chance is None or worsening_p_value(broken, fixed) < self.chance
-
-    def _loss_rejects(self, partial: Verification) -> bool:
-        return self.loss is not None and partial.loss * (1.0 - _ROUNDING) > self.loss
 
 
 def order_batches(doubts: NDArray[np.floating], batch_size: int) -> tuple[int, ...]:

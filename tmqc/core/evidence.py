@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
 
 from tmqc.core.center_effects import compare_centers, flip, p_values, standardize, sum_logits
 from tmqc.core.center_tests import CenterTest, describe_center, judge_center, least_p, margins_of
@@ -94,25 +93,6 @@ class Screened:
     findings: Mapping[str, Finding]
     centers: Mapping[str, CenterVerdict]
     power: tuple[Power, ...]
-
-
-@dataclass(frozen=True)
-class Review:
-    """A scan for a human to look at: `rank` from 1, the least probable label first; `probability` of the given one."""
-
-    subject: str
-    center: str
-    rank: int
-    probability: float
-    lfdr: float | None
-    odd_p: float | None
-
-
-def rank_for_review(train: Sequence[ScanScore], findings: Mapping[str, Finding]) -> tuple[Review, ...]:
-    """All scans judged, the most suspicious label first, those under verdict among them."""
-    ordered = sorted(train, key=lambda scan: findings[scan.subject].margin)
-    rows = ((i, scan, findings[scan.subject]) for i, scan in enumerate(ordered, start=1))
-    return tuple(Review(s.subject, s.center, i, float(expit(f.margin)), f.lfdr, f.odd_p) for i, s, f in rows)
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from tmqc.core.chance import worsening_p_value
 from tmqc.core.confident import Slack
 from tmqc.core.early_stop import Limit
 from tmqc.core.rates import RATES, Counts, Flips, Rates, Verification
-from tmqc.core.tolerances import Tolerances
 
 
 @dataclass(frozen=True)
@@ -17,38 +15,26 @@ class Gate:
     """What a verified step is judged by. The defaults are the published gate.
 
     Attributes:
-        signal: `rates`: neither FPR nor FNR may rise beyond its tolerance; `loss`: the mean verification loss may
-            not; `both`: none of the three may.
+        signal: `rates`: neither FPR nor FNR may rise beyond its tolerance; `loss`: the mean verification loss may not.
         error: acceptable error per sample, in rate.
         loss_error: the same for the loss, in nats.
         rates: how rates are made of counts, a key of `RATES`.
-        reference: `last`: compare with the last accepted verification; `best`: with the best accepted so far, which
-            keeps tolerated steps from adding up.
-        chance: None, or a level: a rate beyond its tolerance rejects only if an exact McNemar test on that class's
-            flipped predictions gives a p-value below it.
-        measured: None, or tolerances measured on trusted steps, used in place of `error` and `loss_error`.
     """
 
     signal: str = "rates"
     error: float = 0.02
     loss_error: float = 0.01
     rates: str = "standard"
-    reference: str = "last"
-    chance: float | None = None
-    measured: Tolerances | None = None
 
     def rates_of(self, verification: Verification) -> Rates:
         """The two rates as this gate compares them; lower bounds if scans were left out."""
         return RATES[self.rates](verification.at_best)
 
     def tolerances(self, n_samples: int) -> tuple[float | None, float | None]:
-        """By how much a rate and the loss may rise in a step of `n_samples`; None for what is not checked."""
-        if self.measured is not None:
-            limits = self.measured.limits(n_samples)
-            rate, loss = limits.rate, limits.loss
-        else:
-            rate, loss = n_samples * self.error, n_samples * self.loss_error
-        return (None if self.signal == "loss" else rate), (None if self.signal == "rates" else loss)
+        """By how much a rate, or the loss, may rise in a step of `n_samples`; None for what is not checked."""
+        if self.signal == "loss":
+            return None, n_samples * self.loss_error
+        return n_samples * self.error, None
 
     def limit(self, reference: Verification, *, n_samples: int, risk: float | None = None) -> Limit:
         """From where on the verification of a step of `n_samples` need not be finished.
@@ -66,8 +52,6 @@ class Gate:
             fnr=None if rate is None else before.fnr + rate,
             loss=None if loss is None else reference.loss + loss,
             rates=self.rates,
-            chance=self.chance,
-            reference=reference.counts,
             slack=Slack(hc, pd, None if loss is None else loss * n.n),
             risk=risk,
         )
@@ -112,9 +96,6 @@ def decide(
         # Not `rate - reference <= tolerance`: a reader of the trace has to arrive at the same bit.
         fpr_worse = not rates.fpr <= before.fpr + rate_tolerance
         fnr_worse = not rates.fnr <= before.fnr + rate_tolerance
-        if gate.chance is not None:
-            fpr_worse = fpr_worse and worsening_p_value(flips.broken_hc, flips.fixed_hc) < gate.chance
-            fnr_worse = fnr_worse and worsening_p_value(flips.broken_pd, flips.fixed_pd) < gate.chance
         accepted = not (fpr_worse or fnr_worse)
     if loss_tolerance is not None:
         accepted = accepted and verification.loss <= reference.loss + loss_tolerance
@@ -140,19 +121,6 @@ def _on_the_same_scans(partial: Verification, gate: Gate) -> Rates:
     now, flips = partial.at_best, partial.flips
     hc, pd = flips.broken_hc - flips.fixed_hc, flips.broken_pd - flips.fixed_pd
     return RATES[gate.rates](Counts(tp=now.tp + pd, fp=now.fp - hc, tn=now.tn + hc, fn=now.fn - pd))
-
-
-def next_reference(accepted: Verification, reference: Verification, gate: Gate) -> Verification:
-    """What later steps are compared with once `accepted` was accepted.
-
-    Best is the lowest sum of the two rates for the signal `rates`, the lowest loss otherwise; of equals the later.
-    """
-    if gate.reference == "last":
-        return accepted
-    if gate.signal == "rates":
-        now, before = gate.rates_of(accepted), gate.rates_of(reference)
-        return accepted if now.fpr + now.fnr <= before.fpr + before.fnr else reference
-    return accepted if accepted.loss <= reference.loss else reference
 
 
 def flip_worth(counts: Counts) -> Rates:

@@ -17,7 +17,7 @@ from tmqc.core.screen import Evidence
 
 BASELINE, BATCH, RETRY, REVISIT = "baseline", "batch", "retry", "revisit"
 VISIT = "visit"
-DRY, SCREEN = "dry", "screen"
+SCREEN = "screen"
 AWAY = "away"
 READMITTED, ELIMINATED, POSTPONED = "readmitted", "eliminated", "postponed"
 
@@ -29,8 +29,7 @@ class Step:
     Attributes:
         cycle: counted from 0, over the pre-training too.
         phase: `baseline` (no training, only a verification), `batch`, `retry`, `revisit`; `visit`: all batches of a
-            visit, verified together; `dry` (of the dry tour that measures tolerances) and `screen` are always undone;
-            `away`: a step was due, its center did not answer.
+            visit, verified together; `screen` is always undone; `away`: a step was due, its center did not answer.
         center: where it happened; None for the baseline.
         subjects: trained on in this step, in batch order; each of them once, whatever the local epochs.
         learning_rate: of this step; None for the baseline.
@@ -185,7 +184,7 @@ def summarize(
     """
     steps, decided = [s for s in steps if s.finding is None], steps
     calibrated = calibrate_counts(verification.logits) if verification.has_logits else None
-    trained = [s for s in steps if s.accepted and s.loss is not None and s.phase not in (DRY, SCREEN)]
+    trained = [s for s in steps if s.accepted and s.loss is not None and s.phase != SCREEN]
     n_samples = sum(s.n_samples for s in trained)
     batches = [s for s in steps if s.phase in (BATCH, VISIT)]
     revisits = [s for s in decided if s.outcome is not None]

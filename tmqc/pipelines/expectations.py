@@ -25,8 +25,8 @@ def expect_by_chance(qc: QcConfig, plan: Plan, *, n_hc: int, n_pd: int) -> dict[
     Args:
         n_hc, n_pd: verification scans.
     """
-    is_known = (qc.control, qc.signal, qc.rates, qc.measured.method) == ("steps", "rates", "standard", "none")
-    if not is_known or qc.chance is not None or qc.verify != "batch":
+    is_known = (qc.control, qc.signal, qc.rates) == ("steps", "rates", "standard")
+    if not is_known or qc.verify != "batch":
         return {}
     n_batches = sum(len(visit.batches) for visit in plan.tour.visits(plan.tour.start, plan.subjects))
     churn, single, together = CHURN[qc.calibrate]

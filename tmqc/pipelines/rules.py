@@ -6,14 +6,14 @@ import logging
 from collections.abc import Mapping
 from typing import Unpack
 
-from tmqc.core.control import Control, DryTour
+from tmqc.core.control import Control
 from tmqc.core.first_order import Estimated
 from tmqc.core.gate import Gate, flip_worth
 from tmqc.core.rates import Counts
 from tmqc.core.records import CycleReport
 from tmqc.core.runaway import Alarm, Guard
 from tmqc.core.screen import Limits
-from tmqc.errors import RunError, StoppedError
+from tmqc.errors import StoppedError
 from tmqc.settings.schema import Config, QcConfig
 from tmqc.training.centers import LocalCenters
 from tmqc.training.control import ControlledTravel
@@ -36,9 +36,8 @@ class RunawayError(StoppedError):
 
 def is_published(qc: QcConfig) -> bool:
     """Whether verdicts need nothing but the published columns of the trace."""
-    gate = (qc.control, qc.signal, qc.reference, qc.measured.method) == ("steps", "rates", "last", "none")
     exact = qc.early_stop != "confident" and not qc.calibrate
-    return gate and exact and qc.chance is None and qc.strikes == 1 and not _guard(qc).pauses
+    return (qc.control, qc.signal) == ("steps", "rates") and exact and qc.strikes == 1 and not _guard(qc).pauses
 
 
 def unit_of(qc: QcConfig) -> str:
@@ -65,8 +64,6 @@ def make_travel(
         unlikeness: of every training scan, if `looks_at_images`.
         place: where it goes on, as of `Travel`.
 
-    Raises:
-        RunError: a trusted center does not exist.
     """
     qc = config.qc
     if qc.control == "screen":
@@ -77,35 +74,21 @@ def make_travel(
         asked = qc.evidence
         rules = EvidenceRules(qc.fdr, every=asked.every, revisit=qc.revisit, compare=asked.compare, guard=_guard(qc))
         return EvidenceTravel(plan, rules, centers, *listeners, **place)
-    if unknown := [center for center in qc.measured.centers if center not in plan.subjects]:
-        raise RunError(f"qc.measured.centers: no center {', '.join(unknown)}; there are {', '.join(plan.subjects)}")
     return ControlledTravel(plan, _control(qc), centers, *listeners, **place)
 
 
 def _control(qc: QcConfig) -> Control:
-    measured, dry_tour = qc.measured, None
-    if measured.method != "none":
-        dry_tour = DryTour(
-            method=measured.method,
-            level=measured.level,
-            n_steps=measured.n_steps,
-            centers=tuple(measured.centers),
-            seed=measured.seed,
-        )
     gate = Gate(
         signal=qc.signal,
         error=qc.error,
         loss_error=qc.loss_error,
         rates=qc.rates,
-        reference=qc.reference,
-        chance=qc.chance,
     )
     return Control(
         gate,
         revisit=qc.revisit,
         strikes=qc.strikes,
         guard=_guard(qc),
-        dry_tour=dry_tour,
         early_stop=qc.early_stop,
         confidence=qc.confidence,
         verify=qc.verify,
@@ -207,9 +190,7 @@ def _remedy(qc: QcConfig) -> str:
         return "lower qc.fdr and look at review.csv and centers.csv"
     if qc.control == "screen":
         return "raise the limits of qc.screen"
-    if qc.measured.method != "none":
-        return "raise qc.measured.level"
-    return "raise " + {"rates": "qc.error", "loss": "qc.loss_error", "both": "qc.error and qc.loss_error"}[qc.signal]
+    return "raise " + {"rates": "qc.error", "loss": "qc.loss_error"}[qc.signal]
 
 
 def warn_of_settings(qc: QcConfig, plan: Plan, *, n_hc: int, n_pd: int) -> None:
@@ -230,7 +211,7 @@ def warn_of_few_scans(qc: QcConfig, *, n_train: int) -> None:
 
 def warn_of_single_flips(qc: QcConfig, *, n_hc: int, n_pd: int) -> None:
     """Warn, with the figures, if one flipped prediction of one scan is more than the acceptable error."""
-    if qc.control != "steps" or qc.signal == "loss" or qc.measured.method != "none":
+    if qc.control != "steps" or qc.signal == "loss":
         return
     worth = flip_worth(Counts(tp=n_pd, tn=n_hc))
     if qc.error < max(worth.fpr, worth.fnr):

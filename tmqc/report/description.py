@@ -96,18 +96,12 @@ def _describe_gate(settings: Mapping[str, Any]) -> str:
         return f"screen, every {get('screen.every')} cycles, {get('screen.steps')} steps a scan"
     if get("control") == "evidence":
         return f"evidence, every {get('evidence.every')} cycles, false discovery rate {get('fdr')}"
-    signal, method = get("signal"), get("measured.method")
-    parts = [f"every step by {signal}"]
-    if method not in ("none", "-"):
-        parts.append(f"tolerances measured by {method} {get('measured.level')}")
-    else:
-        parts += [f"error {get('error')} a sample"] if signal in ("rates", "both") else []
-        parts += [f"loss {get('loss_error')} nats a sample"] if signal != "rates" else []
+    by_loss = get("signal") == "loss"
+    parts = [f"every step by {get('signal')}"]
+    parts += [f"loss {get('loss_error')} nats a sample" if by_loss else f"error {get('error')} a sample"]
     parts += ["calibrated"] if get("calibrate") is True else []
     parts += ["BatchNorm statistics frozen"] if get("batchnorm") == "frozen" else []
-    if get("chance") not in (None, "-"):
-        parts.append(f"chance {get('chance')}")
-    return ", ".join([*parts, f"reference {get('reference')}", f"revisit after {get('revisit')} cycles"])
+    return ", ".join([*parts, f"revisit after {get('revisit')} cycles"])
 
 
 def _of(group: str) -> dict[str, str]:

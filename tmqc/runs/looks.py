@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import astuple, fields
 from pathlib import Path
 
-from tmqc.core.evidence import Review
+from tmqc.core.review import Review
 from tmqc.runs.directory import CENTERS, POWER, REVIEW, write_text
 from tmqc.training.state import Looks
 

@@ -98,17 +98,6 @@ class ScheduleConfig:
 
 
 @dataclass
-class MeasuredConfig:
-    """Tolerances measured by a dry tour before control starts, in place of the acceptable errors."""
-
-    method: str = one_of("none", ("none", "quantile", "z"))  # none: the acceptable errors hold
-    level: float = 0.99  # of a quantile 0..1; of z in robust standard deviations, as 5
-    n_steps: int = within(40, 2, 100_000)  # steps of one scan, and as many of a full batch
-    centers: list[str] = field(default_factory=list)  # names of the trusted ones; empty: all
-    seed: int = within(0, 0, 2**32 - 1)
-
-
-@dataclass
 class ScreenConfig:
     """Judge every scan from one trusted state."""
 
@@ -151,17 +140,14 @@ class QcConfig:
     error: float = within(0.02, 0.0, 1.0)  # acceptable error per sample
     revisit: int = within(2, 1, 100_000)  # cycles a flagged subject waits
     rates: str = one_of("standard", RATES)  # published: FP / PD and FN / HC, as the published scripts divide
-    signal: str = one_of("rates", ("rates", "loss", "both"))  # what must not rise: FPR and FNR, the loss, or all
+    signal: str = one_of("rates", ("rates", "loss"))  # what must not rise: FPR and FNR, or the loss
     loss_error: float = within(0.01, 0.0, 100.0)  # acceptable rise of the verification loss per sample, nats
-    reference: str = one_of("last", ("last", "best"))  # the last accepted verification, or the best so far
-    chance: float | None = None  # 0.05: a rate rejects only beyond what chance explains (exact McNemar test); null: off
     strikes: int = within(1, 1, 1000)  # failed revisits in a row that eliminate
     early_stop: Any = field(default="off", metadata={"one_of": EARLY_STOPS})  # end a verification once it is decided
     confidence: float = within(0.95, 0.5, 0.999999)  # of early_stop=confident: at which a part of the scans accepts
     verify: str = one_of("batch", ("batch", "visit"))  # after every batch, or once after every visit
     calibrate: bool = False  # Platt-calibrate the verification logits before anything is counted
     batchnorm: str = one_of("published", ("published", "frozen"))  # frozen: its statistics stay those of the start
-    measured: MeasuredConfig = field(default_factory=MeasuredConfig)
     screen: ScreenConfig = field(default_factory=ScreenConfig)
     fdr: float = within(0.1, 1e-6, 0.5)  # of evidence: share of good ones expected among what is eliminated
     evidence: EvidenceConfig = field(default_factory=EvidenceConfig)

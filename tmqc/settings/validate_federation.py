@@ -57,11 +57,6 @@ def _check_screen(config: Config) -> list[str]:
 def _check_steps(config: Config) -> list[str]:
     settings, qc = config.federation, config.qc
     faults = []
-    if qc.measured.method != "none" and settings.on_fault == SKIP:
-        faults.append(
-            f"qc.measured.method={qc.measured.method}: tolerances are measured once, before control starts, and "
-            "every step of that measurement counts: use federation.on_fault=wait or stop"
-        )
     if qc.early_stop != "off":
         faults.append(
             f"qc.early_stop={qc.early_stop}: sites score at the same time, each all of its scans, and none could stop "

@@ -8,12 +8,11 @@ from typing import Any, Unpack
 
 from tmqc.core.control import Control
 from tmqc.core.false_alarms import Drift, measure_drift
-from tmqc.core.gate import Gate, decide, flip_worth, next_reference
+from tmqc.core.gate import Gate, decide
 from tmqc.core.rates import Rates, Verification, calibrate_verification
 from tmqc.core.records import (
     BASELINE,
     BATCH,
-    DRY,
     ELIMINATED,
     POSTPONED,
     READMITTED,
@@ -25,7 +24,6 @@ from tmqc.core.records import (
     join,
 )
 from tmqc.core.runaway import Alarm, find_runaway
-from tmqc.core.tolerances import Change, draw_dry_steps, measure_tolerances
 from tmqc.training.state import CLOSE, TOUR, Task
 from tmqc.training.tour import Place, Travel
 from tmqc.training.travel import AwayError, Centers, Listener, Plan, verify, with_logits
@@ -43,27 +41,17 @@ class ControlledTravel(Travel):
 
     @property
     def gate(self) -> Gate:
-        """As configured, with its tolerances once they are measured."""
-        return replace(self.control.gate, measured=self.state.tolerances)
+        """As configured."""
+        return self.control.gate
 
     @property
     def reference(self) -> Verification:
-        """What steps are compared with: the last accepted verification, or the best."""
+        """What steps are compared with: the last accepted verification."""
         assert self.state.reference is not None
         return self.state.reference
 
     def _opening(self, cycle: int) -> list[Task]:
-        start = [Task(BASELINE), *self._dry_tour()] if cycle == self.plan.tour.start else []
-        return [*start, Task(TOUR)]
-
-    def _dry_tour(self) -> list[Task]:
-        """Steps on trusted data; the gate's tolerances are made of what they change."""
-        if (dry := self.control.dry_tour) is None:
-            return []
-        trusted = {c: s for c, s in self.plan.subjects.items() if not dry.centers or c in dry.centers}
-        sizes = (1, self.plan.tour.batch_size)
-        drawn = draw_dry_steps(trusted, sizes=sizes, n_steps=dry.n_steps, seed=dry.seed)
-        return [Task(DRY, center, (subjects,)) for center, subjects in drawn]
+        return [Task(BASELINE), Task(TOUR)] if cycle == self.plan.tour.start else [Task(TOUR)]
 
     def _do(self, task: Task) -> None:
         if task.phase == BASELINE:
@@ -109,8 +97,6 @@ class ControlledTravel(Travel):
                 self._leave(task)
             return
         self._report(self._follow(step))
-        if task.phase == DRY and self.state.queue[0].phase != DRY:
-            self._measure()
 
     def _follow(self, step: Step) -> Step:
         """Act on a verdict: retry the scans of a rejected batch, flag those that fail, decide on revisits."""
@@ -147,30 +133,15 @@ class ControlledTravel(Travel):
         n = len(self.state.ledger.eliminated) + n_more
         return find_runaway(self.control.guard, self.state.rejected, n_condemned=n, n_subjects=len(self._center_of))
 
-    def _measure(self) -> None:
-        """Make the gate's tolerances of what the steps of the dry tour changed."""
-        dry, before, changes = self.control.dry_tour, self.gate.rates_of(self.reference), []
-        assert dry is not None
-        for step in (step for step in self.state.steps if step.phase == DRY):
-            assert step.verification is not None
-            assert step.rates is not None
-            rate = max(step.rates.fpr - before.fpr, step.rates.fnr - before.fnr)
-            changes.append(Change(len(step.subjects), rate, step.verification.loss - self.reference.loss))
-        flip = flip_worth(self.reference.counts)
-        self.state.tolerances = measure_tolerances(
-            changes, method=dry.method, level=dry.level, flip=max(flip.fpr, flip.fnr)
-        )
-
     def _try_step(self, task: Task) -> Step:
-        """Train, verify, decide; a rejected or dry step leaves no trace in the model."""
+        """Train, verify, decide; a rejected step leaves no trace in the model."""
         before = self.centers.snapshot()
         trained = self._train_all(task, before)
         started, n, gate, risk = perf_counter(), len(trained.subjects), self.gate, self.control.risk
-        judged = task.phase != DRY
-        raw = self.verify_step(trained.subjects, before) if judged else verify(self.centers, self.state.cycle)
+        raw = self.verify_step(trained.subjects, before)
         verification = self._count(raw)
-        verdict = decide(verification, self.reference, n_samples=n, gate=gate, risk=risk) if judged else None
-        if verdict is not None and verdict.accepted:
+        verdict = decide(verification, self.reference, n_samples=n, gate=gate, risk=risk)
+        if verdict.accepted:
             self.accept(raw)
         else:
             self.centers.restore(before)
@@ -224,13 +195,9 @@ class ControlledTravel(Travel):
         return join(steps)
 
     def accept(self, raw: Verification) -> None:
-        """The model as it is becomes the next reference, or under `best` may."""
-        state = self.state
-        state.current = raw
-        reference = next_reference(self._count(raw), self.reference, self.gate)
-        if reference is not state.reference:
-            self.centers.hold_reference()
-        state.reference = reference
+        """The model as it is becomes the next reference."""
+        self.state.current, self.state.reference = raw, self._count(raw)
+        self.centers.hold_reference()
 
     def _close(self) -> tuple[Verification, Rates, float | None]:
         assert self.state.current is not None

@@ -26,11 +26,11 @@ from tmqc.core.evidence import (
     Screened,
     able_to_be_judged,
     judge_screening,
-    rank_for_review,
 )
 from tmqc.core.platt import Line, LogitCounts, calibrate_counts, count_logits
 from tmqc.core.rates import RATES
 from tmqc.core.records import BASELINE, BATCH, ELIMINATED, POSTPONED, READMITTED, SCREEN, Step
+from tmqc.core.review import rank_for_review
 from tmqc.core.runaway import Alarm, Guard, find_runaway
 from tmqc.core.verdicts import ELIMINATED as OUT
 from tmqc.core.verdicts import SUSPECT

@@ -7,16 +7,16 @@ from dataclasses import dataclass, field
 
 from pydantic import TypeAdapter
 
-from tmqc.core.evidence import Review, ScanScore
+from tmqc.core.evidence import ScanScore
 from tmqc.core.first_order import Estimated
 from tmqc.core.ledger import Ledger
 from tmqc.core.power import Power
 from tmqc.core.rates import Verification
 from tmqc.core.records import CycleReport, Step
+from tmqc.core.review import Review
 from tmqc.core.runaway import Alarm
 from tmqc.core.schedule import Visit
 from tmqc.core.screen import Record
-from tmqc.core.tolerances import Tolerances
 from tmqc.core.verdicts import CenterVerdict
 
 # Phases of tasks that are no training step, besides `baseline`, which only verifies.
@@ -98,7 +98,6 @@ class TourState:
         steps: of this cycle so far. flagged, alarm, refused, estimated: as of `CycleReport`, of this cycle so far.
         reports: of all cycles that are over.
         rejected: of every batch, or visit, that the regular tours had verified so far, whether it was.
-        tolerances: as measured; None before the dry tour is over, and without one.
         reference, began: what steps are compared with, now and at first, as the gate counts it. current: verification
             of the model as it stands, at 0.5. Gates of steps only.
         judge, margins, records: of the screen: margins known in the screening under way, evidence by subject.
@@ -116,7 +115,6 @@ class TourState:
     reports: list[CycleReport] = field(default_factory=list)
     ledger: Ledger = field(default_factory=Ledger)
     rejected: list[bool] = field(default_factory=list)
-    tolerances: Tolerances | None = None
     reference: Verification | None = None
     current: Verification | None = None
     began: Verification | None = None

@@ -54,12 +54,8 @@ def effective(settings: Mapping[str, Setting]) -> dict[str, Setting]:
 def _idle_in_gate(settings: Mapping[str, Setting]) -> list[str]:
     if (control := settings.get("qc.control")) in ("screen", "evidence"):
         idle = ["qc.fdr", "qc.evidence."] if control == "screen" else ["qc.screen."]
-        return [*idle, ERROR, LOSS_ERROR, "qc.signal", "qc.reference", "qc.verify", "qc.chance", "qc.measured."]
-    idle = ["qc.screen.", "qc.fdr", "qc.evidence."]
-    if settings.get("qc.measured.method") not in ("none", None):
-        return [*idle, ERROR, LOSS_ERROR]  # measured tolerances stand in their place
-    signal = settings.get("qc.signal")
-    return [*idle, "qc.measured.", *([ERROR] if signal == "loss" else [LOSS_ERROR] if signal == "rates" else [])]
+        return [*idle, ERROR, LOSS_ERROR, "qc.signal", "qc.verify"]
+    return ["qc.screen.", "qc.fdr", "qc.evidence.", ERROR if settings.get("qc.signal") == "loss" else LOSS_ERROR]
 
 
 def is_seed(name: str) -> bool:
