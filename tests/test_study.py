@@ -91,25 +91,25 @@ def make_runs(outputs, sweeps):
 
 
 def test_the_report_has_every_model_beside_the_clean_one(tmp_path):
-    sweeps = study.plan(["clean", "dirty", "evidence", "rivals"], ["none", "mixture"], (0, 1))
+    sweeps = study.plan(["clean", "dirty", "evidence", "rivals"], ["none", "centers"], (0, 1))
     make_runs(tmp_path, sweeps)
     runs, missing = study.read_runs(sweeps, tmp_path)
-    assert [path.rpartition("sweeps/")[2] for path in missing] == ["study_mixture_rivals/run.seed=1"]
+    assert [path.rpartition("sweeps/")[2] for path in missing] == ["study_centers_rivals/run.seed=1"]
     report = study.write_report(runs, missing, tmp_path / "study", made_by="make study")
     assert len(pd.read_csv(report.with_name("runs.csv"))) == len(runs) == 2 + 2 + 4 + 4 + 2
     sections = report.read_text().split("\n## ")
-    assert [section.split("\n")[0] for section in sections[1:]] == ["none", "mixture"]
+    assert [section.split("\n")[0] for section in sections[1:]] == ["none", "centers"]
     tables = [[line.split(" | ") for line in section.splitlines() if line.startswith("| ")] for section in sections]
-    none, mixture = (
+    none, centers = (
         {row[0].strip("| "): dict(zip(table[0], row, strict=True)) for row in table} for table in tables[1:]
     )
-    assert list(mixture) == ["model", "---", "clean", "dirty", "evidence", "loss", "knn_label"]
+    assert list(centers) == ["model", "---", "clean", "dirty", "evidence", "loss", "knn_label"]
     # half-width t(.975, 1) * sd / sqrt(2) = 12.706 * 0.05
-    assert mixture["clean"]["test AUROC"] == "0.850 [0.215, 1.485]"
-    assert (none["evidence"]["good lost"], mixture["evidence"]["good lost"]) == ("2.0", "1.0")
-    assert mixture["evidence"]["average precision"] == f"{(1 / 2 + 2 / 3) / 2:.3f}"
-    assert (mixture["knn_label"]["seeds"], mixture["knn_label"]["recall"]) == ("1", "0.000")
-    assert mixture["loss"]["recall"] == mixture["dirty"]["recall"] == ""
+    assert centers["clean"]["test AUROC"] == "0.850 [0.215, 1.485]"
+    assert (none["evidence"]["good lost"], centers["evidence"]["good lost"]) == ("2.0", "1.0")
+    assert centers["evidence"]["average precision"] == f"{(1 / 2 + 2 / 3) / 2:.3f}"
+    assert (centers["knn_label"]["seeds"], centers["knn_label"]["recall"]) == ("1", "0.000")
+    assert centers["loss"]["recall"] == centers["dirty"]["recall"] == ""
 
 
 def test_without_runs_there_is_no_report(tmp_path, capsys):
