@@ -10,7 +10,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from tmqc.data.cohort import digest
+from tmqc.data.cohort import digest, profile
 from tmqc.errors import StoppedError
 from tmqc.model.batch_size import with_batch_size
 from tmqc.pipelines.prepare import Inputs
@@ -23,7 +23,6 @@ from tmqc.settings.fingerprint import settings_digest
 from tmqc.settings.schema import Config, flatten
 from tmqc.settings.secrets import redact_all
 from tmqc.tracking import PARENT_TAG, PIPELINE_TAG, SWEEP_TAG, TRACKERS, Tracker
-from tmqc.tracking.dataset import dataset_profile
 
 log = logging.getLogger("tmqc")
 
@@ -96,7 +95,7 @@ def open_run(config: Config, directory: Path, inputs: Inputs) -> Iterator[RunCon
                 tracker.artifact(directory / CONFIG)
                 for split, subjects in inputs.splits.items():
                     if subjects:
-                        tracker.dataset(dataset_profile(subjects), split=split, digest=digest(subjects))
+                        tracker.dataset(profile(subjects), split=split, digest=digest(subjects))
                 resolved = with_batch_size(config, inputs.learner.model, point.facts if point else None)
                 yield RunContext(resolved, directory, tracker, stop, point, data)
             status = "FINISHED"

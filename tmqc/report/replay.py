@@ -19,7 +19,6 @@ from tmqc.runs import directory as rundir
 from tmqc.runs.cycles import read_rows
 from tmqc.runs.provenance import environment_tags
 from tmqc.runs.resume import read_run_id
-from tmqc.tracking import RunOpening
 from tmqc.tracking.outbox import MlflowTracker
 from tmqc.tracking.store import MlflowStore
 from tmqc.tracking.unsent import Outbox, read_outbox
@@ -69,7 +68,7 @@ def replay(run: PastRun, store: MlflowStore, *, again: bool = False) -> None:
         log.info("%s is there already, run %s, %s; --again makes another one", run.directory, run_id, status)
         return
     else:
-        left = left or Outbox(RunOpening(name="", tags={}, settings={}, description=""), run_id)
+        left = left or Outbox(run_id=run_id)
         left.status = left.status or run.status
         tracker.deliver(left)
     if not tracker.is_up_to_date():

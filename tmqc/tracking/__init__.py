@@ -9,7 +9,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,12 +55,14 @@ for _name, _value in {
     os.environ.setdefault(_name, _value)
 
 
-class Tracker(Protocol):
-    """`start` first, `finish` last, the rest in between and any number of times."""
+class Tracker:
+    """Where a run is logged; this one logs nothing. `start` first, `finish` last, the rest in between.
 
-    @property
-    def run_id(self) -> str | None:
-        """The tracker's own name of the run, for `start`; None before `start` and where there is no such thing."""
+    Attributes:
+        run_id: the tracker's own name of the run, for `start`; None before `start` and where there is no such thing.
+    """
+
+    run_id: str | None = None
 
     def start(
         self,
@@ -86,7 +88,7 @@ class Tracker(Protocol):
         """
 
     def dataset(self, profile: Mapping[str, int], *, split: str, digest: str) -> None:
-        """Log which subjects a split holds, by digest (`cohort.digest`) and numbers (`dataset_profile`)."""
+        """Log which subjects a split holds, by digest and numbers (`cohort.digest`, `cohort.profile`)."""
 
     def cycle(self) -> None:
         """Log the rows that `cycles.csv` of the run has by now and that were not logged yet."""
@@ -109,49 +111,11 @@ class Tracker(Protocol):
         """Describe the run, in Markdown, in place of what `start` was given."""
 
     def finish(self, status: str) -> None:
-        """Close the run: FINISHED, FAILED or KILLED. Waits for what has not been sent, but not without end.
+        """Close the run: FINISHED, FAILED or KILLED. Waits for what has not been sent, up to a time limit.
 
         Raises:
             ValueError: another status.
         """
-
-
-class NoTracker:
-    """Logs nothing."""
-
-    run_id: str | None = None
-
-    def start(
-        self,
-        *,
-        name: str,
-        tags: Mapping[str, str],
-        settings: Mapping[str, Setting],
-        description: str = "",
-        run_id: str | None = None,
-    ) -> None:
-        """Nothing."""
-
-    def dataset(self, profile: Mapping[str, int], *, split: str, digest: str) -> None:
-        """Nothing."""
-
-    def cycle(self) -> None:
-        """Nothing."""
-
-    def metrics(self, values: Mapping[str, float | None], *, step: int | None = None) -> None:
-        """Nothing."""
-
-    def artifact(self, path: Path, *, folder: str | None = None) -> None:
-        """Nothing."""
-
-    def model(self, model: keras.Model, *, example: NDArray[np.generic]) -> None:
-        """Nothing."""
-
-    def describe(self, text: str) -> None:
-        """Nothing."""
-
-    def finish(self, status: str) -> None:
-        """Nothing."""
 
 
 def _mlflow(config: TrackingConfig, outputs: Path, directory: Path) -> Tracker:
@@ -170,7 +134,7 @@ def _mlflow(config: TrackingConfig, outputs: Path, directory: Path) -> Tracker:
 # By `tracking.name`; made of the settings, `run.outputs` and the run directory.
 TRACKERS: dict[str, Callable[[TrackingConfig, Path, Path], Tracker]] = {
     "mlflow": _mlflow,
-    "none": lambda config, outputs, directory: NoTracker(),
+    "none": lambda config, outputs, directory: Tracker(),
 }
 
 

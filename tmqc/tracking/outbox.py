@@ -10,10 +10,10 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import numpy as np
@@ -33,6 +33,7 @@ from tmqc.tracking import (
     SWEEP_TAG,
     RunOpening,
     Setting,
+    Tracker,
 )
 from tmqc.tracking.faults import ArtifactError, RefusedError, TrackingError, first_line
 from tmqc.tracking.store import MlflowStore, Point
@@ -49,7 +50,7 @@ LAST_WAIT_S, KILLED_WAIT_S = 120.0, 15.0  # for what has not been sent when the 
 _WITHOUT = "tracking.required=false logs the run later, tracking=none never"
 
 
-class MlflowTracker:
+class MlflowTracker(Tracker):
     """Brings an MLflow run up to date from a thread of its own; see the module.
 
     After a failure it is tried again at the next cycle, at the end, and when the run goes on in another process.
@@ -66,7 +67,7 @@ class MlflowTracker:
     ) -> None:
         self._store, self._directory, self._required = store, directory.absolute(), required
         self._system_metrics, self._last_wait_s = system_metrics, last_wait_s
-        self._box = Outbox(RunOpening(name="", tags={}, settings={}, description=""))
+        self._box = Outbox()
         self._is_open = self._is_away = self._warned_of_slowness = False
         self._last_cycle: int | None = None  # that the store has; asked for when the run goes on or the store was away
         self._asks_last = False
@@ -76,7 +77,7 @@ class MlflowTracker:
         self._sampler: SystemSampler | None = None
 
     @property
-    def run_id(self) -> str | None:
+    def run_id(self) -> str | None:  # type: ignore[override]
         """The store's id of the run, or our own name for it as long as the store has none; `start` takes either."""
         return self._box.run_id or self._box.opening["tags"].get(KEY_TAG)
 
@@ -258,14 +259,9 @@ class MlflowTracker:
         """Send all that waits, in order, the status last; files that are not taken wait and hold nothing else up."""
         box, blocked = self._box, None
         self._send_points()
-        for split, (digest, profile) in self._copy(box.datasets):
-            self._call(partial(self._store.log_dataset, split, digest, profile))
-            self._drop(box.datasets, split)
-        if (text := box.text) is not None:
-            self._call(partial(self._store.describe, text))
-            box.text = None if box.text == text else box.text
+        self._send_each(box.calls(self._store))
         try:
-            self._send_files()
+            self._send_each(box.file_calls(self._store, self._directory), files=True)
         except ArtifactError as error:
             blocked = error
         if (status := box.status) is not None and not (box.cycles or box.points):
@@ -280,13 +276,15 @@ class MlflowTracker:
             self._keep()
             log.info("tracking: what waited is logged")
 
-    def _copy(self, waiting: dict[str, Any]) -> list[tuple[str, Any]]:
+    def _send_each(
+        self, calls: Iterable[tuple[Callable[[], None], Callable[[], object]]], *, files: bool = False
+    ) -> None:
         with self._state:
-            return list(waiting.items())
-
-    def _drop(self, waiting: dict[str, Any], name: str) -> None:
-        with self._state:
-            waiting.pop(name, None)
+            waiting = list(calls)
+        for send, leave_out in waiting:
+            self._call(send, files=files)
+            with self._state:
+                leave_out()
 
     def _send_points(self) -> None:
         box = self._box
@@ -319,16 +317,6 @@ class MlflowTracker:
             for row in rows
             if self._last_cycle is None or row.cycle > self._last_cycle
         ]
-
-    def _send_files(self) -> None:
-        box = self._box
-        for name, folder in self._copy(box.files):
-            self._call(partial(self._store.log_file, self._directory / name, folder), files=True)
-            self._drop(box.files, name)
-        if box.model:
-            self._call(partial(self._store.log_model, self._directory / MODEL), files=True)
-            box.model = False
-            shutil.rmtree(self._directory / MODEL, ignore_errors=True)  # it lay there for this only
 
     def _call(self, send: Callable[[], None], *, files: bool = False) -> None:
         """Send one thing; what the store refuses is left out with a warning. Files may take their time."""

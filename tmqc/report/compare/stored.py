@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from tmqc.phantom.cohort import PHANTOM_NOTE
 from tmqc.report.compare.gather import NUMBERS, PIPELINES, Gathered, LeftOut, RunRecord, in_order
+from tmqc.report.past_run import Setting
 from tmqc.tracking import PIPELINE_TAG, SWEEP_PARENT
-from tmqc.tracking.query import StoredRun, stored_runs
-
-_FINISHED = "FINISHED"
+from tmqc.tracking.query import settings_of, stored_runs
 
 
 def query(experiment: str, *, filter_string: str, uri: str | None, outputs: Path) -> Gathered:
@@ -18,38 +19,29 @@ def query(experiment: str, *, filter_string: str, uri: str | None, outputs: Path
     Args and errors are those of `stored_runs`.
     """
     runs = stored_runs(experiment, filter_string=filter_string, uri=uri, outputs=outputs)
-    records = [_record(run) for run in runs if _is_training(run)]
-    return Gathered(in_order(records), tuple(_left_out(run) for run in runs if not _is_training(run)))
+    found = [_read(run, settings_of(run)) for run in runs]
+    records = [one for one in found if isinstance(one, RunRecord)]
+    return Gathered(in_order(records), tuple(one for one in found if isinstance(one, LeftOut)))
 
 
-def _is_training(run: StoredRun) -> bool:
-    return run.settings.get("pipeline.name") in PIPELINES and not _is_parent(run)
-
-
-def _is_parent(run: StoredRun) -> bool:
-    return run.tags.get(PIPELINE_TAG) == SWEEP_PARENT  # its settings are those that its jobs share
-
-
-def _left_out(run: StoredRun) -> LeftOut:
-    if _is_parent(run):
-        return LeftOut(run.run_id, f"{run.name}: the parent of a sweep's runs", faulty=False)
-    pipeline = run.settings.get("pipeline.name")
-    if pipeline is not None:
-        return LeftOut(run.run_id, f"{run.name}: pipeline={pipeline}: not a training run", faulty=False)
-    reason = f"{run.name} ({run.run_id}): has no parameter pipeline.name: not a run of tmqc"
-    return LeftOut(run.run_id, reason, faulty=True)
-
-
-def _record(run: StoredRun) -> RunRecord:
-    finished, pipeline = run.status == _FINISHED, str(run.settings["pipeline.name"])
-    known = {name: value for name, value in run.numbers.items() if pipeline == "qc" or not name.startswith("qc/")}
+def _read(run: Any, settings: Mapping[str, Setting]) -> RunRecord | LeftOut:
+    """One run of MLflow's."""
+    run_id, name, tags = str(run.info.run_id), str(run.info.run_name), run.data.tags
+    if tags.get(PIPELINE_TAG) == SWEEP_PARENT:  # its settings are those that its jobs share
+        return LeftOut(run_id, f"{name}: the parent of a sweep's runs", faulty=False)
+    if (pipeline := settings.get("pipeline.name")) is None:
+        return LeftOut(run_id, f"{name} ({run_id}): has no parameter pipeline.name: not a run of tmqc", faulty=True)
+    if pipeline not in PIPELINES:
+        return LeftOut(run_id, f"{name}: pipeline={pipeline}: not a training run", faulty=False)
+    finished = run.info.status == "FINISHED"
+    known = [n for n in NUMBERS if finished and (pipeline == "qc" or not n.startswith("qc/"))]
     return RunRecord(
-        name=str(run.settings.get("run.name", run.name)),
-        pipeline=pipeline,
-        origin=run.run_id,
+        name=str(settings.get("run.name", name)),
+        pipeline=str(pipeline),
+        origin=run_id,
         finished=finished,
-        state="finished" if finished else f"unfinished, {run.status} in the tracking store",
-        settings=run.settings,
-        numbers={name: known.get(name) if finished else None for name in NUMBERS},
-        note=PHANTOM_NOTE if run.tags.get("phantom") == "true" else None,
+        state="finished" if finished else f"unfinished, {run.info.status} in the tracking store",
+        settings=settings,
+        numbers=dict.fromkeys(NUMBERS) | {n: run.data.metrics.get(n) for n in known},
+        note=PHANTOM_NOTE if tags.get("phantom") == "true" else None,
     )
