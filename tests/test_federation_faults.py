@@ -18,7 +18,7 @@ from tmqc.data.cohort import Subject
 from tmqc.data.volumes import Volumes
 from tmqc.errors import RunError
 from tmqc.federation.caller import Caller, FederationError
-from tmqc.federation.messages import STATE, decode, encode
+from tmqc.federation.messages import STATE, decode_message, encode_message
 from tmqc.federation.remote import RemoteCenters, open_sites
 from tmqc.federation.simulated import lay_out
 from tmqc.federation.site import Site, SiteModel
@@ -63,7 +63,7 @@ class Unreliable(LocalTransport):
     def exchange(self, requests, *, timeout_s):
         found = {}
         for site, data in requests.items():
-            self.requests.append((site, decode(data), len(data)))
+            self.requests.append((site, decode_message(data), len(data)))
             spoil = self.faults[site].pop(0) if self.faults.get(site) else None
             if spoil == "silent":
                 found[site] = NoAnswer("gave no answer within 1 s")
@@ -113,7 +113,7 @@ def step(centers, center="B"):
 
 
 def with_fields(**fields):
-    return lambda data: encode(decode(data) | fields)
+    return lambda data: encode_message(decode_message(data) | fields)
 
 
 def test_tokens_are_drawn_once_and_tell_nothing(files, opened):
@@ -147,7 +147,7 @@ def test_a_state_travels_once_and_going_back_sends_nothing(remote):
         [with_fields(loss_sums=np.array([np.nan])), with_fields(counts=np.array([[1.0, 2.0, 3.0, 4.0]]))],
         [with_fields(counts=np.array([[9, 0, 0, 0]])), with_fields(flips=np.array([[9, 0, 0, 0]]))],
         [with_fields(predictions=np.zeros(5)), with_fields(counts=np.array([[-1, 3, 3, 0]]))],
-        [lambda data: encode({"error": "failed", "detail": ["MemoryError"]})],
+        [lambda data: encode_message({"error": "failed", "detail": ["MemoryError"]})],
     ],
     ids=["silent", "garbage", "nan", "impossible", "forbidden", "failed"],
 )
@@ -168,9 +168,9 @@ def test_a_changed_state_is_not_taken(remote):
     name = "classifier/pd/kernel"
 
     def change(data):
-        reply = decode(data)
+        reply = decode_message(data)
         field = next(field for field in reply if field.endswith(name) and "optimizer" not in field)
-        return encode(reply | {field: reply[field] + 1})
+        return encode_message(reply | {field: reply[field] + 1})
 
     transport.faults["site-2"] = [change]
     step(centers)

@@ -19,7 +19,7 @@ import yaml
 from nvflare.fuel.flare_api.flare_api import Session, new_secure_session
 
 from tmqc.federation.flare import FlareError, FlareJob
-from tmqc.federation.flare_kit import join
+from tmqc.federation.flare_kit import prepare_kit
 
 ADMIN, SERVER = "admin@tmqc.org", "localhost"
 _LOGIN_S, _CONNECT_S, _END_S, _CHECK_S = 60.0, 300.0, 30.0, 2.0
@@ -49,7 +49,7 @@ class SubmittedJob:
         Raises:
             FlareError: the server cannot be asked.
         """
-        with _told_plainly():
+        with _server_asked():
             return _connected(self._session)
 
     def end(self) -> None:
@@ -65,12 +65,12 @@ class SubmittedJob:
             self._session.close()
 
     def _status(self) -> str:
-        with _told_plainly():
+        with _server_asked():
             return str(self._session.get_job_meta(self._id).get("status"))
 
 
 @contextmanager
-def _told_plainly() -> Iterator[None]:
+def _server_asked() -> Iterator[None]:
     try:
         yield
     except Exception as error:  # FLARE raises what comes to hand
@@ -187,9 +187,9 @@ class System:
         """
         _end_leftovers(folder)
         self.kits = provision(folder, list(files))
-        join(self.kits / SERVER, None)
+        prepare_kit(self.kits / SERVER, None)
         for site, path in files.items():
-            join(self.kits / site, path)
+            prepare_kit(self.kits / site, path)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         try:
             for name in (SERVER, *(site for site in files if site not in later)):

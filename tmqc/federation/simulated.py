@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tmqc.data.cohort import COLUMNS, Subject
+from tmqc.data.cohort import Subject, write_split
 from tmqc.federation.site import Site
 from tmqc.federation.site_model import build_site_model
 from tmqc.federation.site_settings import TOKENS, SiteSettings, read_site_settings, write_site_settings
 from tmqc.federation.transport import LocalTransport
-from tmqc.runs.directory import write_text
 
 SETTINGS = "site.yaml"
 
@@ -53,13 +50,7 @@ def lay_out(
 def _write_table(path: Path, rows: Sequence[Subject]) -> Path | None:
     if not rows:
         return None
-    out = io.StringIO(newline="")
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for s in rows:
-        age = "" if s.age is None else f"{s.age:g}"
-        writer.writerow([s.subject, s.path, s.study, s.group, s.sex or "", age, s.scanner or ""])
-    write_text(path, out.getvalue())
+    write_split(path, rows)
     return path
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import yaml
 
 from tmqc.data.cohort import Cohort, Subject, digest, read_cohort
+from tmqc.data.tables import write_table
 from tmqc.errors import InputError
 from tmqc.runs.directory import write_text
 
@@ -145,12 +146,8 @@ def read_tokens(path: Path) -> dict[str, str]:
 
 
 def _write_tokens(path: Path, tokens: dict[str, str], studies: dict[str, str]) -> None:
-    out = io.StringIO(newline="")
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(TOKEN_COLUMNS)
-    writer.writerows([token, subject, studies.get(subject, "")] for subject, token in tokens.items())
     try:
-        write_text(path, out.getvalue())
+        write_table(path, TOKEN_COLUMNS, ((token, s, studies.get(s)) for s, token in tokens.items()))
         path.chmod(0o600)
     except OSError as error:
         raise SiteError(f"{path}: the table of tokens cannot be written: {error.strerror}") from error

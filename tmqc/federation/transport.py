@@ -16,9 +16,16 @@ if TYPE_CHECKING:  # it loads TensorFlow, which a process that only relays bytes
 
 @dataclass(frozen=True)
 class NoAnswer:
-    """A site did not answer; `why`: the reason, for the log."""
+    """A site did not answer, or could not do what it was asked for.
+
+    Attributes:
+        why: the reason, for the log.
+        error: one of `messages.ERRORS`, of a site that answered; detail: as of `messages.ERROR_REPLY`.
+    """
 
     why: str
+    error: str | None = None
+    detail: tuple[str, ...] = ()
 
 
 class Transport(Protocol):
