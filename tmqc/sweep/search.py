@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial, Trial
 
-    from tmqc.sweep.sweep import Plan
+    from tmqc.sweep.sweep import SweepPlan
 
 MEMORY, RESULTS = "search.log", "optimization_results.yaml"
 _PLACE, _AGAIN = "sweep", "again"  # attributes of a trial: the sweep that ran it; the one that it is another try of
@@ -68,7 +68,7 @@ class Search(Sweeper):
             best = {"name": "optuna", "best_params": study.best_params, "best_value": study.best_value}
             OmegaConf.save(OmegaConf.create(best), sweep.plan.directory / RESULTS)
 
-    def _open(self, plan: Plan) -> Study:
+    def _open(self, plan: SweepPlan) -> Study:
         import optuna
         from optuna.storages.journal import JournalFileBackend, JournalStorage
 
