@@ -158,7 +158,7 @@ def warn_or_stop(report: CycleReport, qc: QcConfig) -> None:
         _log_estimated(report.cycle, estimated)
     if report.alarm is None or report.n_steps == 0:
         return
-    message = explain(report.alarm, report.cycle, qc)
+    message = explain_alarm(report.alarm, report.cycle, qc)
     if qc.runaway.action == "stop":
         raise RunawayError(f"{message}. The run is saved up to here")
     held = "; no scan is eliminated meanwhile" if qc.runaway.action == "pause" else ""
@@ -181,7 +181,7 @@ def _log_estimated(cycle: int, estimated: Estimated) -> None:
     )
 
 
-def explain(alarm: Alarm, cycle: int, qc: QcConfig) -> str:
+def explain_alarm(alarm: Alarm, cycle: int, qc: QcConfig) -> str:
     """Describe a triggered runaway guard: the figures, and what to change."""
     what = []
     if alarm.by_rejections:

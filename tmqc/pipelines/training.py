@@ -92,7 +92,7 @@ def close_training(
     after = predict_test(run, inputs, cycle=last.cycle)
     if after:
         write_predictions(directory / PREDICTIONS, [*before, *after])
-    test, controlled = _metrics_of(after, line_of(last)), config.pipeline.name == "qc"
+    test, controlled = _metrics_of(after, line_of(last.slope, last.offset)), config.pipeline.name == "qc"
     detection, breakdown = evaluate_run(run, setup, reports) if controlled and setup.truth is not None else (None, None)
     summary = summarize_run(
         reports,
@@ -142,11 +142,9 @@ def predict_test(run: RunContext, inputs: Inputs, *, cycle: int) -> list[Predict
     return predictions_of(test, p, cycle=cycle)
 
 
-def line_of(report: CycleReport) -> Line | None:
+def line_of(slope: float | None, offset: float | None) -> Line | None:
     """What calibrates the logits of the model that a cycle has left; None where that is not known."""
-    if report.slope is None or report.offset is None:
-        return None
-    return Line(report.slope, report.offset)
+    return None if slope is None or offset is None else Line(slope, offset)
 
 
 def _metrics_of(predictions: Sequence[Prediction], line: Line | None) -> dict[str, float | None]:

@@ -10,8 +10,6 @@ from typing import Any
 import pandas as pd
 
 from tmqc.core.glossary import TERMS
-from tmqc.core.numbers import cycle_numbers
-from tmqc.core.records import CycleReport
 from tmqc.data.cohort import Subject
 from tmqc.errors import InputError
 from tmqc.report.cycles_figure import draw_cycles, draw_inference
@@ -27,7 +25,7 @@ from tmqc.report.scores import read_detection
 from tmqc.report.style import to_svg
 from tmqc.report.timeline_figure import draw_timelines
 from tmqc.runs import directory as rundir
-from tmqc.runs.cycles import read_cycles
+from tmqc.runs.cycles import CycleRow, read_rows
 
 _WARNING = " WARNING "
 _MOST_WARNINGS = 50
@@ -41,7 +39,7 @@ class RunData:
     Attributes:
         run: settings, summary, environment.
         scans: training scans.
-        cycles: the reports of all cycles.
+        cycles: rows of `cycles.csv`.
         trace: of a run under control.
         flagged: every scan ever flagged.
         rocs: label -> curve on the test split, the starting model first.
@@ -50,7 +48,7 @@ class RunData:
 
     run: PastRun
     scans: Sequence[Subject] = ()
-    cycles: Sequence[CycleReport] = ()
+    cycles: Sequence[CycleRow] = ()
     trace: pd.DataFrame | None = None
     flagged: Sequence[FlaggedScan] = ()
     rocs: Mapping[str, Roc] = field(default_factory=dict)
@@ -73,7 +71,7 @@ def read_data(run: PastRun) -> RunData:
     """
     data = RunData(run)
     if path := data.file(rundir.CYCLES):
-        data = replace(data, cycles=read_cycles(path))
+        data = replace(data, cycles=read_rows(path))
     if run.pipeline != "inference":
         try:
             data = replace(data, scans=training_scans(run))
@@ -89,11 +87,11 @@ def read_data(run: PastRun) -> RunData:
 
 def _curves(run: PastRun, path: Path) -> dict[str, Roc]:
     """Of the first and the last model scored; those of one class have none."""
-    scored = [(cycle, each) for cycle, each in read_scored(path) if 0 < each.actual.mean() < 1]
+    scored = [(cycle, each) for cycle, each in read_scored(path) if 0 < each[0].mean() < 1]
     words = ("first", "last") if run.pipeline == "inference" else ("before this run", "after this run")
     shown = [(words[0], scored[0])] if len(scored) > 1 else []
     shown += [(words[1], each) for each in scored[-1:]]
-    return {f"model of cycle {cycle}, {word}": bootstrap_roc(each) for word, (cycle, each) in shown}
+    return {f"model of cycle {cycle}, {word}": bootstrap_roc(*each) for word, (cycle, each) in shown}
 
 
 def list_sections(data: RunData) -> list[Section]:
@@ -290,7 +288,7 @@ def _why_known(data: RunData) -> str:
 def _cost(data: RunData) -> Section | None:
     if not data.cycles:
         return None
-    rows = [{"cycle": r.cycle} | {name: cycle_numbers(r)[name] for name in _COST} for r in data.cycles]
+    rows = [{"cycle": r.cycle} | {name: r.numbers.get(name) for name in _COST} for r in data.cycles]
     scored = None if data.trace is None or data.trace.empty else int(data.trace["Scored"].iloc[0])
     each = f" A verification scores {scored} scans." if scored else ""
     return Section("cost", "Cost", f"Wall-clock seconds.{each}", tables=[("", pd.DataFrame(rows))])

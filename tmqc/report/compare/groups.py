@@ -135,7 +135,7 @@ def _group(pipeline: str, settings: dict[str, Setting], members: Sequence[RunRec
         first.setdefault(_seeds_of(record, seeds), record)
     kept = tuple(first.values())
     return Group(
-        label=f"{pipeline}: {describe(settings)}" if settings else pipeline,
+        label=f"{pipeline}: {name_settings(settings)}" if settings else pipeline,
         pipeline=pipeline,
         settings=settings,
         records=kept,
@@ -143,7 +143,7 @@ def _group(pipeline: str, settings: dict[str, Setting], members: Sequence[RunRec
     )
 
 
-def describe(settings: Mapping[str, Setting]) -> str:
+def name_settings(settings: Mapping[str, Setting]) -> str:
     """Settings in words: `error 0.01, revisit 2`; the whole name where two share its last part."""
     last = [name.rpartition(".")[2] for name in settings]
     short = [part if last.count(part) == 1 else name for name, part in zip(settings, last, strict=True)]

@@ -9,7 +9,7 @@ import pandas as pd
 from scipy import stats
 
 from tmqc.report.compare.gather import NUMBERS, RunRecord
-from tmqc.report.compare.groups import ERROR, LOSS_ERROR, REVISIT, Group, describe, differing, effective
+from tmqc.report.compare.groups import ERROR, LOSS_ERROR, REVISIT, Group, differing, effective, name_settings
 
 INTERVAL = 0.95  # of a mean over seeds, by Student's t
 
@@ -72,7 +72,7 @@ def gate_runs(groups: Sequence[Group]) -> pd.DataFrame:
             settings = effective(record.settings)
             rows.append(
                 {
-                    "gate": describe(rest) or "qc",
+                    "gate": name_settings(rest) or "qc",
                     "error": settings.get(name) if name else None,
                     "error_name": name,
                     "revisit": settings.get(REVISIT),
