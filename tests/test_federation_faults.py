@@ -20,7 +20,7 @@ from tmqc.errors import RunError
 from tmqc.federation.caller import Caller, FederationError
 from tmqc.federation.messages import STATE, decode_message, encode_message
 from tmqc.federation.remote import RemoteCenters, open_sites
-from tmqc.federation.simulated import lay_out
+from tmqc.federation.simulated import write_sites
 from tmqc.federation.site import Site, SiteModel
 from tmqc.federation.site_settings import TOKENS, read_site_settings, read_tokens
 from tmqc.federation.transport import LocalTransport, NoAnswer
@@ -73,15 +73,18 @@ class Unreliable(LocalTransport):
                 found |= super().exchange({site: data}, timeout_s=timeout_s)
         return found
 
-    def revive(self, sites):
+    def reconnect(self, sites):
         self.revived += sites
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sites")
-    return lay_out(
-        folder, train=rows("train", 4), verification=rows("verify", 5), n_sites=3, min_cell=1, share_margins=False
+    return write_sites(
+        folder,
+        FederationConfig(n_sites=3, min_cell=1),
+        train=rows("train", 4),
+        verification=rows("verify", 5),
     )
 
 
@@ -271,8 +274,11 @@ def test_what_is_too_little_or_too_much_stays_at_the_site(files, remote, tmp_pat
     _, centers = remote()
     with pytest.raises(FederationError, match="share_margins"):
         centers.margins("A", ["x"])
-    laid = lay_out(
-        tmp_path, train=rows("train", 4), verification=rows("verify", 5), n_sites=2, min_cell=6, share_margins=True
+    laid = write_sites(
+        tmp_path,
+        FederationConfig(n_sites=2, min_cell=6, share_margins=True),
+        train=rows("train", 4),
+        verification=rows("verify", 5),
     )
     transport = Unreliable({name: Site(read_site_settings(path), build_site_model) for name, path in laid.items()})
     caller = Caller(transport, FederationConfig(pause_s=0.0), check_stop=lambda: None)
@@ -300,7 +306,7 @@ def verification_of(sizes):
 def test_no_scan_is_lost_if_a_center_is_called_as_others_together_are(remote, tmp_path):
     _, centers = remote()
     table = verification_of({"A+B": 10, "A": 3, "B": 3})
-    laid = lay_out(tmp_path, train=[], verification=table, n_sites=1, min_cell=5, share_margins=False)
+    laid = write_sites(tmp_path, FederationConfig(n_sites=1, min_cell=5), train=[], verification=table)
     transport = Unreliable({name: Site(read_site_settings(path), build_site_model) for name, path in laid.items()})
     caller = Caller(transport, FederationConfig(pause_s=0.0), check_stop=lambda: None)
     sites = open_sites(caller, list(laid), "{}")

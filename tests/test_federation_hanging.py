@@ -78,7 +78,7 @@ class Federation:
     def n_jobs_after(self, seconds):
         """Jobs so far, after these seconds, a look at the first site and a question."""
         self.clock.now += seconds
-        self.transport.revive(["site-1"])
+        self.transport.reconnect(["site-1"])
         self.exchange()
         return len(self.jobs)
 
@@ -95,7 +95,7 @@ def federation(monkeypatch):
 
 def test_a_job_is_started_anew_for_sites_that_hang_and_for_nobody_else(federation):
     assert federation.n_jobs_after(TIMEOUT_S) == 1
-    federation.transport.revive(["site-2"])  # away, and not back yet
+    federation.transport.reconnect(["site-2"])  # away, and not back yet
     federation.state = b"2"
     assert federation.n_jobs_after(TIMEOUT_S) == 1  # slow: it has come to the next one
     assert federation.n_jobs_after(TIMEOUT_S) == 2

@@ -14,7 +14,7 @@ from tmqc.report.compare.gather import gather
 from tmqc.sweep.sweep import SweepPlan, open_sweep
 
 mlflow = pytest.importorskip("mlflow")
-from tmqc.report.compare.stored import query  # noqa: E402
+from tmqc.report.compare.from_mlflow import query  # noqa: E402
 from tmqc.tracking.database import database_uri  # noqa: E402
 
 

@@ -101,7 +101,7 @@ class Caller:
         self.traffic.missing += resting
         waiting = {site: request for site, request in requests.items() if site not in resting}
         if skipped := [site for site in waiting if site in self._skipped_until]:
-            self._transport.revive(skipped)
+            self._transport.reconnect(skipped)
         replies: dict[str, Any] = {}
         self._seconds = 0.0
         first_fault: float | None = None
@@ -153,7 +153,7 @@ class Caller:
             self._check_stop()
             time.sleep(min(left, 0.2))
         self._check_stop()
-        self._transport.revive(sites)
+        self._transport.reconnect(sites)
 
     def _exchange(self, requests: Mapping[str, Message], read: Read, parts: Mapping[str, Part]) -> dict[str, Any]:
         """One attempt; a site that was restarted is opened again and sent all that it lacks."""

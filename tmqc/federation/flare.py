@@ -97,7 +97,7 @@ class FlareTransport:
             return {site: NoAnswer(f"the FLARE job is gone ({error or type(error).__name__})") for site in requests}
         return {site: answer if answered else NoAnswer(answer) for site, (answered, answer) in found.items()}
 
-    def revive(self, sites: Sequence[str]) -> None:
+    def reconnect(self, sites: Sequence[str]) -> None:
         """Start the job anew if that can help: FLARE takes no client back into one that runs.
 
         A site that is there but works on the same request as when it was looked after a time limit ago or more hangs.

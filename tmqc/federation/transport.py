@@ -34,7 +34,7 @@ class Transport(Protocol):
     def exchange(self, requests: Mapping[str, bytes], *, timeout_s: float) -> Mapping[str, bytes | NoAnswer]:
         """Send each site its request, all at once, and wait for the answers; one entry per site asked."""
 
-    def revive(self, sites: Sequence[str]) -> None:
+    def reconnect(self, sites: Sequence[str]) -> None:
         """Try to reach these sites again; called between two attempts."""
 
     def close(self) -> None:
@@ -51,7 +51,7 @@ class LocalTransport:
         """Ask one site after the other: there is nothing to wait for but their work."""
         return {site: self.sites[site].handle(data) for site, data in requests.items()}
 
-    def revive(self, sites: Sequence[str]) -> None:
+    def reconnect(self, sites: Sequence[str]) -> None:
         """Nothing: they are here."""
 
     def close(self) -> None:

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tmqc.data.volumes import available_bytes
 from tmqc.errors import RunError
 
 log = logging.getLogger("tmqc")
@@ -203,13 +203,7 @@ def take(held: Any, rows: NDArray[np.intp]) -> Any:
 
 def free_bytes() -> int | None:
     """Main memory that is free for use where models compute on the CPU; None on an accelerator, or if not known."""
-    if _has_accelerator():
-        return None
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+    return None if _has_accelerator() else available_bytes()
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -33,6 +33,7 @@ from tmqc.phantom.anatomy import (
 )
 from tmqc.phantom.center_tables import SPLITS, TABLES, read_centers
 from tmqc.phantom.spread import SPREADS
+from tmqc.settings.ranges import check_each
 from tmqc.settings.schema import PhantomConfig
 
 NOTICE = (
@@ -136,13 +137,7 @@ def describe_phantom(settings: PhantomConfig, shape: tuple[int, int, int]) -> di
     Raises:
         SettingsError, CohortError: as `make_phantom`.
     """
-    faults = []
-    if settings.seed < 0:
-        faults.append(f"cohort.phantom.seed={settings.seed}: 0 or more is allowed")
-    if not 0.0 <= settings.effect <= 3.0:
-        faults.append(f"cohort.phantom.effect={settings.effect}: 0..3 is allowed (0 = no difference, 1 = calibrated)")
-    if settings.spread not in SPREADS:
-        faults.append(f"cohort.phantom.spread={settings.spread}: {', '.join(SPREADS)} are allowed")
+    faults = check_each(settings, "cohort.phantom.")
     if len(shape) != 3 or min(shape) < 8:
         faults.append(f"cohort.shape={tuple(shape)}: three sizes of 8 voxels or more are allowed")
     if faults:

@@ -23,7 +23,7 @@ _TOUR, _HELD = "tour", "held"
 Numbers = dict[str, float | None]
 
 
-def put_back(centers: StatefulCenters, point: Checkpoint | None) -> Place:
+def restore_tour(centers: StatefulCenters, point: Checkpoint | None) -> Place:
     """Bring the centers to where `point` is, for the tour to go on from there; None: it begins."""
     if point is None:
         return {}

@@ -18,7 +18,7 @@ from tmqc.model.sfcn import build_learner
 from tmqc.pipelines.context import RunContext, open_run
 from tmqc.pipelines.prepare import Inputs, find_cohort, load, load_into
 from tmqc.pipelines.training import line_of
-from tmqc.report.guarded import illustrate
+from tmqc.report.after_run import illustrate
 from tmqc.report.html import show
 from tmqc.report.metrics import (
     ALL,
@@ -35,7 +35,7 @@ from tmqc.report.tables import print_inference
 from tmqc.runs.checkpoint import checkpoint_path, load_checkpoint, saved_cycles
 from tmqc.runs.cycle_choice import select_cycles
 from tmqc.runs.cycles import read_rows
-from tmqc.runs.directory import CONFIG, CYCLES, METRICS, PREDICTIONS, REPORT, check_free
+from tmqc.runs.directory import CONFIG, CYCLES, METRICS, PREDICTIONS, REPORT, RESULTS, check_free
 from tmqc.settings.schema import Config, ModelConfig, flatten
 
 log = logging.getLogger("tmqc")
@@ -61,9 +61,9 @@ def run_inference(config: Config, directory: Path) -> None:
         rows, predictions = _score(context, inputs, run, cycles)
         write_records(directory / METRICS, SubgroupMetrics, rows)
         write_predictions(directory / PREDICTIONS, predictions)
-        context.hand_over(METRICS, PREDICTIONS)
+        context.log_files(*RESULTS)
         illustrate(directory)
-        context.hand_over(REPORT)
+        context.log_files(REPORT)
         print_inference(rows, note=inputs.note, directory=directory)
 
 

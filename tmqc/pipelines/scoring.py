@@ -23,7 +23,7 @@ from tmqc.report.scores import (
     write_detection,
 )
 from tmqc.runs.directory import BY_KIND, DETECTION, GOOD_LOST, LEDGER, write_json
-from tmqc.runs.looks import write_looks
+from tmqc.runs.evidence_tables import write_looks
 from tmqc.training.state import TourState
 from tmqc.training.travel import Plan
 

@@ -25,12 +25,6 @@ from tmqc.tracking.unsent import Outbox, read_outbox
 
 log = logging.getLogger("tmqc")
 
-_ARTIFACTS = (
-    *(rundir.CONFIG, rundir.TRACE, rundir.LEDGER, rundir.CYCLES, rundir.DETECTION, rundir.GOOD_LOST, rundir.BY_KIND),
-    *(rundir.TRUTH, rundir.METRICS, rundir.PREDICTIONS, rundir.SCORES, rundir.RANKING, rundir.RANKING_BY_KIND),
-    *(rundir.CENTERS, rundir.REVIEW, rundir.POWER, rundir.REPORT),
-)
-
 
 def other_numbers(run: PastRun) -> Iterator[tuple[int | None, dict[str, float | None]]]:
     """Yield step and numbers of everything that a live run logs besides its cycles.
@@ -94,7 +88,7 @@ def _replay_all(run: PastRun, tracker: MlflowTracker, left: Outbox | None) -> No
         tracker.adopt(left)
     for step, values in others:
         tracker.metrics(values, step=step)
-    for path in rundir.artifacts(run.directory, _ARTIFACTS):
+    for path in rundir.artifacts(run.directory, (rundir.CONFIG, *rundir.RESULTS, rundir.REPORT)):
         tracker.artifact(path, folder="figures" if path.suffix == ".png" else None)
     if run.summary is not None:
         tracker.describe(describe_run(run.settings, run.summary, note=run.note))

@@ -43,7 +43,7 @@ class PhantomConfig:
 
     centers: str = "demo"  # demo, real83, or the path of a CSV of counts per center
     seed: int = within(0, 0, 2**32 - 1)
-    effect: float = within(1.0, 0.0, 100.0)  # strength of the PD change, 1 = calibrated
+    effect: float = within(1.0, 0.0, 3.0)  # strength of the PD change; 0: no difference, 1: calibrated
     spread: str = one_of("easy", ("easy", "field"))  # how much scans, scanners and centers differ
     directory: str | None = None  # default: <run.outputs>/phantom/<name made of the settings>
 

@@ -98,7 +98,7 @@ def make(composed: DictConfig) -> tuple[Config, Config | None]:
 def task(composed: DictConfig, directory: Path) -> float | None:
     """One job of a sweep, in whichever process Hydra's launcher runs it; returns its objective, if there is one."""
     from tmqc.sweep.job import Made, Place, carry_out, handle_signals
-    from tmqc.sweep.sweep import nesting, read_sweep
+    from tmqc.sweep.sweep import parent_id, read_sweep
 
     root = Path(HydraConfig.get().sweep.dir).absolute()
     sweep = read_sweep(root)
@@ -108,7 +108,7 @@ def task(composed: DictConfig, directory: Path) -> float | None:
         config, clean = make(composed)
         config.run.name, config.sweep.name = place.name, sweep.get("name")
         for each in [config] if clean is None else [config, clean]:
-            each.tracking.parent = nesting(sweep.get("run_id"))
+            each.tracking.parent = parent_id(sweep.get("run_id"))
         return Made(config, clean)
 
     if not opened and not task_ids:

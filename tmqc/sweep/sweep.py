@@ -166,7 +166,7 @@ def check_sweep(config: Config) -> list[str]:
     return faults
 
 
-def nesting(run_id: str | None) -> str | None:
+def parent_id(run_id: str | None) -> str | None:
     """The run to nest jobs under; None as long as the tracking store does not know it."""
     return None if run_id is None or run_id.startswith(OWN_ID) else run_id
 
