@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tmqc.data.volumes import available_bytes
-from tmqc.errors import RunError
+from tmqc.errors import OutOfMemoryError, RunError
 
 log = logging.getLogger("tmqc")
 
@@ -209,6 +209,15 @@ def free_bytes() -> int | None:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a computation failed for lack of memory; each backend has its own message."""
     return isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY)
+
+
+def out_of_memory(what: str, x: Any, setting: str) -> OutOfMemoryError:
+    """The error of a computation on volumes `x` that takes too much memory; `setting`: a further one to lower."""
+    voxels = " x ".join(map(str, x.shape[1:4]))
+    return OutOfMemoryError(
+        f"{what} of {voxels} voxels takes more memory than there is: lower {setting}cohort.shape or model.filters, or "
+        "compute where there is more"
+    )
 
 
 def make_gradient(total: Callable[..., Any], variables: Sequence[Any]) -> Callable[..., list[Any]]:

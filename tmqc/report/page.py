@@ -11,7 +11,8 @@ from tmqc.report.flagged import MARKS
 from tmqc.report.gallery import LIMIT, make_gallery
 from tmqc.report.html import render_page
 from tmqc.report.past_run import PastRun, read_run
-from tmqc.report.sections import RunData, list_sections, read_data
+from tmqc.report.run_data import RunData, read_data
+from tmqc.report.sections import list_sections
 from tmqc.runs.directory import REPORT, write_text
 from tmqc.settings.schema import CacheConfig
 

@@ -19,9 +19,9 @@ from tmqc.runs import directory as rundir
 from tmqc.runs.cycles import read_rows
 from tmqc.runs.provenance import environment_tags
 from tmqc.runs.resume import read_run_id
-from tmqc.tracking.outbox import MlflowTracker
+from tmqc.tracking.outbox import Outbox, read_outbox
 from tmqc.tracking.store import MlflowStore
-from tmqc.tracking.unsent import Outbox, read_outbox
+from tmqc.tracking.tracker import MlflowTracker
 
 log = logging.getLogger("tmqc")
 

@@ -120,8 +120,8 @@ class Tracker:
 
 def _mlflow(config: TrackingConfig, outputs: Path, directory: Path) -> Tracker:
     # Importing MLflow takes seconds: only those who use it pay.
-    from tmqc.tracking.outbox import MlflowTracker
     from tmqc.tracking.store import MlflowStore
+    from tmqc.tracking.tracker import MlflowTracker
 
     return MlflowTracker(
         MlflowStore(config, outputs),
@@ -142,9 +142,9 @@ def deliver(config: TrackingConfig, outputs: Path, directory: Path) -> None:
     """Send what the store still lacks of a run that has ended; a warning if that fails."""
     if config.name != "mlflow" or not (directory / TRACKING).is_file():
         return
-    from tmqc.tracking.outbox import MlflowTracker
+    from tmqc.tracking.outbox import read_outbox
     from tmqc.tracking.store import MlflowStore
-    from tmqc.tracking.unsent import read_outbox
+    from tmqc.tracking.tracker import MlflowTracker
 
     if (box := read_outbox(directory)) is None:
         return
