@@ -19,7 +19,7 @@ import joblib
 import SimpleITK as sitk
 
 from tmqc.data.cohort import Subject, write_split
-from tmqc.data.nifti import Geometry, by, compare
+from tmqc.data.nifti import Geometry, describe_mismatch, format_sizes
 from tmqc.errors import CohortError, SettingsError
 from tmqc.phantom.anatomy import (
     DEEP_GREY,
@@ -69,10 +69,11 @@ def make_phantom(
     centers = read_centers(settings.centers)
     directory, description = Path(directory).absolute(), describe_phantom(settings, shape)
     grid = Geometry(shape, tuple(description["spacing_mm"]), description["orientation"])
-    if wrong := compare(grid, Geometry(shape, tuple(spacing_mm or grid.spacing_mm), orientation or grid.orientation)):
+    wanted = Geometry(shape, tuple(spacing_mm or grid.spacing_mm), orientation or grid.orientation)
+    if wrong := describe_mismatch(grid, wanted):
         spacing = ",".join(f"{mm:.6g}" for mm in grid.spacing_mm)
         raise SettingsError(
-            f"cohort.shape={list(shape)}: a phantom, which fills {by(FOV_MM)} mm, has with this shape {wrong}; set "
+            f"cohort.shape={list(shape)}: a phantom fills {format_sizes(FOV_MM)} mm and so has {wrong}; set "
             f"cohort.spacing_mm=[{spacing}] and cohort.orientation={grid.orientation}, or another shape"
         )
     if _holds(directory, description):

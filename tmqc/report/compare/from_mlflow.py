@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tmqc.phantom.cohort import PHANTOM_NOTE
-from tmqc.report.compare.gather import NUMBERS, PIPELINES, Gathered, LeftOut, RunRecord, in_order
+from tmqc.report.compare.gather import NUMBERS, PIPELINES, Gathered, LeftOut, RunRecord, sort_records
 from tmqc.report.past_run import Setting
 from tmqc.tracking import PIPELINE_TAG, SWEEP_PARENT
 from tmqc.tracking.query import settings_of, stored_runs
@@ -21,7 +21,7 @@ def query(experiment: str, *, filter_string: str, uri: str | None, outputs: Path
     runs = stored_runs(experiment, filter_string=filter_string, uri=uri, outputs=outputs)
     found = [_read(run, settings_of(run)) for run in runs]
     records = [one for one in found if isinstance(one, RunRecord)]
-    return Gathered(in_order(records), tuple(one for one in found if isinstance(one, LeftOut)))
+    return Gathered(sort_records(records), tuple(one for one in found if isinstance(one, LeftOut)))
 
 
 def _read(run: Any, settings: Mapping[str, Setting]) -> RunRecord | LeftOut:

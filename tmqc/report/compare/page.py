@@ -11,7 +11,14 @@ import pandas as pd
 from tmqc.errors import ComparisonError
 from tmqc.report.compare.figures import draw_heat_maps, draw_models, draw_precision_recall
 from tmqc.report.compare.gather import COST, TEST, Gathered, RunRecord
-from tmqc.report.compare.groups import Group, differing, effective, group_runs, plain, shared
+from tmqc.report.compare.groups import (
+    Group,
+    differing_settings,
+    effective_settings,
+    format_value,
+    group_runs,
+    shared_settings,
+)
 from tmqc.report.compare.tables import average_groups, gate_runs, tabulate_runs
 from tmqc.report.html import Section, render_page
 from tmqc.report.style import to_svg
@@ -151,13 +158,13 @@ def _range(row: dict[Any, Any], name: str) -> str:
 
 def _settings(finished: Sequence[RunRecord], groups: Sequence[Group]) -> Section:
     """One row per group; a setting that varies within it, as a seed does, shows all its values."""
-    names = differing([record for group in groups for record in group.records])
+    names = differing_settings([record for group in groups for record in group.records])
     rows = []
     for group in groups:
-        every = [effective(record.settings) for record in group.records]
-        values = {name: dict.fromkeys(plain(s[name]) for s in every if name in s) for name in names}
+        every = [effective_settings(record.settings) for record in group.records]
+        values = {name: dict.fromkeys(format_value(s[name]) for s in every if name in s) for name in names}
         rows.append({"group": group.label} | {name: ", ".join(of) for name, of in values.items()})
-    common = [(name, plain(value)) for name, value in shared(finished).items()]
+    common = [(name, format_value(value)) for name, value in shared_settings(finished).items()]
     folded = [("Settings that all runs share", pd.DataFrame(common, columns=["setting", "value"]))]
     tables = [("", pd.DataFrame(rows))] if names else []
     return Section("settings", "Settings that differ", "" if names else "None.", tables=tables, folded=folded)

@@ -9,7 +9,15 @@ import pandas as pd
 from scipy import stats
 
 from tmqc.report.compare.gather import NUMBERS, RunRecord
-from tmqc.report.compare.groups import ERROR, LOSS_ERROR, REVISIT, Group, differing, effective, name_settings
+from tmqc.report.compare.groups import (
+    ERROR,
+    LOSS_ERROR,
+    REVISIT,
+    Group,
+    differing_settings,
+    effective_settings,
+    name_settings,
+)
 
 INTERVAL = 0.95  # of a mean over seeds, by Student's t
 
@@ -21,13 +29,13 @@ def tabulate_runs(records: Sequence[RunRecord], groups: Sequence[Group]) -> pd.D
         Columns run, pipeline, state, group, counted (in the means: finished, and no repeat of another), the settings
         that differ under their full names, `NUMBERS`, origin. Empty where unknown.
     """
-    names = differing([record for group in groups for record in (*group.records, *group.repeats)])
+    names = differing_settings([record for group in groups for record in (*group.records, *group.repeats)])
     home = {id(record): (group.label, True) for group in groups for record in group.records}
     home |= {id(record): (group.label, False) for group in groups for record in group.repeats}
     rows: list[dict[str, Any]] = []
     for record in records:
         label, counted = home.get(id(record), (None, False))
-        settings = effective(record.settings)
+        settings = effective_settings(record.settings)
         rows.append(
             {
                 **{"run": record.name, "pipeline": record.pipeline, "state": record.state},
@@ -69,7 +77,7 @@ def gate_runs(groups: Sequence[Group]) -> pd.DataFrame:
         name = _error_name(group)
         rest = {each: value for each, value in group.settings.items() if each not in (name, REVISIT)}
         for record in group.records:
-            settings = effective(record.settings)
+            settings = effective_settings(record.settings)
             rows.append(
                 {
                     "gate": name_settings(rest) or "qc",
@@ -85,7 +93,7 @@ def gate_runs(groups: Sequence[Group]) -> pd.DataFrame:
 
 def _error_name(group: Group) -> str | None:
     """The error that its gate is drawn over. A gate of both signals has two: the other one stays in its name."""
-    settings = effective(group.records[0].settings)
+    settings = effective_settings(group.records[0].settings)
     own = [name for name in (ERROR, LOSS_ERROR) if settings.get(name) is not None]
     return next((name for name in own if name in group.settings), own[0] if own else None)
 
