@@ -113,7 +113,7 @@ def test_a_site_that_opens_may_take_its_time_and_the_log_says_so(federation, cap
     federation.state = OPENING
     for looks in range(1, 20):
         assert federation.n_jobs_after(TIMEOUT_S) == 1
-        assert caplog.text.count("site site-1 still gets ready") == looks
+        assert caplog.text.count("site site-1 is still decoding its scans") == looks
     federation.state = b"1"
     assert federation.n_jobs_after(TIMEOUT_S) == 1
     assert federation.n_jobs_after(TIMEOUT_S) == 2

@@ -78,7 +78,7 @@ class Volumes:
         return self.batch(subjects)
 
     def replace(self, other: Volumes) -> None:
-        """Take the scans of `other` in place of those held under the same ids, further ones besides."""
+        """Replace the scans held under the ids of `other`; ids that are not held yet are added."""
         self._scans |= other._scans
 
     def describe(self) -> str:

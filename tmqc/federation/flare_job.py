@@ -106,7 +106,7 @@ class Relay(Controller):  # type: ignore[misc]
             return True, reply[DATA]
         self.log_warning(fl_ctx, f"no answer of {site}: {code}")
         is_late = time.monotonic() - asked_at >= timeout_s
-        return False, f"gave no answer within {timeout_s:g} s" if is_late else f"is gone ({code})"
+        return False, f"gave no answer within {timeout_s:g} s" if is_late else f"is not reachable ({code})"
 
 
 class Agent(Executor):  # type: ignore[misc]

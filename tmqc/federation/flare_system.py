@@ -73,7 +73,7 @@ class SubmittedJob:
 def _server_asked() -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # FLARE raises what comes to hand
+    except Exception as error:  # FLARE raises errors of any type
         raise FlareError(f"FLARE's server cannot be asked: {type(error).__name__}: {error}") from error
 
 
@@ -89,7 +89,7 @@ def submit_with(kit: Path) -> Callable[[Path], FlareJob]:
             return SubmittedJob(_log_in(kit, timeout_s=_LOGIN_S), job)
         except FlareError:
             raise
-        except Exception as error:  # FLARE raises what comes to hand
+        except Exception as error:  # FLARE raises errors of any type
             raise FlareError(f"the job cannot be submitted: {type(error).__name__}: {error}") from error
 
     return launch
@@ -102,7 +102,7 @@ def _log_in(kit: Path, *, timeout_s: float) -> Session:
             return new_secure_session(_user_of(kit), str(kit), timeout=10.0)
         except Exception as error:
             if time.monotonic() > until:
-                raise FlareError(f"no FLARE server lets {kit} in: {type(error).__name__}: {error}") from error
+                raise FlareError(f"no FLARE server accepts {kit}: {type(error).__name__}: {error}") from error
         time.sleep(1.0)
 
 

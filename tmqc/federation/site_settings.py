@@ -18,7 +18,7 @@ from tmqc.data.tables import write_table
 from tmqc.errors import InputError
 from tmqc.runs.directory import write_text
 
-TOKENS = "tokens.csv"  # beside a simulated site's settings; a real site calls it as it likes
+TOKENS = "tokens.csv"  # beside a simulated site's settings; a real site chooses the name
 TOKEN_COLUMNS = ("Token", "Subject", "Study")
 _KEY = "tmqc-key"  # in the column Subject: the row holds the site's secret key, no scan
 
@@ -137,8 +137,8 @@ def read_tokens(path: Path) -> dict[str, str]:
         bytes.fromhex("".join(tokens.values()))
     except (OSError, UnicodeDecodeError, KeyError, TypeError, ValueError, csv.Error) as error:
         raise SiteError(
-            f"{path}: cannot be read as the site's table of tokens ({error}); bring it back: without it, it cannot "
-            "be known any more who was eliminated"
+            f"{path}: cannot be read as the site's table of tokens ({error}); bring it back: without it, the "
+            "eliminated scans cannot be identified"
         ) from None
     if len(set(tokens.values())) != len(rows):
         raise SiteError(f"{path}: a token or an id is there twice; bring the table back as it was")

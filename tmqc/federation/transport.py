@@ -1,4 +1,4 @@
-"""Carries bytes to the sites and back, whatever they mean."""
+"""Carries bytes to the sites and back, without reading them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The context of a run: its directory, tracker, stop and resume point, opened and closed whatever happens."""
+"""The context of a run: its directory, tracker, stop and resume point, closed however the run ends."""
 
 from __future__ import annotations
 

@@ -150,7 +150,7 @@ def warn_or_stop(report: CycleReport, qc: QcConfig) -> None:
     """
     if report.refused:
         log.warning(
-            "cycle %d: no scan was judged, for the model tells the verification scans' classes apart no better than "
+            "cycle %d: no scan was judged: the model separates the classes of the verification scans no better than "
             "chance might: train the clean model for longer",
             report.cycle,
         )
@@ -195,8 +195,8 @@ def explain_alarm(alarm: Alarm, cycle: int, qc: QcConfig) -> str:
             f"(qc.runaway.eliminated={qc.runaway.eliminated:g})"
         )
     return (
-        f"cycle {cycle}: the runaway guard is triggered: {' and '.join(what)}. More likely the "
-        "starting model or the threshold is the matter than the data: train the clean model for longer, lower "
+        f"cycle {cycle}: the runaway guard is triggered: {' and '.join(what)}. The cause is "
+        "more likely the starting model or the threshold than the data: train the clean model for longer, lower "
         f"schedule.learning_rate, or {_remedy(qc)}"
     )
 
@@ -213,7 +213,7 @@ def _remedy(qc: QcConfig) -> str:
 
 
 def warn_of_settings(qc: QcConfig, plan: Plan, *, n_hc: int, n_pd: int) -> None:
-    """Warn of settings that so few training scans, or verification scans, do not bear."""
+    """Warn of settings that need more training scans, or verification scans, than there are."""
     warn_of_few_scans(qc, n_train=sum(map(len, plan.subjects.values())))
     warn_of_single_flips(qc, n_hc=n_hc, n_pd=n_pd)
 

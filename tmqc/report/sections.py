@@ -70,7 +70,7 @@ def _steps(data: RunData) -> Section | None:
             "band is rejected (cross) and undone. Lower is better."
         )
         if data.setting("qc.signal") == "rates":
-            lead += " The loss is shown besides; this gate does not judge by it."
+            lead += " The loss is shown as well; this gate does not judge by it."
         if data.setting("qc.calibrate"):
             lead += " Counted once the logits are calibrated on the verification scans."
     what = "evidence from" if screened else "rates and loss of"

@@ -164,7 +164,7 @@ def _end_if_asked() -> None:
 def _end_left_over(directory: Path) -> None:
     """Of a job that begins again because who waited for it was killed: let its run save and end.
 
-    One on another machine, which cannot be told, is waited for.
+    A run on another machine, which gets no signal from here, is waited for.
     """
     try:
         file = (directory / LOCK).open("r+", encoding="utf-8")

@@ -111,7 +111,7 @@ def _check_search(sweeper: DictConfig, base: Config) -> list[str]:
         if not isinstance(sweeper[name], int) or not sweeper[name] >= 1
     ]
     if base.sweep.objective is None:
-        faults.append("a search needs sweep.objective, as test/auroc or detect/f1: the number that it is after")
+        faults.append("a search needs sweep.objective, as test/auroc or detect/f1: the number to optimize")
     if not _is_optuna_there():
         faults.append("hydra/sweeper=search needs Optuna 4 or later: pip install -e '.[search]'")
     return faults

@@ -1,4 +1,4 @@
-"""A search: Optuna chooses the next jobs from what came of those before."""
+"""A search: Optuna chooses the next jobs from the results of those before."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class Search(Sweeper):
         return trial
 
     def _launch(self, trials: Sequence[Trial | FrozenTrial]) -> None:
-        """Run trials, alike ones once, and tell the study what came of them."""
+        """Run trials, equal ones once, and report their results to the study."""
         alike: dict[tuple[str, ...], list[int]] = {}
         for trial in trials:
             alike.setdefault(tuple(f"{key}={value}" for key, value in trial.params.items()), []).append(trial.number)
