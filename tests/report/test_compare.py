@@ -108,8 +108,8 @@ def texts(figure):
 
 def test_interval_by_hand():
     """Two values 0.1 apart: the t quantile with one degree of freedom is 12.706, the standard error 0.05."""
-    assert half_width([0.9, 1.0]) == pytest.approx(12.7062 * 0.05, rel=1e-5)
-    assert half_width([0.9]) is None
+    assert half_width(pd.Series([0.9, 1.0])) == pytest.approx(12.7062 * 0.05, rel=1e-5)
+    assert half_width(pd.Series([0.9])) is None
 
 
 def test_average_by_hand():

@@ -76,19 +76,22 @@ def write_comparison(gathered: Gathered, directory: Path, *, title: str, command
             ["no finished training run to compare", *there, *(item.reason for item in gathered.left_out)]
         )
     groups = group_runs(finished)
-    write_text(directory / CSV, tabulate_runs(gathered.records, groups).to_csv(index=False))
+    runs = tabulate_runs(gathered.records, groups)
+    write_text(directory / CSV, runs.to_csv(index=False))
     noted = [record.note for record in finished if record.note is not None]
     notes = noted[:1] if len(noted) == len(finished) else []
-    runs = f"{len(finished)} finished training runs" + (f", {len(noted)} of them on a phantom cohort" if noted else "")
-    facts = {"Compared": f"{runs}, in {len(groups)} groups that differ in more than their seeds"}
+    found = f"{len(finished)} finished training runs" + (f", {len(noted)} of them on a phantom cohort" if noted else "")
+    facts = {"Compared": f"{found}, in {len(groups)} groups that differ in more than their seeds"}
     if command:
         facts["Made by"] = command
     path = directory / HTML
-    write_text(path, render_page(title, _list_sections(gathered, finished, groups), notes=notes, facts=facts))
+    write_text(path, render_page(title, _list_sections(gathered, finished, groups, runs), notes=notes, facts=facts))
     return path
 
 
-def _list_sections(gathered: Gathered, finished: Sequence[RunRecord], groups: Sequence[Group]) -> list[Section]:
+def _list_sections(
+    gathered: Gathered, finished: Sequence[RunRecord], groups: Sequence[Group], runs: pd.DataFrame
+) -> list[Section]:
     means, gates = average_groups(groups), gate_runs(groups)
     models, scatter = draw_models(groups, means), draw_precision_recall(gates)
     scored = means[means["qc/eliminated_total"].notna()]
@@ -108,7 +111,7 @@ def _list_sections(gathered: Gathered, finished: Sequence[RunRecord], groups: Se
         Section("maps", "Over acceptable error and revisit", "", figures=maps),
         Section("cost", "Cost", "", tables=[("", _means_table(means, COST, _range))]),
         _settings(finished, groups),
-        Section("runs", "All runs", "", tables=[("", _runs_table(gathered.records))]),
+        Section("runs", "All runs", "", tables=[("", _runs_table(runs))]),
     ]
     empty = {"detection": scored.empty, "maps": not maps, "missing": not sections[0].tables}
     return [section for section in sections if not empty.get(section.anchor)]
@@ -170,10 +173,7 @@ def _settings(finished: Sequence[RunRecord], groups: Sequence[Group]) -> Section
     return Section("settings", "Settings that differ", "" if names else "None.", tables=tables, folded=folded)
 
 
-def _runs_table(records: Sequence[RunRecord]) -> pd.DataFrame:
-    kept = [name for name in _OF_RUNS if any(record.numbers.get(name) is not None for record in records)]
-    rows = [
-        {"run": r.name, "pipeline": r.pipeline, "state": r.state} | {name: r.numbers.get(name) for name in kept}
-        for r in records
-    ]
-    return pd.DataFrame(rows, dtype=object)
+def _runs_table(runs: pd.DataFrame) -> pd.DataFrame:
+    """Of `tabulate_runs`, what a reader wants to see of every run."""
+    kept = [name for name in _OF_RUNS if runs[name].notna().any()]
+    return runs[["run", "pipeline", "state", *kept]]

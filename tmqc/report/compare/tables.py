@@ -132,20 +132,18 @@ def average(frame: pd.DataFrame, by: Sequence[str], values: Sequence[str]) -> pd
         One row for each combination of `by`: n (seeds), and for every value its mean, `..._n` (seeds that have one),
         `..._half` (empty with fewer than two of them), `..._least` and `..._most`.
     """
-    rows = []
-    for keys, group in frame.groupby(list(by), sort=False, dropna=False):
-        row: dict[str, Any] = dict(zip(by, keys, strict=True)) | {"n": len(group)}
-        for name in values:
-            of = pd.to_numeric(group[name]).dropna()
-            row[name], row[f"{name}_n"] = of.mean() if len(of) else None, len(of)
-            row[f"{name}_half"] = half_width(of.tolist())
-            row[f"{name}_least"], row[f"{name}_most"] = (of.min(), of.max()) if len(of) else (None, None)
-        rows.append(row)
-    return pd.DataFrame(rows)
+    of = frame.assign(**{name: pd.to_numeric(frame[name]) for name in values}).groupby(
+        list(by), sort=False, dropna=False
+    )
+    parts: dict[str, pd.Series] = {"n": of.size()}
+    for name in values:
+        parts |= {name: of[name].mean(), f"{name}_n": of[name].count(), f"{name}_half": of[name].agg(half_width)}
+        parts |= {f"{name}_least": of[name].min(), f"{name}_most": of[name].max()}
+    return pd.DataFrame(parts).reset_index()
 
 
-def half_width(values: Sequence[float]) -> float | None:
-    """Half the width of the interval of a mean, by Student's t; None with fewer than two values."""
-    if (n := len(values)) < 2:
+def half_width(values: pd.Series) -> float | None:
+    """Half the width of the interval of a mean, by Student's t; None with fewer than two values. NaN does not count."""
+    if (n := values.count()) < 2:
         return None
-    return float(stats.t.ppf((1 + INTERVAL) / 2, n - 1) * stats.sem(values))
+    return float(stats.t.ppf((1 + INTERVAL) / 2, n - 1) * values.sem())
