@@ -54,7 +54,7 @@ def test_core_is_standard_library_numpy_and_scipy(path):
     allowed = sys.stdlib_module_names - {"random", "time", "logging", "pathlib", "os", "io", "datetime"}
     for module in imports_of(path):
         root = module.split(".")[0]
-        assert root in allowed | {"numpy", "scipy"} or module.startswith("tmqc.core"), (
+        assert root in allowed | {"numpy", "scipy"} or module.startswith(("tmqc.core", "tmqc.settings.schema")), (
             f"{name_of(path)} imports {module}"
         )
 

@@ -11,14 +11,13 @@ from tmqc.core.first_order import Estimated
 from tmqc.core.gate import Gate, flip_worth
 from tmqc.core.rates import Counts
 from tmqc.core.records import CycleReport
-from tmqc.core.runaway import Alarm, Guard
-from tmqc.core.screen import Limits
+from tmqc.core.runaway import Alarm
 from tmqc.errors import RunError, StoppedError
 from tmqc.settings.schema import Config, QcConfig
 from tmqc.training.centers import LocalCenters
 from tmqc.training.control import ControlledTravel
-from tmqc.training.evidence import EvidenceRules, EvidenceTravel
-from tmqc.training.screening import ScreenedTravel, Screening
+from tmqc.training.evidence import EvidenceTravel
+from tmqc.training.screening import ScreenedTravel
 from tmqc.training.tour import Place, Travel
 from tmqc.training.travel import Centers, Listener, Plan
 
@@ -38,7 +37,7 @@ def is_published(qc: QcConfig) -> bool:
     """Whether verdicts need nothing but the published columns of the trace."""
     gate = (qc.control, qc.signal, qc.reference, qc.measured.method) == ("steps", "rates", "last", "none")
     exact = qc.early_stop != "confident" and not qc.calibrate
-    return gate and exact and qc.chance is None and qc.strikes == 1 and not _guard(qc).pauses
+    return gate and exact and qc.chance is None and qc.strikes == 1 and not qc.runaway.pauses
 
 
 def unit_of(qc: QcConfig) -> str:
@@ -71,12 +70,10 @@ def make_travel(
     qc = config.qc
     if qc.control == "screen":
         assert qc.screen.exact or isinstance(centers, LocalCenters)  # `validate_federation` refuses others
-        return ScreenedTravel(plan, _screening(qc), centers, *listeners, unlikeness=unlikeness, **place)
+        return ScreenedTravel(plan, qc, centers, *listeners, unlikeness=unlikeness, **place)
     if qc.control == "evidence":
         assert isinstance(centers, LocalCenters)  # `validate_federation` refuses others
-        asked = qc.evidence
-        rules = EvidenceRules(qc.fdr, every=asked.every, revisit=qc.revisit, compare=asked.compare, guard=_guard(qc))
-        return EvidenceTravel(plan, rules, centers, *listeners, **place)
+        return EvidenceTravel(plan, qc, centers, *listeners, **place)
     if unknown := [center for center in qc.measured.centers if center not in plan.subjects]:
         raise RunError(f"qc.measured.centers: no center {', '.join(unknown)}; there are {', '.join(plan.subjects)}")
     return ControlledTravel(plan, _control(qc), centers, *listeners, **place)
@@ -104,40 +101,13 @@ def _control(qc: QcConfig) -> Control:
         gate,
         revisit=qc.revisit,
         strikes=qc.strikes,
-        guard=_guard(qc),
+        guard=qc.runaway,
         dry_tour=dry_tour,
         early_stop=qc.early_stop,
         confidence=qc.confidence,
         verify=qc.verify,
         calibrate=qc.calibrate,
     )
-
-
-def _screening(qc: QcConfig) -> Screening:
-    screen = qc.screen
-    return Screening(
-        every=screen.every,
-        revisit=qc.revisit,
-        strikes=qc.strikes,
-        steps=screen.steps,
-        limits=Limits(
-            loss_z=screen.loss_z,
-            unusual_loss_z=screen.unusual_loss_z,
-            image_loss_z=screen.image_loss_z,
-            margin_z=screen.margin_z,
-            contradiction=screen.contradiction,
-            image_z=screen.image_z,
-            image_alone_z=screen.image_alone_z,
-            least_loss=screen.least_loss,
-        ),
-        exact=screen.exact,
-        guard=_guard(qc),
-    )
-
-
-def _guard(qc: QcConfig) -> Guard:
-    runaway = qc.runaway
-    return Guard(runaway.action, window=runaway.window, rejected=runaway.rejected, eliminated=runaway.eliminated)
 
 
 def warn_or_stop(report: CycleReport, qc: QcConfig) -> None:

@@ -134,6 +134,11 @@ class RunawayConfig:
     rejected: float = within(0.5, 0.0, 1.0)  # largest share of them that may be rejected
     eliminated: float = within(0.5, 0.0, 1.0)  # largest share of the training scans that may be eliminated
 
+    @property
+    def pauses(self) -> bool:
+        """Whether an alarm holds all eliminations."""
+        return self.action in ("pause", "stop")
+
 
 @dataclass
 class QcConfig:
