@@ -9,7 +9,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, NotRequired, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,12 +36,19 @@ OWN_TAGS, SETTING_TAG = "tmqc.", "tmqc.setting."
 
 
 class RunOpening(TypedDict):
-    """How a run is opened: shown `name`, `tags` to search by, flat `settings`, Markdown `description`."""
+    """How a run is opened.
+
+    Attributes:
+        name: shown to people.
+        tags: to search by.
+        settings: of the run, flattened: `qc.error` -> 0.02.
+        description: what it is, Markdown.
+    """
 
     name: str
     tags: dict[str, str]
     settings: dict[str, Setting]
-    description: str
+    description: NotRequired[str]
 
 
 # Read by MLflow while it is imported: no usage reports from a hospital's network, no prints between our bars. Without
@@ -64,24 +71,13 @@ class Tracker:
 
     run_id: str | None = None
 
-    def start(
-        self,
-        *,
-        name: str,
-        tags: Mapping[str, str],
-        settings: Mapping[str, Setting],
-        description: str = "",
-        run_id: str | None = None,
-    ) -> None:
-        """Open a run and log its settings, flattened: `qc.error` -> 0.02. Passwords in URIs are left out.
+    def start(self, *, run_id: str | None = None, **opening: Unpack[RunOpening]) -> None:
+        """Open a run and log its settings. Passwords in URIs are left out.
 
         Args:
-            name: shown to people.
-            tags: to search by.
-            settings: of the run.
-            description: what it is, Markdown.
             run_id: go on with this run of an earlier process. If it is not there any more, a new run is opened, with
                 a warning.
+            opening: of the run.
 
         Raises:
             RunError: the place to log to cannot be reached or used; nothing has been computed yet.

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 from uuid import uuid4
 
 import numpy as np
@@ -29,7 +29,6 @@ from tmqc.tracking import (
     SWEEP_PARENT,
     SWEEP_TAG,
     RunOpening,
-    Setting,
     Tracker,
 )
 from tmqc.tracking.faults import TrackingError, first_line
@@ -77,15 +76,7 @@ class MlflowTracker(Tracker):
         """The store's id of the run, or our own name for it as long as the store has none; `start` takes either."""
         return self._box.run_id or self._box.opening["tags"].get(KEY_TAG)
 
-    def start(
-        self,
-        *,
-        name: str,
-        tags: Mapping[str, str],
-        settings: Mapping[str, Setting],
-        description: str = "",
-        run_id: str | None = None,
-    ) -> None:
+    def start(self, *, run_id: str | None = None, **opening: Unpack[RunOpening]) -> None:
         """Open the run. If it goes on (`run_id`), send what its earlier process left.
 
         Raises:
@@ -94,16 +85,11 @@ class MlflowTracker(Tracker):
         is_key = run_id is not None and run_id.startswith(OWN_ID)
         key = str(run_id) if is_key else OWN_ID + uuid4().hex
         ours = {DIRECTORY_TAG: str(self._directory), KEY_TAG: key}
-        opening = RunOpening(
-            name=redact(name),
-            tags=redact_all({**tags, **ours}),
-            settings=redact_all(dict(settings)),
-            description=redact(description),
-        )
+        hidden: RunOpening = redact_all({"description": "", **opening, "tags": {**opening["tags"], **ours}})
         # Without an id this is another run: what waits there is of the one about to be replaced.
         left = read_outbox(self._directory) if run_id is not None else None
-        self._box = Outbox(opening) if left is None else left
-        self._box.opening, self._box.status = opening, None  # it is not finished any more
+        self._box = Outbox(hidden) if left is None else left
+        self._box.opening, self._box.status = hidden, None  # it is not finished any more
         self._box.run_id = None if is_key else run_id
         self._box.cycles = False  # rows that the checkpoint does not know are cut off first; then `cycle` is called
         self._sender.asks_last = run_id is not None
