@@ -30,24 +30,24 @@ from tmqc.core.gate import Gate, decide
 from tmqc.core.rates import Verification
 from tmqc.core.records import SCREEN, Step
 from tmqc.core.schedule import Visit
-from tmqc.core.screen import Limits
 from tmqc.model.batch_size import with_batch_size
 from tmqc.pipelines.prepare import Inputs, corrupt, prepare
 from tmqc.pipelines.setup import make_centers, make_plan
 from tmqc.runs.directory import SUMMARY
-from tmqc.settings.schema import Config
-from tmqc.sweep.multirun import store_schema, to_config
+from tmqc.settings.schema import Config, QcConfig, ScreenConfig
+from tmqc.sweep.multirun import store_schema
+from tmqc.sweep.plan import to_config
 from tmqc.training.centers import LocalCenters
 from tmqc.training.control import ControlledTravel
 from tmqc.training.scorer import Scorer
-from tmqc.training.screening import ScreenedTravel, Screening
+from tmqc.training.screening import ScreenedTravel
 from tmqc.training.state import TOUR
 from tmqc.training.travel import Plan
 
 TRAINING = 3  # passes of one scan in a training step or a gradient
 # The published study: training scans, verification scans, batches a cycle, cycles under control.
 N_TRAIN, N_VERIFY, N_BATCHES, N_CYCLES = 1410, 407, 284, 20
-LIMITS = Limits(loss_z=40.0)  # as `qc=screen`, which looks at images besides
+LIMITS = ScreenConfig(loss_z=40.0)  # as `qc=screen`, which looks at images besides
 DEVICES = (1, 2, 4, 8)
 
 
@@ -95,7 +95,7 @@ def screen(bed: Bed, *, n_scans: int, steps: int, exact: bool) -> tuple[dict[str
     chosen = set(np.random.default_rng(0).permutation(all_scans)[:n_scans].tolist())
     subjects = {center: tuple(s for s in theirs if s in chosen) for center, theirs in bed.plan.subjects.items()}
     plan = replace(bed.plan, subjects=subjects, cycles=bed.plan.tour.start + 1)
-    rules, recorder = Screening(steps=steps, limits=LIMITS, exact=exact), Recorder()
+    rules, recorder = QcConfig(screen=replace(LIMITS, steps=steps, exact=exact)), Recorder()
     travel, started = ScreenedTravel(plan, rules, bed.centers, recorder), time.perf_counter()
     for _ in travel.run():
         if [task.phase for task in travel.state.queue] == [TOUR]:

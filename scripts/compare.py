@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             gathered = gather(given.runs or [OUTPUTS])
         else:
-            from tmqc.report.compare.stored import query
+            from tmqc.report.compare.from_mlflow import query
 
             gathered = query(given.mlflow, filter_string=given.filter, uri=given.uri, outputs=OUTPUTS)
         said = sys.argv[1:] if arguments is None else arguments

@@ -83,7 +83,7 @@ def run_all(extra: Sequence[str]) -> None:
             gate.terminate()
 
 
-def tell(console: Console) -> None:
+def print_results(console: Console) -> None:
     """Print what each model is worth, what control found and lost, and what could have been found.
 
     Raises:
@@ -100,7 +100,7 @@ def tell(console: Console) -> None:
         numbers = (show(summary.get(key)) for key in TEST.values())
         table.add_row(label, str(summary["n_cycles"]), *numbers, found, lost)
     console.print(PHANTOM_NOTE, style="italic", markup=False)
-    console.print(table, tell_centers(RUNS["evidence"][0]), tell_power(RUNS["evidence"][0]))
+    console.print(table, tabulate_eliminated(RUNS["evidence"][0]), tabulate_power(RUNS["evidence"][0]))
 
 
 def harmful_of(directory: Path) -> frozenset[str]:
@@ -109,7 +109,7 @@ def harmful_of(directory: Path) -> frozenset[str]:
     return truth.subjects if truth else frozenset()
 
 
-def tell_centers(directory: Path) -> Table:
+def tabulate_eliminated(directory: Path) -> Table:
     """The centers that lost scans under control."""
     table = Table("center", "scans", "eliminated", "of them harmful", title="eliminated by evidence, by center")
     out, harmful = set(read_json(directory / LEDGER)["eliminated"]), harmful_of(directory)
@@ -121,7 +121,7 @@ def tell_centers(directory: Path) -> Table:
     return table
 
 
-def tell_power(directory: Path) -> Table:
+def tabulate_power(directory: Path) -> Table:
     """What control would have found, from `power.csv`."""
     table = Table("harm planted", "scans of the center", "found", "share", title="what would have been found")
     for _, row in read_frame(directory / POWER).iterrows():
@@ -138,7 +138,7 @@ def main() -> int:
     try:
         OUTPUTS.mkdir(exist_ok=True)
         run_all(sys.argv[1:])
-        tell(Console())
+        print_results(Console())
     except subprocess.CalledProcessError as error:
         return error.returncode
     except InputError as error:

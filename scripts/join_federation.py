@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     from tmqc.data.copies import refuse_copies
     from tmqc.data.volumes import load_volumes
-    from tmqc.federation.flare_kit import join
+    from tmqc.federation.flare_kit import prepare_kit
     from tmqc.federation.site_settings import read_site_cohort, read_site_settings
 
     try:
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             refuse_copies(scans, volumes.read)
             n_train, n_verification = len(cohort.train), len(cohort.verification)
             print(f"{n_train} training and {n_verification} verification scans can be read, and stay here")
-        join(given.kit, given.settings)
+        prepare_kit(given.kit, given.settings)
     except (InputError, OSError) as error:
         print(error, file=sys.stderr)
         return 2

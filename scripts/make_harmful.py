@@ -13,6 +13,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 from tmqc.data.cohort import Subject, read_cohort
@@ -43,19 +44,7 @@ def _make(options: argparse.Namespace) -> None:
     if options.scenario == "none" and options.ids:
         raise SettingsError(f"--ids {' '.join(options.ids)}: --scenario none corrupts no scan; leave one of them out")
     train = read_cohort(train_csv=options.train_csv, verification_csv=None, test_csv=None).train
-    settings = HarmfulConfig(
-        scenario=options.scenario,
-        kind=options.kind,
-        severity=options.severity,
-        placement=options.placement,
-        ids=options.ids,
-        count=options.count,
-        fraction=options.fraction,
-        seed=options.seed,
-        mean=options.mean,
-        sigma=options.sigma,
-        replace=options.replace,
-    )
+    settings = HarmfulConfig(**{each.name: getattr(options, each.name) for each in fields(HarmfulConfig)})
     truth = draw_harm(train, settings)
     try:
         _write(train, truth, out)

@@ -84,7 +84,7 @@ def test_cycles_are_sorted_by_number(tmp_path):
 
 
 def point(cycle, n_done):
-    return Checkpoint(cycle, STATE, {"n_done": n_done}, {"tour": np.zeros(n_done, np.uint8)})
+    return Checkpoint(cycle, {**STATE, "tour": np.zeros(n_done, np.uint8)}, {"n_done": n_done})
 
 
 def latest(run):

@@ -1,4 +1,4 @@
-"""Control beyond the published method: strikes, the runaway guard, the dry tour, other signals; a scripted model."""
+"""Control beyond the published method: strikes, the runaway guard, other signals; a scripted model."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from tmqc.core.control import Control
 from tmqc.core.gate import Gate
 from tmqc.core.rates import Counts, Verification, score
 from tmqc.core.records import BASELINE, BATCH, RETRY, REVISIT
-from tmqc.core.runaway import Guard
 from tmqc.errors import StoppedError
 from tmqc.runs.trace import COLUMNS, FURTHER_COLUMNS, TraceWriter
+from tmqc.settings.schema import RunawayConfig
 from tmqc.training.control import ControlledTravel
 from tmqc.training.tour import Travel
 
@@ -71,7 +71,7 @@ def test_runaway(action):
     """Everything looks worse than the reference: the published rule eliminates everybody, the guard does not."""
     subjects = {"A": tuple("abcd"), "B": tuple("efgh")}
     centers = ScriptedCenters(lambda state: 10 if state else 0)
-    guard = Guard(action, window=2, rejected=0.5, eliminated=1.0)
+    guard = RunawayConfig(action, window=2, rejected=0.5, eliminated=1.0)
     run, reports, _ = travelled(subjects, centers, Control(guard=guard), cycles=4)
     assert all(report.alarm for report in reports)
     assert (reports[0].alarm.n_rejected, reports[0].alarm.n_batches) == (2, 2)
@@ -85,7 +85,7 @@ def test_runaway(action):
 
 
 def test_never_more_eliminated_than_can_be_harmful():
-    guard = Guard("pause", window=100, eliminated=0.25)
+    guard = RunawayConfig("pause", window=100, eliminated=0.25)
     centers = ScriptedCenters(n_bad(set("abcd")))
     run, reports, _ = travelled({"A": tuple("abcd"), "B": tuple("efgh")}, centers, Control(guard=guard), cycles=3)
     assert len(run.ledger.eliminated) == 2

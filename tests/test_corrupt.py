@@ -9,7 +9,7 @@ from tiny import CENTERS, compose_config, tiny_overrides
 from tmqc.data.cohort import read_cohort
 from tmqc.data.truth import read_truth
 from tmqc.errors import RunError
-from tmqc.harm.ground_truth import draw
+from tmqc.harm.ground_truth import draw_truth
 from tmqc.pipelines.prepare import Inputs, corrupt, load
 from tmqc.pipelines.setup import make_centers, make_plan
 
@@ -40,7 +40,7 @@ def prepare_tiny(cohort_csvs, tmp_path):
             text = cohort_csvs["test"].read_text().replace(",scans/", f",{cohort_csvs['test'].parent}/scans/")
             csvs["test_csv"].write_text(text.replace("Alpha-test-0,", f"{rename},"))
         cohort = read_cohort(**csvs)
-        drawn = draw(config, cohort)
+        drawn = draw_truth(config, cohort)
         volumes = load(config.cohort, [*cohort.verification, *cohort.test, *cohort.train])
         return config, Inputs(cohort, None, volumes, Learner(), None, truth=drawn, drawn=drawn)
 

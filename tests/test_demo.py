@@ -45,7 +45,7 @@ def test_what_was_found_lost_and_could_have_been_found(tmp_path, monkeypatch):
         power = ["kind,smallest,largest,n,n_found,low,high", "flips,5,9,18,9,0.3,0.7", "flips,10,,4,4,0.4,1.0"]
         (directory / "power.csv").write_text("\n".join(power) + "\n")
     console = Console(file=io.StringIO(), width=120)
-    demo.tell(console)
+    demo.print_results(console)
     lines = console.file.getvalue().splitlines()
     shown = [[cell.strip() for cell in line.strip("│┃ ").split("│")] for line in lines if "│" in line]
     assert ["evidence", "4", "0.750", "0.750", "0.750", "1 of 2", "1"] in shown

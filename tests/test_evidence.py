@@ -8,8 +8,8 @@ from test_travel import Recorder, ScriptedCenters, plan
 
 from tmqc.core.evidence import ScanScore
 from tmqc.core.records import BASELINE, BATCH, SCREEN
-from tmqc.core.runaway import Guard
-from tmqc.training.evidence import EvidenceRules, EvidenceTravel
+from tmqc.settings.schema import EvidenceConfig, QcConfig, RunawayConfig
+from tmqc.training.evidence import EvidenceTravel
 from tmqc.training.state import TourState
 from tmqc.training.travel import NonFiniteError
 
@@ -36,9 +36,13 @@ class EvidenceCenters(ScriptedCenters):
         return tuple(self._score(f"v{c}{i}", c, i, harmful=False) for c in "ABCDE" for i in range(8))
 
 
+def evidence(every=2, guard=None, **rules):
+    return QcConfig(evidence=EvidenceConfig(every=every), runaway=guard or RunawayConfig(), **rules)
+
+
 def screened(centers, *, cycles, **rules):
     recorder = Recorder()
-    run = EvidenceTravel(plan(SUBJECTS, cycles=cycles), EvidenceRules(**({"every": 2} | rules)), centers, recorder)
+    run = EvidenceTravel(plan(SUBJECTS, cycles=cycles), evidence(**rules), centers, recorder)
     return run, list(run.cycles()), recorder.steps
 
 
@@ -67,7 +71,7 @@ def test_a_flipped_center_and_an_odd_image_wait_and_are_eliminated_and_nobody_el
 def test_who_was_accused_wrongly_is_taken_back_and_trained_on_at_once():
     """Averages over two screenings: the second has to say more than the first."""
     centers = EvidenceCenters(until=1)
-    run = EvidenceTravel(plan(SUBJECTS, cycles=4), EvidenceRules(every=2), centers, recorder := Recorder())
+    run = EvidenceTravel(plan(SUBJECTS, cycles=4), evidence(), centers, recorder := Recorder())
     for report in run.cycles():
         if report.cycle == 1:
             centers.sharpness = 8.0
@@ -85,14 +89,14 @@ def test_a_state_that_knows_nothing_judges_nobody():
 
 
 def test_nobody_is_eliminated_while_the_guard_holds():
-    run, reports, _ = screened(EvidenceCenters(), cycles=5, guard=Guard("pause", eliminated=0.0))
+    run, reports, _ = screened(EvidenceCenters(), cycles=5, guard=RunawayConfig("pause", eliminated=0.0))
     assert run.ledger.eliminated == ()
     assert set(reports[2].postponed) == set(reports[4].postponed) == HARMFUL
 
 
 @pytest.mark.parametrize(("every", "revisit"), [(1, 2), (2, 1), (1, 1), (3, 2)])
 def test_a_tour_that_dies_after_any_task_is_the_tour_that_never_died(every, revisit):
-    rules = EvidenceRules(every=every, revisit=revisit)
+    rules = evidence(every=every, revisit=revisit)
     whole, _, _ = screened(EvidenceCenters(), cycles=4, every=every, revisit=revisit)
     centers = EvidenceCenters()
     run = EvidenceTravel(plan(SUBJECTS, cycles=4), rules, centers)

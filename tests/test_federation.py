@@ -11,7 +11,7 @@ import pytest
 from test_pipelines import START, go, harm
 from test_resume import SAVE_ALWAYS, Death, die  # noqa: F401
 
-from tmqc.federation.messages import STATE, check_reply, check_request, decode
+from tmqc.federation.messages import STATE, check_reply, check_request, decode_message
 from tmqc.federation.transport import LocalTransport
 from tmqc.runs.checkpoint import checkpoint_path, load_checkpoint, saved_cycles
 from tmqc.runs.trace import TRAFFIC_COLUMNS
@@ -145,7 +145,7 @@ def test_no_message_holds_what_must_stay_at_a_site(outputs, cohort_csvs, exchang
     for _, request, answer in exchanged:
         for data in (request, answer):
             assert not [text for text in forbidden if text.encode() in data]
-        asked, told = decode(request), decode(answer)
+        asked, told = decode_message(request), decode_message(answer)
         check_request(asked)
         check_reply(asked["task"], told)
         for name, value in told.items():
@@ -155,7 +155,7 @@ def test_no_message_holds_what_must_stay_at_a_site(outputs, cohort_csvs, exchang
             assert ("loss" in told) == ("n_correct" in told) == (len(asked["tokens"]) >= 5)
         replies += "error" not in told
     assert replies > 20
-    opened = [decode(answer) for _, request, answer in exchanged if decode(request)["task"] == "open"]
+    opened = [decode_message(answer) for _, request, answer in exchanged if decode_message(request)["task"] == "open"]
     assert all(hc + pd >= 5 for one in opened for hc, pd in zip(one["n_hc"], one["n_pd"], strict=True))
     trace = pd.read_csv(directory / "trace.csv", keep_default_na=False)
     assert set(trace["Subjects"].str.split("|").explode()) <= {*ids_of(directory / "sites"), ""}

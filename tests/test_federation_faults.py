@@ -18,9 +18,9 @@ from tmqc.data.cohort import Subject
 from tmqc.data.volumes import Volumes
 from tmqc.errors import RunError
 from tmqc.federation.caller import Caller, FederationError
-from tmqc.federation.messages import STATE, decode, encode
+from tmqc.federation.messages import STATE, decode_message, encode_message
 from tmqc.federation.remote import RemoteCenters, open_sites
-from tmqc.federation.simulated import lay_out
+from tmqc.federation.simulated import write_sites
 from tmqc.federation.site import Site, SiteModel
 from tmqc.federation.site_settings import TOKENS, read_site_settings, read_tokens
 from tmqc.federation.transport import LocalTransport, NoAnswer
@@ -63,7 +63,7 @@ class Unreliable(LocalTransport):
     def exchange(self, requests, *, timeout_s):
         found = {}
         for site, data in requests.items():
-            self.requests.append((site, decode(data), len(data)))
+            self.requests.append((site, decode_message(data), len(data)))
             spoil = self.faults[site].pop(0) if self.faults.get(site) else None
             if spoil == "silent":
                 found[site] = NoAnswer("gave no answer within 1 s")
@@ -73,15 +73,18 @@ class Unreliable(LocalTransport):
                 found |= super().exchange({site: data}, timeout_s=timeout_s)
         return found
 
-    def revive(self, sites):
+    def reconnect(self, sites):
         self.revived += sites
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sites")
-    return lay_out(
-        folder, train=rows("train", 4), verification=rows("verify", 5), n_sites=3, min_cell=1, share_margins=False
+    return write_sites(
+        folder,
+        FederationConfig(n_sites=3, min_cell=1),
+        train=rows("train", 4),
+        verification=rows("verify", 5),
     )
 
 
@@ -113,7 +116,7 @@ def step(centers, center="B"):
 
 
 def with_fields(**fields):
-    return lambda data: encode(decode(data) | fields)
+    return lambda data: encode_message(decode_message(data) | fields)
 
 
 def test_tokens_are_drawn_once_and_tell_nothing(files, opened):
@@ -147,7 +150,7 @@ def test_a_state_travels_once_and_going_back_sends_nothing(remote):
         [with_fields(loss_sums=np.array([np.nan])), with_fields(counts=np.array([[1.0, 2.0, 3.0, 4.0]]))],
         [with_fields(counts=np.array([[9, 0, 0, 0]])), with_fields(flips=np.array([[9, 0, 0, 0]]))],
         [with_fields(predictions=np.zeros(5)), with_fields(counts=np.array([[-1, 3, 3, 0]]))],
-        [lambda data: encode({"error": "failed", "detail": ["MemoryError"]})],
+        [lambda data: encode_message({"error": "failed", "detail": ["MemoryError"]})],
     ],
     ids=["silent", "garbage", "nan", "impossible", "forbidden", "failed"],
 )
@@ -168,9 +171,9 @@ def test_a_changed_state_is_not_taken(remote):
     name = "classifier/pd/kernel"
 
     def change(data):
-        reply = decode(data)
+        reply = decode_message(data)
         field = next(field for field in reply if field.endswith(name) and "optimizer" not in field)
-        return encode(reply | {field: reply[field] + 1})
+        return encode_message(reply | {field: reply[field] + 1})
 
     transport.faults["site-2"] = [change]
     step(centers)
@@ -271,8 +274,11 @@ def test_what_is_too_little_or_too_much_stays_at_the_site(files, remote, tmp_pat
     _, centers = remote()
     with pytest.raises(FederationError, match="share_margins"):
         centers.margins("A", ["x"])
-    laid = lay_out(
-        tmp_path, train=rows("train", 4), verification=rows("verify", 5), n_sites=2, min_cell=6, share_margins=True
+    laid = write_sites(
+        tmp_path,
+        FederationConfig(n_sites=2, min_cell=6, share_margins=True),
+        train=rows("train", 4),
+        verification=rows("verify", 5),
     )
     transport = Unreliable({name: Site(read_site_settings(path), build_site_model) for name, path in laid.items()})
     caller = Caller(transport, FederationConfig(pause_s=0.0), check_stop=lambda: None)
@@ -300,7 +306,7 @@ def verification_of(sizes):
 def test_no_scan_is_lost_if_a_center_is_called_as_others_together_are(remote, tmp_path):
     _, centers = remote()
     table = verification_of({"A+B": 10, "A": 3, "B": 3})
-    laid = lay_out(tmp_path, train=[], verification=table, n_sites=1, min_cell=5, share_margins=False)
+    laid = write_sites(tmp_path, FederationConfig(n_sites=1, min_cell=5), train=[], verification=table)
     transport = Unreliable({name: Site(read_site_settings(path), build_site_model) for name, path in laid.items()})
     caller = Caller(transport, FederationConfig(pause_s=0.0), check_stop=lambda: None)
     sites = open_sites(caller, list(laid), "{}")

@@ -22,8 +22,9 @@ from tiny import CENTERS, tiny_overrides
 
 from tmqc.data.cohort import read_cohort
 from tmqc.federation.caller import FederationError
-from tmqc.federation.simulated import lay_out
+from tmqc.federation.simulated import write_sites
 from tmqc.runs.checkpoint import checkpoint_path, load_checkpoint
+from tmqc.settings.schema import FederationConfig
 
 pytest.importorskip("nvflare")
 from tmqc.federation import flare_system
@@ -32,7 +33,7 @@ pytestmark = pytest.mark.federation
 
 PATIENCE_S = 600.0  # of these tests; a machine that is busy may need it
 SHUT_OUT = re.compile("certificate verify failed|CERTIFICATE_VERIFY_FAILED|alert unknown ca", re.IGNORECASE)
-AWAY = "is gone|gave no answer|is not connected"
+AWAY = "is not reachable|gave no answer|is not connected"
 N_SCANS = 4 * len(CENTERS)  # of verification
 
 
@@ -71,7 +72,7 @@ class Federation:
         cohort = read_cohort(train_csv=csvs["train"], verification_csv=csvs["verification"], test_csv=None)
         rows = {"train": cohort.train, "verification": cohort.verification}
         self.sites, self.faults = folder / "sites", folder / "faults"
-        files = lay_out(self.sites, **rows, n_sites=2, min_cell=1, share_margins=False)
+        files = write_sites(self.sites, FederationConfig(n_sites=2, min_cell=1), **rows)
         self.faults.mkdir()
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("TMQC_TEST_FAULTS", str(self.faults))

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 from test_federation_faults import OPEN, build_site_model, files  # noqa: F401
 
-from tmqc.federation.messages import decode, encode
+from tmqc.federation.messages import decode_message, encode_message
 from tmqc.federation.site import Site
 from tmqc.federation.site_settings import read_site_settings
 from tmqc.federation.transport import NoAnswer
@@ -78,7 +78,7 @@ class Federation:
     def n_jobs_after(self, seconds):
         """Jobs so far, after these seconds, a look at the first site and a question."""
         self.clock.now += seconds
-        self.transport.revive(["site-1"])
+        self.transport.reconnect(["site-1"])
         self.exchange()
         return len(self.jobs)
 
@@ -95,7 +95,7 @@ def federation(monkeypatch):
 
 def test_a_job_is_started_anew_for_sites_that_hang_and_for_nobody_else(federation):
     assert federation.n_jobs_after(TIMEOUT_S) == 1
-    federation.transport.revive(["site-2"])  # away, and not back yet
+    federation.transport.reconnect(["site-2"])  # away, and not back yet
     federation.state = b"2"
     assert federation.n_jobs_after(TIMEOUT_S) == 1  # slow: it has come to the next one
     assert federation.n_jobs_after(TIMEOUT_S) == 2
@@ -113,7 +113,7 @@ def test_a_site_that_opens_may_take_its_time_and_the_log_says_so(federation, cap
     federation.state = OPENING
     for looks in range(1, 20):
         assert federation.n_jobs_after(TIMEOUT_S) == 1
-        assert caplog.text.count("site site-1 still gets ready") == looks
+        assert caplog.text.count("site site-1 is still decoding its scans") == looks
     federation.state = b"1"
     assert federation.n_jobs_after(TIMEOUT_S) == 1
     assert federation.n_jobs_after(TIMEOUT_S) == 2
@@ -144,7 +144,9 @@ def test_a_site_says_that_it_opens_and_an_open_that_waited_finds_it_ready(files)
     agent._site = Site(read_site_settings(files["site-1"]), slowly)
     agent._prepared.set()
     assert ask(b"") == b""
-    asked = [threading.Thread(target=lambda: replies.append(decode(ask(encode(OPEN))))) for _ in range(2)]
+    asked = [
+        threading.Thread(target=lambda: replies.append(decode_message(ask(encode_message(OPEN))))) for _ in range(2)
+    ]
     asked[0].start()
     assert began.wait(PATIENCE_S)
     assert ask(b"") == OPENING
@@ -169,7 +171,7 @@ def test_an_open_that_failed_half_way_leaves_nothing_that_passes_for_an_open_sit
         return equipment
 
     site = Site(read_site_settings(files["site-1"]), equip_on_a_full_device)
-    assert decode(site.handle(encode(OPEN)))["detail"] == ["ZeroDivisionError"]
+    assert decode_message(site.handle(encode_message(OPEN)))["detail"] == ["ZeroDivisionError"]
     assert not site.is_open
-    assert decode(site.handle(encode(OPEN)))["centers"] == ["A"]
+    assert decode_message(site.handle(encode_message(OPEN)))["centers"] == ["A"]
     assert len(site._blocks) == 1

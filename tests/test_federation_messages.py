@@ -19,13 +19,13 @@ from tmqc.federation.messages import (
     check_reply,
     check_request,
     content_hash,
-    decode,
-    encode,
+    decode_message,
+    encode_message,
     pack_part,
     split,
     unpack_parts,
 )
-from tmqc.federation.replies import check_verified, read_logits
+from tmqc.federation.replies import read_verified
 
 ARRAYS = arrays.arrays(
     st.sampled_from([np.float32, np.float64, np.int64, np.uint32, np.bool_]),
@@ -41,7 +41,7 @@ ARRAYS = arrays.arrays(
     )
 )
 def test_a_message_comes_back_as_it_was(message):
-    back = decode(encode(message))
+    back = decode_message(encode_message(message))
     assert back.keys() == message.keys()
     for name, value in message.items():
         if isinstance(value, np.ndarray):
@@ -54,14 +54,14 @@ def test_a_message_comes_back_as_it_was(message):
 @given(st.binary(max_size=200))
 def test_bytes_that_are_no_message_are_refused(data):
     with pytest.raises(MessageError):
-        decode(data)
+        decode_message(data)
 
 
 def test_a_truncated_or_longer_message_is_refused():
-    data = encode({"a": np.arange(3.0), "b": "text"})
+    data = encode_message({"a": np.arange(3.0), "b": "text"})
     for wrong in (data[:-1], data + b"0", data[3:]):
         with pytest.raises(MessageError):
-            decode(wrong)
+            decode_message(wrong)
 
 
 def test_a_hash_names_content_and_nothing_else():
@@ -95,14 +95,12 @@ def test_logits_have_to_be_those_of_the_scans_counted():
         "flips": np.zeros((2, 4), np.int64),
         "loss_sums": np.ones(2),
     }
-    check_verified(groups, reply)
-    assert read_logits(reply) == LogitCounts()
+    assert read_verified(groups, reply)[1] == LogitCounts()
     logits = np.array([[-64, 2, 0], [32, 1, 1]])
-    check_verified(groups, reply | {"logits": logits})
-    assert read_logits(reply | {"logits": logits}) == LogitCounts(((-64, 2, 0), (32, 1, 1)))
+    assert read_verified(groups, reply | {"logits": logits})[1] == LogitCounts(((-64, 2, 0), (32, 1, 1)))
     for wrong in (logits[:1], logits * [1, -1, 1], logits.astype(float), logits[:, :2], logits[0]):
         with pytest.raises(MessageError, match="logits"):
-            check_verified(groups, reply | {"logits": wrong})
+            read_verified(groups, reply | {"logits": wrong})
 
 
 def test_fields_that_are_not_in_the_table_are_refused():

@@ -127,10 +127,10 @@ def kit(tmp_path):
 
 
 def test_a_kit_allows_two_classes_more_and_knows_the_sites_settings(kit):
-    from tmqc.federation.flare_kit import join
+    from tmqc.federation.flare_kit import prepare_kit
 
     for _ in range(2):
-        join(kit, kit.with_name("site.yaml"))
+        prepare_kit(kit, kit.with_name("site.yaml"))
     content = json.loads((kit / "local" / "resources.json").read_text())
     assert content["class_allow_list"] == ["nvflare.x.Y", "tmqc.federation.flare_job."]
     settings = read_site_settings(kit.with_name("site.yaml"))
@@ -142,29 +142,29 @@ def test_a_kit_allows_two_classes_more_and_knows_the_sites_settings(kit):
 
 def test_joining_with_the_settings_in_the_kit_loses_nothing(kit):
     """By the link, and by the copy that an earlier version left there."""
-    from tmqc.federation.flare_kit import join
+    from tmqc.federation.flare_kit import prepare_kit
 
     inside = kit / "local" / "tmqc_site.yaml"
-    join(kit, kit.with_name("site.yaml"))
-    join(kit, inside)
+    prepare_kit(kit, kit.with_name("site.yaml"))
+    prepare_kit(kit, inside)
     settings = read_site_settings(kit.with_name("site.yaml"))
     assert read_site_settings(inside) == settings
     inside.unlink()
     write_site_settings(inside, settings)
-    join(kit, inside)
+    prepare_kit(kit, inside)
     assert read_site_settings(inside) == settings
 
 
 def test_a_hospitals_log_does_not_stream_to_the_server(kit):
     from tmqc.federation.flare import ALLOWED
-    from tmqc.federation.flare_kit import join
+    from tmqc.federation.flare_kit import prepare_kit
 
     before = json.loads((kit / "local" / "resources.json.default").read_text())
     assert before["allow_log_streaming"], "FLARE's default is another by now"
     further = {"id": "further", "class_path": "a.b.JobLogStreamer"}  # FLARE knows a class by this name, too
     before["components"].append(further)
     (kit / "local" / "resources.json").write_text(json.dumps(before))
-    join(kit, kit.with_name("site.yaml"))
+    prepare_kit(kit, kit.with_name("site.yaml"))
     content = json.loads((kit / "local" / "resources.json").read_text())
     assert content["allow_log_streaming"] is ALLOWED["allow_log_streaming"] is False
     assert {one["id"] for one in before["components"]} - {one["id"] for one in content["components"]} == {
@@ -177,7 +177,7 @@ def test_nobody_reads_a_hospitals_files_or_brings_code(kit):
     from nvflare.fuel.sec.authz import AuthzContext, Person
     from nvflare.security.security import FLAuthorizer
 
-    from tmqc.federation.flare_kit import join
+    from tmqc.federation.flare_kit import prepare_kit
 
     def may(role, right):
         who = Person("a@b.org", "org", role)
@@ -191,16 +191,16 @@ def test_nobody_reads_a_hospitals_files_or_brings_code(kit):
     assert all(may("project_admin", right) for right in reading + running)
     (kit / "local" / "authorization.json").write_text(json.dumps(policy))
     for _ in range(2):
-        join(kit, kit.with_name("site.yaml"))
+        prepare_kit(kit, kit.with_name("site.yaml"))
     policy = json.loads((kit / "local" / "authorization.json").read_text())
     assert not [(role, right) for role in policy["permissions"] for right in reading if may(role, right)]
     assert all(may(role, right) for role in ("project_admin", "lead", "owner") for right in running)
 
 
 def test_the_servers_kit_keeps_its_policy(kit):
-    from tmqc.federation.flare_kit import join
+    from tmqc.federation.flare_kit import prepare_kit
 
-    join(kit, None)
+    prepare_kit(kit, None)
     assert not (kit / "local" / "authorization.json").exists()
     assert json.loads((kit / "local" / "resources.json").read_text())["allow_log_streaming"]
 

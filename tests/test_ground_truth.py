@@ -8,7 +8,7 @@ from tiny import compose_config, tiny_overrides
 from tmqc.data.cohort import read_cohort, write_split
 from tmqc.data.truth import Harm, Truth, write_truth
 from tmqc.errors import CohortError, RunError
-from tmqc.harm.ground_truth import draw, find_truth
+from tmqc.harm.ground_truth import draw_truth, find_truth
 from tmqc.pipelines.prepare import prepare
 
 
@@ -22,7 +22,7 @@ def find(cohort_csvs, tmp_path):
         manifest = f"cohort.truth_csv={tmp_path}/manifest.csv"
         config = compose_config(*tiny_overrides(cohort_csvs, tmp_path), manifest, *overrides)
         cohort = read_cohort(**{f"{split}_csv": path for split, path in cohort_csvs.items()})
-        return find_truth(config, cohort, draw(config, cohort))
+        return find_truth(config, cohort, draw_truth(config, cohort))
 
     return find
 

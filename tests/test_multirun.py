@@ -13,7 +13,8 @@ from omegaconf import OmegaConf, open_dict
 from tmqc.cli import conf_dir
 from tmqc.errors import RunError, SettingsError
 from tmqc.settings.fingerprint import settings_digest
-from tmqc.sweep.multirun import make, make_plan, store_schema, to_config
+from tmqc.sweep.multirun import make, store_schema
+from tmqc.sweep.plan import plan_sweep, to_config
 
 TABLES = ["cohort.train_csv=train.csv", "cohort.verification_csv=verification.csv"]
 
@@ -70,7 +71,7 @@ def plan_of(*overrides, hydra=()):
     with open_dict(whole):
         whole.hydra.overrides.task, whole.hydra.overrides.hydra = list(overrides), list(hydra)
         whole.hydra.job.config_name = "config"
-    return make_plan(whole)
+    return plan_sweep(whole)
 
 
 def test_a_plan_knows_its_jobs(composing):

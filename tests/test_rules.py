@@ -11,7 +11,7 @@ from test_travel import plan
 from tmqc.core.numbers import EXPECTED
 from tmqc.core.runaway import Alarm
 from tmqc.pipelines.expectations import expect_by_chance
-from tmqc.pipelines.rules import explain, warn_of_few_scans, warn_or_stop
+from tmqc.pipelines.rules import explain_alarm, warn_of_few_scans, warn_or_stop
 from tmqc.settings.schema import QcConfig
 
 LOST = Alarm(n_rejected=20, n_batches=20, n_condemned=170, n_subjects=170, by_rejections=True, by_elimination=True)
@@ -32,7 +32,7 @@ def test_the_alarm_is_repeated_as_long_as_anybody_is_tried(caplog, n_steps, time
     ],
 )
 def test_the_advice_names_the_gates_own_setting(qc, setting):
-    assert explain(LOST, 5, qc).endswith(f"or raise {setting}")
+    assert explain_alarm(LOST, 5, qc).endswith(f"or raise {setting}")
 
 
 @pytest.mark.parametrize(

@@ -13,14 +13,13 @@ from tmqc.core import first_order
 from tmqc.core.ledger import Ledger
 from tmqc.core.rates import score
 from tmqc.core.records import BASELINE, BATCH, SCREEN
-from tmqc.core.runaway import Guard
-from tmqc.core.screen import Limits
 from tmqc.runs.trace import trace_row
-from tmqc.training.screening import ScreenedTravel, Screening
+from tmqc.settings.schema import QcConfig, RunawayConfig, ScreenConfig
+from tmqc.training.screening import ScreenedTravel
 
 GOOD = [f"g{i}" for i in range(12)]
 SUBJECTS = {"A": (*GOOD[:4], "bad"), "B": (*GOOD[4:8], "flipped"), "C": tuple(GOOD[8:])}
-LIMITS = Limits(loss_z=10.0, margin_z=4.0, least_loss=1e-4)
+LIMITS = ScreenConfig(exact=True, loss_z=10.0, margin_z=4.0, least_loss=1e-4)
 
 
 class ScreenCenters(ScriptedCenters):
@@ -50,10 +49,15 @@ class ScreenCenters(ScriptedCenters):
         return tuple(-5.0 if s == "flipped" else 4.0 + 0.1 * (sum(map(ord, s)) % 5) for s in subjects)
 
 
+def screening(limits=LIMITS, *, revisit=2, strikes=1, guard=None, **screen):
+    """Settings of a screen; exact, if nothing else is said."""
+    runaway = guard or RunawayConfig()
+    return QcConfig(revisit=revisit, strikes=strikes, screen=replace(limits, **screen), runaway=runaway)
+
+
 def screened(centers, *, cycles, **rules):
     recorder = Recorder()
-    screening = Screening(**({"limits": LIMITS} | rules))
-    run = ScreenedTravel(plan(SUBJECTS, cycles=cycles), screening, centers, recorder)
+    run = ScreenedTravel(plan(SUBJECTS, cycles=cycles), screening(**rules), centers, recorder)
     return run, list(run.cycles()), recorder.steps
 
 
@@ -111,7 +115,7 @@ def test_a_state_that_got_worse_does_not_acquit():
     """At the screening of cycle 2 the model is worse and nothing stands out from it: the state of cycle 0 judges."""
     centers = ScreenCenters()
     recorder = Recorder()
-    run = ScreenedTravel(plan(SUBJECTS, cycles=3), Screening(limits=LIMITS), centers, recorder)
+    run = ScreenedTravel(plan(SUBJECTS, cycles=3), screening(limits=LIMITS), centers, recorder)
     for report in run.cycles():
         centers.worse = 0.3 if report.cycle == 1 else 0.0
         if report.cycle == 1:
@@ -135,7 +139,7 @@ def test_a_state_that_got_worse_does_not_acquit():
 def test_a_state_that_may_not_judge_takes_the_place_of_none_that_may(wrong, worse, refused, n_judged):
     centers = ScreenCenters(wrong=wrong[0])
     recorder = Recorder()
-    run = ScreenedTravel(plan(SUBJECTS, cycles=3), Screening(limits=LIMITS), centers, recorder)
+    run = ScreenedTravel(plan(SUBJECTS, cycles=3), screening(limits=LIMITS), centers, recorder)
     for report in run.cycles():
         if report.cycle == 1:
             centers.wrong, centers.worse = wrong[1], worse
@@ -159,12 +163,12 @@ def test_several_steps_before_the_verification():
 def test_an_unlike_image_lowers_the_limit_of_its_own_scan_alone():
     """`g8`'s step costs 3e-5 nats and more, less than the limit; with its image unlike the others it is a suspect."""
     unlike = {s: -5.0 + 0.01 * i for i, s in enumerate(s for of in SUBJECTS.values() for s in of)}
-    limits = Limits(loss_z=10.0, image_loss_z=0.1, margin_z=4.0, image_z=6.0, least_loss=1e-5)
+    limits = ScreenConfig(loss_z=10.0, image_loss_z=0.1, margin_z=4.0, image_z=6.0, least_loss=1e-5)
     flagged = []
     for unlikeness in (None, unlike, unlike | {"g8": -1.0}):
         recorder = Recorder()
         run = ScreenedTravel(
-            plan(SUBJECTS, cycles=1), Screening(limits=limits), ScreenCenters(), recorder, unlikeness=unlikeness
+            plan(SUBJECTS, cycles=1), screening(limits=limits), ScreenCenters(), recorder, unlikeness=unlikeness
         )
         [report] = run.cycles()
         flagged.append(set(report.flagged))
@@ -178,7 +182,7 @@ def test_strikes_and_waiting_beyond_the_next_screening():
 
 
 def test_the_guard_holds_eliminations():
-    guard = Guard("pause", eliminated=0.0)
+    guard = RunawayConfig("pause", eliminated=0.0)
     run, reports, _ = screened(ScreenCenters(), cycles=3, guard=guard)
     assert run.ledger.eliminated == ()
     assert reports[2].postponed == ("bad", "flipped")
@@ -187,14 +191,14 @@ def test_the_guard_holds_eliminations():
 
 def test_the_guard_looks_at_nothing_but_who_would_be_eliminated():
     """No batch is verified, so that no share of rejected ones, however small the limit, rings an alarm."""
-    guard = Guard("pause", window=1, rejected=0.0, eliminated=0.5)
+    guard = RunawayConfig("pause", window=1, rejected=0.0, eliminated=0.5)
     run, reports, _ = screened(ScreenCenters(), cycles=3, guard=guard)
     assert [r.alarm for r in reports] == [None, None, None]
     assert run.ledger.eliminated == ("bad", "flipped")
 
 
 def test_a_screening_with_nobody_left_to_judge_passes():
-    run = ScreenedTravel(plan(SUBJECTS, cycles=4), Screening(limits=LIMITS), ScreenCenters(), Recorder())
+    run = ScreenedTravel(plan(SUBJECTS, cycles=4), screening(limits=LIMITS), ScreenCenters(), Recorder())
     reports = []
     for report in run.cycles():
         reports.append(report)
@@ -206,7 +210,7 @@ def test_a_screening_with_nobody_left_to_judge_passes():
 def test_a_state_that_has_not_seen_a_suspect_yet_has_something_new_to_say():
     """A better state takes over in cycle 2, while the suspects wait; in cycle 4 it judges them for the first time."""
     centers = ScreenCenters()
-    run = ScreenedTravel(plan(SUBJECTS, cycles=5), Screening(limits=LIMITS, revisit=4), centers, Recorder())
+    run = ScreenedTravel(plan(SUBJECTS, cycles=5), screening(limits=LIMITS, revisit=4), centers, Recorder())
     for report in run.cycles():
         centers.worse = {0: -0.01, 1: -0.01, 2: 0.3, 3: 0.3, 4: 0.3}[report.cycle]
     assert run.ledger.eliminated == ("bad", "flipped")

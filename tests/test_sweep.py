@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from tiny import tiny_overrides
 
-from tmqc.sweep.multirun import folder_name
+from tmqc.sweep.plan import folder_name
 
 PATIENCE_S = 2400  # a machine may be busy
 

@@ -23,14 +23,15 @@ from tmqc.core.power import Power
 from tmqc.core.rates import Counts, Flips, Rates, Verification, score
 from tmqc.core.records import AWAY, RETRY, REVISIT, SCREEN, VISIT, CycleReport, Step
 from tmqc.core.review import Review
-from tmqc.core.runaway import Alarm, Guard
+from tmqc.core.runaway import Alarm
 from tmqc.core.schedule import Visit
 from tmqc.core.screen import Evidence, Record
 from tmqc.core.verdicts import CenterVerdict
 from tmqc.runs.checkpoint import FORMAT
+from tmqc.settings.schema import QcConfig, RunawayConfig
 from tmqc.training import control, screening, tour, travel
 from tmqc.training.control import ControlledTravel
-from tmqc.training.screening import ScreenedTravel, Screening
+from tmqc.training.screening import ScreenedTravel
 from tmqc.training.state import Judge, Looks, Task, TourState
 from tmqc.training.tour import Travel
 from tmqc.training.travel import AwayError
@@ -76,17 +77,17 @@ TOURS = {
     "baseline": (lambda *args, **where: Travel(plan(SUBJECTS, cycles=3, batch_size=2), *args, **where), set()),
     "batch": (controlled(Control()), {RETRY, REVISIT}),
     "visit": (controlled(Control(verify="visit", strikes=2)), {VISIT, RETRY, REVISIT}),
-    "guard": (controlled(Control(guard=Guard("pause", window=3, rejected=0.3))), {RETRY, REVISIT}),
+    "guard": (controlled(Control(guard=RunawayConfig("pause", window=3, rejected=0.3))), {RETRY, REVISIT}),
     "calibrated": (controlled(Control(Gate(signal="loss", loss_error=0.0), calibrate=True)), {RETRY, REVISIT}),
     "screen": (
         lambda *args, **where: ScreenedTravel(
-            plan(SUBJECTS, cycles=6), Screening(steps=2, strikes=2, limits=LIMITS), *args, **where
+            plan(SUBJECTS, cycles=6), QcConfig(strikes=2, screen=replace(LIMITS, steps=2)), *args, **where
         ),
         {SCREEN},
     ),
     "first order": (
         lambda *args, **where: ScreenedTravel(
-            plan(SUBJECTS, cycles=6), Screening(steps=2, limits=LIMITS, exact=False), *args, **where
+            plan(SUBJECTS, cycles=6), QcConfig(screen=replace(LIMITS, steps=2, exact=False)), *args, **where
         ),
         {SCREEN},
     ),

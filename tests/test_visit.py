@@ -12,9 +12,9 @@ from test_travel import Recorder, ScriptedCenters, n_bad, phases
 from tmqc.core.control import Control
 from tmqc.core.gate import Gate
 from tmqc.core.records import AWAY, BASELINE, BATCH, RETRY, REVISIT, VISIT, Step, join
-from tmqc.core.runaway import Guard
 from tmqc.core.schedule import LearningRate, Tour
 from tmqc.runs.trace import TraceWriter
+from tmqc.settings.schema import RunawayConfig
 from tmqc.training.control import ControlledTravel
 from tmqc.training.travel import Plan, TrainResult
 
@@ -134,7 +134,7 @@ def test_a_center_that_goes_away_among_the_retries_keeps_what_was_accepted():
 
 def test_the_runaway_guard_counts_a_visit_as_one():
     subjects = {"A": tuple("abcd"), "B": tuple("efgh")}
-    guard = Guard("pause", window=2, rejected=0.5, eliminated=1.0)
+    guard = RunawayConfig("pause", window=2, rejected=0.5, eliminated=1.0)
     centers = ScriptedCenters(lambda state: 40 if state else 0)
     run, reports, _ = travelled(subjects, centers, Control(guard=guard, verify=VISIT), cycles=3)
     assert (reports[0].alarm.n_rejected, reports[0].alarm.n_batches) == (2, 2)

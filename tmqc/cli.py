@@ -24,7 +24,8 @@ from tmqc.settings.explain import explain
 from tmqc.settings.secrets import hide
 from tmqc.sweep import multirun
 from tmqc.sweep.command_line import read_command_line
-from tmqc.sweep.multirun import make, store_schema, to_config
+from tmqc.sweep.multirun import make, store_schema
+from tmqc.sweep.plan import to_config
 from tmqc.sweep.pretrain import pretrain
 from tmqc.sweep.run_process import EXIT_INTERRUPTED, end, fail, run
 

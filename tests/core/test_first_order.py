@@ -7,9 +7,10 @@ import pytest
 
 from tmqc.core.first_order import N_SAMPLE, check_estimates, draw_sample
 from tmqc.core.robust import shortest_half
-from tmqc.core.screen import Limits, weigh
+from tmqc.core.screen import weigh
+from tmqc.settings.schema import ScreenConfig
 
-LIMITS = Limits(loss_z=10.0, least_loss=0.0)
+LIMITS = ScreenConfig(loss_z=10.0, least_loss=0.0)
 
 
 def named(values):

@@ -1,12 +1,8 @@
-"""A cycle's numbers by name, and back."""
+"""A cycle's numbers by name."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-import pytest
-
-from tmqc.core.numbers import CYCLE_MARK, cycle_numbers, report_of
+from tmqc.core.numbers import cycle_numbers
 from tmqc.core.rates import Counts, Rates, Verification
 from tmqc.core.records import CycleReport
 
@@ -73,12 +69,3 @@ def test_every_number_of_a_report_has_a_name():
         "qc/fpr_drift": 0.25,
         "qc/fnr_drift": None,
     }
-
-
-def test_a_report_is_read_back_from_its_numbers_and_ids():
-    ids = {name: getattr(REPORT, name) for name in ("flagged", "readmitted", "eliminated", "postponed")}
-    for report in (REPORT, replace(REPORT, train_loss=None, train_accuracy=None)):
-        assert report_of(12, cycle_numbers(report), ids) == report
-    for missing in (CYCLE_MARK.replace("accuracy", "loss"), "train/seconds", "qc/waiting"):
-        with pytest.raises(TypeError):
-            report_of(12, cycle_numbers(REPORT) | {missing: None}, ids)

@@ -1,8 +1,9 @@
 import pytest
 
-from tmqc.core.runaway import Alarm, Guard, find_runaway
+from tmqc.core.runaway import Alarm, find_runaway
+from tmqc.settings.schema import RunawayConfig
 
-GUARD = Guard("pause", window=4, rejected=0.5, eliminated=0.25)
+GUARD = RunawayConfig("pause", window=4, rejected=0.5, eliminated=0.25)
 
 
 @pytest.mark.parametrize(
@@ -29,5 +30,5 @@ def test_share_of_condemned_scans():
 
 
 def test_off_is_off_and_warn_does_not_pause():
-    assert find_runaway(Guard("off", window=1), [True] * 9, n_condemned=9, n_subjects=9) is None
-    assert [Guard(action).pauses for action in ("off", "warn", "pause", "stop")] == [False, False, True, True]
+    assert find_runaway(RunawayConfig("off", window=1), [True] * 9, n_condemned=9, n_subjects=9) is None
+    assert [RunawayConfig(action).pauses for action in ("off", "warn", "pause", "stop")] == [False, False, True, True]

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from tmqc.core.rates import margins
-from tmqc.core.screen import Limits, Record, weigh
+from tmqc.core.screen import Record, weigh
+from tmqc.settings.schema import ScreenConfig
 
 SD = 2 / 1.349  # of one to four, the outlier left out
-LIMITS = Limits(loss_z=10.0, unusual_loss_z=2.0, margin_z=4.0, contradiction=0.5, least_loss=0.0)
+LIMITS = ScreenConfig(loss_z=10.0, unusual_loss_z=2.0, margin_z=4.0, contradiction=0.5, least_loss=0.0)
 
 
 def test_evidence_by_hand():
@@ -26,7 +27,7 @@ def test_evidence_by_hand():
 def test_a_contradicted_label_of_the_fainter_class_is_found_among_many(margin, suspect):
     """Two labels of nine are wrong. One class speaks with 6, the other with 2, so that the median size is 2.5."""
     margin = [6, 6, 6, 2, 2, 2, 2.5, -6, margin]
-    found = weigh([0.0] * 9, margin, Limits(contradiction=0.25))
+    found = weigh([0.0] * 9, margin, ScreenConfig(contradiction=0.25))
     assert [e.suspect for e in found] == [False] * 7 + [True, suspect]
 
 
@@ -61,7 +62,9 @@ def test_an_unusual_scan_that_does_no_harm_is_no_suspect():
 @pytest.mark.parametrize(("image_z", "unlike", "suspect"), [(3.0, 9.0, True), (5.0, 9.0, False), (None, 9.0, False)])
 def test_from_an_image_unlike_the_others_less_is_enough(image_z, unlike, suspect):
     """Change: 3.0 standard deviations, as above. Unlikeness: center 2.5, spread 2 / 1.349; 9 is 4.4 of them away."""
-    limits = Limits(loss_z=10.0, unusual_loss_z=5.0, image_loss_z=2.0, margin_z=4.0, image_z=image_z, least_loss=0.0)
+    limits = ScreenConfig(
+        loss_z=10.0, unusual_loss_z=5.0, image_loss_z=2.0, margin_z=4.0, image_z=image_z, least_loss=0.0
+    )
     found = weigh([1, 2, 3, 4, 7], [5] * 5, limits, [1, 2, 3, 4, unlike])
     assert found[4].suspect is suspect
     assert [e.image_z is None for e in found] == [image_z is None] * 5
@@ -70,7 +73,7 @@ def test_from_an_image_unlike_the_others_less_is_enough(image_z, unlike, suspect
 
 def test_an_image_unlike_the_others_that_does_no_harm_is_no_suspect():
     """Nor is one that is more alike than the others, whatever it does below the ordinary limit."""
-    limits = Limits(loss_z=10.0, image_loss_z=2.0, margin_z=4.0, image_z=3.0, least_loss=0.0)
+    limits = ScreenConfig(loss_z=10.0, image_loss_z=2.0, margin_z=4.0, image_z=3.0, least_loss=0.0)
     assert not weigh([1, 2, 3, 4, -50], [5] * 5, limits, [1, 2, 3, 4, 100])[4].suspect
     assert not weigh([1, 2, 3, 4, 7], [5] * 5, limits, [1, 2, 3, 4, -100])[4].suspect
 
@@ -78,7 +81,7 @@ def test_an_image_unlike_the_others_that_does_no_harm_is_no_suspect():
 @pytest.mark.parametrize(("image_z", "alone", "suspect"), [(3.0, 4.0, True), (3.0, None, False), (None, 4.0, False)])
 def test_a_strange_image_alone_is_enough_only_if_asked_for(image_z, alone, suspect):
     """Unlikeness: 4.4 standard deviations, as above; the scan's step makes the model better."""
-    limits = Limits(image_z=image_z, image_alone_z=alone, least_loss=0.0)
+    limits = ScreenConfig(image_z=image_z, image_alone_z=alone, least_loss=0.0)
     found = weigh([1, 2, 3, 4, -50], [5] * 5, limits, [1, 2, 3, 4, 9])[4]
     assert found.suspect is suspect
     assert not suspect or found.strength == pytest.approx(6.5 / SD / 4)
@@ -86,7 +89,7 @@ def test_a_strange_image_alone_is_enough_only_if_asked_for(image_z, alone, suspe
 
 def test_a_step_that_lowers_the_loss_is_no_evidence_even_if_others_lower_it_more():
     """All steps help, one less than most: far from the bulk by its z-score, and no harm, however odd its image is."""
-    limits = Limits(loss_z=2.0, image_loss_z=0.1, margin_z=4.0, image_z=3.0, least_loss=0.0)
+    limits = ScreenConfig(loss_z=2.0, image_loss_z=0.1, margin_z=4.0, image_z=3.0, least_loss=0.0)
     odd = [1, 2, 3, 4, 100]
     helped, harmed = (weigh([c - shift for c in (1, 2, 3, 4, 7)], [5] * 5, limits, odd)[4] for shift in (8, 6))
     assert helped.loss_z == harmed.loss_z > 2
@@ -95,8 +98,8 @@ def test_a_step_that_lowers_the_loss_is_no_evidence_even_if_others_lower_it_more
 
 def test_a_tiny_spread_is_not_taken_at_face_value():
     changes = [0.0, 1e-6, -1e-6, 2e-6, 5e-4]
-    assert weigh(changes, [5] * 5, Limits(least_loss=0.0))[4].suspect
-    assert not weigh(changes, [5] * 5, Limits(least_loss=1e-4))[4].suspect
+    assert weigh(changes, [5] * 5, ScreenConfig(least_loss=0.0))[4].suspect
+    assert not weigh(changes, [5] * 5, ScreenConfig(least_loss=1e-4))[4].suspect
 
 
 def test_margin_is_the_logit_of_the_label():

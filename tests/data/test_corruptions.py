@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import fft
 
-from tmqc.harm.corruptions import DEFAULT_SEVERITY, GRADED, KINDS, LABEL_KINDS, UNGRADED, draw_parameters, fits
+from tmqc.harm.corruptions import DEFAULT_SEVERITY, GRADED, KINDS, LABEL_KINDS, UNGRADED, draw_parameters, suits_scale
 
 SHAPE = (20, 24, 16)
 MOTION = {"axis": "y", "moves": 6, "still": 0.1, "rotation_deg": 0.0, "shift": 0.0}
@@ -110,11 +110,11 @@ def test_a_single_bright_voxel_is_no_trouble(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_kinds_that_fit_any_scale_do_the_same_on_any(kind):
-    """What `fits` allows: a scan of half the brightness is harmed as much."""
+    """What `suits_scale` allows: a scan of half the brightness is harmed as much."""
     made, half = (at_severity(kind, 5, scan) for scan in (HEAD / 4, HEAD / 8))
-    if fits(kind, 0.0, 0.5):
+    if suits_scale(kind, 0.0, 0.5):
         np.testing.assert_allclose(half, made / 2, atol=1e-3)
-    assert fits(kind, 0.0, 255.0)
+    assert suits_scale(kind, 0.0, 255.0)
 
 
 def test_brighter_scans_than_255_keep_their_range():

@@ -217,7 +217,7 @@ def test_interrupted_build_leaves_nothing(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(phantom, "_write_csv", interrupt)  # after the volumes
+    monkeypatch.setattr(phantom, "write_split", interrupt)  # after the volumes
     place = tmp_path / "place"
     with pytest.raises(KeyboardInterrupt):
         build(settings, place / "out")

@@ -165,7 +165,7 @@ def test_scans(tmp_path, n):
 def test_checkpoints(tmp_path, n):
     """A damaged one is refused or holds the very same content (a byte between the members may change)."""
     state = {"weights": np.arange(500, dtype=np.float32)}
-    path = save_checkpoint(tmp_path, Checkpoint(0, state, {"n_done": 1}, {"tour": np.zeros(9, np.uint8)}))
+    path = save_checkpoint(tmp_path, Checkpoint(0, {**state, "tour": np.zeros(9, np.uint8)}, {"n_done": 1}))
     good = path.read_bytes()
     for seed in range(n):
         path.write_bytes(damage(good, seed))

@@ -13,7 +13,7 @@ from scripts_of import load_script
 from tmqc.errors import ComparisonError
 from tmqc.report.compare.figures import draw_heat_maps, draw_precision_recall
 from tmqc.report.compare.gather import gather
-from tmqc.report.compare.groups import differing, effective, group_runs, shared
+from tmqc.report.compare.groups import differing_settings, effective_settings, group_runs, shared_settings
 from tmqc.report.compare.page import write_comparison
 from tmqc.report.compare.tables import average, average_groups, gate_runs, half_width, heat_maps, tabulate_runs
 
@@ -96,10 +96,10 @@ def test_settings_without_a_say_do_not_differ(tmp_path):
     make_run(tmp_path, "qc", "q", "qc.loss_error=0.5", "qc.screen.every=7")
     make_run(tmp_path, "qc", "s", "qc.control=screen", "qc.error=0.7")
     records = gather([tmp_path]).records
-    assert not [name for name in differing(records[:2]) if name != "schedule.start"]
-    assert differing(records[2:]) == ["qc.control"]  # what only one of them has does not differ
-    assert "qc.loss_error" not in effective(records[2].settings)
-    assert shared(records)["schedule.cycles"] == 4
+    assert not [name for name in differing_settings(records[:2]) if name != "schedule.start"]
+    assert differing_settings(records[2:]) == ["qc.control"]  # what only one of them has does not differ
+    assert "qc.loss_error" not in effective_settings(records[2].settings)
+    assert shared_settings(records)["schedule.cycles"] == 4
 
 
 def texts(figure):
@@ -108,8 +108,8 @@ def texts(figure):
 
 def test_interval_by_hand():
     """Two values 0.1 apart: the t quantile with one degree of freedom is 12.706, the standard error 0.05."""
-    assert half_width([0.9, 1.0]) == pytest.approx(12.7062 * 0.05, rel=1e-5)
-    assert half_width([0.9]) is None
+    assert half_width(pd.Series([0.9, 1.0])) == pytest.approx(12.7062 * 0.05, rel=1e-5)
+    assert half_width(pd.Series([0.9])) is None
 
 
 def test_average_by_hand():

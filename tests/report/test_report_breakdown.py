@@ -47,7 +47,7 @@ def breakdown():
 
 def test_good_scans_lost(breakdown):
     # good: b1, b2, c4, c5; lost: b2, c5; flagged: b2, c4, c5
-    assert breakdown.good_lost == (
+    assert breakdown[0] == [
         GoodLost("all", 4, 2, 0.5, 3),
         GoodLost("class=HC", 2, 1, 0.5, 1),  # b1, c5
         GoodLost("class=PD", 2, 1, 0.5, 2),  # b2, c4
@@ -59,7 +59,7 @@ def test_good_scans_lost(breakdown):
         GoodLost("center_size=1", 0, 0, None, 0),
         GoodLost("center_size=2-4", 2, 1, 0.5, 1),  # b1, b2
         GoodLost("center_size=5-9", 2, 1, 0.5, 2),  # c4, c5
-    )
+    ]
 
 
 def test_the_size_of_a_center_is_its_number_of_training_scans():
@@ -71,17 +71,14 @@ def test_the_size_of_a_center_is_its_number_of_training_scans():
 
 
 def test_kinds_in_training_alone_are_scored(breakdown):
-    assert breakdown.by_kind == (
-        KindScore("inverted", 1, 0, 0, 0.0, 0.0),
-        KindScore("noise", 3, 3, 2, 2 / 3, 1.0),
-    )
-    nobody = break_down(TRAIN, {}, eliminated=(), flagged_ever=(), age_bins=BINS)
-    assert nobody.by_kind == () and nobody.good_lost[0] == GoodLost("all", 8, 0, 0.0, 0)
+    assert breakdown[1] == [KindScore("inverted", 1, 0, 0, 0.0, 0.0), KindScore("noise", 3, 3, 2, 2 / 3, 1.0)]
+    good_lost, by_kind = break_down(TRAIN, {}, eliminated=(), flagged_ever=(), age_bins=BINS)
+    assert by_kind == [] and good_lost[0] == GoodLost("all", 8, 0, 0.0, 0)
 
 
 def test_the_files(breakdown, tmp_path):
-    write_records(tmp_path / "good_lost.csv", GoodLost, breakdown.good_lost)
-    write_records(tmp_path / "detection_by_kind.csv", KindScore, breakdown.by_kind)
+    write_records(tmp_path / "good_lost.csv", GoodLost, breakdown[0])
+    write_records(tmp_path / "detection_by_kind.csv", KindScore, breakdown[1])
     with (tmp_path / "good_lost.csv").open() as file:
         rows = list(csv.reader(file))
     assert tuple(rows[0]) == ("subgroup", "n_good", "n_lost", "share_lost", "n_flagged")

@@ -8,13 +8,14 @@ from functools import partial
 
 import pytest
 
+from tmqc.core.numbers import SUBJECTS, cycle_numbers
 from tmqc.core.rates import Counts, Rates, Verification
 from tmqc.core.records import CycleReport
 from tmqc.errors import RunError
 from tmqc.report.metrics import read_records, write_records
 from tmqc.report.ranking import RivalRow
 from tmqc.report.scores import detection_metrics, read_detection, score_detection, write_detection
-from tmqc.runs.cycles import append_cycle, read_cycles
+from tmqc.runs.cycles import append_cycle, read_rows
 
 FIRST = CycleReport(
     cycle=10,
@@ -47,20 +48,25 @@ def cycles(tmp_path):
     return tmp_path / "cycles.csv"
 
 
+def as_written(row, report):
+    ids = {name: getattr(report, name) for name in SUBJECTS}
+    return (row.cycle, row.numbers, row.subjects) == (report.cycle, cycle_numbers(report), ids)
+
+
 def test_cycles(cycles):
-    assert read_cycles(cycles) == [FIRST, LAST]
+    assert all(map(as_written, read_rows(cycles), [FIRST, LAST]))
 
 
 def test_the_last_words_of_a_killed_process_are_left_out(cycles):
     whole = cycles.read_text()
     cycles.write_text(whole + whole.splitlines()[-1][:-2])
-    assert read_cycles(cycles) == [FIRST, LAST]
+    assert [row.cycle for row in read_rows(cycles)] == [10, 11]
 
 
 def test_a_loss_that_is_no_number(tmp_path):
     append_cycle(tmp_path / "cycles.csv", replace(FIRST, train_loss=math.nan))
-    [report] = read_cycles(tmp_path / "cycles.csv")
-    assert report.train_loss is not None and math.isnan(report.train_loss)
+    [row] = read_rows(tmp_path / "cycles.csv")
+    assert math.isnan(row.numbers["train/loss"])
 
 
 def test_detection(tmp_path):
@@ -89,7 +95,7 @@ def test_rivals(tmp_path):
     assert read_records(tmp_path / "rivals.csv", RivalRow) == rows
 
 
-@pytest.mark.parametrize("read", [read_cycles, read_detection, partial(read_records, kind=RivalRow)])
+@pytest.mark.parametrize("read", [read_rows, read_detection, partial(read_records, kind=RivalRow)])
 def test_another_file_or_none_is_an_error(tmp_path, read):
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     with pytest.raises(RunError, match=r"other.csv: is not"):

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from tmqc.core.control import Control
+from tmqc.core.numbers import cycle_numbers
 from tmqc.core.rates import Counts, Verification
 from tmqc.core.schedule import Tour
 from tmqc.data.cohort import Subject
@@ -25,6 +26,7 @@ from tmqc.report.past_run import read_trace
 from tmqc.report.qc_figure import draw_qc, draw_steps
 from tmqc.report.roc import draw_roc
 from tmqc.report.style import save_figure
+from tmqc.runs.cycles import CycleRow
 from tmqc.runs.trace import COLUMNS, TraceWriter
 from tmqc.training.control import ControlledTravel
 from tmqc.training.travel import Plan, TrainResult
@@ -137,8 +139,9 @@ def test_numbers_of_short_cycles_do_not_run_into_each_other(make_run):
 
 def test_cycles_are_drawn_with_the_note(make_run, tmp_path, drawn):
     reports, _, _ = make_run(2, 5, ["c1s0"])
-    save_figure(draw_cycles(reports), tmp_path / "many.png", NOTE)
-    save_figure(draw_cycles(reports[:1]), tmp_path / "one.png", None)
+    rows = [CycleRow(report.cycle, 0, cycle_numbers(report), {}) for report in reports]
+    save_figure(draw_cycles(rows), tmp_path / "many.png", NOTE)
+    save_figure(draw_cycles(rows[:1]), tmp_path / "one.png", None)
     texts, _ = drawn
     assert texts.count(NOTE) == 1 and {"Loss", "FPR", "FNR", "accuracy"} <= set(texts)
 

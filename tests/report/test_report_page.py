@@ -17,7 +17,7 @@ from paper_run import EVIL, EVIL_CENTER, MONEY, name_by_tokens, write_paper_run
 from scripts_of import load_script
 
 from tmqc.errors import RunError
-from tmqc.report.guarded import illustrate
+from tmqc.report.after_run import illustrate
 from tmqc.report.illustrate import write_figures
 from tmqc.report.page import write_report
 
@@ -233,7 +233,7 @@ def test_what_cannot_be_drawn_is_one_warning_and_drawn_later(copy, caplog):
 
 def test_without_matplotlib_there_are_no_pictures_and_the_run_is_whole(copy, caplog, monkeypatch):
     for module in [name for name in sys.modules if name.startswith(("tmqc.report.", "matplotlib"))]:
-        if module not in ("tmqc.report.guarded", "tmqc.report.past_run"):
+        if module not in ("tmqc.report.after_run", "tmqc.report.past_run"):
             monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     illustrate(copy)

@@ -78,15 +78,6 @@ def test_ties_for_the_last_place_count_by_their_chance():
     assert share_at_k(np.array([3.0, 2.0]), np.array([False, False])) is None
 
 
-def test_share_at_k_of_one_kind():
-    """Named are 3: two for sure, and one of the two at 2.0, of which one is of the kind: (1 + 0.5) of 2."""
-    values = np.array([9.0, 8.0, 2.0, 2.0, 1.0])
-    harmful = np.array([True, False, True, False, True])
-    assert share_at_k(values, harmful, np.array([True, False, True, False, False])) == 0.75
-    assert share_at_k(values, harmful, np.array([False, False, False, False, True])) == 0.0
-    assert share_at_k(values, harmful, np.zeros(5, bool)) is None
-
-
 def test_what_does_not_exist_is_none():
     none = rank(scores([1, 2, 3]), [None] * 3)
     assert none.n_harmful == 0

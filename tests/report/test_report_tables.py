@@ -19,7 +19,7 @@ from tmqc.core.records import CycleReport
 from tmqc.data.cohort import Subject
 from tmqc.report.metrics import subgroup_metrics
 from tmqc.report.past_run import truth_of
-from tmqc.report.scores import Breakdown, GoodLost, KindScore, score_detection
+from tmqc.report.scores import GoodLost, KindScore, score_detection
 from tmqc.report.tables import print_inference, print_training
 from tmqc.runs.trace import COLUMNS
 
@@ -101,7 +101,7 @@ def test_the_closing_table_shows_waits_losses_and_kinds(console, tmp_path):
     kinds = (KindScore("inverted", 4, 4, 1, 0.25, 1.0), KindScore("noise", 2, 1, 0, 0.0, 0.5))
     detection = score(History(10, {"a": 11}, {"a": 13}))
     common = {"test": {}, "note": None, "directory": tmp_path, "console": console}
-    print_training(REPORT, detection=detection, breakdown=Breakdown(lost, kinds), **common)
+    print_training(REPORT, detection=detection, breakdown=(lost, kinds), **common)
     shown = cells(console)
     assert ["detect/cycles_to_elimination", "4"] in shown
     assert ["detect/cycles_from_flag", "2"] in shown
@@ -113,7 +113,7 @@ def test_the_closing_table_shows_waits_losses_and_kinds(console, tmp_path):
 
 
 def test_one_kind_alone_is_not_broken_down(console, tmp_path):
-    breakdown = Breakdown((), (KindScore("noise", 2, 1, 0, 0.0, 0.5),))
+    breakdown = ((), (KindScore("noise", 2, 1, 0, 0.0, 0.5),))
     common = {"test": {}, "note": None, "directory": tmp_path, "console": console}
     print_training(REPORT, detection=score(), breakdown=breakdown, **common)
     assert "noise" not in text(console)

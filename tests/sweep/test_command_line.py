@@ -11,7 +11,8 @@ from tmqc.cli import conf_dir
 from tmqc.errors import SettingsError
 from tmqc.settings.text import text_settings
 from tmqc.sweep.command_line import read_command_line
-from tmqc.sweep.multirun import store_schema, to_config
+from tmqc.sweep.multirun import store_schema
+from tmqc.sweep.plan import to_config
 
 TEXTS = [name for name, kind in text_settings().items() if kind != list[str]]
 LISTS = [name for name, kind in text_settings().items() if kind == list[str]]

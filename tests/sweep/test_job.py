@@ -29,7 +29,7 @@ from tmqc.sweep.job import Made, Place, carry_out, handle_signals
 from tmqc.sweep.outcome import FAILED, FINISHED, KILLED, NOT_STARTED, SKIPPED, Outcome, read_outcome, write_outcome
 from tmqc.sweep.pretrain import last_clean_cycle, name_clean, pretrain
 from tmqc.sweep.run_process import Ended
-from tmqc.sweep.sweep import Plan, best
+from tmqc.sweep.sweep import SweepPlan, best
 
 SUMMARY = {"pipeline": "qc", "test/auroc": 0.75, "test/f1": None, "qc/eliminated_total": 3, "qc/waiting": 0}
 
@@ -214,8 +214,8 @@ def test_a_run_with_many_faults_ends(tmp_path, monkeypatch):
 
 
 def test_the_reason_is_short_however_many_faults_there_are():
-    assert jobs.summarize(CohortError(["a", "b"])) == "a; b"
-    assert jobs.summarize(CohortError(list("abcdefg"))) == "a; b; c; and 4 more"
+    assert jobs.first_faults(CohortError(["a", "b"])) == "a; b"
+    assert jobs.first_faults(CohortError(list("abcdefg"))) == "a; b; c; and 4 more"
 
 
 def test_a_taken_directory_is_refused_before_the_clean_model_is_trained(runs, tmp_path):
@@ -407,4 +407,4 @@ def test_the_best_job_by_the_objective_is_told(tmp_path, objective, direction, t
         Outcome("a=2", "d", "now", SKIPPED, numbers={"detect/f1": 0.75}),
         Outcome("a=3", "d", "now", FAILED, numbers={"detect/f1": 0.9}),
     ]
-    assert best(Plan("s", tmp_path, base, {"a": "1,2,3"}, 3), jobs) == told
+    assert best(SweepPlan("s", tmp_path, base, {"a": "1,2,3"}, 3), jobs) == told

@@ -14,7 +14,7 @@ pytest.importorskip("optuna.storages.journal", reason="a search needs Optuna 4 o
 
 from tmqc.sweep import search as module
 from tmqc.sweep.search import RESULTS, Search
-from tmqc.sweep.sweep import Plan
+from tmqc.sweep.sweep import SweepPlan
 
 SPACE = ["qc.error=interval(0.0,1.0)", "qc.revisit=range(1,4)", "run.threads=1"]
 
@@ -45,7 +45,7 @@ def go(monkeypatch):
         directory.mkdir(exist_ok=True)
         base = Config()
         base.sweep.objective, base.sweep.direction = "verify/loss", "minimize"
-        plan = Plan("s", directory, base, {}, n_trials, "study")
+        plan = SweepPlan("s", directory, base, {}, n_trials, "study")
         monkeypatch.setattr(module, "opened", [SimpleNamespace(plan=plan, asked=None)])
         one = Search(n_trials=n_trials, n_jobs=n_jobs, seed=0, storage=storage, params=None)
         one._launcher = launcher

@@ -13,7 +13,7 @@ import pytest
 from tmqc.runs.signals import Interrupted
 from tmqc.settings.schema import Config
 from tmqc.sweep.outcome import FAILED, FINISHED, RUNNING, Outcome, write_outcome
-from tmqc.sweep.sweep import Plan, open_sweep
+from tmqc.sweep.sweep import SweepPlan, open_sweep
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def sweep(tmp_path):
     base = Config()
     base.tracking.name, base.run.outputs = "none", str(tmp_path)
     before = signal.getsignal(signal.SIGTERM)
-    opened = open_sweep(Plan("s", tmp_path / "s", base, {"qc.error": "0.1,0.2"}, 2))
+    opened = open_sweep(SweepPlan("s", tmp_path / "s", base, {"qc.error": "0.1,0.2"}, 2))
     yield opened
     opened.close()
     assert signal.getsignal(signal.SIGTERM) is before

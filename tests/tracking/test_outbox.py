@@ -15,8 +15,8 @@ from tmqc.errors import RunError
 from tmqc.runs.cycles import append_cycle
 from tmqc.tracking import DIRECTORY_TAG, KEY_TAG, SWEEP_TAG
 from tmqc.tracking.faults import ArtifactError, RefusedError, TrackingError
-from tmqc.tracking.outbox import MlflowTracker
-from tmqc.tracking.unsent import read_outbox
+from tmqc.tracking.outbox import read_outbox
+from tmqc.tracking.tracker import MlflowTracker
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_a_cycle_is_one_call_and_a_slow_store_gets_several_in_one(tracker, store
     begin(tracker)
     cycles(tracker, tmp_path, 0)
     assert store.n_asked == 2
-    monkeypatch.setattr("tmqc.tracking.outbox.SLOW_S", -1.0)
+    monkeypatch.setattr("tmqc.tracking.sender.SLOW_S", -1.0)
     store.gate.clear()
     for cycle in (1, 2, 3):  # training goes on meanwhile
         append_cycle(tmp_path / "cycles.csv", replace(REPORT, cycle=cycle), {"detect/f1": None})

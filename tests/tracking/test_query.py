@@ -11,10 +11,10 @@ from tiny import compose_config, tiny_overrides
 from tmqc.cli import run
 from tmqc.errors import ComparisonError
 from tmqc.report.compare.gather import gather
-from tmqc.sweep.sweep import Plan, open_sweep
+from tmqc.sweep.sweep import SweepPlan, open_sweep
 
 mlflow = pytest.importorskip("mlflow")
-from tmqc.report.compare.stored import query  # noqa: E402
+from tmqc.report.compare.from_mlflow import query  # noqa: E402
 from tmqc.tracking.database import database_uri  # noqa: E402
 
 
@@ -26,7 +26,7 @@ def outputs(tmp_path_factory, cohort_csvs, empty_database):
     settings = [*tiny_overrides(cohort_csvs, folder), *harm, "schedule.cycles=2", "run.name=q"]
     config = compose_config(*settings)
     run(config, folder / "qc" / "q")
-    sweep = open_sweep(Plan("sweep", folder / "sweeps" / "sweep", config, {"qc.error": "0.1,0.2"}, 2))
+    sweep = open_sweep(SweepPlan("sweep", folder / "sweeps" / "sweep", config, {"qc.error": "0.1,0.2"}, 2))
     sweep.close()
     client = mlflow.MlflowClient(database_uri(folder / "mlflow.db"))
     experiment = client.get_experiment_by_name("tmqc").experiment_id

@@ -22,7 +22,7 @@ from tmqc.tracking.database import database_uri
 
 mlflow = pytest.importorskip("mlflow")
 from tmqc.report.replay import other_numbers  # noqa: E402
-from tmqc.tracking.unsent import read_outbox  # noqa: E402
+from tmqc.tracking.outbox import read_outbox  # noqa: E402
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "replay_tracking.py"
 NOWHERE = "http://127.0.0.1:9"  # the discard port: nobody listens

@@ -16,8 +16,8 @@ MODULE = "tmqc.federation.site"
 
 
 def nan(module, reply):
-    told = module.decode(reply)
-    return module.encode(told | {"counts": told["counts"] * float("nan")})
+    told = module.decode_message(reply)
+    return module.encode_message(told | {"counts": told["counts"] * float("nan")})
 
 
 def stop(module, reply):  # the process hangs, all of it
@@ -41,7 +41,7 @@ def spoil(module, folder):
     handle = module.Site.handle
 
     def spoiled(self, data):
-        site, task = self.settings.tokens_csv.parent.name, module.decode(data)["task"]
+        site, task = self.settings.tokens_csv.parent.name, module.decode_message(data)["task"]
         reply = handle(self, data)
         for path in sorted(folder.glob(f"{site}.{task}.*"))[:1]:
             path.unlink()

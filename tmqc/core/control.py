@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from tmqc.core.gate import Gate
-from tmqc.core.runaway import Guard
+from tmqc.settings.schema import RunawayConfig
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Control:
     gate: Gate = field(default=Gate())
     revisit: int = 2
     strikes: int = 1
-    guard: Guard = field(default=Guard())
+    guard: RunawayConfig = field(default_factory=RunawayConfig)
     early_stop: str = "off"
     confidence: float = 0.95
     verify: str = "batch"

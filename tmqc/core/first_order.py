@@ -23,7 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tmqc.core.robust import shortest_half
-from tmqc.core.screen import Limits, weigh
+from tmqc.core.screen import weigh
+from tmqc.settings.schema import ScreenConfig
 
 N_SAMPLE = 16  # scans drawn: as many verifications, of all scans' the larger part of the cost
 _WORST = 0.5  # a relative error from here on, and estimates say nothing
@@ -70,7 +71,7 @@ def check_estimates(
     estimates: Mapping[str, float],
     exact: Mapping[str, float],
     margins: Sequence[float],
-    limits: Limits,
+    limits: ScreenConfig,
     unlikenesses: Sequence[float] | None = None,
 ) -> Check:
     """Hold the estimates against the exact changes known so far.

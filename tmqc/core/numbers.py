@@ -6,10 +6,6 @@ glossary. A name is `group/name`; what has no `/` is no number.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from tmqc.core.rates import Counts, Rates, Verification
 from tmqc.core.records import CycleReport
 
 CYCLE_MARK = "verify/accuracy"  # every cycle has one, and nothing else is logged under this name
@@ -39,10 +35,6 @@ _PLAIN = {
     "qc/fnr_drift": "fnr_drift",
 }
 SUBJECTS = ("flagged", "readmitted", "eliminated", "postponed")  # ids in the report, their number as `qc/...`
-_OPTIONAL = (
-    *("train_loss", "train_accuracy", "auroc", "calibrated_loss", "calibrated_accuracy", "slope", "offset"),
-    *("fpr_drift", "fnr_drift"),
-)
 _COUNTS = ("tp", "fp", "tn", "fn")
 
 
@@ -63,37 +55,3 @@ def cycle_numbers(report: CycleReport) -> dict[str, float | None]:
         "qc/runaway": int(report.alarm is not None),
         "qc/refused": int(report.refused),
     }
-
-
-def report_of(cycle: int, numbers: Mapping[str, float | None], subjects: Mapping[str, tuple[str, ...]]) -> CycleReport:
-    """The report that `cycle_numbers` was made of, but for two things.
-
-    `alarm` is None, for only whether there was one is known; the loss is as exact as a mean times a count is.
-
-    Raises:
-        KeyError, TypeError: a number or the ids of a group are missing.
-    """
-    counts = Counts(**{name: _whole(numbers[f"verify/{name}"]) for name in _COUNTS})
-    values: dict[str, Any] = {name: subjects[name] for name in SUBJECTS}
-    plain: dict[str, Any] = {of: numbers[name] for name, of in _PLAIN.items()}
-    plain |= {of: _whole(value) for of, value in plain.items() if of.startswith("n_")}
-    if missing := [of for of, value in plain.items() if value is None and of not in _OPTIONAL]:
-        raise TypeError(f"no value: {', '.join(missing)}")
-    return CycleReport(
-        cycle=cycle,
-        verification=Verification(counts, _number(numbers["verify/loss"]) * counts.n),
-        rates=Rates(_number(numbers["verify/fpr"]), _number(numbers["verify/fnr"])),
-        refused=bool(numbers["qc/refused"]),
-        **plain,
-        **values,
-    )
-
-
-def _whole(value: float | None) -> int:
-    return int(_number(value))
-
-
-def _number(value: float | None) -> float:
-    if value is None:
-        raise TypeError("a number is missing")
-    return float(value)

@@ -9,29 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-
-@dataclass(frozen=True)
-class Guard:
-    """When to sound the alarm, and what follows.
-
-    Attributes:
-        action: `off`; `warn`: go on all the same; `pause`: no scan is eliminated while it lasts, revisits that fail
-            wait again; `stop`: the same, and the run stops after the cycle.
-        window: batches of the regular tours looked back on; no alarm before there are so many. A visit that is
-            verified as a whole counts as one.
-        rejected: largest share of them that may be rejected.
-        eliminated: largest share of all training scans that may be harmful by what is known beforehand.
-    """
-
-    action: str = "warn"
-    window: int = 20
-    rejected: float = 0.5
-    eliminated: float = 0.5
-
-    @property
-    def pauses(self) -> bool:
-        """Whether an alarm holds all eliminations."""
-        return self.action in ("pause", "stop")
+from tmqc.settings.schema import RunawayConfig
 
 
 @dataclass(frozen=True)
@@ -52,10 +30,11 @@ class Alarm:
     by_elimination: bool
 
 
-def find_runaway(guard: Guard, batches: Sequence[bool], *, n_condemned: int, n_subjects: int) -> Alarm | None:
+def find_runaway(guard: RunawayConfig, batches: Sequence[bool], *, n_condemned: int, n_subjects: int) -> Alarm | None:
     """Look at the run so far.
 
     Args:
+        guard: no alarm before the window is full; a visit that is verified as a whole counts as one batch in it.
         batches: whether each batch of the regular tours so far was rejected, in order.
         n_condemned: scans eliminated so far, and the one about to be.
         n_subjects: all training scans.

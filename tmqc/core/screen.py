@@ -3,7 +3,7 @@
 From the same state every scan's own training step is taken, verified and undone. Two things speak against a scan: its
 step makes the model worse on the verification scans, or the model contradicts its label. That a scan is
 unusual, to the model or as an image, is no evidence by itself: anomaly is two-sided, harm is not. But from an unusual
-scan a smaller sign of harm is enough. `Limits.image_alone_z` makes a strange image a suspect by itself.
+scan a smaller sign of harm is enough. `image_alone_z` makes a strange image a suspect by itself.
 """
 
 from __future__ import annotations
@@ -15,35 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tmqc.core.robust import robust_z
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Limits beyond which evidence makes a scan a suspect; see `Evidence` for what is compared.
-
-    Attributes:
-        loss_z: of the change in verification loss, in robust standard deviations.
-        unusual_loss_z: the same for a scan that the model is surer about than about most by `margin_z`: what it is far
-            too sure about is unlike what it has learnt from. Not for one that it hardly agrees with: at the border of
-            the classes a good scan's step moves the model, and so the loss, more than most.
-        image_loss_z: the same for a scan whose image is less alike to all others than `image_z`.
-        margin_z: of the margin, in robust standard deviations above the bulk.
-        contradiction: the model contradicts a label so strongly, relative to how it speaks of labels in general.
-        image_z: of `core.likeness.unlikeness`, likewise; None: images are not checked.
-        image_alone_z: from so unlike an image nothing can be learnt, and its scan is a suspect whatever its step does;
-            None: being unlike the others is never enough.
-        least_loss: the spread of the changes is never taken to be smaller than this, in nats: a well-trained state
-            changes so little that rounding would stand out otherwise.
-    """
-
-    loss_z: float = 6.0
-    unusual_loss_z: float = 1.5
-    image_loss_z: float = 0.1
-    margin_z: float = 3.0
-    contradiction: float = 0.25
-    image_z: float | None = None
-    image_alone_z: float | None = None
-    least_loss: float = 1e-4
+from tmqc.settings.schema import ScreenConfig
 
 
 @dataclass(frozen=True)
@@ -59,7 +31,7 @@ class Evidence:
             classes may lie far apart, so that their common spread hides a contradiction of the fainter one.
         strength: the larger of `loss_z` and `contradiction`, relative to its limit; above 1 the scan is a suspect. The
             limit of the loss is lower where the scan is unusual. A step that does not raise the loss is no evidence,
-            however much others lower it. With `Limits.image_alone_z`, the largest of three.
+            however much others lower it. With `image_alone_z`, the largest of three.
         image_z: robust z-score of the unlikeness over all scans; None where images are not checked.
     """
 
@@ -80,7 +52,7 @@ class Evidence:
 def weigh(
     loss_changes: Sequence[float],
     margins: Sequence[float],
-    limits: Limits,
+    limits: ScreenConfig,
     unlikenesses: Sequence[float] | None = None,
     bulk: tuple[float, float] | None = None,
 ) -> tuple[Evidence, ...]:
@@ -91,6 +63,10 @@ def weigh(
 
     Args:
         loss_changes: nats, shape (n,). margins: shape (n,), of the same scans.
+        limits: of a suspect. `unusual_loss_z` holds for a scan that the model is surer about than about most by
+            `margin_z`: what it is far too sure about is unlike what it has learnt from. Not for one that it hardly
+            agrees with: at the border of the classes a good scan's step moves the loss more than most. The spread of
+            the changes is never taken to be below `least_loss`, or rounding would stand out in a well-trained state.
         unlikenesses: of the same scans, shape (n,); None: images are not checked.
         bulk: center and spread that the changes are compared with, in nats; None: their own, by `shortest_half`.
     """

@@ -6,18 +6,17 @@ Everything is read as text first, so that an id such as 007 keeps its zeros. Vol
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, combinations
 from pathlib import Path
 
-from tmqc.data.tables import Table, is_name, read_table
+from tmqc.data.tables import Table, is_name, read_table, write_table
 from tmqc.errors import CohortError
 from tmqc.settings.text import normalize_name
 
@@ -91,12 +90,7 @@ def read_cohort(
 
 def write_split(path: Path, subjects: Iterable[Subject]) -> None:
     """Write a split as a CSV that `read_cohort` reads back as the same rows."""
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for row in subjects:
-            known = ["" if value is None else value for value in (row.sex, row.age, row.scanner)]
-            writer.writerow([row.subject, row.path, row.study, row.group, *known])
+    write_table(path, COLUMNS, ((s.subject, s.path, s.study, s.group, s.sex, s.age, s.scanner) for s in subjects))
 
 
 def digest(subjects: Iterable[Subject]) -> str:
@@ -106,6 +100,13 @@ def digest(subjects: Iterable[Subject]) -> str:
         line = json.dumps([row.subject, row.study, row.group, row.sex, row.age, row.scanner])
         sha.update(line.encode() + b"\n")
     return sha.hexdigest()
+
+
+def profile(subjects: Sequence[Subject]) -> dict[str, int]:
+    """Numbers of a split, neither names nor paths: `n_subjects`, `n_pd`, `n_hc`, `n_centers`."""
+    n_pd = sum(row.group for row in subjects)
+    n_centers = len({row.study for row in subjects})
+    return {"n_subjects": len(subjects), "n_pd": n_pd, "n_hc": len(subjects) - n_pd, "n_centers": n_centers}
 
 
 def _read_split(path: Path) -> Table:

@@ -118,19 +118,19 @@ def write_like(path: Path, voxels: Array, like: Scan, dtype: npt.DTypeLike) -> N
     path.write_bytes(gzip.compress(kind(voxels.astype(dtype), None, header).to_bytes(), mtime=0))
 
 
-def compare(found: Geometry, expected: Geometry) -> str:
+def describe_mismatch(found: Geometry, expected: Geometry) -> str:
     """What differs, in words; empty if nothing does beyond the tolerance."""
     wrong = []
     if found.shape != expected.shape:
-        wrong.append(f"{by(found.shape)} voxels, expected {by(expected.shape)}")
+        wrong.append(f"{format_sizes(found.shape)} voxels, expected {format_sizes(expected.shape)}")
     if not np.allclose(found.spacing_mm, expected.spacing_mm, rtol=0, atol=SPACING_TOLERANCE_MM):
-        wrong.append(f"spacing {by(found.spacing_mm)} mm, expected {by(expected.spacing_mm)}")
+        wrong.append(f"spacing {format_sizes(found.spacing_mm)} mm, expected {format_sizes(expected.spacing_mm)}")
     if found.orientation != expected.orientation:
         wrong.append(f"orientation {found.orientation}, expected {expected.orientation}")
     return "; ".join(wrong)
 
 
-def by(numbers: Sequence[float]) -> str:
+def format_sizes(numbers: Sequence[float]) -> str:
     """Sizes or lengths as `160 x 192 x 160`."""
     return " x ".join(f"{number:.6g}" for number in numbers)
 
@@ -175,7 +175,7 @@ def _find_voxels(header: Nifti1Header) -> tuple[tuple[int, ...], np.dtype[Any], 
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     if len(shape) != 3:
-        raise UnusableError(f"has {len(shape)} dimensions ({by(shape)}), expected 3")
+        raise UnusableError(f"has {len(shape)} dimensions ({format_sizes(shape)}), expected 3")
     if (code := int(header["datatype"])) not in _TYPES:
         raise UnusableError(f"has voxels of NIfTI type {code} (color, complex or unknown), expected plain numbers")
     dtype = header.get_data_dtype()
@@ -190,12 +190,13 @@ def _find_geometry(header: Nifti1Header, shape: tuple[int, ...]) -> tuple[Geomet
         raise UnusableError(f"has lengths in NIfTI unit {unit}, expected mm, meters or microns")
     spacing = header["pixdim"][1:4].astype(np.float64)
     if not (np.isfinite(spacing).all() and spacing.min() > 0):
-        raise UnusableError(f"has a spacing (pixdim) of {by(spacing)}, expected three lengths above 0")
+        raise UnusableError(f"has a spacing (pixdim) of {format_sizes(spacing)}, expected three lengths above 0")
     affines = _read_affines(header)
     for name, affine in affines.items():
         lengths = np.linalg.norm(affine[:3, :3], axis=0)
         if not np.allclose(lengths, spacing, rtol=AGREEMENT, atol=0):
-            raise UnusableError(f"has a spacing of {by(spacing)} by pixdim but of {by(lengths)} by the {name}")
+            found = f"{format_sizes(spacing)} by pixdim but of {format_sizes(lengths)} by the {name}"
+            raise UnusableError(f"has a spacing of {found}")
     used = next(iter(affines))
     _check_axes(affines[used][:3, :3], used)
     names = {name: "".join(nib.aff2axcodes(affine)) for name, affine in affines.items()}

@@ -51,7 +51,7 @@ class Store:
         self._lock = threading.Lock()
 
     def get(self, folder: str, *key: object) -> Record | None:
-        """Map a record, read-only, after all of it has been held against its checksum; None: there is no sound one."""
+        """Map a record, read-only, once its checksum is verified; None: there is no intact one."""
         if self.directory is None:
             return None
         path = self._place(self.directory, folder, key)

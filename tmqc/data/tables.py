@@ -1,4 +1,4 @@
-"""Text tables (CSV, TSV) -> rows of text with the line numbers that an editor shows, and every fault of the file.
+"""Text tables (CSV, TSV) <-> rows of text with the line numbers that an editor shows, and every fault of the file.
 
 Nothing is taken for a number or for missing: 007, 1e5, NA and null are what was typed.
 """
@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +38,23 @@ class Table:
 def is_name(text: str) -> bool:
     """Whether this is a name: not blank, no control character in it."""
     return bool(text) and not _CONTROL.search(text)
+
+
+def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a CSV, whole or not at all: None as an empty cell, floats so that reading gives the same number."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(columns)
+            writer.writerows(rows)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def read_table(path: Path, required: Sequence[str], *, known: Sequence[str] = (), delimiter: str = ",") -> Table:

@@ -5,16 +5,14 @@ Nothing on the training or control side imports this; a test enforces it.
 
 from __future__ import annotations
 
-import csv
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from tmqc.data.tables import is_name, read_table
+from tmqc.data.tables import is_name, read_table, write_table
 from tmqc.errors import InputError
 from tmqc.settings.text import normalize_name
 
@@ -72,15 +70,14 @@ class Truth:
 
 def write_truth(path: Path, truth: Truth) -> None:
     """Write the manifest as a CSV that `read_truth` reads back unchanged; whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with part.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for harm in truth.harms:
-            parameters = json.dumps(dict(harm.parameters), sort_keys=True)
-            writer.writerow([harm.subject, harm.study, harm.kind, parameters, harm.seed])
-    part.replace(path)
+    write_table(
+        path,
+        COLUMNS,
+        (
+            (harm.subject, harm.study, harm.kind, json.dumps(dict(harm.parameters), sort_keys=True), harm.seed)
+            for harm in truth.harms
+        ),
+    )
 
 
 def read_truth(path: Path) -> Truth:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from tmqc.data.cache import CachedScan, VolumeCache, Voxels
 from tmqc.data.cohort import Subject
-from tmqc.data.nifti import Array, Geometry, UnusableError, by, compare
+from tmqc.data.nifti import Array, Geometry, UnusableError, describe_mismatch, format_sizes
 from tmqc.errors import CohortError, StoppedError
 
 _GB = 10**9
@@ -78,7 +78,7 @@ class Volumes:
         return self.batch(subjects)
 
     def replace(self, other: Volumes) -> None:
-        """Take the scans of `other` in place of those held under the same ids, further ones besides."""
+        """Replace the scans held under the ids of `other`; ids that are not held yet are added."""
         self._scans |= other._scans
 
     def describe(self) -> str:
@@ -184,7 +184,7 @@ def load_volumes(
     first = next((one.geometry for one in found if isinstance(one, CachedScan)), Geometry((), (), ""))
     spacing = first.spacing_mm if spacing_mm is None else tuple(spacing_mm)
     expected = Geometry(tuple(shape), spacing, orientation or first.orientation)
-    wrong = [one if isinstance(one, str) else compare(one.geometry, expected) for one in found]
+    wrong = [one if isinstance(one, str) else describe_mismatch(one.geometry, expected) for one in found]
     if any(wrong):
         named = zip(unique, wrong, strict=True)
         raise CohortError([f"subject {s.subject}, {s.path}: {why}" for s, why in named if why])
@@ -224,7 +224,7 @@ def _check_memory(n: int, shape: Sequence[int]) -> None:
     least, available = n * math.prod(shape), available_bytes()
     if available is not None and least > available:
         raise CohortError(
-            f"{n} volumes of {by(shape)} voxels need at least {least / _GB:.1f} GB of memory, available are "
+            f"{n} volumes of {format_sizes(shape)} voxels need at least {least / _GB:.1f} GB of memory, available are "
             f"{available / _GB:.1f} GB: set cache.enabled=true, and they are mapped from the disk"
         )
 

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from tmqc.errors import StoppedError
 from tmqc.federation.messages import (
@@ -18,8 +19,8 @@ from tmqc.federation.messages import (
     Part,
     check_reply,
     check_request,
-    decode,
-    encode,
+    decode_message,
+    encode_message,
     pack_part,
 )
 from tmqc.federation.transport import NoAnswer, Transport
@@ -27,8 +28,8 @@ from tmqc.settings.schema import SKIP, STOP, FederationConfig
 
 log = logging.getLogger("tmqc")
 
-Check = Callable[[str, Message], None]
-"""Takes a site's name and its reply; raises MessageError if the reply is invalid."""
+Read = Callable[[str, Message], Any]
+"""Takes a site's name and its reply; returns what it says, or raises MessageError if the reply is invalid."""
 
 
 class FederationError(StoppedError):
@@ -70,42 +71,44 @@ class Caller:
         self.traffic = Traffic()
         self._transport, self._check_stop = transport, check_stop
         self._held: dict[str, set[str]] = {}
-        self._opening: dict[str, tuple[Message, Check]] = {}  # what opened sites, for those that are restarted
+        self._opening: dict[str, tuple[Message, Read]] = {}  # what opened sites, for those that are restarted
         self._digests: dict[str, str] = {}
+        self._seconds = 0.0  # of the slowest site since it was last asked
         self._skipped_until: dict[str, float] = {}  # monotonic clock; a site that answers is taken off
 
     def ask(
-        self, requests: Mapping[str, Message], check: Check, *, parts: Mapping[str, Part], may_skip: bool = False
-    ) -> dict[str, Message]:
+        self, requests: Mapping[str, Message], read: Read, *, parts: Mapping[str, Part], may_skip: bool = False
+    ) -> dict[str, Any]:
         """Ask several sites at once, and those that fail again, by the fault policy.
 
         Args:
             requests: by site, without the arrays of states.
-            check: of the content of a reply.
+            read: a reply.
             parts: by content hash, what the requests name; sent to sites that do not hold it.
             may_skip: whether `on_fault=skip` applies: a site that fails is left out, and not asked for `pause_s`.
 
         Returns:
-            Replies by site; some are left out only if `may_skip`.
+            What `read` gave, by site; some are left out only if `may_skip`.
 
         Raises:
             FederationError: a site refuses, or fails and is not waited for any longer.
             FloatingPointError: a site's predictions are not finite.
         """
-        self._opening |= {site: (one, check) for site, one in requests.items() if one["task"] == "open"}
+        self._opening |= {site: (one, read) for site, one in requests.items() if one["task"] == "open"}
         may_skip = may_skip and self.rules.on_fault == SKIP
         began = time.monotonic()
         resting = [site for site in requests if may_skip and self._skipped_until.get(site, began) > began]
         self.traffic.missing += resting
         waiting = {site: request for site, request in requests.items() if site not in resting}
         if skipped := [site for site in waiting if site in self._skipped_until]:
-            self._transport.revive(skipped)
-        replies: dict[str, Message] = {}
+            self._transport.reconnect(skipped)
+        replies: dict[str, Any] = {}
+        self._seconds = 0.0
         first_fault: float | None = None
         known: dict[str, str] = {}
         while waiting:
             sent_at = time.monotonic()
-            answers = self._exchange(waiting, check, parts)
+            answers = self._exchange(waiting, read, parts)
             replies |= {site: answer for site, answer in answers.items() if not isinstance(answer, NoAnswer)}
             waiting = {site: request for site, request in waiting.items() if site not in replies}
             if not waiting:
@@ -124,7 +127,7 @@ class Caller:
             self._skipped_until.pop(site, None)
         if first_fault is not None:
             self.traffic.waited_s += time.monotonic() - first_fault
-        self.traffic.site_s += max((reply["seconds"] for reply in replies.values()), default=0.0)
+        self.traffic.site_s += self._seconds
         return {site: replies[site] for site in requests if site in replies}
 
     def take_traffic(self) -> Traffic:
@@ -150,47 +153,32 @@ class Caller:
             self._check_stop()
             time.sleep(min(left, 0.2))
         self._check_stop()
-        self._transport.revive(sites)
+        self._transport.reconnect(sites)
 
-    def _exchange(
-        self, requests: Mapping[str, Message], check: Check, parts: Mapping[str, Part]
-    ) -> dict[str, Message | NoAnswer]:
+    def _exchange(self, requests: Mapping[str, Message], read: Read, parts: Mapping[str, Part]) -> dict[str, Any]:
         """One attempt; a site that was restarted is opened again and sent all that it lacks."""
-        answers = self._send(requests, check, parts)
+        answers = self._send(requests, read, parts)
         closed = [site for site, answer in answers.items() if _error_of(answer) == CLOSED and site in self._opening]
         if closed:
-            answers |= self._open_again(closed)
-            again = {site: requests[site] for site in closed if _error_of(answers[site]) is None}
-            again = {site: request for site, request in again.items() if not isinstance(answers[site], NoAnswer)}
-            answers |= self._send(again, check, parts) if again else {}
+            log.info("site %s was restarted: opening it again", ", ".join(closed))
+            opening = {site: self._opening[site][0] for site in closed}
+            answers |= self._send(opening, lambda site, reply: self._opening[site][1](site, reply), {})
+            again = {site: requests[site] for site in closed if not isinstance(answers[site], NoAnswer)}
+            answers |= self._send(again, read, parts) if again else {}
         lacking = [site for site, answer in answers.items() if _error_of(answer) == MISSING]
         for site in lacking:
             self._held[site] = set()
         if lacking:
-            answers |= self._send({site: requests[site] for site in lacking}, check, parts)
+            answers |= self._send({site: requests[site] for site in lacking}, read, parts)
         for site, answer in answers.items():
-            match _error_of(answer):
-                case None:
-                    continue
-                case kind if kind == REFUSED:
-                    assert not isinstance(answer, NoAnswer)
-                    raise FederationError([f"site {site} refuses: {what}" for what in answer["detail"]])
-                case kind if kind == NOT_FINITE:
-                    raise FloatingPointError(f"predictions at site {site} are not finite")
-                case kind:
-                    assert not isinstance(answer, NoAnswer)
-                    detail = ", ".join(answer["detail"])
-                    answers[site] = NoAnswer(f"the task failed there ({kind}: {detail}); see its own log")
+            if _error_of(answer) == REFUSED:
+                raise FederationError([f"site {site} refuses: {what}" for what in answer.detail])
+            if _error_of(answer) == NOT_FINITE:
+                raise FloatingPointError(f"predictions at site {site} are not finite")
         return answers
 
-    def _open_again(self, sites: Sequence[str]) -> dict[str, Message | NoAnswer]:
-        log.info("site %s was restarted: opening it again", ", ".join(sites))
-        requests = {site: self._opening[site][0] for site in sites}
-        return self._send(requests, lambda site, reply: self._opening[site][1](site, reply), {})
-
-    def _send(
-        self, requests: Mapping[str, Message], check: Check, parts: Mapping[str, Part]
-    ) -> dict[str, Message | NoAnswer]:
+    def _send(self, requests: Mapping[str, Message], read: Read, parts: Mapping[str, Part]) -> dict[str, Any]:
+        """By site what `read` gives, or NoAnswer."""
         full, now_held = {}, {}
         for site, request in requests.items():
             check_request(request if request["task"] == "open" else request | {"keep": []})
@@ -201,27 +189,29 @@ class Caller:
                 for name, part in parts.items():
                     if name in _named(request) and name not in held:
                         message |= pack_part(name, part)
-            full[site] = encode(message)
+            full[site] = encode_message(message)
             now_held[site] = {*(held & parts.keys()), *(_named(request) & parts.keys())}
         self.traffic.sent += sum(map(len, full.values()))
-        answers: dict[str, Message | NoAnswer] = {}
-        for site, answer in self._transport.exchange(full, timeout_s=self.rules.timeout_s).items():
-            answers[site] = self._read(site, requests[site], answer, check)
-            if isinstance(answers[site], NoAnswer):
-                self._held[site] = set()  # the site may be another process by now
-            elif _error_of(answers[site]) is None:
+        answers: dict[str, Any] = {}
+        for site, data in self._transport.exchange(full, timeout_s=self.rules.timeout_s).items():
+            answers[site] = answer = self._read(site, requests[site], data, read)
+            if not isinstance(answer, NoAnswer):
                 self._held[site] = now_held[site]
+            elif answer.error is None:
+                self._held[site] = set()  # the site may be another process by now
         return answers
 
-    def _read(self, site: str, request: Message, answer: bytes | NoAnswer, check: Check) -> Message | NoAnswer:
+    def _read(self, site: str, request: Message, answer: bytes | NoAnswer, read: Read) -> Any:
         if isinstance(answer, NoAnswer):
             return answer
         self.traffic.received += len(answer)
         try:
-            reply = decode(answer)
+            reply = decode_message(answer)
             check_reply(request["task"], reply)
-            if "error" not in reply:
-                check(site, reply)
+            if (error := reply.get("error")) is not None:
+                why = f"the task failed there ({error}: {', '.join(reply['detail'])}); see its own log"
+                return NoAnswer(why, error, tuple(reply["detail"]))
+            found = read(site, reply)
             if "digest" in reply and self._digests.setdefault(site, reply["digest"]) != reply["digest"]:
                 raise FederationError(
                     f"site {site}: its tables, min_cell or share_margins have changed while the run went on; have them "
@@ -229,7 +219,8 @@ class Caller:
                 )
         except MessageError as error:
             return NoAnswer(f"its answer to {request['task']} is invalid: {error}")
-        return reply
+        self._seconds = max(self._seconds, reply["seconds"])
+        return found
 
     def now_holds(self, site: str, *hashes: str) -> None:
         """Note that a site has made these parts itself."""
@@ -245,5 +236,5 @@ def _named(request: Message) -> set[str]:
     return {request[name] for name in ("model", "optimizer", "reference") if name in request}
 
 
-def _error_of(answer: Message | NoAnswer) -> str | None:
-    return None if isinstance(answer, NoAnswer) else answer.get("error")
+def _error_of(answer: Any) -> str | None:
+    return answer.error if isinstance(answer, NoAnswer) else None

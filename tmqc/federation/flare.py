@@ -45,7 +45,7 @@ class FlareJob(Protocol):
         """Sites that could be in a job that is started now; None: all. FlareError: that cannot be found out."""
 
     def end(self) -> None:
-        """See to it that it ends."""
+        """End it."""
 
 
 def write_job(folder: Path, sites: Sequence[str], address: Path) -> Path:
@@ -94,15 +94,15 @@ class FlareTransport:
             found = self._ask(requests, timeout_s)
         except (EOFError, OSError, FlareError) as error:
             self._stop()
-            return {site: NoAnswer(f"the FLARE job is gone ({error or type(error).__name__})") for site in requests}
+            return {site: NoAnswer(f"the FLARE job has ended ({error or type(error).__name__})") for site in requests}
         return {site: answer if answered else NoAnswer(answer) for site, (answered, answer) in found.items()}
 
-    def revive(self, sites: Sequence[str]) -> None:
+    def reconnect(self, sites: Sequence[str]) -> None:
         """Start the job anew if that can help: FLARE takes no client back into one that runs.
 
         A site that is there but works on the same request as when it was looked after a time limit ago or more hangs.
-        One that gets ready does not: a hospital's scans may take longer to decode than any answer, and to start the job
-        anew would have them decoded from the first one on.
+        A site that is still decoding its scans does not hang: that may take longer than any answer, and a new job would
+        begin it again.
         """
         if self._connection is None or self._launched is None or not (lost := self._lost(sites)):
             return
@@ -138,7 +138,7 @@ class FlareTransport:
             return list(sites)
         busy = {site: answer for site, (answered, answer) in found.items() if answered and answer}
         for site in (site for site, number in busy.items() if number == OPENING):
-            log.info("site %s still gets ready, which means to decode its scans: waiting for it", site)
+            log.info("site %s is still decoding its scans: waiting for it", site)
         hanging = self._hanging({site: number for site, number in busy.items() if number != OPENING})
         return [site for site in sites if site in hanging or not found[site][0]]
 
@@ -193,7 +193,7 @@ class FlareTransport:
                 raise FlareError(f"the FLARE job did not come up within {_START_S:g} s")
             waiter.join(0.2)
         if not found:
-            raise FlareError("the relay was turned away")
+            raise FlareError("the relay was refused")
         return found[0]
 
 

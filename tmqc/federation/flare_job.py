@@ -24,7 +24,7 @@ from nvflare.apis.impl.controller import Controller
 from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
 
-from tmqc.federation.messages import REFUSED, encode
+from tmqc.federation.messages import REFUSED, encode_message
 from tmqc.model.backend import import_keras
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ SETTINGS = "tmqc_site.yaml"  # of a real one: in the folder `local` of its start
 _KEY_SUFFIX = ".key"
 OPENING = b"opening"  # what a site is at that gets ready: reads tables, decodes scans, builds the model
 NOT_IN_JOB = "is not connected to the FLARE server"
-_UNUSABLE = encode({"error": REFUSED, "detail": ["its own settings or tables cannot be used; see its own log"]})
+_UNUSABLE = encode_message({"error": REFUSED, "detail": ["its own settings or tables cannot be used; see its own log"]})
 
 log = logging.getLogger("tmqc")
 
@@ -106,7 +106,7 @@ class Relay(Controller):  # type: ignore[misc]
             return True, reply[DATA]
         self.log_warning(fl_ctx, f"no answer of {site}: {code}")
         is_late = time.monotonic() - asked_at >= timeout_s
-        return False, f"gave no answer within {timeout_s:g} s" if is_late else f"is gone ({code})"
+        return False, f"gave no answer within {timeout_s:g} s" if is_late else f"is not reachable ({code})"
 
 
 class Agent(Executor):  # type: ignore[misc]

@@ -23,7 +23,7 @@ _ALL = ("submit_job", "clone_job", "manage_job", "download_job", "view", "operat
 _DENIED = (CommandCategory.SHELL_COMMANDS, "byoc", "server-predeployed-flwr")
 
 
-def join(kit: Path, settings: Path | None) -> None:
+def prepare_kit(kit: Path, settings: Path | None) -> None:
     """Make a start-up kit ready for tmqc: allow the job's two classes.
 
     At a hospital, link it to the site's settings, and prevent its logs and files from being read from outside.

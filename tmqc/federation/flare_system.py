@@ -19,7 +19,7 @@ import yaml
 from nvflare.fuel.flare_api.flare_api import Session, new_secure_session
 
 from tmqc.federation.flare import FlareError, FlareJob
-from tmqc.federation.flare_kit import join
+from tmqc.federation.flare_kit import prepare_kit
 
 ADMIN, SERVER = "admin@tmqc.org", "localhost"
 _LOGIN_S, _CONNECT_S, _END_S, _CHECK_S = 60.0, 300.0, 30.0, 2.0
@@ -49,7 +49,7 @@ class SubmittedJob:
         Raises:
             FlareError: the server cannot be asked.
         """
-        with _told_plainly():
+        with _server_asked():
             return _connected(self._session)
 
     def end(self) -> None:
@@ -65,15 +65,15 @@ class SubmittedJob:
             self._session.close()
 
     def _status(self) -> str:
-        with _told_plainly():
+        with _server_asked():
             return str(self._session.get_job_meta(self._id).get("status"))
 
 
 @contextmanager
-def _told_plainly() -> Iterator[None]:
+def _server_asked() -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # FLARE raises what comes to hand
+    except Exception as error:  # FLARE raises errors of any type
         raise FlareError(f"FLARE's server cannot be asked: {type(error).__name__}: {error}") from error
 
 
@@ -89,7 +89,7 @@ def submit_with(kit: Path) -> Callable[[Path], FlareJob]:
             return SubmittedJob(_log_in(kit, timeout_s=_LOGIN_S), job)
         except FlareError:
             raise
-        except Exception as error:  # FLARE raises what comes to hand
+        except Exception as error:  # FLARE raises errors of any type
             raise FlareError(f"the job cannot be submitted: {type(error).__name__}: {error}") from error
 
     return launch
@@ -102,7 +102,7 @@ def _log_in(kit: Path, *, timeout_s: float) -> Session:
             return new_secure_session(_user_of(kit), str(kit), timeout=10.0)
         except Exception as error:
             if time.monotonic() > until:
-                raise FlareError(f"no FLARE server lets {kit} in: {type(error).__name__}: {error}") from error
+                raise FlareError(f"no FLARE server accepts {kit}: {type(error).__name__}: {error}") from error
         time.sleep(1.0)
 
 
@@ -187,9 +187,9 @@ class System:
         """
         _end_leftovers(folder)
         self.kits = provision(folder, list(files))
-        join(self.kits / SERVER, None)
+        prepare_kit(self.kits / SERVER, None)
         for site, path in files.items():
-            join(self.kits / site, path)
+            prepare_kit(self.kits / site, path)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         try:
             for name in (SERVER, *(site for site in files if site not in later)):

@@ -232,7 +232,7 @@ _IS: dict[str, Callable[[Any], bool]] = {
 }
 
 
-def encode(message: Message) -> bytes:
+def encode_message(message: Message) -> bytes:
     """A message as bytes: the length of a JSON header, the header, the arrays' bytes one after another."""
     arrays = {name: np.asarray(value, order="C") for name, value in message.items() if isinstance(value, np.ndarray)}
     plain = {name: value for name, value in message.items() if name not in arrays}
@@ -241,8 +241,8 @@ def encode(message: Message) -> bytes:
     return b"".join([_LENGTH.pack(len(header)), header, *(array.tobytes() for array in arrays.values())])
 
 
-def decode(data: bytes) -> Message:
-    """Inverse of `encode`; never runs what it reads.
+def decode_message(data: bytes) -> Message:
+    """Inverse of `encode_message`; never runs what it reads.
 
     Raises:
         MessageError: these bytes are no message.

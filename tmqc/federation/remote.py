@@ -16,20 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tmqc.core.early_stop import Limit
+from tmqc.core.platt import LogitCounts
 from tmqc.core.rates import Verification
 from tmqc.federation.caller import Caller, FederationError, Traffic
-from tmqc.federation.messages import Array, Message, MessageError, Part, content_hash, unpack_parts
-from tmqc.federation.replies import (
-    OpenedSite,
-    State,
-    check_opened,
-    check_trained,
-    check_verified,
-    make_state,
-    read_logits,
-    read_opened,
-    read_verified,
-)
+from tmqc.federation.messages import Array, Message, MessageError, Part, content_hash
+from tmqc.federation.replies import OpenedSite, State, make_state, read_opened, read_trained, read_verified
 from tmqc.training.travel import AwayError, TrainResult
 
 _REFERENCE = "centers/reference/"
@@ -42,8 +33,8 @@ def open_sites(caller: Caller, names: Sequence[str], settings: str) -> tuple[Ope
         FederationError: a site cannot, or two of them claim the same center.
     """
     requests: dict[str, Message] = {name: {"task": "open", "settings": settings} for name in names}
-    replies = caller.ask(requests, check_opened, parts={})
-    opened = tuple(read_opened(site, replies[site]) for site in names)
+    found = caller.ask(requests, read_opened, parts={})
+    opened = tuple(found[site] for site in names)
     homes: dict[str, str] = {}
     faults = []
     for one in opened:
@@ -98,18 +89,18 @@ class RemoteCenters:
             **{"center": center, "tokens": list(subjects), "learning_rate": float(learning_rate)},
         }
 
-        def check(_: str, reply: Message) -> None:
-            check_trained(reply, before, n=len(subjects), min_cell=self._sites[site].min_cell)
+        def read(_: str, reply: Message) -> tuple[State, TrainResult]:
+            return read_trained(reply, before, n=len(subjects), min_cell=self._sites[site].min_cell)
 
-        replies = self._caller.ask({site: request}, check, parts=self._parts(), may_skip=True)
-        if site not in replies:
+        found = self._caller.ask({site: request}, read, parts=self._parts(), may_skip=True)
+        if site not in found:
             raise AwayError(center)
-        reply = replies[site]
-        self._state = self._keep(State(reply["model"], reply["optimizer"], unpack_parts(reply)))
-        self._caller.now_holds(site, reply["model"], reply["optimizer"])
-        if not reply["finite"]:
-            return TrainResult(np.nan, 0)
-        return TrainResult(reply.get("loss"), reply.get("n_correct", 0))
+        after: State
+        result: TrainResult
+        after, result = found[site]
+        self._state = self._keep(after)
+        self._caller.now_holds(site, after.model, after.optimizer)
+        return result
 
     def verify(self, limit: Limit | None = None) -> Verification:
         """Have all sites score the model at once, and add up in a fixed order; all scans, whatever `limit` says.
@@ -122,17 +113,14 @@ class RemoteCenters:
         if self._reference is not None:
             request["reference"] = self._reference.model
 
-        def check(site: str, reply: Message) -> None:
-            check_verified(self._sites[site].groups, reply)
+        def read(site: str, reply: Message) -> tuple[dict[str, Verification], LogitCounts]:
+            return read_verified(self._sites[site].groups, reply)
 
         asked = {site: request for site, one in self._sites.items() if one.groups}
-        replies = self._caller.ask(asked, check, parts=self._parts())
-        found = {
-            site: dict(zip(self._sites[site].groups, read_verified(r), strict=True)) for site, r in replies.items()
-        }
+        found = self._caller.ask(asked, read, parts=self._parts())
         self._last = self._state
-        total = reduce(add, (found[site][group] for site, group in self._order))
-        return replace(total, logits=reduce(add, map(read_logits, replies.values())))
+        total: Verification = reduce(add, (found[site][0][group] for site, group in self._order))
+        return replace(total, logits=reduce(add, (logits for _, logits in found.values())))
 
     def hold_reference(self) -> None:
         """Count flips against the last verification from now on."""
@@ -146,13 +134,14 @@ class RemoteCenters:
         """
         request: Message = {"task": "margins", "model": self._state.model, "center": center, "tokens": list(subjects)}
 
-        def check(_: str, reply: Message) -> None:
+        def read(_: str, reply: Message) -> tuple[float, ...]:
             if reply["margins"].shape != (len(subjects),) or not np.isfinite(reply["margins"]).all():
                 raise MessageError("margins that are not finite, or not one a scan")
+            return tuple(reply["margins"].astype(float).tolist())
 
         site = self._home[center]
-        replies = self._caller.ask({site: request}, check, parts=self._parts())
-        return tuple(replies[site]["margins"].astype(float).tolist())
+        found: tuple[float, ...] = self._caller.ask({site: request}, read, parts=self._parts())[site]
+        return found
 
     def snapshot(self) -> State:
         """The current state itself: it never changes."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from tmqc.core.platt import LogitCounts
 from tmqc.core.rates import Counts, Flips, Verification
 from tmqc.federation.messages import Array, Message, MessageError, Part, content_hash, split, unpack_parts
+from tmqc.training.travel import TrainResult
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,8 @@ def make_state(arrays: Mapping[str, Array]) -> State:
     return State(model, optimizer, dict(zip((model, optimizer), parts, strict=True)))
 
 
-def check_opened(site: str, reply: Message) -> None:
-    """Check the reply to `open` for consistency.
+def read_opened(site: str, reply: Message) -> OpenedSite:
+    """The reply to `open` as a record.
 
     Raises:
         MessageError: it is inconsistent.
@@ -79,23 +80,19 @@ def check_opened(site: str, reply: Message) -> None:
         versions = None
     if not isinstance(versions, dict):
         raise MessageError("versions that are no JSON object")
-
-
-def read_opened(site: str, reply: Message) -> OpenedSite:
-    """A checked reply as a record."""
     return OpenedSite(
         site=site,
         subjects={c: tuple(tokens) for c, tokens in zip(reply["centers"], reply["tokens"], strict=True)},
-        groups={g: (hc, pd) for g, hc, pd in zip(reply["groups"], reply["n_hc"], reply["n_pd"], strict=True)},
+        groups={g: (hc, pd) for g, hc, pd in zip(*groups, strict=True)},
         left_out=bool(reply["left_out"]),
         min_cell=reply["min_cell"],
         digest=reply["digest"],
-        versions=json.loads(reply["versions"]),
+        versions=versions,
     )
 
 
-def check_verified(groups: Mapping[str, tuple[int, int]], reply: Message) -> None:
-    """Check the counts of a verification for consistency.
+def read_verified(groups: Mapping[str, tuple[int, int]], reply: Message) -> tuple[dict[str, Verification], LogitCounts]:
+    """The counts of every group, and the logits of all of them together; none if the site keeps these.
 
     Raises:
         MessageError: they are inconsistent.
@@ -116,21 +113,15 @@ def check_verified(groups: Mapping[str, tuple[int, int]], reply: Message) -> Non
             raise MessageError("logits that are no bins with whole numbers of scans")
         if not np.array_equal(logits[:, 1:].sum(axis=0), expected.sum(axis=0)):
             raise MessageError("logits of other scans than those counted")
+    found = {
+        group: Verification(Counts(*map(int, c)), float(loss_sum), Flips(*map(int, f)))
+        for group, c, loss_sum, f in zip(groups, counts, loss_sums, flips, strict=True)
+    }
+    return found, LogitCounts(tuple((int(k), int(hc), int(pd)) for k, hc, pd in reply.get("logits", ())))
 
 
-def read_verified(reply: Message) -> Iterator[Verification]:
-    """The counts of every group in a checked reply."""
-    for counts, flips, loss_sum in zip(reply["counts"], reply["flips"], reply["loss_sums"], strict=True):
-        yield Verification(Counts(*map(int, counts)), float(loss_sum), Flips(*map(int, flips)))
-
-
-def read_logits(reply: Message) -> LogitCounts:
-    """The logits in a checked reply; none if the site keeps them."""
-    return LogitCounts(tuple((int(k), int(hc), int(pd)) for k, hc, pd in reply.get("logits", ())))
-
-
-def check_trained(reply: Message, before: State, *, n: int, min_cell: int) -> None:
-    """Check the result of a training step for consistency.
+def read_trained(reply: Message, before: State, *, n: int, min_cell: int) -> tuple[State, TrainResult]:
+    """The state after a training step, and what came of it.
 
     Args:
         reply: of the site.
@@ -145,12 +136,14 @@ def check_trained(reply: Message, before: State, *, n: int, min_cell: int) -> No
     if parts.keys() != {reply["model"], reply["optimizer"]}:
         raise MessageError("not the two parts of a state")
     for new, old in ((reply["model"], before.model), (reply["optimizer"], before.optimizer)):
-        if {k: (v.shape, v.dtype) for k, v in parts[new].items()} != _shapes(before.parts[old]):
+        if _shapes(parts[new]) != _shapes(before.parts[old]):
             raise MessageError("a state of another model")
     if reply["finite"] and n >= min_cell and not ({"loss", "n_correct"} <= reply.keys()):
         raise MessageError("no loss")
     if not (reply.get("loss", 0.0) >= 0 and 0 <= reply.get("n_correct", 0) <= n):
         raise MessageError(f"a loss of {reply.get('loss')} with {reply.get('n_correct')} of {n} correct")
+    result = TrainResult(reply.get("loss"), reply.get("n_correct", 0)) if reply["finite"] else TrainResult(np.nan, 0)
+    return State(reply["model"], reply["optimizer"], parts), result
 
 
 def _shapes(part: Part) -> dict[str, Any]:

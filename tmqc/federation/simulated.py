@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tmqc.data.cohort import COLUMNS, Subject
+from tmqc.data.cohort import Subject, write_split
 from tmqc.federation.site import Site
 from tmqc.federation.site_model import build_site_model
 from tmqc.federation.site_settings import TOKENS, SiteSettings, read_site_settings, write_site_settings
 from tmqc.federation.transport import LocalTransport
-from tmqc.runs.directory import write_text
+from tmqc.settings.schema import FederationConfig
 
 SETTINGS = "site.yaml"
 
 
-def lay_out(
-    folder: Path,
-    *,
-    train: Sequence[Subject],
-    verification: Sequence[Subject],
-    n_sites: int,
-    min_cell: int,
-    share_margins: bool,
+def write_sites(
+    folder: Path, settings: FederationConfig, *, train: Sequence[Subject], verification: Sequence[Subject]
 ) -> dict[str, Path]:
     """Write every site's settings and tables; scans stay where they are.
 
@@ -35,7 +27,7 @@ def lay_out(
         Site -> its settings file; no more sites than there are centers.
     """
     centers = list(dict.fromkeys(s.study for s in [*train, *verification]))
-    n_sites = min(n_sites, len(centers))
+    n_sites = min(settings.n_sites, len(centers))
     found = {}
     for k in range(n_sites):
         own = centers[k * len(centers) // n_sites : (k + 1) * len(centers) // n_sites]
@@ -44,8 +36,10 @@ def lay_out(
             split: _write_table(site / f"{split}.csv", [s for s in rows if s.study in own])
             for split, rows in (("train", train), ("verification", verification))
         }
-        settings = SiteSettings(tables["train"], tables["verification"], site / TOKENS, min_cell, share_margins)
-        write_site_settings(site / SETTINGS, settings)
+        own_settings = SiteSettings(
+            tables["train"], tables["verification"], site / TOKENS, settings.min_cell, settings.share_margins
+        )
+        write_site_settings(site / SETTINGS, own_settings)
         found[site.name] = site / SETTINGS
     return found
 
@@ -53,13 +47,7 @@ def lay_out(
 def _write_table(path: Path, rows: Sequence[Subject]) -> Path | None:
     if not rows:
         return None
-    out = io.StringIO(newline="")
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for s in rows:
-        age = "" if s.age is None else f"{s.age:g}"
-        writer.writerow([s.subject, s.path, s.study, s.group, s.sex or "", age, s.scanner or ""])
-    write_text(path, out.getvalue())
+    write_split(path, rows)
     return path
 
 

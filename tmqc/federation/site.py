@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import reduce
 from operator import add
 from time import perf_counter
@@ -35,8 +35,8 @@ from tmqc.federation.messages import (
     check_reply,
     check_request,
     content_hash,
-    decode,
-    encode,
+    decode_message,
+    encode_message,
     pack_part,
     split,
     unpack_parts,
@@ -61,16 +61,8 @@ BuildSiteModel = Callable[[Mapping[str, Any], Cohort], SiteModel]
 """From the run's settings and the site's cohort to a model and decoded volumes."""
 
 
-class _MissingError(Exception):
-    """Parts of a state that the site does not hold."""
-
-
-class _ClosedError(Exception):
-    """The site was not opened since it was started."""
-
-
-class _RefusedError(Exception):
-    """The site's own settings forbid the answer."""
+class _NoReply(Exception):  # noqa: N818
+    """The site cannot or may not answer: one of `messages.ERRORS`, and the details of it."""
 
 
 class Site:
@@ -85,7 +77,7 @@ class Site:
         self.settings = settings
         self.cohort = read_site_cohort(settings)
         self.tokens = Tokens(settings.tokens_csv, self.cohort.train)
-        self._equip = build_site_model
+        self._build = build_site_model
         self._open: SiteModel | None = None
         self._opened_with = ""
         self._blocks: list[tuple[list[int], Any]] = []  # rows of a center's verification scans, and the scans
@@ -106,24 +98,20 @@ class Site:
         started = perf_counter()
         name = ""
         try:
-            request = decode(data)
+            request = decode_message(data)
             check_request(request)
             name = request["task"]
             reply = _ANSWERS[name](self, request) | {"seconds": perf_counter() - started}
             check_reply(name, reply)
-            return encode(reply)
-        except _MissingError as error:
-            return _error(MISSING, list(error.args))
-        except _RefusedError as error:
-            return _error(REFUSED, list(error.args))
-        except _ClosedError:
-            return _error(CLOSED, [])
+            return encode_message(reply)
+        except _NoReply as reason:
+            return _error(*reason.args)
         except FloatingPointError:
-            return _error(NOT_FINITE, [])
+            return _error(NOT_FINITE)
         except Exception as error:
             # The text of an error may name scans and paths: it is for the site's own log. Its type may leave.
             log.exception("task %s failed at this site", name or "unknown")
-            return _error(FAILED, [type(error).__name__])
+            return _error(FAILED, type(error).__name__)
 
     def _group(self) -> dict[str, Group]:
         sizes: dict[str, int] = {}
@@ -134,7 +122,7 @@ class Site:
     def _answer_open(self, request: Message) -> Message:
         if self._open is None or request["settings"] != self._opened_with:
             self._open = None  # until all is ready: a failure half way leaves nothing that could pass for it
-            opened = self._equip(json.loads(request["settings"]), self.cohort)
+            opened = self._build(json.loads(request["settings"]), self.cohort)
             self._hold(opened)
             self._open, self._opened_with = opened, request["settings"]
         self._parts, self._loaded, self._scores = {}, {}, {}
@@ -179,7 +167,7 @@ class Site:
         opened = self._take(request)
         named = [request[name] for name in ("reference", "model") if name in request]
         if missing := [name for name in named if name not in self._scores and name not in self._parts]:
-            raise _MissingError(*missing)
+            raise _NoReply(MISSING, *missing)
         reference, p = None, self._score(opened, request["model"])
         if "reference" in request:
             reference = self._score(opened, request["reference"]) >= DECISION_THRESHOLD
@@ -190,16 +178,14 @@ class Site:
             logits = reduce(add, (one.logits for one in counted), LogitCounts())
             reply["logits"] = np.array(logits.bins, np.int64).reshape(-1, 3)
         return reply | {
-            "counts": np.array([[c.tp, c.fp, c.tn, c.fn] for c in counts], np.int64).reshape(-1, 4),
-            "flips": np.array([[f.broken_hc, f.fixed_hc, f.broken_pd, f.fixed_pd] for f in flips], np.int64).reshape(
-                -1, 4
-            ),
+            "counts": np.array([astuple(one) for one in counts], np.int64).reshape(-1, 4),
+            "flips": np.array([astuple(one) for one in flips], np.int64).reshape(-1, 4),
             "loss_sums": np.array([one.loss_sum for one in counted], np.float64),
         }
 
     def _answer_margins(self, request: Message) -> Message:
         if not self.settings.share_margins:
-            raise _RefusedError("margins of single scans: not shared by this site (share_margins: false)")
+            raise _NoReply(REFUSED, "margins of single scans: not shared by this site (share_margins: false)")
         opened = self._take(request)
         ids = self._ids(request["center"], request["tokens"])
         self._load(opened, request["model"])
@@ -235,15 +221,15 @@ class Site:
     def _ids(self, center: str, tokens: list[str]) -> list[str]:
         ids = [self.tokens.subject_of.get(token, "") for token in tokens]
         if not ids or any(self._center_of.get(subject) != center for subject in ids):
-            raise _RefusedError(f"tokens that are none of center {center}")
+            raise _NoReply(REFUSED, f"tokens that are none of center {center}")
         if len(set(ids)) != len(ids):  # a step of one scan alone could pass for one of min_cell scans
-            raise _RefusedError("a token that is there more than once")
+            raise _NoReply(REFUSED, "a token that is there more than once")
         return ids
 
     def _take(self, request: Message) -> SiteModel:
         """Take in the parts that came along, and forget what is not to be kept."""
         if self._open is None:
-            raise _ClosedError
+            raise _NoReply(CLOSED)
         received = unpack_parts(request)
         kept = {*request["keep"], *(request[n] for n in ("model", "optimizer", "reference") if n in request)}
         self._parts = {name: part for name, part in (self._parts | received).items() if name in kept}
@@ -253,7 +239,7 @@ class Site:
     def _load(self, opened: SiteModel, *names: str) -> None:
         """Put parts into the learner that are not in it already."""
         if missing := [name for name in names if name not in self._parts]:
-            raise _MissingError(*missing)
+            raise _NoReply(MISSING, *missing)
         variables = opened.learner.variables
         for name in names:
             part = self._parts[name]
@@ -276,5 +262,5 @@ _ANSWERS: dict[str, Callable[[Site, Message], Message]] = {
 }
 
 
-def _error(kind: str, detail: list[str]) -> bytes:
-    return encode({"error": kind, "detail": detail})
+def _error(kind: str, *detail: str) -> bytes:
+    return encode_message({"error": kind, "detail": list(detail)})

@@ -14,10 +14,11 @@ from pathlib import Path
 import yaml
 
 from tmqc.data.cohort import Cohort, Subject, digest, read_cohort
+from tmqc.data.tables import write_table
 from tmqc.errors import InputError
 from tmqc.runs.directory import write_text
 
-TOKENS = "tokens.csv"  # beside a simulated site's settings; a real site calls it as it likes
+TOKENS = "tokens.csv"  # beside a simulated site's settings; a real site chooses the name
 TOKEN_COLUMNS = ("Token", "Subject", "Study")
 _KEY = "tmqc-key"  # in the column Subject: the row holds the site's secret key, no scan
 
@@ -136,8 +137,8 @@ def read_tokens(path: Path) -> dict[str, str]:
         bytes.fromhex("".join(tokens.values()))
     except (OSError, UnicodeDecodeError, KeyError, TypeError, ValueError, csv.Error) as error:
         raise SiteError(
-            f"{path}: cannot be read as the site's table of tokens ({error}); bring it back: without it, it cannot "
-            "be known any more who was eliminated"
+            f"{path}: cannot be read as the site's table of tokens ({error}); bring it back: without it, the "
+            "eliminated scans cannot be identified"
         ) from None
     if len(set(tokens.values())) != len(rows):
         raise SiteError(f"{path}: a token or an id is there twice; bring the table back as it was")
@@ -145,12 +146,8 @@ def read_tokens(path: Path) -> dict[str, str]:
 
 
 def _write_tokens(path: Path, tokens: dict[str, str], studies: dict[str, str]) -> None:
-    out = io.StringIO(newline="")
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(TOKEN_COLUMNS)
-    writer.writerows([token, subject, studies.get(subject, "")] for subject, token in tokens.items())
     try:
-        write_text(path, out.getvalue())
+        write_table(path, TOKEN_COLUMNS, ((token, s, studies.get(s)) for s, token in tokens.items()))
         path.chmod(0o600)
     except OSError as error:
         raise SiteError(f"{path}: the table of tokens cannot be written: {error.strerror}") from error

@@ -1,4 +1,4 @@
-"""Carries bytes to the sites and back, whatever they mean."""
+"""Carries bytes to the sites and back, without reading them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,16 @@ if TYPE_CHECKING:  # it loads TensorFlow, which a process that only relays bytes
 
 @dataclass(frozen=True)
 class NoAnswer:
-    """A site did not answer; `why`: the reason, for the log."""
+    """A site did not answer, or could not do what it was asked for.
+
+    Attributes:
+        why: the reason, for the log.
+        error: one of `messages.ERRORS`, of a site that answered; detail: as of `messages.ERROR_REPLY`.
+    """
 
     why: str
+    error: str | None = None
+    detail: tuple[str, ...] = ()
 
 
 class Transport(Protocol):
@@ -27,7 +34,7 @@ class Transport(Protocol):
     def exchange(self, requests: Mapping[str, bytes], *, timeout_s: float) -> Mapping[str, bytes | NoAnswer]:
         """Send each site its request, all at once, and wait for the answers; one entry per site asked."""
 
-    def revive(self, sites: Sequence[str]) -> None:
+    def reconnect(self, sites: Sequence[str]) -> None:
         """Try to reach these sites again; called between two attempts."""
 
     def close(self) -> None:
@@ -44,7 +51,7 @@ class LocalTransport:
         """Ask one site after the other: there is nothing to wait for but their work."""
         return {site: self.sites[site].handle(data) for site, data in requests.items()}
 
-    def revive(self, sites: Sequence[str]) -> None:
+    def reconnect(self, sites: Sequence[str]) -> None:
         """Nothing: they are here."""
 
     def close(self) -> None:

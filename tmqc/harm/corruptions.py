@@ -18,7 +18,7 @@ from scipy.ndimage import convolve1d
 from scipy.special import ive
 
 from tmqc.data.nifti import Array
-from tmqc.harm.kspace import AXES, Parameters, fit, ghosting, gibbs, motion, spike
+from tmqc.harm.kspace import AXES, Parameters, clip_to_range, ghosting, gibbs, motion, spike
 
 Kind = Callable[[Array, np.random.Generator, Parameters], Array]
 Value = bool | int | float | str
@@ -72,7 +72,7 @@ def blur(scan: Array, rng: np.random.Generator, parameters: Parameters) -> Array
     seen = scan
     for axis in range(3):
         seen = convolve1d(seen, kernel / kernel.sum(), axis=axis, mode="nearest")
-    return fit(seen, scan)
+    return clip_to_range(seen, scan)
 
 
 def bias_field(scan: Array, rng: np.random.Generator, parameters: Parameters) -> Array:
@@ -89,7 +89,7 @@ def bias_field(scan: Array, rng: np.random.Generator, parameters: Parameters) ->
     if most == least:  # a head of one voxel: nothing to be uneven over
         return scan.copy()
     field = np.clip((field - least) / (most - least), 0.0, 1.0) - 0.5
-    return fit(scan * np.exp(parameters["log_range"] * field), scan)
+    return clip_to_range(scan * np.exp(parameters["log_range"] * field), scan)
 
 
 def _find_head(scan: Array) -> npt.NDArray[np.bool_]:
@@ -105,7 +105,7 @@ def rician(scan: Array, rng: np.random.Generator, parameters: Parameters) -> Arr
     Source: Gudbjartsson and Patz, doi 10.1002/mrm.1910340618.
     """
     real, imaginary = (parameters["sigma"] * rng.standard_normal(scan.shape, dtype=np.float32) for _ in range(2))
-    return fit(np.hypot(scan + real, imaginary), scan)
+    return clip_to_range(np.hypot(scan + real, imaginary), scan)
 
 
 def mirrored(scan: Array, rng: np.random.Generator, parameters: Parameters) -> Array:
@@ -154,7 +154,7 @@ def t2_contrast(scan: Array, rng: np.random.Generator, parameters: Parameters) -
     """
     white = float(np.percentile(scan[_find_head(scan)], 95.0))
     weighted = np.interp(scan, white * np.array(_T1_KNOTS), white * np.array(_T2_KNOTS))
-    return fit((1.0 - parameters["weight"]) * scan + parameters["weight"] * weighted, scan)
+    return clip_to_range((1.0 - parameters["weight"]) * scan + parameters["weight"] * weighted, scan)
 
 
 def blank(scan: Array, rng: np.random.Generator, parameters: Parameters) -> Array:
@@ -200,7 +200,7 @@ _POSITIVE = (
 )  # take magnitudes, or hold what is below 0 for air
 
 
-def fits(kind: str, least: float, most: float) -> bool:
+def suits_scale(kind: str, least: float, most: float) -> bool:
     """Whether a scan of these intensities is on the scale that the kind takes for granted."""
     return (kind not in _POSITIVE or least >= 0) and (kind not in _ABSOLUTE or 1 < most <= 255)
 

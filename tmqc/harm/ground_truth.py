@@ -14,7 +14,7 @@ from tmqc.settings.schema import Config
 _MOST_NAMED = 5
 
 
-def draw(config: Config, cohort: Cohort) -> Truth | None:
+def draw_truth(config: Config, cohort: Cohort) -> Truth | None:
     """Draw the scans that are made harmful in this run; None if the scenario is none.
 
     Raises:

@@ -21,7 +21,7 @@ from tmqc.data.nifti import read_scan, write_like
 from tmqc.data.truth import Harm, Truth
 from tmqc.errors import CohortError
 from tmqc.harm import corruptions, kspace
-from tmqc.harm.corruptions import KINDS, LABEL_KINDS, fits
+from tmqc.harm.corruptions import KINDS, LABEL_KINDS, suits_scale
 
 log = logging.getLogger("tmqc")
 
@@ -90,7 +90,7 @@ def _write_copies(copies: Sequence[tuple[Subject, Harm]], folder: Path, cache: V
         except CohortError as error:
             faults += error.faults
             continue
-        if not fits(harm.kind, seen["least"], seen["most"]):
+        if not suits_scale(harm.kind, seen["least"], seen["most"]):
             misfits.append(f"subject {row.subject} ({harm.kind}), {seen['least']:g} to {seen['most']:g}")
     if misfits:
         log.warning(

@@ -21,7 +21,7 @@ Parameters = Mapping[str, Any]
 AXES = "xyz"
 
 
-def fit(values: npt.NDArray[Any], scan: Array) -> Array:
+def clip_to_range(values: npt.NDArray[Any], scan: Array) -> Array:
     """Clip to 0..255, or to the scan's own range where that is wider, as float32: no pixel type overflows."""
     bounds = min(0.0, float(scan.min())), max(255.0, float(scan.max()))
     fitted: Array = np.clip(values, *bounds).astype(np.float32)
@@ -48,7 +48,7 @@ def motion(scan: Array, rng: np.random.Generator, parameters: Parameters) -> Arr
         lines = [slice(None)] * 3
         lines[axis] = pose_of_line == pose
         read[tuple(lines)] = fourier_shift(fft.fftn(turned), shift)[tuple(lines)]
-    return fit(np.abs(fft.ifftn(read)), scan)
+    return clip_to_range(np.abs(fft.ifftn(read)), scan)
 
 
 def _unit_vectors(rng: np.random.Generator, n: int) -> npt.NDArray[np.float64]:
@@ -79,7 +79,7 @@ def ghosting(scan: Array, rng: np.random.Generator, parameters: Parameters) -> A
     wave = np.cos(2.0 * np.pi * fft.fftfreq(n) * n / parameters["period"])
     weights = (1.0 + parameters["amplitude"] * wave) / (1.0 + parameters["amplitude"])
     read = fft.fft(scan, axis=axis) * np.expand_dims(weights, [a for a in range(3) if a != axis])
-    return fit(np.abs(fft.ifft(read, axis=axis)), scan)
+    return clip_to_range(np.abs(fft.ifft(read, axis=axis)), scan)
 
 
 def spike(scan: Array, rng: np.random.Generator, parameters: Parameters) -> Array:
@@ -91,7 +91,7 @@ def spike(scan: Array, rng: np.random.Generator, parameters: Parameters) -> Arra
     grid = np.ogrid[tuple(slice(n) for n in scan.shape)]
     turns = sum(parameters[f"cycles_{name}"] * at / at.size for name, at in zip(AXES, grid, strict=True))
     wave = np.cos(2.0 * np.pi * turns + parameters["phase"])
-    return fit(scan + parameters["amplitude"] * float(scan.max()) * wave, scan)
+    return clip_to_range(scan + parameters["amplitude"] * float(scan.max()) * wave, scan)
 
 
 def gibbs(scan: Array, rng: np.random.Generator, parameters: Parameters) -> Array:
@@ -106,4 +106,4 @@ def gibbs(scan: Array, rng: np.random.Generator, parameters: Parameters) -> Arra
         outside = np.arange(read.shape[axis]) > max(1.0, parameters["keep"] * n / 2)
         read[(slice(None),) * axis + (outside,)] = 0.0
         seen = fft.irfft(read, n, axis=axis)
-    return fit(np.abs(seen), scan)  # scanners show magnitudes
+    return clip_to_range(np.abs(seen), scan)  # scanners show magnitudes

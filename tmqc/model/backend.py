@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tmqc.errors import RunError
+from tmqc.data.volumes import available_bytes
+from tmqc.errors import OutOfMemoryError, RunError
 
 log = logging.getLogger("tmqc")
 
@@ -203,18 +203,21 @@ def take(held: Any, rows: NDArray[np.intp]) -> Any:
 
 def free_bytes() -> int | None:
     """Main memory that is free for use where models compute on the CPU; None on an accelerator, or if not known."""
-    if _has_accelerator():
-        return None
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+    return None if _has_accelerator() else available_bytes()
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a computation failed for lack of memory; each backend has its own message."""
     return isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY)
+
+
+def out_of_memory(what: str, x: Any, setting: str) -> OutOfMemoryError:
+    """The error of a computation on volumes `x` that takes too much memory; `setting`: a further one to lower."""
+    voxels = " x ".join(map(str, x.shape[1:4]))
+    return OutOfMemoryError(
+        f"{what} of {voxels} voxels takes more memory than there is: lower {setting}cohort.shape or model.filters, or "
+        "compute where there is more"
+    )
 
 
 def make_gradient(total: Callable[..., Any], variables: Sequence[Any]) -> Callable[..., list[Any]]:

@@ -19,8 +19,8 @@ from keras import ops
 from numpy.typing import NDArray
 
 from tmqc.errors import ModelFileError
-from tmqc.model.learner import named_variables
 from tmqc.model.sfcn import feature_grid, sfcn
+from tmqc.model.variables import named_variables
 from tmqc.settings.schema import ModelConfig
 
 # Must be as in our own layers where the file states it: files of older versions lack newer fields.

@@ -18,14 +18,13 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
-from tmqc.errors import OutOfMemoryError
 from tmqc.model import backend
+from tmqc.model.variables import OPTIMIZER, named_variables
 
 log = logging.getLogger("tmqc")
 
 Snapshot = tuple[object, ...]
 """Device copies of all variables, in the order of `Learner.variables`."""
-_OPTIMIZER = "optimizer/"  # how the names of its variables begin
 _MOMENT = re.compile("optimizer/.*_momentum")  # Adam's first moments
 
 
@@ -67,7 +66,7 @@ class Learner:
         except Exception as error:
             if not backend.is_out_of_memory(error):
                 raise
-            raise _too_large(f"a training step on {len(x)} scans", x, "schedule.batch_size, ") from error
+            raise backend.out_of_memory(f"a training step on {len(x)} scans", x, "schedule.batch_size, ") from error
         return float(logs["loss"]), round(float(logs["binary_accuracy"]) * len(y))
 
     def _fix_traces(self, *, trains: bool) -> None:
@@ -108,7 +107,7 @@ class Learner:
                 if not backend.is_out_of_memory(error):
                     raise
                 if len(batch) == 1:
-                    raise _too_large("scoring one scan", batch, "") from error
+                    raise backend.out_of_memory("scoring one scan", batch, "") from error
                 self._most_at_once = len(batch) // 2
                 log.warning(
                     "%d scans at once do not fit into memory: scored %d at once, which may change the last bit of a "
@@ -221,7 +220,7 @@ class Learner:
                 if not backend.is_out_of_memory(error):
                     raise
                 if size == 1:
-                    raise _too_large("the gradient of one scan", x[rows], "") from error
+                    raise backend.out_of_memory("the gradient of one scan", x[rows], "") from error
                 size //= 2
                 log.warning("the gradient of %d scans at once does not fit into memory: %d at once", 2 * size, size)
                 continue
@@ -266,7 +265,7 @@ class Learner:
     def pack_weights(self, snapshot: Snapshot) -> dict[str, NDArray[np.generic]]:
         """What predictions rest on, of a snapshot: weights and BatchNorm statistics, without the optimizer's part."""
         values = zip(self.variables, snapshot, strict=True)
-        return {name: np.array(ops.convert_to_numpy(v)) for name, v in values if not name.startswith(_OPTIMIZER)}
+        return {name: np.array(ops.convert_to_numpy(v)) for name, v in values if not name.startswith(OPTIMIZER)}
 
     def load_weights(self, weights: Mapping[str, NDArray[np.generic]]) -> None:
         """Inverse of `pack_weights`; the optimizer is left alone."""
@@ -296,22 +295,3 @@ class Learner:
             raise ValueError("this state belongs to another model: " + "; ".join(sorted(faults)))
         for name, variable in self.variables.items():
             variable.assign(state[name])
-
-
-def _too_large(what: str, x: Any, setting: str) -> OutOfMemoryError:
-    voxels = " x ".join(map(str, x.shape[1:4]))
-    return OutOfMemoryError(
-        f"{what} of {voxels} voxels takes more memory than there is: lower {setting}cohort.shape or model.filters, or "
-        "compute where there is more"
-    )
-
-
-def named_variables(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> Iterator[tuple[str, keras.Variable]]:
-    """Names made of layer names, which unlike Keras' own paths do not depend on what the process built before."""
-    parts = [layer for layer in model.layers if isinstance(layer, keras.Model)]
-    for part in parts or [model]:
-        for layer in part.layers:
-            for variable in layer.variables:
-                yield f"{part.name}/{layer.name}/{variable.name}", variable
-    for variable in optimizer.variables:
-        yield f"{_OPTIMIZER}{variable.path}", variable

@@ -5,7 +5,6 @@ The files do not depend on how many processes wrote them: what is in them was dr
 
 from __future__ import annotations
 
-import csv
 import errno
 import hashlib
 import json
@@ -19,7 +18,8 @@ from typing import Any
 import joblib
 import SimpleITK as sitk
 
-from tmqc.data.nifti import Geometry, by, compare
+from tmqc.data.cohort import Subject, write_split
+from tmqc.data.nifti import Geometry, describe_mismatch, format_sizes
 from tmqc.errors import CohortError, SettingsError
 from tmqc.phantom.anatomy import (
     DEEP_GREY,
@@ -33,6 +33,7 @@ from tmqc.phantom.anatomy import (
 )
 from tmqc.phantom.center_tables import SPLITS, TABLES, read_centers
 from tmqc.phantom.spread import SPREADS
+from tmqc.settings.ranges import check_each
 from tmqc.settings.schema import PhantomConfig
 
 NOTICE = (
@@ -66,12 +67,13 @@ def make_phantom(
         CohortError: a bad center table, `directory` holds something else, or it cannot be written.
     """
     centers = read_centers(settings.centers)
-    directory, description = Path(directory).absolute(), describe(settings, shape)
+    directory, description = Path(directory).absolute(), describe_phantom(settings, shape)
     grid = Geometry(shape, tuple(description["spacing_mm"]), description["orientation"])
-    if wrong := compare(grid, Geometry(shape, tuple(spacing_mm or grid.spacing_mm), orientation or grid.orientation)):
+    wanted = Geometry(shape, tuple(spacing_mm or grid.spacing_mm), orientation or grid.orientation)
+    if wrong := describe_mismatch(grid, wanted):
         spacing = ",".join(f"{mm:.6g}" for mm in grid.spacing_mm)
         raise SettingsError(
-            f"cohort.shape={list(shape)}: a phantom, which fills {by(FOV_MM)} mm, has with this shape {wrong}; set "
+            f"cohort.shape={list(shape)}: a phantom fills {format_sizes(FOV_MM)} mm and so has {wrong}; set "
             f"cohort.spacing_mm=[{spacing}] and cohort.orientation={grid.orientation}, or another shape"
         )
     if _holds(directory, description):
@@ -93,7 +95,7 @@ def _build(
     directory: Path,
     n_jobs: int | None,
 ) -> None:
-    description = describe(settings, shape)
+    description = describe_phantom(settings, shape)
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(
         prefix=f".{directory.name}.", suffix=".building", dir=directory.parent
@@ -103,7 +105,7 @@ def _build(
         scans = draw_scans(settings, centers)
         _write_volumes(build_anatomy(shape), scans, finished / "volumes", n_jobs)
         for split in SPLITS:
-            _write_csv(finished / f"{split}.csv", [scan for scan in scans if scan.split == split])
+            write_split(finished / f"{split}.csv", (_row_of(scan) for scan in scans if scan.split == split))
         (finished / "phantom.json").write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
         try:
             finished.rename(directory)
@@ -118,7 +120,7 @@ def default_directory(settings: PhantomConfig, shape: tuple[int, int, int], outp
     Raises:
         SettingsError, CohortError: as `make_phantom`.
     """
-    digest = hashlib.sha256(json.dumps(describe(settings, shape), sort_keys=True).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(json.dumps(describe_phantom(settings, shape), sort_keys=True).encode()).hexdigest()[:8]
     name = settings.centers if settings.centers in TABLES else re.sub(r"[^\w-]+", "_", Path(settings.centers).stem)
     name += "-" + "x".join(str(n) for n in shape)
     seeded = f"{settings.spread}-seed{settings.seed}-effect{settings.effect:g}"
@@ -130,19 +132,13 @@ def is_phantom(csv_path: Path) -> bool:
     return (Path(csv_path).parent / "phantom.json").is_file()
 
 
-def describe(settings: PhantomConfig, shape: tuple[int, int, int]) -> dict[str, Any]:
+def describe_phantom(settings: PhantomConfig, shape: tuple[int, int, int]) -> dict[str, Any]:
     """The content of phantom.json: all that the files depend on, as JSON values. Equal ones mean equal files.
 
     Raises:
         SettingsError, CohortError: as `make_phantom`.
     """
-    faults = []
-    if settings.seed < 0:
-        faults.append(f"cohort.phantom.seed={settings.seed}: 0 or more is allowed")
-    if not 0.0 <= settings.effect <= 3.0:
-        faults.append(f"cohort.phantom.effect={settings.effect}: 0..3 is allowed (0 = no difference, 1 = calibrated)")
-    if settings.spread not in SPREADS:
-        faults.append(f"cohort.phantom.spread={settings.spread}: {', '.join(SPREADS)} are allowed")
+    faults = check_each(settings, "cohort.phantom.")
     if len(shape) != 3 or min(shape) < 8:
         faults.append(f"cohort.shape={tuple(shape)}: three sizes of 8 voxels or more are allowed")
     if faults:
@@ -178,13 +174,9 @@ def _write_share(anatomy: Anatomy, scans: Iterable[PhantomScan], folder: Path) -
             raise OSError(errno.EIO, "the disk is full or out of reach", str(path)) from error
 
 
-def _write_csv(path: Path, scans: Iterable[PhantomScan]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["Subject", "Path", "Study", "Group_bin", "Sex", "Age", "Scanner"])
-        for s in scans:
-            volume = f"volumes/{s.subject}.nii.gz"
-            writer.writerow([s.subject, volume, s.center, s.diagnosis, s.sex, s.age, s.scanner])
+def _row_of(s: PhantomScan) -> Subject:
+    path = Path("volumes") / f"{s.subject}.nii.gz"
+    return Subject(s.subject, path, s.center, s.diagnosis, s.sex, s.age, s.scanner)
 
 
 def _holds(directory: Path, description: dict[str, Any]) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 from tmqc.core.records import CycleReport
 from tmqc.pipelines.context import RunContext
 from tmqc.pipelines.setup import TrainingSetup
-from tmqc.runs.checkpoint import Checkpoint, drop_latest, keep_cycles, make_checkpoint, save_checkpoint, save_latest
+from tmqc.runs.checkpoint import Checkpoint, drop_latest, keep_cycles, save_checkpoint, save_latest
 from tmqc.runs.cycles import append_cycle
 from tmqc.runs.directory import CYCLES, TRACE
 from tmqc.runs.trace import TraceWriter
@@ -23,11 +23,11 @@ _TOUR, _HELD = "tour", "held"
 Numbers = dict[str, float | None]
 
 
-def put_back(centers: StatefulCenters, point: Checkpoint | None) -> Place:
+def restore_tour(centers: StatefulCenters, point: Checkpoint | None) -> Place:
     """Bring the centers to where `point` is, for the tour to go on from there; None: it begins."""
     if point is None:
         return {}
-    arrays = {**point.state, **point.resume}
+    arrays = point.arrays
     centers.load_state(arrays)
     held: dict[str, dict[str, Any]] = {}
     for path, array in arrays.items():
@@ -99,4 +99,4 @@ class Checkpointer:
         arrays = self._setup.centers.state() | {_TOUR: np.frombuffer(state.to_json().encode(), np.uint8)}
         for name, snapshot in self._tour.snapshots.items():
             arrays |= {f"{_HELD}/{name}/{part}": array for part, array in self._setup.centers.pack(snapshot).items()}
-        return make_checkpoint(state.cycle - 1, arrays, facts)
+        return Checkpoint(state.cycle - 1, arrays, facts)

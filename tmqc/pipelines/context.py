@@ -1,4 +1,4 @@
-"""The context of a run: its directory, tracker, stop and resume point, opened and closed whatever happens."""
+"""The context of a run: its directory, tracker, stop and resume point, closed however the run ends."""
 
 from __future__ import annotations
 
@@ -10,20 +10,19 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from tmqc.data.cohort import digest
+from tmqc.data.cohort import digest, profile
 from tmqc.errors import StoppedError
 from tmqc.model.batch_size import with_batch_size
 from tmqc.pipelines.prepare import Inputs
 from tmqc.runs.checkpoint import Checkpoint
-from tmqc.runs.directory import CONFIG, LOG, RUN, SUMMARY, artifacts, claim, write_json, write_text
+from tmqc.runs.directory import CONFIG, LOG, RUN, SUMMARY, artifacts, clear_for_run, write_json, write_text
 from tmqc.runs.provenance import environment, environment_tags
-from tmqc.runs.resume import check_place, cut_back, find_point, locked, read_run_id
+from tmqc.runs.resume import check_place, find_point, locked, read_run_id, truncate_records
 from tmqc.runs.signals import Interrupted, Stop
 from tmqc.settings.fingerprint import settings_digest
 from tmqc.settings.schema import Config, flatten
 from tmqc.settings.secrets import redact_all
 from tmqc.tracking import PARENT_TAG, PIPELINE_TAG, SWEEP_TAG, TRACKERS, Tracker
-from tmqc.tracking.dataset import dataset_profile
 
 log = logging.getLogger("tmqc")
 
@@ -46,7 +45,7 @@ class RunContext:
     point: Checkpoint | None
     data: str
 
-    def hand_over(self, *names: str) -> None:
+    def log_files(self, *names: str) -> None:
         """Give the tracker the named files of the run as far as they exist, and all figures."""
         for path in artifacts(self.directory, names):
             self.tracker.artifact(path, folder="figures" if path.suffix == ".png" else None)
@@ -78,10 +77,10 @@ def open_run(config: Config, directory: Path, inputs: Inputs) -> Iterator[RunCon
         status = "FAILED"
         try:
             if goes_on:
-                cut_back(directory, point)
+                truncate_records(directory, point)
                 tracker.cycle()
             else:
-                claim(directory, overwrite=config.run.overwrite)
+                clear_for_run(directory, overwrite=config.run.overwrite)
             (directory / SUMMARY).unlink(missing_ok=True)
             with _log_file(directory / LOG):
                 log.info("%s on %s (%s), %s", name, inputs.device.name, inputs.device.backend, directory)
@@ -96,7 +95,7 @@ def open_run(config: Config, directory: Path, inputs: Inputs) -> Iterator[RunCon
                 tracker.artifact(directory / CONFIG)
                 for split, subjects in inputs.splits.items():
                     if subjects:
-                        tracker.dataset(dataset_profile(subjects), split=split, digest=digest(subjects))
+                        tracker.dataset(profile(subjects), split=split, digest=digest(subjects))
                 resolved = with_batch_size(config, inputs.learner.model, point.facts if point else None)
                 yield RunContext(resolved, directory, tracker, stop, point, data)
             status = "FINISHED"

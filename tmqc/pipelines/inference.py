@@ -18,7 +18,7 @@ from tmqc.model.sfcn import build_learner
 from tmqc.pipelines.context import RunContext, open_run
 from tmqc.pipelines.prepare import Inputs, find_cohort, load, load_into
 from tmqc.pipelines.training import line_of
-from tmqc.report.guarded import illustrate
+from tmqc.report.after_run import illustrate
 from tmqc.report.html import show
 from tmqc.report.metrics import (
     ALL,
@@ -34,8 +34,8 @@ from tmqc.report.past_run import verified_on_test
 from tmqc.report.tables import print_inference
 from tmqc.runs.checkpoint import checkpoint_path, load_checkpoint, saved_cycles
 from tmqc.runs.cycle_choice import select_cycles
-from tmqc.runs.cycles import read_cycles
-from tmqc.runs.directory import CONFIG, CYCLES, METRICS, PREDICTIONS, REPORT, check_free
+from tmqc.runs.cycles import read_rows
+from tmqc.runs.directory import CONFIG, CYCLES, METRICS, PREDICTIONS, REPORT, RESULTS, check_free
 from tmqc.settings.schema import Config, ModelConfig, flatten
 
 log = logging.getLogger("tmqc")
@@ -61,9 +61,9 @@ def run_inference(config: Config, directory: Path) -> None:
         rows, predictions = _score(context, inputs, run, cycles)
         write_records(directory / METRICS, SubgroupMetrics, rows)
         write_predictions(directory / PREDICTIONS, predictions)
-        context.hand_over(METRICS, PREDICTIONS)
+        context.log_files(*RESULTS)
         illustrate(directory)
-        context.hand_over(REPORT)
+        context.log_files(REPORT)
         print_inference(rows, note=inputs.note, directory=directory)
 
 
@@ -112,7 +112,9 @@ def _find_lines(run: Path) -> dict[int, Line]:
     """Of every cycle, what calibrates its model's logits as the run's own verifications say."""
     if not (run / CYCLES).is_file():  # imported weights have none
         return {}
-    return {report.cycle: line for report in read_cycles(run / CYCLES) if (line := line_of(report)) is not None}
+    found = {row.cycle: row.numbers for row in read_rows(run / CYCLES)}
+    lines = {cycle: line_of(of.get("verify/slope"), of.get("verify/offset")) for cycle, of in found.items()}
+    return {cycle: line for cycle, line in lines.items() if line is not None}
 
 
 def _find_warnings(config: Config) -> tuple[str, ...]:

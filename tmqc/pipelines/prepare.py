@@ -12,7 +12,7 @@ from tmqc.data.copies import refuse_copies, refuse_same_files
 from tmqc.data.truth import Truth, write_truth
 from tmqc.data.volumes import Volumes, load_volumes
 from tmqc.errors import RunError
-from tmqc.harm.ground_truth import draw, find_truth
+from tmqc.harm.ground_truth import draw_truth, find_truth
 from tmqc.harm.harmful import write_harmful
 from tmqc.model.backend import Device
 from tmqc.model.learner import Learner
@@ -101,7 +101,7 @@ def prepare(config: Config) -> Inputs:
         InputError: with every fault of the tables, then of the volumes, then of the harm and the starting state.
     """
     cohort, note = find_cohort(config.cohort, Path(config.run.outputs), splits=("train", "verification", "test"))
-    drawn = draw(config, cohort)
+    drawn = draw_truth(config, cohort)
     truth = find_truth(config, cohort, drawn)
     start = _find_start(config)
     cache = open_cache(config.cache, Path(config.run.outputs))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tmqc.pipelines.checkpointer import Checkpointer, put_back
+from tmqc.pipelines.checkpointer import Checkpointer, restore_tour
 from tmqc.pipelines.context import open_run
 from tmqc.pipelines.expectations import expect_by_chance
 from tmqc.pipelines.image_check import measure_unlikeness
@@ -33,7 +33,7 @@ def run_qc(config: Config, directory: Path) -> None:
         unlikeness = measure_unlikeness(plan.subjects, inputs.volumes) if looks_at_images(config.qc) else None
         with open_trace(run, setup.traffic) as trace, open_progress(run, plan) as progress, run.stop.waiting():
             listeners = (setup.traffic, trace, progress)
-            place = put_back(setup.centers, run.point)
+            place = restore_tour(setup.centers, run.point)
             tour = make_travel(config, plan, setup.centers, *listeners, unlikeness=unlikeness, **place)
             checkpointer = Checkpointer(run, tour, setup, trace=trace)
             for report in checkpointer.cycles(lambda: record_cycle(run, setup, tour.state)):

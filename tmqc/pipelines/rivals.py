@@ -12,7 +12,7 @@ from tmqc.data.cohort import Subject
 from tmqc.errors import RunError
 from tmqc.pipelines.context import open_run
 from tmqc.pipelines.prepare import Inputs, corrupt, prepare
-from tmqc.report.guarded import illustrate
+from tmqc.report.after_run import illustrate
 from tmqc.report.metrics import write_records
 from tmqc.report.ranking import (
     KindRow,
@@ -24,7 +24,7 @@ from tmqc.report.ranking import (
 )
 from tmqc.report.tables import print_rivals
 from tmqc.rivals import Case, Scores, choose_rivals, score_scans
-from tmqc.runs.directory import RANKING, RANKING_BY_KIND, REPORT, SCORES, TRUTH, check_free
+from tmqc.runs.directory import RANKING, RANKING_BY_KIND, REPORT, RESULTS, SCORES, check_free
 from tmqc.settings.schema import Config
 
 log = logging.getLogger("tmqc")
@@ -46,9 +46,9 @@ def run_rivals(config: Config, directory: Path) -> None:
         rows = _evaluate(inputs, train, scores, directory)
         for row in rows:
             run.tracker.metrics(ranking_metrics(row))
-        run.hand_over(SCORES, RANKING, RANKING_BY_KIND, TRUTH)
+        run.log_files(*RESULTS)
         illustrate(directory)
-        run.hand_over(REPORT)
+        run.log_files(REPORT)
         print_rivals(rows, note=inputs.note, directory=directory)
 
 

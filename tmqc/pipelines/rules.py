@@ -11,14 +11,13 @@ from tmqc.core.first_order import Estimated
 from tmqc.core.gate import Gate, flip_worth
 from tmqc.core.rates import Counts
 from tmqc.core.records import CycleReport
-from tmqc.core.runaway import Alarm, Guard
-from tmqc.core.screen import Limits
+from tmqc.core.runaway import Alarm
 from tmqc.errors import StoppedError
 from tmqc.settings.schema import Config, QcConfig
 from tmqc.training.centers import LocalCenters
 from tmqc.training.control import ControlledTravel
-from tmqc.training.evidence import EvidenceRules, EvidenceTravel
-from tmqc.training.screening import ScreenedTravel, Screening
+from tmqc.training.evidence import EvidenceTravel
+from tmqc.training.screening import ScreenedTravel
 from tmqc.training.tour import Place, Travel
 from tmqc.training.travel import Centers, Listener, Plan
 
@@ -37,7 +36,7 @@ class RunawayError(StoppedError):
 def is_published(qc: QcConfig) -> bool:
     """Whether verdicts need nothing but the published columns of the trace."""
     exact = qc.early_stop != "confident" and not qc.calibrate
-    return (qc.control, qc.signal) == ("steps", "rates") and exact and qc.strikes == 1 and not _guard(qc).pauses
+    return (qc.control, qc.signal) == ("steps", "rates") and exact and qc.strikes == 1 and not qc.runaway.pauses
 
 
 def unit_of(qc: QcConfig) -> str:
@@ -68,12 +67,10 @@ def make_travel(
     qc = config.qc
     if qc.control == "screen":
         assert qc.screen.exact or isinstance(centers, LocalCenters)  # `validate_federation` refuses others
-        return ScreenedTravel(plan, _screening(qc), centers, *listeners, unlikeness=unlikeness, **place)
+        return ScreenedTravel(plan, qc, centers, *listeners, unlikeness=unlikeness, **place)
     if qc.control == "evidence":
         assert isinstance(centers, LocalCenters)  # `validate_federation` refuses others
-        asked = qc.evidence
-        rules = EvidenceRules(qc.fdr, every=asked.every, revisit=qc.revisit, compare=asked.compare, guard=_guard(qc))
-        return EvidenceTravel(plan, rules, centers, *listeners, **place)
+        return EvidenceTravel(plan, qc, centers, *listeners, **place)
     return ControlledTravel(plan, _control(qc), centers, *listeners, **place)
 
 
@@ -88,39 +85,12 @@ def _control(qc: QcConfig) -> Control:
         gate,
         revisit=qc.revisit,
         strikes=qc.strikes,
-        guard=_guard(qc),
+        guard=qc.runaway,
         early_stop=qc.early_stop,
         confidence=qc.confidence,
         verify=qc.verify,
         calibrate=qc.calibrate,
     )
-
-
-def _screening(qc: QcConfig) -> Screening:
-    screen = qc.screen
-    return Screening(
-        every=screen.every,
-        revisit=qc.revisit,
-        strikes=qc.strikes,
-        steps=screen.steps,
-        limits=Limits(
-            loss_z=screen.loss_z,
-            unusual_loss_z=screen.unusual_loss_z,
-            image_loss_z=screen.image_loss_z,
-            margin_z=screen.margin_z,
-            contradiction=screen.contradiction,
-            image_z=screen.image_z,
-            image_alone_z=screen.image_alone_z,
-            least_loss=screen.least_loss,
-        ),
-        exact=screen.exact,
-        guard=_guard(qc),
-    )
-
-
-def _guard(qc: QcConfig) -> Guard:
-    runaway = qc.runaway
-    return Guard(runaway.action, window=runaway.window, rejected=runaway.rejected, eliminated=runaway.eliminated)
 
 
 def warn_or_stop(report: CycleReport, qc: QcConfig) -> None:
@@ -133,7 +103,7 @@ def warn_or_stop(report: CycleReport, qc: QcConfig) -> None:
     """
     if report.refused:
         log.warning(
-            "cycle %d: no scan was judged, for the model tells the verification scans' classes apart no better than "
+            "cycle %d: no scan was judged: the model separates the classes of the verification scans no better than "
             "chance might: train the clean model for longer",
             report.cycle,
         )
@@ -141,7 +111,7 @@ def warn_or_stop(report: CycleReport, qc: QcConfig) -> None:
         _log_estimated(report.cycle, estimated)
     if report.alarm is None or report.n_steps == 0:
         return
-    message = explain(report.alarm, report.cycle, qc)
+    message = explain_alarm(report.alarm, report.cycle, qc)
     if qc.runaway.action == "stop":
         raise RunawayError(f"{message}. The run is saved up to here")
     held = "; no scan is eliminated meanwhile" if qc.runaway.action == "pause" else ""
@@ -164,7 +134,7 @@ def _log_estimated(cycle: int, estimated: Estimated) -> None:
     )
 
 
-def explain(alarm: Alarm, cycle: int, qc: QcConfig) -> str:
+def explain_alarm(alarm: Alarm, cycle: int, qc: QcConfig) -> str:
     """Describe a triggered runaway guard: the figures, and what to change."""
     what = []
     if alarm.by_rejections:
@@ -178,8 +148,8 @@ def explain(alarm: Alarm, cycle: int, qc: QcConfig) -> str:
             f"(qc.runaway.eliminated={qc.runaway.eliminated:g})"
         )
     return (
-        f"cycle {cycle}: the runaway guard is triggered: {' and '.join(what)}. More likely the "
-        "starting model or the threshold is the matter than the data: train the clean model for longer, lower "
+        f"cycle {cycle}: the runaway guard is triggered: {' and '.join(what)}. The cause is "
+        "more likely the starting model or the threshold than the data: train the clean model for longer, lower "
         f"schedule.learning_rate, or {_remedy(qc)}"
     )
 
@@ -194,7 +164,7 @@ def _remedy(qc: QcConfig) -> str:
 
 
 def warn_of_settings(qc: QcConfig, plan: Plan, *, n_hc: int, n_pd: int) -> None:
-    """Warn of settings that so few training scans, or verification scans, do not bear."""
+    """Warn of settings that need more training scans, or verification scans, than there are."""
     warn_of_few_scans(qc, n_train=sum(map(len, plan.subjects.values())))
     warn_of_single_flips(qc, n_hc=n_hc, n_pd=n_pd)
 

@@ -23,7 +23,7 @@ from tmqc.report.scores import (
     write_detection,
 )
 from tmqc.runs.directory import BY_KIND, DETECTION, GOOD_LOST, LEDGER, write_json
-from tmqc.runs.looks import write_looks
+from tmqc.runs.evidence_tables import write_looks
 from tmqc.training.state import TourState
 from tmqc.training.travel import Plan
 
@@ -95,8 +95,8 @@ def evaluate_run(
         flagged_ever=history.flagged,
         age_bins=run.config.inference.age_bins,
     )
-    write_records(run.directory / GOOD_LOST, GoodLost, breakdown.good_lost)
-    write_records(run.directory / BY_KIND, KindScore, breakdown.by_kind)
+    write_records(run.directory / GOOD_LOST, GoodLost, breakdown[0])
+    write_records(run.directory / BY_KIND, KindScore, breakdown[1])
     return score_cycle(reports, setup.plan, truth=setup.truth), breakdown
 
 

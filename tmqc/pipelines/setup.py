@@ -17,7 +17,7 @@ from tmqc.errors import RunError
 from tmqc.federation.caller import Caller, FederationError
 from tmqc.federation.remote import RemoteCenters, open_sites
 from tmqc.federation.replies import OpenedSite
-from tmqc.federation.simulated import lay_out
+from tmqc.federation.simulated import write_sites
 from tmqc.federation.site_model import run_settings
 from tmqc.federation.site_settings import TOKENS, read_tokens
 from tmqc.federation.transport import open_transport
@@ -110,14 +110,8 @@ def _open_workers(run: RunContext, inputs: Inputs, n: int) -> Iterator[Verificat
 def _open_sites(run: RunContext, inputs: Inputs, train: tuple[Subject, ...]) -> Iterator[TrainingSetup]:
     settings, files = run.config.federation, dict[str, Path]()
     if settings.name != "nvflare":
-        files = lay_out(
-            run.directory / SITES,
-            train=train,
-            verification=inputs.cohort.verification,
-            n_sites=settings.n_sites,
-            min_cell=settings.min_cell,
-            share_margins=settings.share_margins,
-        )
+        verification = inputs.cohort.verification
+        files = write_sites(run.directory / SITES, settings, train=train, verification=verification)
     caller = Caller(open_transport(settings, files, run.directory), settings, check_stop=run.stop.check)
     try:
         try:

@@ -15,8 +15,8 @@ from tmqc.pipelines.rules import is_published, unit_of
 from tmqc.pipelines.scoring import evaluate_run
 from tmqc.pipelines.setup import TrainingSetup
 from tmqc.pipelines.traffic import TrafficMeter
+from tmqc.report.after_run import illustrate
 from tmqc.report.description import describe_run
-from tmqc.report.guarded import illustrate
 from tmqc.report.metrics import (
     METRIC_NAMES,
     Prediction,
@@ -27,21 +27,7 @@ from tmqc.report.metrics import (
 from tmqc.report.summary import closing_numbers, summarize_run, write_summary
 from tmqc.report.tables import print_training
 from tmqc.runs.checkpoint import drop_latest
-from tmqc.runs.directory import (
-    BY_KIND,
-    CENTERS,
-    CYCLES,
-    DETECTION,
-    GOOD_LOST,
-    LEDGER,
-    POWER,
-    PREDICTIONS,
-    REPORT,
-    REVIEW,
-    SUMMARY,
-    TRACE,
-    TRUTH,
-)
+from tmqc.runs.directory import PREDICTIONS, REPORT, RESULTS, SUMMARY, TRACE
 from tmqc.runs.progress import Progress
 from tmqc.runs.trace import TraceWriter
 from tmqc.settings.schema import flatten
@@ -92,7 +78,7 @@ def close_training(
     after = predict_test(run, inputs, cycle=last.cycle)
     if after:
         write_predictions(directory / PREDICTIONS, [*before, *after])
-    test, controlled = _metrics_of(after, line_of(last)), config.pipeline.name == "qc"
+    test, controlled = _metrics_of(after, line_of(last.slope, last.offset)), config.pipeline.name == "qc"
     detection, breakdown = evaluate_run(run, setup, reports) if controlled and setup.truth is not None else (None, None)
     summary = summarize_run(
         reports,
@@ -103,7 +89,7 @@ def close_training(
         expected=expected,
     )
     tracker.metrics(closing_numbers(summary), step=last.cycle)
-    run.hand_over(TRACE, LEDGER, CYCLES, PREDICTIONS, DETECTION, GOOD_LOST, BY_KIND, TRUTH, CENTERS, REVIEW, POWER)
+    run.log_files(*RESULTS)
     example = np.zeros((1, *config.cohort.shape, 1), np.float32)
     if config.federation.name == "none":
         example = inputs.volumes.batch([inputs.cohort.verification[0].subject])
@@ -112,7 +98,7 @@ def close_training(
     write_summary(directory / SUMMARY, summary)
     drop_latest(directory)
     illustrate(directory)
-    run.hand_over(REPORT)
+    run.log_files(REPORT)
     if last.fpr_drift is not None and last.fnr_drift is not None:
         log.info(
             "since control began FPR has changed by %+.3f and FNR by %+.3f, as the gate counts them; no step need have "
@@ -142,11 +128,9 @@ def predict_test(run: RunContext, inputs: Inputs, *, cycle: int) -> list[Predict
     return predictions_of(test, p, cycle=cycle)
 
 
-def line_of(report: CycleReport) -> Line | None:
+def line_of(slope: float | None, offset: float | None) -> Line | None:
     """What calibrates the logits of the model that a cycle has left; None where that is not known."""
-    if report.slope is None or report.offset is None:
-        return None
-    return Line(report.slope, report.offset)
+    return None if slope is None or offset is None else Line(slope, offset)
 
 
 def _metrics_of(predictions: Sequence[Prediction], line: Line | None) -> dict[str, float | None]:

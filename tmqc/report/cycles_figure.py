@@ -8,23 +8,27 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tmqc.core.records import CycleReport
 from tmqc.report.metrics import ALL, SHARES, SubgroupMetrics
-from tmqc.report.style import (
-    BLUE,
-    GREEN,
-    MARKERS,
-    PALETTE,
-    VERMILION,
-    count_cycles,
-    new_figure,
-    style_axes,
-)
+from tmqc.report.style import MARKERS, PALETTE, count_cycles, new_figure, style_axes
+from tmqc.runs.cycles import CycleRow
 
+_OF_ALL = 5  # series of every run; those of a higher number are drawn where they exist
+_LOSSES = {  # number -> label, and place in the palette
+    "train/loss": ("training", 0),
+    "verify/loss": ("verification", 1),
+    "verify/calibrated_loss": ("verification, calibrated", 5),
+}
+_SHARES = {
+    "verify/fpr": ("FPR", 2),
+    "verify/fnr": ("FNR", 1),
+    "verify/accuracy": ("accuracy", 3),
+    "verify/calibrated_accuracy": ("calibrated accuracy", 5),
+    "verify/auroc": ("AUROC", 6),
+}
 _METRIC_LABELS = {"f1": "F1", "auroc": "AUROC", "calibrated_accuracy": "calibrated accuracy"}
 
 
-def draw_cycles(cycles: Sequence[CycleReport]) -> Figure:
+def draw_cycles(cycles: Sequence[CycleRow]) -> Figure:
     """Draw losses and what verifications say after every cycle: FPR, FNR, accuracy at 0.5 and calibrated, AUROC.
 
     Raises:
@@ -33,31 +37,25 @@ def draw_cycles(cycles: Sequence[CycleReport]) -> Figure:
     if not cycles:
         raise ValueError("no cycles to draw")
     figure = new_figure(9.0, 3.6)
-    losses, rates = figure.subplots(1, 2)
-    x = [report.cycle for report in cycles]
-    _line(losses, x, [report.train_loss for report in cycles], "training", 0)
-    _line(losses, x, [report.verification.loss for report in cycles], "verification", 1)
-    if any(report.calibrated_loss is not None for report in cycles):
-        _line(losses, x, [report.calibrated_loss for report in cycles], "verification, calibrated", 5)
-    style_axes(losses, title="Loss", ylabel="cross-entropy in nats")
-    highest = max(max(report.train_loss or 0.0, report.verification.loss) for report in cycles)
-    losses.set_ylim(0, 1.08 * highest)
-    for name, values, color in (
-        ("FPR", [report.rates.fpr for report in cycles], VERMILION),
-        ("FNR", [report.rates.fnr for report in cycles], BLUE),
-        ("accuracy", [report.verification.counts.accuracy for report in cycles], GREEN),
-    ):
-        _line(rates, x, values, name, PALETTE.index(color))
-    if any(report.auroc is not None for report in cycles):
-        _line(rates, x, [report.calibrated_accuracy for report in cycles], "calibrated accuracy", 5)
-        _line(rates, x, [report.auroc for report in cycles], "AUROC", 6)
-    style_axes(rates, title="Verification", ylabel="share of scans")
-    # The published crosswise rates may exceed 1.
-    rates.set_ylim(-0.03, max(1.03, *(1.03 * max(r.rates.fpr, r.rates.fnr) for r in cycles)))
-    for axes in (losses, rates):
+    panels = figure.subplots(1, 2)
+    for axes, shown in zip(panels, (_LOSSES, _SHARES), strict=True):
+        for name, (label, index) in shown.items():
+            values = [row.numbers.get(name) for row in cycles]
+            if index < _OF_ALL or any(value is not None for value in values):
+                _line(axes, [row.cycle for row in cycles], values, label, index)
         count_cycles(axes)
         axes.legend(fontsize=8, frameon=False)
+    losses, rates = panels
+    style_axes(losses, title="Loss", xlabel="cycle", ylabel="cross-entropy in nats")
+    style_axes(rates, title="Verification", xlabel="cycle", ylabel="share of scans")
+    losses.set_ylim(0, 1.08 * _highest(cycles, ("train/loss", "verify/loss")))
+    # The published crosswise rates may exceed 1.
+    rates.set_ylim(-0.03, max(1.03, 1.03 * _highest(cycles, ("verify/fpr", "verify/fnr"))))
     return figure
+
+
+def _highest(cycles: Sequence[CycleRow], names: Sequence[str]) -> float:
+    return max(row.numbers.get(name) or 0.0 for row in cycles for name in names)
 
 
 def draw_inference(rows: Sequence[SubgroupMetrics]) -> Figure:

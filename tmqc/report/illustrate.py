@@ -17,7 +17,7 @@ from tmqc.report.ranking_figure import draw_ranking
 from tmqc.report.roc import draw_roc
 from tmqc.report.style import save_figure
 from tmqc.runs import directory as rundir
-from tmqc.runs.cycles import read_cycles
+from tmqc.runs.cycles import read_rows
 
 
 def write_figures(directory: Path) -> list[Path]:
@@ -37,7 +37,7 @@ def _draw(run: PastRun) -> Iterator[tuple[str, Figure]]:
     def find(name: str) -> Path | None:
         return path if (path := run.directory / name).is_file() else None
 
-    if (path := find(rundir.CYCLES)) and (cycles := read_cycles(path)):
+    if (path := find(rundir.CYCLES)) and (cycles := read_rows(path)):
         yield "cycles", draw_cycles(cycles)
     if (path := find(rundir.TRACE)) and not (trace := read_trace(path)).empty:
         yield "qc", draw_qc(trace)

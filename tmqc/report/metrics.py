@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass, fields
@@ -11,11 +10,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 from sklearn.metrics import accuracy_score, f1_score, recall_score, roc_auc_score
 
 from tmqc.core.platt import Line
 from tmqc.core.rates import DECISION_THRESHOLD, margins
 from tmqc.data.cohort import Subject
+from tmqc.data.tables import write_table
 from tmqc.errors import RunError
 from tmqc.report.past_run import read_frame
 from tmqc.runs.directory import METRICS
@@ -182,7 +183,7 @@ def last_cycle(rows: Sequence[SubgroupMetrics]) -> list[SubgroupMetrics]:
 
 def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
     """Write `predictions.csv`; probabilities in full precision, unknown sex or age as an empty cell."""
-    write_csv(
+    write_table(
         path,
         PREDICTION_COLUMNS,
         (
@@ -207,24 +208,16 @@ def read_predictions(path: Path) -> list[Prediction]:
         raise RunError(f"{path}: is not the predictions.csv of a run ({error!r})") from None
 
 
-def _predicted(row: dict[str, str]) -> Prediction:
-    age = float(text) if (text := row.get("Age")) else None
-    who = (row["Subject"], Path(), row.get("Study", ""), int(row["Group_bin"]))
-    subject = Subject(*who, sex=row.get("Sex") or None, age=age, scanner=None)
+def _predicted(row: dict[str, Any]) -> Prediction:
+    age = None if (text := row.get("Age")) is None else float(text)
+    who = (row["Subject"], Path(), row.get("Study") or "", int(row["Group_bin"]))
+    subject = Subject(*who, sex=row.get("Sex"), age=age, scanner=None)
     return Prediction(int(row["cycle"]), subject, float(row["probability"]))
-
-
-def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a CSV: None as an empty cell, floats so that reading gives the same number."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(rows)
 
 
 def write_records(path: Path, kind: type[Any], rows: Iterable[Any]) -> None:
     """Write dataclass records of `kind` as a CSV with their fields as columns; None as an empty cell."""
-    write_csv(path, [field.name for field in fields(kind)], map(astuple, rows))
+    write_table(path, [field.name for field in fields(kind)], map(astuple, rows))
 
 
 def read_records(path: Path, kind: type[Record]) -> list[Record]:
@@ -234,24 +227,17 @@ def read_records(path: Path, kind: type[Record]) -> list[Record]:
         RunError: the file cannot be read, or is not such a file.
     """
     pipeline = "inference" if path.name == METRICS else "rivals"
-    types = {field.name: str(field.type) for field in fields(kind)}  # type: ignore[arg-type]
     try:
-        return [kind(**{name: _parse(row[name], of) for name, of in types.items()}) for row in _read_text(path)]
+        return TypeAdapter(list[kind]).validate_python(_read_text(path))  # type: ignore[valid-type]
     except OSError as error:
         reason = f"cannot be read ({error.strerror}); it is written by pipeline={pipeline}"
         raise RunError(f"{path}: {reason}") from None
-    except (KeyError, ValueError, TypeError) as error:
-        raise RunError(f"{path}: is not a {path.name} of pipeline={pipeline} ({error!r})") from None
+    except ValueError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise RunError(f"{path}: is not a {path.name} of pipeline={pipeline} ({reason})") from None
 
 
-def _read_text(path: Path) -> list[dict[str, str]]:
-    return [
-        {str(name): text for name, text in row.items()} for row in read_frame(path, str).fillna("").to_dict("records")
-    ]
-
-
-def _parse(text: str, kind: str) -> Any:
-    """A cell as the type that a field is annotated with; an empty one is None where the type allows it."""
-    if text == "" and "None" in kind:
-        return None
-    return text if kind == "str" else int(text) if kind.startswith("int") else float(text)
+def _read_text(path: Path) -> list[dict[str, Any]]:
+    """Rows of a CSV as text, None for an empty cell."""
+    frame = read_frame(path, str).astype(object)
+    return frame.where(frame.notna(), None).to_dict("records")  # type: ignore[return-value]

@@ -11,7 +11,8 @@ from tmqc.report.flagged import MARKS
 from tmqc.report.gallery import LIMIT, make_gallery
 from tmqc.report.html import render_page
 from tmqc.report.past_run import PastRun, read_run
-from tmqc.report.sections import RunData, list_sections, read_data
+from tmqc.report.run_data import RunData, read_data
+from tmqc.report.sections import list_sections
 from tmqc.runs.directory import REPORT, write_text
 from tmqc.settings.schema import CacheConfig
 
@@ -60,7 +61,8 @@ def _list_notes(data: RunData) -> list[str]:
     if data.run.status != "FINISHED":
         notes.append("This run has not finished: the page shows how far its files go.")
     notes += data.gaps
-    if unsteady := [str(r.cycle) for r in data.cycles if r.n_batches_rejected > r.n_batches / 2]:
+    steps = [(row.cycle, row.numbers.get("qc/batches_rejected"), row.numbers.get("qc/batches")) for row in data.cycles]
+    if unsteady := [str(cycle) for cycle, rejected, n in steps if (rejected or 0.0) > (n or 0.0) / 2]:
         notes.append(
             f"In cycle {', '.join(unsteady)} more than half of the steps of the regular tour were rejected: the gate "
             "was rejecting good steps as well, and what it eliminated from then on needs a careful look."

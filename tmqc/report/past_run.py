@@ -77,12 +77,7 @@ def read_run(directory: Path) -> PastRun:
         raise RunError(f"{directory}: is not the directory of a run; {path.name} cannot be read ({error})") from None
     if missing := [name for name in ("pipeline.name", "run.name", "run.outputs") if name not in settings]:
         raise RunError(f"{directory}: is not the directory of a run; {path.name} has no {', '.join(missing)}")
-    try:
-        found = json.loads(summary.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        found = None
-    except (OSError, ValueError) as error:
-        raise RunError(f"{summary}: cannot be read ({error})") from None
+    found = rundir.read_json(summary) if summary.exists() else None
     return PastRun(directory.absolute(), settings, found, _read_environment(directory / rundir.RUN))
 
 

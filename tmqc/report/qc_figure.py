@@ -24,7 +24,7 @@ from tmqc.report.style import (
     new_figure,
     style_axes,
 )
-from tmqc.report.timeline_figure import draw_timeline, timeline_in
+from tmqc.report.timeline_figure import draw_timeline, timeline_height_in
 
 _MANY_STEPS = 400  # from here on markers of accepted steps would be a smear
 _RATES_IN = 2.1
@@ -62,7 +62,7 @@ def draw_qc(trace: pd.DataFrame) -> Figure:
         raise ValueError("the trace has no rows to draw")
     waits = find_waits(trace)
     shown = _shown(trace, _RATES)
-    heights = (*(_RATES_IN for _ in shown), timeline_in(waits))
+    heights = (*(_RATES_IN for _ in shown), timeline_height_in(waits))
     figure = new_figure(10.0, sum(heights) + 0.6)
     *panels, timeline = figure.subplots(len(heights), 1, height_ratios=heights)
     _draw_panels(trace, shown, panels)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from tmqc.data.cohort import Subject
-from tmqc.report.metrics import write_csv
+from tmqc.data.tables import write_table
 from tmqc.rivals import Scores
 
 _SAME_FOR_ALL = ("rival", "n", "n_harmful")
@@ -104,9 +104,7 @@ def rank_by_kind(scores: Scores, kinds: Sequence[str | None]) -> list[KindRow]:
     return rows
 
 
-def share_at_k(
-    values: NDArray[np.floating], harmful: NDArray[np.bool_], of: NDArray[np.bool_] | None = None
-) -> float | None:
+def share_at_k(values: NDArray[np.floating], harmful: NDArray[np.bool_]) -> float | None:
     """Share of the harmful ones that are among the k most suspicious scans, k being how many are harmful.
 
     Of scans that tie for the last places so many are named, each as likely as the other: the share expected.
@@ -114,19 +112,15 @@ def share_at_k(
     Args:
         values: scores (n,), higher = more suspicious.
         harmful: which scans are, (n,).
-        of: these only, such as those harmed in one way, (n,); k stays the number of all. None: all harmful ones.
 
     Returns:
         None if there is no harmful scan.
     """
-    of = harmful if of is None else of
-    k, n = int(harmful.sum()), int(of.sum())
-    if not n:
+    if not (k := int(harmful.sum())):
         return None
     cut = np.sort(values)[-k]
     above, tied = values > cut, values == cut
-    found = of[above].sum() + (k - above.sum()) * of[tied].mean()
-    return float(found / n)
+    return float((harmful[above].sum() + (k - above.sum()) * harmful[tied].mean()) / k)
 
 
 def _harmful(scores: Scores, kinds: Sequence[str | None]) -> NDArray[np.bool_]:
@@ -143,7 +137,7 @@ def write_scores(path: Path, subjects: Sequence[Subject], scores: Sequence[Score
     """Write `scores.csv`: a row per training scan, a column per rival, in full precision; higher = more suspicious."""
     columns = [each.values.tolist() for each in scores]
     rows = ((s.subject, s.study, *values) for s, *values in zip(subjects, *columns, strict=True))
-    write_csv(path, ("Subject", "Study", *(each.rival for each in scores)), rows)
+    write_table(path, ("Subject", "Study", *(each.rival for each in scores)), rows)
 
 
 def ranking_metrics(row: RivalRow) -> dict[str, float | None]:

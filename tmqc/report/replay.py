@@ -19,18 +19,11 @@ from tmqc.runs import directory as rundir
 from tmqc.runs.cycles import read_rows
 from tmqc.runs.provenance import environment_tags
 from tmqc.runs.resume import read_run_id
-from tmqc.tracking import RunOpening
-from tmqc.tracking.outbox import MlflowTracker
+from tmqc.tracking.outbox import Outbox, read_outbox
 from tmqc.tracking.store import MlflowStore
-from tmqc.tracking.unsent import Outbox, read_outbox
+from tmqc.tracking.tracker import MlflowTracker
 
 log = logging.getLogger("tmqc")
-
-_ARTIFACTS = (
-    *(rundir.CONFIG, rundir.TRACE, rundir.LEDGER, rundir.CYCLES, rundir.DETECTION, rundir.GOOD_LOST, rundir.BY_KIND),
-    *(rundir.TRUTH, rundir.METRICS, rundir.PREDICTIONS, rundir.SCORES, rundir.RANKING, rundir.RANKING_BY_KIND),
-    *(rundir.CENTERS, rundir.REVIEW, rundir.POWER, rundir.REPORT),
-)
 
 
 def other_numbers(run: PastRun) -> Iterator[tuple[int | None, dict[str, float | None]]]:
@@ -69,7 +62,7 @@ def replay(run: PastRun, store: MlflowStore, *, again: bool = False) -> None:
         log.info("%s is there already, run %s, %s; --again makes another one", run.directory, run_id, status)
         return
     else:
-        left = left or Outbox(RunOpening(name="", tags={}, settings={}, description=""), run_id)
+        left = left or Outbox(run_id=run_id)
         left.status = left.status or run.status
         tracker.deliver(left)
     if not tracker.is_up_to_date():
@@ -95,7 +88,7 @@ def _replay_all(run: PastRun, tracker: MlflowTracker, left: Outbox | None) -> No
         tracker.adopt(left)
     for step, values in others:
         tracker.metrics(values, step=step)
-    for path in rundir.artifacts(run.directory, _ARTIFACTS):
+    for path in rundir.artifacts(run.directory, (rundir.CONFIG, *rundir.RESULTS, rundir.REPORT)):
         tracker.artifact(path, folder="figures" if path.suffix == ".png" else None)
     if run.summary is not None:
         tracker.describe(describe_run(run.settings, run.summary, note=run.note))

@@ -24,12 +24,8 @@ _HATCHES = ("", "//", "\\\\", "..")
 Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Scored:
-    """Scans scored by one model, each once: `actual` 1 (PD) or 0 (HC), `probability` of PD 0..1, both (n,)."""
-
-    actual: NDArray[np.int64]
-    probability: Floats
+Scored = tuple[NDArray[np.int64], Floats]
+"""Scans scored by one model, each once: the class, 1 (PD) or 0 (HC), and the probability of PD, 0..1, both (n,)."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +70,10 @@ def read_scored(path: Path) -> list[tuple[int, Scored]]:
 
 def _to_scored(predictions: Sequence[Prediction]) -> Scored:
     actual, probability = zip(*((p.subject.group, p.probability) for p in predictions), strict=True)
-    return Scored(np.array(actual), np.array(probability, float))
+    return np.array(actual), np.array(probability, float)
 
 
-def bootstrap_roc(scored: Scored, *, n_resamples: int = N_RESAMPLES, level: float = LEVEL, seed: int = SEED) -> Roc:
+def bootstrap_roc(actual: NDArray[np.int64], probability: Floats, *, seed: int = SEED) -> Roc:
     """The curve, and percentile intervals from scans drawn anew with replacement, each class by itself.
 
     The draws depend on the seed and the classes alone: two models scored on the same scans get the same ones, and the
@@ -88,7 +84,7 @@ def bootstrap_roc(scored: Scored, *, n_resamples: int = N_RESAMPLES, level: floa
 
     Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
     """
-    of_pd, of_hc = scored.probability[scored.actual == 1], scored.probability[scored.actual == 0]
+    of_pd, of_hc = probability[actual == 1], probability[actual == 0]
     if not (len(of_pd) and len(of_hc)):
         raise ValueError("one class only: there is no ROC")
     fpr, tpr = _curve(of_pd, of_hc)
@@ -96,8 +92,8 @@ def bootstrap_roc(scored: Scored, *, n_resamples: int = N_RESAMPLES, level: floa
         (of_pd, of_hc),
         _summarize,
         vectorized=False,
-        n_resamples=n_resamples,
-        confidence_level=level,
+        n_resamples=N_RESAMPLES,
+        confidence_level=LEVEL,
         method="percentile",
         rng=np.random.default_rng(seed),
     )
@@ -121,12 +117,12 @@ def _curve(of_pd: Floats, of_hc: Floats) -> tuple[Floats, Floats]:
     return np.append(0.0, passed[0]), np.append(0.0, passed[1])
 
 
-def difference(later: Roc, earlier: Roc, *, level: float = LEVEL) -> tuple[float, float, float]:
+def difference(later: Roc, earlier: Roc) -> tuple[float, float, float]:
     """AUROC of `later` minus that of `earlier`, and the interval's ends; above 0 is better.
 
     Both were scored on the same scans in the same order, and resampled with the same seed.
     """
-    low, high = np.quantile(later.resampled - earlier.resampled, ((1 - level) / 2, (1 + level) / 2))
+    low, high = np.quantile(later.resampled - earlier.resampled, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
     return later.auroc - earlier.auroc, float(low), float(high)
 
 
@@ -177,7 +173,7 @@ def draw_roc(predictions: Sequence[Prediction], *, age_bins: Sequence[float]) ->
         raise ValueError("no predictions to draw")
     last = max(p.cycle for p in predictions)
     rocs = {
-        f"{name} (n={len(members)})": bootstrap_roc(_to_scored(members))
+        f"{name} (n={len(members)})": bootstrap_roc(*_to_scored(members))
         for name, members in subgroups([p for p in predictions if p.cycle == last], age_bins=age_bins)
         if not name.startswith("center=") and len({p.subject.group for p in members}) == 2
     }

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from tmqc.core.detection import Detection, History, count_loss, detect, detect_by_kind, median_and_max, whole_centers
 from tmqc.data.cohort import Subject
+from tmqc.data.tables import write_table
 from tmqc.errors import RunError
-from tmqc.report.metrics import ALL, sexes_and_ages, write_csv
+from tmqc.report.metrics import ALL, sexes_and_ages
 from tmqc.report.past_run import read_frame
 
 CENTER_SIZES = ((1, 1), (2, 4), (5, 9), (10, None))  # training scans of a center, both ends included
@@ -83,7 +84,7 @@ def _shares(prefix: str, found: Detection) -> DetectionRow:
 
 def write_detection(path: Path, rows: Sequence[DetectionRow]) -> None:
     """Write `detection.csv`, one row per cycle; floats in full precision, None as an empty cell."""
-    write_csv(path, list(rows[0]), (list(row.values()) for row in rows))
+    write_table(path, list(rows[0]), (list(row.values()) for row in rows))
 
 
 def read_detection(path: Path) -> list[tuple[int, dict[str, float | None]]]:
@@ -143,12 +144,8 @@ class KindScore:
     flagged_recall: float | None
 
 
-@dataclass(frozen=True)
-class Breakdown:
-    """The scores of a whole run in parts: the good scans lost by subgroup, the harmful ones found by kind."""
-
-    good_lost: tuple[GoodLost, ...]
-    by_kind: tuple[KindScore, ...]
+Breakdown = tuple[Sequence[GoodLost], Sequence[KindScore]]
+"""The scores of a whole run in parts: the good scans lost by subgroup, the harmful ones found by kind."""
 
 
 def break_down(
@@ -180,7 +177,7 @@ def break_down(
         KindScore(kind, out.found + out.missed, flagged[kind].found, out.found, out.recall, flagged[kind].recall)
         for kind, out in detect_by_kind(eliminated, kind_of).items()
     ]
-    return Breakdown(tuple(lost), tuple(kinds))
+    return lost, kinds
 
 
 def training_groups(train: Sequence[Subject], *, age_bins: Sequence[float]) -> Iterator[tuple[str, list[Subject]]]:

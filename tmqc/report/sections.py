@@ -2,98 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import pandas as pd
 
 from tmqc.core.glossary import TERMS
-from tmqc.core.numbers import cycle_numbers
-from tmqc.core.records import CycleReport
-from tmqc.data.cohort import Subject
-from tmqc.errors import InputError
 from tmqc.report.cycles_figure import draw_cycles, draw_inference
-from tmqc.report.flagged import MARKS, FlaggedScan, count_by_center, eliminated_in, find_flagged, find_waits
+from tmqc.report.flagged import MARKS, count_by_center, eliminated_in, find_waits
 from tmqc.report.html import Section, Tables
 from tmqc.report.metrics import METRIC_NAMES, SubgroupMetrics, last_cycle, read_records
-from tmqc.report.past_run import PastRun, read_frame, read_trace, training_scans, truth_of, verified_on_test
+from tmqc.report.past_run import read_frame, truth_of, verified_on_test
 from tmqc.report.qc_figure import draw_steps, is_evidence, is_screen
 from tmqc.report.ranking import KindRow, RivalRow
 from tmqc.report.ranking_figure import draw_ranking
-from tmqc.report.roc import LEVEL, N_RESAMPLES, SEED, Roc, bootstrap_roc, difference, draw_rocs, read_scored
+from tmqc.report.roc import LEVEL, N_RESAMPLES, SEED, difference, draw_rocs
+from tmqc.report.run_data import RunData
 from tmqc.report.scores import read_detection
 from tmqc.report.style import to_svg
 from tmqc.report.timeline_figure import draw_timelines
 from tmqc.runs import directory as rundir
-from tmqc.runs.cycles import read_cycles
 
 _WARNING = " WARNING "
 _MOST_WARNINGS = 50
 _COST = ("train/steps", "verify/verifications", "train/seconds", "verify/seconds")
-
-
-@dataclass(frozen=True)
-class RunData:
-    """What the files of a run hold; empty or None where there is no such file.
-
-    Attributes:
-        run: settings, summary, environment.
-        scans: training scans.
-        cycles: the reports of all cycles.
-        trace: of a run under control.
-        flagged: every scan ever flagged.
-        rocs: label -> curve on the test split, the starting model first.
-        gaps: what should be there and is not, in words.
-    """
-
-    run: PastRun
-    scans: Sequence[Subject] = ()
-    cycles: Sequence[CycleReport] = ()
-    trace: pd.DataFrame | None = None
-    flagged: Sequence[FlaggedScan] = ()
-    rocs: Mapping[str, Roc] = field(default_factory=dict)
-    gaps: Sequence[str] = ()
-
-    def file(self, name: str) -> Path | None:
-        """A file of the run, if it is there."""
-        return path if (path := self.run.directory / name).is_file() else None
-
-    def setting(self, name: str) -> Any:
-        """One of the run's settings; None if it has no such."""
-        return self.run.settings.get(name)
-
-
-def read_data(run: PastRun) -> RunData:
-    """Read what there is.
-
-    Raises:
-        InputError: a file is not what a run writes.
-    """
-    data = RunData(run)
-    if path := data.file(rundir.CYCLES):
-        data = replace(data, cycles=read_cycles(path))
-    if run.pipeline != "inference":
-        try:
-            data = replace(data, scans=training_scans(run))
-        except InputError as error:
-            data = replace(data, gaps=[f"The table of the training scans is no longer available ({error.faults[0]})."])
-    if path := data.file(rundir.TRACE):
-        trace = read_trace(path)
-        data = replace(data, trace=trace, flagged=find_flagged(trace, data.scans))
-    if path := data.file(rundir.PREDICTIONS):
-        data = replace(data, rocs=_curves(run, path))
-    return data
-
-
-def _curves(run: PastRun, path: Path) -> dict[str, Roc]:
-    """Of the first and the last model scored; those of one class have none."""
-    scored = [(cycle, each) for cycle, each in read_scored(path) if 0 < each.actual.mean() < 1]
-    words = ("first", "last") if run.pipeline == "inference" else ("before this run", "after this run")
-    shown = [(words[0], scored[0])] if len(scored) > 1 else []
-    shown += [(words[1], each) for each in scored[-1:]]
-    return {f"model of cycle {cycle}, {word}": bootstrap_roc(each) for word, (cycle, each) in shown}
 
 
 def list_sections(data: RunData) -> list[Section]:
@@ -139,7 +70,7 @@ def _steps(data: RunData) -> Section | None:
             "band is rejected (cross) and undone. Lower is better."
         )
         if data.setting("qc.signal") == "rates":
-            lead += " The loss is shown besides; this gate does not judge by it."
+            lead += " The loss is shown as well; this gate does not judge by it."
         if data.setting("qc.calibrate"):
             lead += " Counted once the logits are calibrated on the verification scans."
     what = "evidence from" if screened else "rates and loss of"
@@ -290,7 +221,7 @@ def _why_known(data: RunData) -> str:
 def _cost(data: RunData) -> Section | None:
     if not data.cycles:
         return None
-    rows = [{"cycle": r.cycle} | {name: cycle_numbers(r)[name] for name in _COST} for r in data.cycles]
+    rows = [{"cycle": r.cycle} | {name: r.numbers.get(name) for name in _COST} for r in data.cycles]
     scored = None if data.trace is None or data.trace.empty else int(data.trace["Scored"].iloc[0])
     each = f" A verification scores {scored} scans." if scored else ""
     return Section("cost", "Cost", f"Wall-clock seconds.{each}", tables=[("", pd.DataFrame(rows))])

@@ -27,7 +27,7 @@ def new_figure(width_in: float, height_in: float) -> Figure:
     return Figure(figsize=(width_in, height_in), layout="constrained")
 
 
-def look_of(at: int) -> tuple[str, str]:
+def series_style(at: int) -> tuple[str, str]:
     """Color and marker of the series number `at`, which repeat together only after 56: eight colors, seven markers."""
     return PALETTE[at % len(PALETTE)], MARKERS[at % (len(MARKERS) - 1)]
 

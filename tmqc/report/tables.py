@@ -81,9 +81,11 @@ def print_inference(
     """
     last = [row for row in last_cycle(rows) if not row.subgroup.startswith("center=")]
     title = f"test split, cycle {last[0].cycle}" if last else "test split: nothing was scored"
-    table = _metrics_table("Subgroup", title)
+    table = Table("Subgroup", title=title, title_justify="left", collapse_padding=True)  # fits into 80 columns
+    for name in ("n", *METRIC_NAMES):
+        table.add_column(_NARROW.get(name, name), justify="right")
     for row in last:
-        table.add_row(escape(row.subgroup), str(row.n), *_metrics_cells(row))
+        table.add_row(escape(row.subgroup), str(row.n), *(_fixed(getattr(row, name)) for name in METRIC_NAMES))
     _print(table, note, directory, console)
 
 
@@ -108,12 +110,13 @@ def print_rivals(
 
 def _add_breakdown(table: Table, breakdown: Breakdown) -> None:
     # One line per variable, not per subgroup: `good scans lost by sex | F: 2 of 40, M: 1 of 38`.
+    good_lost, by_kind = breakdown
     lost: dict[str, list[str]] = {}
-    for row in breakdown.good_lost:
+    for row in good_lost:
         if row.n_lost and row.subgroup != ALL:
             variable, _, value = row.subgroup.partition("=")
             lost.setdefault(variable.replace("_", " "), []).append(f"{value}: {row.n_lost} of {row.n_good}")
-    kinds = breakdown.by_kind if len(breakdown.by_kind) > 1 else ()
+    kinds = by_kind if len(by_kind) > 1 else ()
     if lost or kinds:
         table.add_section()
     for variable, counts in lost.items():
@@ -121,17 +124,6 @@ def _add_breakdown(table: Table, breakdown: Breakdown) -> None:
     for kind in kinds:
         shares = f"{show(kind.recall)} / {show(kind.flagged_recall)}"
         table.add_row(escape(f"{kind.kind}: recall / flagged recall"), f"{shares} of {kind.n_harmful}")
-
-
-def _metrics_table(first: str, title: str, *more: str) -> Table:
-    table = Table(first, title=title, title_justify="left", collapse_padding=True)  # fits into 80 columns
-    for name in (*more, "n", *METRIC_NAMES):
-        table.add_column(_NARROW.get(name, name), justify="right")
-    return table
-
-
-def _metrics_cells(row: SubgroupMetrics) -> list[str]:
-    return [_fixed(getattr(row, name)) for name in METRIC_NAMES]
 
 
 def _fixed(value: float | None) -> str:

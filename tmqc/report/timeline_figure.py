@@ -44,12 +44,12 @@ def draw_timelines(trace: pd.DataFrame) -> list[Figure]:
     first, last = int(trace["Cycle"].min()), int(trace["Cycle"].max())
     figures = []
     for waits in pages:
-        figures.append(new_figure(10.0, timeline_in(waits)))
+        figures.append(new_figure(10.0, timeline_height_in(waits)))
         draw_timeline(figures[-1].subplots(), waits, first=first, last=last)
     return figures
 
 
-def timeline_in(waits: Sequence[Wait]) -> float:
+def timeline_height_in(waits: Sequence[Wait]) -> float:
     """Height in inches that a timeline needs."""
     n_rows, n_centers = len({wait.subject for wait in waits}), len({wait.center for wait in waits})
     return min(_MAX_TIMELINE_IN, 0.9 + _ROW_IN * max(n_rows + 0.3 * n_centers, 3))

@@ -13,7 +13,7 @@ import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,22 +49,24 @@ class Checkpoint:
 
     Attributes:
         cycle: finished with it, or, between cycles, the last one finished.
-        state: `Learner.state()`.
+        arrays: the model's, and what else is needed to go on from here.
         facts: about the run, JSON values; of a point to go on from: `n_done`, how far it is, and `rows`, how many of
             them the run's records have.
-        resume: what else is needed to go on from here.
     """
 
     cycle: int
-    state: Mapping[str, NDArray[np.generic]]
+    arrays: Mapping[str, NDArray[np.generic]]
     facts: Mapping[str, Any]
-    resume: Mapping[str, NDArray[np.generic]] = field(default_factory=dict)
 
+    @property
+    def state(self) -> dict[str, NDArray[np.generic]]:
+        """The model: `Learner.state()`."""
+        return {name: array for name, array in self.arrays.items() if not name.startswith(_RESUME)}
 
-def make_checkpoint(cycle: int, arrays: Mapping[str, NDArray[np.generic]], facts: Mapping[str, Any]) -> Checkpoint:
-    """Separate the model from what only resuming needs."""
-    resume = {name: array for name, array in arrays.items() if name.startswith(_RESUME)}
-    return Checkpoint(cycle, {name: a for name, a in arrays.items() if name not in resume}, facts, resume)
+    @property
+    def is_resumable(self) -> bool:
+        """Whether a run can go on from here."""
+        return any(name.startswith(_RESUME) for name in self.arrays)
 
 
 def checkpoint_path(run: Path, cycle: int) -> Path:
@@ -135,7 +137,7 @@ def _save(path: Path, checkpoint: Checkpoint) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
-            np.savez(file, allow_pickle=False, **{_META: np.array(meta)}, **checkpoint.state, **checkpoint.resume)
+            np.savez(file, allow_pickle=False, **{_META: np.array(meta)}, **checkpoint.arrays)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
@@ -167,7 +169,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         facts = json.loads(str(content.pop(_META)))
         for name in ("format", "tmqc"):
             facts.pop(name, None)
-        return make_checkpoint(int(facts.pop("cycle")), content, facts)
+        return Checkpoint(int(facts.pop("cycle")), content, facts)
 
 
 @contextmanager
@@ -226,7 +228,7 @@ def find_resumable(run: Path) -> Checkpoint | None:
             damaged.append(path)
             _warn_of_damage(error, "the one before it is used")
             continue
-        if checkpoint.resume:
+        if checkpoint.is_resumable:
             return checkpoint
     if damaged:
         names = ", ".join(sorted(path.name for path in damaged))

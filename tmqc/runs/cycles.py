@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tmqc.core.numbers import SUBJECTS, cycle_numbers, report_of
+from tmqc.core.numbers import SUBJECTS, cycle_numbers
 from tmqc.core.records import CycleReport
 from tmqc.errors import RunError
 
@@ -62,19 +62,6 @@ def read_rows(path: Path) -> list[CycleRow]:
     except OSError as error:
         raise RunError(f"{path}: cannot be read ({error.strerror}); it is written by every training run") from None
     except (KeyError, ValueError, TypeError, AttributeError) as error:
-        raise RunError(f"{path}: is not the cycles.csv of a run of this version ({error!r})") from None
-
-
-def read_cycles(path: Path) -> list[CycleReport]:
-    """The reports of `read_rows`, but that `alarm` is None and the loss is as exact as a mean times a count is.
-
-    Raises:
-        RunError: as `read_rows`.
-    """
-    rows = read_rows(path)
-    try:
-        return [report_of(row.cycle, row.numbers, row.subjects) for row in rows]
-    except (KeyError, ValueError, TypeError) as error:
         raise RunError(f"{path}: is not the cycles.csv of a run of this version ({error!r})") from None
 
 

@@ -21,6 +21,11 @@ SCORES, RANKING, RANKING_BY_KIND = "scores.csv", "rivals.csv", "rivals_by_kind.c
 FIGURES, HARMFUL, CHECKPOINTS = "figures", "harmful", "checkpoints"
 SITES_FILE, SITES = "sites.json", "sites"  # which tables the sites had; the sites of a simulation
 FLARE, FLARE_LOG = "flare", "flare.log"  # what NVIDIA FLARE writes on this machine
+# What a tracker gets a copy of, once a run has its results.
+RESULTS = (
+    *(TRACE, LEDGER, CYCLES, DETECTION, GOOD_LOST, BY_KIND, TRUTH, METRICS, PREDICTIONS),
+    *(SCORES, RANKING, RANKING_BY_KIND, CENTERS, REVIEW, POWER),
+)
 _SCORES = (DETECTION, GOOD_LOST, BY_KIND, TRUTH)
 # The summary first: it marks a finished run, so it must be removed before anything else.
 _FILES = (
@@ -45,7 +50,7 @@ def check_free(directory: Path, *, overwrite: bool) -> None:
         )
 
 
-def claim(directory: Path, *, overwrite: bool) -> None:
+def clear_for_run(directory: Path, *, overwrite: bool) -> None:
     """Make the directory, without an earlier run in it. Only files that a run writes are ever removed.
 
     Raises:

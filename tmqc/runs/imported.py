@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from tmqc.model.h5 import SavedModel
-from tmqc.runs.checkpoint import make_checkpoint, save_checkpoint
+from tmqc.runs.checkpoint import Checkpoint, save_checkpoint
 from tmqc.runs.directory import CONFIG, check_free, write_text
 from tmqc.settings.schema import CohortConfig, Config, PipelineConfig, RunConfig
 
@@ -39,6 +39,6 @@ def write_imported(saved: SavedModel, directory: Path, *, cycle: int, facts: Map
         model=saved.settings,
         run=RunConfig(name=directory.name, outputs=str(directory.parent.absolute())),
     )
-    path = save_checkpoint(directory, make_checkpoint(cycle, saved.state, facts))
+    path = save_checkpoint(directory, Checkpoint(cycle, saved.state, facts))
     write_text(directory / CONFIG, OmegaConf.to_yaml(OmegaConf.structured(config)))
     return path

@@ -19,7 +19,7 @@ from yaml import YAMLError
 from tmqc.errors import RunError
 from tmqc.runs.checkpoint import Checkpoint, check_format, find_resumable
 from tmqc.runs.directory import CONFIG, CYCLES, LOCK, RUN, SUMMARY, TRACE, check_free, write_text
-from tmqc.settings.fingerprint import is_harmless, meaning
+from tmqc.settings.fingerprint import effective_value, is_harmless
 from tmqc.settings.schema import Config, flatten
 
 
@@ -48,7 +48,7 @@ def check_place(config: Config, directory: Path) -> bool:
     differences = [
         f"{name}: {there.get(name)} there, {now.get(name)} now"
         for name in sorted({*there, *now})
-        if meaning(name, there.get(name)) != meaning(name, now.get(name))
+        if effective_value(name, there.get(name)) != effective_value(name, now.get(name))
         and not is_harmless(name, pipeline=config.pipeline.name)
         and not (extended and name == "schedule.cycles")
     ]
@@ -80,7 +80,7 @@ def find_point(directory: Path, data: str) -> Checkpoint | None:
     return checkpoint
 
 
-def cut_back(directory: Path, point: Checkpoint | None) -> None:
+def truncate_records(directory: Path, point: Checkpoint | None) -> None:
     """Cut the records of a run, `trace.csv` and `cycles.csv`, back to the rows that the point knows; None: to nothing.
 
     Raises:

@@ -33,7 +33,7 @@ def is_harmless(name: str, *, pipeline: str) -> bool:
     return name in HARMLESS or name.startswith((*HARMLESS_GROUPS, *others))
 
 
-def meaning(name: str, value: Any) -> Any:
+def effective_value(name: str, value: Any) -> Any:
     """A setting's value as far as it affects the result; equal for values that have the same effect."""
     # Its name identifies the settings it was trained with; where it is kept, as `run.outputs`, makes no difference.
     if name == "init.from" and isinstance(value, str) and _PRETRAINED.fullmatch(Path(value).name):
@@ -54,7 +54,7 @@ def settings_digest(config: Config, *, without: Collection[str] = ()) -> str:
         without: settings or groups to be left out, as those that a sweep varies.
     """
     settings: dict[str, Any] = {"computation": COMPUTATION} | {
-        name: meaning(name, value)
+        name: effective_value(name, value)
         for name, value in flatten(config).items()
         if not is_harmless(name, pipeline=config.pipeline.name)
         and not any(name == key or name.startswith(f"{key}.") for key in without)

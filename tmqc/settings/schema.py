@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
+from tmqc.settings.ranges import one_of, within
+
 AUTO = "auto"
 TRAINING = ("clean", "dirty", "qc")
 PIPELINES = (*TRAINING, "inference", "rivals")
@@ -26,16 +28,6 @@ RIVALS = (
 WAIT, SKIP, STOP = ON_FAULT = ("wait", "skip", "stop")
 
 
-def one_of(default: str, allowed: tuple[str, ...]) -> Any:
-    """A setting that is one of a few words."""
-    return field(default=default, metadata={"one_of": allowed})
-
-
-def within(default: float | None, low: float, high: float) -> Any:
-    """A setting that is a number from `low` to `high`, both allowed; with None as default, that too."""
-    return field(default=default, metadata={"within": (low, high)})
-
-
 @dataclass
 class PipelineConfig:
     """Which pipeline runs, where in the schedule it starts, and its seed in the published scripts."""
@@ -51,7 +43,7 @@ class PhantomConfig:
 
     centers: str = "demo"  # demo, real83, or the path of a CSV of counts per center
     seed: int = within(0, 0, 2**32 - 1)
-    effect: float = within(1.0, 0.0, 100.0)  # strength of the PD change, 1 = calibrated
+    effect: float = within(1.0, 0.0, 3.0)  # strength of the PD change; 0: no difference, 1: calibrated
     spread: str = one_of("easy", ("easy", "field"))  # how much scans, scanners and centers differ
     directory: str | None = None  # default: <run.outputs>/phantom/<name made of the settings>
 
@@ -131,6 +123,11 @@ class RunawayConfig:
     rejected: float = within(0.5, 0.0, 1.0)  # largest share of them that may be rejected
     eliminated: float = within(0.5, 0.0, 1.0)  # largest share of the training scans that may be eliminated
 
+    @property
+    def pauses(self) -> bool:
+        """Whether an alarm holds all eliminations."""
+        return self.action in ("pause", "stop")
+
 
 @dataclass
 class QcConfig:
@@ -158,16 +155,18 @@ class QcConfig:
 class HarmfulConfig:
     """Which scans are corrupted, how and how strongly."""
 
-    scenario: str = "none"
+    scenario: str = one_of("none", SCENARIOS)
     kind: Any = "inverted"  # one kind, a list dealt out in turn, or a mapping of kinds to shares
-    severity: int | None = None  # 1 to 10; null: 5, but inverted and noise as published
-    placement: str = "in_place"  # or extra: the good scan stays, its corrupted copy is a further subject
+    severity: int | None = within(None, 1, 10)  # null: 5, but inverted and noise as published
+    placement: str = one_of(
+        "in_place", PLACEMENTS
+    )  # extra: the good scan stays, its corrupted copy is a further subject
     ids: list[str] = field(default_factory=list)  # of centers or subjects; empty: drawn by count or fraction, and seed
-    count: int = 1  # how many are drawn
-    fraction: float | None = None  # in place of count: share of the centers or of the scans
-    seed: int = 0
-    mean: float = 0.0  # of the noise, on a 0..255 scale
-    sigma: float = 25.0  # its standard deviation, while severity is null
+    count: int = within(1, 1, 1_000_000)  # how many are drawn
+    fraction: float | None = within(None, 1e-6, 1.0)  # in place of count: share of the centers or of the scans
+    seed: int = within(0, 0, 2**63)
+    mean: float = within(0.0, -1e6, 1e6)  # of the noise, on a 0..255 scale
+    sigma: float = within(25.0, 1e-6, 1e6)  # its standard deviation, while severity is null
     replace: bool = False  # noise in place of the tissue instead of on top of it
 
 

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import fields, is_dataclass
 from itertools import pairwise
-from typing import Any
 
 from tmqc.errors import SettingsError
+from tmqc.settings.ranges import check_each
 from tmqc.settings.schema import AUTO, RIVALS, Config, InferenceConfig, RivalsConfig, RunConfig
 from tmqc.settings.validate_federation import check_federation
-from tmqc.settings.validate_harmful import check_harmful
+from tmqc.settings.validate_harmful import check_harm
 from tmqc.settings.validate_qc import check_qc
 
 _SMALLEST_GRID = 2  # voxels an axis in front of the average pooling
@@ -26,28 +25,11 @@ def validate(config: Config) -> None:
     Raises:
         SettingsError: names every setting at fault, its value and what is allowed.
     """
-    faults = _check_each(config) + _check_grid(config) + _check_span(config) + _check_sources(config)
-    faults += _check_run(config.run) + check_qc(config) + check_federation(config) + check_harmful(config.harmful)
+    faults = check_each(config) + _check_grid(config) + _check_span(config) + _check_sources(config)
+    faults += _check_run(config.run) + check_qc(config) + check_federation(config) + check_harm(config.harmful)
     faults += _check_inference(config) + _check_rivals(config.rivals)
     if faults:
         raise SettingsError(faults)
-
-
-def _check_each(group: Any, prefix: str = "") -> list[str]:
-    """Each setting by itself, against the words or the range that the schema allows."""
-    faults = []
-    for each in fields(group):
-        name, value = f"{prefix}{each.name}", getattr(group, each.name)
-        if is_dataclass(value):
-            faults += _check_each(value, f"{name}.")
-        elif (words := each.metadata.get("one_of")) and value not in words:
-            faults.append(f"{name}={value}: must be one of {', '.join(words)}")
-        elif span := each.metadata.get("within"):
-            low, high = span
-            if not (low <= value <= high if value is not None else each.default is None):
-                or_null = "null, or " if each.default is None else ""
-                faults.append(f"{name}={value}: must be {or_null}a number from {low:g} to {high:g}")
-    return faults
 
 
 def _check_grid(config: Config) -> list[str]:

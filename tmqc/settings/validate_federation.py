@@ -36,7 +36,7 @@ def _check_screen(config: Config) -> list[str]:
     faults = []
     if image_z is not None:
         faults.append(
-            f"qc.screen.image_z={image_z:g}: to compare images, sites would have to give away "
+            f"qc.screen.image_z={image_z:g}: to compare images, sites would have to share "
             "sums of their scans, which no site does; set qc.screen.image_z=null, and qc.screen.loss_z=6 with it"
         )
     if not config.qc.screen.exact:
@@ -98,6 +98,6 @@ def _check_real(config: Config) -> list[str]:
     if config.cohort.truth_csv is not None:
         faults.append(
             f"cohort.truth_csv={config.cohort.truth_csv}: real sites do not send the ids of their scans, so it cannot "
-            "be held against what they flag; set cohort.truth_csv=null"
+            "be compared with what they flag; set cohort.truth_csv=null"
         )
     return faults

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.utils import get_args_parser  # there is no public way to tell overrides from flags
+from hydra._internal.utils import get_args_parser  # there is no public way to separate overrides from flags
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString, RangeSweep
 from hydra.errors import HydraException

@@ -42,7 +42,7 @@ from tmqc.sweep.outcome import (
     write_outcome,
 )
 from tmqc.sweep.pretrain import pretrain
-from tmqc.sweep.run_process import EXIT_INPUT, EXIT_SIGNAL, run_in_own_process, summarize
+from tmqc.sweep.run_process import EXIT_INPUT, EXIT_SIGNAL, first_faults, run_in_own_process
 from tmqc.tracking import deliver
 
 log = logging.getLogger("tmqc")
@@ -139,7 +139,7 @@ def carry_out(place: Place, make: Callable[[], Made]) -> Outcome | None:
                 outcome = _run(place, made, outcome, begun)
     except TmqcError as error:
         print(f"tmqc: {place.name}: {error}", file=sys.stderr)
-        outcome = replace(outcome, status=_status_of(error.code), code=error.code, reason=summarize(error))
+        outcome = replace(outcome, status=_status_of(error.code), code=error.code, reason=first_faults(error))
     except BaseException as error:
         if place.task_id:
             raise
@@ -164,7 +164,7 @@ def _end_if_asked() -> None:
 def _end_left_over(directory: Path) -> None:
     """Of a job that begins again because who waited for it was killed: let its run save and end.
 
-    One on another machine, which cannot be told, is waited for.
+    A run on another machine, which gets no signal from here, is waited for.
     """
     try:
         file = (directory / LOCK).open("r+", encoding="utf-8")

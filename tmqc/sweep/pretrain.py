@@ -57,16 +57,16 @@ def pretrain(clean: Config, directory: Path, *, output: Path | None = None) -> N
             return
         ended = run_in_own_process(clean, directory, output=output, holds=[lock])
     if ended.code != 0:
-        tells = ended.code == EXIT_INPUT or ended.code > EXIT_SIGNAL  # the others say that it crashed
+        is_reason = ended.code == EXIT_INPUT or ended.code > EXIT_SIGNAL  # others only mean that it crashed
         raise JobError(
-            f"{directory}, the clean model to start from: {ended.reason}", code=ended.code if tells else EXIT_FAULT
+            f"{directory}, the clean model to start from: {ended.reason}", code=ended.code if is_reason else EXIT_FAULT
         )
 
 
 @contextmanager
 def _only_one(lock: Path) -> Iterator[int]:
     # The lock goes with this process and the one that trains, which is given the file: if we are killed outright, the
-    # others wait for what is still being trained. Whoever waited goes on with what is there.
+    # others wait for what is still being trained. A process that waited goes on with what is there.
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("a") as file:
         with Stop().listening():

@@ -107,7 +107,7 @@ def work() -> None:
         try:
             run(config, directory)
         except TmqcError as error:
-            reason.write(summarize(error))
+            reason.write(first_faults(error))
             fail(error)
         except Interrupted as interrupted:
             end(interrupted)
@@ -144,7 +144,7 @@ def fail(error: TmqcError) -> NoReturn:
     sys.exit(error.code)
 
 
-def summarize(error: TmqcError) -> str:
+def first_faults(error: TmqcError) -> str:
     """The first faults in one line: of a cohort there may be hundreds, and all of them have been printed."""
     more = len(error.faults) - _N_FAULTS
     return "; ".join(error.faults[:_N_FAULTS]) + (f"; and {more} more" if more > 0 else "")

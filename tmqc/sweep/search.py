@@ -1,4 +1,4 @@
-"""A search: Optuna chooses the next jobs from what came of those before."""
+"""A search: Optuna chooses the next jobs from the results of those before."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial, Trial
 
-    from tmqc.sweep.sweep import Plan
+    from tmqc.sweep.sweep import SweepPlan
 
 MEMORY, RESULTS = "search.log", "optimization_results.yaml"
 _PLACE, _AGAIN = "sweep", "again"  # attributes of a trial: the sweep that ran it; the one that it is another try of
@@ -68,7 +68,7 @@ class Search(Sweeper):
             best = {"name": "optuna", "best_params": study.best_params, "best_value": study.best_value}
             OmegaConf.save(OmegaConf.create(best), sweep.plan.directory / RESULTS)
 
-    def _open(self, plan: Plan) -> Study:
+    def _open(self, plan: SweepPlan) -> Study:
         import optuna
         from optuna.storages.journal import JournalFileBackend, JournalStorage
 
@@ -99,7 +99,7 @@ class Search(Sweeper):
         return trial
 
     def _launch(self, trials: Sequence[Trial | FrozenTrial]) -> None:
-        """Run trials, alike ones once, and tell the study what came of them."""
+        """Run trials, equal ones once, and report their results to the study."""
         alike: dict[tuple[str, ...], list[int]] = {}
         for trial in trials:
             alike.setdefault(tuple(f"{key}={value}" for key, value in trial.params.items()), []).append(trial.number)

@@ -27,7 +27,7 @@ SWEEP = "sweep.json"
 
 
 @dataclass(frozen=True)
-class Plan:
+class SweepPlan:
     """What a sweep is made of.
 
     Attributes:
@@ -50,7 +50,7 @@ class Plan:
 class Sweep:
     """A sweep that is open. Its files hold all that its jobs need to know, wherever they run."""
 
-    plan: Plan
+    plan: SweepPlan
     tracker: Tracker
     board: Board
     launch: str
@@ -79,7 +79,7 @@ class Sweep:
         for line in where_to_look(self.plan, outcomes):
             self.board.say(line)
         undone = [o for o in outcomes if o.status not in DONE]
-        self.tracker.describe(describe(self.plan, outcomes))
+        self.tracker.describe(describe_sweep(self.plan, outcomes))
         self.tracker.finish("KILLED" if stopped_by else "FAILED" if failed or undone else "FINISHED")
         if stopped_by:
             return EXIT_SIGNAL + stopped_by
@@ -116,7 +116,7 @@ def signal_jobs(directory: Path, launch: str, number: int) -> int:
     return len(running)
 
 
-def open_sweep(plan: Plan) -> Sweep:
+def open_sweep(plan: SweepPlan) -> Sweep:
     """Open the sweep's run in the tracking store, making the store if need be, before any job does.
 
     Raises:
@@ -134,7 +134,7 @@ def open_sweep(plan: Plan) -> Sweep:
         name=f"sweep/{plan.name}",
         tags={SWEEP_TAG: plan.name, PIPELINE_TAG: SWEEP_PARENT},
         settings=settings,
-        description=describe(plan, []),
+        description=describe_sweep(plan, []),
         run_id=read_sweep(plan.directory).get("run_id"),
     )
     launch = uuid4().hex
@@ -166,7 +166,7 @@ def check_sweep(config: Config) -> list[str]:
     return faults
 
 
-def nesting(run_id: str | None) -> str | None:
+def parent_id(run_id: str | None) -> str | None:
     """The run to nest jobs under; None as long as the tracking store does not know it."""
     return None if run_id is None or run_id.startswith(OWN_ID) else run_id
 
@@ -180,7 +180,7 @@ def read_sweep(directory: Path) -> dict[str, str]:
     return {name: content[name] for name in ("name", "launch", "run_id") if content.get(name) is not None}
 
 
-def describe(plan: Plan, outcomes: Sequence[Outcome]) -> str:
+def describe_sweep(plan: SweepPlan, outcomes: Sequence[Outcome]) -> str:
     """A sweep in a few lines of Markdown: what was swept, and how its jobs ended."""
     lines = [f"Sweep **{plan.name}** over", *(f"- `{name}`: {values}" for name, values in plan.swept.items()), ""]
     if outcomes:
@@ -190,7 +190,7 @@ def describe(plan: Plan, outcomes: Sequence[Outcome]) -> str:
     return "\n".join(lines).rstrip()
 
 
-def best(plan: Plan, outcomes: Sequence[Outcome]) -> list[str]:
+def best(plan: SweepPlan, outcomes: Sequence[Outcome]) -> list[str]:
     """A line on the job with the best objective, the first of equals; none without an objective."""
     name, sign = plan.base.sweep.objective, -1.0 if plan.base.sweep.direction == "minimize" else 1.0
     scored = [o for o in outcomes if o.status in DONE and name in o.numbers]
@@ -200,7 +200,7 @@ def best(plan: Plan, outcomes: Sequence[Outcome]) -> list[str]:
     return [f"best {name}: {first.numbers[name]:.4g} of {len(scored)}, {first.name}"]
 
 
-def where_to_look(plan: Plan, outcomes: Sequence[Outcome]) -> list[str]:
+def where_to_look(plan: SweepPlan, outcomes: Sequence[Outcome]) -> list[str]:
     """The commands and places to look at next."""
     lines = [*best(plan, outcomes), f"runs: {plan.directory}"]
     if plan.base.tracking.name == "mlflow":

@@ -9,7 +9,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypedDict
+from typing import TYPE_CHECKING, NotRequired, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,12 +36,19 @@ OWN_TAGS, SETTING_TAG = "tmqc.", "tmqc.setting."
 
 
 class RunOpening(TypedDict):
-    """How a run is opened: shown `name`, `tags` to search by, flat `settings`, Markdown `description`."""
+    """How a run is opened.
+
+    Attributes:
+        name: shown to people.
+        tags: to search by.
+        settings: of the run, flattened: `qc.error` -> 0.02.
+        description: what it is, Markdown.
+    """
 
     name: str
     tags: dict[str, str]
     settings: dict[str, Setting]
-    description: str
+    description: NotRequired[str]
 
 
 # Read by MLflow while it is imported: no usage reports from a hospital's network, no prints between our bars. Without
@@ -55,38 +62,29 @@ for _name, _value in {
     os.environ.setdefault(_name, _value)
 
 
-class Tracker(Protocol):
-    """`start` first, `finish` last, the rest in between and any number of times."""
+class Tracker:
+    """Where a run is logged; this one logs nothing. `start` first, `finish` last, the rest in between.
 
-    @property
-    def run_id(self) -> str | None:
-        """The tracker's own name of the run, for `start`; None before `start` and where there is no such thing."""
+    Attributes:
+        run_id: the tracker's own name of the run, for `start`; None before `start` and where there is no such thing.
+    """
 
-    def start(
-        self,
-        *,
-        name: str,
-        tags: Mapping[str, str],
-        settings: Mapping[str, Setting],
-        description: str = "",
-        run_id: str | None = None,
-    ) -> None:
-        """Open a run and log its settings, flattened: `qc.error` -> 0.02. Passwords in URIs are left out.
+    run_id: str | None = None
+
+    def start(self, *, run_id: str | None = None, **opening: Unpack[RunOpening]) -> None:
+        """Open a run and log its settings. Passwords in URIs are left out.
 
         Args:
-            name: shown to people.
-            tags: to search by.
-            settings: of the run.
-            description: what it is, Markdown.
             run_id: go on with this run of an earlier process. If it is not there any more, a new run is opened, with
                 a warning.
+            opening: of the run.
 
         Raises:
             RunError: the place to log to cannot be reached or used; nothing has been computed yet.
         """
 
     def dataset(self, profile: Mapping[str, int], *, split: str, digest: str) -> None:
-        """Log which subjects a split holds, by digest (`cohort.digest`) and numbers (`dataset_profile`)."""
+        """Log which subjects a split holds, by digest and numbers (`cohort.digest`, `cohort.profile`)."""
 
     def cycle(self) -> None:
         """Log the rows that `cycles.csv` of the run has by now and that were not logged yet."""
@@ -109,55 +107,17 @@ class Tracker(Protocol):
         """Describe the run, in Markdown, in place of what `start` was given."""
 
     def finish(self, status: str) -> None:
-        """Close the run: FINISHED, FAILED or KILLED. Waits for what has not been sent, but not without end.
+        """Close the run: FINISHED, FAILED or KILLED. Waits for what has not been sent, up to a time limit.
 
         Raises:
             ValueError: another status.
         """
 
 
-class NoTracker:
-    """Logs nothing."""
-
-    run_id: str | None = None
-
-    def start(
-        self,
-        *,
-        name: str,
-        tags: Mapping[str, str],
-        settings: Mapping[str, Setting],
-        description: str = "",
-        run_id: str | None = None,
-    ) -> None:
-        """Nothing."""
-
-    def dataset(self, profile: Mapping[str, int], *, split: str, digest: str) -> None:
-        """Nothing."""
-
-    def cycle(self) -> None:
-        """Nothing."""
-
-    def metrics(self, values: Mapping[str, float | None], *, step: int | None = None) -> None:
-        """Nothing."""
-
-    def artifact(self, path: Path, *, folder: str | None = None) -> None:
-        """Nothing."""
-
-    def model(self, model: keras.Model, *, example: NDArray[np.generic]) -> None:
-        """Nothing."""
-
-    def describe(self, text: str) -> None:
-        """Nothing."""
-
-    def finish(self, status: str) -> None:
-        """Nothing."""
-
-
 def _mlflow(config: TrackingConfig, outputs: Path, directory: Path) -> Tracker:
     # Importing MLflow takes seconds: only those who use it pay.
-    from tmqc.tracking.outbox import MlflowTracker
     from tmqc.tracking.store import MlflowStore
+    from tmqc.tracking.tracker import MlflowTracker
 
     return MlflowTracker(
         MlflowStore(config, outputs),
@@ -170,7 +130,7 @@ def _mlflow(config: TrackingConfig, outputs: Path, directory: Path) -> Tracker:
 # By `tracking.name`; made of the settings, `run.outputs` and the run directory.
 TRACKERS: dict[str, Callable[[TrackingConfig, Path, Path], Tracker]] = {
     "mlflow": _mlflow,
-    "none": lambda config, outputs, directory: NoTracker(),
+    "none": lambda config, outputs, directory: Tracker(),
 }
 
 
@@ -178,9 +138,9 @@ def deliver(config: TrackingConfig, outputs: Path, directory: Path) -> None:
     """Send what the store still lacks of a run that has ended; a warning if that fails."""
     if config.name != "mlflow" or not (directory / TRACKING).is_file():
         return
-    from tmqc.tracking.outbox import MlflowTracker
+    from tmqc.tracking.outbox import read_outbox
     from tmqc.tracking.store import MlflowStore
-    from tmqc.tracking.unsent import read_outbox
+    from tmqc.tracking.tracker import MlflowTracker
 
     if (box := read_outbox(directory)) is None:
         return

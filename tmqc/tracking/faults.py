@@ -24,7 +24,7 @@ class RefusedError(TrackingError):
 
 
 def first_line(error: Exception) -> str:
-    """Say what went wrong in one line, without the heading of our own errors and without passwords."""
+    """Say what went wrong in one line, without the heading of tmqc's errors and without passwords."""
     if isinstance(error, RunError):
         return redact("; ".join(error.faults))
     text = str(error)

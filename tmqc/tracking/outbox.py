@@ -1,354 +1,97 @@
-"""The live tracker: one thread sends in order, while training goes on, what the store lacks.
-
-A store that fails or is slow causes a warning and does not stop the run. Cycles are read from `cycles.csv`, which is
-the record; while the store is unreachable, everything else that is unsent is kept in `tracking.json`.
-"""
+"""What has not been sent to a tracking store yet: in memory and, while the store is unreachable, in `tracking.json`."""
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
-import threading
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from uuid import uuid4
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from tmqc.errors import RunError
-from tmqc.runs.cycles import read_rows
-from tmqc.runs.directory import CYCLES, MODEL
-from tmqc.settings.secrets import redact, redact_all
-from tmqc.tracking import (
-    DIRECTORY_TAG,
-    KEY_TAG,
-    OWN_ID,
-    PIPELINE_TAG,
-    STATUSES,
-    SWEEP_PARENT,
-    SWEEP_TAG,
-    RunOpening,
-    Setting,
-)
-from tmqc.tracking.faults import ArtifactError, RefusedError, TrackingError, first_line
+from tmqc.runs.directory import MODEL, TRACKING, write_json
+from tmqc.tracking import RunOpening
 from tmqc.tracking.store import MlflowStore, Point
-from tmqc.tracking.system import SystemSampler
-from tmqc.tracking.unsent import Outbox, read_outbox, write_outbox
-
-if TYPE_CHECKING:
-    import keras
+from tmqc.tracking.system import PREFIX
 
 log = logging.getLogger("tmqc")
 
-SLOW_S = 2.0  # an answer that takes longer is worth a warning
-LAST_WAIT_S, KILLED_WAIT_S = 120.0, 15.0  # for what has not been sent when the run ends; a scheduler is about to kill
-_WITHOUT = "tracking.required=false logs the run later, tracking=none never"
 
+@dataclass
+class Outbox:
+    """What has not been sent to the store yet.
 
-class MlflowTracker:
-    """Brings an MLflow run up to date from a thread of its own; see the module.
-
-    After a failure it is tried again at the next cycle, at the end, and when the run goes on in another process.
+    Attributes:
+        opening: how to open the run; run_id: the store's own of it, None as long as it does not know the run.
+        cycles: rows of `cycles.csv` may be missing.
+        points: numbers that are no cycle's, as (step, milliseconds since 1970, values).
+        datasets: split -> (digest, profile). files: path, in the run directory if it is relative -> folder or None.
+        model: it lies in the folder `model`.
     """
 
-    def __init__(
-        self,
-        store: MlflowStore,
-        *,
-        directory: Path,
-        required: bool = True,
-        system_metrics: bool = False,
-        last_wait_s: float | None = LAST_WAIT_S,
-    ) -> None:
-        self._store, self._directory, self._required = store, directory.absolute(), required
-        self._system_metrics, self._last_wait_s = system_metrics, last_wait_s
-        self._box = Outbox(RunOpening(name="", tags={}, settings={}, description=""))
-        self._is_open = self._is_away = self._warned_of_slowness = False
-        self._last_cycle: int | None = None  # that the store has; asked for when the run goes on or the store was away
-        self._asks_last = False
-        self._state = threading.Condition()
-        self._is_called = self._is_busy = False
-        self._thread: threading.Thread | None = None
-        self._sampler: SystemSampler | None = None
+    opening: RunOpening = field(default_factory=lambda: RunOpening(name="", tags={}, settings={}, description=""))
+    run_id: str | None = None
+    cycles: bool = False
+    points: list[Point] = field(default_factory=list)
+    datasets: dict[str, tuple[str, dict[str, int]]] = field(default_factory=dict)
+    text: str | None = None
+    files: dict[str, str | None] = field(default_factory=dict)
+    model: bool = False
+    status: str | None = None
 
-    @property
-    def run_id(self) -> str | None:
-        """The store's id of the run, or our own name for it as long as the store has none; `start` takes either."""
-        return self._box.run_id or self._box.opening["tags"].get(KEY_TAG)
+    def is_empty(self) -> bool:
+        """Whether everything was sent."""
+        waiting = (self.cycles, self.points, self.datasets, self.text, self.files, self.model, self.status)
+        return not any(waiting)
 
-    def start(
-        self,
-        *,
-        name: str,
-        tags: Mapping[str, str],
-        settings: Mapping[str, Setting],
-        description: str = "",
-        run_id: str | None = None,
-    ) -> None:
-        """Open the run. If it goes on (`run_id`), send what its earlier process left.
+    def calls(self, store: MlflowStore) -> Iterator[tuple[Callable[[], None], Callable[[], object]]]:
+        """What is sent besides numbers, files and status: each call, and what leaves it out once it is made."""
+        for split, (digest, profile) in self.datasets.items():
+            yield partial(store.log_dataset, split, digest, profile), partial(self.datasets.pop, split, None)
+        if (text := self.text) is not None:
+            yield partial(store.describe, text), lambda: setattr(self, "text", None if self.text == text else self.text)
 
-        Raises:
-            TrackingError: the store cannot be used, and it is required.
-        """
-        is_key = run_id is not None and run_id.startswith(OWN_ID)
-        key = str(run_id) if is_key else OWN_ID + uuid4().hex
-        ours = {DIRECTORY_TAG: str(self._directory), KEY_TAG: key}
-        opening = RunOpening(
-            name=redact(name),
-            tags=redact_all({**tags, **ours}),
-            settings=redact_all(dict(settings)),
-            description=redact(description),
-        )
-        # Without an id this is another run: what waits there is of the one about to be replaced.
-        left = read_outbox(self._directory) if run_id is not None else None
-        self._box = Outbox(opening) if left is None else left
-        self._box.opening, self._box.status = opening, None  # it is not finished any more
-        self._box.run_id = None if is_key else run_id
-        self._box.cycles = False  # rows that the checkpoint does not know are cut off first; then `cycle` is called
-        self._asks_last = run_id is not None
-        try:
-            self._open()
-            if run_id is not None:
-                self._send()
-        except TrackingError as error:
-            if self._required and not self._is_open:
-                raise TrackingError(f"{first_line(error)}, or do without: {_WITHOUT}") from error
-            self._lose(error, keep=False)  # the directory may hold a run that is about to be replaced
-        if left is not None and not self._is_away:
-            self._keep()
-        self._sample()
+    def file_calls(
+        self, store: MlflowStore, directory: Path
+    ) -> Iterator[tuple[Callable[[], None], Callable[[], object]]]:
+        """As `calls`, of the files and the model."""
+        for name, folder in self.files.items():
+            yield partial(store.log_file, directory / name, folder), partial(self.files.pop, name, None)
+        if self.model:
+            yield partial(store.log_model, directory / MODEL), partial(self._drop_model, directory / MODEL)
 
-    def dataset(self, profile: Mapping[str, int], *, split: str, digest: str) -> None:
-        """Log a split."""
-        self._put(lambda box: box.datasets.update({split: (digest, dict(profile))}))
+    def _drop_model(self, folder: Path) -> None:
+        self.model = False
+        shutil.rmtree(folder, ignore_errors=True)  # it lay there for this only
 
-    def cycle(self) -> None:
-        """Log the rows of `cycles.csv` that the store does not have."""
-        self._put(lambda box: setattr(box, "cycles", True), again=True)
 
-    def metrics(self, values: Mapping[str, float | None], *, step: int | None = None) -> None:
-        """Log the numbers that exist, with the time they came about, whenever they arrive."""
-        numbers = {name: float(value) for name, value in values.items() if value is not None}
-        point = Point(step, int(time.time() * 1000), numbers)
-        self._put(lambda box: box.points.append(point))
-
-    def artifact(self, path: Path, *, folder: str | None = None) -> None:
-        """Keep a copy of the file `path`."""
-        path = path.absolute()
-        inside = path.is_relative_to(self._directory)
-        name = str(path.relative_to(self._directory) if inside else path)
-        self._put(lambda box: box.files.update({name: folder}))
-
-    def model(self, model: keras.Model, *, example: NDArray[np.generic]) -> None:
-        """Keep the final model; until it is sent, it lies in the run directory."""
-        from tmqc.tracking.models import write_model
-
-        folder = self._directory / MODEL
-        try:
-            shutil.rmtree(folder, ignore_errors=True)
-            write_model(model, folder, example=example)
-        except Exception as error:  # any error of Keras or MLflow: the weights are in the checkpoints as well
-            log.warning("tracking: the model cannot be kept for MLflow (%s)", first_line(error))
+def write_outbox(directory: Path, box: Outbox) -> None:
+    """Write what is unsent, except system metrics; if there is nothing, the file is removed."""
+    path = directory / TRACKING
+    try:
+        if box.is_empty():
+            path.unlink(missing_ok=True)
         else:
-            self._put(lambda box: setattr(box, "model", True))
+            write_json(path, asdict(box) | {"points": [point for point in box.points if not _is_system(point)]})
+    except OSError as error:
+        log.warning("tracking: %s cannot be written (%s)", path, error.strerror)
 
-    def describe(self, text: str) -> None:
-        """Describe the run."""
-        self._put(lambda box: setattr(box, "text", redact(text)))
 
-    def finish(self, status: str) -> None:
-        """Close the run, after a last attempt to send what is unsent; if it fails, report how to send it later.
+def read_outbox(directory: Path) -> Outbox | None:
+    """What a run left in its directory that MLflow does not have; None if there is nothing that can be read."""
+    path = directory / TRACKING
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content["points"] = [Point(*point) for point in content["points"]]
+        return Outbox(**content)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        log.warning("tracking: %s cannot be read (%s) and is left out", path, error)
+        return None
 
-        Raises:
-            ValueError: another status than FINISHED, FAILED or KILLED.
-        """
-        if status not in STATUSES:
-            raise ValueError(f"status {status!r}, allowed: {', '.join(STATUSES)}")
-        if self._sampler is not None:
-            self._sampler.stop()
-        self._put(lambda box: setattr(box, "status", status), again=True)
-        try:
-            self.wait(KILLED_WAIT_S if status == "KILLED" and self._last_wait_s is not None else self._last_wait_s)
-        finally:  # also if this is interrupted
-            self._keep()
-            if not self._box.is_empty():
-                replay = f"send the rest by: python scripts/replay_tracking.py {self._directory}"
-                how = "launch the sweep again to send the rest" if SWEEP_TAG in self._box.opening["tags"] else replay
-                log.warning("tracking: not all of the run is in MLflow; %s", how)
 
-    def is_up_to_date(self) -> bool:
-        """Whether nothing waits."""
-        return self._box.is_empty()
-
-    def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait until the thread has nothing to do; whether that came about in time."""
-        with self._state:
-            return self._state.wait_for(lambda: not (self._is_called or self._is_busy), timeout_s)
-
-    def deliver(self, box: Outbox) -> bool:
-        """Send what waits of a run that has ended, and the cycles that the store does not have; whether all is sent."""
-        self._box, self._required = box, False
-        box.cycles = self._asks_last = (self._directory / CYCLES).is_file()
-        self._put(lambda box: None, again=True)
-        self.wait(self._last_wait_s)
-        self._keep()
-        return box.is_empty()
-
-    def adopt(self, box: Outbox) -> None:
-        """Send data sets and model of an earlier outbox, too: the run's other files do not have them."""
-
-        def add(ours: Outbox) -> None:
-            ours.datasets, ours.model = box.datasets | ours.datasets, box.model or ours.model
-
-        self._put(add)
-
-    def _put(self, change: Callable[[Outbox], object], *, again: bool = False) -> None:
-        """Change what is to be sent and call the thread; `again`: also if the store did not answer last time."""
-        with self._state:
-            change(self._box)
-            if not self._is_away or again:
-                self._is_called = True
-                self._state.notify_all()
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
-                self._thread.start()
-        if self._is_away:
-            self._keep()
-
-    def _work(self) -> None:
-        while True:
-            with self._state:
-                self._state.wait_for(lambda: self._is_called)
-                self._is_called, self._is_busy = False, True
-            try:
-                self._open()
-                self._sample()
-                self._send()
-            except TrackingError as error:
-                self._lose(error)
-            except Exception as error:  # a thread that dies would leave the run without a word
-                log.exception("tracking: an error of our own")
-                self._lose(TrackingError(first_line(error)))
-            finally:
-                with self._state:
-                    self._is_busy = False
-                    self._state.notify_all()
-
-    def _open(self) -> None:
-        if self._is_open:
-            return
-        self._store.open(self._box.opening, self._box.run_id)
-        self._is_open, self._box.run_id = True, self._store.run_id
-
-    def _sample(self) -> None:
-        is_run = self._box.opening["tags"].get(PIPELINE_TAG) != SWEEP_PARENT
-        if self._is_open and self._system_metrics and is_run:
-            self._system_metrics = False  # begun, or it cannot be
-            self._sampler = SystemSampler.begin(self._store.started_ms, self._add_system)
-
-    def _add_system(self, point: Point) -> None:
-        if not self._is_away:  # nothing worth keeping
-            self._put(lambda box: box.points.append(point))
-
-    def _send(self) -> None:
-        """Send all that waits, in order, the status last; files that are not taken wait and hold nothing else up."""
-        box, blocked = self._box, None
-        self._send_points()
-        for split, (digest, profile) in self._copy(box.datasets):
-            self._call(partial(self._store.log_dataset, split, digest, profile))
-            self._drop(box.datasets, split)
-        if (text := box.text) is not None:
-            self._call(partial(self._store.describe, text))
-            box.text = None if box.text == text else box.text
-        try:
-            self._send_files()
-        except ArtifactError as error:
-            blocked = error
-        if (status := box.status) is not None and not (box.cycles or box.points):
-            self._call(partial(self._store.close, status))
-            box.status = None
-        if blocked is not None:
-            raise blocked
-        with self._state:
-            was_away, self._is_away = self._is_away, False
-            self._is_called = self._is_called or not box.is_empty()  # what came while it was away
-        if was_away:
-            self._keep()
-            log.info("tracking: what waited is logged")
-
-    def _copy(self, waiting: dict[str, Any]) -> list[tuple[str, Any]]:
-        with self._state:
-            return list(waiting.items())
-
-    def _drop(self, waiting: dict[str, Any], name: str) -> None:
-        with self._state:
-            waiting.pop(name, None)
-
-    def _send_points(self) -> None:
-        box = self._box
-        n, rows = len(box.points), []
-        if box.cycles:
-            box.cycles = False  # before reading: a row that comes now calls for another look
-            try:
-                if self._asks_last:
-                    self._last_cycle, self._asks_last = self._store.last_cycle(), False
-                rows = self._unsent_rows()
-            except RunError:
-                box.cycles = True
-                raise
-        points = [*rows, *box.points[:n]]
-        try:
-            if points:
-                self._call(partial(self._store.log_points, points))
-        except TrackingError:
-            box.cycles = box.cycles or bool(rows)
-            self._asks_last = self._asks_last or bool(rows)  # the answer may be all that was lost
-            raise
-        del box.points[:n]
-        self._last_cycle = max((int(row.step or 0) for row in rows), default=self._last_cycle)
-
-    def _unsent_rows(self) -> list[Point]:
-        path = self._directory / CYCLES
-        rows = read_rows(path) if path.is_file() else []
-        return [
-            Point(row.cycle, row.time_ms, row.numbers)
-            for row in rows
-            if self._last_cycle is None or row.cycle > self._last_cycle
-        ]
-
-    def _send_files(self) -> None:
-        box = self._box
-        for name, folder in self._copy(box.files):
-            self._call(partial(self._store.log_file, self._directory / name, folder), files=True)
-            self._drop(box.files, name)
-        if box.model:
-            self._call(partial(self._store.log_model, self._directory / MODEL), files=True)
-            box.model = False
-            shutil.rmtree(self._directory / MODEL, ignore_errors=True)  # it lay there for this only
-
-    def _call(self, send: Callable[[], None], *, files: bool = False) -> None:
-        """Send one thing; what the store refuses is left out with a warning. Files may take their time."""
-        begun = time.monotonic()
-        try:
-            send()
-        except RefusedError as error:
-            log.warning("tracking: %s; it is left out", first_line(error))
-        if (took := time.monotonic() - begun) > SLOW_S and not (files or self._warned_of_slowness):
-            self._warned_of_slowness = True
-            log.warning("tracking: MLflow took %.1f s for an answer; it is sent to beside training", took)
-
-    def _lose(self, error: TrackingError, *, keep: bool = True) -> None:
-        if not self._is_away:
-            log.warning("tracking: %s; the run goes on, and MLflow gets what it misses later", first_line(error))
-        self._is_away = True
-        if keep:
-            self._keep()
-
-    def _keep(self) -> None:
-        """Write down what waits; without any of it the file is removed."""
-        with self._state:
-            write_outbox(self._directory, self._box)
+def _is_system(point: Point) -> bool:
+    return all(name.startswith(PREFIX) for name in point.values)

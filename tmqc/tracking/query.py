@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 from mlflow import MlflowClient
@@ -21,19 +20,7 @@ from tmqc.tracking.store import MlflowStore, settings_in_tags
 _PATIENCE_S, _PAGE = 30, 1000
 
 
-@dataclass(frozen=True)
-class StoredRun:
-    """One run. `settings`: as they were last; `numbers`: the last value of each."""
-
-    run_id: str
-    name: str
-    status: str
-    tags: Mapping[str, str]
-    settings: Mapping[str, Setting]
-    numbers: Mapping[str, float]
-
-
-def stored_runs(experiment: str, *, filter_string: str, uri: str | None, outputs: Path) -> list[StoredRun]:
+def stored_runs(experiment: str, *, filter_string: str, uri: str | None, outputs: Path) -> list[Run]:
     """All runs of an experiment, nested ones and parents too, in the order in which they began.
 
     Args:
@@ -56,7 +43,7 @@ def stored_runs(experiment: str, *, filter_string: str, uri: str | None, outputs
             if found is None:
                 known = ", ".join(sorted(e.name for e in client.search_experiments()))
                 raise ComparisonError(f"{store.shown}: there is no experiment {experiment}, there are: {known}")
-            return [_plain(run) for run in _search(client, found.experiment_id, filter_string)]
+            return list(_search(client, found.experiment_id, filter_string))
         except ComparisonError:
             raise
         except Exception as error:  # not listed anywhere: requests, SQLAlchemy, drivers, a proxy's HTML read as JSON
@@ -74,16 +61,9 @@ def _search(client: MlflowClient, experiment_id: str, filter_string: str) -> Ite
             return
 
 
-def _plain(run: Run) -> StoredRun:
-    settings = {**run.data.params, **settings_in_tags(run.data.tags)}
-    return StoredRun(
-        run_id=str(run.info.run_id),
-        name=str(run.info.run_name),
-        status=str(run.info.status),
-        tags=dict(run.data.tags),
-        settings={name: _value(text) for name, text in settings.items()},
-        numbers=dict(run.data.metrics),
-    )
+def settings_of(run: Run) -> dict[str, Setting]:
+    """The settings of a run, as they were last."""
+    return {name: _value(text) for name, text in {**run.data.params, **settings_in_tags(run.data.tags)}.items()}
 
 
 def _value(text: str) -> Setting:

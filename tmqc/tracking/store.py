@@ -1,6 +1,6 @@
 """One run in MLflow. `TrackingError`: sending may succeed later; `RefusedError`: it never will.
 
-What could not be sent is kept by `outbox.py`.
+What could not be sent is kept by `tracker.py`.
 """
 
 from __future__ import annotations

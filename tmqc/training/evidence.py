@@ -14,12 +14,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from time import perf_counter
 from typing import Protocol, Unpack
 
 from tmqc.core.evidence import (
-    ACROSS,
     Finding,
     Look,
     ScanScore,
@@ -31,9 +30,10 @@ from tmqc.core.platt import Line, LogitCounts, calibrate_counts, count_logits
 from tmqc.core.rates import RATES
 from tmqc.core.records import BASELINE, BATCH, ELIMINATED, POSTPONED, READMITTED, SCREEN, Step
 from tmqc.core.review import rank_for_review
-from tmqc.core.runaway import Alarm, Guard, find_runaway
+from tmqc.core.runaway import Alarm, find_runaway
 from tmqc.core.verdicts import ELIMINATED as OUT
 from tmqc.core.verdicts import SUSPECT
+from tmqc.settings.schema import QcConfig
 from tmqc.training.state import JUDGE, SCORE, TOUR, Looks, Task
 from tmqc.training.tour import Place, Travel
 from tmqc.training.travel import Centers, Listener, NonFiniteError, Plan, verify
@@ -49,31 +49,13 @@ class ScoringCenters(Centers, Protocol):
         """Score the verification scans of all centers; logits raw."""
 
 
-@dataclass(frozen=True)
-class EvidenceRules:
-    """The rules of `qc=evidence`.
-
-    Attributes:
-        q: of all centers eliminated in a run, at most this share is expected to be good; likewise of the others.
-        every: cycles from one screening to the next; the first is before the first cycle of the run.
-        revisit: cycles after which who is under verdict may be judged again, at the next screening.
-        compare: centers `across` or `within`, as of `core.evidence.judge_screening`.
-    """
-
-    q: float = 0.1
-    every: int = 4
-    revisit: int = 2
-    compare: str = ACROSS
-    guard: Guard = field(default=Guard())
-
-
 class EvidenceTravel(Travel):
     """Travel with a screening by forward passes every few cycles."""
 
     def __init__(
         self,
         plan: Plan,
-        rules: EvidenceRules,
+        rules: QcConfig,
         centers: ScoringCenters,
         *listeners: Listener,
         **place: Unpack[Place],
@@ -88,7 +70,7 @@ class EvidenceTravel(Travel):
         return self.state.looks
 
     def _opening(self, cycle: int) -> list[Task]:
-        is_due = (cycle - self.plan.tour.start) % self.rules.every == 0
+        is_due = (cycle - self.plan.tour.start) % self.rules.evidence.every == 0
         return [Task(BASELINE), Task(TOUR)] if is_due else [Task(TOUR)]
 
     def _do(self, task: Task) -> None:
@@ -129,7 +111,7 @@ class EvidenceTravel(Travel):
         if line.slope > 0.0 and looks.train:
             looks.n += 1
             train, verification = self._average("train", line), self._average("verification", line)
-            look, compare = self._look(due), self.rules.compare
+            look, compare = self._look(due), self.rules.evidence.compare
             screened = judge_screening(train, verification, look, judged=self._judged(), compare=compare)
             self._follow(screened, due, train)
         else:
@@ -149,11 +131,11 @@ class EvidenceTravel(Travel):
 
     def _look(self, due: Sequence[str]) -> Look:
         cycle, start, rules = self.state.cycle, self.plan.tour.start, self.rules
-        planned = [c for c in range(start, self.plan.cycles, rules.every) if c >= start + rules.revisit]
+        planned = [c for c in range(start, self.plan.cycles, rules.evidence.every) if c >= start + rules.revisit]
         return Look(
             number=max(1, sum(c <= cycle for c in planned)),
             n_planned=max(1, len(planned)),
-            q=rules.q,
+            q=rules.fdr,
             seed=(self.plan.tour.seed, cycle),
             due=frozenset(due),
             accused={center: at <= cycle for center, at in self.looks.accused.items()},
@@ -164,7 +146,7 @@ class EvidenceTravel(Travel):
         theirs = [score.center for score in self.looks.verification]
         sizes = {center: (len(s), theirs.count(center)) for center, s in self.plan.subjects.items()}
         rules, n_planned = self.rules, self._look(()).n_planned
-        return able_to_be_judged(sizes, q=rules.q, n_planned=n_planned, compare=rules.compare)
+        return able_to_be_judged(sizes, q=rules.fdr, n_planned=n_planned, compare=rules.evidence.compare)
 
     def _follow(self, screened: Screened, due: Sequence[str], train: Sequence[ScanScore]) -> None:
         """Decide on those that are due, set new suspects aside, keep what was found."""
@@ -198,7 +180,7 @@ class EvidenceTravel(Travel):
             state.ledger = state.ledger.readmit(subject)
             return READMITTED
         state.alarm = state.alarm or (self._find_runaway() if finding.out else None)
-        if finding.out and not (state.alarm is not None and self.rules.guard.pauses):
+        if finding.out and not (state.alarm is not None and self.rules.runaway.pauses):
             state.ledger = state.ledger.eliminate(subject)
             return ELIMINATED
         self._postpone(subject, later)
@@ -225,12 +207,12 @@ class EvidenceTravel(Travel):
 
     def _next_screening(self) -> int:
         """When who comes under verdict now is due."""
-        start, every = self.plan.tour.start, self.rules.every
+        start, every = self.plan.tour.start, self.rules.evidence.every
         return start - (start - self.state.cycle - max(1, self.rules.revisit)) // every * every
 
     def _find_runaway(self) -> Alarm | None:
         n = len(self.ledger.eliminated) + 1
-        return find_runaway(self.rules.guard, (), n_condemned=n, n_subjects=len(self._center_of))
+        return find_runaway(self.rules.runaway, (), n_condemned=n, n_subjects=len(self._center_of))
 
 
 def _finite(scores: Sequence[ScanScore], cycle: int) -> list[ScanScore]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from time import perf_counter
 from typing import Any, Protocol, Unpack, cast
 
@@ -25,9 +25,10 @@ from tmqc.core.records import (
     Step,
     distinct,
 )
-from tmqc.core.runaway import Alarm, Guard, find_runaway
+from tmqc.core.runaway import Alarm, find_runaway
 from tmqc.core.schedule import Visit
-from tmqc.core.screen import Limits, Record, weigh
+from tmqc.core.screen import Record, weigh
+from tmqc.settings.schema import QcConfig
 from tmqc.training.state import ESTIMATE, GRADIENT, JUDGE, MARGINS, TOUR, Judge, Task
 from tmqc.training.tour import Place, Travel
 from tmqc.training.travel import Centers, Listener, Plan, verify, with_logits
@@ -43,47 +44,25 @@ class DifferentiableCenters(Centers, Protocol):
         """What has changed since the snapshot `origin`, times `gradient`, in nats."""
 
 
-@dataclass(frozen=True)
-class Screening:
-    """The rules of the screen.
-
-    Attributes:
-        every: cycles from one screening to the next; the first is before the first cycle of the run.
-        revisit: cycles after which a suspect may be judged again, at the next screening.
-        strikes: times in a row the evidence must condemn a suspect to eliminate it.
-        steps: training steps taken on a scan before it is verified; more of them tell weak harm from none.
-        limits: from where on a scan is a suspect.
-        exact: verify after every scan's steps; else most changes are estimated to first order, see `core.first_order`.
-    """
-
-    every: int = 2
-    revisit: int = 2
-    strikes: int = 1
-    steps: int = 1
-    limits: Limits = field(default=Limits())
-    exact: bool = True
-    guard: Guard = field(default=Guard())
-
-
 class ScreenedTravel(Travel):
     """Travel with a screening every few cycles."""
 
     def __init__(
         self,
         plan: Plan,
-        screening: Screening,
+        rules: QcConfig,
         centers: Centers,
         *listeners: Listener,
         unlikeness: Mapping[str, float] | None = None,
         **place: Unpack[Place],
     ) -> None:
-        """As `Travel`, by the rules of `screening`.
+        """As `Travel`, by `rules`.
 
         Args:
             centers: `DifferentiableCenters`; with an exact screening any.
             unlikeness: subject -> `core.likeness.unlikeness` of its scan; None: images are not looked at.
         """
-        self.screening, self._unlikeness = screening, unlikeness
+        self.rules, self._unlikeness = rules, unlikeness
         self._differentiable = cast(DifferentiableCenters, centers)  # only asked if the screening is not exact
         super().__init__(plan, centers, *listeners, **place)
 
@@ -94,7 +73,7 @@ class ScreenedTravel(Travel):
         return self.state.judge
 
     def _opening(self, cycle: int) -> list[Task]:
-        is_due = (cycle - self.plan.tour.start) % self.screening.every == 0
+        is_due = (cycle - self.plan.tour.start) % self.rules.screen.every == 0
         return [Task(BASELINE), Task(TOUR)] if is_due else [Task(TOUR)]
 
     def _do(self, task: Task) -> None:
@@ -157,7 +136,7 @@ class ScreenedTravel(Travel):
             judged[center] = tuple(s for s in subjects if s in free or s in due)
         scans = [subject for subjects in judged.values() for subject in subjects]
         verified: Container[str] = scans
-        if all_scans and not self.screening.exact:
+        if all_scans and not self.rules.screen.exact:
             verified = draw_sample(scans, seed=(self.plan.tour.seed, self.state.cycle))
         tasks = [Task(GRADIENT)] if any(subject not in verified for subject in scans) else []
         for center, subjects in judged.items():
@@ -190,7 +169,7 @@ class ScreenedTravel(Travel):
         """Take a scan's own steps from the model that judges, verify or estimate, undo."""
         judge, verification, rates = self.judge, None, None
         with self._judging():
-            taken = [self._train(task, learning_rate=judge.learning_rate) for _ in range(self.screening.steps)]
+            taken = [self._train(task, learning_rate=judge.learning_rate) for _ in range(self.rules.screen.steps)]
             started = perf_counter()
             if GRADIENT in self.snapshots:
                 change = self._differentiable.first_order(self.snapshots[GRADIENT], self.snapshots["judge"])
@@ -219,7 +198,7 @@ class ScreenedTravel(Travel):
         exact = {s.subjects[0]: s.verification.loss - base for s in tried if s.verification is not None}
         margins = [state.margins[subject] for subject in estimates]
         images = None if self._unlikeness is None else [self._unlikeness[subject] for subject in estimates]
-        check = check_estimates(estimates, exact, margins, self.screening.limits, images)
+        check = check_estimates(estimates, exact, margins, self.rules.screen, images)
         if check.undecided:
             return [Task(SCREEN, self._center_of[subject], ((subject,),)) for subject in check.undecided]
         del self.snapshots[GRADIENT]
@@ -250,7 +229,7 @@ class ScreenedTravel(Travel):
             else:
                 state.flagged += [subject] if evidence.suspect else []
                 self._report(step)
-        state.ledger = state.ledger.flag(state.flagged, due=self._next_screening(state.cycle + self.screening.revisit))
+        state.ledger = state.ledger.flag(state.flagged, due=self._next_screening(state.cycle + self.rules.revisit))
         state.margins = {}
 
     def _weigh(self, tried: Sequence[Step]) -> list[Step]:
@@ -265,7 +244,7 @@ class ScreenedTravel(Travel):
             judge.seen[subject] = (loss - judge.verification.loss, self.state.margins[subject])
         changes, margins = zip(*judge.seen.values(), strict=True)
         images = None if self._unlikeness is None else [self._unlikeness[subject] for subject in judge.seen]
-        evidence = dict(zip(judge.seen, weigh(changes, margins, self.screening.limits, images), strict=True))
+        evidence = dict(zip(judge.seen, weigh(changes, margins, self.rules.screen, images), strict=True))
         return [replace(step, evidence=evidence[step.subjects[0]]) for step in tried]
 
     def _decide(self, subject: str, *, suspect: bool) -> str:
@@ -276,22 +255,22 @@ class ScreenedTravel(Travel):
         if not suspect:
             state.ledger = state.ledger.readmit(subject)
             return READMITTED
-        held = state.alarm is not None and self.screening.guard.pauses
+        held = state.alarm is not None and self.rules.runaway.pauses
         strike = condemned and not held
-        if strike and state.ledger.strikes.get(subject, 0) + 1 >= self.screening.strikes:
+        if strike and state.ledger.strikes.get(subject, 0) + 1 >= self.rules.strikes:
             state.ledger = state.ledger.eliminate(subject)
             return ELIMINATED
         self._postpone(subject, strike=strike)
         return POSTPONED
 
     def _postpone(self, subject: str, *, strike: bool) -> None:
-        due = self._next_screening(self.state.cycle + max(self.screening.revisit, 1))
+        due = self._next_screening(self.state.cycle + max(self.rules.revisit, 1))
         self.state.ledger = self.state.ledger.postpone(subject, due=due, strike=strike)
 
     def _next_screening(self, earliest: int) -> int:
-        start, every = self.plan.tour.start, self.screening.every
+        start, every = self.plan.tour.start, self.rules.screen.every
         return start - (start - earliest) // every * every
 
     def _find_runaway(self) -> Alarm | None:
         n = len(self.state.ledger.eliminated) + 1
-        return find_runaway(self.screening.guard, (), n_condemned=n, n_subjects=len(self._center_of))
+        return find_runaway(self.rules.runaway, (), n_condemned=n, n_subjects=len(self._center_of))

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from tmqc.core.glossary import TERMS
 from tmqc.report.compare.groups import Group
 from tmqc.report.compare.tables import describe_point, heat_maps
-from tmqc.report.style import BLUE, GRAY, GREEN, VERMILION, look_of, new_figure, style_axes
+from tmqc.report.style import BLUE, GRAY, GREEN, VERMILION, new_figure, series_style, style_axes
 
 _COLORS = {"clean": GREEN, "dirty": VERMILION, "qc": BLUE}
 _SHAPES = {"clean": "o", "dirty": "X", "qc": "s"}
@@ -148,7 +148,7 @@ def draw_precision_recall(runs: pd.DataFrame) -> Figure | None:
 
 def draw_gate(axes: Axes, runs: pd.DataFrame, gate: str, at: int) -> None:
     """Draw one gate's runs and the means at each of its settings, as `draw_precision_recall` describes."""
-    color, marker = look_of(at)
+    color, marker = series_style(at)
     y = runs["detect/precision"].astype(float)
     none = y.isna()
     x = runs["detect/recall"].astype(float)

@@ -96,10 +96,10 @@ def gather(paths: Sequence[Path]) -> Gathered:
                 records.append(record_of(run))
         except RunError as error:
             left_out += [LeftOut(str(directory), fault, faulty=True) for fault in error.faults]
-    return Gathered(in_order(records), tuple(left_out))
+    return Gathered(sort_records(records), tuple(left_out))
 
 
-def in_order(records: Sequence[RunRecord]) -> tuple[RunRecord, ...]:
+def sort_records(records: Sequence[RunRecord]) -> tuple[RunRecord, ...]:
     """Clean before dirty before QC, by name."""
     return tuple(sorted(records, key=lambda r: (PIPELINES.index(r.pipeline), r.name, r.origin)))
 

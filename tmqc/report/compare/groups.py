@@ -33,7 +33,7 @@ class Group:
     repeats: tuple[RunRecord, ...]
 
 
-def effective(settings: Mapping[str, Setting]) -> dict[str, Setting]:
+def effective_settings(settings: Mapping[str, Setting]) -> dict[str, Setting]:
     """The settings that had an effect on the run: none of the gate without control, none of harm without harm."""
     idle = list(_NOT_COMPARED)
     if settings.get("pipeline.name") != "qc":
@@ -63,12 +63,12 @@ def is_seed(name: str) -> bool:
     return name.rpartition(".")[2] == "seed"
 
 
-def differing(records: Sequence[RunRecord]) -> list[str]:
+def differing_settings(records: Sequence[RunRecord]) -> list[str]:
     """Names of the effective settings with more than one value among the runs that they affect, in order."""
     return [name for name, values in _values(records).items() if len({str(value) for value in values}) > 1]
 
 
-def shared(records: Sequence[RunRecord]) -> dict[str, Setting]:
+def shared_settings(records: Sequence[RunRecord]) -> dict[str, Setting]:
     """The effective settings with the same value in all runs that they affect."""
     return {name: values[0] for name, values in _values(records).items() if len({str(value) for value in values}) == 1}
 
@@ -76,7 +76,7 @@ def shared(records: Sequence[RunRecord]) -> dict[str, Setting]:
 def _values(records: Sequence[RunRecord]) -> dict[str, list[Setting]]:
     values: dict[str, list[Setting]] = {}
     for record in records:
-        for name, value in effective(record.settings).items():
+        for name, value in effective_settings(record.settings).items():
             values.setdefault(name, []).append(value)
     return values
 
@@ -88,10 +88,10 @@ def group_runs(records: Sequence[RunRecord]) -> list[Group]:
     where runs of the same settings and seeds start from different ones it is a setting like any other.
     """
     found: list[Group] = []
-    seeds = [name for name in differing(records) if is_seed(name)]
+    seeds = [name for name in differing_settings(records) if is_seed(name)]
     for pipeline in dict.fromkeys(record.pipeline for record in records):
         of = [record for record in records if record.pipeline == pipeline]
-        names = [name for name in differing(of) if not is_seed(name)]
+        names = [name for name in differing_settings(of) if not is_seed(name)]
         for key, members in _together(of, [name for name in names if name != _START]).items():
             if _START not in names or _follows_seeds(members, seeds):
                 found.append(_group(pipeline, dict(key), members, seeds))
@@ -110,7 +110,7 @@ def _follows_seeds(records: Sequence[RunRecord], seeds: Sequence[str]) -> bool:
 
 
 def _seeds_of(record: RunRecord, seeds: Sequence[str]) -> tuple[str, ...]:
-    settings = effective(record.settings)  # without those that have no effect: two such runs are copies of one
+    settings = effective_settings(record.settings)  # without those that have no effect: two such runs are copies of one
     return tuple(str(settings.get(name)) for name in seeds)
 
 
@@ -120,7 +120,7 @@ def _together(
     """Values of the settings -> the runs that have them."""
     found: dict[tuple[tuple[str, Setting], ...], list[RunRecord]] = {}
     for record in records:
-        settings = effective(record.settings)
+        settings = effective_settings(record.settings)
         found.setdefault(tuple((name, settings[name]) for name in names if name in settings), []).append(record)
     return found
 
@@ -131,7 +131,7 @@ def _group(pipeline: str, settings: dict[str, Setting], members: Sequence[RunRec
         first.setdefault(_seeds_of(record, seeds), record)
     kept = tuple(first.values())
     return Group(
-        label=f"{pipeline}: {describe(settings)}" if settings else pipeline,
+        label=f"{pipeline}: {name_settings(settings)}" if settings else pipeline,
         pipeline=pipeline,
         settings=settings,
         records=kept,
@@ -139,14 +139,14 @@ def _group(pipeline: str, settings: dict[str, Setting], members: Sequence[RunRec
     )
 
 
-def describe(settings: Mapping[str, Setting]) -> str:
+def name_settings(settings: Mapping[str, Setting]) -> str:
     """Settings in words: `error 0.01, revisit 2`; the whole name where two share its last part."""
     last = [name.rpartition(".")[2] for name in settings]
     short = [part if last.count(part) == 1 else name for name, part in zip(settings, last, strict=True)]
-    return ", ".join(f"{name} {plain(value)}" for name, value in zip(short, settings.values(), strict=True))
+    return ", ".join(f"{name} {format_value(value)}" for name, value in zip(short, settings.values(), strict=True))
 
 
-def plain(value: Setting) -> str:
+def format_value(value: Setting) -> str:
     """A setting's value as on the command line."""
     if isinstance(value, bool) or value is None:
         return "null" if value is None else str(value).lower()

@@ -11,7 +11,14 @@ import pandas as pd
 from tmqc.errors import ComparisonError
 from tmqc.report.compare.figures import draw_heat_maps, draw_models, draw_precision_recall
 from tmqc.report.compare.gather import COST, TEST, Gathered, RunRecord
-from tmqc.report.compare.groups import Group, differing, effective, group_runs, plain, shared
+from tmqc.report.compare.groups import (
+    Group,
+    differing_settings,
+    effective_settings,
+    format_value,
+    group_runs,
+    shared_settings,
+)
 from tmqc.report.compare.tables import average_groups, gate_runs, tabulate_runs
 from tmqc.report.html import Section, render_page
 from tmqc.report.style import to_svg
@@ -69,19 +76,22 @@ def write_comparison(gathered: Gathered, directory: Path, *, title: str, command
             ["no finished training run to compare", *there, *(item.reason for item in gathered.left_out)]
         )
     groups = group_runs(finished)
-    write_text(directory / CSV, tabulate_runs(gathered.records, groups).to_csv(index=False))
+    runs = tabulate_runs(gathered.records, groups)
+    write_text(directory / CSV, runs.to_csv(index=False))
     noted = [record.note for record in finished if record.note is not None]
     notes = noted[:1] if len(noted) == len(finished) else []
-    runs = f"{len(finished)} finished training runs" + (f", {len(noted)} of them on a phantom cohort" if noted else "")
-    facts = {"Compared": f"{runs}, in {len(groups)} groups that differ in more than their seeds"}
+    found = f"{len(finished)} finished training runs" + (f", {len(noted)} of them on a phantom cohort" if noted else "")
+    facts = {"Compared": f"{found}, in {len(groups)} groups that differ in more than their seeds"}
     if command:
         facts["Made by"] = command
     path = directory / HTML
-    write_text(path, render_page(title, _list_sections(gathered, finished, groups), notes=notes, facts=facts))
+    write_text(path, render_page(title, _list_sections(gathered, finished, groups, runs), notes=notes, facts=facts))
     return path
 
 
-def _list_sections(gathered: Gathered, finished: Sequence[RunRecord], groups: Sequence[Group]) -> list[Section]:
+def _list_sections(
+    gathered: Gathered, finished: Sequence[RunRecord], groups: Sequence[Group], runs: pd.DataFrame
+) -> list[Section]:
     means, gates = average_groups(groups), gate_runs(groups)
     models, scatter = draw_models(groups, means), draw_precision_recall(gates)
     scored = means[means["qc/eliminated_total"].notna()]
@@ -101,7 +111,7 @@ def _list_sections(gathered: Gathered, finished: Sequence[RunRecord], groups: Se
         Section("maps", "Over acceptable error and revisit", "", figures=maps),
         Section("cost", "Cost", "", tables=[("", _means_table(means, COST, _range))]),
         _settings(finished, groups),
-        Section("runs", "All runs", "", tables=[("", _runs_table(gathered.records))]),
+        Section("runs", "All runs", "", tables=[("", _runs_table(runs))]),
     ]
     empty = {"detection": scored.empty, "maps": not maps, "missing": not sections[0].tables}
     return [section for section in sections if not empty.get(section.anchor)]
@@ -151,22 +161,19 @@ def _range(row: dict[Any, Any], name: str) -> str:
 
 def _settings(finished: Sequence[RunRecord], groups: Sequence[Group]) -> Section:
     """One row per group; a setting that varies within it, as a seed does, shows all its values."""
-    names = differing([record for group in groups for record in group.records])
+    names = differing_settings([record for group in groups for record in group.records])
     rows = []
     for group in groups:
-        every = [effective(record.settings) for record in group.records]
-        values = {name: dict.fromkeys(plain(s[name]) for s in every if name in s) for name in names}
+        every = [effective_settings(record.settings) for record in group.records]
+        values = {name: dict.fromkeys(format_value(s[name]) for s in every if name in s) for name in names}
         rows.append({"group": group.label} | {name: ", ".join(of) for name, of in values.items()})
-    common = [(name, plain(value)) for name, value in shared(finished).items()]
+    common = [(name, format_value(value)) for name, value in shared_settings(finished).items()]
     folded = [("Settings that all runs share", pd.DataFrame(common, columns=["setting", "value"]))]
     tables = [("", pd.DataFrame(rows))] if names else []
     return Section("settings", "Settings that differ", "" if names else "None.", tables=tables, folded=folded)
 
 
-def _runs_table(records: Sequence[RunRecord]) -> pd.DataFrame:
-    kept = [name for name in _OF_RUNS if any(record.numbers.get(name) is not None for record in records)]
-    rows = [
-        {"run": r.name, "pipeline": r.pipeline, "state": r.state} | {name: r.numbers.get(name) for name in kept}
-        for r in records
-    ]
-    return pd.DataFrame(rows, dtype=object)
+def _runs_table(runs: pd.DataFrame) -> pd.DataFrame:
+    """Of `tabulate_runs`, what a reader wants to see of every run."""
+    kept = [name for name in _OF_RUNS if runs[name].notna().any()]
+    return runs[["run", "pipeline", "state", *kept]]

@@ -9,7 +9,15 @@ import pandas as pd
 from scipy import stats
 
 from tmqc.report.compare.gather import NUMBERS, RunRecord
-from tmqc.report.compare.groups import ERROR, LOSS_ERROR, REVISIT, Group, describe, differing, effective
+from tmqc.report.compare.groups import (
+    ERROR,
+    LOSS_ERROR,
+    REVISIT,
+    Group,
+    differing_settings,
+    effective_settings,
+    name_settings,
+)
 
 INTERVAL = 0.95  # of a mean over seeds, by Student's t
 
@@ -21,13 +29,13 @@ def tabulate_runs(records: Sequence[RunRecord], groups: Sequence[Group]) -> pd.D
         Columns run, pipeline, state, group, counted (in the means: finished, and no repeat of another), the settings
         that differ under their full names, `NUMBERS`, origin. Empty where unknown.
     """
-    names = differing([record for group in groups for record in (*group.records, *group.repeats)])
+    names = differing_settings([record for group in groups for record in (*group.records, *group.repeats)])
     home = {id(record): (group.label, True) for group in groups for record in group.records}
     home |= {id(record): (group.label, False) for group in groups for record in group.repeats}
     rows: list[dict[str, Any]] = []
     for record in records:
         label, counted = home.get(id(record), (None, False))
-        settings = effective(record.settings)
+        settings = effective_settings(record.settings)
         rows.append(
             {
                 **{"run": record.name, "pipeline": record.pipeline, "state": record.state},
@@ -69,10 +77,10 @@ def gate_runs(groups: Sequence[Group]) -> pd.DataFrame:
         name = _error_name(group)
         rest = {each: value for each, value in group.settings.items() if each not in (name, REVISIT)}
         for record in group.records:
-            settings = effective(record.settings)
+            settings = effective_settings(record.settings)
             rows.append(
                 {
-                    "gate": describe(rest) or "qc",
+                    "gate": name_settings(rest) or "qc",
                     "error": settings.get(name) if name else None,
                     "error_name": name,
                     "revisit": settings.get(REVISIT),
@@ -85,7 +93,7 @@ def gate_runs(groups: Sequence[Group]) -> pd.DataFrame:
 
 def _error_name(group: Group) -> str | None:
     """The error that its gate is drawn over. A gate of both signals has two: the other one stays in its name."""
-    settings = effective(group.records[0].settings)
+    settings = effective_settings(group.records[0].settings)
     own = [name for name in (ERROR, LOSS_ERROR) if settings.get(name) is not None]
     return next((name for name in own if name in group.settings), own[0] if own else None)
 
@@ -124,20 +132,18 @@ def average(frame: pd.DataFrame, by: Sequence[str], values: Sequence[str]) -> pd
         One row for each combination of `by`: n (seeds), and for every value its mean, `..._n` (seeds that have one),
         `..._half` (empty with fewer than two of them), `..._least` and `..._most`.
     """
-    rows = []
-    for keys, group in frame.groupby(list(by), sort=False, dropna=False):
-        row: dict[str, Any] = dict(zip(by, keys, strict=True)) | {"n": len(group)}
-        for name in values:
-            of = pd.to_numeric(group[name]).dropna()
-            row[name], row[f"{name}_n"] = of.mean() if len(of) else None, len(of)
-            row[f"{name}_half"] = half_width(of.tolist())
-            row[f"{name}_least"], row[f"{name}_most"] = (of.min(), of.max()) if len(of) else (None, None)
-        rows.append(row)
-    return pd.DataFrame(rows)
+    of = frame.assign(**{name: pd.to_numeric(frame[name]) for name in values}).groupby(
+        list(by), sort=False, dropna=False
+    )
+    parts: dict[str, pd.Series] = {"n": of.size()}
+    for name in values:
+        parts |= {name: of[name].mean(), f"{name}_n": of[name].count(), f"{name}_half": of[name].agg(half_width)}
+        parts |= {f"{name}_least": of[name].min(), f"{name}_most": of[name].max()}
+    return pd.DataFrame(parts).reset_index()
 
 
-def half_width(values: Sequence[float]) -> float | None:
-    """Half the width of the interval of a mean, by Student's t; None with fewer than two values."""
-    if (n := len(values)) < 2:
+def half_width(values: pd.Series) -> float | None:
+    """Half the width of the interval of a mean, by Student's t; None with fewer than two values. NaN does not count."""
+    if (n := values.count()) < 2:
         return None
-    return float(stats.t.ppf((1 + INTERVAL) / 2, n - 1) * stats.sem(values))
+    return float(stats.t.ppf((1 + INTERVAL) / 2, n - 1) * values.sem())

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Sequence
 from dataclasses import astuple, fields
 from pathlib import Path
 
 from tmqc.core.review import Review
-from tmqc.runs.directory import CENTERS, POWER, REVIEW, write_text
+from tmqc.data.tables import write_table
+from tmqc.runs.directory import CENTERS, POWER, REVIEW
 from tmqc.training.state import Looks
 
 _CENTERS = (
@@ -37,13 +35,6 @@ def write_looks(directory: Path, looks: Looks) -> None:
         for cycle, center, one in looks.centers
         for t in (one.test,)
     ]
-    _write(directory / CENTERS, _CENTERS, centers)
-    _write(directory / REVIEW, [field.name for field in fields(Review)], map(astuple, looks.review))
-    _write(directory / POWER, _POWER, map(astuple, looks.power))
-
-
-def _write(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerows([columns, *rows])
-    write_text(path, text.getvalue())
+    write_table(directory / CENTERS, _CENTERS, centers)
+    write_table(directory / REVIEW, [field.name for field in fields(Review)], map(astuple, looks.review))
+    write_table(directory / POWER, _POWER, map(astuple, looks.power))

@@ -1,0 +1,33 @@
+"""Allowed values of single settings: stated with the setting in the schema, checked here."""
+
+from __future__ import annotations
+
+from dataclasses import field, fields, is_dataclass
+from typing import Any
+
+
+def one_of(default: str, allowed: tuple[str, ...]) -> Any:
+    """A setting that is one of a few words."""
+    return field(default=default, metadata={"one_of": allowed})
+
+
+def within(default: float | None, low: float, high: float) -> Any:
+    """A setting that is a number from `low` to `high`, both allowed; with None as default, that too."""
+    return field(default=default, metadata={"within": (low, high)})
+
+
+def check_each(group: Any, prefix: str = "") -> list[str]:
+    """Each setting by itself, against the words or the range that the schema allows."""
+    faults = []
+    for each in fields(group):
+        name, value = f"{prefix}{each.name}", getattr(group, each.name)
+        if is_dataclass(value):
+            faults += check_each(value, f"{name}.")
+        elif (words := each.metadata.get("one_of")) and value not in words:
+            faults.append(f"{name}={value}: must be one of {', '.join(words)}")
+        elif span := each.metadata.get("within"):
+            low, high = span
+            if not (low <= value <= high if value is not None else each.default is None):
+                or_null = "null, or " if each.default is None else ""
+                faults.append(f"{name}={value}: must be {or_null}a number from {low:g} to {high:g}")
+    return faults

@@ -1,0 +1,185 @@
+"""What is swept: the settings that all jobs share, a directory that a rerun finds again, names made of what differs."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra import compose
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
+
+from tmqc.errors import SettingsError
+from tmqc.settings.explain import explain
+from tmqc.settings.fingerprint import settings_digest
+from tmqc.settings.schema import Config
+from tmqc.settings.text import check_composed
+from tmqc.sweep.command_line import quote
+
+if TYPE_CHECKING:
+    from tmqc.sweep.sweep import SweepPlan
+
+_LONGEST, _N_DIGITS = 120, 8
+_QUOTED = re.compile(r"""(?<==)(['"])((?:\\.|(?!\1).)*)\1""")
+
+
+def folder_name(overrides: str) -> str:
+    """Name of a job's folder: its overrides without quotes, cut to `_LONGEST` bytes, and never a path."""
+    plain = _QUOTED.sub(lambda match: match[2].replace(f"\\{match[1]}", match[1]), overrides)
+    name = plain.replace("/", "_")
+    if name == plain and len(name.encode()) <= _LONGEST:
+        return name or "job"
+    cut = name.encode()[:_LONGEST].decode(errors="ignore")
+    return f"{cut}-{hashlib.sha256(plain.encode()).hexdigest()[:_N_DIGITS]}"
+
+
+OmegaConf.register_new_resolver("tmqc.folder", folder_name, replace=True)
+
+
+def to_config(composed: DictConfig) -> Config:
+    """Composed YAML to the typed record everything below works with.
+
+    Raises:
+        SettingsError: a setting is unknown or has the wrong type, an interpolation leads nowhere.
+    """
+    plain = OmegaConf.to_container(composed)
+    assert isinstance(plain, dict)
+    if faults := check_composed(plain):
+        raise SettingsError(faults)
+    try:
+        resolved = OmegaConf.to_container(composed, resolve=True)
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), resolved))
+    except OmegaConfBaseException as error:
+        raise SettingsError(explain(error)) from error
+    assert isinstance(config, Config)
+    # As it was set before it had three values.
+    if isinstance(config.qc.early_stop, bool):
+        config.qc.early_stop = "certain" if config.qc.early_stop else "off"
+    return config
+
+
+def plan_sweep(config: DictConfig) -> SweepPlan:
+    """Read what is swept from Hydra's config, and set the directory and the parts of the jobs' names in it.
+
+    Raises:
+        SettingsError: the settings that all jobs share cannot be used.
+    """
+    from tmqc.sweep.sweep import SweepPlan, check_sweep
+
+    hydra = config.hydra
+    searched = [f"{key}={values}" for key, values in (hydra.sweeper.get("params") or {}).items()]
+    parsed = OverridesParser.create().parse_overrides([*searched, *lines_of(hydra.overrides.task)])
+    overrides = list({o.get_key_element(): o for o in parsed}.values())  # the command line wins over the sweeper's
+    fixed = [o for o in overrides if not o.is_sweep_override()]
+    swept = {o.key_or_group: str(o.input_line).partition("=")[2] for o in overrides if o.is_sweep_override()}
+    shared_by_all = [str(o.input_line) for o in fixed]
+    # A misspelt one is refused before the sweep opens.
+    compose(hydra.job.config_name, [*shared_by_all, *_first_values(overrides)])
+    base = to_config(compose(hydra.job.config_name, shared_by_all))
+    what = hydra.runtime.choices.get("experiment") or base.pipeline.name
+    shared = f"{settings_digest(base, without=swept)} {sorted(swept)}"
+    name = base.sweep.name or f"{what}-{hashlib.sha256(shared.encode()).hexdigest()[:_N_DIGITS]}"
+    base.sweep.name = name
+    trials = hydra.sweeper.get("n_trials")
+    if faults := check_sweep(base) + ([] if trials is None else _check_search(hydra.sweeper, base)):
+        raise SettingsError(faults)
+    if not any(line.startswith("hydra.sweep.dir=") for line in lines_of(hydra.overrides.hydra)):
+        directory = Path(base.run.outputs).absolute() / "sweeps" / name
+        _set_hydra(config, "hydra.sweep.dir", str(directory))
+    _set_hydra(config, "hydra.job.config.override_dirname.exclude_keys", [o.key_or_group for o in fixed])
+    jobs = _jobs(overrides) if trials is None else None
+    if jobs is not None:
+        _check_places(hydra, jobs, shared_by_all)
+    n_jobs = len(jobs) if jobs is not None else trials
+    searched_by = f"{shared} {sorted(swept.items())} {base.sweep.objective} {base.sweep.direction}"
+    study = hashlib.sha256(searched_by.encode()).hexdigest()
+    return SweepPlan(name, Path(hydra.sweep.dir).absolute(), base, swept, n_jobs, study)
+
+
+def _check_search(sweeper: DictConfig, base: Config) -> list[str]:
+    faults = [
+        f"hydra.sweeper.{name}={sweeper[name]}: must be a whole number from 1"
+        for name in ("n_trials", "n_jobs")
+        if not isinstance(sweeper[name], int) or not sweeper[name] >= 1
+    ]
+    if base.sweep.objective is None:
+        faults.append("a search needs sweep.objective, as test/auroc or detect/f1: the number to optimize")
+    if not _is_optuna_there():
+        faults.append("hydra/sweeper=search needs Optuna 4 or later: pip install -e '.[search]'")
+    return faults
+
+
+def _is_optuna_there() -> bool:
+    try:
+        return int(version("optuna").partition(".")[0]) >= 4
+    except PackageNotFoundError:
+        return False
+
+
+def lines_of(overrides: Any) -> list[str]:
+    """As they were typed: `${...}` in them is not for now to be resolved."""
+    return [str(line) for line in OmegaConf.to_container(overrides) or ()]
+
+
+def _set_hydra(config: DictConfig, name: str, value: str | list[str]) -> None:
+    # Here for the launcher, and as an override for the jobs, whose settings are composed anew.
+    quoted = [quote(each) for each in ([value] if isinstance(value, str) else value)]
+    with read_write(config), open_dict(config):
+        OmegaConf.update(config, name, value, merge=False)
+        text = quoted[0] if isinstance(value, str) else f"[{','.join(quoted)}]"
+        config.hydra.overrides.hydra.append(f"{name}={text}")
+
+
+def _first_values(overrides: Sequence[Override]) -> list[str]:
+    swept = [o for o in overrides if o.is_sweep_override() and o.is_discrete_sweep()]
+    return [f"{o.get_key_element()}={next(iter(o.sweep_string_iterator()))}" for o in swept]
+
+
+def _jobs(overrides: Sequence[Override]) -> list[tuple[str, ...]] | None:
+    """What each job of a grid varies; None if the sweeper chooses that."""
+    swept = [o for o in overrides if o.is_sweep_override()]
+    if not all(o.is_discrete_sweep() for o in swept):
+        return None
+    return list(product(*([f"{o.get_key_element()}={v}" for v in o.sweep_string_iterator()] for o in swept)))
+
+
+def _check_places(hydra: DictConfig, jobs: Sequence[tuple[str, ...]], fixed: Sequence[str]) -> None:
+    """Refuse a sweep of which two jobs would have the same directory.
+
+    Raises:
+        SettingsError: names them.
+    """
+    is_ours = not any(line.startswith("hydra.sweep.subdir=") for line in lines_of(hydra.overrides.hydra))
+    first: dict[str, str] = {}
+    faults = []
+    for number, job in enumerate(jobs):
+        varied = ",".join(sorted(job))
+        place = folder_name(varied) if is_ours else _folder_of(hydra, [*fixed, *job], number)
+        if place in first:
+            faults.append(f"{first[place] or 'a job'} and {varied or 'another'} would both have the directory {place}")
+        first.setdefault(place, varied)
+    if faults:
+        raise SettingsError([*faults[:3], "give each value once" if is_ours else "hydra.sweep.subdir must differ"])
+
+
+def _folder_of(hydra: DictConfig, overrides: Sequence[str], number: int) -> str:
+    given = [line for line in lines_of(hydra.overrides.hydra) if line.partition("=")[0] != "hydra.mode"]
+    whole = compose(
+        hydra.job.config_name,
+        [*overrides, *given, f"hydra.job.num={number}", f"hydra.job.id={number}"],
+        return_hydra_config=True,
+    )
+    before = HydraConfig.instance().cfg
+    HydraConfig.instance().set_config(whole)
+    try:
+        return "_".join(Path(str(whole.hydra.sweep.subdir)).parts)  # as `Place.name`
+    finally:
+        HydraConfig.instance().cfg = before
