@@ -170,8 +170,10 @@ def test_preempted_late_and_lost_jobs_end_as_those_that_nothing_befell(launch, c
     assert statuses(sweep) == dict.fromkeys(JOBS[:3], "finished") | {lost: "killed"}
     assert f"Slurm: {tasks(sweep)[lost]} FAILED" in told and "Traceback" not in told
     subprocess.run([HERE / "start_slurm.sh"], env=os.environ | {"SLURM_HOME": str(cluster.home)}, check=True)
+    before = tasks(sweep)
     code, told = end(launch("hit"))
     assert code == 0 and "4 jobs: 3 skipped, 1 finished" in told, told
+    assert [job for job in JOBS if tasks(sweep)[job] != before[job]] == [lost]
     for job in JOBS:
         same(whole / job, sweep / job)
     assert logged(outputs, "hit") == all_of("hit")

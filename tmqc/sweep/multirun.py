@@ -6,7 +6,7 @@ import hashlib
 import re
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from itertools import product
@@ -35,6 +35,7 @@ from tmqc.sweep.scored_run import take_from_scored_run
 from tmqc.sweep.slurm import SlurmLauncher, task_ids
 
 if TYPE_CHECKING:
+    from tmqc.sweep.job import Made, Place
     from tmqc.sweep.sweep import Plan, Sweep
 
 _LONGEST, _N_DIGITS = 120, 8
@@ -143,7 +144,33 @@ def make(composed: DictConfig) -> tuple[Config, Config | None]:
 
 def task(composed: DictConfig, directory: Path) -> float | None:
     """One job of a sweep, in whichever process Hydra's launcher runs it; returns its objective, if there is one."""
-    from tmqc.sweep.job import Made, Place, carry_out, handle_signals
+    from tmqc.sweep.job import carry_out, handle_signals
+
+    place, make_job = _job(composed, directory)
+    if not opened and not task_ids:
+        handle_signals()
+    try:
+        outcome = carry_out(place, make_job)
+    except Interrupted:
+        if opened or task_ids:
+            raise
+        return None  # the outcome says so; raised here, it would make the launcher kill the other jobs outright
+    if opened:
+        opened[0].board.look()
+    return None if outcome is None else outcome.numbers.get(str(composed.sweep.objective))
+
+
+def skip(composed: DictConfig, directory: Path) -> bool:
+    """Whether an earlier launch has finished this job, which then has its outcome."""
+    from tmqc.sweep.job import skip_finished
+
+    HydraConfig.instance().set_config(composed)
+    return skip_finished(*_job(composed, directory))
+
+
+def _job(composed: DictConfig, directory: Path) -> tuple[Place, Callable[[], Made]]:
+    """Where the job lies that Hydra's config is set to, and what gives its settings."""
+    from tmqc.sweep.job import Made, Place
     from tmqc.sweep.sweep import nesting, read_sweep
 
     root = Path(HydraConfig.get().sweep.dir).absolute()
@@ -157,17 +184,7 @@ def task(composed: DictConfig, directory: Path) -> float | None:
             each.tracking.parent = nesting(sweep.get("run_id"))
         return Made(config, clean)
 
-    if not opened and not task_ids:
-        handle_signals()
-    try:
-        outcome = carry_out(place, make_job)
-    except Interrupted:
-        if opened or task_ids:
-            raise
-        return None  # the outcome says so; raised here, it would make the launcher kill the other jobs outright
-    if opened:
-        opened[0].board.look()
-    return None if outcome is None else outcome.numbers.get(str(composed.sweep.objective))
+    return place, make_job
 
 
 @contextmanager
