@@ -19,7 +19,10 @@ alive() { [[ -s $1 ]] && kill -0 "$(head -1 "$1")" 2>/dev/null; }
 if [[ ${1:-start} == stop* ]]; then
   if alive "$MLFLOW_HOME/server.pid"; then kill -- "-$(cat "$MLFLOW_HOME/server.pid")"; fi # with its workers
   rm -f "$MLFLOW_HOME/server.pid"
-  if [[ $1 == stop ]] && alive "$DATA/postmaster.pid"; then kill -INT "$(head -1 "$DATA/postmaster.pid")"; fi
+  if [[ $1 == stop ]] && alive "$DATA/postmaster.pid"; then
+    kill -INT "$(head -1 "$DATA/postmaster.pid")"
+    while alive "$DATA/postmaster.pid"; do sleep 0.2; done
+  fi
   exit
 fi
 

@@ -160,11 +160,12 @@ def task(composed: DictConfig, directory: Path) -> float | None:
     return None if outcome is None else outcome.numbers.get(str(composed.sweep.objective))
 
 
-def skip(composed: DictConfig, directory: Path) -> bool:
-    """Whether an earlier launch has finished this job, which then has its outcome."""
+def skip(whole: DictConfig, directory: Path) -> bool:
+    """Whether an earlier launch has finished the job of these settings and Hydra's, which then has its outcome."""
     from tmqc.sweep.job import skip_finished
 
-    HydraConfig.instance().set_config(composed)
+    HydraConfig.instance().set_config(whole)
+    composed = OmegaConf.masked_copy(whole, [str(group) for group in whole if group != "hydra"])
     return skip_finished(*_job(composed, directory))
 
 
@@ -200,7 +201,7 @@ def closing() -> Iterator[None]:
             number = error.number if isinstance(error, Interrupted) else signal.SIGINT
             sys.exit(opened[0].close(stopped_by=number))
         if opened:
-            code = opened[0].close()
+            code = opened[0].close(failed=True)
             if code and opened[0].asked is not None:
                 sys.exit(code)
         raise
