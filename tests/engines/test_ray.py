@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -22,8 +23,7 @@ from tiny import tiny_overrides
 from tmqc.training import on_ray
 from tmqc.training.workers import VerificationWorkers
 
-pytestmark = pytest.mark.engines
-pytest.importorskip("ray", reason="pip install -e '.[ray]'")
+pytestmark = [pytest.mark.engines, pytest.mark.skipif(find_spec("ray") is None, reason="pip install -e '.[ray]'")]
 
 SETTINGS = ["pipeline=clean", "schedule.cycles=20", "checkpoint.every_s=0", "tracking=none", "sweep.name=s"]
 SETTINGS += ["run.verify_batch_size=2"]
@@ -85,9 +85,8 @@ def has_begun(run):
     return (run / "checkpoints" / "cycle_01.npz").exists()
 
 
-def test_workers_on_ray_count_as_one_process_does(cluster, monkeypatch):
-    for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_MODE"):
-        monkeypatch.setenv(name, cluster[name])
+def count_on_ray():
+    """In a process of its own: Ray takes a token from the environment as it is imported."""
     before = signal.getsignal(signal.SIGTERM)
     with on_ray.workers(2, on_gpus=False) as processes:
         assert signal.getsignal(signal.SIGTERM) is before
@@ -95,6 +94,11 @@ def test_workers_on_ray_count_as_one_process_does(cluster, monkeypatch):
             Linear, SCANS, batch_size=BATCH_SIZE, processes=processes, share=on_ray.share
         ) as workers:
             share_some_verifications(workers)
+
+
+def test_workers_on_ray_count_as_one_process_does(cluster):
+    count = [sys.executable, "-c", "from engines.test_ray import count_on_ray; count_on_ray()"]
+    subprocess.run(count, env=cluster, check=True, timeout=PATIENCE_S)
 
 
 def test_a_run_verified_on_ray_is_the_run_without(cluster, undisturbed, cohort_csvs, tmp_path):
