@@ -57,6 +57,7 @@ admin_password = password1234567
 authorization_function = mlflow.server.auth:authenticate_request_basic_auth
 CONF
   export MLFLOW_AUTH_CONFIG_PATH=$MLFLOW_HOME/auth.ini MLFLOW_FLASK_SERVER_SECRET_KEY=only-for-tests
+  export MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false # seven processes less
   MLFLOW_DISABLE_TELEMETRY=true setsid "$PYTHON" -m mlflow server --app-name basic-auth --host 127.0.0.1 --port "$PORT" \
     --workers 2 --backend-store-uri "$database/mlflow" --artifacts-destination "$MLFLOW_HOME/files" --serve-artifacts \
     >>"$MLFLOW_HOME/server.log" 2>&1 &

@@ -25,7 +25,7 @@ from tmqc.tracking import PARENT_TAG, SWEEP_TAG, TRACKERS
 from tmqc.tracking.faults import TrackingError
 
 pytestmark = pytest.mark.engines
-PORT, N_CYCLES = 15000, 20
+PORT, N_CYCLES = 15000, 12
 
 
 class Between(ThreadingHTTPServer):
