@@ -48,6 +48,8 @@ class RayLauncher(ClusterLauncher):
         with joined(self._address), sweep.handing_on():
             import ray
 
+            if (line := lack_of_room(ray.nodes(), self._takes)) is not None:
+                sweep.board.say(line)
             # A process of its own for each task: one that was asked to stop begins no further job.
             run = ray.remote(max_calls=1, retry_exceptions=[JobStopped], **self._takes)(_run)
             environment, payload = handed_on(), ray.put(self.payload())
@@ -62,6 +64,19 @@ class RayLauncher(ClusterLauncher):
                 if sweep.asked is not None and not is_passed_on:
                     is_passed_on = True
                     _stop(list(waiting), sweep)
+
+
+def lack_of_room(nodes: Sequence[Mapping[str, Any]], takes: Mapping[str, float]) -> str | None:
+    """A line for the user if no machine of the cluster is large enough for a job: Ray lets jobs wait without a word."""
+    sizes = [node["Resources"] for node in nodes if node["Alive"]]
+    wanted = {"CPU": takes["num_cpus"], "GPU": takes["num_gpus"]}
+    if any(all(size.get(kind, 0) >= n for kind, n in wanted.items()) for size in sizes):
+        return None
+    largest = ", ".join(f"{size.get('CPU', 0):g} and {size.get('GPU', 0):g}" for size in sizes)
+    return (
+        f"hydra.launcher.num_cpus={wanted['CPU']:g} and num_gpus={wanted['GPU']:g}: no machine of the Ray cluster has "
+        f"as many (theirs: {largest}); jobs wait until one joins it"
+    )
 
 
 def _collect(task: Any, job: Job, sweep: Sweep) -> None:
