@@ -81,6 +81,16 @@ class Launched:
         return outcome["pid"] if outcome["status"] == "running" else None
 
 
+def family(pid):
+    """The process and all that descend from it."""
+    stats = [path.read_text() for path in Path("/proc").glob("[0-9]*/stat")]
+    parents = {int(stat.split()[0]): int(stat.rpartition(")")[2].split()[1]) for stat in stats}
+    found = [pid]
+    for parent in found:
+        found += [child for child, its in parents.items() if its == parent]
+    return found
+
+
 def has_begun(run):
     return (run / "checkpoints" / "cycle_01.npz").exists()
 
@@ -103,13 +113,12 @@ def test_workers_on_ray_count_as_one_process_does(cluster):
 
 def test_a_run_verified_on_ray_is_the_run_without(cluster, undisturbed, cohort_csvs, tmp_path):
     overrides = [o for o in tiny_overrides(cohort_csvs, tmp_path) if not o.startswith("schedule.learning_rate")]
-    overrides += [*SETTINGS, "run.threads=1", "run.seed=0", "run.name=a"]
+    overrides += [*SETTINGS, "run.threads=1", "run.seed=0", "run.verify_on=ray"]
     command = [sys.executable, "-m", "tmqc", *overrides]
-    on_ray = ["run.verify_on=ray", "run.verify_workers=2"]
-    subprocess.run([*command, *on_ray], env=cluster, check=True, timeout=PATIENCE_S)
+    subprocess.run([*command, "run.name=a", "run.verify_workers=2"], env=cluster, check=True, timeout=PATIENCE_S)
     assert "Ray" not in (tmp_path / "clean" / "a" / "run.log").read_text()
     same(undisturbed / JOBS[0], tmp_path / "clean" / "a")
-    crowded = [*command, "run.verify_on=ray", "run.verify_workers=9", "run.name=b"]
+    crowded = [*command, "run.name=b", "run.verify_workers=9"]
     done = subprocess.run(crowded, env=cluster, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 2
     assert "run.verify_workers=9: each takes a CPU of the Ray cluster, of which 2 are free" in done.stderr
@@ -140,10 +149,10 @@ def test_jobs_of_a_killed_worker_and_of_a_lost_node_resume(cluster, undisturbed,
     sweep.wait_for(has_begun, has_begun)
     node = int((Path(cluster["RAY_HOME"]) / "node.pid").read_text())
     at = {job: sweep.pid(job) for job in JOBS[:2]}
-    on_node = [job for job, pid in at.items() if os.getpgid(pid) == node]
-    [elsewhere] = {*at} - {*on_node}
-    os.kill(at[elsewhere], signal.SIGKILL)
-    os.killpg(node, signal.SIGKILL)
+    processes = family(node)
+    [elsewhere] = [pid for pid in at.values() if pid not in processes]
+    for pid in [elsewhere, *processes]:
+        os.kill(pid, signal.SIGKILL)
     code, told = sweep.end()
     assert code == 0 and "4 jobs: 4 finished" in told, told
     for job in JOBS[:2]:
