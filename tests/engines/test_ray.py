@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -152,7 +153,8 @@ def test_jobs_of_a_killed_worker_and_of_a_lost_node_resume(cluster, undisturbed,
     processes = family(node)
     [elsewhere] = [pid for pid in at.values() if pid not in processes]
     for pid in [elsewhere, *processes]:
-        os.kill(pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     code, told = sweep.end()
     assert code == 0 and "4 jobs: 4 finished" in told, told
     for job in JOBS[:2]:
