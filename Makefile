@@ -57,11 +57,11 @@ test-federation: $(VENV)/.federation  ## sites as processes under NVIDIA FLARE: 
 	$(BIN)/python -m pytest -q -m federation
 
 $(VENV)/.engines: $(VENV)/.dev
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -c requirements.lock -e '.[postgres]' 'mlflow[auth]'
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c requirements.lock -e '.[postgres,ray]' 'mlflow[auth]'
 	@touch $@
 
-test-engines: $(VENV)/.engines  ## sweeps on a Slurm cluster of this machine, an MLflow server with PostgreSQL; as root
-	$(BIN)/python -m pytest -q -m engines
+test-engines: $(VENV)/.engines  ## sweeps on Slurm and Ray clusters of this machine, an MLflow server with PostgreSQL; as root
+	$(BIN)/python -m pytest -q -rs -m engines
 
 check: $(VENV)/.dev  ## format, lint and types
 	$(BIN)/ruff format --check .

@@ -12,10 +12,13 @@ from omegaconf import OmegaConf, open_dict
 
 from tmqc.cli import conf_dir
 from tmqc.errors import RunError, SettingsError
+from tmqc.runs.directory import write_json, write_text
 from tmqc.settings.fingerprint import settings_digest
-from tmqc.sweep.multirun import make, store_schema
+from tmqc.sweep.multirun import make, skip, store_schema
+from tmqc.sweep.outcome import read_outcome
 from tmqc.sweep.plan import plan_sweep, to_config
 
+CLEAN = ["pipeline=clean", "cohort=phantom", "model=sfcn_small", "tracking=none"]
 TABLES = ["cohort.train_csv=train.csv", "cohort.verification_csv=verification.csv"]
 
 
@@ -118,6 +121,17 @@ def test_inference_of_no_run_is_refused(composing, tmp_path):
         made("pipeline=inference", f"inference.run={tmp_path}/none")
     with pytest.raises(RunError, match=r"not the config.yaml of a run"):
         made("pipeline=inference", f"inference.run={tmp_path}")
+
+
+def test_a_job_is_found_to_have_finished_before_it_is_begun(composing, tmp_path):
+    sweep = ["hydra.mode=MULTIRUN", f"hydra.sweep.dir={tmp_path}"]
+    first, other = (compose("config", [*CLEAN, *sweep, f"run.seed={n}"], return_hydra_config=True) for n in (0, 1))
+    write_text(tmp_path / "a" / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(made(*CLEAN, "run.seed=0")[0])))
+    assert not skip(first, tmp_path / "a")
+    write_json(tmp_path / "a" / "summary.json", {"test/auroc": 0.5})
+    assert not skip(other, tmp_path / "a")
+    assert skip(first, tmp_path / "a")
+    assert read_outcome(tmp_path, "a").numbers == {"test/auroc": 0.5}
 
 
 def test_without_pretrain_there_is_none(composing):

@@ -19,7 +19,10 @@ alive() { [[ -s $1 ]] && kill -0 "$(head -1 "$1")" 2>/dev/null; }
 if [[ ${1:-start} == stop* ]]; then
   if alive "$MLFLOW_HOME/server.pid"; then kill -- "-$(cat "$MLFLOW_HOME/server.pid")"; fi # with its workers
   rm -f "$MLFLOW_HOME/server.pid"
-  if [[ $1 == stop ]] && alive "$DATA/postmaster.pid"; then kill -INT "$(head -1 "$DATA/postmaster.pid")"; fi
+  if [[ $1 == stop ]] && alive "$DATA/postmaster.pid"; then
+    kill -INT "$(head -1 "$DATA/postmaster.pid")"
+    while alive "$DATA/postmaster.pid"; do sleep 0.2; done
+  fi
   exit
 fi
 
@@ -54,6 +57,7 @@ admin_password = password1234567
 authorization_function = mlflow.server.auth:authenticate_request_basic_auth
 CONF
   export MLFLOW_AUTH_CONFIG_PATH=$MLFLOW_HOME/auth.ini MLFLOW_FLASK_SERVER_SECRET_KEY=only-for-tests
+  export MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false # seven processes less
   MLFLOW_DISABLE_TELEMETRY=true setsid "$PYTHON" -m mlflow server --app-name basic-auth --host 127.0.0.1 --port "$PORT" \
     --workers 2 --backend-store-uri "$database/mlflow" --artifacts-destination "$MLFLOW_HOME/files" --serve-artifacts \
     >>"$MLFLOW_HOME/server.log" 2>&1 &

@@ -3,6 +3,7 @@
 #   RAY: the `ray` to use. RAY_HOME: logs, sessions, pids. RAY_AUTH_TOKEN: that whoever joins has to have.
 set -euo pipefail
 PORT=6379
+export RAY_worker_niceness=0 # by default they give way to all else, for ever on a busy machine
 export RAY_USAGE_STATS_ENABLED=0 RAY_DISABLE_IMPORT_WARNING=1 RAY_AUTH_MODE=token
 export RAY_agent_register_timeout_ms=600000 RAY_worker_register_timeout_seconds=600  # a machine may be busy
 mkdir -p "$RAY_HOME"

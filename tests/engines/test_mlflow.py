@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import logging
+import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.error
 import urllib.request
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 from core.test_numbers import REPORT
-from engines.starting import started
+from engines.starting import PATIENCE_S, started
+from test_sweep import command_of
 
 from tmqc.runs.cycles import append_cycle
 from tmqc.settings.schema import TrackingConfig
-from tmqc.tracking import PARENT_TAG, SWEEP_TAG, TRACKERS, deliver
+from tmqc.tracking import PARENT_TAG, SWEEP_TAG, TRACKERS
 from tmqc.tracking.faults import TrackingError
 
 pytestmark = pytest.mark.engines
-PORT = 15000
+PORT, N_CYCLES = 15000, 12
 
 
 class Between(ThreadingHTTPServer):
@@ -64,12 +68,13 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
+def server():
     pytest.importorskip("flask_wtf", reason="a server with passwords needs mlflow[auth]")
     pytest.importorskip("psycopg", reason="a server on PostgreSQL needs psycopg")
-    home = str(tmp_path_factory.mktemp("server"))
-    with started("start_mlflow.sh", MLFLOW_HOME=home, PYTHON=sys.executable, PORT=str(PORT)):
-        yield
+    with tempfile.TemporaryDirectory(prefix="tmqc-mlflow-") as home:
+        Path(home).chmod(0o755)  # or the database's user could not enter it
+        with started("start_mlflow.sh", MLFLOW_HOME=home, PYTHON=sys.executable, PORT=str(PORT)):
+            yield
 
 
 @pytest.fixture
@@ -120,31 +125,39 @@ def logged(between, directory):
 
 def test_a_slow_server_does_not_hold_training_up_and_is_named_once(between, caplog, tmp_path):
     tracker = begin(config_of(between), tmp_path)
-    between.delay_s, between.asked = 3.0, []
-    travel(tracker, tmp_path, 20)
-    assert len(between.asked) < 20  # or it would have waited for answers
+    between.delay_s, between.asked = 5.0, []
+    travel(tracker, tmp_path, N_CYCLES)
+    assert len(between.asked) < N_CYCLES  # or it would have waited for answers
     tracker.finish("FINISHED")
-    assert len(between.asked) < 20  # several cycles in one call
+    assert len(between.asked) < N_CYCLES  # several cycles in one call
     assert len(warnings(caplog)) == 1 and "s for an answer" in warnings(caplog)[0]
     between.delay_s = 0.0
     run, steps = logged(between, tmp_path)
-    assert run.info.status == "FINISHED" and steps == list(range(20))
+    assert run.info.status == "FINISHED" and steps == list(range(N_CYCLES))
 
 
-def test_what_a_sweep_could_not_send_is_delivered_when_it_is_launched_again(between, caplog, tmp_path):
+def test_what_a_sweep_could_not_send_is_delivered_when_it_is_launched_again(between, cohort_csvs, tmp_path):
+    """The server goes away during the first job; the second never sees it."""
+    settings = ["pipeline=clean", f"schedule.cycles={N_CYCLES}", "run.seed=0,1", "sweep.name=s"]
+    tracked = [f"tracking.uri={between.uri}", "tracking.required=false", "tracking.system_metrics=false"]
+    command, sweep = command_of(cohort_csvs, tmp_path, *settings, *tracked), tmp_path / "sweeps" / "s"
+    first = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    while not (sweep / "run.seed=0" / "checkpoints" / "cycle_02.npz").exists():
+        assert first.poll() is None, first.communicate()
+        time.sleep(0.02)
     between.is_away = True
-    tracker = begin(config_of(between, required=False), tmp_path)
-    travel(tracker, tmp_path, 3)
-    (tmp_path / "ledger.json").write_text("{}")
-    tracker.artifact(tmp_path / "ledger.json")
-    tracker.finish("FINISHED")
-    assert "launch the sweep again" in warnings(caplog)[-1]
+    told, _ = first.communicate(timeout=PATIENCE_S)
+    assert first.returncode == 0 and "launch the sweep again to send the rest" in told, told
     between.is_away = False
-    deliver(config_of(between, parent="0" * 32), tmp_path.parent, tmp_path)  # as for a job that is skipped
-    run, steps = logged(between, tmp_path)
-    assert run.info.status == "FINISHED" and steps == [0, 1, 2]
-    assert run.data.tags[PARENT_TAG] == "0" * 32 and run.info.artifact_uri.startswith("mlflow-artifacts:")
-    assert not (tmp_path / "tracking.json").exists()
+    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE_S)
+    assert again.returncode == 0 and "2 jobs: 2 skipped" in again.stdout, again.stdout + again.stderr
+    parent, _ = logged(between, sweep)
+    for seed in (0, 1):
+        run, steps = logged(between, sweep / f"run.seed={seed}")
+        assert run.info.status == "FINISHED" and steps == list(range(N_CYCLES))
+        assert run.data.tags[PARENT_TAG] == parent.info.run_id
+        assert run.info.artifact_uri.startswith("mlflow-artifacts:")
+    assert parent.info.status == "FINISHED" and not list(sweep.rglob("tracking.json"))
 
 
 def test_a_wrong_password_names_the_variables(between, monkeypatch, tmp_path):

@@ -10,22 +10,25 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from engines.starting import HERE, PATIENCE_S, started
 from test_resume import same
+from test_sweep import command_of
 from test_workers import BATCH_SIZE, SCANS, Linear, share_some_verifications
 from tiny import tiny_overrides
 
 from tmqc.training import on_ray
 from tmqc.training.workers import VerificationWorkers
 
-pytestmark = pytest.mark.engines
-pytest.importorskip("ray", reason="pip install -e '.[ray]'")
+pytestmark = [pytest.mark.engines, pytest.mark.skipif(find_spec("ray") is None, reason="pip install -e '.[ray]'")]
 
-SCRIPT = Path(__file__).with_name("start_ray.sh")
-PATIENCE_S = 3600  # a machine may be busy
-TINY = ["pipeline=clean", "schedule.cycles=40", "checkpoint.every_s=0", "tracking=none", "run.threads=1"]
+SETTINGS = ["pipeline=clean", "schedule.cycles=20", "checkpoint.every_s=0", "tracking=none", "sweep.name=s"]
+SETTINGS += ["run.verify_batch_size=2"]
+JOBS = [f"run.seed={seed}" for seed in range(4)]
 
 
 @pytest.fixture(scope="module")
@@ -33,71 +36,68 @@ def cluster(tmp_path_factory):
     """The environment of commands that use it."""
     home = tmp_path_factory.mktemp("r")  # short: paths of sockets have 107 bytes at most
     ray = shutil.which("ray", path=Path(sys.executable).parent)
-    environment = {**os.environ, "RAY": ray, "RAY_HOME": str(home), "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    environment |= {"PYTHONPATH": f"{SCRIPT.parents[2]}:{SCRIPT.parents[1]}"}
-    try:
-        done = subprocess.run([SCRIPT], env=environment, capture_output=True, text=True, timeout=PATIENCE_S)
-        if done.returncode:
-            pytest.skip(f"Ray did not start: {done.stdout}{done.stderr}")
+    token = {"RAY_AUTH_TOKEN": secrets.token_hex(32), "PYTHONPATH": f"{HERE.parents[1]}:{HERE.parent}"}
+    with started("start_ray.sh", RAY=str(ray), RAY_HOME=str(home), **token) as environment:
         yield {**environment, "RAY_ADDRESS": "127.0.0.1:6379", "RAY_AUTH_MODE": "token", "COLUMNS": "200"}
-    finally:
-        subprocess.run([SCRIPT, "stop"], env=environment, check=True, timeout=PATIENCE_S)
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, cohort_csvs):
-    """The run of seed 0, in a sweep without Ray."""
+    """The first two jobs, in a sweep without Ray."""
     outputs = tmp_path_factory.mktemp("alone")
-    command = [sys.executable, "-m", "tmqc", *tiny_overrides(cohort_csvs, outputs), *TINY, "run.seed=0", "run.name=a"]
-    subprocess.run(command, check=True, timeout=PATIENCE_S)
-    return outputs / "clean" / "a"
+    command = command_of(cohort_csvs, outputs, *SETTINGS, "run.seed=0,1")
+    subprocess.run(command, cwd=outputs, check=True, timeout=PATIENCE_S)
+    return outputs / "sweeps" / "s"
 
 
-def start(csvs, outputs, environment):
-    launcher = ["hydra/launcher=ray", "hydra.launcher.num_cpus=1", "run.seed=0,1,2", "sweep.name=s"]
-    command = [sys.executable, "-m", "tmqc", "-m", *tiny_overrides(csvs, outputs), *TINY, *launcher]
-    return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+class Launched:
+    """A sweep of four jobs on the cluster."""
+
+    def __init__(self, csvs, outputs, environment):
+        self.directory = outputs / "sweeps" / "s"
+        launcher = ["hydra/launcher=ray", "hydra.launcher.num_cpus=1", "run.seed=0,1,2,3"]
+        command, pipe = command_of(csvs, outputs, *SETTINGS, *launcher), subprocess.PIPE
+        self.process = subprocess.Popen(
+            command, cwd=outputs, env=environment, text=True, stdout=pipe, stderr=subprocess.STDOUT
+        )
+
+    def wait_for(self, *reached):
+        """Until as many of the first two jobs as there are conditions have reached something, given their directory."""
+        until = time.monotonic() + PATIENCE_S
+        while not all(there(self.directory / job) for there, job in zip(reached, JOBS, strict=False)):
+            assert self.process.poll() is None, self.process.communicate()
+            assert time.monotonic() < until
+            time.sleep(0.05)
+
+    def end(self):
+        told, _ = self.process.communicate(timeout=PATIENCE_S)
+        return self.process.returncode, told
+
+    def pid(self, job):
+        """Of the process of Ray that a job is in; None if it does not run."""
+        try:
+            outcome = json.loads((self.directory / "jobs" / f"{job}.json").read_text())
+        except FileNotFoundError:
+            return None
+        return outcome["pid"] if outcome["status"] == "running" else None
 
 
-def wait_for(outputs, pattern, n, process):
-    until = time.monotonic() + PATIENCE_S
-    while len(list((outputs / "sweeps" / "s").glob(pattern))) < n and time.monotonic() < until:
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.2)
+def family(pid):
+    """The process and all that descend from it."""
+    stats = [path.read_text() for path in Path("/proc").glob("[0-9]*/stat")]
+    parents = {int(stat.split()[0]): int(stat.rpartition(")")[2].split()[1]) for stat in stats}
+    found = [pid]
+    for parent in found:
+        found += [child for child, its in parents.items() if its == parent]
+    return found
 
 
-def outcome(outputs, seed):
-    return json.loads((outputs / "sweeps" / "s" / "jobs" / f"run.seed={seed}.json").read_text())
+def has_begun(run):
+    return (run / "checkpoints" / "cycle_01.npz").exists()
 
 
-def test_a_job_whose_worker_is_killed_resumes(cluster, undisturbed, cohort_csvs, tmp_path):
-    process = start(cohort_csvs, tmp_path, cluster)
-    wait_for(tmp_path, "run.seed=0/checkpoints/cycle_02.npz", 1, process)
-    os.kill(outcome(tmp_path, 0)["pid"], signal.SIGKILL)
-    told, _ = process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == 0, told
-    assert "3 jobs: 3 finished" in told
-    assert "going on with a run that died" in (tmp_path / "sweeps" / "s" / "jobs" / "run.seed=0.txt").read_text()
-    same(undisturbed, tmp_path / "sweeps" / "s" / "run.seed=0")
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_has_jobs_saved_and_the_same_command_goes_on(cluster, undisturbed, cohort_csvs, tmp_path, number):
-    process = start(cohort_csvs, tmp_path, cluster)
-    wait_for(tmp_path, "*/checkpoints/cycle_01.npz", 2, process)
-    process.send_signal(number)
-    told, _ = process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == 128 + number, told
-    assert "3 jobs: 2 killed, 1 not begun" in told
-    again = start(cohort_csvs, tmp_path, cluster)
-    told, _ = again.communicate(timeout=PATIENCE_S)
-    assert again.returncode == 0, told
-    same(undisturbed, tmp_path / "sweeps" / "s" / "run.seed=0")
-
-
-def test_workers_on_ray_count_as_one_process_does(cluster, monkeypatch):
-    for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_MODE"):
-        monkeypatch.setenv(name, cluster[name])
+def count_on_ray():
+    """In a process of its own: Ray takes a token from the environment as it is imported."""
     before = signal.getsignal(signal.SIGTERM)
     with on_ray.workers(2, on_gpus=False) as processes:
         assert signal.getsignal(signal.SIGTERM) is before
@@ -107,14 +107,56 @@ def test_workers_on_ray_count_as_one_process_does(cluster, monkeypatch):
             share_some_verifications(workers)
 
 
+def test_workers_on_ray_count_as_one_process_does(cluster):
+    count = [sys.executable, "-c", "from engines.test_ray import count_on_ray; count_on_ray()"]
+    subprocess.run(count, env=cluster, check=True, timeout=PATIENCE_S)
+
+
 def test_a_run_verified_on_ray_is_the_run_without(cluster, undisturbed, cohort_csvs, tmp_path):
-    overrides = [*tiny_overrides(cohort_csvs, tmp_path), *TINY, "run.seed=0", "run.name=a", "run.verify_batch_size=2"]
+    overrides = [o for o in tiny_overrides(cohort_csvs, tmp_path) if not o.startswith("schedule.learning_rate")]
+    overrides += [*SETTINGS, "run.threads=1", "run.seed=0", "run.verify_on=ray"]
     command = [sys.executable, "-m", "tmqc", *overrides]
-    on_ray = ["run.verify_on=ray", "run.verify_workers=2"]
-    subprocess.run([*command, *on_ray], env=cluster, check=True, timeout=PATIENCE_S)
+    subprocess.run([*command, "run.name=a", "run.verify_workers=2"], env=cluster, check=True, timeout=PATIENCE_S)
     assert "Ray" not in (tmp_path / "clean" / "a" / "run.log").read_text()
-    same(undisturbed, tmp_path / "clean" / "a")
-    crowded = [*command, "run.verify_on=ray", "run.verify_workers=9", "run.name=b"]
+    same(undisturbed / JOBS[0], tmp_path / "clean" / "a")
+    crowded = [*command, "run.name=b", "run.verify_workers=9"]
     done = subprocess.run(crowded, env=cluster, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 2
     assert "run.verify_workers=9: each takes a CPU of the Ray cluster, of which 2 are free" in done.stderr
+
+
+def test_a_signal_has_jobs_saved_and_the_same_command_goes_on(cluster, undisturbed, cohort_csvs, tmp_path):
+    sweep = Launched(cohort_csvs, tmp_path, cluster)
+    sweep.wait_for(has_begun, has_begun)
+    sweep.process.send_signal(signal.SIGINT)
+    code, told = sweep.end()
+    assert code == 130 and "4 jobs: 2 killed, 2 not begun" in told, told
+    sweep = Launched(cohort_csvs, tmp_path, cluster)
+    sweep.wait_for(lambda run: sweep.pid(run.name), lambda run: sweep.pid(run.name))
+    sweep.process.send_signal(signal.SIGTERM)
+    code, told = sweep.end()
+    assert code == 143 and "4 jobs: 2 killed, 2 not begun" in told, told
+    code, told = Launched(cohort_csvs, tmp_path, cluster).end()
+    assert code == 0 and "4 jobs: 4 finished" in told, told
+    for job in JOBS[:2]:
+        same(undisturbed / job, sweep.directory / job)
+    code, told = Launched(cohort_csvs, tmp_path, cluster | {"RAY_ADDRESS": "127.0.0.1:1"}).end()
+    assert code == 0 and "4 jobs: 4 skipped" in told, told  # without Ray
+
+
+def test_jobs_of_a_killed_worker_and_of_a_lost_node_resume(cluster, undisturbed, cohort_csvs, tmp_path):
+    """The last one: the node does not come back."""
+    sweep = Launched(cohort_csvs, tmp_path, cluster)
+    sweep.wait_for(has_begun, has_begun)
+    node = int((Path(cluster["RAY_HOME"]) / "node.pid").read_text())
+    at = {job: sweep.pid(job) for job in JOBS[:2]}
+    processes = family(node)
+    [elsewhere] = [pid for pid in at.values() if pid not in processes]
+    for pid in [elsewhere, *processes]:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    code, told = sweep.end()
+    assert code == 0 and "4 jobs: 4 finished" in told, told
+    for job in JOBS[:2]:
+        assert "going on with a run that died" in (sweep.directory / "jobs" / f"{job}.txt").read_text()
+        same(undisturbed / job, sweep.directory / job)

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -15,8 +16,12 @@ from engines.starting import HERE, PATIENCE_S, started
 from mlflow import MlflowClient
 from test_resume import same
 from test_sweep import command_of, statuses
+from tiny import tiny_overrides
+
+import tmqc
 
 pytestmark = pytest.mark.engines
+SCRIPT = Path(tmqc.__file__).parent / "sweep" / "slurm.sh"
 N_CYCLES = 12
 JOBS = [f"run.seed={seed}" for seed in range(4)]
 SETTINGS = ["pipeline=clean", f"schedule.cycles={N_CYCLES}", "run.seed=0,1,2,3", "checkpoint.every_s=0"]
@@ -170,8 +175,10 @@ def test_preempted_late_and_lost_jobs_end_as_those_that_nothing_befell(launch, c
     assert statuses(sweep) == dict.fromkeys(JOBS[:3], "finished") | {lost: "killed"}
     assert f"Slurm: {tasks(sweep)[lost]} FAILED" in told and "Traceback" not in told
     subprocess.run([HERE / "start_slurm.sh"], env=os.environ | {"SLURM_HOME": str(cluster.home)}, check=True)
+    before = tasks(sweep)
     code, told = end(launch("hit"))
     assert code == 0 and "4 jobs: 3 skipped, 1 finished" in told, told
+    assert [job for job in JOBS if tasks(sweep)[job] != before[job]] == [lost]
     for job in JOBS:
         same(whole / job, sweep / job)
     assert logged(outputs, "hit") == all_of("hit")
@@ -189,3 +196,19 @@ def test_a_submission_that_slurm_refuses_is_one_line_and_has_failed(launch, outp
     code, told = end(launch("refused", "hydra.launcher.partition=nowhere"))
     assert code == 2 and "invalid partition specified: nowhere" in told and "Traceback" not in told, told
     assert logged(outputs, "refused") == [("sweep/refused", "FAILED", [])]
+
+
+def test_a_run_of_its_own_that_has_notice_before_it_can_save_is_queued_again(cluster, outputs, cohort_csvs):
+    run = [*tiny_overrides(cohort_csvs, outputs), "pipeline=clean", "schedule.cycles=1", "run.name=alone"]
+    where = ["--parsable", "--output=/dev/null", str(SCRIPT)]
+    job = cluster.ask("sbatch", *where, sys.executable, "-m", "tmqc", *run, "tracking=none")
+    until = time.monotonic() + PATIENCE_S
+    while f"{job}.0" not in cluster.ask("squeue", "-h", "-s", "-j", job, "-o", "%i"):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    cluster.ask("scancel", "--signal=USR1", job)
+    while cluster.of(job, "T") not in ("COMPLETED", "FAILED", "CANCELLED"):
+        assert time.monotonic() < until
+        time.sleep(0.5)
+    assert "Restarts=1 " in cluster.ask("scontrol", "--oneliner", "show", "job", job)
+    assert cluster.of(job, "T") == "COMPLETED" and (outputs / "clean" / "alone" / "summary.json").exists()

@@ -25,7 +25,7 @@ from tmqc.sweep import job as module
 from tmqc.sweep import pretrain as pretrain_module
 from tmqc.sweep import run_process as jobs
 from tmqc.sweep.board import Board
-from tmqc.sweep.job import Made, Place, carry_out, handle_signals
+from tmqc.sweep.job import Made, Place, carry_out, handle_signals, skip_finished
 from tmqc.sweep.outcome import FAILED, FINISHED, KILLED, NOT_STARTED, SKIPPED, Outcome, read_outcome, write_outcome
 from tmqc.sweep.pretrain import last_clean_cycle, name_clean, pretrain
 from tmqc.sweep.run_process import Ended
@@ -81,12 +81,17 @@ def test_a_job_that_has_finished_is_skipped_and_keeps_its_numbers(runs, tmp_path
         assert again.status == SKIPPED
         assert (again.numbers, again.seconds) == (first.numbers, first.seconds)
         assert read_outcome(tmp_path, "qc.error=0.02") == again
+    assert skip_finished(place_in(tmp_path, launch="fourth"), made)  # as before a cluster is asked
+    found = read_outcome(tmp_path, "qc.error=0.02")
+    assert (found.launch, found.status, found.numbers) == ("fourth", SKIPPED, first.numbers)
     assert len(runs.of) == 1
 
 
 @pytest.mark.parametrize("change", [{"error": 0.05}, {"overwrite": True}])
 def test_other_settings_and_overwrite_run_it_again(runs, tmp_path, change):
+    assert not skip_finished(place_in(tmp_path), made)
     carry_out(place_in(tmp_path), made)
+    assert not skip_finished(place_in(tmp_path), lambda: made(**change))
     assert carry_out(place_in(tmp_path), lambda: made(**change)).status == FINISHED
     assert len(runs.of) == 2
 

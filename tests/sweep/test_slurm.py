@@ -13,7 +13,8 @@ from omegaconf import OmegaConf
 
 from tmqc.errors import RunError
 from tmqc.sweep import slurm as module
-from tmqc.sweep.outcome import FINISHED, KILLED, RUNNING, Outcome, read_outcome, write_outcome
+from tmqc.sweep.cluster import Job
+from tmqc.sweep.outcome import FINISHED, KILLED, RUNNING, SKIPPED, Outcome, read_outcome, write_outcome
 from tmqc.sweep.slurm import SlurmLauncher
 
 SCRIPT = Path(module.__file__).with_name("slurm.sh")
@@ -92,6 +93,19 @@ def test_a_job_that_waits_in_the_queue_is_waited_for_and_not_submitted_again(com
     assert "--array=0-0%2" in commands.calls("sbatch")[0]
     assert json.loads((launch.sweep / "slurm.json").read_text()) == {"a=1": "3_0", "a=2": "7_0"}
     assert read_outcome(launch.sweep, "a=1").launch == "now"  # or the sweep's table would lack it
+
+
+def test_a_job_that_has_finished_takes_no_task(commands, launch, monkeypatch):
+    def is_skipped(job):
+        return job.name == "a=1"
+
+    monkeypatch.setattr(Job, "is_skipped", is_skipped)
+    commands("squeue", "7_0 COMPLETED")
+    commands("sbatch", "7")
+    report(launch.sweep, "a=1", SKIPPED, "host", numbers={"test/auroc": 0.5})
+    report(launch.sweep, "a=2", FINISHED, "7_0", numbers={"test/auroc": 0.75})
+    assert [job.return_value for job in launch("a=1", "a=2")] == [0.5, 0.75]
+    assert json.loads((launch.sweep / "slurm.json").read_text()) == {"a=2": "7_0"}
 
 
 @pytest.mark.parametrize(("states", "words"), [("7_0 NODE_FAIL", "7_0 NODE_FAIL"), ("", "7_0 is not known any more")])

@@ -10,8 +10,10 @@ import sys
 
 import pytest
 
+from tmqc.errors import RunError
 from tmqc.runs.signals import Interrupted
 from tmqc.settings.schema import Config
+from tmqc.sweep import multirun
 from tmqc.sweep.outcome import FAILED, FINISHED, RUNNING, Outcome, write_outcome
 from tmqc.sweep.sweep import SweepPlan, open_sweep
 
@@ -73,7 +75,9 @@ def test_the_exit_code_says_how_bad_it_was(sweep, ends, code):
 def test_a_sweep_that_ends_by_an_error_has_failed(sweep, monkeypatch):
     ends = []
     monkeypatch.setattr(sweep.tracker, "finish", ends.append)
-    sweep.close(failed=True)
+    monkeypatch.setattr(multirun, "opened", [sweep])
+    with pytest.raises(RunError), multirun.closing():
+        raise RunError("sbatch: invalid partition")
     assert ends == ["FAILED"]
 
 

@@ -178,7 +178,7 @@ class TrackingConfig:
     uri: str | None = None  # default: sqlite:///<run.outputs>/mlflow.db
     experiment: str = "tmqc"  # name of the MLflow experiment
     register: str | None = None  # the final model becomes a version of this registered model
-    system_metrics: bool = True  # use of processor, memory and GPU; where psutil is installed
+    system_metrics: bool = True  # use of processor, memory (where psutil is installed) and GPU (nvidia-ml-py)
     required: bool = True  # off: a store that cannot be used at the start does not stop the run
     parent: str | None = None  # id of the run this one is nested under; a sweep sets it for its jobs
 

@@ -126,10 +126,8 @@ def carry_out(place: Place, make: Callable[[], Made]) -> Outcome | None:
             _end_if_asked()
             config, digest = made.config, settings_digest(made.config)
             outcome = replace(outcome, digest=digest)
-            if not config.run.overwrite and _has_finished(place, before, digest):
-                seconds = before.seconds if before is not None else None
-                outcome = replace(outcome, status=SKIPPED, seconds=seconds, numbers=_numbers(place.directory))
-                deliver(config.tracking, Path(config.run.outputs), place.directory)
+            if (skipped := _skipped(place, config, outcome)) is not None:
+                outcome = skipped
             else:
                 if config.pipeline.name not in TRAINING and before is not None and before.digest == digest:
                     config.run.overwrite = True  # these begin anew instead of going on
@@ -153,6 +151,29 @@ def carry_out(place: Place, make: Callable[[], Made]) -> Outcome | None:
         raise Interrupted(outcome.code - EXIT_SIGNAL)  # it reached the run before it reached us
     write_outcome(place.sweep, outcome)
     return outcome
+
+
+def skip_finished(place: Place, make: Callable[[], Made]) -> bool:
+    """Whether an earlier launch has finished the job; its outcome then says so. False for faulty settings."""
+    try:
+        config = make().config
+    except TmqcError:
+        return False
+    outcome = Outcome(place.name, str(place.directory), place.launch, RUNNING, digest=settings_digest(config))
+    if (skipped := _skipped(place, config, outcome)) is None:
+        return False
+    write_outcome(place.sweep, skipped)
+    return True
+
+
+def _skipped(place: Place, config: Config, outcome: Outcome) -> Outcome | None:
+    """The outcome of a job that has finished before, whose numbers are delivered; None of one that is to run."""
+    before = read_outcome(place.sweep, place.name)
+    if config.run.overwrite or not _has_finished(place, before, outcome.digest):
+        return None
+    deliver(config.tracking, Path(config.run.outputs), place.directory)
+    seconds = None if before is None else before.seconds
+    return replace(outcome, status=SKIPPED, seconds=seconds, numbers=_numbers(place.directory))
 
 
 def _end_if_asked() -> None:
@@ -198,7 +219,7 @@ def _status_of(code: int) -> str:
     return KILLED if code > EXIT_SIGNAL else NOT_STARTED if code == EXIT_INPUT else FAILED
 
 
-def _has_finished(place: Place, before: Outcome | None, digest: str) -> bool:
+def _has_finished(place: Place, before: Outcome | None, digest: str | None) -> bool:
     there = place.directory / CONFIG
     if not there.is_file():
         return False

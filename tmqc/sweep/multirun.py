@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from tmqc.runs.signals import Interrupted
 from tmqc.settings.schema import Config
@@ -26,6 +26,7 @@ from tmqc.sweep.scored_run import take_from_scored_run
 from tmqc.sweep.slurm import SlurmLauncher, task_ids
 
 if TYPE_CHECKING:
+    from tmqc.sweep.job import Made, Place
     from tmqc.sweep.sweep import Sweep
 
 # What a clean run has in common with the run that starts from it, but how far it goes.
@@ -97,7 +98,34 @@ def make(composed: DictConfig) -> tuple[Config, Config | None]:
 
 def task(composed: DictConfig, directory: Path) -> float | None:
     """One job of a sweep, in whichever process Hydra's launcher runs it; returns its objective, if there is one."""
-    from tmqc.sweep.job import Made, Place, carry_out, handle_signals
+    from tmqc.sweep.job import carry_out, handle_signals
+
+    place, make_job = _job(composed, directory)
+    if not opened and not task_ids:
+        handle_signals()
+    try:
+        outcome = carry_out(place, make_job)
+    except Interrupted:
+        if opened or task_ids:
+            raise
+        return None  # the outcome says so; raised here, it would make the launcher kill the other jobs outright
+    if opened:
+        opened[0].board.look()
+    return None if outcome is None else outcome.numbers.get(str(composed.sweep.objective))
+
+
+def skip(whole: DictConfig, directory: Path) -> bool:
+    """Whether an earlier launch has finished the job of these settings and Hydra's, which then has its outcome."""
+    from tmqc.sweep.job import skip_finished
+
+    HydraConfig.instance().set_config(whole)
+    composed = OmegaConf.masked_copy(whole, [str(group) for group in whole if group != "hydra"])
+    return skip_finished(*_job(composed, directory))
+
+
+def _job(composed: DictConfig, directory: Path) -> tuple[Place, Callable[[], Made]]:
+    """Where the job lies that Hydra's config is set to, and what gives its settings."""
+    from tmqc.sweep.job import Made, Place
     from tmqc.sweep.sweep import parent_id, read_sweep
 
     root = Path(HydraConfig.get().sweep.dir).absolute()
@@ -111,17 +139,7 @@ def task(composed: DictConfig, directory: Path) -> float | None:
             each.tracking.parent = parent_id(sweep.get("run_id"))
         return Made(config, clean)
 
-    if not opened and not task_ids:
-        handle_signals()
-    try:
-        outcome = carry_out(place, make_job)
-    except Interrupted:
-        if opened or task_ids:
-            raise
-        return None  # the outcome says so; raised here, it would make the launcher kill the other jobs outright
-    if opened:
-        opened[0].board.look()
-    return None if outcome is None else outcome.numbers.get(str(composed.sweep.objective))
+    return place, make_job
 
 
 @contextmanager
@@ -137,7 +155,7 @@ def closing() -> Iterator[None]:
             number = error.number if isinstance(error, Interrupted) else signal.SIGINT
             sys.exit(opened[0].close(stopped_by=number))
         if opened:
-            code = opened[0].close()
+            code = opened[0].close(failed=True)
             if code and opened[0].asked is not None:
                 sys.exit(code)
         raise

@@ -13,20 +13,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
 import cloudpickle
-from hydra.core.singleton import Singleton
-from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
-from hydra.plugins.launcher import Launcher
-from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, open_dict
 
 from tmqc.errors import RunError
 from tmqc.runs.directory import write_json
 from tmqc.runs.signals import Interrupted
+from tmqc.sweep.cluster import ClusterLauncher, Job, run_there
 from tmqc.sweep.outcome import KILLED, RUNNING, Outcome, read_outcome, write_outcome
 from tmqc.sweep.run_process import EXIT_SIGNAL
 from tmqc.sweep.sweep import read_sweep
@@ -43,14 +39,7 @@ _ENDED |= {"PREEMPTED", "REVOKED", "TIMEOUT"}
 task_ids: list[str] = []  # the task of an array that this process is, if it is one
 
 
-@dataclass(frozen=True)
-class _Job:
-    name: str
-    directory: Path
-    config: DictConfig
-
-
-class SlurmLauncher(Launcher):
+class SlurmLauncher(ClusterLauncher):
     """Submits jobs by sbatch.
 
     Args:
@@ -67,39 +56,24 @@ class SlurmLauncher(Launcher):
             if value is not None and value is not False
         ]
 
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Hydra hands over what the jobs need."""
-        self._context, self._task, self._config = hydra_context, task_function, config
-        self._sweep = Path(str(config.hydra.sweep.dir)).absolute()
-
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Submit the jobs that are not in Slurm's queue from an earlier launch, and wait for all.
+    def run(self, jobs: Sequence[Job]) -> None:
+        """Submit the jobs that have not finished and are not in Slurm's queue from an earlier launch; wait for all.
 
         Raises:
             RunError: Slurm does not take them.
         """
-        setup_globals()
-        jobs = [self._compose(list(overrides), initial_job_idx + i) for i, overrides in enumerate(job_overrides)]
         known, states = self._read_ids(), _states()
         ids = {job.name: known[job.name] for job in jobs if _is_alive(known.get(job.name), states)}
-        if new := [job for job in jobs if job.name not in ids]:
+        if new := [job for job in jobs if job.name not in ids and not job.is_skipped()]:
             number = self._submit(new)
             ids |= {job.name: f"{number}_{i}" for i, job in enumerate(new)}
             write_json(self._sweep / _IDS, known | ids)
         try:
-            self._wait({ids[job.name]: job for job in jobs})
+            self._wait({ids[job.name]: job for job in jobs if job.name in ids})
         except BaseException:
             arrays = " ".join(sorted({task_id.partition("_")[0] for task_id in ids.values()}))
             log.warning("the jobs go on in Slurm, and the same command waits for them; scancel %s ends them", arrays)
             raise
-        return [self._result(job) for job in jobs]
-
-    def _compose(self, overrides: list[str], number: int) -> _Job:
-        config = self._context.config_loader.load_sweep_config(self._config, overrides)
-        with open_dict(config):
-            config.hydra.job.num = config.hydra.job.id = number
-        folder = Path(str(config.hydra.sweep.subdir))
-        return _Job("_".join(folder.parts), self._sweep / folder, config)
 
     def _read_ids(self) -> dict[str, str]:
         try:
@@ -107,18 +81,17 @@ class SlurmLauncher(Launcher):
         except FileNotFoundError:
             return {}
 
-    def _submit(self, jobs: Sequence[_Job]) -> str:
+    def _submit(self, jobs: Sequence[Job]) -> str:
         folder = self._sweep / _FOLDER
         folder.mkdir(exist_ok=True)
         payload = folder / f"{uuid4().hex}.pkl"
-        content = (self._context, self._task, Singleton.get_state(), [job.config for job in jobs])
-        payload.write_bytes(cloudpickle.dumps(content))
+        payload.write_bytes(cloudpickle.dumps((self.payload(), [job.config for job in jobs])))
         array = f"--array=0-{len(jobs) - 1}%{self._parallel}"
         where = f"--output={folder}/%A_%a.txt"
         command = ["sbatch", "--parsable", array, where, *self._options, str(_SCRIPT), *_COMMAND, str(payload)]
         return _ask(command).strip().partition(";")[0]
 
-    def _wait(self, jobs: Mapping[str, _Job]) -> None:
+    def _wait(self, jobs: Mapping[str, Job]) -> None:
         left, seen, is_away = dict(jobs), dict.fromkeys(jobs, time.monotonic()), False
         while left:
             try:
@@ -138,7 +111,7 @@ class SlurmLauncher(Launcher):
             if left:
                 time.sleep(_POLL_S)
 
-    def _has_reported(self, task_id: str, job: _Job) -> bool:
+    def _has_reported(self, task_id: str, job: Job) -> bool:
         outcome, launch = read_outcome(self._sweep, job.name), self._launch()
         if outcome is None or outcome.host != task_id or outcome.status == RUNNING:
             return False
@@ -146,18 +119,13 @@ class SlurmLauncher(Launcher):
             write_outcome(self._sweep, replace(outcome, launch=launch))
         return True
 
-    def _report_lost(self, job: _Job, state: str) -> None:
+    def _report_lost(self, job: Job, state: str) -> None:
         reason = f"Slurm: {state}; see {self._sweep / _FOLDER}"
         lost = Outcome(job.name, str(job.directory), self._launch(), KILLED, code=1, reason=reason)
         write_outcome(self._sweep, lost)
 
     def _launch(self) -> str:
         return read_sweep(self._sweep).get("launch", "")
-
-    def _result(self, job: _Job) -> JobReturn:
-        outcome = read_outcome(self._sweep, job.name)
-        value = None if outcome is None else outcome.numbers.get(str(job.config.sweep.objective))
-        return JobReturn(_return_value=value, status=JobStatus.COMPLETED)
 
 
 def _ask(command: Sequence[str]) -> str:
@@ -189,19 +157,10 @@ def _is_alive(task_id: str | None, states: Mapping[str, str]) -> bool:
 
 def work() -> None:
     """What a task of the array does: its job. Left by a signal, it has that signal's exit code: see `slurm.sh`."""
-    context, task, state, configs = cloudpickle.loads(Path(sys.argv[1]).read_bytes())
-    Singleton.set_state(state)
-    setup_globals()
+    payload, configs = cloudpickle.loads(Path(sys.argv[1]).read_bytes())
     number = os.environ["SLURM_ARRAY_TASK_ID"]
     task_ids.append(f"{os.environ['SLURM_ARRAY_JOB_ID']}_{number}")
     try:
-        done = run_job(
-            hydra_context=context,
-            task_function=task,
-            config=configs[int(number)],
-            job_dir_key="hydra.sweep.dir",
-            job_subdir_key="hydra.sweep.subdir",
-        )
+        run_there(payload, configs[int(number)])
     except Interrupted as interrupted:
         sys.exit(EXIT_SIGNAL + interrupted.number)
-    _ = done.return_value  # raises what the job raised

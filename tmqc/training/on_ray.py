@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, InvalidStateError
 from contextlib import contextmanager, suppress
 from typing import Any
 
 from tmqc.errors import RunError
 
+_FREE_AFTER_S = 10.0  # what an earlier run had is free a while after its end
 # What of this process' environment holds for the others: backend, rounding, tracking, hidden addresses. It goes to them
 # as an argument, since Ray shows a runtime environment to whoever asks.
 _HANDED_ON = ("KERAS_", "MLFLOW_", "RAY_ADDRESS", "TF_", "TMQC_", "XLA_")
@@ -131,17 +133,24 @@ def workers(n: int, *, on_gpus: bool) -> Iterator[list[RayWorker]]:
         RunError: there is no cluster, or no room in it.
     """
     with joined():
-        import ray
-
-        free = ray.available_resources()
-        for kind in ["CPU", "GPU"] if on_gpus else ["CPU"]:
-            if not free.get(kind, 0) >= n:
-                raise RunError(
-                    f"run.verify_workers={n}: each takes a {kind} of the Ray cluster, of which "
-                    f"{free.get(kind, 0):g} are free"
-                )
+        kinds, until = ["CPU", "GPU"] if on_gpus else ["CPU"], time.monotonic() + _FREE_AFTER_S
+        while lacking := _lacking(n, kinds):
+            if time.monotonic() > until:
+                raise RunError(lacking)
+            time.sleep(0.5)
         environment = handed_on()
         yield [RayWorker(n_gpus=int(on_gpus), environment=environment) for _ in range(n)]
+
+
+def _lacking(n: int, kinds: Sequence[str]) -> list[str]:
+    import ray
+
+    free = ray.available_resources()
+    return [
+        f"run.verify_workers={n}: each takes a {kind} of the Ray cluster, of which {free.get(kind, 0):g} are free"
+        for kind in kinds
+        if not free.get(kind, 0) >= n
+    ]
 
 
 class _Caller:
