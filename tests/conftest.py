@@ -8,7 +8,8 @@ import pytest
 
 os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"  # as runs have it; test files load TensorFlow before a run could choose
 
-from tiny import write_cohort  # loads TensorFlow
+from learner_pool import LearnerPool  # loads TensorFlow
+from tiny import write_cohort
 
 # The longest first: `make test` hands whole files to its workers in this order, and the last one ends the tests.
 LONGEST = (
@@ -27,7 +28,18 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(scope="session")
-def cohort_csvs(tmp_path_factory):
+def shared_learners():
+    """Runs within this process take their compiled models from one pool."""
+    pool = LearnerPool()
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("model.sfcn", "pipelines.inference", "pipelines.prepare", "pipelines.setup"):
+            patch.setattr(f"tmqc.{module}.build_learner", pool.build_learner)
+        yield
+
+
+@pytest.fixture(scope="session")
+def cohort_csvs(tmp_path_factory, shared_learners):
+    """CSVs of the tiny cohort by split; who asks for them is about to run a pipeline."""
     return write_cohort(tmp_path_factory.mktemp("cohort"))
 
 

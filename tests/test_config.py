@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
+from tiny import compose_config
 
-from tmqc.cli import conf_dir, to_config
+from tmqc.cli import conf_dir
 from tmqc.core.rates import RATES
 from tmqc.errors import SettingsError
 from tmqc.harm.corruptions import KINDS
@@ -19,16 +19,13 @@ from tmqc.settings import schema
 from tmqc.settings.explain import explain
 from tmqc.settings.schema import Config, flatten
 from tmqc.settings.validate import validate
-from tmqc.sweep.multirun import store_schema
 
 EXPERIMENTS = sorted(p.stem for p in (conf_dir() / "experiment").glob("*.yaml"))
 OWN_DATA = ["cohort.train_csv=a.csv", "cohort.test_csv=b.csv", "inference.run=somewhere"]
 
 
 def composed(*overrides):
-    store_schema()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return to_config(compose("config", ["run.name=test", *overrides]))
+    return compose_config("run.name=test", *overrides)
 
 
 def faults(*overrides):

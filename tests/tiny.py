@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import csv
+from functools import cache
 from pathlib import Path
 
 import keras
 import numpy as np
 import SimpleITK as sitk
 from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig
 
 from tmqc.cli import conf_dir, to_config
 from tmqc.model.learner import Learner
@@ -17,6 +22,7 @@ from tmqc.sweep.multirun import store_schema
 
 SHAPE = (16, 20, 16)
 COLUMNS = ("Subject", "Path", "Study", "Group_bin", "Sex", "Age", "Scanner")
+GROUPS = {path.name for path in conf_dir().iterdir() if path.is_dir()}
 CENTERS = {"Alpha": 9, "Beta": 6, "Gamma": 1, "Delta": 3}
 
 
@@ -62,10 +68,19 @@ def tiny_overrides(csvs: dict[str, Path], outputs: Path) -> list[str]:
 
 
 def compose_config(*overrides: str) -> Config:
-    """What the command line would give."""
+    """What the command line would give. A choice of groups is composed once; on it Hydra sets the single settings."""
+    chosen = tuple(each for each in overrides if each.partition("=")[0] in GROUPS)
+    composed = copy.deepcopy(_compose_groups(chosen))
+    single = OverridesParser.create().parse_overrides([each for each in overrides if each not in chosen])
+    ConfigLoaderImpl._apply_overrides_to_config(single, composed)
+    return to_config(composed)
+
+
+@cache
+def _compose_groups(overrides: tuple[str, ...]) -> DictConfig:
     store_schema()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return to_config(compose("config", list(overrides)))
+        return compose("config", list(overrides))
 
 
 def logistic_learner(n_voxels: int, *, weights: list[float] | None = None, bias: float = 0.0) -> Learner:

@@ -73,6 +73,7 @@ def check(uri, parent, children):
         assert len(client.list_artifacts(run.info.run_id)) == 1
 
 
+@pytest.mark.slow  # tests/test_sweep.py has two jobs on one file
 def test_four_jobs_on_one_sqlite_file(tmp_path):
     parent, children = run_jobs(tmp_path, "")
     check(f"sqlite:///{tmp_path}/mlflow.db", parent, children)
