@@ -8,9 +8,6 @@ import pytest
 
 os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"  # as runs have it; test files load TensorFlow before a run could choose
 
-from learner_pool import LearnerPool  # loads TensorFlow
-from tiny import write_cohort
-
 # The longest first: `make test` hands whole files to its workers in this order, and the last one ends the tests.
 LONGEST = (
     "test_resume",
@@ -30,16 +27,19 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session")
 def shared_learners():
     """Runs within this process take their compiled models from one pool."""
-    pool = LearnerPool()
+    from learner_pool import POOL
+
     with pytest.MonkeyPatch.context() as patch:
         for module in ("model.sfcn", "pipelines.inference", "pipelines.prepare", "pipelines.setup"):
-            patch.setattr(f"tmqc.{module}.build_learner", pool.build_learner)
+            patch.setattr(f"tmqc.{module}.build_learner", POOL.build_learner)
         yield
 
 
 @pytest.fixture(scope="session")
 def cohort_csvs(tmp_path_factory, shared_learners):
     """CSVs of the tiny cohort by split; who asks for them is about to run a pipeline."""
+    from tiny import write_cohort  # loads TensorFlow, which the process that hands out the tests does without
+
     return write_cohort(tmp_path_factory.mktemp("cohort"))
 
 

@@ -98,7 +98,7 @@ def test_schema_and_yaml_name_the_same_settings():
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "message"),
     [
         ("qc.error=-0.1", "qc.error=-0.1: must be a number from 0 to 1"),
         ("qc.error=nan", "qc.error=nan: must be a number from 0 to 1"),
@@ -125,8 +125,8 @@ def test_schema_and_yaml_name_the_same_settings():
         ("+init.foo=1", "init.foo: there is no such setting"),
     ],
 )
-def test_a_bad_value_is_named_with_what_is_allowed(override, told):
-    assert any(told in fault for fault in faults(*OWN_DATA, "init.from=x", override))
+def test_a_bad_value_is_named_with_what_is_allowed(override, message):
+    assert any(message in fault for fault in faults(*OWN_DATA, "init.from=x", override))
 
 
 @pytest.mark.parametrize("name", ["''", "' '", ".", "..", "../../evil", "a/../../evil", "/evil", "a//b", "a/"])
@@ -140,7 +140,7 @@ def test_names_of_runs_may_be_nested(name):
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "message"),
     [
         (["qc=screen", "qc.calibrate=true"], "qc.control=screen has none: set it to false"),
         (["qc=chance", "qc.calibrate=true"], "flipped predictions are counted at 0.5"),
@@ -148,8 +148,8 @@ def test_names_of_runs_may_be_nested(name):
         (["qc.batchnorm=frozen", "schedule.start=0"], "no statistics to keep; start from init.from"),
     ],
 )
-def test_what_does_not_go_with_calibration_or_frozen_statistics(overrides, told):
-    assert any(told in fault for fault in faults(*OWN_DATA, "init.from=x", *overrides))
+def test_what_does_not_go_with_calibration_or_frozen_statistics(overrides, message):
+    assert any(message in fault for fault in faults(*OWN_DATA, "init.from=x", *overrides))
 
 
 def test_a_screen_has_nothing_to_stop_early():
@@ -160,21 +160,23 @@ def test_a_screen_has_nothing_to_stop_early():
     assert [composed(f"qc.early_stop={word}").qc.early_stop for word in ("true", "false")] == ["certain", "off"]
 
 
-@pytest.mark.parametrize(("setting", "told"), [("qc.reference=best", "best one"), ("run.verify_workers=1", "workers")])
-def test_what_does_not_go_with_acceptance_by_a_part(setting, told):
-    assert any(told in fault for fault in faults(*OWN_DATA, "init.from=x", "qc.early_stop=confident", setting))
+@pytest.mark.parametrize(
+    ("setting", "message"), [("qc.reference=best", "best one"), ("run.verify_workers=1", "workers")]
+)
+def test_what_does_not_go_with_acceptance_by_a_part(setting, message):
+    assert any(message in fault for fault in faults(*OWN_DATA, "init.from=x", "qc.early_stop=confident", setting))
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "message"),
     [
         (["qc.verify=scan"], "qc.verify=scan: must be one of batch, visit"),
         (["qc.verify=visit", "qc=screen"], "qc.control=screen has none: use batch"),
         (["qc.verify=visit", "qc=measured"], "use qc.verify=batch, or qc.measured.method=none"),
     ],
 )
-def test_what_does_not_go_with_verifying_by_visit(overrides, told):
-    assert any(told in fault for fault in faults(*OWN_DATA, "init.from=x", *overrides))
+def test_what_does_not_go_with_verifying_by_visit(overrides, message):
+    assert any(message in fault for fault in faults(*OWN_DATA, "init.from=x", *overrides))
 
 
 @pytest.mark.parametrize("gate", ["default", "best", "chance", "loss", "both"])
@@ -207,7 +209,7 @@ def test_rivals_need_a_state_to_judge_from(start):
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "message"),
     [
         ("qc.eror=1", "qc.eror: there is no such setting; did you mean qc.error? qc has control, error, revisit"),
         ("modell=sfcn", "modell: there is no such setting; did you mean model?"),
@@ -218,10 +220,10 @@ def test_rivals_need_a_state_to_judge_from(start):
         ("cohort.shape=40", "cohort.shape=40: must be a list"),
     ],
 )
-def test_hydras_own_complaints_in_our_words(override, told):
+def test_hydras_own_complaints_in_our_words(override, message):
     with pytest.raises(Exception, match=".") as caught:
         composed(override)
-    assert explain(caught.value) == [told] or told in explain(caught.value)[0]
+    assert explain(caught.value) == [message] or message in explain(caught.value)[0]
 
 
 def test_the_words_of_the_schema_are_what_there_is():

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import copy
 import csv
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 import keras
 import numpy as np
+import pytest
 import SimpleITK as sitk
 from hydra import compose, initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from learner_pool import POOL
 from omegaconf import DictConfig
 
 from tmqc.cli import conf_dir, to_config
@@ -54,6 +57,15 @@ def write_cohort(folder: Path, *, seed: int = 0) -> dict[str, Path]:
     return paths
 
 
+@contextmanager
+def without_pictures():
+    """Runs draw no figures and write no page, which take as long as such a run itself."""
+    with pytest.MonkeyPatch.context() as patch:
+        for pipeline in ("training", "inference"):
+            patch.setattr(f"tmqc.pipelines.{pipeline}.illustrate", lambda directory: None)
+        yield
+
+
 def tiny_overrides(csvs: dict[str, Path], outputs: Path) -> list[str]:
     """Command-line overrides for a run of seconds."""
     return [
@@ -88,6 +100,10 @@ def logistic_learner(n_voxels: int, *, weights: list[float] | None = None, bias:
 
     Neither BatchNorm nor dropout, so that training and inference see the same. Without `weights`: drawn, seeded.
     """
+    return POOL.take((n_voxels, weights, bias), lambda: _build_logistic(n_voxels, weights, bias))
+
+
+def _build_logistic(n_voxels: int, weights: list[float] | None, bias: float) -> Learner:
     volume = keras.Input((n_voxels, 1, 1, 1))
     encoder = keras.Model(volume, keras.layers.Flatten()(volume), name="encoder")
     features = keras.Input((n_voxels,))

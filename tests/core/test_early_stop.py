@@ -69,7 +69,7 @@ def test_both_is_certain_when_any_is():
         # Two of the scored stayed wrong, so only two can still be fixed:
         (10, 8, 0, False),  # 8 and 2: P = 56/1024 = 0.055
         (11, 9, 0, True),  # 9 and 2: P = 67/2048 = 0.033
-        # All HC scored: nobody is left to be fixed. 4 stayed wrong, 5 are broken: P = 1/32.
+        # All HC scored: none is left to be fixed. 4 stayed wrong, 5 are broken: P = 1/32.
         (9, 5, 91, True),
         (8, 4, 92, False),  # P = 1/16
     ],

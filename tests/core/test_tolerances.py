@@ -68,7 +68,7 @@ def test_nothing_measured_is_an_error():
 def test_dry_steps_come_from_one_center_each_without_repeats():
     subjects = {"A": ("a0", "a1", "a2"), "B": ("b0",)}
     steps = draw_dry_steps(subjects, sizes=(3, 1, 7), n_steps=20, seed=1)
-    assert [len(s) for _, s in steps] == [1] * 20 + [3] * 20  # nobody has seven
+    assert [len(s) for _, s in steps] == [1] * 20 + [3] * 20  # no center has seven
     for center, chosen in steps:
         assert set(chosen) <= set(subjects[center])
         assert len(set(chosen)) == len(chosen)

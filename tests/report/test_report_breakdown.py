@@ -75,8 +75,8 @@ def test_kinds_in_training_alone_are_scored(breakdown):
         KindScore("inverted", 1, 0, 0, 0.0, 0.0),
         KindScore("noise", 3, 3, 2, 2 / 3, 1.0),
     )
-    nobody = break_down(TRAIN, {}, eliminated=(), flagged_ever=(), age_bins=BINS)
-    assert nobody.by_kind == () and nobody.good_lost[0] == GoodLost("all", 8, 0, 0.0, 0)
+    unharmed = break_down(TRAIN, {}, eliminated=(), flagged_ever=(), age_bins=BINS)
+    assert unharmed.by_kind == () and unharmed.good_lost[0] == GoodLost("all", 8, 0, 0.0, 0)
 
 
 def test_the_files(breakdown, tmp_path):

@@ -128,7 +128,7 @@ def test_the_truth_about_sites_scans_goes_by_their_tokens(copy):
     text = page.text["detection"]
     assert f"{token_of[EVIL]} {EVIL_CENTER} noise ■ eliminated 7" in text
     assert f"{token_of['b1']} B noise never flagged" in text and text.count("never flagged") == 1
-    assert "gallery" not in page.text  # whose scans nobody can find; `--gallery` would not show more of them
+    assert "gallery" not in page.text  # whose scans cannot be found; `--gallery` would not show more of them
     (copy / "sites" / "site-1" / "tokens.csv").unlink()
     text = read(copy).text["detection"]
     assert "never flagged" not in text and "tables of tokens" in text and "precision" in text

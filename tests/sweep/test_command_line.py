@@ -124,13 +124,13 @@ def test_what_is_given_twice_is_refused(arguments):
 
 
 @pytest.mark.parametrize(
-    ("argument", "told"),
+    ("argument", "message"),
     [
         ("hydra.sweep.dir=/a(b", "hydra.sweep.dir=/a(b: Hydra cannot read this value; .*'hydra.sweep.dir=\"/a(b\"'"),
         ("größe=1", "größe: there is no such setting"),
         ("clean", "clean: write group=option or group.setting=value"),
     ],
 )
-def test_what_hydra_cannot_read_is_named_with_its_quotes(argument, told):
-    with pytest.raises(SettingsError, match=told.replace("(", r"\(")):
+def test_what_hydra_cannot_read_is_named_with_its_quotes(argument, message):
+    with pytest.raises(SettingsError, match=message.replace("(", r"\(")):
         read_command_line([argument])

@@ -78,5 +78,5 @@ def test_a_sweep_that_ends_by_an_error_has_failed(sweep, monkeypatch):
 
 
 def test_its_file_tells_jobs_what_they_need(sweep):
-    told = json.loads((sweep.plan.directory / "sweep.json").read_text())
-    assert told == {"name": "s", "launch": sweep.launch, "run_id": None, "swept": {"qc.error": "0.1,0.2"}}
+    record = json.loads((sweep.plan.directory / "sweep.json").read_text())
+    assert record == {"name": "s", "launch": sweep.launch, "run_id": None, "swept": {"qc.error": "0.1,0.2"}}
