@@ -14,8 +14,8 @@ LONGEST = (
     "test_sweep",
     "test_pipelines",
     "test_cli",
-    "test_pipeline_rivals",
-    "test_study",
+    "test_kill",
+    "test_workers",
     "test_learner",
 )
 

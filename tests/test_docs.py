@@ -14,6 +14,7 @@ from scripts_of import load_script
 from tiny import compose_config
 
 from tmqc.settings.schema import Config, flatten
+from tmqc.sweep.command_line import read_command_line
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -77,7 +78,7 @@ def test_commands_compose(page):
         if "tmqc" in words and words[0] != "python":  # alone, or after sbatch and its options
             of_ours = words[words.index("tmqc") :]
             given = [word for word in of_ours if "=" in word and not word.startswith("hydra")]
-            compose_config(*(first_value(each) for each in given))
+            compose_config(*map(first_value, read_command_line(["-m", *given])[1:]))
 
 
 def first_value(word):

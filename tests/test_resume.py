@@ -95,7 +95,6 @@ GATES = {
     "strict": ["qc.signal=loss", "qc.loss_error=0.0"],
     "screen": ["qc=screen", "qc.screen.loss_z=1.5"],
     "evidence": ["qc=evidence", "qc.evidence.every=1", "qc.revisit=1", "qc.fdr=0.5"],
-    "measured": ["qc=measured", "qc.measured.n_steps=3", "qc.chance=null"],
     "early": ["qc=both", "qc.error=0.0", "qc.loss_error=0.0", "qc.early_stop=true", "run.verify_batch_size=2"],
     "visit": ["qc.verify=visit", "schedule.batch_size=2", "qc.signal=loss", "qc.loss_error=0.0"],
 }

@@ -144,7 +144,7 @@ def test_what_a_job_left_running_has_ended_before_it_begins_again(runs, tmp_path
     lock.write_text(json.dumps({"pid": left.pid, "host": os.uname().nodename}))
     write_outcome(tmp_path, Outcome(place.name, str(place.directory), place.launch, "running"))
     assert carry_out(place, made).status == FINISHED
-    assert left.wait(timeout=60) == -signal.SIGTERM
+    assert left.wait(timeout=600) == -signal.SIGTERM
 
 
 def test_settings_that_cannot_be_used_are_the_reason(runs, tmp_path, capsys):
