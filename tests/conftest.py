@@ -8,16 +8,14 @@ import pytest
 
 os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"  # as runs have it; test files load TensorFlow before a run could choose
 
-from tiny import write_cohort  # loads TensorFlow
-
 # The longest first: `make test` hands whole files to its workers in this order, and the last one ends the tests.
 LONGEST = (
     "test_resume",
     "test_sweep",
     "test_pipelines",
     "test_cli",
-    "test_pipeline_rivals",
-    "test_study",
+    "test_kill",
+    "test_workers",
     "test_learner",
 )
 
@@ -27,7 +25,21 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(scope="session")
-def cohort_csvs(tmp_path_factory):
+def shared_learners():
+    """Runs within this process take their compiled models from one pool."""
+    from learner_pool import POOL
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("model.sfcn", "pipelines.inference", "pipelines.prepare", "pipelines.setup"):
+            patch.setattr(f"tmqc.{module}.build_learner", POOL.build_learner)
+        yield
+
+
+@pytest.fixture(scope="session")
+def cohort_csvs(tmp_path_factory, shared_learners):
+    """CSVs of the tiny cohort by split; who asks for them is about to run a pipeline."""
+    from tiny import write_cohort  # loads TensorFlow, which the process that hands out the tests does without
+
     return write_cohort(tmp_path_factory.mktemp("cohort"))
 
 

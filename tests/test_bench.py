@@ -15,8 +15,9 @@ TINY = bench.Sizes((12, 12, 12), (2, 2), n_verify=6, n_steps=3, n_pretrain=0, n_
 DEVICE = backend.set_up(deterministic=True)
 
 
+@pytest.mark.slow
 def test_a_tiny_bench_measures_everything(tmp_path, monkeypatch, capsys):
-    """All contenders in this process; those of their own are under `slow`, in tests/model/test_jax.py."""
+    """All contenders in this process; those of their own are in tests/model/test_jax.py."""
     monkeypatch.syspath_prepend(SCRIPTS)
     monkeypatch.setattr(bench, "contend", lambda work, setting: bench.WORKS[work](setting, DEVICE))
     learner = bench._build(bench.Setting(bench.TMQC, tmp_path, TINY), DEVICE)  # once: most of the time is its tracing

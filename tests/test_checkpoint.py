@@ -111,7 +111,7 @@ def test_the_farthest_point_is_the_one_that_has_done_most_whatever_the_times_of_
     assert not caplog.text
 
 
-def test_damaged_points_are_told_of_and_the_farthest_intact_one_is_used(copied, caplog):
+def test_damaged_checkpoints_are_reported_and_the_latest_intact_one_is_used(copied, caplog):
     """One cut off, so that it does not even tell how far it is; one with a flipped bit in an array."""
     cut, flipped = (copied / "checkpoints" / f"latest_0000000{n}.npz" for n in (24, 27))
     cut.write_bytes(cut.read_bytes()[:-50])

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
+from tiny import compose_config
 
-from tmqc.cli import conf_dir, to_config
+from tmqc.cli import conf_dir
 from tmqc.core.rates import RATES
 from tmqc.errors import SettingsError
 from tmqc.harm.corruptions import KINDS
@@ -19,16 +19,13 @@ from tmqc.settings import schema
 from tmqc.settings.explain import explain
 from tmqc.settings.schema import Config, flatten
 from tmqc.settings.validate import validate
-from tmqc.sweep.multirun import store_schema
 
 EXPERIMENTS = sorted(p.stem for p in (conf_dir() / "experiment").glob("*.yaml"))
 OWN_DATA = ["cohort.train_csv=a.csv", "cohort.test_csv=b.csv", "inference.run=somewhere"]
 
 
 def composed(*overrides):
-    store_schema()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return to_config(compose("config", ["run.name=test", *overrides]))
+    return compose_config("run.name=test", *overrides)
 
 
 def faults(*overrides):
@@ -101,7 +98,7 @@ def test_schema_and_yaml_name_the_same_settings():
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "message"),
     [
         ("qc.error=-0.1", "qc.error=-0.1: must be a number from 0 to 1"),
         ("qc.error=nan", "qc.error=nan: must be a number from 0 to 1"),
@@ -128,8 +125,8 @@ def test_schema_and_yaml_name_the_same_settings():
         ("+init.foo=1", "init.foo: there is no such setting"),
     ],
 )
-def test_a_bad_value_is_named_with_what_is_allowed(override, told):
-    assert any(told in fault for fault in faults(*OWN_DATA, "init.from=x", override))
+def test_a_bad_value_is_named_with_what_is_allowed(override, message):
+    assert any(message in fault for fault in faults(*OWN_DATA, "init.from=x", override))
 
 
 @pytest.mark.parametrize("name", ["''", "' '", ".", "..", "../../evil", "a/../../evil", "/evil", "a//b", "a/"])
@@ -143,15 +140,15 @@ def test_names_of_runs_may_be_nested(name):
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "message"),
     [
         (["qc=screen", "qc.calibrate=true"], "qc.control=screen has none: set it to false"),
         (["qc.early_stop=true", "qc.calibrate=true"], "set qc.early_stop=off"),
         (["qc.batchnorm=frozen", "schedule.start=0"], "no statistics to keep; start from init.from"),
     ],
 )
-def test_what_does_not_go_with_calibration_or_frozen_statistics(overrides, told):
-    assert any(told in fault for fault in faults(*OWN_DATA, "init.from=x", *overrides))
+def test_what_does_not_go_with_calibration_or_frozen_statistics(overrides, message):
+    assert any(message in fault for fault in faults(*OWN_DATA, "init.from=x", *overrides))
 
 
 def test_a_screen_has_nothing_to_stop_early():
@@ -168,14 +165,14 @@ def test_what_does_not_go_with_acceptance_by_a_part():
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "message"),
     [
         (["qc.verify=scan"], "qc.verify=scan: must be one of batch, visit"),
         (["qc.verify=visit", "qc=screen"], "qc.control=screen has none: use batch"),
     ],
 )
-def test_what_does_not_go_with_verifying_by_visit(overrides, told):
-    assert any(told in fault for fault in faults(*OWN_DATA, "init.from=x", *overrides))
+def test_what_does_not_go_with_verifying_by_visit(overrides, message):
+    assert any(message in fault for fault in faults(*OWN_DATA, "init.from=x", *overrides))
 
 
 @pytest.mark.parametrize("gate", ["default", "loss"])
@@ -208,7 +205,7 @@ def test_rivals_need_a_state_to_judge_from(start):
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "message"),
     [
         ("qc.eror=1", "qc.eror: there is no such setting; did you mean qc.error? qc has control, error, revisit"),
         ("modell=sfcn", "modell: there is no such setting; did you mean model?"),
@@ -219,10 +216,10 @@ def test_rivals_need_a_state_to_judge_from(start):
         ("cohort.shape=40", "cohort.shape=40: must be a list"),
     ],
 )
-def test_hydras_own_complaints_in_our_words(override, told):
+def test_hydras_own_complaints_in_our_words(override, message):
     with pytest.raises(Exception, match=".") as caught:
         composed(override)
-    assert explain(caught.value) == [told] or told in explain(caught.value)[0]
+    assert explain(caught.value) == [message] or message in explain(caught.value)[0]
 
 
 def test_the_words_of_the_schema_are_what_there_is():

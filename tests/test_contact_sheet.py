@@ -67,7 +67,7 @@ def test_a_phantom_is_called_one(sheet, figures, tmp_path, made):
         (["--shape", "8", "8", "8", "--out", "/dev/null/x.png"], "/dev/null/x.png"),
     ],
 )
-def test_bad_input_is_told(sheet, tmp_path, capsys, monkeypatch, arguments, words):
+def test_invalid_arguments_exit_with_2(sheet, tmp_path, capsys, monkeypatch, arguments, words):
     monkeypatch.chdir(tmp_path)
     assert sheet.main(arguments) == 2
     assert words in capsys.readouterr().err

@@ -68,7 +68,7 @@ def test_being_taken_back_clears_the_strikes():
 
 @pytest.mark.parametrize("action", ["warn", "pause", "stop"])
 def test_runaway(action):
-    """Everything looks worse than the reference: the published rule eliminates everybody, the guard does not."""
+    """Everything looks worse than the reference: the published rule eliminates every scan, the guard does not."""
     subjects = {"A": tuple("abcd"), "B": tuple("efgh")}
     centers = ScriptedCenters(lambda state: 10 if state else 0)
     guard = RunawayConfig(action, window=2, rejected=0.5, eliminated=1.0)

@@ -9,13 +9,12 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from scripts_of import load_script
+from tiny import compose_config
 
-from tmqc.cli import conf_dir
 from tmqc.settings.schema import Config, flatten
-from tmqc.sweep.multirun import store_schema
+from tmqc.sweep.command_line import read_command_line
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -75,13 +74,11 @@ def test_what_a_page_names_exists(page):
 
 def test_commands_compose(page):
     """Every `tmqc` command becomes a whole set of settings; of what a sweep varies the first value."""
-    store_schema()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        for words in commands(text_of(page)):
-            if "tmqc" in words and words[0] != "python":  # alone, or after sbatch and its options
-                of_ours = words[words.index("tmqc") :]
-                given = [word for word in of_ours if "=" in word and not word.startswith("hydra")]
-                compose("config", overrides=[first_value(each) for each in given])
+    for words in commands(text_of(page)):
+        if "tmqc" in words and words[0] != "python":  # alone, or after sbatch and its options
+            of_ours = words[words.index("tmqc") :]
+            given = [word for word in of_ours if "=" in word and not word.startswith("hydra")]
+            compose_config(*map(first_value, read_command_line(["-m", *given])[1:]))
 
 
 def first_value(word):

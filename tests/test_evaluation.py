@@ -8,7 +8,7 @@ import logging
 
 import pandas as pd
 import pytest
-from tiny import compose_config, tiny_overrides
+from tiny import compose_config, tiny_overrides, without_pictures
 
 from tmqc.cli import run
 from tmqc.core.rates import Counts, Verification
@@ -61,7 +61,7 @@ def planted(tmp_path_factory, cohort_csvs):
     messages = []
     handler = logging.Handler()
     handler.emit = lambda record: messages.append(record.getMessage())
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, without_pictures():
         patch.setattr("tmqc.pipelines.setup.LocalCenters", Planted)
         logging.getLogger("tmqc").addHandler(handler)
         try:
@@ -127,7 +127,7 @@ def test_harm_by_kind(planted):
     ]
 
 
-def test_the_good_center_that_vanished_is_told_once(planted):
+def test_a_good_center_that_vanished_is_reported_once(planted):
     [message] = [m for m in planted[1] if "no training scan left" in m]
     assert message.startswith("cycle 2: center Gamma has no training scan left: all 1 eliminated; the whole center was")
 

@@ -53,7 +53,7 @@ def trained(steps, cycle):
 HARMFUL = {*SUBJECTS["A"], "F0"}
 
 
-def test_a_flipped_center_and_an_odd_image_wait_and_are_eliminated_and_nobody_else():
+def test_only_a_flipped_center_and_an_odd_image_are_eliminated():
     run, reports, steps = screened(EvidenceCenters(), cycles=6)
     assert [steps[0].phase, {s.phase for s in steps[1:22]}] == [BASELINE, {SCREEN}]
     assert set(reports[0].flagged) == HARMFUL
@@ -68,7 +68,7 @@ def test_a_flipped_center_and_an_odd_image_wait_and_are_eliminated_and_nobody_el
     }
 
 
-def test_who_was_accused_wrongly_is_taken_back_and_trained_on_at_once():
+def test_wrongly_flagged_scans_are_readmitted_and_trained_on_at_once():
     """Averages over two screenings: the second has to say more than the first."""
     centers = EvidenceCenters(until=1)
     run = EvidenceTravel(plan(SUBJECTS, cycles=4), evidence(), centers, recorder := Recorder())
@@ -80,7 +80,7 @@ def test_who_was_accused_wrongly_is_taken_back_and_trained_on_at_once():
     assert run.ledger.eliminated == ()
 
 
-def test_a_state_that_knows_nothing_judges_nobody():
+def test_an_untrained_model_flags_no_scan():
     """Its logits are against the labels of the verification scans: the line is flat."""
     run, reports, steps = screened(EvidenceCenters(sharpness=-2.0), cycles=3)
     assert [r.refused for r in reports] == [True, False, True]
@@ -88,7 +88,7 @@ def test_a_state_that_knows_nothing_judges_nobody():
     assert run.looks.n == 0
 
 
-def test_nobody_is_eliminated_while_the_guard_holds():
+def test_no_scan_is_eliminated_while_the_guard_pauses_control():
     run, reports, _ = screened(EvidenceCenters(), cycles=5, guard=RunawayConfig("pause", eliminated=0.0))
     assert run.ledger.eliminated == ()
     assert set(reports[2].postponed) == set(reports[4].postponed) == HARMFUL

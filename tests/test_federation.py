@@ -74,7 +74,7 @@ def same(here, remote):
 
 
 def same_control(here, remote, sites):
-    """Trace, ledger and weights: all that a run leaves whose scans nobody on the server's side knows."""
+    """Trace, ledger and weights: all that a run leaves whose scans the server's side does not know."""
     table = ids_of(sites)
     (remote / "translated.csv").write_text(translated((remote / "trace.csv").read_text(), table))
     one, other = (pd.read_csv(path, keep_default_na=False) for path in (here / "trace.csv", remote / "translated.csv"))
@@ -145,15 +145,15 @@ def test_no_message_holds_what_must_stay_at_a_site(outputs, cohort_csvs, exchang
     for _, request, answer in exchanged:
         for data in (request, answer):
             assert not [text for text in forbidden if text.encode() in data]
-        asked, told = decode_message(request), decode_message(answer)
+        asked, reply = decode_message(request), decode_message(answer)
         check_request(asked)
-        check_reply(asked["task"], told)
-        for name, value in told.items():
+        check_reply(asked["task"], reply)
+        for name, value in reply.items():
             if isinstance(value, np.ndarray) and not name.startswith(STATE):
                 assert len(value) <= 2, "an array with more rows than the site has groups"
         if asked["task"] == "train":
-            assert ("loss" in told) == ("n_correct" in told) == (len(asked["tokens"]) >= 5)
-        replies += "error" not in told
+            assert ("loss" in reply) == ("n_correct" in reply) == (len(asked["tokens"]) >= 5)
+        replies += "error" not in reply
     assert replies > 20
     opened = [decode_message(answer) for _, request, answer in exchanged if decode_message(request)["task"] == "open"]
     assert all(hc + pd >= 5 for one in opened for hc, pd in zip(one["n_hc"], one["n_pd"], strict=True))

@@ -54,7 +54,7 @@ def build_site_model(settings, cohort):
 
 
 class Unreliable(LocalTransport):
-    """Sites that may be told how to answer next: `faults[site]` is used up one by one."""
+    """Sites whose next answers are set: `faults[site]` is used up one by one."""
 
     def __init__(self, sites):
         super().__init__(sites)
@@ -352,7 +352,9 @@ def harm_of_b1(state):
 
 
 def test_a_visit_ends_when_its_center_goes_away_and_a_row_says_so():
-    centers = Leaving(harm_of_b1, "B", away=[2])  # the batch is rejected, the second of its four scans finds nobody
+    centers = Leaving(
+        harm_of_b1, "B", away=[2]
+    )  # the batch is rejected, the second of its four scans finds the center away
     run, reports, steps = controlled(SUBJECTS, centers, cycles=1, batch_size=4, error=0.0)
     of_b = [(s.phase, len(s.subjects)) for s in steps if s.center == "B"]
     assert of_b == [(BATCH, 4), (RETRY, 1), (AWAY, 1)]
@@ -362,10 +364,12 @@ def test_a_visit_ends_when_its_center_goes_away_and_a_row_says_so():
 
 
 def test_a_revisit_of_an_absent_scan_is_postponed_without_a_strike():
-    centers = Leaving(harm_of_b1, "B", away=[2])  # batch and retry are rejected, the first revisit finds nobody
+    centers = Leaving(
+        harm_of_b1, "B", away=[2]
+    )  # batch and retry are rejected, the first revisit finds the center away
     run, reports, steps = controlled({"B": ("b1",)}, centers, cycles=3, batch_size=1, error=0.0, revisit=1)
-    told = [(s.cycle, s.phase) for s in steps if s.center == "B"]
-    assert told == [(0, BATCH), (0, RETRY), (1, AWAY), (2, REVISIT)]
+    phases = [(s.cycle, s.phase) for s in steps if s.center == "B"]
+    assert phases == [(0, BATCH), (0, RETRY), (1, AWAY), (2, REVISIT)]
     assert [report.n_waiting for report in reports] == [1, 1, 0]
     assert run.ledger.eliminated == ("b1",)
 

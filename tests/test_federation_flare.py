@@ -66,7 +66,7 @@ def test_a_system_of_its_own_trains_as_one_process_does(outputs, cohort_csvs):  
 
 
 class Federation:
-    """As in production: tables at sites that misbehave when told, a system that is there already, names and a kit."""
+    """As in production: tables at sites that misbehave on demand, a system that is there already, names and a kit."""
 
     def __init__(self, folder, csvs, outputs):  # noqa: F811
         cohort = read_cohort(train_csv=csvs["train"], verification_csv=csvs["verification"], test_csv=None)
@@ -126,15 +126,15 @@ def federation(tmp_path_factory, cohort_csvs, outputs, here):  # noqa: F811
 
 
 class Script(logging.Handler):
-    """Does one thing after the other, each as soon as the run says something: nobody has to guess how long it takes."""
+    """Does one thing after the other, each as soon as the run says something, without guesses of time."""
 
     def __init__(self, *acts):
         super().__init__()
-        self.acts, self.told = list(acts), []
+        self.acts, self.messages = list(acts), []
 
     def emit(self, record):
-        self.told.append(record.getMessage())
-        if self.acts and re.search(self.acts[0][0], self.told[-1]):
+        self.messages.append(record.getMessage())
+        if self.acts and re.search(self.acts[0][0], self.messages[-1]):
             self.acts.pop(0)[1]()
 
     def __enter__(self):
@@ -145,7 +145,7 @@ class Script(logging.Handler):
         logging.getLogger("tmqc").removeHandler(self)
 
     def count(self, pattern):
-        return sum(re.search(pattern, text) is not None for text in self.told)
+        return sum(re.search(pattern, text) is not None for text in self.messages)
 
 
 def wait_until(condition, process):
@@ -163,7 +163,7 @@ def lines_of(path):
 def test_whatever_happens_to_sites_and_servers_changes_nothing(here, federation):
     """Down at the start, lying, hanging, dying; tmqc killed, FLARE's server killed: verdicts, ledger and weights stay.
 
-    The first part is in a process of its own, which is killed; the second stops at the first fault, as it was told to.
+    The first part is in a process of its own, which is killed; the second stops at the first fault, as it is set to.
     """
     name = "whatever"
     run = here.parent / name
@@ -214,7 +214,7 @@ def test_a_visit_to_a_site_that_dies_is_skipped_and_verification_waits_for_it(fe
     assert set(judged["Missing"]) == {""}
 
 
-def test_nobody_is_let_in_by_certificates_of_another_authority(federation, tmp_path):
+def test_certificates_of_another_authority_are_refused(federation, tmp_path):
     """A client and an administrator with kits that somebody else's authority made."""
     system = federation.system
     others = flare_system.provision(tmp_path / "other", ["site-9"])

@@ -111,13 +111,13 @@ def test_fields_that_are_not_in_the_table_are_refused():
         "seconds": 0.1,
     }
     check_reply("verify", reply)
-    for wrong, told in [
+    for wrong, message in [
         (reply | {"predictions": np.zeros(9)}, "predictions is not in the table"),
         (reply | {"seconds": float("nan")}, "seconds is no number"),
         ({name: value for name, value in reply.items() if name != "counts"}, "counts is missing"),
         ({"error": "failed", "detail": "/data/scan.nii"}, "detail is no texts"),
     ]:
-        with pytest.raises(MessageError, match=told):
+        with pytest.raises(MessageError, match=message):
             check_reply("verify", wrong)
     with pytest.raises(MessageError, match="must be one of open, train, verify, margins"):
         check_request({"task": "predict"})
@@ -143,8 +143,8 @@ def test_small_centers_are_counted_together(sizes, min_cell, groups):
 def test_no_group_is_smaller_than_allowed_and_no_center_is_lost(sizes, min_cell):
     groups = group_centers(sizes, min_cell)
     assert all(sum(sizes[center] for center in group) >= min_cell for group in groups)
-    everybody = sorted(center for group in groups for center in group)
-    assert everybody == (sorted(sizes) if sum(sizes.values()) >= min_cell else [])
+    members = sorted(center for group in groups for center in group)
+    assert members == (sorted(sizes) if sum(sizes.values()) >= min_cell else [])
 
 
 @given(st.dictionaries(st.text("AB+", min_size=1, max_size=5), st.integers(1, 9), max_size=8), st.integers(1, 12))
@@ -160,8 +160,8 @@ def test_the_page_tells_of_every_field():
     page = (Path(__file__).resolve().parents[1] / "docs" / "across-sites.md").read_text()
     for name, task in TASKS.items():
         for way, fields in (("to the site", task.request), ("from the site", task.reply)):
-            for field, told in fields.items():
-                optional = " (optional)" if told.optional else ""
-                assert f"| `{name}` | {way} | `{field}` | {told.meaning}{optional} |" in page
-    for field, told in ERROR_REPLY.items():
-        assert f"| `{field}` | {told.meaning} |" in page
+            for field, spec in fields.items():
+                optional = " (optional)" if spec.optional else ""
+                assert f"| `{name}` | {way} | `{field}` | {spec.meaning}{optional} |" in page
+    for field, spec in ERROR_REPLY.items():
+        assert f"| `{field}` | {spec.meaning} |" in page

@@ -21,7 +21,7 @@ DATA = OWN_DATA[:2]
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "message"),
     [
         (["federation=local", "pipeline=inference"], "pipeline=inference scores scans of this machine only"),
         (
@@ -54,8 +54,8 @@ DATA = OWN_DATA[:2]
         (["federation=nvflare", "cohort.truth_csv=t.csv"], "cohort.truth_csv=t.csv: real sites do not send the ids"),
     ],
 )
-def test_what_cannot_be_asked_of_a_federation(overrides, told):
-    assert any(told in fault for fault in faults(*DATA, "init.from=x", *overrides))
+def test_what_cannot_be_asked_of_a_federation(overrides, message):
+    assert any(message in fault for fault in faults(*DATA, "init.from=x", *overrides))
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_a_sites_settings_are_read_as_written(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("train_csv: a.csv\nmin_cel: 3", "min_cel: there is no such setting"),
         ("train_csv: a.csv\nmin_cell: 0", "min_cell=0: must be a whole number from 1"),
@@ -96,11 +96,11 @@ def test_a_sites_settings_are_read_as_written(tmp_path):
         ("a: [", "cannot be read as the site's settings"),
     ],
 )
-def test_what_a_site_cannot_be_told(tmp_path, text, told):
+def test_invalid_site_settings_are_refused(tmp_path, text, message):
     (tmp_path / "site.yaml").write_text(text)
     with pytest.raises(InputError, match="this site cannot take part") as caught:
         read_site_settings(tmp_path / "site.yaml")
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["Token,Subject\n00,a\n00,b\n", "Token\n00\n", "Token,Subject\nxy,a\n"])
@@ -173,7 +173,7 @@ def test_a_hospitals_log_does_not_stream_to_the_server(kit):
     }
 
 
-def test_nobody_reads_a_hospitals_files_or_brings_code(kit):
+def test_no_role_may_read_a_hospitals_files_or_bring_code(kit):
     from nvflare.fuel.sec.authz import AuthzContext, Person
     from nvflare.security.security import FLAuthorizer
 
@@ -216,8 +216,8 @@ def test_joining_reads_every_scan_and_tells_of_a_damaged_one_before_it_touches_t
     command = [str(kit), "--settings", str(site / "site.yaml"), "--shape", "4", "5", "6", "--orientation", "LPS"]
     before = sorted((kit / "local").iterdir())
     assert join(command) == 2
-    assert "subject b" in (told := capsys.readouterr().err)
-    assert "subject a" not in told
+    assert "subject b" in (message := capsys.readouterr().err)
+    assert "subject a" not in message
     assert sorted((kit / "local").iterdir()) == before
     sitk.WriteImage(image + 1, str(site / "b.nii.gz"))
     assert join(command) == 0

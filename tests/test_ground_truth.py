@@ -40,13 +40,13 @@ def test_drawn_harm_comes_on_top_of_the_known_one(find):
 
 
 @pytest.mark.parametrize("placement", ["in_place", "extra"])
-def test_nobody_is_made_harmful_twice(find, placement):
+def test_no_scan_is_made_harmful_twice(find, placement):
     with pytest.raises(RunError, match=r"manifest\.csv lists Alpha-train-1 as harmful already.*harmful\.ids"):
         find("Alpha-train-1", overrides=made("Alpha-train-1", "Alpha-train-3", placement=placement))
 
 
 @pytest.mark.parametrize("federation", ["none", "local"])
-def test_a_manifest_of_strangers_is_refused(find, cohort_csvs, federation):
+def test_a_manifest_of_unknown_subjects_is_refused(find, cohort_csvs, federation):
     with pytest.raises(RunError) as caught:
         find("Alpha-train-1", "7", "Alpha-test-0", overrides=[f"federation.name={federation}"])
     [fault] = caught.value.faults

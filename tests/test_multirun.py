@@ -1,4 +1,4 @@
-"""What Hydra is told and asked: clean runs made of a job's settings, launchers that compose."""
+"""What Hydra is given: clean runs made of a job's settings, launchers that compose."""
 
 from __future__ import annotations
 

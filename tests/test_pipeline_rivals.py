@@ -92,7 +92,7 @@ def test_extra_copies_are_scored_besides_their_originals(runs, cohort_csvs):
     assert len(pd.read_csv(extra / "scores.csv")) == N_TRAIN + 4
 
 
-def test_too_many_neighbors_are_told_before_anything_is_written(runs, cohort_csvs):
+def test_too_many_neighbors_are_refused_before_anything_is_written(runs, cohort_csvs):
     with pytest.raises(RunError, match=rf"rivals.neighbors={N_TRAIN}: must be less than the training scans, {N_TRAIN}"):
         go(runs["outputs"], cohort_csvs, *rivals(runs["outputs"], f"rivals.neighbors={N_TRAIN}"), name="bad")
     assert not (runs["outputs"] / "rivals" / "bad").exists()

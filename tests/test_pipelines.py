@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from contextlib import nullcontext
 
 import numpy as np
 import pandas as pd
 import pytest
 from omegaconf import OmegaConf
 from scripts_of import load_script
-from tiny import CENTERS, compose_config, tiny_overrides
+from tiny import CENTERS, compose_config, tiny_overrides, without_pictures
 
 from tmqc.cli import run
 from tmqc.core.robust import shortest_half
@@ -27,10 +28,7 @@ def go(outputs, csvs, *overrides, name, pictures=False):
     """Run it in this process; figures and page, which take as long as such a run itself, only if asked for."""
     config = compose_config(*tiny_overrides(csvs, outputs), f"run.name={name}", *overrides)
     directory = outputs / config.pipeline.name / name
-    with pytest.MonkeyPatch.context() as patch:
-        if not pictures:
-            for pipeline in ("training", "inference"):
-                patch.setattr(f"tmqc.pipelines.{pipeline}.illustrate", lambda directory: None)
+    with nullcontext() if pictures else without_pictures():
         run(config, directory)
     return directory
 
@@ -114,7 +112,7 @@ def test_a_summary_says_that_a_run_finished(runs):
     assert not (runs["inference"] / "summary.json").exists()
 
 
-def test_the_manifest_tells_who_was_corrupted(runs):
+def test_the_manifest_lists_the_corrupted_scans(runs):
     with (runs["qc"] / "truth.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [r["Subject"] for r in rows] == [f"Delta-train-{i}" for i in range(CENTERS["Delta"])]
@@ -321,7 +319,7 @@ def test_a_run_is_never_written_over_unless_asked(runs, cohort_csvs):
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "message"),
     [
         (["init.from=nowhere"], "init.from=nowhere: no such run directory"),
         (["schedule.start=50", "schedule.cycles=60"], "no checkpoint of cycle 49, it holds cycles 0 to 11"),
@@ -331,10 +329,10 @@ def test_a_run_is_never_written_over_unless_asked(runs, cohort_csvs):
         (["cohort.train_csv=missing.csv"], "missing.csv"),
     ],
 )
-def test_bad_input_is_told_before_anything_is_written(runs, cohort_csvs, overrides, told):
+def test_invalid_input_is_refused_before_anything_is_written(runs, cohort_csvs, overrides, message):
     with pytest.raises(InputError, match=".") as caught:
         go(runs["outputs"], cohort_csvs, "pipeline=qc", *harm(runs["outputs"]), *overrides, name="bad")
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert not (runs["outputs"] / "qc" / "bad").exists()
 
 

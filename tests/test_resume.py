@@ -204,7 +204,7 @@ def test_a_signal_ends_the_run_after_the_step_and_it_goes_on_from_there(outputs,
             go(outputs, cohort_csvs, *settings, name=name)
         undo()
         assert caught.value.number == number
-    assert saved_cycles(outputs / "qc" / name) == []  # the cycle was over, but nobody had kept it
+    assert saved_cycles(outputs / "qc" / name) == []  # the cycle was over, but its checkpoint was not kept
     assert list((outputs / "qc" / name / "checkpoints").glob("latest_*"))  # saved although a minute has not passed
     same(whole["strict"], go(outputs, cohort_csvs, *settings, name=name))
 
@@ -235,7 +235,7 @@ def contents(directory):
     return {p: p.read_bytes() for p in directory.rglob("*") if p.is_file() and p.name != LOCK}
 
 
-def test_torn_and_corrupted_points_are_told_of_and_the_one_before_is_used(outputs, cohort_csvs, whole, die, caplog):
+def test_damaged_checkpoints_are_reported_and_the_one_before_is_used(outputs, cohort_csvs, whole, die, caplog):
     undo = die(14)
     settings = ["pipeline=qc", *GATES["strict"], *harm(outputs), "tracking=none", SAVE_ALWAYS]
     with pytest.raises(Death):
@@ -332,23 +332,24 @@ def test_other_data_is_refused(outputs, cohort_csvs, die, tmp_path):
 
 
 def test_a_full_disk_stops_the_run_with_its_checkpoints_whole(outputs, cohort_csvs, whole, monkeypatch):
-    """No file may grow beyond what a checkpoint needs: the write fails as on a full disk."""
+    """While a checkpoint is written, no file may grow to its size: the write fails as on a full disk."""
     settings = ["pipeline=qc", *GATES["strict"], *harm(outputs), "tracking=none", SAVE_ALWAYS]
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     size = checkpoint_path(outputs / "clean" / "c", START - 1).stat().st_size
     save_latest = checkpointer.save_latest
 
-    def fill_up(run, checkpoint):
+    def save_on_full_disk(run, checkpoint):
+        # Only here, where nothing else is written: the limit holds for pytest's captured output and for the log too.
         if checkpoint.cycle >= START:
             resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, hard))
-        save_latest(run, checkpoint)
+        try:
+            save_latest(run, checkpoint)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
-    monkeypatch.setattr(checkpointer, "save_latest", fill_up)
-    try:
-        with pytest.raises(StoppedError, match=r"latest_\d+.npz: cannot be written \(File too large\)"):
-            go(outputs, cohort_csvs, *settings, name="full")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    monkeypatch.setattr(checkpointer, "save_latest", save_on_full_disk)
+    with pytest.raises(StoppedError, match=r"latest_\d+.npz: cannot be written \(File too large\)"):
+        go(outputs, cohort_csvs, *settings, name="full")
     monkeypatch.undo()
     assert not list((outputs / "qc" / "full" / "checkpoints").glob("*.part"))
     same(whole["strict"], go(outputs, cohort_csvs, *settings, name="full"))

@@ -164,7 +164,7 @@ def timeless(record):
     return replace(record, train_s=0.0, verify_s=0.0)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     gate=GATES,
     seed=st.integers(0, 10**6),

@@ -55,20 +55,20 @@ VANISHED = {
 }
 
 
-def warned(caplog, truth):
+def warnings_of(caplog, truth):
     with caplog.at_level(logging.WARNING, logger="tmqc"):
         for n in range(1, len(REPORTS) + 1):
             warn_of_vanished(REPORTS[:n], PLAN, truth=truth)
     return caplog.messages
 
 
-def test_a_vanished_center_is_told_once_in_its_cycle(caplog):
-    assert warned(caplog, None) == list(VANISHED.values())
+def test_a_vanished_center_is_reported_once_in_its_cycle(caplog):
+    assert warnings_of(caplog, None) == list(VANISHED.values())
     assert {record.levelname for record in caplog.records} == {"WARNING"}
 
 
 def test_with_the_truth_it_is_said_whether_it_was_good(caplog):
-    assert warned(caplog, TRUTH) == [
+    assert warnings_of(caplog, TRUTH) == [
         VANISHED["Gamma"] + "; all of them are harmful",
         VANISHED["Beta"] + "; the whole center was good, none of its scans is harmful",
         VANISHED["Delta"] + "; 2 of them are harmful",

@@ -97,12 +97,12 @@ def test_one_that_does_no_harm_any_more_is_taken_back_and_trained_on_at_once():
     run, reports, steps = screened(ScreenCenters(harmless_from=15), cycles=4)
     assert reports[2].readmitted == ("bad",)
     assert reports[2].eliminated == ("flipped",)
-    everybody = set().union(*(trained(steps, c) for c in (2, 3)))
-    assert "bad" in everybody
+    trained_on = set().union(*(trained(steps, c) for c in (2, 3)))
+    assert "bad" in trained_on
     assert run.ledger.eliminated == ("flipped",)
 
 
-def test_a_poor_state_judges_nobody():
+def test_a_poor_model_flags_no_scan():
     """It takes 97 of 100 scans for PD, 47 of them wrongly, which chance may do."""
     _, reports, steps = screened(ScreenCenters(wrong=47), cycles=3)
     assert [r.refused for r in reports] == [True, False, True]
@@ -189,7 +189,7 @@ def test_the_guard_holds_eliminations():
     assert reports[2].alarm.by_elimination
 
 
-def test_the_guard_looks_at_nothing_but_who_would_be_eliminated():
+def test_the_guard_counts_only_scans_about_to_be_eliminated():
     """No batch is verified, so that no share of rejected ones, however small the limit, rings an alarm."""
     guard = RunawayConfig("pause", window=1, rejected=0.0, eliminated=0.5)
     run, reports, _ = screened(ScreenCenters(), cycles=3, guard=guard)
@@ -197,7 +197,7 @@ def test_the_guard_looks_at_nothing_but_who_would_be_eliminated():
     assert run.ledger.eliminated == ("bad", "flipped")
 
 
-def test_a_screening_with_nobody_left_to_judge_passes():
+def test_a_screening_without_candidates_passes():
     run = ScreenedTravel(plan(SUBJECTS, cycles=4), screening(limits=LIMITS), ScreenCenters(), Recorder())
     reports = []
     for report in run.cycles():

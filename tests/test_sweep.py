@@ -57,7 +57,7 @@ def parallel(outputs, cohort_csvs):
     return sweep(cohort_csvs, outputs, *arguments, MLFLOW_RUN_ID="0" * 32)
 
 
-def test_bad_jobs_are_told_at_once_and_in_the_end_and_the_others_complete(parallel, outputs):
+def test_invalid_jobs_are_reported_at_once_and_in_the_end_and_the_others_complete(parallel, outputs):
     assert parallel.returncode == 2, parallel.stderr
     assert "Traceback" not in parallel.stderr + parallel.stdout
     assert statuses(the_sweep(outputs)) == dict.fromkeys(GOOD, "finished") | dict.fromkeys(BAD, "could not start")
@@ -107,8 +107,8 @@ def test_a_rerun_skips_what_has_finished_in_the_same_run(parallel, outputs, coho
     assert len(runs) == 3
 
 
-def test_faults_of_the_whole_sweep_are_told_once_before_any_job(outputs, cohort_csvs, tmp_path):
-    for arguments, told in (
+def test_faults_of_the_whole_sweep_are_reported_once_before_any_job(outputs, cohort_csvs, tmp_path):
+    for arguments, message in (
         (["qc.eror=0.1,0.2"], ["qc.eror: there is no such setting; did you mean qc.error?"]),
         (
             ["sweep.objective=test/aurc", "sweep.name=a/b"],
@@ -117,7 +117,7 @@ def test_faults_of_the_whole_sweep_are_told_once_before_any_job(outputs, cohort_
     ):
         done = sweep(cohort_csvs, tmp_path, "pipeline=clean", "run.seed=0,1", "tracking=none", *arguments)
         assert done.returncode == 2
-        assert [done.stderr.count(fault) for fault in told] == [1] * len(told)
+        assert [done.stderr.count(fault) for fault in message] == [1] * len(message)
         assert "Traceback" not in done.stderr
         assert not list(tmp_path.glob("sweeps/*"))
 
@@ -145,9 +145,9 @@ def test_stopped_by_ctrl_c_it_goes_on_where_it_was(cohort_csvs, tmp_path):
         assert process.poll() is None, process.communicate()
         time.sleep(0.2)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-    told, _ = process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == 130, told
-    assert "2 jobs: 2 killed" in told
+    message, _ = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 130, message
+    assert "2 jobs: 2 killed" in message
     directory = the_sweep(tmp_path / "stopped")
     assert not list(directory.glob("*/summary.json"))
     again = sweep(cohort_csvs, tmp_path, *tracked)

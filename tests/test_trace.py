@@ -89,7 +89,7 @@ def test_an_independent_replay_of_section_7_arrives_at_the_same_rows_and_ledger(
     travelled, rows = run(tmp_path, seed=3, verify=verify, batch_size=3, local_epochs=epochs)
     queue = iter(rows[1:])
     tour = Tour(tuple(SUBJECTS), seed=42, start=START, batch_size=3, local_epochs=epochs)
-    everybody = [s for group in SUBJECTS.values() for s in group]
+    scans = [s for group in SUBJECTS.values() for s in group]
     center_of = {s: c for c, group in SUBJECTS.items() for s in group}
     revisit, eliminated = {}, []
 
@@ -122,7 +122,7 @@ def test_an_independent_replay_of_section_7_arrives_at_the_same_rows_and_ledger(
     assert content["eliminated"] == eliminated
     assert content["revisit"] == {str(due): flagged for due, flagged in revisit.items()}
     assert content["undecided"] == revisit[CYCLES] + revisit[CYCLES + 1]
-    assert set(everybody) >= set(eliminated)
+    assert set(scans) >= set(eliminated)
     assert Ledger.from_json(content) == travelled.ledger
 
 

@@ -127,7 +127,7 @@ def test_those_still_waiting_at_the_end_are_undecided():
     assert reports[-1].n_waiting == 1
 
 
-def test_rejected_batch_whose_samples_pass_one_by_one_flags_nobody():
+def test_a_rejected_batch_whose_samples_pass_one_by_one_flags_no_scan():
     """Worse by 0.06 as a batch of 2, but only by 0.02 for each single sample: exactly the tolerance."""
     centers = ScriptedCenters(lambda state: sum(3 if len(b) == 2 else 1 for b in state))
     _, reports, steps = controlled({"A": ("a", "b")}, centers, cycles=1)
@@ -183,10 +183,10 @@ def test_non_finite_loss_stops_the_run_and_names_the_place():
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_whatever_the_verdicts_the_rules_hold(data):
-    """Random counts: no eliminated or waiting subject is trained, verdicts re-derive, everybody is accounted for."""
+    """Random counts: no eliminated or waiting subject is trained, verdicts re-derive, every subject has its place."""
     sizes = data.draw(st.lists(st.integers(1, 6), min_size=1, max_size=4))
     subjects = {f"C{i}": tuple(f"{i}.{k}" for k in range(n)) for i, n in enumerate(sizes)}
-    everybody = [s for group in subjects.values() for s in group]
+    scans = [s for group in subjects.values() for s in group]
     revisit, error = data.draw(st.integers(1, 3)), data.draw(st.sampled_from([0.0, 0.02, 0.1]))
     draws = data.draw(st.randoms(use_true_random=False))
     centers = ScriptedCenters(lambda state: draws.randint(0, 6))
@@ -217,7 +217,7 @@ def test_whatever_the_verdicts_the_rules_hold(data):
             eliminated.add(step.subjects[0])
     assert centers.state == tuple(accepted)  # every rejected step is undone, and nothing else
     ledger = run.ledger
-    places = Counter([*ledger.eligible(everybody, 8), *ledger.undecided(8), *ledger.eliminated])
-    assert places == Counter(everybody)
+    places = Counter([*ledger.eligible(scans, 8), *ledger.undecided(8), *ledger.eliminated])
+    assert places == Counter(scans)
     assert set(ledger.eliminated) == eliminated
     assert reports[-1].n_eliminated == len(eliminated)

@@ -104,7 +104,7 @@ def test_local_epochs_train_more_and_tolerate_no_more():
 
 
 def test_a_loss_that_a_center_keeps_back_leaves_the_visit_without():
-    """Five scans with a loss, two without: no mean over all seven can be told."""
+    """Five scans with a loss, two without: no mean over all seven is known."""
     known = Step(0, VISIT, "A", tuple("abcde"), loss=0.5, n_correct=3, train_s=1.0)
     joined = join([known, Step(0, VISIT, "A", ("f", "g"), train_s=2.0)])
     assert (joined.subjects, joined.loss, joined.train_s) == (tuple("abcdefg"), None, 3.0)
@@ -113,7 +113,7 @@ def test_a_loss_that_a_center_keeps_back_leaves_the_visit_without():
 
 @pytest.mark.parametrize("away", [0, 1, 2])
 def test_a_center_that_goes_away_leaves_nothing_unverified(away):
-    """B has three batches; at the first, second or third nobody answers: the visit is undone, the row names it all."""
+    """B has three batches; it does not answer at one of them: the visit is undone, the row names it all."""
     subjects = {"A": ("x",), "B": tuple("abcdef"), "C": ("y",)}
     centers = Leaving(n_bad({"b"}), "B", away=[away])
     run, [report], steps = travelled(subjects, centers)
@@ -126,7 +126,7 @@ def test_a_center_that_goes_away_leaves_nothing_unverified(away):
 
 
 def test_a_center_that_goes_away_among_the_retries_keeps_what_was_accepted():
-    centers = Leaving(n_bad(set("abcd")), "A", away=[4])  # two batches, rejected; the third retry finds nobody
+    centers = Leaving(n_bad(set("abcd")), "A", away=[4])  # two batches, rejected; the third retry finds the center away
     run, _, steps = travelled(FOUR, centers)
     assert [(s.phase, len(s.subjects)) for s in steps[1:]] == [(VISIT, 4), (RETRY, 1), (RETRY, 1), (AWAY, 1)]
     assert run.ledger.waiting(0) == steps[1].subjects[:2]
@@ -158,7 +158,7 @@ def test_strikes_and_the_loss_work_as_for_batches(tmp_path):
         assert row["Ignored"] == str(int(not accept))
 
 
-def test_an_early_stop_is_told_the_limit_of_the_visit():
+def test_early_stop_uses_the_limit_of_the_visit():
     limits = []
 
     class Watched(ScriptedCenters):
@@ -176,6 +176,6 @@ def test_with_one_batch_a_center_both_are_the_same_run():
     for verify in (BATCH, VISIT):
         centers = ScriptedCenters(n_bad({"b", "c", "d"}))
         run, reports, steps = travelled(subjects, centers, Control(verify=verify), cycles=4, batch_size=3)
-        told = [(s.cycle, s.subjects, s.rates, s.verdict) for s in steps]
-        runs.append((told, run.ledger, centers.log, centers.state, [r.n_batches_rejected for r in reports]))
+        steps_of_run = [(s.cycle, s.subjects, s.rates, s.verdict) for s in steps]
+        runs.append((steps_of_run, run.ledger, centers.log, centers.state, [r.n_batches_rejected for r in reports]))
     assert runs[0] == runs[1]

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import csv
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import keras
 import numpy as np
+import pytest
 import SimpleITK as sitk
 from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from learner_pool import POOL
+from omegaconf import DictConfig
 
 from tmqc.cli import conf_dir, to_config
 from tmqc.model.learner import Learner
@@ -17,6 +25,7 @@ from tmqc.sweep.multirun import store_schema
 
 SHAPE = (16, 20, 16)
 COLUMNS = ("Subject", "Path", "Study", "Group_bin", "Sex", "Age", "Scanner")
+GROUPS = {path.name for path in conf_dir().iterdir() if path.is_dir()}
 CENTERS = {"Alpha": 9, "Beta": 6, "Gamma": 1, "Delta": 3}
 
 
@@ -48,6 +57,15 @@ def write_cohort(folder: Path, *, seed: int = 0) -> dict[str, Path]:
     return paths
 
 
+@contextmanager
+def without_pictures():
+    """Runs draw no figures and write no page, which take as long as such a run itself."""
+    with pytest.MonkeyPatch.context() as patch:
+        for pipeline in ("training", "inference"):
+            patch.setattr(f"tmqc.pipelines.{pipeline}.illustrate", lambda directory: None)
+        yield
+
+
 def tiny_overrides(csvs: dict[str, Path], outputs: Path) -> list[str]:
     """Command-line overrides for a run of seconds."""
     return [
@@ -62,10 +80,19 @@ def tiny_overrides(csvs: dict[str, Path], outputs: Path) -> list[str]:
 
 
 def compose_config(*overrides: str) -> Config:
-    """What the command line would give."""
+    """What the command line would give. A choice of groups is composed once; on it Hydra sets the single settings."""
+    chosen = tuple(each for each in overrides if each.partition("=")[0] in GROUPS)
+    composed = copy.deepcopy(_compose_groups(chosen))
+    single = OverridesParser.create().parse_overrides([each for each in overrides if each not in chosen])
+    ConfigLoaderImpl._apply_overrides_to_config(single, composed)
+    return to_config(composed)
+
+
+@cache
+def _compose_groups(overrides: tuple[str, ...]) -> DictConfig:
     store_schema()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return to_config(compose("config", list(overrides)))
+        return compose("config", list(overrides))
 
 
 def logistic_learner(n_voxels: int, *, weights: list[float] | None = None, bias: float = 0.0) -> Learner:
@@ -73,6 +100,10 @@ def logistic_learner(n_voxels: int, *, weights: list[float] | None = None, bias:
 
     Neither BatchNorm nor dropout, so that training and inference see the same. Without `weights`: drawn, seeded.
     """
+    return POOL.take((n_voxels, weights, bias), lambda: _build_logistic(n_voxels, weights, bias))
+
+
+def _build_logistic(n_voxels: int, weights: list[float] | None, bias: float) -> Learner:
     volume = keras.Input((n_voxels, 1, 1, 1))
     encoder = keras.Model(volume, keras.layers.Flatten()(volume), name="encoder")
     features = keras.Input((n_voxels,))

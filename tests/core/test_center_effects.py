@@ -78,15 +78,16 @@ def test_flipping_is_that_of_labels():
 def test_p_values_are_uniform_where_centers_differ_and_none_is_harmful():
     rng = np.random.default_rng(2)
     sizes = rng.integers(2, 40, 60)
-    p = [p_values(compare_centers(*cohort(rng, sizes))[0], sizes.size) for _ in range(15)]
-    assert kstest(np.concatenate(p), "uniform").statistic < 0.05  # of 900; the trimming costs a little
+    p = [p_values(compare_centers(*cohort(rng, sizes))[0], sizes.size) for _ in range(8)]
+    assert kstest(np.concatenate(p), "uniform").statistic < 0.07  # of 480; the trimming costs a little
 
 
 def test_false_discovery_rate_and_power_by_size():
+    N = 10
     rng = np.random.default_rng(3)
     sizes = np.array([3] * 12 + [8] * 12 + [16] * 12 + [40] * 12)
-    shares, found = [], np.zeros((25, 4))
-    for repeat in range(25):
+    shares, found = [], np.zeros((N, 4))
+    for repeat in range(N):
         train, verification = cohort(rng, sizes)
         harmful = np.zeros(sizes.size, bool)
         harmful[[rng.integers(12) + 12 * block for block in range(4)]] = True
@@ -94,7 +95,7 @@ def test_false_discovery_rate_and_power_by_size():
         out = benjamini_hochberg(p_values(z, sizes.size), 0.1)
         shares.append((out & ~harmful).sum() / max(1, out.sum()))
         found[repeat] = out[harmful]
-    assert np.mean(shares) < 0.1 + 2 * np.std(shares) / np.sqrt(25)
+    assert np.mean(shares) < 0.1 + 2 * np.std(shares) / np.sqrt(N)
     by_size = found.mean(axis=0)
     assert list(by_size) == sorted(by_size)
     assert by_size[-1] > 0.9

@@ -134,7 +134,7 @@ def test_what_cannot_be_judged_is_an_error():
         judge_center([math.nan], [1], [], [], rng=rng())
 
 
-@pytest.mark.parametrize(("n", "v"), [(3, 1), (8, 3), (24, 7)])
+@pytest.mark.parametrize(("n", "v"), [(3, 1), (24, 7)])
 def test_no_harm_keeps_the_level_whatever_the_site_does(n, v):
     """Sites of very different shift and share of patients: P(p <= a) <= a, within three standard errors."""
     generator = np.random.default_rng(n)

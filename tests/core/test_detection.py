@@ -28,8 +28,8 @@ def test_by_hand():
 
 
 def test_what_does_not_exist_is_none():
-    nobody = detect([], [])
-    assert (nobody.precision, nobody.recall, nobody.f1) == (None, None, None)
+    empty = detect([], [])
+    assert (empty.precision, empty.recall, empty.f1) == (None, None, None)
     missed = detect([], ["a"])
     assert (missed.precision, missed.recall, missed.f1) == (None, 0.0, 0.0)
     alarm = detect(["a"], [])

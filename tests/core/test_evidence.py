@@ -61,7 +61,7 @@ def test_a_flipped_center_waits_and_the_others_do_not(seed):
     assert shares == {1: 0.0, 2: 0.0, 10: 1.0}
 
 
-def test_who_waited_is_eliminated_taken_back_or_held():
+def test_a_waiting_scan_is_eliminated_readmitted_or_held():
     train, verification = draw(flipped=["big3"])
     its = {c: [s.subject for s in train if s.center == c] for c in SIZES}
     due = replace(LOOK, due={*its["big3"], *its["big4"]}, accused={"big3": True, "big4": True, "big5": False})
@@ -117,7 +117,7 @@ def test_labels_of_the_field_are_ranked_and_not_eliminated():
 
 
 @pytest.mark.slow
-def test_shifted_sites_without_harm_lose_nobody():
+def test_shifted_sites_without_harm_lose_no_scan():
     """No harm, strong shift between sites: of 100 runs of one look, no more than q may accuse any center."""
     accusing = 0
     for seed in range(100):

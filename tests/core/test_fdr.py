@@ -26,7 +26,7 @@ def test_out_of_range():
         share_of_look(0.1, 6, 5)
 
 
-def test_who_is_no_candidate_is_not_rejected_and_gives_nobody_room():
+def test_a_non_candidate_is_not_rejected_and_changes_no_threshold():
     p = [0.001, 0.03, 0.5]
     assert confirm(p, [True, True, True], 0.05).tolist() == [True, True, False]
     assert confirm(p, [False, True, True], 0.05).tolist() == [False] * 3

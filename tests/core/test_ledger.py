@@ -38,7 +38,7 @@ def test_order_is_kept_and_repeats_are_dropped():
     assert Ledger().flag(["d", "a", "d"], due=3).due(3) == ("d", "a")
 
 
-def test_nobody_is_eliminated_or_flagged_twice():
+def test_no_scan_is_eliminated_or_flagged_twice():
     ledger = Ledger().flag(["a"], due=3).eliminate("a")
     with pytest.raises(ValueError, match="already eliminated: a"):
         ledger.eliminate("a")

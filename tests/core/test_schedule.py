@@ -98,7 +98,7 @@ def test_a_cycle_before_the_start_has_no_order():
         Tour(CENTERS, seed=0, start=10).visits(9, SUBJECTS)
 
 
-def test_nobody_touches_the_global_generator():
+def test_the_global_generator_is_left_alone():
     np.random.seed(7)
     before = np.random.get_state()[1].copy()
     Tour(CENTERS, seed=0, start=0).visits(2, SUBJECTS)

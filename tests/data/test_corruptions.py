@@ -45,7 +45,7 @@ HEAD = head()
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("shape", [SHAPE, (6, 7, 8), (5, 9, 12)])
+@pytest.mark.parametrize("shape", [SHAPE, (5, 9, 12)])
 def test_every_kind_gives_a_finite_float32_volume_in_range_and_leaves_the_original_alone(kind, shape):
     scan = head(shape)
     before = scan.copy()
@@ -66,10 +66,9 @@ def test_the_record_alone_makes_the_corruption_again(kind):
 
 
 @pytest.mark.parametrize("kind", sorted(set(GRADED) - {"partial_view"}))
-@pytest.mark.parametrize("seed", range(3))
-def test_the_more_severe_the_further_from_the_original(kind, seed):
+def test_the_more_severe_the_further_from_the_original(kind):
     """Measure: root mean square difference. Drawn by the same seed, so only the severity differs."""
-    far = [rms(at_severity(kind, severity, HEAD, seed) - HEAD) for severity in range(1, 11)]
+    far = [rms(at_severity(kind, severity, HEAD) - HEAD) for severity in range(1, 11)]
     assert far[0] > 0.2
     # Motion may fall back by a hair: poses that are far apart happen to look more alike.
     least = 0.98 if kind == "motion" else 1.0
@@ -95,17 +94,11 @@ def test_kinds_without_a_strength_say_so():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_constant_scan_is_no_trouble(kind):
-    made = at_severity(kind, 5, np.full(SHAPE, 100, np.float32))
-    assert np.isfinite(made).all()
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_single_bright_voxel_is_no_trouble(kind):
-    scan = np.zeros(SHAPE, np.float32)
-    scan[3, 4, 5] = 200
-    for severity in (1, 10):
-        assert np.isfinite(at_severity(kind, severity, scan)).all()
+def test_a_constant_scan_and_a_single_bright_voxel_stay_finite(kind):
+    point = np.zeros(SHAPE, np.float32)
+    point[3, 4, 5] = 200
+    for scan in (point, np.full(SHAPE, 100, np.float32)):
+        assert all(np.isfinite(at_severity(kind, severity, scan)).all() for severity in (1, 10))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -94,7 +94,7 @@ def test_replaced_tissue_leaves_nothing_of_the_scan():
 # --- who ---
 
 
-def test_no_scenario_corrupts_nobody():
+def test_without_a_scenario_no_scan_is_corrupted():
     assert draw_harm(TRAIN, HarmfulConfig()) == Truth(())
 
 
@@ -327,14 +327,14 @@ def test_what_cannot_be_corrupted_is_reported_together(cohort, subject, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("kind", "told"),
+    ("kind", "message"),
     [
         ("noise", r"3 of 4 scans are not .*: subject s2 \(noise\), -95 to 150"),
         ("gibbs", r"2 of 4 scans are not .*: subject s2 \(gibbs\), -95 to 150"),
         ("mirrored", None),
     ],
 )
-def test_scans_on_another_scale_are_told_of_once(cohort, write_nifti, subject, tmp_path, caplog, *, kind, told):
+def test_scans_on_another_scale_are_reported_once(cohort, write_nifti, subject, tmp_path, caplog, *, kind, message):
     unit = write_nifti("unit.nii", np.linspace(0, 1, 336).reshape(SHAPE), dtype=np.float32)
     train = [*cohort, subject("s4", unit)]
     truth = draw_harm(train, HarmfulConfig(scenario="samples", ids=["s1", "s2", "s3", "s4"], kind=kind))
@@ -342,8 +342,8 @@ def test_scans_on_another_scale_are_told_of_once(cohort, write_nifti, subject, t
         caplog.clear()
         write_harmful(train, truth, tmp_path / out, VolumeCache(tmp_path / "cache"))
         messages = [record.getMessage() for record in caplog.records]
-        assert len(messages) == (told is not None)
-        assert told is None or re.search(told, messages[0])
+        assert len(messages) == (message is not None)
+        assert message is None or re.search(message, messages[0])
 
 
 # --- the script ---

@@ -135,7 +135,7 @@ def test_extra_copies_are_further_subjects_that_tell_nothing():
         assert (one.seed, one.kind) == (other.seed, other.kind)
 
 
-def test_the_id_of_an_extra_copy_is_nobody_elses():
+def test_the_id_of_an_extra_copy_is_unique():
     train = [*TRAIN, *(replace(TRAIN[0], subject=name) for name in ("A0_2", "A0_3", "A0_2_2"))]
     truth = draw_harm(train, HarmfulConfig(scenario="centers", ids=["A"], placement="extra"))
     assert truth.subjects == {"A0_4", "A1_2", "A2_2", "A0_2_3", "A0_3_2", "A0_2_2_2"}

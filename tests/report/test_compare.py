@@ -127,7 +127,7 @@ def test_heat_maps_by_hand(outputs):
     assert gate == "qc"
     assert means.to_dict() == {1: {0.01: 0.25, 0.02: 0.25}, 2: {0.01: 0.0, 0.02: 0.0}}
     assert counts.to_dict() == {1: {0.01: 2, 0.02: 2}, 2: {0.01: 2, 0.02: 1}}
-    [(_, means, counts)] = heat_maps(runs, "detect/precision")  # none where nobody was eliminated: empty, not 0
+    [(_, means, counts)] = heat_maps(runs, "detect/precision")  # none where no scan was eliminated: empty, not 0
     assert means[2].isna().all()
     assert list(counts[2]) == [0, 0]
     [(_, figure)] = draw_heat_maps(runs)

@@ -1,4 +1,4 @@
-"""Figures of runs of every size are drawn, say what they are told to say, and touch no global state of pyplot."""
+"""Figures of runs of every size are drawn, have the texts they should, and touch no global state of pyplot."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def test_one_gray_scale_for_all_that_most_scans_set(tmp_path):
     assert [picture.high for _, picture in gallery.centers[0].flagged] == [RAS.max(), RAS.max(), 10 * RAS.max()]
 
 
-def test_a_scan_that_cannot_be_read_is_told_of():
+def test_an_unreadable_scan_is_reported():
     [center] = make_gallery([history("a", "A", "undecided", Path("/no/such.nii.gz"))], []).centers
     assert center.flagged[0][1].png is None and "cannot be read" in center.flagged[0][1].fault
 

@@ -96,7 +96,7 @@ def test_what_does_not_exist_is_none_and_never_zero():
     women, south = rows["sex=F"], rows["center=south"]
     assert women.specificity is None and women.auroc is None and women.sensitivity == 0.5
     assert south.sensitivity is None and south.f1 is None and south.auroc is None and south.specificity == 1.0
-    old = rows["age=[70,120]"]  # nobody PD, one called PD: F1 exists and is 0
+    old = rows["age=[70,120]"]  # no PD scan, one called PD: F1 exists and is 0
     assert old.f1 == 0.0 and old.sensitivity is None and old.specificity == 0.0
 
 

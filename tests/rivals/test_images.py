@@ -1,4 +1,4 @@
-"""Rivals that look at the scans alone, on arrays whose scores can be told beforehand."""
+"""Rivals that look at the scans alone, on arrays whose scores are known beforehand."""
 
 from __future__ import annotations
 

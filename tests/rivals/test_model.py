@@ -104,7 +104,7 @@ def test_a_wrong_label_is_found_by_everything_that_looks_at_labels(learner):
 
 
 def test_neighbors(learner):
-    """On the unit circle at 0, 1, 2, 3 and 90 degrees; lengths do not count, and nobody is his own neighbor."""
+    """On the unit circle at 0, 1, 2, 3 and 90 degrees; lengths do not count, and no scan is its own neighbor."""
     degrees = np.array([0, 1, 2, 3, 90])
     points = np.column_stack([np.cos(np.radians(degrees)), np.sin(np.radians(degrees)), np.zeros(5)])
     scans = points * np.array([1, 5, 2, 1, 3])[:, None]

@@ -35,7 +35,7 @@ SUMMARY = {"pipeline": "qc", "test/auroc": 0.75, "test/f1": None, "qc/eliminated
 
 
 class Runs:
-    """Stands in for the process of a run: writes what a finished run leaves, unless told to end otherwise."""
+    """Stands in for the process of a run: writes what a finished run leaves, unless set to end otherwise."""
 
     def __init__(self):
         self.of: list[Path] = []
@@ -126,7 +126,7 @@ def test_a_job_that_failed_or_died_is_run_again(runs, tmp_path):
     assert len(runs.of) == 4
 
 
-def test_a_run_that_finished_though_nobody_saw_it_is_skipped(runs, tmp_path):
+def test_a_finished_run_without_an_outcome_on_record_is_skipped(runs, tmp_path):
     """Whoever waited for it was killed: the outcome still says that it is running."""
     place = place_in(tmp_path)
     carry_out(place, made)
@@ -149,7 +149,7 @@ def test_what_a_job_left_running_has_ended_before_it_begins_again(runs, tmp_path
     lock.write_text(json.dumps({"pid": left.pid, "host": os.uname().nodename}))
     write_outcome(tmp_path, Outcome(place.name, str(place.directory), place.launch, "running"))
     assert carry_out(place, made).status == FINISHED
-    assert left.wait(timeout=60) == -signal.SIGTERM
+    assert left.wait(timeout=600) == -signal.SIGTERM
 
 
 def test_settings_that_cannot_be_used_are_the_reason(runs, tmp_path, capsys):
@@ -332,13 +332,13 @@ def test_a_clean_model_that_cannot_be_trained_is_the_reason(runs, tmp_path):
     ("ends", "code", "status"), [(2, 2, NOT_STARTED), (1, 1, FAILED), (-9, 1, FAILED), (143, 143, KILLED)]
 )
 def test_a_clean_model_that_was_not_trained_says_whose_fault_it_was(runs, tmp_path, capsys, ends, code, status):
-    runs.ends = [Ended(ends, "as told")]
+    runs.ends = [Ended(ends, "as reported")]
     job = made()
     clean, directory = clean_in(tmp_path)
     job.config.init["from"] = str(directory)
     outcome = carry_out(place_in(tmp_path), lambda: Made(job.config, clean))
     assert (outcome.code, outcome.status) == (code, status)
-    assert "as told" in outcome.reason and "as told" in capsys.readouterr().err
+    assert "as reported" in outcome.reason and "as reported" in capsys.readouterr().err
     assert runs.of == [directory]
 
 
@@ -376,11 +376,11 @@ def test_the_board_tells_every_job_once_and_the_table_all(tmp_path):
     board.look()
     board.stop()
     board.table(jobs[:3])
-    told = console.export_text()
-    assert told.count("a=1: finished, 3 s, test AUROC 0.500, eliminated 2") == 1
-    assert "[2/5] a=2: failed, 1 s: no such scan" in told
-    assert "5 jobs: 1 finished, 1 failed, 1 running, 2 not begun" in told
-    assert "a=4" not in told
+    message = console.export_text()
+    assert message.count("a=1: finished, 3 s, test AUROC 0.500, eliminated 2") == 1
+    assert "[2/5] a=2: failed, 1 s: no such scan" in message
+    assert "5 jobs: 1 finished, 1 failed, 1 running, 2 not begun" in message
+    assert "a=4" not in message
     assert json.loads((tmp_path / "jobs" / "a=1.json").read_text())["status"] == FINISHED
 
 
@@ -390,13 +390,13 @@ def test_the_closing_table_fits_into_80_columns(tmp_path):
     numbers |= {"detect/precision": 0.417, "detect/recall": 0.308}
     job = Outcome("qc.error=0.01,qc.revisit=1,run.seed=0", "d", "now", FINISHED, seconds=1111.0, numbers=numbers)
     Board(tmp_path, "now", n_jobs=1, objective=None, console=console).table([job])
-    told = console.export_text()
-    assert "finished  1111  1.000  0.942     170   0.417   0.308" in told
-    assert all(part in told for part in ("qc.error=0.01,", "qc.revisit=1,", "run.seed=0"))
+    message = console.export_text()
+    assert "finished  1111  1.000  0.942     170   0.417   0.308" in message
+    assert all(part in message for part in ("qc.error=0.01,", "qc.revisit=1,", "run.seed=0"))
 
 
 @pytest.mark.parametrize(
-    ("objective", "direction", "told"),
+    ("objective", "direction", "message"),
     [
         ("detect/f1", "maximize", ["best detect/f1: 0.75 of 2, a=2"]),
         ("detect/f1", "minimize", ["best detect/f1: 0.5 of 2, a=1"]),
@@ -404,7 +404,7 @@ def test_the_closing_table_fits_into_80_columns(tmp_path):
         (None, "maximize", []),
     ],
 )
-def test_the_best_job_by_the_objective_is_told(tmp_path, objective, direction, told):
+def test_the_best_job_by_the_objective_is_reported(tmp_path, objective, direction, message):
     base = Config()
     base.sweep.objective, base.sweep.direction = objective, direction
     jobs = [
@@ -412,4 +412,4 @@ def test_the_best_job_by_the_objective_is_told(tmp_path, objective, direction, t
         Outcome("a=2", "d", "now", SKIPPED, numbers={"detect/f1": 0.75}),
         Outcome("a=3", "d", "now", FAILED, numbers={"detect/f1": 0.9}),
     ]
-    assert best(SweepPlan("s", tmp_path, base, {"a": "1,2,3"}, 3), jobs) == told
+    assert best(SweepPlan("s", tmp_path, base, {"a": "1,2,3"}, 3), jobs) == message

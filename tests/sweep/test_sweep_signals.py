@@ -37,7 +37,7 @@ def test_the_first_signal_reaches_the_jobs_and_the_second_ends_the_sweep(sweep):
     job = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     outcome(sweep, "a", RUNNING, pid=job.pid)
     signal.raise_signal(signal.SIGINT)
-    assert job.wait(timeout=60) == -signal.SIGTERM  # a job takes this for Ctrl-C without impatience
+    assert job.wait(timeout=600) == -signal.SIGTERM  # a job takes this for Ctrl-C without impatience
     with pytest.raises(Interrupted):
         signal.raise_signal(signal.SIGINT)
     assert sweep.close() == 130
@@ -82,5 +82,5 @@ def test_a_sweep_that_ends_by_an_error_has_failed(sweep, monkeypatch):
 
 
 def test_its_file_tells_jobs_what_they_need(sweep):
-    told = json.loads((sweep.plan.directory / "sweep.json").read_text())
-    assert told == {"name": "s", "launch": sweep.launch, "run_id": None, "swept": {"qc.error": "0.1,0.2"}}
+    record = json.loads((sweep.plan.directory / "sweep.json").read_text())
+    assert record == {"name": "s", "launch": sweep.launch, "run_id": None, "swept": {"qc.error": "0.1,0.2"}}

@@ -1,4 +1,4 @@
-"""A store that keeps the order of what it is given, and fails if it is told to."""
+"""A store that keeps the order of what it is given, and fails if it is set to."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ def test_the_wait_in_the_end_is_bounded_and_what_is_left_is_written_down(store, 
     tracker.wait()
 
 
-def test_the_user_of_a_sweep_is_told_to_launch_it_again(caplog, tmp_path):
+def test_the_warning_of_a_sweep_says_to_launch_it_again(caplog, tmp_path):
     tracker = MlflowTracker(StubStore(TrackingError), directory=tmp_path, required=False)
     tracker.start(name="run", tags={SWEEP_TAG: "s"}, settings={})
     tracker.finish("FINISHED")

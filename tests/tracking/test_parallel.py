@@ -45,10 +45,10 @@ def run_jobs(outputs, uri):
         return subprocess.Popen(command, text=True, env=environment, **pipes)
 
     def finish(process, cycles):
-        told, errors = process.communicate(f"{cycles}\n", timeout=1200)
+        output, errors = process.communicate(f"{cycles}\n", timeout=1200)
         assert process.returncode == 0, errors
         assert "not logged" not in errors and "not all of the run" not in errors  # slow it may be
-        return json.loads(told.splitlines()[-1])
+        return json.loads(output.splitlines()[-1])
 
     parent = finish(start("", "parent"), 0)
     jobs = [start(parent, str(number)) for number in range(N_PROCESSES)]
@@ -73,6 +73,7 @@ def check(uri, parent, children):
         assert len(client.list_artifacts(run.info.run_id)) == 1
 
 
+@pytest.mark.slow  # tests/test_sweep.py has two jobs on one file
 def test_four_jobs_on_one_sqlite_file(tmp_path):
     parent, children = run_jobs(tmp_path, "")
     check(f"sqlite:///{tmp_path}/mlflow.db", parent, children)

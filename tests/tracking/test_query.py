@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tiny import compose_config, tiny_overrides
+from tiny import compose_config, tiny_overrides, without_pictures
 
 from tmqc.cli import run
 from tmqc.errors import ComparisonError
@@ -25,7 +25,8 @@ def outputs(tmp_path_factory, cohort_csvs, empty_database):
     harm = ["harmful=centers", "harmful.ids=[Delta]", "harmful.kind=noise", "pipeline=qc", "schedule.start=0"]
     settings = [*tiny_overrides(cohort_csvs, folder), *harm, "schedule.cycles=2", "run.name=q"]
     config = compose_config(*settings)
-    run(config, folder / "qc" / "q")
+    with without_pictures():
+        run(config, folder / "qc" / "q")
     sweep = open_sweep(SweepPlan("sweep", folder / "sweeps" / "sweep", config, {"qc.error": "0.1,0.2"}, 2))
     sweep.close()
     client = mlflow.MlflowClient(database_uri(folder / "mlflow.db"))
@@ -36,7 +37,8 @@ def outputs(tmp_path_factory, cohort_csvs, empty_database):
     client.log_param(killed_id, "run.name", "k")
     client.set_terminated(killed_id, "KILLED")
     client.create_run(experiment, run_name="stranger")
-    run(compose_config(*settings, "schedule.cycles=3"), folder / "qc" / "q")  # prolonged
+    with without_pictures():
+        run(compose_config(*settings, "schedule.cycles=3"), folder / "qc" / "q")  # prolonged
     return folder
 
 
@@ -59,7 +61,7 @@ def test_the_parent_of_a_sweep_has_the_settings_of_its_runs_and_is_none(outputs)
     assert (found.records, [item.faulty for item in found.left_out]) == ((), [False])
 
 
-def test_unfinished_runs_parents_and_strangers_are_told_apart(outputs):
+def test_unfinished_runs_parents_and_foreign_runs_are_distinguished(outputs):
     found = query("tmqc", filter_string="", uri=database_uri(outputs / "mlflow.db"), outputs=Path("nowhere"))
     assert [(r.name, r.state) for r in found.records] == [
         ("k", "unfinished, KILLED in the tracking store"),

@@ -25,7 +25,7 @@ from tmqc.report.replay import other_numbers  # noqa: E402
 from tmqc.tracking.outbox import read_outbox  # noqa: E402
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "replay_tracking.py"
-NOWHERE = "http://127.0.0.1:9"  # the discard port: nobody listens
+NOWHERE = "http://127.0.0.1:9"  # the discard port, without a server
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def outputs(tmp_path_factory, empty_database):
 
 @pytest.fixture(scope="module")
 def live(outputs, cohort_csvs):
-    """A tiny QC run that MLflow was told of while it ran."""
+    """A tiny QC run that MLflow recorded while it ran."""
     return go(outputs, cohort_csvs, "live")
 
 
@@ -74,7 +74,7 @@ def runs_in(uri, directory):
     return client, [r for r in client.search_runs(experiments) if r.data.tags.get(DIRECTORY_TAG) == str(directory)]
 
 
-def told(uri, directory):
+def stored_run(uri, directory):
     """What the one run of the directory holds: settings, points, files, status, description."""
     client, [found] = runs_in(uri, directory)
     files = {f.path for f in client.list_artifacts(found.info.run_id)}
@@ -97,7 +97,7 @@ def told(uri, directory):
 
 def test_a_replay_is_the_run(script, live, outputs, store, capsys):
     assert script.main([str(live), "--uri", store]) == 0
-    one, other = told(database_uri(outputs / "mlflow.db"), live), told(store, live)
+    one, other = stored_run(database_uri(outputs / "mlflow.db"), live), stored_run(store, live)
     assert {group.split("/")[0] for group, _ in one["points"]} == {"train", "verify", "qc", "detect", "test"}
     assert {step for _, step in one["points"]} == {0, 1}
     assert other.pop("points") == pytest.approx(one.pop("points"), rel=1e-12)
@@ -126,7 +126,7 @@ def test_a_dead_run_is_killed_and_its_last_words_do_not_matter(script, live, sto
     with (dead / "cycles.csv").open("a") as file:
         file.write("2,1e-4,0.3")
     assert script.main([str(dead), "--uri", store]) == 0
-    got = told(store, dead)
+    got = stored_run(store, dead)
     assert got["status"] == "KILLED" and {step for _, step in got["points"]} == {0, 1}
     assert not any(name.startswith("test/") for name, _ in got["points"]) and got["description"] is None
 
@@ -141,7 +141,7 @@ def test_a_run_that_the_store_never_heard_of_is_sent_from_its_directory(
     caplog.set_level("INFO", logger="tmqc")
     assert script.main([str(directory), "--uri", store]) == 0
     assert not (directory / "tracking.json").exists() and not (directory / "model").exists()
-    one, other = told(database_uri(outputs / "mlflow.db"), live), told(store, unheard)
+    one, other = stored_run(database_uri(outputs / "mlflow.db"), live), stored_run(store, unheard)
     clocks = {f"{group}/seconds{total}" for group in ("train", "verify") for total in ("", "_total")}
     same = [{at: value for at, value in each["points"].items() if at[0] not in clocks} for each in (one, other)]
     assert same[1] == same[0] and other["points"].keys() == one["points"].keys()
@@ -163,7 +163,7 @@ def test_what_waits_of_a_run_that_the_store_does_not_know_is_replaced_by_a_repla
     left = json.loads((directory / "tracking.json").read_text())
     (directory / "tracking.json").write_text(json.dumps(left | {"run_id": "0" * 32, "text": "other", "files": {}}))
     assert script.main([str(directory), "--uri", store]) == 0
-    assert {step for _, step in told(store, directory)["points"]} == {0, 1}
+    assert {step for _, step in stored_run(store, directory)["points"]} == {0, 1}
     assert not (directory / "tracking.json").exists()
     [found] = runs_in(store, directory)[1]
     assert len(found.inputs.dataset_inputs) == 3 and len(found.outputs.model_outputs) == 1
@@ -181,7 +181,7 @@ def test_a_run_that_was_killed_outright_gets_its_last_cycles_and_its_status(scri
     client.update_run(found.info.run_id, status="RUNNING")
     (directory / "cycles.csv").write_text("".join(cycles))
     assert script.main([str(directory), "--uri", store]) == 0
-    got = told(store, directory)
+    got = stored_run(store, directory)
     assert got["status"] == "KILLED" and {step for _, step in got["points"]} == {0, 1}
 
 
@@ -192,7 +192,7 @@ def test_a_finished_job_delivers_what_waits(unheard, store, tmp_path):
     _, [run] = runs_in(store, unheard)
     assert run.info.status == "FINISHED" and run.data.tags["mlflow.parentRunId"] == "0" * 32  # of the sweep
     assert not (directory / "tracking.json").exists()
-    deliver(TrackingConfig(uri=NOWHERE), tmp_path, directory)  # nothing waits: nobody is asked
+    deliver(TrackingConfig(uri=NOWHERE), tmp_path, directory)  # nothing waits: no server is asked
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_a_finished_job_delivers_what_waits(unheard, store, tmp_path):
         (["moved", "--uri", NOWHERE], f"tracking.uri={NOWHERE}: MLflow cannot be used there"),
     ],
 )
-def test_what_cannot_be_replayed_is_told(script, store, tmp_path, monkeypatch, capsys, arguments, words):
+def test_what_cannot_be_replayed_is_reported(script, store, tmp_path, monkeypatch, capsys, arguments, words):
     monkeypatch.chdir(tmp_path)
     config = {"pipeline": {"name": "qc"}, "run": {"name": "r", "outputs": str(tmp_path / "gone")}}
     for name, content in {"empty": None, "other": {}, "broken": config, "moved": config}.items():

@@ -156,7 +156,7 @@ def test_an_inherited_run_id_or_uri_captures_nothing(outputs, monkeypatch, tmp_p
     assert not list(tmp_path.iterdir()) and os.environ["MLFLOW_RUN_ID"] == "0" * 32
 
 
-def test_experiments_have_their_runs_and_a_deleted_one_is_told(outputs):
+def test_a_deleted_experiment_is_an_error(outputs):
     store = start(make(outputs, experiment="other"))
     client = mlflow.MlflowClient(store.uri)
     client.delete_experiment(read(store).info.experiment_id)
@@ -164,7 +164,7 @@ def test_experiments_have_their_runs_and_a_deleted_one_is_told(outputs):
         start(make(outputs, experiment="other"))
 
 
-def test_an_unreachable_server_is_told_soon(tmp_path):
+def test_an_unreachable_server_is_reported_soon(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         uri = f"http://127.0.0.1:{free.getsockname()[1]}"
@@ -196,18 +196,18 @@ def test_the_file_of_a_uri(uri, path):
 
 
 @pytest.mark.parametrize("uri", ["file:///tmp/mlruns", "ftp://x/y"])
-def test_a_uri_mlflow_cannot_use_is_told(tmp_path, uri):
+def test_a_uri_that_mlflow_cannot_use_is_an_error(tmp_path, uri):
     with pytest.raises(RunError, match=uri):
         start(make(tmp_path, uri=uri))
 
 
-def test_a_file_that_is_no_database_is_told_at_once(tmp_path):
+def test_a_file_that_is_no_database_is_an_error(tmp_path):
     (tmp_path / "mlflow.db").write_text("not a database at all")
     with pytest.raises(RunError, match="no SQLite database"):
         start(make(tmp_path))
 
 
-def test_a_folder_that_cannot_be_made_is_told(tmp_path):
+def test_a_folder_that_cannot_be_made_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="cannot be written to"):
         start(make(tmp_path / "file" / "outputs"))
@@ -255,7 +255,7 @@ def test_a_start_can_be_repeated_and_runs_are_found_by_their_directory(outputs, 
     assert make(outputs).runs_of(directory) == [(first.run_id, "KILLED")]
 
 
-def test_what_fails_is_told_apart(store, monkeypatch, tmp_path):
+def test_refused_and_failed_calls_are_distinguished(store, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
 
     def fail(*args, **kwargs):
@@ -384,7 +384,7 @@ def test_a_database_that_is_away_for_a_while(outputs, tmp_path, caplog, capfd):
     assert "sqlalche" not in "".join(capfd.readouterr())
 
 
-def test_a_database_that_is_locked_at_the_start_is_told_soon(outputs, monkeypatch):
+def test_a_locked_database_is_reported_soon(outputs, monkeypatch):
     monkeypatch.setattr("tmqc.tracking.database._PATIENCE_S", 0.1)
     lock = sqlite3.connect(outputs / "mlflow.db", isolation_level=None)
     lock.execute("BEGIN EXCLUSIVE")

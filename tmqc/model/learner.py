@@ -231,13 +231,13 @@ class Learner:
 
     @cached_property
     def _gradient_of_sum(self) -> Callable[..., list[Any]]:
-        clip = keras.config.epsilon()
+        model, clip = self.model, keras.config.epsilon()
 
         def total(x: Any, y: Any) -> Any:
-            p = ops.clip(ops.cast(self.model(x, training=False), "float32")[:, 0], clip, 1.0 - clip)
+            p = ops.clip(ops.cast(model(x, training=False), "float32")[:, 0], clip, 1.0 - clip)
             return -ops.sum(y * ops.log(p) + (1.0 - y) * ops.log(1.0 - p))
 
-        return backend.make_gradient(total, self.model.weights)
+        return backend.make_gradient(total, model.weights)
 
     def first_order(self, gradient: Snapshot, origin: Snapshot) -> float:
         """By how much the loss that `gradient` is of has changed since `origin`, to first order, in nats."""

@@ -1,0 +1,46 @@
+"""Compiled models that the tests of one process share: compiling takes longer than most of the runs themselves."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import weakref
+
+from tmqc.model import backend, sfcn
+from tmqc.model.learner import Learner
+
+_build = sfcn.build_learner
+
+
+class LearnerPool:
+    """Hands out learners in their first state; one that nothing refers to any more is handed out again."""
+
+    def __init__(self):
+        self._free = {}
+
+    def take(self, made_of, build):
+        """A learner as `build` makes it; those of equal `made_of` are taken for each other."""
+        free = self._free.setdefault(repr(made_of), [])
+        if not free:
+            gc.collect()  # runs that died are held by the frames of their exceptions
+        if free:
+            learner = Learner.__new__(Learner)
+            learner.__dict__, first = free.pop()
+            learner._most_at_once = sys.maxsize
+            learner.restore(first)
+        else:
+            learner = build()
+            first = learner.snapshot()
+        weakref.finalize(learner, free.append, (learner.__dict__, first)).atexit = False
+        return learner
+
+    def build_learner(self, config, *, trains=True):
+        """As `tmqc.model.sfcn.build_learner`."""
+        run = config.run
+        device = backend.set_up(deterministic=run.deterministic, threads=run.threads)
+        frozen = config.pipeline.name == "qc" and config.qc.batchnorm == "frozen"
+        made_of = (config.cohort.shape, config.model, run.seed, run.precision, run.jit, run.deterministic)
+        return self.take((*made_of, frozen, trains), lambda: _build(config, trains=trains)[0]), device
+
+
+POOL = LearnerPool()
