@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import csv
+
 import numpy as np
 import pytest
 from test_travel import Recorder, ScriptedCenters, plan
 
 from tmqc.core.evidence import ScanScore
 from tmqc.core.records import BASELINE, BATCH, SCREEN
+from tmqc.runs.trace import TraceWriter
 from tmqc.settings.schema import EvidenceConfig, QcConfig, RunawayConfig
 from tmqc.training.evidence import EvidenceTravel
 from tmqc.training.state import TourState
@@ -86,6 +89,19 @@ def test_an_untrained_model_flags_no_scan():
     assert [r.refused for r in reports] == [True, False, True]
     assert not [s for s in steps if s.phase == SCREEN]
     assert run.looks.n == 0
+
+
+def test_where_no_state_can_judge_those_due_wait_on_with_a_row_each(tmp_path):
+    centers = EvidenceCenters()
+    with TraceWriter(tmp_path / "trace.csv", further=True) as trace:
+        run = EvidenceTravel(plan(SUBJECTS, cycles=3), evidence(), centers, trace)
+        for report in run.cycles():
+            if report.cycle == 1:
+                centers.sharpness = -2.0
+    rows = [row for row in csv.DictReader((tmp_path / "trace.csv").open()) if row["Cycle"] == "2"]
+    postponed = {row["Subject"] for row in rows if row["Outcome"] == "postponed"}
+    assert postponed == HARMFUL
+    assert [row["PFP"] for row in rows if row["Subject"] in HARMFUL] == [""] * len(HARMFUL)
 
 
 def test_no_scan_is_eliminated_while_the_guard_pauses_control():

@@ -42,10 +42,8 @@ def trace_row(step: Step) -> dict[str, object]:
     With `qc.calibrate` all of these were counted once logits had become `Slope` * logit + `Offset`.
     What `qc.early_stop=confident` accepts by a part is compared with the reference on the same scans; `Risk` decides.
     Of a first-order screening step none was scored: `VerifyLoss` is the estimate, and counts and rates are empty. Of a
-    step that was due and could not be taken there is nothing but who was due.
-
-    Raises:
-        ValueError: the step was taken, and neither verified nor estimated.
+    step that was due and could not be taken there is nothing but who was due; of a scan that was due where no state
+    could judge, that and the outcome.
     """
     many = step.phase in (BATCH, VISIT) or len(step.subjects) > 1
     row: dict[str, object] = dict.fromkeys(COLUMNS) | {
@@ -55,14 +53,14 @@ def trace_row(step: Step) -> dict[str, object]:
         "Phase": step.phase,
         "Subjects": SEPARATOR.join(step.subjects),
     }
-    if step.phase == AWAY:
+    if not has_values(step):
         return row
     row |= {"Ignored": int(not step.accepted), "LR": step.learning_rate, "Loss": step.loss}
     row["Seconds"] = step.train_s + step.verify_s
     if step.estimated_loss is not None:
         return row | {"VerifyLoss": step.estimated_loss, "Scored": 0}
-    if step.verification is None or step.rates is None:
-        raise ValueError("only verified steps have a row in the trace")
+    assert step.verification is not None
+    assert step.rates is not None
     counts, verdict = step.verification.counts, step.verdict
     row |= {"ACC": step.verification.at_best.accuracy, "PFP": step.rates.fpr, "PFN": step.rates.fnr}
     row |= {"FP": counts.fp, "FN": counts.fn, "TP": counts.tp, "TN": counts.tn, "Scored": counts.n}
@@ -98,6 +96,11 @@ def further_cells(step: Step) -> dict[str, object]:
         )
         cells |= {"Margin": found.margin, **dict(zip(_FINDING, findings, strict=True))}
     return cells
+
+
+def has_values(step: Step) -> bool:
+    """Whether the verification loss after the step is known, measured or estimated."""
+    return step.verification is not None or step.estimated_loss is not None
 
 
 class TraceWriter:
@@ -136,8 +139,8 @@ class TraceWriter:
         """Nothing to write."""
 
     def step(self, step: Step) -> None:
-        """Append a row if the step was verified, or could not be taken."""
-        if step.verification is None and step.estimated_loss is None and step.phase != AWAY:
+        """Append a row if the step was verified, could not be taken, or only says that a scan was postponed."""
+        if not has_values(step) and step.phase != AWAY and step.outcome is None:
             return
         row = trace_row(step)
         if self._further and step.phase != AWAY:

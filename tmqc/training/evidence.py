@@ -118,6 +118,9 @@ class EvidenceTravel(Travel):
             state.refused = bool(looks.train)
             for subject in due:
                 self._postpone(subject, self._next_screening())
+                step = Step(state.cycle, SCREEN, self._center_of[subject], (subject,), outcome=POSTPONED)
+                for listener in self.listeners:  # a row of the trace, and no step of the cycle: none was judged
+                    listener.step(step)
             looks.accused = {c: self._next_screening() if at == state.cycle else at for c, at in looks.accused.items()}
         looks.train, looks.verification = [], []
 
