@@ -27,6 +27,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import binomtest, norm, t
+from sklearn.metrics import average_precision_score
 
 from tmqc.core.center_effects import compare_centers, p_values, sum_logits
 from tmqc.core.center_tests import CenterTest, judge_center, margins_of, rank_p_value
@@ -35,6 +36,7 @@ from tmqc.core.fdr import benjamini_hochberg, large_enough
 from tmqc.core.label_fdr import judge_labels
 from tmqc.core.platt import calibrate_counts, count_logits
 from tmqc.core.power import PlantedCenter, Power, measure_power, plant_flips
+from tmqc.core.review import margins_at_centers
 
 COLUMNS = ("subject", "site", "split", "label", "flipped", "logit")
 EDGES = (16, 40)
@@ -96,10 +98,8 @@ def judge(table: pd.DataFrame, *, rng: np.random.Generator, q: float, draws: int
 def _judge_singles(train: pd.DataFrame, q: float) -> tuple[int, int, int, float | None]:
     verdicts = judge_labels(train["margin"].tolist(), q=q)
     truth, out = train["flipped"].to_numpy() == 1, np.array([v.eliminate for v in verdicts])
-    precision = None
-    if truth.any():
-        at = np.sort([v.rank for v, wrong in zip(verdicts, truth, strict=True) if wrong])
-        precision = float(np.mean(np.arange(1, at.size + 1) / at))
+    ranked = -margins_at_centers(train["z"], train["label"], train["site"].astype(str).tolist())
+    precision = float(average_precision_score(truth, ranked)) if truth.any() else None
     return int(truth.sum()), int(out.sum()), int((out & ~truth).sum()), precision
 
 
