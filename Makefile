@@ -61,7 +61,7 @@ $(VENV)/.engines: $(VENV)/.dev
 	@touch $@
 
 test-engines: $(VENV)/.engines  ## sweeps on Slurm and Ray clusters of this machine, an MLflow server with PostgreSQL; as root
-	$(BIN)/python -m pytest -q -rs -m engines
+	$(BIN)/python -m pytest -q -rs -m engines tests/engines
 
 check: $(VENV)/.dev  ## format, lint and types
 	$(BIN)/ruff format --check .

@@ -1,4 +1,4 @@
-"""Engines that tests start on this machine, by the scripts beside this file."""
+"""Engines that tests start on this machine, by the scripts beside this file, and what sweeps on them logged."""
 
 from __future__ import annotations
 
@@ -24,3 +24,23 @@ def started(script, **environment):
         yield environment
     finally:
         subprocess.run([HERE / script, "stop"], env=environment, check=True, timeout=PATIENCE_S)
+
+
+def logged(outputs, sweep):
+    """Name -> status and cycles of the sweep's runs in MLflow."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{outputs}/mlflow.db")
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    runs = client.search_runs(experiments, f"tags.`tmqc.sweep` = '{sweep}'")
+    steps = {
+        run: [point.step for point in client.get_metric_history(run.info.run_id, "verify/accuracy")] for run in runs
+    }
+    told = [(run.info.run_name, run.info.status, sorted(steps[run])) for run in runs]
+    return sorted(told)
+
+
+def all_of(sweep, jobs, n_cycles):
+    """What there is of a sweep when all has been logged once."""
+    cycles = list(range(n_cycles))
+    return sorted([(f"sweep/{sweep}", "FINISHED", []), *((f"clean/{job}", "FINISHED", cycles) for job in jobs)])

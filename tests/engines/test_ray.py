@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from engines.starting import HERE, PATIENCE_S, started
+from engines.starting import HERE, PATIENCE_S, all_of, logged, started
 from test_resume import same
 from test_sweep import command_of
 from test_workers import BATCH_SIZE, SCANS, Linear, share_some_verifications
@@ -26,7 +26,8 @@ from tmqc.training.workers import VerificationWorkers
 
 pytestmark = [pytest.mark.engines, pytest.mark.skipif(find_spec("ray") is None, reason="pip install -e '.[ray]'")]
 
-SETTINGS = ["pipeline=clean", "schedule.cycles=20", "checkpoint.every_s=0", "tracking=none", "sweep.name=s"]
+N_CYCLES = 20
+SETTINGS = ["pipeline=clean", f"schedule.cycles={N_CYCLES}", "checkpoint.every_s=0", "sweep.name=s"]
 SETTINGS += ["run.verify_batch_size=2"]
 JOBS = [f"run.seed={seed}" for seed in range(4)]
 
@@ -45,7 +46,7 @@ def cluster(tmp_path_factory):
 def undisturbed(tmp_path_factory, cohort_csvs):
     """The first two jobs, in a sweep without Ray."""
     outputs = tmp_path_factory.mktemp("alone")
-    command = command_of(cohort_csvs, outputs, *SETTINGS, "run.seed=0,1")
+    command = command_of(cohort_csvs, outputs, *SETTINGS, "run.seed=0,1", "tracking=none")
     subprocess.run(command, cwd=outputs, check=True, timeout=PATIENCE_S)
     return outputs / "sweeps" / "s"
 
@@ -114,7 +115,7 @@ def test_workers_on_ray_count_as_one_process_does(cluster):
 
 def test_a_run_verified_on_ray_is_the_run_without(cluster, undisturbed, cohort_csvs, tmp_path):
     overrides = [o for o in tiny_overrides(cohort_csvs, tmp_path) if not o.startswith("schedule.learning_rate")]
-    overrides += [*SETTINGS, "run.threads=1", "run.seed=0", "run.verify_on=ray"]
+    overrides += [*SETTINGS, "run.threads=1", "run.seed=0", "run.verify_on=ray", "tracking=none"]
     command = [sys.executable, "-m", "tmqc", *overrides]
     subprocess.run([*command, "run.name=a", "run.verify_workers=2"], env=cluster, check=True, timeout=PATIENCE_S)
     assert "Ray" not in (tmp_path / "clean" / "a" / "run.log").read_text()
@@ -140,6 +141,7 @@ def test_a_signal_has_jobs_saved_and_the_same_command_goes_on(cluster, undisturb
     assert code == 0 and "4 jobs: 4 finished" in told, told
     for job in JOBS[:2]:
         same(undisturbed / job, sweep.directory / job)
+    assert logged(tmp_path, "s") == all_of("s", JOBS, N_CYCLES)
     code, told = Launched(cohort_csvs, tmp_path, cluster | {"RAY_ADDRESS": "127.0.0.1:1"}).end()
     assert code == 0 and "4 jobs: 4 skipped" in told, told  # without Ray
 
@@ -160,3 +162,4 @@ def test_jobs_of_a_killed_worker_and_of_a_lost_node_resume(cluster, undisturbed,
     for job in JOBS[:2]:
         assert "going on with a run that died" in (sweep.directory / "jobs" / f"{job}.txt").read_text()
         same(undisturbed / job, sweep.directory / job)
+    assert logged(tmp_path, "s") == all_of("s", JOBS, N_CYCLES)

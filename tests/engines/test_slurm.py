@@ -12,8 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from engines.starting import HERE, PATIENCE_S, started
-from mlflow import MlflowClient
+from engines.starting import HERE, PATIENCE_S, all_of, logged, started
 from test_resume import same
 from test_sweep import command_of, statuses
 from tiny import tiny_overrides
@@ -111,23 +110,6 @@ def stop_each(sweep, stopped):
         time.sleep(0.02)
 
 
-def logged(outputs, sweep):
-    """Name -> status and cycles of the sweep's runs in MLflow."""
-    client = MlflowClient(f"sqlite:///{outputs}/mlflow.db")
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    runs = client.search_runs(experiments, f"tags.`tmqc.sweep` = '{sweep}'")
-    steps = {
-        run: [point.step for point in client.get_metric_history(run.info.run_id, "verify/accuracy")] for run in runs
-    }
-    told = [(run.info.run_name, run.info.status, sorted(steps[run])) for run in runs]
-    return sorted(told)
-
-
-def all_of(name):
-    cycles = list(range(N_CYCLES))
-    return sorted([(f"sweep/{name}", "FINISHED", []), *((f"clean/{job}", "FINISHED", cycles) for job in JOBS)])
-
-
 @pytest.fixture(scope="module")
 def whole(launch, outputs):
     """The jobs that nothing befalls; the command is ended while they run, and the same one waits for them."""
@@ -144,7 +126,7 @@ def whole(launch, outputs):
 
 
 def test_four_jobs(whole, outputs):
-    assert logged(outputs, "whole") == all_of("whole")
+    assert logged(outputs, "whole") == all_of("whole", JOBS, N_CYCLES)
 
 
 def test_preempted_late_and_lost_jobs_end_as_those_that_nothing_befell(launch, cluster, outputs, whole):
@@ -181,7 +163,7 @@ def test_preempted_late_and_lost_jobs_end_as_those_that_nothing_befell(launch, c
     assert [job for job in JOBS if tasks(sweep)[job] != before[job]] == [lost]
     for job in JOBS:
         same(whole / job, sweep / job)
-    assert logged(outputs, "hit") == all_of("hit")
+    assert logged(outputs, "hit") == all_of("hit", JOBS, N_CYCLES)
 
 
 def test_a_job_that_is_canceled_ends(launch, cluster, outputs):
