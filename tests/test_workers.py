@@ -7,6 +7,7 @@ import signal
 
 import numpy as np
 import pytest
+from test_pipelines import go, harm
 
 from tmqc.core.gate import Gate
 from tmqc.training.scorer import Scorer
@@ -92,7 +93,6 @@ def test_a_worker_that_computes_otherwise_is_not_worked_with():
 
 
 def test_a_run_with_workers_is_the_run_without(tmp_path, cohort_csvs):
-    from test_pipelines import go, harm  # loads TensorFlow, which the workers of the other tests do without
     from test_resume import GATES, same
 
     go(tmp_path, cohort_csvs, "pipeline=clean", "schedule.cycles=8", "tracking=none", name="c")
