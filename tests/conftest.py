@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"  # as runs have it; test files load TensorFlow before a run could choose
+
+settings.register_profile("tmqc", deadline=None, suppress_health_check=[HealthCheck.too_slow])  # on a busy machine
+settings.load_profile("tmqc")
 
 # The longest first: `make test` hands whole files to its workers in this order, and the last one ends the tests.
 LONGEST = (

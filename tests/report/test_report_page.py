@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 import sys
 from html import escape
 from html.parser import HTMLParser
@@ -21,7 +20,6 @@ from tmqc.report.after_run import illustrate
 from tmqc.report.illustrate import write_figures
 from tmqc.report.page import write_report
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "report.py"
 VOID = {"meta", "link", "img", "br"}
 
 
@@ -249,9 +247,8 @@ def test_what_is_no_run_is_refused(tmp_path):
         write_report(tmp_path)
 
 
-def test_the_script_makes_it_again(copy, tmp_path):
+def test_the_script_makes_it_again(copy, tmp_path, capsys):
     (copy / "report.html").unlink(missing_ok=True)
-    command = [sys.executable, str(SCRIPT), str(copy), str(tmp_path / "nothing"), "--gallery", "0"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2 and "nothing: is not the directory of a run" in done.stderr
+    assert load_script("report").main([str(copy), str(tmp_path / "nothing"), "--gallery", "0"]) == 2
+    assert "nothing: is not the directory of a run" in capsys.readouterr().err
     assert "4 more flagged scans are not shown" in (copy / "report.html").read_text("utf-8")
