@@ -134,24 +134,6 @@ def test_heat_maps_by_hand(outputs):
     assert any("n=1" in text for text in texts(figure))
 
 
-def test_the_second_error_of_a_gate_of_both_signals_is_not_averaged_over(tmp_path):
-    """Recall 0.2 under one loss error and 1.0 under the other are two maps, not one of 0.6."""
-    for loss, recall in ((0.002, 0.2), (0.05, 1.0)):
-        for revisit in (1, 2):
-            both = ["qc.signal=both", f"qc.revisit={revisit}", *HARM]
-            swept = [f"qc.loss_error={loss}"]
-            make_run(tmp_path, "qc", f"fixed-{loss}-{revisit}", *both, *swept, detection={"recall": recall})
-    groups = group_runs(gather([tmp_path]).records)
-    [(gate, means, counts)] = heat_maps(gate_runs(groups), "detect/recall")  # one error varies: a map over that one
-    assert (gate, means[1].to_dict(), set(counts[1])) == ("qc", {0.002: 0.2, 0.05: 1.0}, {1})
-    for revisit in (1, 2):
-        both = ["qc.signal=both", "qc.error=0.1", "qc.loss_error=0.05", f"qc.revisit={revisit}", *HARM]
-        make_run(tmp_path, "qc", f"other-{revisit}", *both, detection={"recall": 0.4})
-    maps = heat_maps(gate_runs(group_runs(gather([tmp_path]).records)), "detect/recall")
-    found = {gate: (means[1].to_dict(), set(counts[1].replace(0, 1))) for gate, means, counts in maps}
-    assert found == {"loss_error 0.002": ({0.02: 0.2}, {1}), "loss_error 0.05": ({0.02: 1.0, 0.1: 0.4}, {1})}
-
-
 def test_screens_have_no_error_but_may_have_revisits(tmp_path):
     for revisit in (1, 2):
         screen = ["qc.control=screen", f"qc.revisit={revisit}", *HARM]

@@ -92,10 +92,9 @@ def gate_runs(groups: Sequence[Group]) -> pd.DataFrame:
 
 
 def _error_name(group: Group) -> str | None:
-    """The error that its gate is drawn over. A gate of both signals has two: the other one stays in its name."""
+    """The error that its gate is drawn over, if it has one."""
     settings = effective_settings(group.records[0].settings)
-    own = [name for name in (ERROR, LOSS_ERROR) if settings.get(name) is not None]
-    return next((name for name in own if name in group.settings), own[0] if own else None)
+    return next((name for name in (ERROR, LOSS_ERROR) if settings.get(name) is not None), None)
 
 
 def describe_point(error: Any, revisit: Any) -> str:
