@@ -53,14 +53,11 @@ def test_lowest_with_mean_by_hand():
 
 
 @given(st.lists(st.floats(-8, 8), min_size=1, max_size=20))
-def test_ranking_and_elimination_follow_the_margin(margins):
-    found = judge_labels(margins, q=0.1)
-    by_rank = sorted(range(len(margins)), key=lambda i: found[i].rank)
-    assert sorted(v.rank for v in found) == list(range(1, len(margins) + 1))
-    assert [margins[i] for i in by_rank] == sorted(margins)
-    eliminated = [found[i].eliminate for i in by_rank]
+def test_elimination_follows_the_margin(margins):
+    found = judge_labels(sorted(margins), q=0.1)
+    eliminated = [one.eliminate for one in found]
     assert eliminated == sorted(eliminated, reverse=True)
-    assert np.mean([found[i].lfdr for i in by_rank if found[i].eliminate] or [0]) <= 0.1 + 1e-9
+    assert np.mean([one.lfdr for one in found if one.eliminate] or [0]) <= 0.1 + 1e-9
 
 
 def draw(rng, auroc, n, prevalence):
@@ -82,13 +79,10 @@ def test_the_false_share_is_kept_and_the_best_recall_nearly_reached():
     assert best - 0.1 < np.mean(recalls) <= best + 0.02
 
 
-def test_at_the_accuracy_of_the_field_labels_are_ranked_and_not_eliminated():
+def test_at_the_accuracy_of_the_field_no_label_is_eliminated():
     rng = np.random.default_rng(1)
-    margins, flipped = draw(rng, 0.83, 1400, 0.01)
-    found = judge_labels(margins, q=0.1)
-    assert not any(v.eliminate for v in found)
-    ranks = np.array([v.rank for v in found])
-    assert ranks[flipped].mean() < 0.4 * ranks[~flipped].mean()
+    margins, _ = draw(rng, 0.83, 1400, 0.01)
+    assert not any(v.eliminate for v in judge_labels(margins, q=0.1))
     none, _ = draw(rng, 0.95, 1400, 0.0)
     assert sum(v.eliminate for v in judge_labels(none, q=0.1)) == 0
     with pytest.raises(FloatingPointError, match="1 of 2"):

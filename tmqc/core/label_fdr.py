@@ -1,12 +1,11 @@
-"""Single labels: which may be eliminated at a promised false share, and in what order a human should look at them.
+"""Single labels: which may be eliminated at a promised false share. In what order to look at them: `core.review`.
 
 A scan's doubt u = 1 - P(label | image) comes from calibrated logits (`core.platt`) of a state that has not trained on
 it. If labels are flipped at random with prevalence f, a label is observed with probability (1 - f)(1 - u) + f u, and
     lfdr = P(label is right | image, label) = (1 - f)(1 - u) / ((1 - f)(1 - u) + f u)
 f maximizes the (concave) likelihood; verdicts use its lower confidence bound, since a prevalence taken too high
 accuses good scans. Eliminated are the k scans of lowest lfdr for the largest k whose mean lfdr, the expected share of
-good ones among them, is at most q (Sun and Cai, JASA 2007); mostly that is none. The order of u is the order of lfdr
-whatever f is: the ranking for a human needs no prevalence.
+good ones among them, is at most q (Sun and Cai, JASA 2007); mostly that is none.
 
 **What cannot be known.** `best_recall`: with right and flipped labels' margins normal at equal variance, no rule
 whatsoever finds more at that false discovery rate. At the field's AUROC of .83 that is 0 % of the flipped at a
@@ -44,13 +43,12 @@ class LabelVerdict:
 
     Attributes:
         doubt: u, calibrated probability that the label is wrong before prevalence is considered.
-        lfdr: probability that it is right, at the lower bound of the prevalence. rank: from 1, the most doubtful first.
+        lfdr: probability that it is right, at the lower bound of the prevalence.
         eliminate: whether it is among those whose expected false share is at most q.
     """
 
     doubt: float
     lfdr: float
-    rank: int
     eliminate: bool
 
 
@@ -91,7 +89,7 @@ def lowest_with_mean(lfdr: ArrayLike, q: float) -> NDArray[np.bool_]:
 
 
 def judge_labels(margins: Sequence[float], *, q: float, prevalence: float | None = None) -> tuple[LabelVerdict, ...]:
-    """Rank all labels, and eliminate where that can be promised.
+    """Judge all labels, and eliminate where that can be promised.
 
     Args:
         margins: calibrated and out of sample, as `core.center_tests.margins_of`, of all scans not already under
@@ -109,10 +107,8 @@ def judge_labels(margins: Sequence[float], *, q: float, prevalence: float | None
     doubts = expit(-m)
     lfdr = local_fdr(doubts, estimate_prevalence(doubts).lower if prevalence is None else prevalence)
     chosen = lowest_with_mean(lfdr, q)
-    ranks = np.empty(m.size, int)
-    ranks[np.argsort(m, kind="stable")] = np.arange(1, m.size + 1)
-    rows = zip(doubts, lfdr, ranks, chosen, strict=True)
-    return tuple(LabelVerdict(float(u), float(right), int(rank), bool(out)) for u, right, rank, out in rows)
+    rows = zip(doubts, lfdr, chosen, strict=True)
+    return tuple(LabelVerdict(float(u), float(right), bool(out)) for u, right, out in rows)
 
 
 def best_recall(auroc: float, prevalence: float, q: float) -> float:

@@ -26,7 +26,7 @@ The control, on one page
    those of the verification scans, of the same scanner where there are enough; found by `conformal` at q, or beyond a
    fixed limit, which promises nothing. Waiting, revisit and spending (q / K where it eliminates) as for centers.
 5. **Single labels** (`label_fdr.judge_labels`), of centers not under verdict: eliminated where the expected false share
-   allows it at q / K, at the field's accuracy never; all others are ranked for a human.
+   allows it at q / K, at the field's accuracy never; all are ranked for a human (`review`).
 6. **Steps** decide nothing here: no step is verified. An e-value of a center's visits (does the calibrated loss rise
    after them more than after others', cycle after cycle?) was tried and left out: lasting harmless differences between
    centers look the same, and with a tolerance for them one center among 83 needs 31 cycles of nothing but bad visits.
