@@ -8,7 +8,7 @@
 # `main` off the nodes. There is no accounting: sacct fails, as on many clusters.
 set -euo pipefail
 SLURM_HOME=${SLURM_HOME:-/tmp/tmqc-slurm}
-export SLURM_CONF=$SLURM_HOME/slurm.conf
+export SLURM_CONF=$SLURM_HOME/slurm.conf PATH=$PATH:/usr/sbin:/sbin # where Debian has the daemons
 NODES=(n1 n2)
 
 alive() { [[ -s $1 ]] && kill -0 "$(cat "$1")" 2>/dev/null; }

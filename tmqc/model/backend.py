@@ -66,6 +66,8 @@ def import_keras(onednn: bool | None = None) -> None:
             import tensorflow as tf
 
             tf.config.list_physical_devices("GPU")
+            # Centers have batches of many sizes, and TensorFlow warns of a trace for each in 600 characters.
+            tf.get_logger().addFilter(lambda record: "retracing" not in record.getMessage())
     # Where Keras was loaded before tmqc, it has read the user's keras.json.
     keras.config.set_floatx("float32")
     keras.config.set_epsilon(1e-7)
