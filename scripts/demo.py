@@ -15,14 +15,14 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
 from tmqc.errors import InputError
 from tmqc.phantom.cohort import PHANTOM_NOTE
 from tmqc.report.html import show
-from tmqc.report.past_run import read_frame, read_run, training_scans, truth_of
+from tmqc.report.past_run import read_run, training_scans, truth_of
+from tmqc.report.verdicts import found_if_harmful
 from tmqc.runs.directory import LEDGER, POWER, SUMMARY, read_json
 
 OUTPUTS = Path("outputs")
@@ -123,13 +123,10 @@ def tabulate_eliminated(directory: Path) -> Table:
 
 def tabulate_power(directory: Path) -> Table:
     """What control would have found, from `power.csv`."""
-    table = Table("harm planted", "scans of the center", "found", "share", title="what would have been found")
-    for _, row in read_frame(directory / POWER).iterrows():
-        sizes = (
-            f"{row['smallest']} or more" if pd.isna(row["largest"]) else f"{row['smallest']} to {row['largest']:.0f}"
-        )
-        share = f"{row['n_found'] / row['n']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
-        table.add_row(str(row["kind"]), sizes, f"{row['n_found']} of {row['n']}", share)
+    found = found_if_harmful(directory / POWER)
+    table = Table(*found.columns, title="what would have been found")
+    for row in found.itertuples(index=False):
+        table.add_row(*row)
     return table
 
 

@@ -71,6 +71,24 @@ def read(directory, **more):
         return Page(write_report(directory, **more).read_text("utf-8"))
 
 
+def test_verdicts_of_evidence(copy):
+    """Shares by size of center, only those centers that were accused, and the head of the ranking."""
+    (copy / "power.csv").write_text(
+        "kind,smallest,largest,n,n_found,low,high\nlabels flipped,1,1,4,0,0,0.6\nlabels flipped,5,,19,13,0.434,0.874\n"
+    )
+    (copy / "centers.csv").write_text(
+        "cycle,center,n,v,z,p,state,limit,eliminate_limit\n"
+        "2,10_2,9,3,-4,0.001,under verdict,0.01,0\n2,B,9,3,1,0.9,sound,0.01,0\n"
+    )
+    rows = "".join(f"s{i},B,{i},0.0{i:02d},1,\n" for i in range(1, 30))
+    (copy / "review.csv").write_text(f"subject,center,rank,probability,lfdr,odd_p\n{rows}")
+    text = read(copy).text["verdicts"]
+    assert "labels flipped 1 0 of 4" in text
+    assert "5 or more 13 of 19 0.68 (0.43 to 0.87)" in text
+    assert "10_2" in text and "sound" not in text
+    assert "s20" in text and "s21" not in text
+
+
 def test_it_is_well_formed_and_loads_nothing(page):
     assert page.open == []
     sources = [a["src"] for a in page.of("img")]

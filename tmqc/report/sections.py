@@ -20,6 +20,7 @@ from tmqc.report.run_data import RunData
 from tmqc.report.scores import read_detection
 from tmqc.report.style import to_svg
 from tmqc.report.timeline_figure import draw_timelines
+from tmqc.report.verdicts import N_REVIEW, accused_centers, first_to_review, found_if_harmful
 from tmqc.runs import directory as rundir
 
 _WARNING = " WARNING "
@@ -30,7 +31,20 @@ _COST = ("train/steps", "verify/verifications", "train/seconds", "verify/seconds
 def list_sections(data: RunData) -> list[Section]:
     """All sections that the run's files give something for, in the order of the page."""
     makers: tuple[Callable[[RunData], Section | None], ...] = (
-        *(_warnings, _steps, _cycles, _timeline, _ledger, _test, _subgroups, _rivals, _detection, _cost, _settings),
+        *(
+            _warnings,
+            _steps,
+            _cycles,
+            _timeline,
+            _ledger,
+            _verdicts,
+            _test,
+            _subgroups,
+            _rivals,
+            _detection,
+            _cost,
+            _settings,
+        ),
     )
     return [section for make in makers if (section := make(data)) is not None]
 
@@ -120,6 +134,23 @@ def _ledger(data: RunData) -> Section | None:
     )
     by_center, by_scan = count_by_center(data.flagged, data.scans), pd.DataFrame(rows, dtype=object)
     return Section("ledger", "Ledger", lead, tables=[("By center", by_center), ("By scan", by_scan)])
+
+
+def _verdicts(data: RunData) -> Section | None:
+    centers, power, review = (data.file(name) for name in (rundir.CENTERS, rundir.POWER, rundir.REVIEW))
+    if centers is None or power is None or review is None:
+        return None
+    lead = (
+        "What share of centers with flipped labels would have been found: each center's labels are flipped in turn, on "
+        "paper, and judged as the last screening judged. A center below its limit comes under verdict; one that has "
+        "waited is eliminated below the second. Single labels are not convicted but ranked: look at these scans first, "
+        "the least probable label leading."
+    )
+    tables = [("Would have been found", found_if_harmful(power))]
+    if not (accused := accused_centers(centers)).empty:
+        tables.append(("Centers under verdict", accused))
+    tables.append((f"The first {N_REVIEW} scans to look at, of all in {rundir.REVIEW}", first_to_review(review)))
+    return Section("verdicts", "What would have been found", lead, tables=tables)
 
 
 def _test(data: RunData) -> Section | None:

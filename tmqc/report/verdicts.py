@@ -1,0 +1,47 @@
+"""What `qc=evidence` says of centers and labels, from `centers.csv`, `power.csv` and `review.csv`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from tmqc.core.verdicts import SOUND, TOO_SMALL
+from tmqc.report.past_run import read_frame
+
+N_REVIEW = 20  # scans of the head of the ranking that a page shows
+
+
+def accused_centers(path: Path) -> pd.DataFrame:
+    """The centers that a screening had something against, a row per screening."""
+    rows = read_frame(path, {"center": str})
+    rows = rows[~rows["state"].isin((SOUND, TOO_SMALL))]
+    names = {"n": "scans", "v": "verification scans", "limit": "under verdict below", "eliminate_limit": "out below"}
+    return rows[["cycle", "center", "n", "v", "z", "p", "limit", "eliminate_limit", "state"]].rename(columns=names)
+
+
+def found_if_harmful(path: Path) -> pd.DataFrame:
+    """What the last screening would have found, by size of center; the interval is of 95 %."""
+    rows = [
+        {
+            "harm planted": row["kind"],
+            "scans of the center": _range(row["smallest"], row["largest"]),
+            "would be found": f"{row['n_found']} of {row['n']}",
+            "share": f"{row['n_found'] / row['n']:.2f} ({row['low']:.2f} to {row['high']:.2f})",
+        }
+        for _, row in read_frame(path).iterrows()
+    ]
+    return pd.DataFrame(rows)
+
+
+def first_to_review(path: Path) -> pd.DataFrame:
+    """The scans whose labels are the least probable."""
+    rows = read_frame(path, {"subject": str, "center": str}).head(N_REVIEW)
+    names = {"subject": "scan", "probability": "probability of its label"}
+    return rows[["rank", "subject", "center", "probability"]].rename(columns=names)
+
+
+def _range(smallest: int, largest: float) -> str:
+    if pd.isna(largest):
+        return f"{smallest} or more"
+    return str(smallest) if smallest == largest else f"{smallest} to {largest:.0f}"
