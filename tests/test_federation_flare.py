@@ -230,5 +230,5 @@ def test_certificates_of_another_authority_are_refused(federation, tmp_path):
     session = flare_system._log_in(system.admin, timeout_s=PATIENCE_S)
     assert "site-9" not in flare_system._connected(session)
     session.close()
-    with pytest.raises(flare_system.FlareError, match="no FLARE server lets"):
+    with pytest.raises(flare_system.FlareError, match="no FLARE server accepts"):
         flare_system._log_in(others / flare_system.ADMIN, timeout_s=0)

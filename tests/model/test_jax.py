@@ -40,4 +40,4 @@ def test_the_bench_measures_with_jax(tmp_path):
 def test_the_learner_keeps_its_promises_with_jax():
     ran = run("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/model/test_learner.py", "-k", ESSENTIALS)
     assert ran.returncode == 0, ran.stdout[-3000:]
-    assert "5 passed" in ran.stdout
+    assert "6 passed" in ran.stdout

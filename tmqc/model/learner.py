@@ -254,8 +254,9 @@ class Learner:
 
     def restore(self, snapshot: Snapshot) -> None:
         """Go back to `snapshot`, bit for bit. The snapshot stays usable."""
+        shares = keras.backend.backend() == "jax"  # a variable takes the very buffer, and its trainer donates that
         for variable, value in zip(self.variables.values(), snapshot, strict=True):
-            variable.assign(value)
+            variable.assign(ops.copy(value) if shares else value)
 
     def pack(self, snapshot: Snapshot) -> dict[str, NDArray[np.generic]]:
         """A snapshot as NumPy arrays by name, as `state`."""
