@@ -34,8 +34,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 # Keras, and what imports it, is imported inside functions: a process must choose its kernels before.
-from tmqc.core.control import Control
-from tmqc.core.gate import Gate
 from tmqc.core.records import Step
 from tmqc.core.schedule import LearningRate, Tour, Visit
 from tmqc.data.cohort import Cohort, read_cohort
@@ -43,7 +41,7 @@ from tmqc.data.volumes import Volumes, load_volumes
 from tmqc.phantom.center_tables import COUNTS
 from tmqc.phantom.cohort import PHANTOM_NOTE, default_directory, make_phantom
 from tmqc.runs.directory import write_json, write_text
-from tmqc.settings.schema import ModelConfig, PhantomConfig
+from tmqc.settings.schema import ModelConfig, PhantomConfig, QcConfig
 
 if TYPE_CHECKING:
     from tmqc.model.backend import Device
@@ -197,7 +195,7 @@ def cycle(setting: Setting, device: Device) -> Iterator[Item]:
     n_first_pass = count_decodes()
     n_left = setting.sizes.n_steps + 1  # the verification before any step is one, too
     started = time.perf_counter()
-    for _ in ControlledTravel(plan, Control(Gate(error=0.02)), centers, recorder).run():
+    for _ in ControlledTravel(plan, QcConfig(error=0.02), centers, recorder).run():
         if recorder.steps:
             step = recorder.steps.pop()
             counts = None if step.verification is None else asdict(step.verification.counts)

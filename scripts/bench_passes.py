@@ -24,9 +24,8 @@ from hydra import compose, initialize_config_dir
 from numpy.typing import NDArray
 
 from tmqc.cli import conf_dir
-from tmqc.core.control import Control
 from tmqc.core.first_order import N_SAMPLE
-from tmqc.core.gate import Gate, decide
+from tmqc.core.gate import decide
 from tmqc.core.rates import Verification
 from tmqc.core.records import SCREEN, Step
 from tmqc.core.schedule import Visit
@@ -170,9 +169,7 @@ def record_steps(bed: Bed, n_steps: int) -> list[Recorded]:
 
     scorer.count = counted  # type: ignore[method-assign]
     recorder = Recorder(lambda step: found.append(Recorded(step, last[0])))
-    qc = bed.config.qc
-    gate = Gate(signal=qc.signal, error=qc.error, loss_error=qc.loss_error)
-    for _ in ControlledTravel(bed.plan, Control(gate), bed.centers, recorder).run():
+    for _ in ControlledTravel(bed.plan, replace(bed.config.qc, early_stop="off"), bed.centers, recorder).run():
         if len(found) > n_steps:
             break
     scorer.count = count  # type: ignore[method-assign]
@@ -201,9 +198,9 @@ class _Replay:
 
 
 def replay(
-    recorded: Sequence[Recorded], labels: Sequence[int], control: Control, plan: Plan, batch_size: int
+    recorded: Sequence[Recorded], labels: Sequence[int], qc: QcConfig, plan: Plan, batch_size: int
 ) -> Iterator[tuple[bool, bool, int]]:
-    """The recorded steps once more, verified as `control` says; each from the state that full verification led to.
+    """The recorded steps once more, verified as `qc` says; each from the state that full verification led to.
 
     Yields:
         Whether it was accepted, whether it is now, and scans scored, those of the reference included.
@@ -213,14 +210,14 @@ def replay(
     scorer = Scorer(centers, rows, labels=labels, centers=["-"] * len(labels), batch_size=batch_size)
     centers.verify, centers.hold_reference = scorer.verify, scorer.hold_reference
     centers.extend_reference = scorer.extend_reference
-    travel = ControlledTravel(plan, control, centers)
+    travel = ControlledTravel(plan, qc, centers)
     travel.state.reference = scorer.verify()
     scorer.hold_reference()
     for one in recorded[1:]:
         before, centers.p, centers.n_scored, n = centers.p, one.p, 0, len(one.step.subjects)
         verification = travel.verify_step(one.step.subjects, before)
         n_scored, accepted = centers.n_scored, one.step.accepted
-        verdict = decide(verification, travel.reference, n_samples=n, gate=control.gate, risk=control.risk)
+        verdict = decide(qc, verification, travel.reference, n_samples=n)
         yield accepted, verdict.accepted, n_scored
         if accepted and not verdict.accepted:
             verification = scorer.verify()
@@ -231,15 +228,14 @@ def replay(
 
 
 def compare_steps(
-    recorded: Sequence[Recorded], labels: Sequence[int], gate: Gate, plan: Plan, *, confidence: float, batch_size: int
+    recorded: Sequence[Recorded], labels: Sequence[int], qc: QcConfig, plan: Plan, *, batch_size: int
 ) -> dict[str, Any]:
     """Scans scored by accepted and rejected steps, and share of verdicts that are those of full verification."""
-    found: dict[str, Any] = {"step_n": len(recorded) - 1, "step_confidence": confidence}
+    found: dict[str, Any] = {"step_n": len(recorded) - 1, "step_confidence": qc.confidence}
     found["step_rejected"] = sum(not one.step.accepted for one in recorded[1:])
     single = np.array([len(one.step.subjects) == 1 for one in recorded[1:]])
     for name in ("certain", "confident"):
-        control = Control(gate, early_stop=name, confidence=confidence)
-        rows = np.array(list(replay(recorded, labels, control, plan, batch_size)))
+        rows = np.array(list(replay(recorded, labels, replace(qc, early_stop=name), plan, batch_size)))
         accepted = rows[:, 0].astype(bool)
         scans = rows[:, 2] / len(labels)
         found[f"step_scans_accepted_{name}"] = float(scans[accepted].mean()) if accepted.any() else None
@@ -287,8 +283,8 @@ def measure(
     bed.centers.restore(before)
     recorded = record_steps(bed, n_steps)
     labels = [s.group for s in bed.prepared.cohort.verification]
-    gate, size = Gate(error=bed.config.qc.error), bed.config.run.verify_batch_size
-    found |= compare_steps(recorded, labels, gate, bed.plan, confidence=confidence, batch_size=size)
+    qc, size = replace(bed.config.qc, confidence=confidence), bed.config.run.verify_batch_size
+    found |= compare_steps(recorded, labels, qc, bed.plan, batch_size=size)
     seconds = [one.step.train_s + one.step.verify_s for one in recorded[1:]]
     found["field_published_minutes_full"] = float(np.mean(seconds)) * N_CYCLES * N_BATCHES / 60
     return found | {"field_qc_minutes": field_qc_minutes(outputs, common)}

@@ -10,13 +10,11 @@ import pytest
 from scipy.special import expit
 from test_travel import Recorder, ScriptedCenters, controlled, n_bad, phases, plan
 
-from tmqc.core.control import Control
-from tmqc.core.gate import Gate
 from tmqc.core.rates import Counts, Verification, score
 from tmqc.core.records import BASELINE, BATCH, RETRY, REVISIT
 from tmqc.errors import StoppedError
 from tmqc.runs.trace import COLUMNS, FURTHER_COLUMNS, TraceWriter
-from tmqc.settings.schema import RunawayConfig
+from tmqc.settings.schema import QcConfig, RunawayConfig
 from tmqc.training.control import ControlledTravel
 from tmqc.training.tour import Travel
 
@@ -37,7 +35,7 @@ class LossCenters(ScriptedCenters):
 def test_two_strikes():
     """Flagged in 0, revisits fail at the end of 2 and of 4: the second one eliminates."""
     centers = ScriptedCenters(n_bad({"bad"}))
-    run, reports, steps = travelled({"A": ("bad", "ok")}, centers, Control(strikes=2), cycles=5)
+    run, reports, steps = travelled({"A": ("bad", "ok")}, centers, QcConfig(strikes=2), cycles=5)
     assert [(s.cycle, s.outcome) for s in steps if s.phase == REVISIT] == [(2, "postponed"), (4, "eliminated")]
     assert [r.postponed for r in reports] == [(), (), ("bad",), (), ()]
     assert [r.eliminated for r in reports] == [(), (), (), (), ("bad",)]
@@ -60,7 +58,7 @@ def test_being_taken_back_clears_the_strikes():
                 self.state = tuple(b for b in self.state if "bad" not in b)
             return super().verify()
 
-    run, _, steps = travelled({"A": ("bad", "ok")}, Moody(harm), Control(strikes=2), cycles=10)
+    run, _, steps = travelled({"A": ("bad", "ok")}, Moody(harm), QcConfig(strikes=2), cycles=10)
     outcomes = [(s.cycle, s.outcome) for s in steps if s.phase == REVISIT]
     assert outcomes == [(2, "postponed"), (4, "readmitted"), (7, "postponed"), (9, "eliminated")]
     assert run.ledger.eliminated == ("bad",)
@@ -72,7 +70,7 @@ def test_runaway(action):
     subjects = {"A": tuple("abcd"), "B": tuple("efgh")}
     centers = ScriptedCenters(lambda state: 10 if state else 0)
     guard = RunawayConfig(action, window=2, rejected=0.5, eliminated=1.0)
-    run, reports, _ = travelled(subjects, centers, Control(guard=guard), cycles=4)
+    run, reports, _ = travelled(subjects, centers, QcConfig(runaway=guard), cycles=4)
     assert all(report.alarm for report in reports)
     assert (reports[0].alarm.n_rejected, reports[0].alarm.n_batches) == (2, 2)
     if action == "warn":
@@ -87,7 +85,7 @@ def test_runaway(action):
 def test_never_more_eliminated_than_can_be_harmful():
     guard = RunawayConfig("pause", window=100, eliminated=0.25)
     centers = ScriptedCenters(n_bad(set("abcd")))
-    run, reports, _ = travelled({"A": tuple("abcd"), "B": tuple("efgh")}, centers, Control(guard=guard), cycles=3)
+    run, reports, _ = travelled({"A": tuple("abcd"), "B": tuple("efgh")}, centers, QcConfig(runaway=guard), cycles=3)
     assert len(run.ledger.eliminated) == 2
     assert reports[2].alarm.by_elimination
     assert reports[2].alarm.n_condemned == 3
@@ -97,17 +95,17 @@ def test_never_more_eliminated_than_can_be_harmful():
 def test_a_loss_that_rises_before_any_prediction_flips():
     subjects = {"A": ("bad", "ok")}
     by_loss = LossCenters(lambda state: 0.05 * sum("bad" in batch for batch in state))
-    run, _, steps = travelled(subjects, by_loss, Control(Gate(signal="loss")), cycles=3)
+    run, _, steps = travelled(subjects, by_loss, QcConfig(signal="loss"), cycles=3)
     assert run.ledger.eliminated == ("bad",)
     assert [s.verdict.loss_tolerance for s in steps if s.cycle == 0 and s.phase != BASELINE] == [0.02, 0.01, 0.01]
     by_rates = LossCenters(lambda state: 0.05 * sum("bad" in batch for batch in state))
-    assert travelled(subjects, by_rates, Control(), cycles=3)[0].ledger.eliminated == ()
+    assert travelled(subjects, by_rates, QcConfig(), cycles=3)[0].ledger.eliminated == ()
 
 
 def test_further_columns_rederive_the_verdict(tmp_path):
     losses = iter([0.5, 0.52, 0.505, 0.6, *[0.5] * 50])
     centers = LossCenters(lambda state: next(losses))
-    control = Control(Gate(signal="loss"))
+    control = QcConfig(signal="loss")
     with TraceWriter(tmp_path / "trace.csv", further=True) as trace:
         list(ControlledTravel(plan({"A": ("a", "b", "c")}, cycles=3), control, centers, trace).cycles())
     rows = list(csv.DictReader((tmp_path / "trace.csv").open()))
@@ -124,7 +122,7 @@ def test_further_columns_rederive_the_verdict(tmp_path):
 def test_published_control_is_what_it_was():
     """The same scripted harm under default rules and under explicitly published ones: one and the same story."""
     first = controlled({"A": ("bad", "ok")}, ScriptedCenters(n_bad({"bad"})), cycles=4)[2]
-    second = travelled({"A": ("bad", "ok")}, ScriptedCenters(n_bad({"bad"})), Control(), cycles=4)[2]
+    second = travelled({"A": ("bad", "ok")}, ScriptedCenters(n_bad({"bad"})), QcConfig(), cycles=4)[2]
     assert phases(first) == phases(second)
     assert math.isclose(first[1].verdict.tolerance, 0.04)
 
@@ -144,8 +142,8 @@ class TiltedCenters(ScriptedCenters):
 
 @pytest.mark.parametrize("signal", ["rates", "loss"])
 def test_a_moved_threshold_is_no_harm_once_it_is_calibrated(tmp_path, signal):
-    subjects, control = {"A": ("bad",), "B": ("ok",), "C": ("fine",)}, Control(Gate(signal=signal), calibrate=True)
-    _, _, raw = travelled(subjects, TiltedCenters(None), Control(Gate(signal=signal)), cycles=1)
+    subjects, control = {"A": ("bad",), "B": ("ok",), "C": ("fine",)}, QcConfig(signal=signal, calibrate=True)
+    _, _, raw = travelled(subjects, TiltedCenters(None), QcConfig(signal=signal), cycles=1)
     assert all(not s.accepted for s in raw[1:])
     with TraceWriter(tmp_path / "trace.csv", further=True) as trace:
         run = ControlledTravel(plan(subjects, cycles=3), control, TiltedCenters(None), trace)
@@ -175,7 +173,7 @@ def test_a_moved_threshold_is_no_harm_once_it_is_calibrated(tmp_path, signal):
 
 def test_rates_drift_although_no_step_is_rejected():
     """Each cycle 1 of 50 HC more, always tolerated against the last."""
-    _, reports, steps = travelled({"A": ("a",)}, ScriptedCenters(len), Control(), cycles=4)
+    _, reports, steps = travelled({"A": ("a",)}, ScriptedCenters(len), QcConfig(), cycles=4)
     assert all(s.accepted for s in steps)
     assert [report.fpr_drift for report in reports] == pytest.approx([0.02, 0.04, 0.06, 0.08])
     assert {report.fnr_drift for report in reports} == {0.0}
@@ -185,4 +183,4 @@ def test_rates_drift_although_no_step_is_rejected():
 
 def test_sites_that_keep_their_logits_stop_a_calibrated_run():
     with pytest.raises(StoppedError, match="share_margins"):
-        travelled({"A": ("a",)}, ScriptedCenters(len), Control(calibrate=True), cycles=1)
+        travelled({"A": ("a",)}, ScriptedCenters(len), QcConfig(calibrate=True), cycles=1)

@@ -12,7 +12,6 @@ import pytest
 from test_travel import ScriptedCenters, controlled, plan
 from tiny import logistic_learner
 
-from tmqc.core.control import Control
 from tmqc.core.records import AWAY, BATCH, RETRY, REVISIT
 from tmqc.data.cohort import Subject
 from tmqc.data.volumes import Volumes
@@ -26,7 +25,7 @@ from tmqc.federation.site_settings import TOKENS, read_site_settings, read_token
 from tmqc.federation.transport import LocalTransport, NoAnswer
 from tmqc.pipelines.setup import _check_unchanged
 from tmqc.runs.trace import TRAFFIC_COLUMNS, TraceWriter
-from tmqc.settings.schema import FederationConfig
+from tmqc.settings.schema import FederationConfig, QcConfig
 from tmqc.training.control import ControlledTravel
 from tmqc.training.travel import AwayError
 
@@ -378,7 +377,7 @@ def test_the_trace_tells_of_what_did_not_take_place(tmp_path):
     cells = dict(zip(TRAFFIC_COLUMNS, (10, 20, 0.5, 1.5, "site-2"), strict=True))
     with TraceWriter(tmp_path / "trace.csv", traffic=lambda: cells) as trace:
         centers = Leaving(lambda state: 0, "B", away=[0])
-        list(ControlledTravel(plan(SUBJECTS, cycles=1, batch_size=2), Control(), centers, trace).cycles())
+        list(ControlledTravel(plan(SUBJECTS, cycles=1, batch_size=2), QcConfig(), centers, trace).cycles())
     table = pd.read_csv(tmp_path / "trace.csv", keep_default_na=False)
     away = table[table["Phase"] == AWAY].iloc[0]
     assert (away["Study"], away["Subject"], away["TP"], away["Ignored"]) == ("B", "batch", "", "")

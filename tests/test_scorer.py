@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tmqc.core.control import Control
-from tmqc.core.gate import Gate, decide
+from tmqc.core.gate import decide, make_limit, rates_of
 from tmqc.core.rates import score
 from tmqc.core.records import BATCH, RETRY, REVISIT
 from tmqc.core.schedule import LearningRate, Tour
+from tmqc.settings.schema import QcConfig
 from tmqc.training.control import ControlledTravel
 from tmqc.training.scorer import Scorer
 from tmqc.training.travel import Plan, TrainResult
@@ -60,13 +60,13 @@ def test_scoring_stops_when_rejection_is_certain_and_begins_with_the_doubtful():
     reference = one.verify()
     one.hold_reference()
     oracle.p, oracle.n_scored = np.array([0.9, 0.9, 0.1, 0.9, 0.1, 0.9, 0.9, 0.1], np.float32), 0
-    gate = Gate(error=0.02)
-    found = one.verify(gate.limit(reference, n_samples=1))
+    qc = QcConfig(error=0.02)
+    found = one.verify(make_limit(qc, reference, 1))
     assert oracle.n_scored == found.counts.n == 2
     assert (found.counts.fp, found.counts.fn, found.unscored_hc, found.unscored_pd) == (1, 1, 3, 3)
     assert (found.flips.broken_hc, found.flips.broken_pd) == (1, 1)
-    assert gate.rates_of(found).fpr == 1 / 4
-    assert not decide(found, reference, n_samples=1, gate=gate).accepted
+    assert rates_of(qc, found).fpr == 1 / 4
+    assert not decide(qc, found, reference, n_samples=1).accepted
     full = one.verify()  # the reference is still that of the last full one before
     assert (full.flips.broken_hc, full.flips.broken_pd, full.is_partial) == (2, 1, False)
 
@@ -141,21 +141,19 @@ class Recorder:
 
 SUBJECTS = {"A": tuple(f"a{i}" for i in range(6)), "B": ("b0", "b1"), "C": ("c0", "c1", "c2", "c3")}
 GATES = st.builds(
-    Gate,
+    QcConfig,
     signal=st.sampled_from(["rates", "loss"]),
     error=st.sampled_from([0.0, 0.01, 0.02, 0.1]),
     loss_error=st.sampled_from([0.0, 0.01, 0.05]),
     rates=st.sampled_from(["standard", "published"]),
+    strikes=st.just(2),
 )
 
 
-def run(centers, gate, *, early_stop):
-    plan = Plan(
-        Tour(tuple(SUBJECTS), seed=1, start=0, batch_size=3), SUBJECTS, 5, LearningRate(1e-3, 0.1, 0), gate.rates
-    )
+def run(centers, qc):
+    plan = Plan(Tour(tuple(SUBJECTS), seed=1, start=0, batch_size=3), SUBJECTS, 5, LearningRate(1e-3, 0.1, 0), qc.rates)
     recorder = Recorder()
-    control = Control(gate, strikes=2, early_stop=early_stop)
-    travelled = ControlledTravel(plan, control, centers, recorder)
+    travelled = ControlledTravel(plan, qc, centers, recorder)
     reports = [timeless(report) for report in travelled.cycles()]
     return [timeless(step) for step in recorder.steps], reports, travelled.ledger
 
@@ -176,7 +174,7 @@ def test_a_run_with_early_stop_is_the_run_without(gate, seed, labels, batch_size
     runs = {}
     for early_stop in ("off", "certain"):
         centers = Drifting(seed, labels, bad=bad, batch_size=batch_size)
-        runs[early_stop] = (*run(centers, gate, early_stop=early_stop), centers.state)
+        runs[early_stop] = (*run(centers, replace(gate, early_stop=early_stop)), centers.state)
     (full, reports, ledger, state), (early, early_reports, early_ledger, early_state) = runs["off"], runs["certain"]
     assert (ledger, state, reports) == (early_ledger, early_state, early_reports)
     assert [(s.phase, s.subjects, s.accepted, s.outcome) for s in full] == [
@@ -200,7 +198,7 @@ def test_a_run_with_early_stop_is_the_run_without(gate, seed, labels, batch_size
 def test_rejected_steps_are_scored_in_part(signal):
     labels = [0, 1] * 30
     centers = Drifting(3, labels, bad={"a0": 0, "c2": 1}, batch_size=4)
-    steps, _, _ = run(centers, Gate(signal=signal), early_stop="certain")
+    steps, _, _ = run(centers, QcConfig(signal=signal, strikes=2, early_stop="certain"))
     n_scored = [s.verification.counts.n for s in steps if not s.accepted]
     assert n_scored
     assert min(n_scored) < len(labels)
@@ -211,11 +209,10 @@ def test_a_confident_run_goes_the_same_way_and_scores_less():
     """Five runs of 400 verification scans: verdicts as those of all scans but for the share that is stated."""
     labels, n_steps, different, parts = [0, 1] * 200, 0, 0, []
     for seed in range(5):
-        gate = Gate(error=0.03)
         runs = {}
         for early_stop in ("off", "confident"):
             centers = Drifting(seed, labels, bad={"a0": 0, "c2": 1}, batch_size=32)
-            runs[early_stop] = run(centers, gate, early_stop=early_stop)
+            runs[early_stop] = run(centers, QcConfig(error=0.03, strikes=2, early_stop=early_stop))
         for whole, step in zip(runs["off"][0], runs["confident"][0], strict=False):
             n_steps += 1
             if (whole.subjects, whole.accepted) != (step.subjects, step.accepted):
@@ -239,26 +236,26 @@ def test_a_part_that_does_not_accept_has_the_reference_scored_in_full():
     one = scorer(oracle, labels, batch_size=32)
     reference = one.verify()
     one.hold_reference()
-    gate = Gate(error=0.1)
-    limit = gate.limit(reference, n_samples=1, risk=0.05)
+    qc = QcConfig(error=0.1, early_stop="confident", confidence=0.95)
+    limit = make_limit(qc, reference, 1)
     accepted = one.verify(limit)
     assert (accepted.counts.n, accepted.unscored_hc + accepted.unscored_pd) == (88, 312)
-    assert decide(accepted, reference, n_samples=1, gate=gate, risk=0.05).accepted
+    assert decide(qc, accepted, reference, n_samples=1).accepted
     with pytest.raises(ValueError, match="left scans out"):
-        decide(accepted, reference, n_samples=1, gate=gate)
+        decide(QcConfig(error=0.1), accepted, reference, n_samples=1)
     one.hold_reference()
     oracle.p = np.where(np.arange(400) % 6 == 0, 0.9, oracle.p).astype(np.float32)
-    undecided = one.verify(limit := gate.limit(accepted, n_samples=1, risk=0.05))
+    undecided = one.verify(limit := make_limit(qc, accepted, 1))
     assert (undecided.counts.n, undecided.risk > 0.05) == (88, True)
     broken, oracle.p, oracle.n_scored = oracle.p, good, 0
     for n in (180, 400):
         reference = one.extend_reference(limit)
         assert reference.counts.n == n
         oracle.p = broken
-        limit = gate.limit(reference, n_samples=1, risk=0.05)
+        limit = make_limit(qc, reference, 1)
         found = one.verify(limit)
         oracle.p = good
-    assert not decide(found, reference, n_samples=1, gate=gate, risk=0.05).accepted
+    assert not decide(qc, found, reference, n_samples=1).accepted
     assert oracle.n_scored == 312 + found.counts.n - 88  # no scan is scored twice under one model
 
 
@@ -269,6 +266,6 @@ def test_a_prediction_that_is_not_finite_is_no_scan_left_out():
     reference = one.verify()
     one.hold_reference()
     oracle.p = np.full(400, np.nan, np.float32)
-    for risk in (None, 0.05):
+    for early_stop in ("certain", "confident"):
         with pytest.raises(FloatingPointError):
-            one.verify(Gate(error=0.1).limit(reference, n_samples=1, risk=risk))
+            one.verify(make_limit(QcConfig(error=0.1, early_stop=early_stop), reference, 1))

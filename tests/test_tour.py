@@ -13,10 +13,9 @@ from test_travel import Recorder, ScriptedCenters, plan
 
 from tmqc.core import first_order
 from tmqc.core.center_tests import CenterTest
-from tmqc.core.control import Control
 from tmqc.core.evidence import Finding, ScanScore
 from tmqc.core.first_order import Estimated
-from tmqc.core.gate import Gate, Verdict
+from tmqc.core.gate import Verdict
 from tmqc.core.ledger import Ledger
 from tmqc.core.platt import Line, LogitCounts
 from tmqc.core.power import Power
@@ -75,10 +74,10 @@ def controlled(rules):
 
 TOURS = {
     "baseline": (lambda *args, **where: Travel(plan(SUBJECTS, cycles=3, batch_size=2), *args, **where), set()),
-    "batch": (controlled(Control()), {RETRY, REVISIT}),
-    "visit": (controlled(Control(verify="visit", strikes=2)), {VISIT, RETRY, REVISIT}),
-    "guard": (controlled(Control(guard=RunawayConfig("pause", window=3, rejected=0.3))), {RETRY, REVISIT}),
-    "calibrated": (controlled(Control(Gate(signal="loss", loss_error=0.0), calibrate=True)), {RETRY, REVISIT}),
+    "batch": (controlled(QcConfig()), {RETRY, REVISIT}),
+    "visit": (controlled(QcConfig(verify="visit", strikes=2)), {VISIT, RETRY, REVISIT}),
+    "guard": (controlled(QcConfig(runaway=RunawayConfig("pause", window=3, rejected=0.3))), {RETRY, REVISIT}),
+    "calibrated": (controlled(QcConfig(signal="loss", loss_error=0.0, calibrate=True)), {RETRY, REVISIT}),
     "screen": (
         lambda *args, **where: ScreenedTravel(
             plan(SUBJECTS, cycles=6), QcConfig(strikes=2, screen=replace(LIMITS, steps=2)), *args, **where

@@ -7,12 +7,11 @@ import random
 
 import pytest
 
-from tmqc.core.control import Control
-from tmqc.core.gate import Gate
 from tmqc.core.ledger import Ledger
 from tmqc.core.rates import Counts, Verification
 from tmqc.core.schedule import LearningRate, Tour
 from tmqc.runs.trace import COLUMNS, TraceWriter
+from tmqc.settings.schema import QcConfig
 from tmqc.training.control import ControlledTravel
 from tmqc.training.travel import Plan, TrainResult
 
@@ -45,7 +44,7 @@ class RandomCenters:
 def run(tmp_path, seed=0, *, verify="batch", **tour):
     plan = Plan(Tour(tuple(SUBJECTS), seed=42, start=START, **tour), SUBJECTS, CYCLES, LearningRate(1e-4, 0.1, 0))
     with TraceWriter(tmp_path / "trace.csv") as trace:
-        control = Control(Gate(error=ERROR), revisit=REVISIT, verify=verify)
+        control = QcConfig(error=ERROR, revisit=REVISIT, verify=verify)
         travelled = ControlledTravel(plan, control, RandomCenters(seed), trace)
         list(travelled.cycles())
     with (tmp_path / "trace.csv").open(newline="") as file:
@@ -130,5 +129,5 @@ def test_rows_are_on_disk_before_the_next_step(tmp_path):
     path = tmp_path / "trace.csv"
     plan = Plan(Tour(("B",), seed=0, start=0), {"B": ("b0",)}, 3, LearningRate(1e-4, 0.1, 0))
     with TraceWriter(path) as trace:
-        for report in ControlledTravel(plan, Control(Gate(error=1.0), revisit=1), RandomCenters(0), trace).cycles():
+        for report in ControlledTravel(plan, QcConfig(error=1.0, revisit=1), RandomCenters(0), trace).cycles():
             assert len(path.read_text().splitlines()) == 2 + report.cycle + 1

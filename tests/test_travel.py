@@ -9,11 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tmqc.core.control import Control
-from tmqc.core.gate import Gate
 from tmqc.core.rates import Counts, Verification
 from tmqc.core.records import BASELINE, BATCH, RETRY, REVISIT
 from tmqc.core.schedule import LearningRate, Tour
+from tmqc.settings.schema import QcConfig
 from tmqc.training.control import ControlledTravel
 from tmqc.training.tour import Travel
 from tmqc.training.travel import NonFiniteError, Plan, TrainResult
@@ -66,7 +65,7 @@ def controlled(subjects, centers, *, cycles, error=0.02, revisit=2, start=0, bat
     recorder = Recorder()
     run = ControlledTravel(
         plan(subjects, cycles=cycles, start=start, batch_size=batch_size),
-        Control(Gate(error=error), revisit=revisit),
+        QcConfig(error=error, revisit=revisit),
         centers,
         recorder,
     )

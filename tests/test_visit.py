@@ -9,12 +9,10 @@ from test_control import LossCenters
 from test_federation_faults import Leaving
 from test_travel import Recorder, ScriptedCenters, n_bad, phases
 
-from tmqc.core.control import Control
-from tmqc.core.gate import Gate
 from tmqc.core.records import AWAY, BASELINE, BATCH, RETRY, REVISIT, VISIT, Step, join
 from tmqc.core.schedule import LearningRate, Tour
 from tmqc.runs.trace import TraceWriter
-from tmqc.settings.schema import RunawayConfig
+from tmqc.settings.schema import QcConfig, RunawayConfig
 from tmqc.training.control import ControlledTravel
 from tmqc.training.travel import Plan, TrainResult
 
@@ -32,7 +30,7 @@ def plan(subjects, *, cycles=1, batch_size=2, **tour):
 
 def travelled(subjects, centers, control=None, **settings):
     recorder = Recorder()
-    run = ControlledTravel(plan(subjects, **settings), control or Control(verify=VISIT), centers, recorder)
+    run = ControlledTravel(plan(subjects, **settings), control or QcConfig(verify=VISIT), centers, recorder)
     return run, list(run.cycles()), recorder.steps
 
 
@@ -53,7 +51,7 @@ def test_a_visit_is_one_step_whose_n_is_its_scans():
 def test_a_visit_tolerates_what_one_of_its_batches_would_not():
     """One harmful scan of four: FPR + 0.06. More than 2 * 0.02 for its batch, less than 4 * 0.02 for the visit."""
     harm = n_bad({"a"})
-    assert [s.accepted for s in travelled(FOUR, ScriptedCenters(harm), Control())[2] if s.phase == BATCH].count(0) == 1
+    assert [s.accepted for s in travelled(FOUR, ScriptedCenters(harm), QcConfig())[2] if s.phase == BATCH].count(0) == 1
     _, _, [_, visit] = travelled(FOUR, ScriptedCenters(harm))
     assert visit.rates.fpr == 0.06
     assert visit.accepted
@@ -136,7 +134,7 @@ def test_the_runaway_guard_counts_a_visit_as_one():
     subjects = {"A": tuple("abcd"), "B": tuple("efgh")}
     guard = RunawayConfig("pause", window=2, rejected=0.5, eliminated=1.0)
     centers = ScriptedCenters(lambda state: 40 if state else 0)
-    run, reports, _ = travelled(subjects, centers, Control(guard=guard, verify=VISIT), cycles=3)
+    run, reports, _ = travelled(subjects, centers, QcConfig(runaway=guard, verify=VISIT), cycles=3)
     assert (reports[0].alarm.n_rejected, reports[0].alarm.n_batches) == (2, 2)
     assert run.ledger.eliminated == ()
     assert sorted(reports[2].postponed) == list("abcdefgh")
@@ -146,7 +144,7 @@ def test_strikes_and_the_loss_work_as_for_batches(tmp_path):
     """The loss rises by 0.05 with the bad scan: over 4 * 0.01, and over 0.01; two revisits fail, then it is out. Of the
     three good ones that are left one sits out: n = 2."""
     centers = LossCenters(lambda state: 0.05 * sum("a" in batch for batch in state))
-    control = Control(Gate(signal="loss"), strikes=2, revisit=1, verify=VISIT)
+    control = QcConfig(signal="loss", strikes=2, revisit=1, verify=VISIT)
     with TraceWriter(tmp_path / "trace.csv", further=True) as trace:
         run = ControlledTravel(plan(FOUR, cycles=3), control, centers, trace)
         list(run.cycles())
@@ -166,7 +164,7 @@ def test_early_stop_uses_the_limit_of_the_visit():
             limits.append(limit)
             return super().verify()
 
-    travelled(FOUR, Watched(n_bad(set())), Control(early_stop="certain", verify=VISIT), local_epochs=2)
+    travelled(FOUR, Watched(n_bad(set())), QcConfig(early_stop="certain", verify=VISIT), local_epochs=2)
     assert [limit and limit.fpr for limit in limits] == [None, 4 * 0.02]
 
 
@@ -175,7 +173,7 @@ def test_with_one_batch_a_center_both_are_the_same_run():
     runs = []
     for verify in (BATCH, VISIT):
         centers = ScriptedCenters(n_bad({"b", "c", "d"}))
-        run, reports, steps = travelled(subjects, centers, Control(verify=verify), cycles=4, batch_size=3)
+        run, reports, steps = travelled(subjects, centers, QcConfig(verify=verify), cycles=4, batch_size=3)
         steps_of_run = [(s.cycle, s.subjects, s.rates, s.verdict) for s in steps]
         runs.append((steps_of_run, run.ledger, centers.log, centers.state, [r.n_batches_rejected for r in reports]))
     assert runs[0] == runs[1]

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from test_pipelines import go, harm
 
-from tmqc.core.gate import Gate
+from tmqc.core.gate import make_limit
+from tmqc.settings.schema import QcConfig
 from tmqc.training.scorer import Scorer
 from tmqc.training.workers import VerificationWorkers, WorkerError, start_process
 
@@ -69,7 +70,7 @@ def share_some_verifications(workers):
     shared.n_scored = 0
     for i, weight in enumerate(np.random.default_rng(1).normal(size=20)):
         alone.weight = shared.weight = np.float32(weight)
-        limit = None if i % 3 == 0 else Gate(error=0.01).limit(reference, n_samples=1)
+        limit = None if i % 3 == 0 else make_limit(QcConfig(error=0.01), reference, 1)
         found = first.verify(limit)
         assert second.verify(limit) == found
         if limit is None:

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from tmqc.core.early_stop import order_batches
-from tmqc.core.gate import Gate, decide
+from tmqc.core.gate import decide, make_limit
 from tmqc.core.rates import Counts, Flips, Verification
+from tmqc.settings.schema import QcConfig
 
 # 100 HC of which 4 wrong, 50 PD of which 1 wrong, mean loss 0.1.
 NO_FLIPS = Flips()
@@ -30,32 +31,32 @@ def partial(*, fp=0, fn=0, right_hc=0, right_pd=0, loss_sum=0.0, flips=NO_FLIPS)
     ],
 )
 def test_a_rate_is_certain_one_error_beyond_its_tolerance(seen, certain):
-    gate = Gate(error=0.02)
-    assert gate.limit(REFERENCE, n_samples=5).rejects(seen) is certain
+    qc = QcConfig(error=0.02)
+    assert make_limit(qc, REFERENCE, 5).rejects(seen) is certain
     if certain:
-        assert not decide(seen, REFERENCE, n_samples=5, gate=gate).accepted
+        assert not decide(qc, seen, REFERENCE, n_samples=5).accepted
 
 
 @pytest.mark.parametrize(("fp", "fn", "certain"), [(7, 0, False), (8, 0, True), (0, 4, False), (0, 3, False)])
 def test_the_crosswise_rates_divide_by_the_whole_other_class(fp, fn, certain):
     """Published: FP / PD = 4/50 + 0.06 = 0.14 = 7/50 is within; FN / HC = 1/100 + 0.06 = 7/100."""
-    gate = Gate(error=0.02, rates="published")
-    assert gate.limit(REFERENCE, n_samples=3).rejects(partial(fp=fp, fn=fn)) is certain
+    qc = QcConfig(error=0.02, rates="published")
+    assert make_limit(qc, REFERENCE, 3).rejects(partial(fp=fp, fn=fn)) is certain
 
 
 @pytest.mark.parametrize(("loss_sum", "certain"), [(22.4, False), (22.5, False), (22.500001, True)])
 def test_the_loss_so_far_over_all_scans_is_a_lower_bound(loss_sum, certain):
     """0.1 + 5 * 0.01 = 0.15 nats over 150 scans is 22.5, however few of them have been scored."""
-    limit = Gate(signal="loss", loss_error=0.01).limit(REFERENCE, n_samples=5)
+    limit = make_limit(QcConfig(signal="loss", loss_error=0.01), REFERENCE, 5)
     assert limit.rejects(partial(fp=1, loss_sum=loss_sum)) is certain
     assert limit.rejects(partial(fp=50, loss_sum=1.0)) is False  # rates have no say
 
 
 def test_a_partial_verification_never_accepts_and_is_never_the_reference():
     with pytest.raises(ValueError, match="can reject a step, not accept it"):
-        decide(partial(fp=1, right_hc=10), REFERENCE, n_samples=1)
+        decide(QcConfig(), partial(fp=1, right_hc=10), REFERENCE, n_samples=1)
     with pytest.raises(ValueError, match="or be the reference"):
-        decide(REFERENCE, partial(fp=90), n_samples=1)
+        decide(QcConfig(), REFERENCE, partial(fp=90), n_samples=1)
 
 
 def test_the_batches_with_the_most_doubt_come_first():

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tmqc.core.gate import Gate, decide, flip_worth
+from tmqc.core.gate import decide, flip_worth
 from tmqc.core.rates import Counts, Rates, Verification
+from tmqc.settings.schema import QcConfig
 
 
 def scored(fp, fn, *, n=1000, loss=0.0):
@@ -31,21 +32,21 @@ REFERENCE = scored(100, 200)
     ],
 )
 def test_by_hand(fpr, fnr, n, accepted):
-    verdict = decide(scored(round(fpr * 1000), round(fnr * 1000)), REFERENCE, n_samples=n, gate=Gate(error=0.025))
+    verdict = decide(QcConfig(error=0.025), scored(round(fpr * 1000), round(fnr * 1000)), REFERENCE, n_samples=n)
     assert verdict.accepted is accepted
     assert verdict.tolerance == n * 0.025
     assert verdict.reference == Rates(0.1, 0.2)
 
 
 def test_zero_tolerance_accepts_only_no_worse():
-    assert decide(REFERENCE, REFERENCE, n_samples=5, gate=Gate(error=0.0)).accepted
-    assert not decide(scored(100, 201), REFERENCE, n_samples=5, gate=Gate(error=0.0)).accepted
+    assert decide(QcConfig(error=0.0), REFERENCE, REFERENCE, n_samples=5).accepted
+    assert not decide(QcConfig(error=0.0), scored(100, 201), REFERENCE, n_samples=5).accepted
 
 
 @given(*[st.integers(0, 64)] * 4, st.integers(1, 5), st.sampled_from([0.0, 0.0078125, 0.015625, 0.0625]))
 def test_agrees_with_exact_arithmetic(fp, fn, ref_fp, ref_fn, n, error):
     """With 64 scans a class and a tolerance that is a power of two, floats are exact: so must be the verdict."""
-    verdict = decide(scored(fp, fn, n=64), scored(ref_fp, ref_fn, n=64), n_samples=n, gate=Gate(error=error))
+    verdict = decide(QcConfig(error=error), scored(fp, fn, n=64), scored(ref_fp, ref_fn, n=64), n_samples=n)
     slack = n * Fraction(error)
     exact = Fraction(fp - ref_fp, 64) <= slack and Fraction(fn - ref_fn, 64) <= slack
     assert verdict.accepted is exact
@@ -69,7 +70,7 @@ def test_one_flip_by_hand():
 def test_signals_by_hand(signal, fp, loss, n, accepted):
     """Reference: FPR 0.1, loss 0.5; acceptable errors 0.02 and 0.01 a sample."""
     before, after = scored(100, 200, loss=0.5), scored(fp, 200, loss=loss)
-    verdict = decide(after, before, n_samples=n, gate=Gate(signal=signal))
+    verdict = decide(QcConfig(signal=signal), after, before, n_samples=n)
     assert verdict.accepted is accepted
     assert (verdict.tolerance is None) is (signal == "loss")
     assert (verdict.loss_tolerance is None) is (signal == "rates")
@@ -78,5 +79,5 @@ def test_signals_by_hand(signal, fp, loss, n, accepted):
 
 def test_published_rates_divide_crosswise():
     before, after = Verification(Counts(tp=10, fp=0, tn=90, fn=0)), Verification(Counts(tp=10, fp=1, tn=89, fn=0))
-    assert decide(after, before, n_samples=1, gate=Gate(error=0.02)).accepted  # 1 of 90 HC
-    assert not decide(after, before, n_samples=1, gate=Gate(error=0.02, rates="published")).accepted  # 1 of 10 PD
+    assert decide(QcConfig(error=0.02), after, before, n_samples=1).accepted  # 1 of 90 HC
+    assert not decide(QcConfig(error=0.02, rates="published"), after, before, n_samples=1).accepted  # 1 of 10 PD

@@ -13,7 +13,6 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from tmqc.core.control import Control
 from tmqc.core.numbers import cycle_numbers
 from tmqc.core.rates import Counts, Verification
 from tmqc.core.schedule import Tour
@@ -28,6 +27,7 @@ from tmqc.report.roc import draw_roc
 from tmqc.report.style import save_figure
 from tmqc.runs.cycles import CycleRow
 from tmqc.runs.trace import COLUMNS, TraceWriter
+from tmqc.settings.schema import QcConfig
 from tmqc.training.control import ControlledTravel
 from tmqc.training.travel import Plan, TrainResult
 
@@ -67,7 +67,7 @@ def make_run(tmp_path_factory):
         subjects = {f"c{c}": tuple(f"c{c}s{i}" for i in range(per_center)) for c in range(n_centers)}
         plan = Plan(Tour(tuple(subjects), 42, 10), subjects, 15, lambda cycle: 1e-4)
         with TraceWriter(folder / "trace.csv") as trace:
-            tour = ControlledTravel(plan, Control(), ScriptedCenters(set(harmful)), trace)
+            tour = ControlledTravel(plan, QcConfig(), ScriptedCenters(set(harmful)), trace)
             reports = list(tour.cycles())
         return reports, read_trace(folder / "trace.csv"), tour.ledger
 

@@ -8,53 +8,36 @@ from dataclasses import dataclass, field
 from tmqc.core.confident import Slack
 from tmqc.core.early_stop import Limit
 from tmqc.core.rates import RATES, Counts, Flips, Rates, Verification
+from tmqc.settings.schema import QcConfig
 
 
-@dataclass(frozen=True)
-class Gate:
-    """What a verified step is judged by. The defaults are the published gate.
+def rates_of(qc: QcConfig, verification: Verification) -> Rates:
+    """The two rates as the gate compares them; lower bounds if scans were left out."""
+    return RATES[qc.rates](verification.at_best)
 
-    Attributes:
-        signal: `rates`: neither FPR nor FNR may rise beyond its tolerance; `loss`: the mean verification loss may not.
-        error: acceptable error per sample, in rate.
-        loss_error: the same for the loss, in nats.
-        rates: how rates are made of counts, a key of `RATES`.
-    """
 
-    signal: str = "rates"
-    error: float = 0.02
-    loss_error: float = 0.01
-    rates: str = "standard"
+def tolerances(qc: QcConfig, n_samples: int) -> tuple[float | None, float | None]:
+    """By how much a rate, or the loss, may rise in a step of `n_samples`; None for what is not checked."""
+    if qc.signal == "loss":
+        return None, n_samples * qc.loss_error
+    return n_samples * qc.error, None
 
-    def rates_of(self, verification: Verification) -> Rates:
-        """The two rates as this gate compares them; lower bounds if scans were left out."""
-        return RATES[self.rates](verification.at_best)
 
-    def tolerances(self, n_samples: int) -> tuple[float | None, float | None]:
-        """By how much a rate, or the loss, may rise in a step of `n_samples`; None for what is not checked."""
-        if self.signal == "loss":
-            return None, n_samples * self.loss_error
-        return n_samples * self.error, None
-
-    def limit(self, reference: Verification, *, n_samples: int, risk: float | None = None) -> Limit:
-        """From where on the verification of a step of `n_samples` need not be finished.
-
-        Args:
-            risk: as of `Limit`.
-        """
-        rate, loss = self.tolerances(n_samples)
-        before, n = self.rates_of(reference), reference.at_best
-        worth = RATES[self.rates](Counts(tp=n.n_pd - 1, fp=1, tn=n.n_hc - 1, fn=1))  # of one flip
-        # A step that meets its tolerance to the bit has as good as used it up.
-        hc, pd = (None if rate is None else math.floor(rate / one * (1 - 1e-9)) + 1 for one in (worth.fpr, worth.fnr))
-        return Limit(
-            fpr=None if rate is None else before.fpr + rate,
-            fnr=None if rate is None else before.fnr + rate,
-            loss=None if loss is None else reference.loss + loss,
-            rates=self.rates,
-            slack=Slack(hc, pd, None if loss is None else loss * n.n),
-            risk=risk,
-        )
+def make_limit(qc: QcConfig, reference: Verification, n_samples: int) -> Limit:
+    """From where on the verification of a step of `n_samples` need not be finished."""
+    rate, loss = tolerances(qc, n_samples)
+    before, n = rates_of(qc, reference), reference.at_best
+    worth = RATES[qc.rates](Counts(tp=n.n_pd - 1, fp=1, tn=n.n_hc - 1, fn=1))  # of one flip
+    # A step that meets its tolerance to the bit has as good as used it up.
+    hc, pd = (None if rate is None else math.floor(rate / one * (1 - 1e-9)) + 1 for one in (worth.fpr, worth.fnr))
+    return Limit(
+        fpr=None if rate is None else before.fpr + rate,
+        fnr=None if rate is None else before.fnr + rate,
+        loss=None if loss is None else reference.loss + loss,
+        rates=qc.rates,
+        slack=Slack(hc, pd, None if loss is None else loss * n.n),
+        risk=1.0 - qc.confidence if qc.early_stop == "confident" else None,
+    )
 
 
 @dataclass(frozen=True)
@@ -72,24 +55,14 @@ class Verdict:
     risk: float | None = None
 
 
-def decide(
-    verification: Verification,
-    reference: Verification,
-    *,
-    n_samples: int,
-    gate: Gate = Gate(),
-    risk: float | None = None,
-) -> Verdict:
+def decide(qc: QcConfig, verification: Verification, reference: Verification, *, n_samples: int) -> Verdict:
     """Judge a step of `n_samples` by the verification after it and the reference verification.
-
-    Args:
-        risk: a part of the scans whose risk is no larger than that accepts the step; None: all have to be scored.
 
     Raises:
         ValueError: scans were left out of a verification that neither rejects nor may accept, or of its reference.
     """
-    rates, before = gate.rates_of(verification), gate.rates_of(reference)
-    rate_tolerance, loss_tolerance = gate.tolerances(n_samples)
+    rates, before = rates_of(qc, verification), rates_of(qc, reference)
+    rate_tolerance, loss_tolerance = tolerances(qc, n_samples)
     flips = verification.flips
     accepted = True
     if rate_tolerance is not None:
@@ -99,8 +72,8 @@ def decide(
         accepted = not (fpr_worse or fnr_worse)
     if loss_tolerance is not None:
         accepted = accepted and verification.loss <= reference.loss + loss_tolerance
-    if gate.limit(reference, n_samples=n_samples, risk=risk).accepts(verification):
-        accepted, before = True, _on_the_same_scans(verification, gate)
+    if make_limit(qc, reference, n_samples).accepts(verification):
+        accepted, before = True, _on_the_same_scans(qc, verification)
     elif reference.is_partial or (accepted and verification.is_partial):
         raise ValueError("a verification that left scans out can reject a step, not accept it or be the reference")
     return Verdict(
@@ -116,11 +89,11 @@ def decide(
     )
 
 
-def _on_the_same_scans(partial: Verification, gate: Gate) -> Rates:
+def _on_the_same_scans(qc: QcConfig, partial: Verification) -> Rates:
     """The reference's rates on the scans of `partial`, its flips undone; the others taken to be right, as in those."""
     now, flips = partial.at_best, partial.flips
     hc, pd = flips.broken_hc - flips.fixed_hc, flips.broken_pd - flips.fixed_pd
-    return RATES[gate.rates](Counts(tp=now.tp + pd, fp=now.fp - hc, tn=now.tn + hc, fn=now.fn - pd))
+    return RATES[qc.rates](Counts(tp=now.tp + pd, fp=now.fp - hc, tn=now.tn + hc, fn=now.fn - pd))
 
 
 def flip_worth(counts: Counts) -> Rates:

@@ -34,7 +34,7 @@ def run_qc(config: Config, directory: Path) -> None:
         with open_trace(run, setup.traffic) as trace, open_progress(run, plan) as progress, run.stop.waiting():
             listeners = (setup.traffic, trace, progress)
             place = restore_tour(setup.centers, run.point)
-            tour = make_travel(config, plan, setup.centers, *listeners, unlikeness=unlikeness, **place)
+            tour = make_travel(config.qc, plan, setup.centers, *listeners, unlikeness=unlikeness, **place)
             checkpointer = Checkpointer(run, tour, setup, trace=trace)
             for report in checkpointer.cycles(lambda: record_cycle(run, setup, tour.state)):
                 progress.cycle(report)

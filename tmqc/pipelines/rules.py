@@ -6,14 +6,13 @@ import logging
 from collections.abc import Mapping
 from typing import Unpack
 
-from tmqc.core.control import Control
 from tmqc.core.first_order import Estimated
-from tmqc.core.gate import Gate, flip_worth
+from tmqc.core.gate import flip_worth
 from tmqc.core.rates import Counts
 from tmqc.core.records import CycleReport
 from tmqc.core.runaway import Alarm
 from tmqc.errors import StoppedError
-from tmqc.settings.schema import Config, QcConfig
+from tmqc.settings.schema import QcConfig
 from tmqc.training.centers import LocalCenters
 from tmqc.training.control import ControlledTravel
 from tmqc.training.evidence import EvidenceTravel
@@ -50,7 +49,7 @@ def looks_at_images(qc: QcConfig) -> bool:
 
 
 def make_travel(
-    config: Config,
+    qc: QcConfig,
     plan: Plan,
     centers: Centers,
     *listeners: Listener,
@@ -62,35 +61,14 @@ def make_travel(
     Args:
         unlikeness: of every training scan, if `looks_at_images`.
         place: where it goes on, as of `Travel`.
-
     """
-    qc = config.qc
     if qc.control == "screen":
         assert qc.screen.exact or isinstance(centers, LocalCenters)  # `validate_federation` refuses others
         return ScreenedTravel(plan, qc, centers, *listeners, unlikeness=unlikeness, **place)
     if qc.control == "evidence":
         assert isinstance(centers, LocalCenters)  # `validate_federation` refuses others
         return EvidenceTravel(plan, qc, centers, *listeners, **place)
-    return ControlledTravel(plan, _control(qc), centers, *listeners, **place)
-
-
-def _control(qc: QcConfig) -> Control:
-    gate = Gate(
-        signal=qc.signal,
-        error=qc.error,
-        loss_error=qc.loss_error,
-        rates=qc.rates,
-    )
-    return Control(
-        gate,
-        revisit=qc.revisit,
-        strikes=qc.strikes,
-        guard=qc.runaway,
-        early_stop=qc.early_stop,
-        confidence=qc.confidence,
-        verify=qc.verify,
-        calibrate=qc.calibrate,
-    )
+    return ControlledTravel(plan, qc, centers, *listeners, **place)
 
 
 def warn_or_stop(report: CycleReport, qc: QcConfig) -> None:

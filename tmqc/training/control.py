@@ -6,9 +6,8 @@ from dataclasses import replace
 from time import perf_counter
 from typing import Any, Unpack
 
-from tmqc.core.control import Control
 from tmqc.core.false_alarms import Drift, measure_drift
-from tmqc.core.gate import Gate, decide
+from tmqc.core.gate import decide, make_limit, rates_of
 from tmqc.core.rates import Rates, Verification, calibrate_verification
 from tmqc.core.records import (
     BASELINE,
@@ -24,6 +23,7 @@ from tmqc.core.records import (
     join,
 )
 from tmqc.core.runaway import Alarm, find_runaway
+from tmqc.settings.schema import QcConfig
 from tmqc.training.state import CLOSE, TOUR, Task
 from tmqc.training.tour import Place, Travel
 from tmqc.training.travel import AwayError, Centers, Listener, Plan, verify, with_logits
@@ -33,16 +33,11 @@ class ControlledTravel(Travel):
     """Verify the pre-trained model, then train under quality control."""
 
     def __init__(
-        self, plan: Plan, control: Control, centers: Centers, *listeners: Listener, **place: Unpack[Place]
+        self, plan: Plan, qc: QcConfig, centers: Centers, *listeners: Listener, **place: Unpack[Place]
     ) -> None:
-        """As `Travel`, by the rules of `control`."""
-        self.control = control
+        """As `Travel`, by `qc`."""
+        self.qc = qc
         super().__init__(plan, centers, *listeners, **place)
-
-    @property
-    def gate(self) -> Gate:
-        """As configured."""
-        return self.control.gate
 
     @property
     def reference(self) -> Verification:
@@ -57,7 +52,7 @@ class ControlledTravel(Travel):
         if task.phase == BASELINE:
             self._report(self._baseline())
         elif task.phase == TOUR:
-            phase = VISIT if self.control.verify == "visit" else BATCH
+            phase = VISIT if self.qc.verify == "visit" else BATCH
             self.state.queue[:0] = [*self._regular_tour(phase), Task(CLOSE)]
         elif task.phase == CLOSE:
             self._set_aside()
@@ -70,17 +65,17 @@ class ControlledTravel(Travel):
         state.current = verify(self.centers, state.cycle)
         state.reference = state.began = self._count(state.current)
         self.centers.hold_reference()
-        rates = self.gate.rates_of(state.reference)
+        rates = rates_of(self.qc, state.reference)
         return Step(state.cycle, BASELINE, verification=state.reference, rates=rates, verify_s=perf_counter() - started)
 
     def _count(self, verification: Verification) -> Verification:
         """A verification as the gate judges it."""
-        return calibrate_verification(with_logits(verification)) if self.control.calibrate else verification
+        return calibrate_verification(with_logits(verification)) if self.qc.calibrate else verification
 
     def _set_aside(self) -> None:
         """The regular tour is over: the flagged go on the revisit list, and those that are due are tried once more."""
         state = self.state
-        state.ledger = state.ledger.flag(state.flagged, due=state.cycle + self.control.revisit)
+        state.ledger = state.ledger.flag(state.flagged, due=state.cycle + self.qc.revisit)
         state.alarm = self._find_runaway(0)
         due = state.ledger.due(state.cycle)
         state.queue += [Task(REVISIT, self._center_of[subject], ((subject,),)) for subject in due]
@@ -118,29 +113,29 @@ class ControlledTravel(Travel):
             state.ledger = state.ledger.readmit(subject)
             return READMITTED
         state.alarm = state.alarm or self._find_runaway(1)
-        held = state.alarm is not None and self.control.guard.pauses
-        if held or state.ledger.strikes.get(subject, 0) + 1 < self.control.strikes:
+        held = state.alarm is not None and self.qc.runaway.pauses
+        if held or state.ledger.strikes.get(subject, 0) + 1 < self.qc.strikes:
             self._postpone(subject, strike=not held)
             return POSTPONED
         state.ledger = state.ledger.eliminate(subject)
         return ELIMINATED
 
     def _postpone(self, subject: str, *, strike: bool) -> None:
-        due = self.state.cycle + self.control.revisit
+        due = self.state.cycle + self.qc.revisit
         self.state.ledger = self.state.ledger.postpone(subject, due=due, strike=strike)
 
     def _find_runaway(self, n_more: int) -> Alarm | None:
         n = len(self.state.ledger.eliminated) + n_more
-        return find_runaway(self.control.guard, self.state.rejected, n_condemned=n, n_subjects=len(self._center_of))
+        return find_runaway(self.qc.runaway, self.state.rejected, n_condemned=n, n_subjects=len(self._center_of))
 
     def _try_step(self, task: Task) -> Step:
         """Train, verify, decide; a rejected step leaves no trace in the model."""
         before = self.centers.snapshot()
         trained = self._train_all(task, before)
-        started, n, gate, risk = perf_counter(), len(trained.subjects), self.gate, self.control.risk
+        started = perf_counter()
         raw = self.verify_step(trained.subjects, before)
         verification = self._count(raw)
-        verdict = decide(verification, self.reference, n_samples=n, gate=gate, risk=risk)
+        verdict = decide(self.qc, verification, self.reference, n_samples=len(trained.subjects))
         if verdict.accepted:
             self.accept(raw)
         else:
@@ -148,7 +143,7 @@ class ControlledTravel(Travel):
         return replace(
             trained,
             verification=verification,
-            rates=gate.rates_of(verification),
+            rates=rates_of(self.qc, verification),
             verdict=verdict,
             verify_s=perf_counter() - started,
         )
@@ -159,17 +154,17 @@ class ControlledTravel(Travel):
         Args:
             before: snapshot of the model that the reference is the verification of.
         """
-        if self.control.early_stop == "off":
+        if self.qc.early_stop == "off":
             return verify(self.centers, self.state.cycle, subjects)
-        cycle, n, risk = self.state.cycle, len(subjects), self.control.risk
-        limit = self.gate.limit(self.reference, n_samples=n, risk=risk)
+        cycle, n = self.state.cycle, len(subjects)
+        limit = make_limit(self.qc, self.reference, n)
         verification = verify(self.centers, cycle, subjects, limit=limit)
         while self.reference.is_partial and not limit.accepts(verification):  # only possible under `confident`
             after = self.centers.snapshot()
             self.centers.restore(before)
             self.state.reference = verify(self.centers, cycle, limit=limit, extend=True)
             self.centers.restore(after)
-            limit = self.gate.limit(self.reference, n_samples=n, risk=risk)
+            limit = make_limit(self.qc, self.reference, n)
             verification = verify(self.centers, cycle, subjects, limit=limit)
         return verification
 
@@ -205,7 +200,7 @@ class ControlledTravel(Travel):
         if was_partial:
             self._complete()
         seconds = perf_counter() - started if was_partial else None
-        return self.state.current, self.gate.rates_of(self.state.current), seconds
+        return self.state.current, rates_of(self.qc, self.state.current), seconds
 
     def _drift(self) -> Drift:
         assert self.state.current is not None
