@@ -35,13 +35,13 @@ import numpy as np
 
 # Keras, and what imports it, is imported inside functions: a process must choose its kernels before.
 from tmqc.core.records import Step
-from tmqc.core.schedule import LearningRate, Tour, Visit
+from tmqc.core.schedule import Visit
 from tmqc.data.cohort import Cohort, read_cohort
 from tmqc.data.volumes import Volumes, load_volumes
 from tmqc.phantom.center_tables import COUNTS
 from tmqc.phantom.cohort import PHANTOM_NOTE, default_directory, make_phantom
 from tmqc.runs.directory import write_json, write_text
-from tmqc.settings.schema import ModelConfig, PhantomConfig, QcConfig
+from tmqc.settings.schema import ModelConfig, PhantomConfig, QcConfig, ScheduleConfig
 
 if TYPE_CHECKING:
     from tmqc.model.backend import Device
@@ -182,8 +182,8 @@ def cycle(setting: Setting, device: Device) -> Iterator[Item]:
     by_center: dict[str, tuple[str, ...]] = {}
     for subject in cohort.train:
         by_center[subject.study] = (*by_center.get(subject.study, ()), subject.subject)
-    tour = Tour(tuple(by_center), seed=42, start=0, batch_size=setting.sizes.batch_size)
-    plan = Plan(tour, by_center, cycles=1, learning_rate=LearningRate(_LEARNING_RATE, 0.0, 0))
+    schedule = ScheduleConfig(cycles=1, batch_size=setting.sizes.batch_size, learning_rate=_LEARNING_RATE, decay=0.0)
+    plan = Plan(by_center, schedule, QcConfig())
     recorder = _Recorder()
     centers: Any
     if setting.way == TMQC:
@@ -195,7 +195,7 @@ def cycle(setting: Setting, device: Device) -> Iterator[Item]:
     n_first_pass = count_decodes()
     n_left = setting.sizes.n_steps + 1  # the verification before any step is one, too
     started = time.perf_counter()
-    for _ in ControlledTravel(plan, QcConfig(error=0.02), centers, recorder).run():
+    for _ in ControlledTravel(plan, centers, recorder).run():
         if recorder.steps:
             step = recorder.steps.pop()
             counts = None if step.verification is None else asdict(step.verification.counts)

@@ -93,9 +93,9 @@ def screen(bed: Bed, *, n_scans: int, steps: int, exact: bool) -> tuple[dict[str
     all_scans = [scan for scans in bed.plan.subjects.values() for scan in scans]
     chosen = set(np.random.default_rng(0).permutation(all_scans)[:n_scans].tolist())
     subjects = {center: tuple(s for s in theirs if s in chosen) for center, theirs in bed.plan.subjects.items()}
-    plan = replace(bed.plan, subjects=subjects, cycles=bed.plan.tour.start + 1)
-    rules, recorder = QcConfig(screen=replace(LIMITS, steps=steps, exact=exact)), Recorder()
-    travel, started = ScreenedTravel(plan, rules, bed.centers, recorder), time.perf_counter()
+    schedule = replace(bed.plan.schedule, cycles=bed.plan.schedule.start + 1)
+    plan = Plan(subjects, schedule, QcConfig(screen=replace(LIMITS, steps=steps, exact=exact)))
+    travel, started = ScreenedTravel(plan, bed.centers, recorder := Recorder()), time.perf_counter()
     for _ in travel.run():
         if [task.phase for task in travel.state.queue] == [TOUR]:
             break
@@ -169,7 +169,8 @@ def record_steps(bed: Bed, n_steps: int) -> list[Recorded]:
 
     scorer.count = counted  # type: ignore[method-assign]
     recorder = Recorder(lambda step: found.append(Recorded(step, last[0])))
-    for _ in ControlledTravel(bed.plan, replace(bed.config.qc, early_stop="off"), bed.centers, recorder).run():
+    plan = replace(bed.plan, qc=replace(bed.plan.qc, early_stop="off"))
+    for _ in ControlledTravel(plan, bed.centers, recorder).run():
         if len(found) > n_steps:
             break
     scorer.count = count  # type: ignore[method-assign]
@@ -198,9 +199,9 @@ class _Replay:
 
 
 def replay(
-    recorded: Sequence[Recorded], labels: Sequence[int], qc: QcConfig, plan: Plan, batch_size: int
+    recorded: Sequence[Recorded], labels: Sequence[int], plan: Plan, batch_size: int
 ) -> Iterator[tuple[bool, bool, int]]:
-    """The recorded steps once more, verified as `qc` says; each from the state that full verification led to.
+    """The recorded steps once more, verified as `plan.qc` says; each from the state that full verification led to.
 
     Yields:
         Whether it was accepted, whether it is now, and scans scored, those of the reference included.
@@ -210,14 +211,14 @@ def replay(
     scorer = Scorer(centers, rows, labels=labels, centers=["-"] * len(labels), batch_size=batch_size)
     centers.verify, centers.hold_reference = scorer.verify, scorer.hold_reference
     centers.extend_reference = scorer.extend_reference
-    travel = ControlledTravel(plan, qc, centers)
+    travel = ControlledTravel(plan, centers)
     travel.state.reference = scorer.verify()
     scorer.hold_reference()
     for one in recorded[1:]:
         before, centers.p, centers.n_scored, n = centers.p, one.p, 0, len(one.step.subjects)
         verification = travel.verify_step(one.step.subjects, before)
         n_scored, accepted = centers.n_scored, one.step.accepted
-        verdict = decide(qc, verification, travel.reference, n_samples=n)
+        verdict = decide(plan.qc, verification, travel.reference, n_samples=n)
         yield accepted, verdict.accepted, n_scored
         if accepted and not verdict.accepted:
             verification = scorer.verify()
@@ -228,14 +229,15 @@ def replay(
 
 
 def compare_steps(
-    recorded: Sequence[Recorded], labels: Sequence[int], qc: QcConfig, plan: Plan, *, batch_size: int
+    recorded: Sequence[Recorded], labels: Sequence[int], plan: Plan, *, batch_size: int
 ) -> dict[str, Any]:
     """Scans scored by accepted and rejected steps, and share of verdicts that are those of full verification."""
-    found: dict[str, Any] = {"step_n": len(recorded) - 1, "step_confidence": qc.confidence}
+    found: dict[str, Any] = {"step_n": len(recorded) - 1, "step_confidence": plan.qc.confidence}
     found["step_rejected"] = sum(not one.step.accepted for one in recorded[1:])
     single = np.array([len(one.step.subjects) == 1 for one in recorded[1:]])
     for name in ("certain", "confident"):
-        rows = np.array(list(replay(recorded, labels, replace(qc, early_stop=name), plan, batch_size)))
+        stopping = replace(plan, qc=replace(plan.qc, early_stop=name))
+        rows = np.array(list(replay(recorded, labels, stopping, batch_size)))
         accepted = rows[:, 0].astype(bool)
         scans = rows[:, 2] / len(labels)
         found[f"step_scans_accepted_{name}"] = float(scans[accepted].mean()) if accepted.any() else None
@@ -283,8 +285,8 @@ def measure(
     bed.centers.restore(before)
     recorded = record_steps(bed, n_steps)
     labels = [s.group for s in bed.prepared.cohort.verification]
-    qc, size = replace(bed.config.qc, confidence=confidence), bed.config.run.verify_batch_size
-    found |= compare_steps(recorded, labels, qc, bed.plan, batch_size=size)
+    plan = replace(bed.plan, qc=replace(bed.plan.qc, confidence=confidence))
+    found |= compare_steps(recorded, labels, plan, batch_size=bed.config.run.verify_batch_size)
     seconds = [one.step.train_s + one.step.verify_s for one in recorded[1:]]
     found["field_published_minutes_full"] = float(np.mean(seconds)) * N_CYCLES * N_BATCHES / 60
     return found | {"field_qc_minutes": field_qc_minutes(outputs, common)}

@@ -25,7 +25,7 @@ def test_recorded_steps_replayed():
     made = [SimpleNamespace(phase=BATCH, subjects=("a",) * 5, accepted=accepted) for _, accepted in steps]
     recorded = [bench.Recorded(step, q) for step, (q, _) in zip(made, steps, strict=True)]
     found = bench.compare_steps(
-        recorded, labels, QcConfig(error=0.02, confidence=0.95), plan({"A": ("a",)}, cycles=1), batch_size=32
+        recorded, labels, plan({"A": ("a",)}, cycles=1, qc=QcConfig(error=0.02, confidence=0.95)), batch_size=32
     )
     assert (found["step_n"], found["step_rejected"]) == (7, 1)
     assert found["step_same_verdicts_certain"] == found["step_same_verdicts"] == 1.0

@@ -21,7 +21,7 @@ from tmqc.training.tour import Travel
 
 def travelled(subjects, centers, control, *, cycles):
     recorder = Recorder()
-    run = ControlledTravel(plan(subjects, cycles=cycles), control, centers, recorder)
+    run = ControlledTravel(plan(subjects, cycles=cycles, qc=control), centers, recorder)
     return run, list(run.cycles()), recorder.steps
 
 
@@ -107,7 +107,7 @@ def test_further_columns_rederive_the_verdict(tmp_path):
     centers = LossCenters(lambda state: next(losses))
     control = QcConfig(signal="loss")
     with TraceWriter(tmp_path / "trace.csv", further=True) as trace:
-        list(ControlledTravel(plan({"A": ("a", "b", "c")}, cycles=3), control, centers, trace).cycles())
+        list(ControlledTravel(plan({"A": ("a", "b", "c")}, cycles=3, qc=control), centers, trace).cycles())
     rows = list(csv.DictReader((tmp_path / "trace.csv").open()))
     assert tuple(rows[0]) == (*COLUMNS, *FURTHER_COLUMNS)
     reference = rows[0]
@@ -146,7 +146,7 @@ def test_a_moved_threshold_is_no_harm_once_it_is_calibrated(tmp_path, signal):
     _, _, raw = travelled(subjects, TiltedCenters(None), QcConfig(signal=signal), cycles=1)
     assert all(not s.accepted for s in raw[1:])
     with TraceWriter(tmp_path / "trace.csv", further=True) as trace:
-        run = ControlledTravel(plan(subjects, cycles=3), control, TiltedCenters(None), trace)
+        run = ControlledTravel(plan(subjects, cycles=3, qc=control), TiltedCenters(None), trace)
         reports = list(run.cycles())
     assert run.ledger.eliminated == ("bad",)
     with (tmp_path / "trace.csv").open(newline="") as file:

@@ -45,7 +45,7 @@ def evidence(every=2, guard=None, **rules):
 
 def screened(centers, *, cycles, **rules):
     recorder = Recorder()
-    run = EvidenceTravel(plan(SUBJECTS, cycles=cycles), evidence(**rules), centers, recorder)
+    run = EvidenceTravel(plan(SUBJECTS, cycles=cycles, qc=evidence(**rules)), centers, recorder)
     return run, list(run.cycles()), recorder.steps
 
 
@@ -74,7 +74,7 @@ def test_only_a_flipped_center_and_an_odd_image_are_eliminated():
 def test_wrongly_flagged_scans_are_readmitted_and_trained_on_at_once():
     """Averages over two screenings: the second has to say more than the first."""
     centers = EvidenceCenters(until=1)
-    run = EvidenceTravel(plan(SUBJECTS, cycles=4), evidence(), centers, recorder := Recorder())
+    run = EvidenceTravel(plan(SUBJECTS, cycles=4, qc=evidence()), centers, recorder := Recorder())
     for report in run.cycles():
         if report.cycle == 1:
             centers.sharpness = 8.0
@@ -94,7 +94,7 @@ def test_an_untrained_model_flags_no_scan():
 def test_where_no_state_can_judge_those_due_wait_on_with_a_row_each(tmp_path):
     centers = EvidenceCenters()
     with TraceWriter(tmp_path / "trace.csv", further=True) as trace:
-        run = EvidenceTravel(plan(SUBJECTS, cycles=3), evidence(), centers, trace)
+        run = EvidenceTravel(plan(SUBJECTS, cycles=3, qc=evidence()), centers, trace)
         for report in run.cycles():
             if report.cycle == 1:
                 centers.sharpness = -2.0
@@ -115,12 +115,12 @@ def test_a_tour_that_dies_after_any_task_is_the_tour_that_never_died(every, revi
     rules = evidence(every=every, revisit=revisit)
     whole, _, _ = screened(EvidenceCenters(), cycles=4, every=every, revisit=revisit)
     centers = EvidenceCenters()
-    run = EvidenceTravel(plan(SUBJECTS, cycles=4), rules, centers)
+    run = EvidenceTravel(plan(SUBJECTS, cycles=4, qc=rules), centers)
     while run.state.cycle < 4:
         for _ in run.run():
             break
         text = run.state.to_json()
-        run = EvidenceTravel(plan(SUBJECTS, cycles=4), rules, centers, state=TourState.from_json(text))
+        run = EvidenceTravel(plan(SUBJECTS, cycles=4, qc=rules), centers, state=TourState.from_json(text))
     assert run.state.looks == whole.state.looks
     assert run.ledger == whole.ledger
     assert set(run.ledger.eliminated) == HARMFUL

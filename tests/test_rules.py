@@ -47,11 +47,11 @@ def test_a_screen_of_few_scans_is_warned_of(caplog, control, n_train, warned):
 def test_what_chance_rejects_is_said_beforehand(caplog, seen):
     """7 scans at A and 3 at B make 1 and 1 batches of 5 and 3; without tolerance most steps are rejected by chance."""
     subjects = {"A": tuple("abcdefg"), "B": ("h", "i", "j")}
-    expected = expect_by_chance(QcConfig(signal=seen, error=0.0), plan(subjects, cycles=1), n_hc=200, n_pd=150)
+    expected = expect_by_chance(plan(subjects, cycles=1, qc=QcConfig(signal=seen, error=0.0)), n_hc=200, n_pd=150)
     if seen == "loss":  # no theory of it
         assert (expected, caplog.text) == ({}, "")
         return
     assert set(expected) == set(EXPECTED)
     assert 1.0 < expected["qc/expected_rejected"] < 2.0
-    wider = expect_by_chance(QcConfig(error=0.05), plan(subjects, cycles=1), n_hc=200, n_pd=150)
+    wider = expect_by_chance(plan(subjects, cycles=1, qc=QcConfig(error=0.05)), n_hc=200, n_pd=150)
     assert wider["qc/expected_rejected"] < 0.01

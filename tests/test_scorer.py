@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from tmqc.core.gate import decide, make_limit, rates_of
 from tmqc.core.rates import score
 from tmqc.core.records import BATCH, RETRY, REVISIT
-from tmqc.core.schedule import LearningRate, Tour
-from tmqc.settings.schema import QcConfig
+from tmqc.settings.schema import QcConfig, ScheduleConfig
 from tmqc.training.control import ControlledTravel
 from tmqc.training.scorer import Scorer
 from tmqc.training.travel import Plan, TrainResult
@@ -151,9 +150,9 @@ GATES = st.builds(
 
 
 def run(centers, qc):
-    plan = Plan(Tour(tuple(SUBJECTS), seed=1, start=0, batch_size=3), SUBJECTS, 5, LearningRate(1e-3, 0.1, 0), qc.rates)
     recorder = Recorder()
-    travelled = ControlledTravel(plan, qc, centers, recorder)
+    plan = Plan(SUBJECTS, ScheduleConfig(seed=1, batch_size=3, cycles=5), qc)
+    travelled = ControlledTravel(plan, centers, recorder)
     reports = [timeless(report) for report in travelled.cycles()]
     return [timeless(step) for step in recorder.steps], reports, travelled.ledger
 

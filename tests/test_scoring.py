@@ -8,14 +8,14 @@ import pytest
 
 from tmqc.core.rates import Counts, Rates, Verification
 from tmqc.core.records import CycleReport
-from tmqc.core.schedule import LearningRate, Tour
 from tmqc.data.truth import Harm, Truth
 from tmqc.pipelines.scoring import score_cycle, warn_of_vanished
+from tmqc.settings.schema import QcConfig, ScheduleConfig
 from tmqc.training.travel import Plan
 
 # Alpha keeps a scan, Beta is good, Gamma harmful, Delta both.
 SUBJECTS = {"Alpha": ("a1", "a2"), "Beta": ("b1", "b2"), "Gamma": ("g1",), "Delta": ("d1", "d2", "d3")}
-PLAN = Plan(Tour(tuple(SUBJECTS), seed=0, start=10), SUBJECTS, 20, LearningRate(1e-3, 0, 0))
+PLAN = Plan(SUBJECTS, ScheduleConfig(start=10, cycles=20), QcConfig())
 TRUTH = Truth(tuple(Harm(s, "?", "noise", (), 0) for s in ("a1", "g1", "d1", "d3", "not in training")))
 
 

@@ -57,7 +57,7 @@ def screening(limits=LIMITS, *, revisit=2, strikes=1, guard=None, **screen):
 
 def screened(centers, *, cycles, **rules):
     recorder = Recorder()
-    run = ScreenedTravel(plan(SUBJECTS, cycles=cycles), screening(**rules), centers, recorder)
+    run = ScreenedTravel(plan(SUBJECTS, cycles=cycles, qc=screening(**rules)), centers, recorder)
     return run, list(run.cycles()), recorder.steps
 
 
@@ -115,7 +115,7 @@ def test_a_state_that_got_worse_does_not_acquit():
     """At the screening of cycle 2 the model is worse and nothing stands out from it: the state of cycle 0 judges."""
     centers = ScreenCenters()
     recorder = Recorder()
-    run = ScreenedTravel(plan(SUBJECTS, cycles=3), screening(limits=LIMITS), centers, recorder)
+    run = ScreenedTravel(plan(SUBJECTS, cycles=3, qc=screening(limits=LIMITS)), centers, recorder)
     for report in run.cycles():
         centers.worse = 0.3 if report.cycle == 1 else 0.0
         if report.cycle == 1:
@@ -139,7 +139,7 @@ def test_a_state_that_got_worse_does_not_acquit():
 def test_a_state_that_may_not_judge_takes_the_place_of_none_that_may(wrong, worse, refused, n_judged):
     centers = ScreenCenters(wrong=wrong[0])
     recorder = Recorder()
-    run = ScreenedTravel(plan(SUBJECTS, cycles=3), screening(limits=LIMITS), centers, recorder)
+    run = ScreenedTravel(plan(SUBJECTS, cycles=3, qc=screening(limits=LIMITS)), centers, recorder)
     for report in run.cycles():
         if report.cycle == 1:
             centers.wrong, centers.worse = wrong[1], worse
@@ -168,7 +168,7 @@ def test_an_unlike_image_lowers_the_limit_of_its_own_scan_alone():
     for unlikeness in (None, unlike, unlike | {"g8": -1.0}):
         recorder = Recorder()
         run = ScreenedTravel(
-            plan(SUBJECTS, cycles=1), screening(limits=limits), ScreenCenters(), recorder, unlikeness=unlikeness
+            plan(SUBJECTS, cycles=1, qc=screening(limits=limits)), ScreenCenters(), recorder, unlikeness=unlikeness
         )
         [report] = run.cycles()
         flagged.append(set(report.flagged))
@@ -198,7 +198,7 @@ def test_the_guard_counts_only_scans_about_to_be_eliminated():
 
 
 def test_a_screening_without_candidates_passes():
-    run = ScreenedTravel(plan(SUBJECTS, cycles=4), screening(limits=LIMITS), ScreenCenters(), Recorder())
+    run = ScreenedTravel(plan(SUBJECTS, cycles=4, qc=screening(limits=LIMITS)), ScreenCenters(), Recorder())
     reports = []
     for report in run.cycles():
         reports.append(report)
@@ -210,7 +210,7 @@ def test_a_screening_without_candidates_passes():
 def test_a_state_that_has_not_seen_a_suspect_yet_has_something_new_to_say():
     """A better state takes over in cycle 2, while the suspects wait; in cycle 4 it judges them for the first time."""
     centers = ScreenCenters()
-    run = ScreenedTravel(plan(SUBJECTS, cycles=5), screening(limits=LIMITS, revisit=4), centers, Recorder())
+    run = ScreenedTravel(plan(SUBJECTS, cycles=5, qc=screening(limits=LIMITS, revisit=4)), centers, Recorder())
     for report in run.cycles():
         centers.worse = {0: -0.01, 1: -0.01, 2: 0.3, 3: 0.3, 4: 0.3}[report.cycle]
     assert run.ledger.eliminated == ("bad", "flipped")

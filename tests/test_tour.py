@@ -69,7 +69,7 @@ class Fickle(ScriptedCenters):
 
 
 def controlled(rules):
-    return lambda *args, **where: ControlledTravel(plan(SUBJECTS, cycles=5, batch_size=3), rules, *args, **where)
+    return lambda *args, **where: ControlledTravel(plan(SUBJECTS, cycles=5, batch_size=3, qc=rules), *args, **where)
 
 
 TOURS = {
@@ -80,13 +80,13 @@ TOURS = {
     "calibrated": (controlled(QcConfig(signal="loss", loss_error=0.0, calibrate=True)), {RETRY, REVISIT}),
     "screen": (
         lambda *args, **where: ScreenedTravel(
-            plan(SUBJECTS, cycles=6), QcConfig(strikes=2, screen=replace(LIMITS, steps=2)), *args, **where
+            plan(SUBJECTS, cycles=6, qc=QcConfig(strikes=2, screen=replace(LIMITS, steps=2))), *args, **where
         ),
         {SCREEN},
     ),
     "first order": (
         lambda *args, **where: ScreenedTravel(
-            plan(SUBJECTS, cycles=6), QcConfig(screen=replace(LIMITS, steps=2, exact=False)), *args, **where
+            plan(SUBJECTS, cycles=6, qc=QcConfig(screen=replace(LIMITS, steps=2, exact=False))), *args, **where
         ),
         {SCREEN},
     ),

@@ -9,9 +9,9 @@ import pytest
 
 from tmqc.core.ledger import Ledger
 from tmqc.core.rates import Counts, Verification
-from tmqc.core.schedule import LearningRate, Tour
+from tmqc.core.schedule import make_visits
 from tmqc.runs.trace import COLUMNS, TraceWriter
-from tmqc.settings.schema import QcConfig
+from tmqc.settings.schema import QcConfig, ScheduleConfig
 from tmqc.training.control import ControlledTravel
 from tmqc.training.travel import Plan, TrainResult
 
@@ -42,10 +42,10 @@ class RandomCenters:
 
 
 def run(tmp_path, seed=0, *, verify="batch", **tour):
-    plan = Plan(Tour(tuple(SUBJECTS), seed=42, start=START, **tour), SUBJECTS, CYCLES, LearningRate(1e-4, 0.1, 0))
+    qc = QcConfig(error=ERROR, revisit=REVISIT, verify=verify)
+    plan = Plan(SUBJECTS, ScheduleConfig(start=START, cycles=CYCLES, **tour), qc)
     with TraceWriter(tmp_path / "trace.csv") as trace:
-        control = QcConfig(error=ERROR, revisit=REVISIT, verify=verify)
-        travelled = ControlledTravel(plan, control, RandomCenters(seed), trace)
+        travelled = ControlledTravel(plan, RandomCenters(seed), trace)
         list(travelled.cycles())
     with (tmp_path / "trace.csv").open(newline="") as file:
         return travelled, list(csv.DictReader(file))
@@ -87,7 +87,7 @@ def test_an_independent_replay_of_section_7_arrives_at_the_same_rows_and_ledger(
     """With `visit`, each visit's distinct subjects stand where a batch's stand in section 7."""
     travelled, rows = run(tmp_path, seed=3, verify=verify, batch_size=3, local_epochs=epochs)
     queue = iter(rows[1:])
-    tour = Tour(tuple(SUBJECTS), seed=42, start=START, batch_size=3, local_epochs=epochs)
+    schedule = travelled.plan.schedule
     scans = [s for group in SUBJECTS.values() for s in group]
     center_of = {s: c for c, group in SUBJECTS.items() for s in group}
     revisit, eliminated = {}, []
@@ -105,7 +105,7 @@ def test_an_independent_replay_of_section_7_arrives_at_the_same_rows_and_ledger(
             center: [s for s in group if s not in waiting and s not in eliminated] for center, group in SUBJECTS.items()
         }
         flagged = []
-        for visit in tour.visits(c, eligible):
+        for visit in make_visits(schedule, c, eligible):
             whole = [tuple(dict.fromkeys(s for batch in visit.batches for s in batch))]
             for subjects in whole if verify == "visit" else visit.batches:
                 if not expect(c, verify, subjects):
@@ -127,7 +127,7 @@ def test_an_independent_replay_of_section_7_arrives_at_the_same_rows_and_ledger(
 
 def test_rows_are_on_disk_before_the_next_step(tmp_path):
     path = tmp_path / "trace.csv"
-    plan = Plan(Tour(("B",), seed=0, start=0), {"B": ("b0",)}, 3, LearningRate(1e-4, 0.1, 0))
+    plan = Plan({"B": ("b0",)}, ScheduleConfig(cycles=3), QcConfig(error=1.0, revisit=1))
     with TraceWriter(path) as trace:
-        for report in ControlledTravel(plan, QcConfig(error=1.0, revisit=1), RandomCenters(0), trace).cycles():
+        for report in ControlledTravel(plan, RandomCenters(0), trace).cycles():
             assert len(path.read_text().splitlines()) == 2 + report.cycle + 1

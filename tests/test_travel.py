@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from tmqc.core.rates import Counts, Verification
 from tmqc.core.records import BASELINE, BATCH, RETRY, REVISIT
-from tmqc.core.schedule import LearningRate, Tour
-from tmqc.settings.schema import QcConfig
+from tmqc.settings.schema import QcConfig, ScheduleConfig
 from tmqc.training.control import ControlledTravel
 from tmqc.training.tour import Travel
 from tmqc.training.travel import NonFiniteError, Plan, TrainResult
@@ -56,16 +55,14 @@ class ScriptedCenters:
         self.state = snapshot
 
 
-def plan(subjects, *, cycles, start=0, batch_size=5):
-    tour = Tour(tuple(subjects), seed=1, start=start, batch_size=batch_size)
-    return Plan(tour, subjects, cycles, LearningRate(1e-4, 0.1, 0))
+def plan(subjects, *, qc=None, **schedule):
+    return Plan(subjects, ScheduleConfig(seed=1, **schedule), qc or QcConfig())
 
 
 def controlled(subjects, centers, *, cycles, error=0.02, revisit=2, start=0, batch_size=5):
     recorder = Recorder()
     run = ControlledTravel(
-        plan(subjects, cycles=cycles, start=start, batch_size=batch_size),
-        QcConfig(error=error, revisit=revisit),
+        plan(subjects, cycles=cycles, start=start, batch_size=batch_size, qc=QcConfig(error=error, revisit=revisit)),
         centers,
         recorder,
     )

@@ -10,27 +10,21 @@ from test_federation_faults import Leaving
 from test_travel import Recorder, ScriptedCenters, n_bad, phases
 
 from tmqc.core.records import AWAY, BASELINE, BATCH, RETRY, REVISIT, VISIT, Step, join
-from tmqc.core.schedule import LearningRate, Tour
 from tmqc.runs.trace import TraceWriter
-from tmqc.settings.schema import QcConfig, RunawayConfig
+from tmqc.settings.schema import QcConfig, RunawayConfig, ScheduleConfig
 from tmqc.training.control import ControlledTravel
 from tmqc.training.travel import Plan, TrainResult
 
 FOUR = {"A": ("a", "b", "c", "d")}
 
 
-def plan(subjects, *, cycles=1, batch_size=2, **tour):
-    return Plan(
-        Tour(tuple(subjects), seed=1, start=0, batch_size=batch_size, **tour),
-        subjects,
-        cycles,
-        LearningRate(1e-4, 0.1, 0),
-    )
+def plan(subjects, *, qc, cycles=1, batch_size=2, **schedule):
+    return Plan(subjects, ScheduleConfig(seed=1, cycles=cycles, batch_size=batch_size, **schedule), qc)
 
 
 def travelled(subjects, centers, control=None, **settings):
     recorder = Recorder()
-    run = ControlledTravel(plan(subjects, **settings), control or QcConfig(verify=VISIT), centers, recorder)
+    run = ControlledTravel(plan(subjects, **settings, qc=control or QcConfig(verify=VISIT)), centers, recorder)
     return run, list(run.cycles()), recorder.steps
 
 
@@ -146,7 +140,7 @@ def test_strikes_and_the_loss_work_as_for_batches(tmp_path):
     centers = LossCenters(lambda state: 0.05 * sum("a" in batch for batch in state))
     control = QcConfig(signal="loss", strikes=2, revisit=1, verify=VISIT)
     with TraceWriter(tmp_path / "trace.csv", further=True) as trace:
-        run = ControlledTravel(plan(FOUR, cycles=3), control, centers, trace)
+        run = ControlledTravel(plan(FOUR, cycles=3, qc=control), centers, trace)
         list(run.cycles())
     assert run.ledger.eliminated == ("a",)
     rows = list(csv.DictReader((tmp_path / "trace.csv").open()))

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tmqc.core.schedule import LearningRate, Tour, Visit
+from tmqc.core.schedule import Visit, learning_rate_of, make_visits, next_screening
+from tmqc.settings.schema import ScheduleConfig
 
-CENTERS = ("alpha", "beta", "gamma")
 SUBJECTS = {"alpha": tuple(f"a{i}" for i in range(7)), "beta": ("b0",), "gamma": ("g0", "g1", "g2")}
 
 
@@ -45,7 +45,7 @@ def test_worked_example():
     assert order.tolist() == [0, 1, 2]
     np.random.RandomState(52).shuffle(order)
     assert order.tolist() == [2, 0, 1]
-    assert as_lists(Tour(CENTERS, seed=42, start=10).visits(10, SUBJECTS)) == [
+    assert as_lists(make_visits(ScheduleConfig(seed=42, start=10), 10, SUBJECTS)) == [
         ("gamma", [["g0", "g2", "g1"]]),
         ("alpha", [["a5", "a3", "a2", "a1", "a0"]]),  # two of the seven sit this cycle out
         ("beta", [["b0"]]),
@@ -54,37 +54,36 @@ def test_worked_example():
 
 @given(st.integers(0, 2**31), st.integers(0, 3), st.integers(1, 4), st.integers(1, 6))
 def test_bit_compatible_with_the_published_loop(seed, start, n_cycles, batch_size):
-    tour = Tour(CENTERS, seed=seed, start=start, batch_size=batch_size)
-    got = [as_lists(tour.visits(c, SUBJECTS)) for c in range(start, start + n_cycles)]
+    schedule = ScheduleConfig(seed=seed, start=start, batch_size=batch_size)
+    got = [as_lists(make_visits(schedule, c, SUBJECTS)) for c in range(start, start + n_cycles)]
     assert got == published_order(SUBJECTS, seed, start, start + n_cycles, batch_size)
 
 
 def test_every_cycle_reshuffles_the_order_before_it():
     """The order in cycle 12 of a run that started at 10 differs from that of a run that starts at 12."""
-    many = tuple(str(i) for i in range(20))
-    one_each = {center: (center,) for center in many}
-    early, late = Tour(many, seed=42, start=10), Tour(many, seed=42, start=12)
-    assert early.visits(12, one_each) != late.visits(12, one_each)
+    one_each = {str(i): (str(i),) for i in range(20)}
+    early, late = ScheduleConfig(start=10), ScheduleConfig(start=12)
+    assert make_visits(early, 12, one_each) != make_visits(late, 12, one_each)
 
 
 def test_centers_without_eligible_subjects_are_skipped_and_draw_nothing():
-    tour = Tour(CENTERS, seed=1, start=0)
-    without = tour.visits(0, {"alpha": SUBJECTS["alpha"], "beta": ()})
-    assert [v.center for v in without] == ["alpha"]
+    [visit] = make_visits(ScheduleConfig(seed=1), 0, {"alpha": SUBJECTS["alpha"], "beta": (), "gamma": ()})
+    assert visit in make_visits(ScheduleConfig(seed=1), 0, {**SUBJECTS, "gamma": ()})
+    assert visit.center == "alpha"
 
 
 def test_remainder_sits_out_unless_kept():
     subjects = {"alpha": SUBJECTS["alpha"]}
-    (visit,) = Tour(("alpha",), seed=3, start=0).visits(0, subjects)
+    (visit,) = make_visits(ScheduleConfig(seed=3), 0, subjects)
     assert [len(b) for b in visit.batches] == [5]
-    (kept,) = Tour(("alpha",), seed=3, start=0, keep_remainder=True).visits(0, subjects)
+    (kept,) = make_visits(ScheduleConfig(seed=3, keep_remainder=True), 0, subjects)
     assert [len(b) for b in kept.batches] == [5, 2]
     assert kept.batches[0] == visit.batches[0]
     assert sorted(s for b in kept.batches for s in b) == sorted(SUBJECTS["alpha"])
 
 
 def test_local_epochs_reshuffle_from_the_same_generator():
-    (visit,) = Tour(("gamma",), seed=3, start=0, local_epochs=2).visits(0, {"gamma": SUBJECTS["gamma"]})
+    (visit,) = make_visits(ScheduleConfig(seed=3, local_epochs=2), 0, {"gamma": SUBJECTS["gamma"]})
     rng = np.random.RandomState(3)
     rng.shuffle(np.arange(1))
     i, k = np.arange(3), np.arange(3)
@@ -95,20 +94,24 @@ def test_local_epochs_reshuffle_from_the_same_generator():
 
 def test_a_cycle_before_the_start_has_no_order():
     with pytest.raises(ValueError, match="before the start"):
-        Tour(CENTERS, seed=0, start=10).visits(9, SUBJECTS)
+        make_visits(ScheduleConfig(start=10), 9, SUBJECTS)
 
 
 def test_the_global_generator_is_left_alone():
     np.random.seed(7)
     before = np.random.get_state()[1].copy()
-    Tour(CENTERS, seed=0, start=0).visits(2, SUBJECTS)
+    make_visits(ScheduleConfig(), 2, SUBJECTS)
     assert (np.random.get_state()[1] == before).all()
 
 
 def test_learning_rate_is_a_function_of_the_cycle():
-    fair = LearningRate(1e-4, 0.1, 0)
-    restarted = LearningRate(1e-4, 0.1, 10)
-    assert fair(0) == 1e-4
-    assert fair(10) == pytest.approx(1e-4 * math.exp(-1.0))
-    assert restarted(10) == 1e-4
-    assert restarted(13) == pytest.approx(1e-4 * math.exp(-0.3))
+    fair, restarted = ScheduleConfig(), ScheduleConfig(decay_start=10)
+    assert learning_rate_of(fair, 0) == 1e-4
+    assert learning_rate_of(fair, 10) == pytest.approx(1e-4 * math.exp(-1.0))
+    assert learning_rate_of(restarted, 10) == 1e-4
+    assert learning_rate_of(restarted, 13) == pytest.approx(1e-4 * math.exp(-0.3))
+
+
+def test_screenings_by_hand():
+    """Of a run from cycle 10 on, every 3 cycles: 10, 13, 16."""
+    assert [next_screening(ScheduleConfig(start=10), 3, cycle) for cycle in range(10, 15)] == [10, 13, 13, 13, 16]

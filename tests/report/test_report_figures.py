@@ -15,7 +15,6 @@ from matplotlib.image import imread
 
 from tmqc.core.numbers import cycle_numbers
 from tmqc.core.rates import Counts, Verification
-from tmqc.core.schedule import Tour
 from tmqc.data.cohort import Subject
 from tmqc.errors import RunError
 from tmqc.report.cycles_figure import draw_cycles, draw_inference
@@ -27,7 +26,7 @@ from tmqc.report.roc import draw_roc
 from tmqc.report.style import save_figure
 from tmqc.runs.cycles import CycleRow
 from tmqc.runs.trace import COLUMNS, TraceWriter
-from tmqc.settings.schema import QcConfig
+from tmqc.settings.schema import QcConfig, ScheduleConfig
 from tmqc.training.control import ControlledTravel
 from tmqc.training.travel import Plan, TrainResult
 
@@ -65,9 +64,9 @@ def make_run(tmp_path_factory):
     def make(n_centers, per_center, harmful):
         folder = tmp_path_factory.mktemp("run")
         subjects = {f"c{c}": tuple(f"c{c}s{i}" for i in range(per_center)) for c in range(n_centers)}
-        plan = Plan(Tour(tuple(subjects), 42, 10), subjects, 15, lambda cycle: 1e-4)
+        plan = Plan(subjects, ScheduleConfig(start=10, cycles=15), QcConfig())
         with TraceWriter(folder / "trace.csv") as trace:
-            tour = ControlledTravel(plan, QcConfig(), ScriptedCenters(set(harmful)), trace)
+            tour = ControlledTravel(plan, ScriptedCenters(set(harmful)), trace)
             reports = list(tour.cycles())
         return reports, read_trace(folder / "trace.csv"), tour.ledger
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tmqc.settings.schema import ScheduleConfig
+
 
 @dataclass(frozen=True)
 class Visit:
@@ -17,68 +19,47 @@ class Visit:
     batches: tuple[tuple[str, ...], ...]
 
 
-@dataclass(frozen=True)
-class LearningRate:
-    """lr(c) = initial * exp(-decay * (c - decay_start))."""
-
-    initial: float
-    decay: float
-    decay_start: int
-
-    def __call__(self, cycle: int) -> float:
-        """The rate of `cycle`."""
-        return self.initial * math.exp(-self.decay * (cycle - self.decay_start))
+def learning_rate_of(schedule: ScheduleConfig, cycle: int) -> float:
+    """lr(c) = learning_rate * exp(-decay * (c - decay_start))."""
+    return schedule.learning_rate * math.exp(-schedule.decay * (cycle - schedule.decay_start))
 
 
-@dataclass(frozen=True)
-class Tour:
-    """The order of centers and of batches in every cycle, bit-compatible with the published scripts.
+def next_screening(schedule: ScheduleConfig, every: int, earliest: int) -> int:
+    """The first cycle from `earliest` on that has a screening, with one every `every` cycles of the run."""
+    return earliest + (schedule.start - earliest) % every
 
-    Attributes:
-        centers: in order of first appearance in the training CSV.
-        seed: of NumPy's legacy `RandomState`; nothing else draws from these generators.
-        start: first cycle of the run; each cycle reshuffles the order of the one before.
-        batch_size: samples a step, fewer at a center that has fewer.
-        local_epochs: passes over a center's scans per visit.
-        keep_remainder: also train on the incomplete last batch, which the published scripts leave out.
+
+def make_visits(schedule: ScheduleConfig, cycle: int, eligible: Mapping[str, Sequence[str]]) -> tuple[Visit, ...]:
+    """The visits of `cycle`, bit-compatible with the published scripts; each cycle reshuffles the order before it.
+
+    Args:
+        schedule: its seed is that of NumPy's legacy `RandomState`; nothing else draws from these generators.
+        cycle: `schedule.start` or later.
+        eligible: all centers of the run, in order of first appearance in the training CSV -> their eligible subjects in
+            CSV order. A center with none is skipped, and draws nothing.
+
+    Raises:
+        ValueError: `cycle` lies before the start of the run.
     """
+    if cycle < schedule.start:
+        raise ValueError(f"cycle {cycle} lies before the start of the run, {schedule.start}")
+    centers, order = list(eligible), np.arange(len(eligible))
+    np.random.RandomState(schedule.seed).shuffle(order)
+    for c in range(schedule.start, cycle + 1):
+        rng = np.random.RandomState(schedule.seed + c)
+        rng.shuffle(order)
+    visited = [center for center in (centers[i] for i in order) if eligible[center]]
+    return tuple(Visit(center, _make_batches(schedule, eligible[center], rng)) for center in visited)
 
-    centers: tuple[str, ...]
-    seed: int
-    start: int
-    batch_size: int = 5
-    local_epochs: int = 1
-    keep_remainder: bool = False
 
-    def visits(self, cycle: int, eligible: Mapping[str, Sequence[str]]) -> tuple[Visit, ...]:
-        """The visits of `cycle`; centers with no eligible subject are skipped.
-
-        Args:
-            cycle: `start` or later.
-            eligible: center -> its eligible subjects in CSV order.
-
-        Raises:
-            ValueError: `cycle` lies before the start of the run.
-        """
-        if cycle < self.start:
-            raise ValueError(f"cycle {cycle} lies before the start of the run, {self.start}")
-        order = np.arange(len(self.centers))
-        np.random.RandomState(self.seed).shuffle(order)
-        for c in range(self.start, cycle + 1):
-            rng = np.random.RandomState(self.seed + c)
-            rng.shuffle(order)
-        visits = []
-        for center in (self.centers[i] for i in order):
-            if subjects := eligible.get(center, ()):
-                visits.append(Visit(center, self._batches(subjects, rng)))
-        return tuple(visits)
-
-    def _batches(self, subjects: Sequence[str], rng: np.random.RandomState) -> tuple[tuple[str, ...], ...]:
-        size = min(self.batch_size, len(subjects))
-        batches = []
-        for _ in range(self.local_epochs):
-            i = np.arange(len(subjects))
-            rng.shuffle(i)
-            end = len(i) if self.keep_remainder else len(i) - len(i) % size
-            batches += [tuple(subjects[k] for k in i[at : at + size]) for at in range(0, end, size)]
-        return tuple(batches)
+def _make_batches(
+    schedule: ScheduleConfig, subjects: Sequence[str], rng: np.random.RandomState
+) -> tuple[tuple[str, ...], ...]:
+    size = min(schedule.batch_size, len(subjects))
+    batches = []
+    for _ in range(schedule.local_epochs):
+        i = np.arange(len(subjects))
+        rng.shuffle(i)
+        end = len(i) if schedule.keep_remainder else len(i) - len(i) % size
+        batches += [tuple(subjects[k] for k in i[at : at + size]) for at in range(0, end, size)]
+    return tuple(batches)

@@ -6,7 +6,7 @@ import logging
 
 from tmqc.core.false_alarms import expect_false_alarms
 from tmqc.core.numbers import EXPECTED
-from tmqc.settings.schema import QcConfig
+from tmqc.core.schedule import make_visits
 from tmqc.training.travel import Plan
 
 log = logging.getLogger("tmqc")
@@ -19,22 +19,23 @@ CHURN: dict[bool, tuple[tuple[float, ...], tuple[float, ...], float]] = {
 }
 
 
-def expect_by_chance(qc: QcConfig, plan: Plan, *, n_hc: int, n_pd: int) -> dict[str, float]:
+def expect_by_chance(plan: Plan, *, n_hc: int, n_pd: int) -> dict[str, float]:
     """Numbers `EXPECTED` of a cycle without harm, and a line in the log; empty for gates without such a theory.
 
     Args:
         n_hc, n_pd: verification scans.
     """
+    qc, schedule = plan.qc, plan.schedule
     is_known = (qc.control, qc.signal, qc.rates) == ("steps", "rates", "standard")
     if not is_known or qc.verify != "batch":
         return {}
-    n_batches = sum(len(visit.batches) for visit in plan.tour.visits(plan.tour.start, plan.subjects))
+    n_batches = sum(len(visit.batches) for visit in make_visits(schedule, schedule.start, plan.subjects))
     churn, single, together = CHURN[qc.calibrate]
     found = expect_false_alarms(
         n_hc=n_hc,
         n_pd=n_pd,
         error=qc.error,
-        batch_size=plan.tour.batch_size,
+        batch_size=schedule.batch_size,
         n_batches=n_batches,
         churn=churn,
         churn_single=single,

@@ -27,14 +27,14 @@ def run_qc(config: Config, directory: Path) -> None:
     inputs = prepare(config)
     with open_run(config, directory, inputs) as run, open_centers(run, inputs) as setup:
         config, plan = run.config, setup.plan
-        warn_of_settings(config.qc, plan, n_hc=setup.n_hc, n_pd=setup.n_pd)
-        expected = expect_by_chance(config.qc, plan, n_hc=setup.n_hc, n_pd=setup.n_pd)
+        warn_of_settings(plan, n_hc=setup.n_hc, n_pd=setup.n_pd)
+        expected = expect_by_chance(plan, n_hc=setup.n_hc, n_pd=setup.n_pd)
         before = predict_start(run, inputs)
         unlikeness = measure_unlikeness(plan.subjects, inputs.volumes) if looks_at_images(config.qc) else None
         with open_trace(run, setup.traffic) as trace, open_progress(run, plan) as progress, run.stop.waiting():
             listeners = (setup.traffic, trace, progress)
             place = restore_tour(setup.centers, run.point)
-            tour = make_travel(config.qc, plan, setup.centers, *listeners, unlikeness=unlikeness, **place)
+            tour = make_travel(plan, setup.centers, *listeners, unlikeness=unlikeness, **place)
             checkpointer = Checkpointer(run, tour, setup, trace=trace)
             for report in checkpointer.cycles(lambda: record_cycle(run, setup, tour.state)):
                 progress.cycle(report)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tmqc.core.schedule import LearningRate
+from tmqc.core.schedule import learning_rate_of
 from tmqc.data.cohort import Subject
 from tmqc.errors import RunError
 from tmqc.pipelines.context import open_run
@@ -55,7 +55,6 @@ def run_rivals(config: Config, directory: Path) -> None:
 def make_case(config: Config, inputs: Inputs, train: tuple[Subject, ...]) -> Case:
     """Settings, volumes and rows to what rivals are given: nothing of it shows who is harmful."""
     schedule, verification = config.schedule, inputs.cohort.verification
-    rate = LearningRate(schedule.learning_rate, schedule.decay, schedule.decay_start)
     return Case(
         subjects=tuple(s.subject for s in train),
         scans=inputs.volumes.block([s.subject for s in train]),
@@ -63,7 +62,7 @@ def make_case(config: Config, inputs: Inputs, train: tuple[Subject, ...]) -> Cas
         centers=tuple(s.study for s in train),
         verification_scans=inputs.volumes.block([s.subject for s in verification]),
         verification_groups=np.array([s.group for s in verification]),
-        learning_rate=rate(schedule.start),
+        learning_rate=learning_rate_of(schedule, schedule.start),
         batch_size=schedule.batch_size,
         neighbors=config.rivals.neighbors,
         seed=config.rivals.seed,

@@ -49,7 +49,6 @@ def looks_at_images(qc: QcConfig) -> bool:
 
 
 def make_travel(
-    qc: QcConfig,
     plan: Plan,
     centers: Centers,
     *listeners: Listener,
@@ -62,13 +61,13 @@ def make_travel(
         unlikeness: of every training scan, if `looks_at_images`.
         place: where it goes on, as of `Travel`.
     """
-    if qc.control == "screen":
-        assert qc.screen.exact or isinstance(centers, LocalCenters)  # `validate_federation` refuses others
-        return ScreenedTravel(plan, qc, centers, *listeners, unlikeness=unlikeness, **place)
-    if qc.control == "evidence":
+    if plan.qc.control == "screen":
+        assert plan.qc.screen.exact or isinstance(centers, LocalCenters)  # `validate_federation` refuses others
+        return ScreenedTravel(plan, centers, *listeners, unlikeness=unlikeness, **place)
+    if plan.qc.control == "evidence":
         assert isinstance(centers, LocalCenters)  # `validate_federation` refuses others
-        return EvidenceTravel(plan, qc, centers, *listeners, **place)
-    return ControlledTravel(plan, qc, centers, *listeners, **place)
+        return EvidenceTravel(plan, centers, *listeners, **place)
+    return ControlledTravel(plan, centers, *listeners, **place)
 
 
 def warn_or_stop(report: CycleReport, qc: QcConfig) -> None:
@@ -141,10 +140,10 @@ def _remedy(qc: QcConfig) -> str:
     return "raise " + {"rates": "qc.error", "loss": "qc.loss_error"}[qc.signal]
 
 
-def warn_of_settings(qc: QcConfig, plan: Plan, *, n_hc: int, n_pd: int) -> None:
+def warn_of_settings(plan: Plan, *, n_hc: int, n_pd: int) -> None:
     """Warn of settings that need more training scans, or verification scans, than there are."""
-    warn_of_few_scans(qc, n_train=sum(map(len, plan.subjects.values())))
-    warn_of_single_flips(qc, n_hc=n_hc, n_pd=n_pd)
+    warn_of_few_scans(plan.qc, n_train=sum(map(len, plan.subjects.values())))
+    warn_of_single_flips(plan.qc, n_hc=n_hc, n_pd=n_pd)
 
 
 def warn_of_few_scans(qc: QcConfig, *, n_train: int) -> None:

@@ -54,7 +54,7 @@ def score_cycle(reports: Sequence[CycleReport], plan: Plan, *, truth: Truth) -> 
         plan: of the run.
         truth: who is harmful.
     """
-    history = make_history(reports, start=plan.tour.start)
+    history = make_history(reports, start=plan.schedule.start)
     return score_detection(
         cycle=reports[-1].cycle,
         flagged_ever=history.flagged,
@@ -87,7 +87,7 @@ def evaluate_run(
 ) -> tuple[DetectionRow, Breakdown]:
     """Score a whole run and break the scores down; writes `good_lost.csv` and `detection_by_kind.csv`."""
     assert setup.truth is not None
-    history = make_history(reports, start=setup.plan.tour.start)
+    history = make_history(reports, start=setup.plan.schedule.start)
     breakdown = break_down(
         setup.train,
         setup.truth.kinds,

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from tmqc.core.schedule import LearningRate, Tour
 from tmqc.data.cohort import Subject
 from tmqc.data.truth import Truth
 from tmqc.errors import RunError
@@ -131,9 +130,10 @@ def _set_up(
     n_hc, n_pd = (sum(counts[i] for one in sites for counts in one.groups.values()) for i in (0, 1))
     if not (n_hc and n_pd):
         raise RunError(f"the sites count {n_hc} HC and {n_pd} PD verification scans: no rates without both")
-    plan = plan_of(run.config, {center: tokens for one in sites for center, tokens in one.subjects.items()})
-    if not plan.subjects:
+    subjects = {center: tokens for one in sites for center, tokens in one.subjects.items()}
+    if not subjects:
         raise RunError("no site has scans to train on")
+    plan = Plan(subjects, run.config.schedule, run.config.qc)
     centers = RemoteCenters(
         caller,
         sites,
@@ -193,27 +193,8 @@ def make_plan(config: Config, train: tuple[Subject, ...]) -> Plan:
     by_center: dict[str, list[str]] = {}
     for subject in train:
         by_center.setdefault(subject.study, []).append(subject.subject)
-    return plan_of(config, {center: tuple(subjects) for center, subjects in by_center.items()})
-
-
-def plan_of(config: Config, by_center: Mapping[str, tuple[str, ...]]) -> Plan:
-    """Settings, and centers with their training scans in visiting order, to what `travel` takes."""
-    schedule = config.schedule
-    tour = Tour(
-        centers=tuple(by_center),
-        seed=schedule.seed,
-        start=schedule.start,
-        batch_size=schedule.batch_size,
-        local_epochs=schedule.local_epochs,
-        keep_remainder=schedule.keep_remainder,
-    )
-    return Plan(
-        tour=tour,
-        subjects=by_center,
-        cycles=schedule.cycles,
-        learning_rate=LearningRate(schedule.learning_rate, schedule.decay, schedule.decay_start),
-        rates=config.qc.rates,
-    )
+    subjects = {center: tuple(theirs) for center, theirs in by_center.items()}
+    return Plan(subjects, config.schedule, config.qc)
 
 
 def make_centers(

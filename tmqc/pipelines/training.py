@@ -46,9 +46,9 @@ def open_progress(run: RunContext, plan: Plan) -> Progress:
     """Bars for a run over `plan`, or for what is left of it."""
     config, point = run.config, run.point
     return Progress(
-        start=plan.tour.start if point is None else point.cycle + 1,
-        cycles=plan.cycles,
-        n_centers=len(plan.tour.centers),
+        start=plan.schedule.start if point is None else point.cycle + 1,
+        cycles=plan.schedule.cycles,
+        n_centers=len(plan.subjects),
         unit=unit_of(config.qc) if config.pipeline.name == "qc" else "batches",
         enabled=config.run.progress,
     )

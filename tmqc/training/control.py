@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from time import perf_counter
-from typing import Any, Unpack
+from typing import Any
 
 from tmqc.core.false_alarms import Drift, measure_drift
 from tmqc.core.gate import decide, make_limit, rates_of
@@ -22,22 +22,13 @@ from tmqc.core.records import (
     distinct,
     join,
 )
-from tmqc.core.runaway import Alarm, find_runaway
-from tmqc.settings.schema import QcConfig
 from tmqc.training.state import CLOSE, TOUR, Task
-from tmqc.training.tour import Place, Travel
-from tmqc.training.travel import AwayError, Centers, Listener, Plan, verify, with_logits
+from tmqc.training.tour import Travel
+from tmqc.training.travel import AwayError, verify, with_logits
 
 
 class ControlledTravel(Travel):
     """Verify the pre-trained model, then train under quality control."""
-
-    def __init__(
-        self, plan: Plan, qc: QcConfig, centers: Centers, *listeners: Listener, **place: Unpack[Place]
-    ) -> None:
-        """As `Travel`, by `qc`."""
-        self.qc = qc
-        super().__init__(plan, centers, *listeners, **place)
 
     @property
     def reference(self) -> Verification:
@@ -46,7 +37,7 @@ class ControlledTravel(Travel):
         return self.state.reference
 
     def _opening(self, cycle: int) -> list[Task]:
-        return [Task(BASELINE), Task(TOUR)] if cycle == self.plan.tour.start else [Task(TOUR)]
+        return [Task(BASELINE), Task(TOUR)] if cycle == self.schedule.start else [Task(TOUR)]
 
     def _do(self, task: Task) -> None:
         if task.phase == BASELINE:
@@ -123,10 +114,6 @@ class ControlledTravel(Travel):
     def _postpone(self, subject: str, *, strike: bool) -> None:
         due = self.state.cycle + self.qc.revisit
         self.state.ledger = self.state.ledger.postpone(subject, due=due, strike=strike)
-
-    def _find_runaway(self, n_more: int) -> Alarm | None:
-        n = len(self.state.ledger.eliminated) + n_more
-        return find_runaway(self.qc.runaway, self.state.rejected, n_condemned=n, n_subjects=len(self._center_of))
 
     def _try_step(self, task: Task) -> Step:
         """Train, verify, decide; a rejected step leaves no trace in the model."""

@@ -16,7 +16,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from time import perf_counter
-from typing import Protocol, Unpack
+from typing import Protocol
 
 from tmqc.core.evidence import (
     Finding,
@@ -26,17 +26,16 @@ from tmqc.core.evidence import (
     able_to_be_judged,
     judge_screening,
 )
+from tmqc.core.gate import rates_of
 from tmqc.core.platt import Line, LogitCounts, calibrate_counts, count_logits
-from tmqc.core.rates import RATES
 from tmqc.core.records import BASELINE, BATCH, ELIMINATED, POSTPONED, READMITTED, SCREEN, Step
 from tmqc.core.review import rank_for_review
-from tmqc.core.runaway import Alarm, find_runaway
+from tmqc.core.schedule import next_screening
 from tmqc.core.verdicts import ELIMINATED as OUT
 from tmqc.core.verdicts import SUSPECT
-from tmqc.settings.schema import QcConfig
 from tmqc.training.state import JUDGE, SCORE, TOUR, Looks, Task
-from tmqc.training.tour import Place, Travel
-from tmqc.training.travel import Centers, Listener, NonFiniteError, Plan, verify
+from tmqc.training.tour import Travel
+from tmqc.training.travel import Centers, NonFiniteError, verify
 
 
 class ScoringCenters(Centers, Protocol):
@@ -52,17 +51,7 @@ class ScoringCenters(Centers, Protocol):
 class EvidenceTravel(Travel):
     """Travel with a screening by forward passes every few cycles."""
 
-    def __init__(
-        self,
-        plan: Plan,
-        rules: QcConfig,
-        centers: ScoringCenters,
-        *listeners: Listener,
-        **place: Unpack[Place],
-    ) -> None:
-        """As `Travel`, by `rules`."""
-        self.rules, self._scoring = rules, centers
-        super().__init__(plan, centers, *listeners, **place)
+    centers: ScoringCenters
 
     @property
     def looks(self) -> Looks:
@@ -70,7 +59,7 @@ class EvidenceTravel(Travel):
         return self.state.looks
 
     def _opening(self, cycle: int) -> list[Task]:
-        is_due = (cycle - self.plan.tour.start) % self.rules.evidence.every == 0
+        is_due = next_screening(self.schedule, self.qc.evidence.every, cycle) == cycle
         return [Task(BASELINE), Task(TOUR)] if is_due else [Task(TOUR)]
 
     def _do(self, task: Task) -> None:
@@ -78,7 +67,7 @@ class EvidenceTravel(Travel):
             self._open_screening()
         elif task.phase == SCORE:
             assert task.center is not None
-            self.looks.train += _finite(self._scoring.score(task.center, task.batches[0]), self.state.cycle)
+            self.looks.train += _finite(self.centers.score(task.center, task.batches[0]), self.state.cycle)
         elif task.phase == JUDGE:
             self._judge_all()
         elif task.phase == TOUR:
@@ -91,8 +80,8 @@ class EvidenceTravel(Travel):
         """Verify for the record, score the verification scans, and queue every scan that is not eliminated."""
         state, started = self.state, perf_counter()
         verification = verify(self.centers, state.cycle)
-        rates = RATES[self.plan.rates](verification.counts)
-        self.looks.verification = _finite(self._scoring.score_verification(), state.cycle)
+        rates = rates_of(self.qc, verification)
+        self.looks.verification = _finite(self.centers.score_verification(), state.cycle)
         seconds = perf_counter() - started
         self._report(Step(state.cycle, BASELINE, verification=verification, rates=rates, verify_s=seconds))
         tasks = []
@@ -111,7 +100,7 @@ class EvidenceTravel(Travel):
         if line.slope > 0.0 and looks.train:
             looks.n += 1
             train, verification = self._average("train", line), self._average("verification", line)
-            look, compare = self._look(due), self.rules.evidence.compare
+            look, compare = self._look(due), self.qc.evidence.compare
             screened = judge_screening(train, verification, look, judged=self._judged(), compare=compare)
             self._follow(screened, due, train)
         else:
@@ -133,13 +122,13 @@ class EvidenceTravel(Travel):
         return [replace(score, logit=sums[score.subject] / self.looks.n) for score in scores]
 
     def _look(self, due: Sequence[str]) -> Look:
-        cycle, start, rules = self.state.cycle, self.plan.tour.start, self.rules
-        planned = [c for c in range(start, self.plan.cycles, rules.evidence.every) if c >= start + rules.revisit]
+        cycle, start, qc = self.state.cycle, self.schedule.start, self.qc
+        planned = [c for c in range(start, self.schedule.cycles, qc.evidence.every) if c >= start + qc.revisit]
         return Look(
             number=max(1, sum(c <= cycle for c in planned)),
             n_planned=max(1, len(planned)),
-            q=rules.fdr,
-            seed=(self.plan.tour.seed, cycle),
+            q=qc.fdr,
+            seed=(self.schedule.seed, cycle),
             due=frozenset(due),
             accused={center: at <= cycle for center, at in self.looks.accused.items()},
         )
@@ -148,8 +137,8 @@ class EvidenceTravel(Travel):
         """Centers large enough, by the sizes that control began with."""
         theirs = [score.center for score in self.looks.verification]
         sizes = {center: (len(s), theirs.count(center)) for center, s in self.plan.subjects.items()}
-        rules, n_planned = self.rules, self._look(()).n_planned
-        return able_to_be_judged(sizes, q=rules.fdr, n_planned=n_planned, compare=rules.evidence.compare)
+        n_planned = self._look(()).n_planned
+        return able_to_be_judged(sizes, q=self.qc.fdr, n_planned=n_planned, compare=self.qc.evidence.compare)
 
     def _follow(self, screened: Screened, due: Sequence[str], train: Sequence[ScanScore]) -> None:
         """Decide on those that are due, set new suspects aside, keep what was found."""
@@ -182,8 +171,8 @@ class EvidenceTravel(Travel):
         if not finding.suspect:
             state.ledger = state.ledger.readmit(subject)
             return READMITTED
-        state.alarm = state.alarm or (self._find_runaway() if finding.out else None)
-        if finding.out and not (state.alarm is not None and self.rules.runaway.pauses):
+        state.alarm = state.alarm or (self._find_runaway(1) if finding.out else None)
+        if finding.out and not (state.alarm is not None and self.qc.runaway.pauses):
             state.ledger = state.ledger.eliminate(subject)
             return ELIMINATED
         self._postpone(subject, later)
@@ -210,12 +199,7 @@ class EvidenceTravel(Travel):
 
     def _next_screening(self) -> int:
         """When who comes under verdict now is due."""
-        start, every = self.plan.tour.start, self.rules.evidence.every
-        return start - (start - self.state.cycle - max(1, self.rules.revisit)) // every * every
-
-    def _find_runaway(self) -> Alarm | None:
-        n = len(self.ledger.eliminated) + 1
-        return find_runaway(self.rules.runaway, (), n_condemned=n, n_subjects=len(self._center_of))
+        return next_screening(self.schedule, self.qc.evidence.every, self.state.cycle + self.qc.revisit)
 
 
 def _finite(scores: Sequence[ScanScore], cycle: int) -> list[ScanScore]:

@@ -13,8 +13,9 @@ from time import perf_counter
 from typing import Any, Protocol, Unpack, cast
 
 from tmqc.core.first_order import Estimated, check_estimates, draw_sample
+from tmqc.core.gate import rates_of
 from tmqc.core.platt import calibrate_counts
-from tmqc.core.rates import RATES, Verification
+from tmqc.core.rates import Verification
 from tmqc.core.records import (
     BASELINE,
     BATCH,
@@ -25,10 +26,8 @@ from tmqc.core.records import (
     Step,
     distinct,
 )
-from tmqc.core.runaway import Alarm, find_runaway
-from tmqc.core.schedule import Visit
+from tmqc.core.schedule import Visit, learning_rate_of, next_screening
 from tmqc.core.screen import Record, weigh
-from tmqc.settings.schema import QcConfig
 from tmqc.training.state import ESTIMATE, GRADIENT, JUDGE, MARGINS, TOUR, Judge, Task
 from tmqc.training.tour import Place, Travel
 from tmqc.training.travel import Centers, Listener, Plan, verify, with_logits
@@ -50,19 +49,18 @@ class ScreenedTravel(Travel):
     def __init__(
         self,
         plan: Plan,
-        rules: QcConfig,
         centers: Centers,
         *listeners: Listener,
         unlikeness: Mapping[str, float] | None = None,
         **place: Unpack[Place],
     ) -> None:
-        """As `Travel`, by `rules`.
+        """As `Travel`.
 
         Args:
             centers: `DifferentiableCenters`; with an exact screening any.
             unlikeness: subject -> `core.likeness.unlikeness` of its scan; None: images are not looked at.
         """
-        self.rules, self._unlikeness = rules, unlikeness
+        self._unlikeness = unlikeness
         self._differentiable = cast(DifferentiableCenters, centers)  # only asked if the screening is not exact
         super().__init__(plan, centers, *listeners, **place)
 
@@ -73,7 +71,7 @@ class ScreenedTravel(Travel):
         return self.state.judge
 
     def _opening(self, cycle: int) -> list[Task]:
-        is_due = (cycle - self.plan.tour.start) % self.rules.screen.every == 0
+        is_due = next_screening(self.schedule, self.qc.screen.every, cycle) == cycle
         return [Task(BASELINE), Task(TOUR)] if is_due else [Task(TOUR)]
 
     def _do(self, task: Task) -> None:
@@ -103,7 +101,7 @@ class ScreenedTravel(Travel):
         state, verification = self.state, self._baseline()
         is_better = state.judge is None or self._rank(verification) >= self._rank(state.judge.verification)
         if is_better:
-            state.judge = Judge(verification, self.plan.learning_rate(state.cycle))
+            state.judge = Judge(verification, learning_rate_of(self.schedule, state.cycle))
             self.snapshots["judge"] = self.centers.snapshot()
         due = state.ledger.due(state.cycle)
         if self._may_judge(self.judge.verification):
@@ -117,7 +115,7 @@ class ScreenedTravel(Travel):
         started, cycle = perf_counter(), self.state.cycle
         verification = verify(self.centers, cycle)
         self.centers.hold_reference()
-        rates = RATES[self.plan.rates](verification.counts)
+        rates = rates_of(self.qc, verification)
         self._report(Step(cycle, BASELINE, verification=verification, rates=rates, verify_s=perf_counter() - started))
         return verification
 
@@ -136,8 +134,8 @@ class ScreenedTravel(Travel):
             judged[center] = tuple(s for s in subjects if s in free or s in due)
         scans = [subject for subjects in judged.values() for subject in subjects]
         verified: Container[str] = scans
-        if all_scans and not self.rules.screen.exact:
-            verified = draw_sample(scans, seed=(self.plan.tour.seed, self.state.cycle))
+        if all_scans and not self.qc.screen.exact:
+            verified = draw_sample(scans, seed=(self.schedule.seed, self.state.cycle))
         tasks = [Task(GRADIENT)] if any(subject not in verified for subject in scans) else []
         for center, subjects in judged.items():
             if subjects:
@@ -169,14 +167,14 @@ class ScreenedTravel(Travel):
         """Take a scan's own steps from the model that judges, verify or estimate, undo."""
         judge, verification, rates = self.judge, None, None
         with self._judging():
-            taken = [self._train(task, learning_rate=judge.learning_rate) for _ in range(self.rules.screen.steps)]
+            taken = [self._train(task, learning_rate=judge.learning_rate) for _ in range(self.qc.screen.steps)]
             started = perf_counter()
             if GRADIENT in self.snapshots:
                 change = self._differentiable.first_order(self.snapshots[GRADIENT], self.snapshots["judge"])
                 judge.estimates[taken[0].subjects[0]] = change
             if task.phase == SCREEN:
                 verification = verify(self.centers, self.state.cycle, taken[0].subjects)
-                rates = RATES[self.plan.rates](verification.counts)
+                rates = rates_of(self.qc, verification)
         train_s, verify_s = math.fsum(step.train_s for step in taken), perf_counter() - started
         found = replace(taken[0], phase=SCREEN, verification=verification, rates=rates)
         return replace(found, train_s=train_s, verify_s=verify_s)
@@ -198,7 +196,7 @@ class ScreenedTravel(Travel):
         exact = {s.subjects[0]: s.verification.loss - base for s in tried if s.verification is not None}
         margins = [state.margins[subject] for subject in estimates]
         images = None if self._unlikeness is None else [self._unlikeness[subject] for subject in estimates]
-        check = check_estimates(estimates, exact, margins, self.rules.screen, images)
+        check = check_estimates(estimates, exact, margins, self.qc.screen, images)
         if check.undecided:
             return [Task(SCREEN, self._center_of[subject], ((subject,),)) for subject in check.undecided]
         del self.snapshots[GRADIENT]
@@ -229,7 +227,7 @@ class ScreenedTravel(Travel):
             else:
                 state.flagged += [subject] if evidence.suspect else []
                 self._report(step)
-        state.ledger = state.ledger.flag(state.flagged, due=self._next_screening(state.cycle + self.rules.revisit))
+        state.ledger = state.ledger.flag(state.flagged, due=self._next_screening())
         state.margins = {}
 
     def _weigh(self, tried: Sequence[Step]) -> list[Step]:
@@ -244,33 +242,28 @@ class ScreenedTravel(Travel):
             judge.seen[subject] = (loss - judge.verification.loss, self.state.margins[subject])
         changes, margins = zip(*judge.seen.values(), strict=True)
         images = None if self._unlikeness is None else [self._unlikeness[subject] for subject in judge.seen]
-        evidence = dict(zip(judge.seen, weigh(changes, margins, self.rules.screen, images), strict=True))
+        evidence = dict(zip(judge.seen, weigh(changes, margins, self.qc.screen, images), strict=True))
         return [replace(step, evidence=evidence[step.subjects[0]]) for step in tried]
 
     def _decide(self, subject: str, *, suspect: bool) -> str:
         """Take a suspect back, eliminate it, or let it wait for one more screening."""
         state = self.state
         condemned = state.records[subject].condemns
-        state.alarm = state.alarm or (self._find_runaway() if condemned else None)
+        state.alarm = state.alarm or (self._find_runaway(1) if condemned else None)
         if not suspect:
             state.ledger = state.ledger.readmit(subject)
             return READMITTED
-        held = state.alarm is not None and self.rules.runaway.pauses
+        held = state.alarm is not None and self.qc.runaway.pauses
         strike = condemned and not held
-        if strike and state.ledger.strikes.get(subject, 0) + 1 >= self.rules.strikes:
+        if strike and state.ledger.strikes.get(subject, 0) + 1 >= self.qc.strikes:
             state.ledger = state.ledger.eliminate(subject)
             return ELIMINATED
         self._postpone(subject, strike=strike)
         return POSTPONED
 
     def _postpone(self, subject: str, *, strike: bool) -> None:
-        due = self._next_screening(self.state.cycle + max(self.rules.revisit, 1))
-        self.state.ledger = self.state.ledger.postpone(subject, due=due, strike=strike)
+        self.state.ledger = self.state.ledger.postpone(subject, due=self._next_screening(), strike=strike)
 
-    def _next_screening(self, earliest: int) -> int:
-        start, every = self.plan.tour.start, self.rules.screen.every
-        return start - (start - earliest) // every * every
-
-    def _find_runaway(self) -> Alarm | None:
-        n = len(self.state.ledger.eliminated) + 1
-        return find_runaway(self.rules.runaway, (), n_condemned=n, n_subjects=len(self._center_of))
+    def _next_screening(self) -> int:
+        """When who comes under suspicion now is due."""
+        return next_screening(self.schedule, self.qc.screen.every, self.state.cycle + self.qc.revisit)

@@ -11,9 +11,12 @@ from time import perf_counter
 from typing import Any, TypedDict, Unpack
 
 from tmqc.core.false_alarms import Drift
+from tmqc.core.gate import rates_of
 from tmqc.core.ledger import Ledger
-from tmqc.core.rates import RATES, Rates, Verification
+from tmqc.core.rates import Rates, Verification
 from tmqc.core.records import AWAY, BATCH, VISIT, CycleReport, Step, distinct, summarize
+from tmqc.core.runaway import Alarm, find_runaway
+from tmqc.core.schedule import learning_rate_of, make_visits
 from tmqc.training.state import TOUR, Task, TourState
 from tmqc.training.travel import AwayError, Centers, Listener, Plan, train_step, verify
 
@@ -35,8 +38,9 @@ class Travel:
 
     def __init__(self, plan: Plan, centers: Centers, *listeners: Listener, **place: Unpack[Place]) -> None:
         """Begin, or go on from a place, where the centers must have the model."""
-        self.plan, self.centers, self.listeners = plan, centers, listeners
-        start = plan.tour.start
+        self.plan, self.qc, self.schedule = plan, plan.qc, plan.schedule
+        self.centers, self.listeners = centers, listeners
+        start = self.schedule.start
         self.state = place["state"] if "state" in place else TourState(start, self._opening(start))
         self.snapshots = dict(place.get("snapshots", {}))
         self._center_of = {s: center for center, subjects in plan.subjects.items() for s in subjects}
@@ -53,7 +57,7 @@ class Travel:
     def run(self) -> Iterator[CycleReport | None]:
         """Travel; yields a report after every cycle, and None after every task: whenever the state is whole."""
         state = self.state
-        while state.cycle < self.plan.cycles:
+        while state.cycle < self.schedule.cycles:
             while state.queue:
                 self._do(state.queue.pop(0))
                 state.n_done += 1
@@ -90,7 +94,7 @@ class Travel:
         for center, subjects in self.plan.subjects.items():
             free = set(ledger.eligible(subjects, cycle))
             eligible[center] = tuple(s for s in subjects if s in free or s in besides)
-        for visit in self.plan.tour.visits(cycle, eligible):
+        for visit in make_visits(self.schedule, cycle, eligible):
             parts = [visit.batches] if phase == VISIT else [(batch,) for batch in visit.batches]
             tasks += [Task(phase, visit.center, part, None if i else visit) for i, part in enumerate(parts)]
         return tasks
@@ -104,7 +108,7 @@ class Travel:
         """Train on the first batch of a task, by the cycle's learning rate if none is given."""
         assert task.center is not None
         cycle = self.state.cycle
-        rate = self.plan.learning_rate(cycle) if learning_rate is None else learning_rate
+        rate = learning_rate_of(self.schedule, cycle) if learning_rate is None else learning_rate
         return train_step(self.centers, cycle, task.phase, task.center, task.batches[0], rate)
 
     def _leave(self, task: Task) -> None:
@@ -126,7 +130,12 @@ class Travel:
         """The verification of the model as a cycle leaves it, and seconds, if it was made for that."""
         started = perf_counter()
         verification = verify(self.centers, self.state.cycle)
-        return verification, RATES[self.plan.rates](verification.counts), perf_counter() - started
+        return verification, rates_of(self.qc, verification), perf_counter() - started
+
+    def _find_runaway(self, n_more: int) -> Alarm | None:
+        """Whether control rejects too much, with `n_more` scans about to be eliminated."""
+        n = len(self.state.ledger.eliminated) + n_more
+        return find_runaway(self.qc.runaway, self.state.rejected, n_condemned=n, n_subjects=len(self._center_of))
 
     def _drift(self) -> Drift | None:
         """How far a gate has let the rates move."""
@@ -138,7 +147,7 @@ class Travel:
         return summarize(
             state.steps,
             cycle=state.cycle,
-            learning_rate=self.plan.learning_rate(state.cycle),
+            learning_rate=learning_rate_of(self.schedule, state.cycle),
             verification=verification,
             rates=rates,
             flagged=tuple(state.flagged),

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from tmqc.core.early_stop import Limit
 from tmqc.core.rates import Verification
 from tmqc.core.records import Step
-from tmqc.core.schedule import LearningRate, Tour, Visit
+from tmqc.core.schedule import Visit
 from tmqc.errors import StoppedError
+from tmqc.settings.schema import QcConfig, ScheduleConfig
 
 
 class NonFiniteError(StoppedError):
@@ -113,19 +114,16 @@ class Listener(Protocol):
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run trains on and when it ends.
+    """What a run trains on, when, and by which rules.
 
     Attributes:
-        subjects: center -> its training subjects in CSV order.
-        cycles: the run ends before this cycle.
-        rates: name of the rule that makes rates of counts, a key of `RATES`.
+        subjects: center -> its training subjects, both in CSV order.
+        qc: of a tour without control, only how rates are made of counts.
     """
 
-    tour: Tour
     subjects: Mapping[str, tuple[str, ...]]
-    cycles: int
-    learning_rate: LearningRate
-    rates: str = "standard"
+    schedule: ScheduleConfig
+    qc: QcConfig
 
 
 def train_step(
