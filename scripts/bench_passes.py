@@ -66,10 +66,11 @@ def make_bed(overrides: Sequence[str], folder: Path) -> Bed:
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         config = to_config(compose("config", list(overrides)))
     prepared = prepare(config)
-    config = with_batch_size(config, prepared.learner.model, None)
+    config = replace(config, run=with_batch_size(config.run, prepared.learner.model, None))
     folder.mkdir(parents=True, exist_ok=True)
     train = corrupt(prepared, folder)
-    return Bed(config, prepared, make_plan(config, train), make_centers(config, prepared, train))
+    centers = make_centers(prepared, train, batch_size=config.run.verify_batch_size)
+    return Bed(config, prepared, make_plan(config, train), centers)
 
 
 class Recorder:

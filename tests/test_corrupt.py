@@ -40,7 +40,7 @@ def prepare_tiny(cohort_csvs, tmp_path):
             text = cohort_csvs["test"].read_text().replace(",scans/", f",{cohort_csvs['test'].parent}/scans/")
             csvs["test_csv"].write_text(text.replace("Alpha-test-0,", f"{rename},"))
         cohort = read_cohort(**csvs)
-        drawn = draw_truth(config, cohort)
+        drawn = draw_truth(config.harmful, cohort)
         volumes = load(config.cohort, [*cohort.verification, *cohort.test, *cohort.train])
         return config, Inputs(cohort, None, volumes, Learner(), None, truth=drawn, drawn=drawn)
 
@@ -48,14 +48,14 @@ def prepare_tiny(cohort_csvs, tmp_path):
 
 
 def test_a_flipped_label_changes_what_is_learned_and_not_what_is_seen(prepare_tiny, tmp_path):
-    config, prepared = prepare_tiny("harmful.ids=[Alpha-train-0]", "harmful.kind=flipped_label")
+    _, prepared = prepare_tiny("harmful.ids=[Alpha-train-0]", "harmful.kind=flipped_label")
     subjects = [row.subject for row in prepared.cohort.train]
     before = prepared.volumes.batch(subjects)
     rows = corrupt(prepared, tmp_path)
     np.testing.assert_array_equal(prepared.volumes.batch(subjects), before)
     old = {row.subject: row.group for row in prepared.cohort.train}
     assert [row.subject for row in rows if row.group != old[row.subject]] == ["Alpha-train-0"]
-    centers = make_centers(config, prepared, rows)
+    centers = make_centers(prepared, rows, batch_size=2)
     centers.train("Alpha", ("Alpha-train-0", "Alpha-train-1"), learning_rate=0.1)
     assert list(prepared.learner.seen[1]) == [1, 1]
 
@@ -74,7 +74,7 @@ def test_an_extra_copy_is_held_besides_the_good_scan(prepare_tiny, tmp_path):
         np.testing.assert_array_equal(bad, good.max() + good.min() - good)
     plan = make_plan(config, rows)
     assert plan.subjects["Gamma"] == ("Gamma-train-0", "Gamma-train-0_2")
-    make_centers(config, prepared, rows).train("Gamma", plan.subjects["Gamma"], learning_rate=0.1)
+    make_centers(prepared, rows, batch_size=2).train("Gamma", plan.subjects["Gamma"], learning_rate=0.1)
     assert prepared.learner.seen[0].shape[0] == 2
 
 

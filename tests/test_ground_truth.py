@@ -22,7 +22,7 @@ def find(cohort_csvs, tmp_path):
         manifest = f"cohort.truth_csv={tmp_path}/manifest.csv"
         config = compose_config(*tiny_overrides(cohort_csvs, tmp_path), manifest, *overrides)
         cohort = read_cohort(**{f"{split}_csv": path for split, path in cohort_csvs.items()})
-        return find_truth(config, cohort, draw_truth(config, cohort))
+        return find_truth(config.cohort, cohort, draw_truth(config.harmful, cohort))
 
     return find
 

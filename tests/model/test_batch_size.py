@@ -36,12 +36,12 @@ def test_auto_is_the_default_and_fits_the_published_model(monkeypatch):
 
 def test_a_size_on_record_is_kept(monkeypatch):
     monkeypatch.setattr(batch_size, "choose_batch_size", lambda model: 8)
-    auto, given = (Config(run=RunConfig(verify_batch_size=size)) for size in ("auto", 5))
+    auto, given = (RunConfig(verify_batch_size=size) for size in ("auto", 5))
     model = logistic_learner(4).model
-    assert with_batch_size(auto, model, None).run.verify_batch_size == 8
-    assert with_batch_size(auto, model, {"verify_batch_size": 16}).run.verify_batch_size == 16
+    assert with_batch_size(auto, model, None).verify_batch_size == 8
+    assert with_batch_size(auto, model, {"verify_batch_size": 16}).verify_batch_size == 16
     assert with_batch_size(given, model, {"verify_batch_size": 16}) is given
-    assert auto.run.verify_batch_size == "auto"
+    assert auto.verify_batch_size == "auto"
 
 
 def limit_to(monkeypatch, model, most):

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 
 from tmqc.model import backend
-from tmqc.settings.schema import AUTO, Config
+from tmqc.settings.schema import AUTO, RunConfig
 
 log = logging.getLogger("tmqc")
 
@@ -19,7 +19,7 @@ _MOST = 32  # with small volumes; more gains nothing, and an early stop has coar
 _BUDGET = 4_000_000_000  # bytes for what is scored at once
 
 
-def with_batch_size(config: Config, model: keras.Model, facts: Mapping[str, Any] | None) -> Config:
+def with_batch_size(settings: RunConfig, model: keras.Model, facts: Mapping[str, Any] | None) -> RunConfig:
     """The settings with a number in place of `auto`: the one on record, else that of `choose_batch_size`.
 
     Predictions of different sizes may differ in their last bit. So a run that goes on keeps the size it began with.
@@ -28,13 +28,13 @@ def with_batch_size(config: Config, model: keras.Model, facts: Mapping[str, Any]
         model: that will score.
         facts: of the checkpoint that the run goes on from; None: it begins.
     """
-    if config.run.verify_batch_size != AUTO:
-        return config
+    if settings.verify_batch_size != AUTO:
+        return settings
     size = facts.get("verify_batch_size") if facts is not None else None
     if size is None:
         size = choose_batch_size(model)
         log.info("run.verify_batch_size=auto: %d scans at once, %.2g GB each", size, bytes_a_scan(model) / 1e9)
-    return replace(config, run=replace(config.run, verify_batch_size=int(size)))
+    return replace(settings, verify_batch_size=int(size))
 
 
 def choose_batch_size(model: keras.Model) -> int:

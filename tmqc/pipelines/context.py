@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -96,8 +96,8 @@ def open_run(config: Config, directory: Path, inputs: Inputs) -> Iterator[RunCon
                 for split, subjects in inputs.splits.items():
                     if subjects:
                         tracker.dataset(profile(subjects), split=split, digest=digest(subjects))
-                resolved = with_batch_size(config, inputs.learner.model, point.facts if point else None)
-                yield RunContext(resolved, directory, tracker, stop, point, data)
+                run = with_batch_size(config.run, inputs.learner.model, point.facts if point else None)
+                yield RunContext(replace(config, run=run), directory, tracker, stop, point, data)
             status = "FINISHED"
         except (KeyboardInterrupt, Interrupted):
             status = "KILLED"

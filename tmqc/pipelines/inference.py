@@ -36,7 +36,7 @@ from tmqc.runs.checkpoint import checkpoint_path, load_checkpoint, saved_cycles
 from tmqc.runs.cycle_choice import select_cycles
 from tmqc.runs.cycles import read_rows
 from tmqc.runs.directory import CONFIG, CYCLES, METRICS, PREDICTIONS, REPORT, RESULTS, check_free
-from tmqc.settings.schema import Config, ModelConfig, flatten
+from tmqc.settings.schema import Config, InferenceConfig, ModelConfig, flatten
 
 log = logging.getLogger("tmqc")
 
@@ -52,7 +52,7 @@ def run_inference(config: Config, directory: Path) -> None:
         InputError: the input cannot be used; nothing was written.
     """
     check_free(directory, overwrite=config.run.overwrite)
-    run, cycles = _find_cycles(config)
+    run, cycles = _find_cycles(config.inference)
     config = replace(config, model=_model_settings(run))
     inputs = _prepare(config, run)
     load_into(inputs.learner, load_checkpoint(checkpoint_path(run, cycles[0])), run)
@@ -96,15 +96,15 @@ def _score(
     return rows, predictions
 
 
-def _find_cycles(config: Config) -> tuple[Path, list[int]]:
-    run = Path(str(config.inference.run))
+def _find_cycles(settings: InferenceConfig) -> tuple[Path, list[int]]:
+    run = Path(str(settings.run))
     if not run.is_dir():
         raise RunError(f"inference.run={run}: no such directory")
     saved = saved_cycles(run)
-    chosen = select_cycles(config.inference.cycles, saved)
+    chosen = select_cycles(settings.cycles, saved)
     if not chosen:
         has = f"it holds cycles {saved[0]} to {saved[-1]}" if saved else "it holds no checkpoint at all"
-        raise RunError(f"inference.run={run}, inference.cycles={config.inference.cycles}: no such cycle, {has}")
+        raise RunError(f"inference.run={run}, inference.cycles={settings.cycles}: no such cycle, {has}")
     return run, chosen
 
 

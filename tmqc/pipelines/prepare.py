@@ -101,8 +101,8 @@ def prepare(config: Config) -> Inputs:
         InputError: with every fault of the tables, then of the volumes, then of the harm and the starting state.
     """
     cohort, note = find_cohort(config.cohort, Path(config.run.outputs), splits=("train", "verification", "test"))
-    drawn = draw_truth(config, cohort)
-    truth = find_truth(config, cohort, drawn)
+    drawn = draw_truth(config.harmful, cohort)
+    truth = find_truth(config.cohort, cohort, drawn)
     start = _find_start(config)
     cache = open_cache(config.cache, Path(config.run.outputs))
     held = [*cohort.verification, *cohort.train, *cohort.test] if config.federation.name == "none" else [*cohort.test]

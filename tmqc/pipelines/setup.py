@@ -80,8 +80,10 @@ def _open_local(run: RunContext, inputs: Inputs, train: tuple[Subject, ...]) -> 
     with _open_workers(run, inputs, n) if n else nullcontext() as workers:
         n_pd = sum(s.group for s in verification)
         n_hc = len(verification) - n_pd
-        centers, traffic = make_centers(config, inputs, train, workers), TrafficMeter(None, run.point)
-        yield TrainingSetup(centers, make_plan(config, train), train, inputs.truth, n_hc, n_pd, traffic)
+        centers = make_centers(inputs, train, batch_size=config.run.verify_batch_size, workers=workers)
+        yield TrainingSetup(
+            centers, make_plan(config, train), train, inputs.truth, n_hc, n_pd, TrafficMeter(None, run.point)
+        )
 
 
 @contextmanager
@@ -198,7 +200,7 @@ def make_plan(config: Config, train: tuple[Subject, ...]) -> Plan:
 
 
 def make_centers(
-    config: Config, inputs: Inputs, train: tuple[Subject, ...], workers: VerificationWorkers | None = None
+    inputs: Inputs, train: tuple[Subject, ...], *, batch_size: int, workers: VerificationWorkers | None = None
 ) -> LocalCenters:
     """The centers of this process."""
     return LocalCenters(
@@ -206,7 +208,7 @@ def make_centers(
         train=train,
         verification=inputs.cohort.verification,
         volumes=inputs.volumes,
-        verify_batch_size=config.run.verify_batch_size,
+        verify_batch_size=batch_size,
         workers=workers,
     )
 
