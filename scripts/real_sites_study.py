@@ -96,8 +96,7 @@ def judge(table: pd.DataFrame, *, rng: np.random.Generator, q: float, draws: int
 
 
 def _judge_singles(train: pd.DataFrame, q: float) -> tuple[int, int, int, float | None]:
-    verdicts = judge_labels(train["margin"].tolist(), q=q)
-    truth, out = train["flipped"].to_numpy() == 1, np.array([v.eliminate for v in verdicts])
+    truth, (_, out) = train["flipped"].to_numpy() == 1, judge_labels(train["margin"].tolist(), q=q)
     ranked = -margins_at_centers(train["z"], train["label"], train["site"].astype(str).tolist())
     precision = float(average_precision_score(truth, ranked)) if truth.any() else None
     return int(truth.sum()), int(out.sum()), int((out & ~truth).sum()), precision

@@ -9,7 +9,6 @@ from tmqc.core.detection import (
     History,
     Loss,
     count_loss,
-    counted,
     detect,
     detect_by_kind,
     make_history,
@@ -40,13 +39,6 @@ def test_whole_centers():
     center_of = {"a1": "a", "a2": "a", "b1": "b", "c1": "c", "c2": "c"}
     assert whole_centers(["a1", "b1", "c1", "c2"], center_of) == {"b", "c"}
     assert whole_centers([], center_of) == frozenset()
-
-
-def test_a_scan_of_an_ignored_kind_is_on_neither_side():
-    kind_of = {"a": "noise", "b": "spikes", "elsewhere": "spikes"}
-    assert counted("abc", kind_of, ignored_kinds=()) == {"a", "b", "c"}
-    assert counted("abc", kind_of, ignored_kinds=["spikes"]) == {"a", "c"}
-    assert counted("abc", kind_of, ignored_kinds=["spikes", "noise", "never seen"]) == {"c"}
 
 
 def test_by_kind():

@@ -13,6 +13,7 @@ from tmqc.core.evidence import (
     HELD,
     IMAGE,
     LABEL,
+    WITHIN,
     Look,
     ScanScore,
     able_to_be_judged,
@@ -24,7 +25,7 @@ from tmqc.core.verdicts import ELIMINATED, SOUND, SUSPECT, TAKEN_BACK
 
 SIZES = {**{f"big{i}": (24, 8) for i in range(10)}, "small": (2, 1), "one": (1, 0)}
 LOOK = Look(number=1, n_planned=3, q=0.1, seed=(0, 0))
-JUDGED = able_to_be_judged(SIZES, q=0.1, n_planned=3)
+JUDGED = able_to_be_judged(SIZES, q=0.1, n_planned=3, compare=WITHIN)
 
 
 def draw(*, flipped=(), odd=(), seed=0, separation=1.5):
@@ -51,7 +52,7 @@ def test_only_centers_that_could_be_found_are_judged():
 @pytest.mark.parametrize("seed", range(5))
 def test_a_flipped_center_waits_and_the_others_do_not(seed):
     train, verification = draw(flipped=["big3"], seed=seed)
-    screened = judge_screening(train, verification, LOOK, judged=JUDGED)
+    screened = judge_screening(train, verification, LOOK, judged=JUDGED, compare=WITHIN)
     assert {c for c, one in screened.centers.items() if one.state == SUSPECT} == {"big3"}
     suspects = {s for s, found in screened.findings.items() if found.suspect}
     assert suspects == {s.subject for s in train if s.center == "big3"}
@@ -65,7 +66,7 @@ def test_a_waiting_scan_is_eliminated_readmitted_or_held():
     train, verification = draw(flipped=["big3"])
     its = {c: [s.subject for s in train if s.center == c] for c in SIZES}
     due = replace(LOOK, due={*its["big3"], *its["big4"]}, accused={"big3": True, "big4": True, "big5": False})
-    screened = judge_screening(train, verification, due, judged=JUDGED)
+    screened = judge_screening(train, verification, due, judged=JUDGED, compare=WITHIN)
     assert [screened.centers[c].state for c in ("big3", "big4", "big5")] == [ELIMINATED, TAKEN_BACK, SOUND]
     assert {s for s, found in screened.findings.items() if found.out} == set(its["big3"])
     assert not any(screened.findings[s].suspect for s in its["big4"])
@@ -74,11 +75,11 @@ def test_a_waiting_scan_is_eliminated_readmitted_or_held():
 
 def test_odd_images_wait_and_go_once_they_are_due():
     train, verification = draw(odd=["big1-0", "one-0"])
-    found = judge_screening(train, verification, LOOK, judged=JUDGED).findings
+    found = judge_screening(train, verification, LOOK, judged=JUDGED, compare=WITHIN).findings
     assert {s for s in found if found[s].suspect} == {"big1-0", "one-0"}
     assert found["one-0"].reasons == (IMAGE,)
     assert not found["one-0"].out
-    found = judge_screening(train, verification, replace(LOOK, due={"one-0"}), judged=JUDGED).findings
+    found = judge_screening(train, verification, replace(LOOK, due={"one-0"}), judged=JUDGED, compare=WITHIN).findings
     assert [s for s in found if found[s].out] == ["one-0"]
 
 
@@ -88,7 +89,7 @@ def test_every_verdict_rederives_from_its_own_row():
     train[i] = replace(train[i], label=1 - train[i].label)
     due = {"big1-0", "big7-2", *(s.subject for s in train if s.center == "big3")}
     look = replace(LOOK, due=due, accused={"big3": True})
-    found = judge_screening(train, verification, look, judged=JUDGED).findings
+    found = judge_screening(train, verification, look, judged=JUDGED, compare=WITHIN).findings
     assert {r for f in found.values() for r in f.reasons} == {CENTER, IMAGE, LABEL}
     for f in found.values():
         tests = [(f.center_p, f.center_limit, f.center_out), (f.odd_p, f.odd_limit, f.odd_out)]
@@ -105,15 +106,15 @@ def test_labels_of_the_field_are_ranked_and_not_eliminated():
         truth, scans = i % 2, train if i < 400 else verification
         z = 1.8 * ((0.67 if truth else -0.67) + rng.normal(0, 1.0))
         scans.append(ScanScore(f"s{i}", f"c{i % 40}", 1 - truth if i < 8 else truth, "scanner", z))
-    found = judge_screening(train, verification, replace(LOOK, due={"s0"}), judged=()).findings
+    found = judge_screening(train, verification, replace(LOOK, due={"s0"}), judged=(), compare=WITHIN).findings
     assert not any(f.suspect or f.out for f in found.values())
     review = rank_for_review(train, found)
     assert [row.rank for row in review] == list(range(1, 401))
     assert sorted(row.probability for row in review) == [row.probability for row in review]
     flipped = [row.rank for row in review if row.subject in {f"s{i}" for i in range(8)}]
     assert np.mean(flipped) < 100
-    verdicts = judge_labels([found[s.subject].margin for s in train], q=0.1)
-    assert [row.lfdr for row in review][:3] == sorted(v.lfdr for v in verdicts)[:3]
+    lfdr, _ = judge_labels([found[s.subject].margin for s in train], q=0.1)
+    assert [row.lfdr for row in review][:3] == sorted(lfdr)[:3]
 
 
 @pytest.mark.slow
@@ -122,6 +123,6 @@ def test_shifted_sites_without_harm_lose_no_scan():
     accusing = 0
     for seed in range(100):
         train, verification = draw(seed=seed, separation=0.7)
-        screened = judge_screening(train, verification, LOOK, judged=JUDGED)
+        screened = judge_screening(train, verification, LOOK, judged=JUDGED, compare=WITHIN)
         accusing += any(one.state == SUSPECT for one in screened.centers.values())
     assert accusing <= 10

@@ -12,38 +12,18 @@ no odder than most.
 **What it cannot do.** No p is below 1 / (n + 1): with m scans judged Benjamini-Hochberg rejects only if m / (q (n + 1))
 of them reach it: 35 of 1410 against 407, more within groups. Fewer odd scans, one among them, can be
 eliminated by no rank-based rule with a promised rate. For them there is a **fixed limit**: odder than the shortest
-half of the verification scans' oddness by `fixed_z` robust standard deviations. It promises nothing and has a name of
-its own in the verdicts.
+half of the verification scans' oddness by so many robust standard deviations. It promises nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tmqc.core.fdr import benjamini_hochberg
 from tmqc.core.robust import shortest_half
-
-CONFORMAL, FIXED = "conformal", "fixed limit"
-
-
-@dataclass(frozen=True)
-class OddVerdict:
-    """About one scan.
-
-    Attributes:
-        p: conformal p-value. n_compared: verification scans it comes from. z: robust distance from them.
-        rule: what found it odd, `conformal` (within the promised rate) or `fixed limit` (no promise); None: nothing
-            did.
-    """
-
-    p: float
-    n_compared: int
-    z: float
-    rule: str | None
 
 
 def conformal_p_values(scores: ArrayLike, verification: ArrayLike) -> NDArray[np.float64]:
@@ -63,16 +43,18 @@ def judge_oddness(
     verification_groups: Sequence[Hashable],
     q: float,
     least_group: int = 50,
-    fixed_z: float = 8.0,
-) -> tuple[OddVerdict, ...]:
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
     """Judge the oddness of training scans; higher is odder, whatever measures it.
 
     Args:
         scores, groups: of the scans judged, and their scanner or center, each of length m.
         verification, verification_groups: of the verification scans, likewise.
-        q: false discovery rate among those that `conformal` finds.
+        q: false discovery rate among those rejected.
         least_group: verification scans from where on a group is compared with itself.
-        fixed_z: robust standard deviations of the fixed limit.
+
+    Returns:
+        Conformal p-values; robust distances z from the verification scans compared with, for a fixed limit; which are
+        rejected at q. Each of shape (m,).
 
     Raises:
         ValueError: there are fewer than two verification scans, or an oddness is NaN.
@@ -80,14 +62,12 @@ def judge_oddness(
     s, v = np.asarray(scores, np.float64), np.asarray(verification, np.float64)
     if v.size < 2:
         raise ValueError(f"{v.size} verification scans: two or more are needed to be compared with")
-    p, z, n = np.ones(s.size), np.zeros(s.size), np.full(s.size, v.size)
+    p, z = np.ones(s.size), np.zeros(s.size)
     rows_of = {g: [i for i, other in enumerate(verification_groups) if other == g] for g in set(groups)}
     for group, rows in rows_of.items():
         own = v[rows] if len(rows) >= least_group else v
         at = [i for i, other in enumerate(groups) if other == group]
         middle, sd = shortest_half(own)
-        p[at], n[at] = conformal_p_values(s[at], own), own.size
+        p[at] = conformal_p_values(s[at], own)
         z[at] = (s[at] - middle) / max(sd, np.finfo(float).tiny)
-    rejected = benjamini_hochberg(p, q)
-    rules = [CONFORMAL if r else FIXED if far else None for r, far in zip(rejected, z > fixed_z, strict=True)]
-    return tuple(OddVerdict(float(a), int(b), float(c), d) for a, b, c, d in zip(p, n, z, rules, strict=True))
+    return p, z, benjamini_hochberg(p, q)

@@ -49,19 +49,6 @@ def whole_centers(subjects: Collection[str], center_of: Mapping[str, str]) -> fr
     return frozenset(center_of.values()) - spared
 
 
-def counted(subjects: Iterable[str], kind_of: Mapping[str, str], *, ignored_kinds: Collection[str]) -> frozenset[str]:
-    """Those of `subjects` that scores are made of: a scan of an ignored kind is neither harmful nor good.
-
-    A study scores its runs once more in this way; a run's own scores count every kind.
-
-    Args:
-        subjects: any.
-        kind_of: how a subject was corrupted; good ones are not in it.
-        ignored_kinds: kinds that are left out of both sides, such as those found to do no harm.
-    """
-    return frozenset(s for s in subjects if kind_of.get(s) is None or kind_of[s] not in ignored_kinds)
-
-
 def detect_by_kind(named: Collection[str], kind_of: Mapping[str, str]) -> dict[str, Detection]:
     """Compare the named subjects with the harmful ones of each kind alone, kinds sorted by name.
 

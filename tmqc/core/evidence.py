@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from tmqc.core.center_effects import compare_centers, flip, p_values, standardize, sum_logits
 from tmqc.core.center_tests import CenterTest, describe_center, judge_center, least_p, margins_of
-from tmqc.core.conformal import CONFORMAL, judge_oddness
+from tmqc.core.conformal import judge_oddness
 from tmqc.core.fdr import confirm, large_enough, share_of_look
 from tmqc.core.label_fdr import judge_labels, lowest_with_mean
 from tmqc.core.power import Power, measure_power, plant_flips
@@ -109,7 +109,7 @@ class Look:
     q: float
     seed: tuple[int, ...]
     due: Collection[str] = ()
-    accused: Mapping[str, bool] | None = None
+    accused: Mapping[str, bool] = field(default_factory=dict)
 
     @property
     def q_out(self) -> float:
@@ -118,7 +118,7 @@ class Look:
 
 
 def able_to_be_judged(
-    sizes: Mapping[str, tuple[int, int]], *, q: float, n_planned: int, compare: str = WITHIN
+    sizes: Mapping[str, tuple[int, int]], *, q: float, n_planned: int, compare: str
 ) -> frozenset[str]:
     """Centers that could come to be eliminated whatever their scores, by n training and v verification scans alone."""
     if compare == ACROSS:
@@ -133,7 +133,7 @@ def judge_screening(
     look: Look,
     *,
     judged: Collection[str],
-    compare: str = WITHIN,
+    compare: str,
 ) -> Screened:
     """Decide about all scans.
 
@@ -142,7 +142,7 @@ def judge_screening(
         judged: centers that were `able_to_be_judged` when control began.
         compare: `across` centers (`core.center_effects`), or `within` each (`core.center_tests`).
     """
-    accused = look.accused or {}
+    accused = look.accused
     tests = _compare(train, verification) if compare == ACROSS else _test_centers(train, verification, look.seed)
     waiting = [center for center, is_due in accused.items() if is_due]
     centers = judge_centers(tests, judged=judged, waiting=waiting, q=look.q, look=look.number, n_planned=look.n_planned)
@@ -220,24 +220,19 @@ def _judge_images(
     train: Sequence[ScanScore], verification: Sequence[ScanScore], look: Look, is_due: NDArray[np.bool_]
 ) -> list[_Row]:
     own, others = _distances(train, verification)
-    odd = judge_oddness(
+    p, z, rejected = judge_oddness(
         own,
         [s.group for s in train],
         verification=others,
         verification_groups=[s.group for s in verification],
         q=look.q,
-        fixed_z=FIXED_Z,
     )
-    p = np.array([one.p for one in odd])
-    limit = _largest(p, np.array([one.rule == CONFORMAL for one in odd]))
-    out = _largest(p, confirm(p, is_due.tolist(), look.q_out))
+    far, limit, out = z > FIXED_Z, _largest(p, rejected), _largest(p, confirm(p, is_due.tolist(), look.q_out))
     return [
-        (
-            one.rule is not None,
-            one.p <= out or one.z > FIXED_Z,
-            {"odd_p": one.p, "odd_z": one.z, "odd_limit": limit, "odd_out": out},
+        (suspect, beyond, {"odd_p": of_p, "odd_z": of_z, "odd_limit": limit, "odd_out": out})
+        for suspect, beyond, of_p, of_z in zip(
+            (rejected | far).tolist(), ((p <= out) | far).tolist(), p.tolist(), z.tolist(), strict=True
         )
-        for one in odd
     ]
 
 
@@ -264,10 +259,9 @@ def _judge_labels(
     margins: NDArray[np.float64], free: NDArray[np.bool_], is_due: NDArray[np.bool_], look: Look
 ) -> list[_Row]:
     """Labels of scans that nothing else speaks against; of those that are due, an eliminating look's share may go."""
-    verdicts = judge_labels(margins[free].tolist(), q=look.q)
     lfdr = np.full(margins.size, np.nan)
-    lfdr[free] = [one.lfdr for one in verdicts]
-    limit = _largest(lfdr[free], np.array([one.eliminate for one in verdicts], bool))
+    lfdr[free], chosen = judge_labels(margins[free], q=look.q)
+    limit = _largest(lfdr[free], chosen)
     decided = lfdr[free & is_due]
     out = _largest(decided, lowest_with_mean(decided, look.q_out))
     return [

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import beta, binom
 
-from tmqc.core.rates import Counts
+from tmqc.core.rates import Counts, Rates
 
 _INDEPENDENT = 1e-9  # correlations up to this are none
 _DIRECTIONS = 64  # equally likely values of b that stand for its distribution
@@ -39,7 +39,6 @@ class FalseAlarms:
     Attributes:
         p_batch, p_single: probability that a batch, or a scan by itself, is rejected.
         batches, flagged, eliminated: rejected batches; scans put on the revisit list; eliminated at their revisit.
-        flips_allowed: flips against a class, net, that a step of one scan may make: HC and PD.
     """
 
     p_batch: float
@@ -47,7 +46,6 @@ class FalseAlarms:
     batches: float
     flagged: float
     eliminated: float
-    flips_allowed: tuple[int, int]
 
 
 def expect_false_alarms(
@@ -82,8 +80,7 @@ def expect_false_alarms(
     p_single = float(np.mean([_p_rejected(n_hc, n_pd, error, share, together) for share in single]))
     batches = n_batches * p_batch
     flagged = batches * batch_size * p_single
-    allowed = (_flips_allowed(n_hc, error), _flips_allowed(n_pd, error))
-    return FalseAlarms(p_batch, p_single, batches, flagged, flagged * p_single, allowed)
+    return FalseAlarms(p_batch, p_single, batches, flagged, flagged * p_single)
 
 
 def _flips_allowed(n: int, tolerance: float) -> int:
@@ -108,14 +105,6 @@ def _p_worse(n: int, allowed: int, churn: float, worse: NDArray[np.float64]) -> 
     return p
 
 
-@dataclass(frozen=True)
-class Drift:
-    """Rates now minus rates when control began; positive is worse. No step need have been rejected for them to grow."""
-
-    fpr: float
-    fnr: float
-
-
-def measure_drift(now: Counts, began: Counts) -> Drift:
-    """Drift of the standard rates between two verifications of the same scans."""
-    return Drift(now.fp / now.n_hc - began.fp / began.n_hc, now.fn / now.n_pd - began.fn / began.n_pd)
+def measure_drift(now: Counts, began: Counts) -> Rates:
+    """Standard rates now less those when control began; positive is worse. No step need have been rejected for it."""
+    return Rates(now.fp / now.n_hc - began.fp / began.n_hc, now.fn / now.n_pd - began.fn / began.n_pd)

@@ -37,14 +37,12 @@ class Check:
     """What the exact changes say about the estimated ones.
 
     Attributes:
-        holds: whether estimates may stand in for verifications.
         error: the largest error of an estimate, relative to its distance from the bulk and that of `loss_z` together.
         changes: subject -> change of the loss in nats: verified where it was, else estimated.
-        undecided: subjects whose verdict hangs on the error, and which are not verified yet; if it does not hold, all
-            that are not.
+        undecided: subjects whose verdict hangs on the error, and which are not verified yet; where estimates are
+            of no use, all that are not.
     """
 
-    holds: bool
     error: float
     changes: Mapping[str, float]
     undecided: tuple[str, ...]
@@ -105,7 +103,7 @@ def check_estimates(
     undecided = hanging if holds else ~is_exact
     names = tuple(subject for subject, one in zip(estimates, undecided, strict=True) if one)
     changes = dict(zip(estimates, values.tolist(), strict=True))
-    return Check(holds, error, changes, names)
+    return Check(error, changes, names)
 
 
 def _fit(

@@ -5,13 +5,12 @@ The last centers of a tour move a travelling model's threshold, not its knowledg
 support vector machines, 1999; Newton's method: Lin, Lin, Weng, Machine Learning 2007). Temperature scaling alone
 (offset 0) has no say over the threshold and is not offered.
 
-**What leaves a center.** Newton's method needs five sums a center and iteration (`Sums`: score and information), and so
-about five round trips a verification. A histogram of the logits by class (`LogitCounts`) takes one, together with the
-counts of the verification; being integers, its sums do not depend on the order or grouping of centers by a single bit,
-and AUROC, calibrated loss and the counts at any threshold follow from it. So the histogram is what is used. Its price:
-rounding to 1/64 of a logit adds noise of about 1e-4 nats to the mean loss of 400 scans (a good batch changes it by
-8e-4), and a center with few scans shows their rounded logits to whoever adds up, as five sums of one scan would, too:
-add up securely where that matters. Who prefers sums passes `fit_line` a function that asks for them.
+**What leaves a center.** A histogram of the logits by class (`LogitCounts`), together with the counts of the
+verification: one round trip, where the sums of Newton's method would take about five. Being integers, its sums do not
+depend on the order or grouping of centers by a single bit, and AUROC, calibrated loss and the counts at any threshold
+follow from it. Its price: rounding to 1/64 of a logit adds noise of about 1e-4 nats to the mean loss of 400 scans (a
+good batch changes it by 8e-4), and a center with few scans shows their rounded logits to whoever adds up, as sums of
+one scan would, too: add up securely where that matters.
 
 **Safeguards.** Platt's targets (N1 + 1) / (N1 + 2) and 1 / (N0 + 2) in place of 1 and 0 keep the fit finite where a
 threshold separates the classes. A slope below 0 would reward a state for contradicting all labels: the best line
@@ -22,9 +21,7 @@ scans.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,32 +45,6 @@ class Line:
     def __call__(self, logits: ArrayLike) -> NDArray[np.float64]:
         """Calibrated logits, same shape."""
         return self.slope * np.asarray(logits, np.float64) + self.offset
-
-    @property
-    def threshold(self) -> float | None:
-        """The raw probability that a calibrated 0.5 corresponds to; None for a flat line, which calls all the same."""
-        return float(expit(-self.offset / self.slope)) if self.slope > 0.0 else None
-
-
-@dataclass(frozen=True)
-class Sums:
-    """Score and information of a line, summed over scans: t target, p calibrated probability, z logit, w = p(1 - p).
-
-    Attributes:
-        score: sum of (t - p). score_z: of (t - p)z. info, info_z, info_zz: of w, wz, wzz. loss: of the cross-entropies
-            against t in nats; it only guards the step length. n: scans.
-    """
-
-    score: float = 0.0
-    score_z: float = 0.0
-    info: float = 0.0
-    info_z: float = 0.0
-    info_zz: float = 0.0
-    loss: float = 0.0
-    n: float = 0.0
-
-    def __add__(self, other: Sums) -> Sums:
-        return Sums(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
 
 
 @dataclass(frozen=True)
@@ -131,69 +102,57 @@ def targets(n_hc: float, n_pd: float) -> tuple[float, float]:
     return 1.0 / (n_hc + 2.0), (n_pd + 1.0) / (n_pd + 2.0)
 
 
-def add_up(
+def total_loss(
     line: Line, logits: ArrayLike, n_hc: ArrayLike, n_pd: ArrayLike, *, goals: tuple[float, float] = (0.0, 1.0)
-) -> Sums:
-    """The sums of a line over scans; `n_hc` and `n_pd`: how many scans of each class have each logit, shape (n,).
+) -> float:
+    """Cross-entropy of a line summed over scans, in nats; of each class `n_hc` and `n_pd` have each logit, shape (n,).
 
     Args:
         goals: what HC and PD scans are to be predicted as; 0 and 1 give the log-likelihood of the labels.
     """
-    z, hc, pd = (np.asarray(x, np.float64) for x in (logits, n_hc, n_pd))
-    n, calibrated = hc + pd, line(z)
-    wanted, p = hc * goals[0] + pd * goals[1], expit(calibrated)
-    weight = n * p * (1.0 - p)
-    loss = n * np.logaddexp(0.0, calibrated) - wanted * calibrated
-    parts = (wanted - n * p, (wanted - n * p) * z, weight, weight * z, weight * z * z, loss, n)
-    return Sums(*(float(np.sum(part)) for part in parts))
+    hc, pd, calibrated = np.asarray(n_hc, np.float64), np.asarray(n_pd, np.float64), line(logits)
+    wanted = hc * goals[0] + pd * goals[1]
+    return float(np.sum((hc + pd) * np.logaddexp(0.0, calibrated) - wanted * calibrated))
 
 
-def fit_line(ask: Callable[[Line], Sums]) -> Line:
-    """The line of least mean loss with a slope of 0 or more, by Newton's method with halved steps.
+def fit_line(logits: ArrayLike, n_hc: ArrayLike, n_pd: ArrayLike, *, goals: tuple[float, float] = (0.0, 1.0)) -> Line:
+    """The line of least `total_loss`, whose arguments it takes, with a slope of 0 or more.
 
-    From the best flat line (its offset in closed form), where the loss is convex and its curvature known: the sign of
-    its derivative by the slope is the sign of the best slope.
-
-    Args:
-        ask: has all centers add up the sums of a line, with the `targets` of the whole verification split.
+    By Newton's method with halved steps from the best flat line (its offset in closed form), where the loss is convex
+    and its curvature known: the sign of its derivative by the slope is the sign of the best slope.
 
     Raises:
-        FloatingPointError: a sum is not finite.
         ValueError: all scans have the same target, 0 or 1.
     """
-    start = _ask(ask, Line(0.0, 0.0))
-    share = 0.5 + start.score / start.n
+    z, hc, pd = (np.asarray(x, np.float64) for x in (logits, n_hc, n_pd))
+    n, wanted = hc + pd, hc * goals[0] + pd * goals[1]
+    n_scans = float(np.sum(n))
+    share = 0.5 + float(np.sum(wanted - n * 0.5)) / n_scans
     if not 0.0 < share < 1.0:
         raise ValueError(f"mean target {share}: calibration needs scans of both classes")
     line = Line(0.0, float(logit(share)))
-    sums = _ask(ask, line)
-    if not sums.score_z > 0.0:
-        return line
     for _ in range(_MOST_ITERATIONS):
-        gradient = np.array([sums.score, sums.score_z])
-        information = np.array([[sums.info, sums.info_z], [sums.info_z, sums.info_zz]])
+        p = expit(line(z))
+        left, weight = wanted - n * p, n * p * (1.0 - p)
+        gradient = np.array([np.sum(left), np.sum(left * z)])
+        if line.slope == 0.0 and not gradient[1] > 0.0:
+            break
+        mixed = np.sum(weight * z)
+        information = np.array([[np.sum(weight), mixed], [mixed, np.sum(weight * z * z)]])
         # The ridge is for logits that are all the same, and for predictions that are all certain.
         ridge = np.diag(1e-10 * np.diag(information) + np.finfo(float).tiny)
         step = np.linalg.solve(information + ridge, gradient)
-        decrement = float(gradient @ step)
-        if not decrement > _ENOUGH * sums.n:
+        decrement, loss = float(gradient @ step), total_loss(line, z, hc, pd, goals=goals)
+        if not decrement > _ENOUGH * n_scans:
             break
         for length in 0.5 ** np.arange(30):
             new = Line(line.slope + float(length * step[1]), line.offset + float(length * step[0]))
-            after = _ask(ask, new)
-            if after.loss <= sums.loss - 1e-4 * length * decrement:
+            if total_loss(new, z, hc, pd, goals=goals) <= loss - 1e-4 * length * decrement:
                 break
         else:
             break
-        line, sums = new, after
+        line = new
     return line
-
-
-def _ask(ask: Callable[[Line], Sums], line: Line) -> Sums:
-    sums = ask(line)
-    if not all(math.isfinite(value) for value in vars(sums).values()):
-        raise FloatingPointError(f"the sums of {line} are not finite: {sums}")
-    return sums
 
 
 @dataclass(frozen=True)
@@ -203,7 +162,6 @@ class Calibrated:
     Attributes:
         line: fitted. loss: mean cross-entropy of the calibrated probabilities against the labels, in nats.
         auroc: of the logits; calibration does not change it. accuracy: at a calibrated 0.5.
-        fpr, fnr: at a calibrated 0.5.
         is_informed: whether the logits tell the classes apart beyond chance: the loss is below that of a state that
             knows only the classes' shares by a likelihood ratio that chance reaches in 1 of 1000 (Wilks).
     """
@@ -212,8 +170,6 @@ class Calibrated:
     loss: float
     auroc: float
     accuracy: float
-    fpr: float
-    fnr: float
     is_informed: bool
 
 
@@ -227,17 +183,14 @@ def calibrate_counts(counts: LogitCounts) -> Calibrated:
     n_hc, n_pd = float(hc.sum()), float(pd.sum())
     if not (n_hc > 0 and n_pd > 0):
         raise ValueError(f"{n_hc:.0f} HC and {n_pd:.0f} PD verification scans: calibration needs one of each class")
-    goals = targets(n_hc, n_pd)
-    line = fit_line(lambda one: add_up(one, z, hc, pd, goals=goals))
+    line = fit_line(z, hc, pd, goals=targets(n_hc, n_pd))
     fp, fn = float(hc[line(z) >= 0.0].sum()), float(pd[line(z) < 0.0].sum())
-    loss, n = add_up(line, z, hc, pd).loss, n_hc + n_pd
+    loss, n = total_loss(line, z, hc, pd), n_hc + n_pd
     ignorant = -float(n_hc * np.log(n_hc / n) + n_pd * np.log(n_pd / n))
     return Calibrated(
         line=line,
         loss=loss / n,
         auroc=counts.auroc or 0.0,
         accuracy=1.0 - (fp + fn) / n,
-        fpr=fp / n_hc,
-        fnr=fn / n_pd,
         is_informed=2.0 * (ignorant - loss) > _INFORMED,
     )

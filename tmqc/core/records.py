@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from tmqc.core.evidence import Finding
-from tmqc.core.false_alarms import Drift
 from tmqc.core.first_order import Estimated
 from tmqc.core.gate import Verdict
 from tmqc.core.platt import calibrate_counts
@@ -174,7 +173,7 @@ def summarize(
     refused: bool = False,
     estimated: Estimated | None = None,
     n_scored: int = 0,
-    drift: Drift | None = None,
+    drift: Rates | None = None,
 ) -> CycleReport:
     """Add one cycle's steps up.
 

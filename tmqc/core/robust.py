@@ -2,20 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-MAD_TO_SD = 1.4826  # a normal distribution's standard deviation is 1.4826 times its MAD
 HALF_TO_SD = 1.349  # a normal distribution's middle half is 1.349 standard deviations wide
-
-
-def spread(values: Sequence[float]) -> tuple[float, float]:
-    """Median, and median absolute deviation scaled to the standard deviation of a normal distribution."""
-    array = np.asarray(values, np.float64)
-    middle = np.median(array)
-    return float(middle), float(MAD_TO_SD * np.median(np.abs(array - middle)))
 
 
 def shortest_half(values: ArrayLike) -> tuple[float, float]:

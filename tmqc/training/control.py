@@ -6,7 +6,7 @@ from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
-from tmqc.core.false_alarms import Drift, measure_drift
+from tmqc.core.false_alarms import measure_drift
 from tmqc.core.gate import decide, make_limit, rates_of
 from tmqc.core.rates import Rates, Verification, calibrate_verification
 from tmqc.core.records import (
@@ -189,7 +189,7 @@ class ControlledTravel(Travel):
         seconds = perf_counter() - started if was_partial else None
         return self.state.current, rates_of(self.qc, self.state.current), seconds
 
-    def _drift(self) -> Drift:
+    def _drift(self) -> Rates:
         assert self.state.current is not None
         assert self.state.began is not None
         return measure_drift(self._count(self.state.current).counts, self.state.began.counts)

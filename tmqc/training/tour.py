@@ -10,7 +10,6 @@ from collections.abc import Container, Iterator, Mapping
 from time import perf_counter
 from typing import Any, TypedDict, Unpack
 
-from tmqc.core.false_alarms import Drift
 from tmqc.core.gate import rates_of
 from tmqc.core.ledger import Ledger
 from tmqc.core.rates import Rates, Verification
@@ -137,7 +136,7 @@ class Travel:
         n = len(self.state.ledger.eliminated) + n_more
         return find_runaway(self.qc.runaway, self.state.rejected, n_condemned=n, n_subjects=len(self._center_of))
 
-    def _drift(self) -> Drift | None:
+    def _drift(self) -> Rates | None:
         """How far a gate has let the rates move."""
         return None
 
