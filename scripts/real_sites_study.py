@@ -35,7 +35,7 @@ from tmqc.core.evidence import LEAST_SCANS
 from tmqc.core.fdr import benjamini_hochberg, large_enough
 from tmqc.core.label_fdr import judge_labels
 from tmqc.core.platt import calibrate_counts, count_logits
-from tmqc.core.power import PlantedCenter, Power, measure_power, plant_flips
+from tmqc.core.power import Planted, Power, measure_power, plant_flips
 from tmqc.core.review import margins_at_centers
 
 COLUMNS = ("subject", "site", "split", "label", "flipped", "logit")
@@ -145,7 +145,7 @@ def _row(number: int, name: str, repeats: Sequence[Repeat], rule: str, level: fl
         false.append(int((out & ~truth).sum()))
         shares.append(false[-1] / max(1, int(out.sum())))
         sizes = [test.n_train for test in repeat.tests.values()]
-        found += [PlantedCenter("", n, bool(o)) for n, o, wrong in zip(sizes, out, truth, strict=True) if wrong]
+        found += [(n, bool(o)) for n, o, wrong in zip(sizes, out, truth, strict=True) if wrong]
     any_false = sum(n > 0 for n in false)
     interval = binomtest(any_false, len(false)).proportion_ci(method="exact")
     cells = [number, name, len(repeats), f"{any_false} ({interval.low:.2f} to {interval.high:.2f})"]
@@ -158,7 +158,7 @@ def _able(repeat: Repeat, q: float) -> NDArray[np.bool_]:
 
 
 def _write_power(repeats: Sequence[Repeat], q: float) -> list[str]:
-    planted: list[PlantedCenter] = []
+    planted: list[Planted] = []
     for repeat in repeats:
         judged = {name for name, able in zip(repeat.tests, _able(repeat, q), strict=True) if able}
         planted += plant_flips(repeat.tests, judged=judged, q=q)

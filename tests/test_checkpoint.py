@@ -24,7 +24,7 @@ from tmqc.runs.checkpoint import (
     save_latest,
     saved_cycles,
 )
-from tmqc.runs.cycle_choice import find_checkpoint, select_cycles
+from tmqc.runs.resume import find_checkpoint
 
 STATE = {
     "encoder/conv1/kernel": np.arange(12, dtype=np.float32).reshape(3, 4),
@@ -201,20 +201,6 @@ def test_a_damaged_later_cycle_does_not_cost_the_one_just_saved(tmp_path):
     assert saved_cycles(tmp_path) == [12, 15]
     keep_cycles(tmp_path, 1, until=15)
     assert saved_cycles(tmp_path) == [15]
-
-
-@pytest.mark.parametrize(
-    ("choice", "cycles"),
-    [("all", [0, 1, 2, 5]), ("last", [5]), ("2", [2]), ("1-2", [1, 2]), ("2-9", [2, 5]), ("3-4", []), ("7", [])],
-)
-def test_selection(choice, cycles):
-    assert select_cycles(choice, [0, 1, 2, 5]) == cycles
-
-
-@pytest.mark.parametrize("choice", ["", "first", "1-", "-3", "1-2-3", "1.5"])
-def test_selection_refuses(choice):
-    with pytest.raises(ValueError, match="must be all, last"):
-        select_cycles(choice, [1, 2, 3])
 
 
 def test_what_was_being_written_when_a_run_died_is_removed_with_the_points(tmp_path):

@@ -10,8 +10,7 @@ from test_travel import plan
 
 from tmqc.core.numbers import EXPECTED
 from tmqc.core.runaway import Alarm
-from tmqc.pipelines.expectations import expect_by_chance
-from tmqc.pipelines.rules import explain_alarm, warn_of_few_scans, warn_or_stop
+from tmqc.pipelines.rules import expect_by_chance, explain_alarm, warn_of_few_scans, warn_or_stop
 from tmqc.settings.schema import QcConfig
 
 LOST = Alarm(n_rejected=20, n_batches=20, n_condemned=170, n_subjects=170, by_rejections=True, by_elimination=True)

@@ -4,6 +4,7 @@ import pytest
 from tiny import compose_config, tiny_overrides
 
 from tmqc.cli import run
+from tmqc.pipelines.inference import select_cycles
 
 OPTIMISTIC = "reported numbers are optimistic"
 
@@ -41,3 +42,11 @@ def test_inference_warns_of_scans_that_the_run_was_verified_on(go, trained, coho
     assert "is also the verification split" in page and "decides nothing" not in page
     other, warned = go("other", *scored, f"cohort.test_csv={cohort_csvs['verification']}", splits=())
     assert warned == [] and "decides nothing in a run" in (other / "report.html").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("choice", "cycles"),
+    [("all", [0, 1, 2, 5]), ("last", [5]), ("2", [2]), ("1-2", [1, 2]), ("2-9", [2, 5]), ("3-4", []), ("7", [])],
+)
+def test_selection_of_cycles_to_score(choice, cycles):
+    assert select_cycles(choice, [0, 1, 2, 5]) == cycles

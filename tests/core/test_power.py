@@ -1,22 +1,16 @@
 import pytest
 
 from tmqc.core.center_tests import CenterTest
-from tmqc.core.power import PlantedCenter, measure_power, plant_flips
+from tmqc.core.power import measure_power, plant_flips
 
 
-def test_shares_by_kind_and_size_with_exact_intervals():
+def test_shares_by_size_with_exact_intervals():
     """None of 3 found: the upper bound solves (1 - x)^3 = .025."""
-    cases = (
-        [PlantedCenter("noise", 3, False)] * 3
-        + [PlantedCenter("noise", 41, True)] * 3
-        + [PlantedCenter("flipped", 4, True)]
-    )
-    small, large, flipped = measure_power(cases)
-    assert (small.kind, small.smallest, small.largest, small.n, small.share) == ("noise", 1, 4, 3, 0)
+    small, large = measure_power([(3, False)] * 3 + [(41, True)] * 3, edges=(4, 9, 40))
+    assert (small.smallest, small.largest, small.n, small.n_found, small.share) == (1, 4, 3, 0, 0)
     assert (small.low, small.high) == (0, pytest.approx(1 - 0.025 ** (1 / 3)))
     assert (large.smallest, large.largest, large.low, large.high) == (41, None, pytest.approx(0.025 ** (1 / 3)), 1)
-    assert (flipped.kind, flipped.n_found) == ("flipped", 1)
-    assert measure_power([]) == ()
+    assert measure_power([], edges=(4,)) == ()
 
 
 def center(p, p_if_flipped, n=20):
@@ -26,10 +20,7 @@ def center(p, p_if_flipped, n=20):
 def test_each_center_is_flipped_in_turn_among_the_others_as_they_are():
     """Levels at q = .1, m = 3: .033, .067, .1. With `bad` rejected, .06 is enough for one more."""
     tests = {"bad": center(0.001, 0.9), "a": center(0.8, 0.06, 8), "b": center(0.9, 0.07)}
-    assert plant_flips(tests, judged=set(tests), q=0.1, leave_out={"bad"}) == (
-        PlantedCenter("labels flipped", 8, True),
-        PlantedCenter("labels flipped", 20, False),
-    )
-    assert not plant_flips(tests, judged=set(tests), q=0.1)[0].found  # the bad one's twin is sound
+    assert plant_flips(tests, judged=set(tests), q=0.1, leave_out={"bad"}) == ((8, True), (20, False))
+    assert plant_flips(tests, judged=set(tests), q=0.1)[0] == (20, False)  # the bad one's twin is sound
     small = plant_flips(tests, judged={"bad", "b"}, q=0.1, leave_out={"bad"})
-    assert [case.found for case in small] == [False, True]  # two take part: .1 is b's level
+    assert [found for _, found in small] == [False, True]  # two take part: .1 is b's level

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tmqc.core.rates import margins
-from tmqc.core.screen import Record, weigh
+from tmqc.core.screen import condemns, weigh
 from tmqc.settings.schema import ScreenConfig
 
 SD = 2 / 1.349  # of one to four, the outlier left out
@@ -109,18 +109,6 @@ def test_margin_is_the_logit_of_the_label():
     assert math.log1p(math.exp(-pd)) == pytest.approx(-math.log(0.8))
 
 
-def record(*strengths):
-    return Record(tuple(map(float, strengths)))
-
-
-def test_record_by_hand():
-    assert record(2).mean == 2
-    assert record(2).standard_error is None
-    assert record(1, 3).standard_error == 1.0  # sd sqrt(2), over sqrt(2)
-    with pytest.raises(ValueError, match="no screening"):
-        _ = record().mean
-
-
 @pytest.mark.parametrize(
     ("strengths", "condemned"),
     [
@@ -133,4 +121,4 @@ def test_record_by_hand():
     ],
 )
 def test_condemned_only_beyond_the_uncertainty(strengths, condemned):
-    assert record(*strengths).condemns is condemned
+    assert condemns(strengths) is condemned

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from tmqc.core.evidence import Finding
 from tmqc.core.first_order import Estimated
 from tmqc.core.gate import Verdict
-from tmqc.core.platt import calibrate_counts
 from tmqc.core.rates import Rates, Verification
 from tmqc.core.runaway import Alarm
 from tmqc.core.screen import Evidence
@@ -155,66 +154,4 @@ def join(steps: Sequence[Step]) -> Step:
         n_correct=sum(step.n_correct for step in steps),
         train_s=math.fsum(step.train_s for step in steps),
         n_repeated=n - len(subjects),
-    )
-
-
-def summarize(
-    steps: Sequence[Step],
-    *,
-    cycle: int,
-    learning_rate: float,
-    verification: Verification,
-    rates: Rates,
-    flagged: tuple[str, ...] = (),
-    n_waiting: int = 0,
-    n_eliminated: int = 0,
-    closing_verify_s: float | None = None,
-    alarm: Alarm | None = None,
-    refused: bool = False,
-    estimated: Estimated | None = None,
-    n_scored: int = 0,
-    drift: Rates | None = None,
-) -> CycleReport:
-    """Add one cycle's steps up.
-
-    Args:
-        n_scored: scans screened without a step.
-        closing_verify_s: seconds of a verification made after the last step, if one was.
-    """
-    steps, decided = [s for s in steps if s.finding is None], steps
-    calibrated = calibrate_counts(verification.logits) if verification.has_logits else None
-    trained = [s for s in steps if s.accepted and s.loss is not None and s.phase != SCREEN]
-    n_samples = sum(s.n_samples for s in trained)
-    batches = [s for s in steps if s.phase in (BATCH, VISIT)]
-    revisits = [s for s in decided if s.outcome is not None]
-    return CycleReport(
-        cycle=cycle,
-        learning_rate=learning_rate,
-        train_loss=math.fsum((s.loss or 0.0) * s.n_samples for s in trained) / n_samples if n_samples else None,
-        train_accuracy=sum(s.n_correct for s in trained) / n_samples if n_samples else None,
-        verification=verification,
-        rates=rates,
-        n_steps=sum(s.phase != BASELINE for s in steps),
-        n_verifications=sum(s.verification is not None for s in steps) + (closing_verify_s is not None),
-        n_batches=len(batches),
-        n_batches_rejected=sum(not s.accepted for s in batches),
-        flagged=flagged,
-        readmitted=tuple(s.subjects[0] for s in revisits if s.outcome == READMITTED),
-        eliminated=tuple(s.subjects[0] for s in revisits if s.outcome == ELIMINATED),
-        n_waiting=n_waiting,
-        n_eliminated=n_eliminated,
-        train_s=math.fsum(s.train_s for s in steps),
-        verify_s=math.fsum(s.verify_s for s in steps) + (closing_verify_s or 0.0),
-        postponed=tuple(s.subjects[0] for s in revisits if s.outcome == POSTPONED),
-        n_screened=sum(s.phase == SCREEN for s in steps) + n_scored,
-        alarm=alarm,
-        refused=refused,
-        estimated=estimated,
-        auroc=calibrated.auroc if calibrated else None,
-        calibrated_loss=calibrated.loss if calibrated else None,
-        calibrated_accuracy=calibrated.accuracy if calibrated else None,
-        slope=calibrated.line.slope if calibrated else None,
-        offset=calibrated.line.offset if calibrated else None,
-        fpr_drift=drift.fpr if drift else None,
-        fnr_drift=drift.fnr if drift else None,
     )

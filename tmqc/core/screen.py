@@ -93,39 +93,15 @@ def weigh(
     )
 
 
-@dataclass(frozen=True)
-class Record:
-    """The evidence against one scan over repeated screenings.
+def condemns(strengths: Sequence[float]) -> bool:
+    """Whether a scan's evidence over repeated screenings condemns it.
 
-    Attributes:
-        strengths: of `Evidence`, in order.
+    Its mean strength is beyond the limit by its standard error or more, and the last screening agreed.
+
+    Args:
+        strengths: of `Evidence`, in order, one or more.
     """
-
-    strengths: tuple[float, ...] = ()
-
-    def add(self, evidence: Evidence) -> Record:
-        """The record with one more screening."""
-        return Record((*self.strengths, evidence.strength))
-
-    @property
-    def mean(self) -> float:
-        """Mean strength; above 1 speaks against the scan.
-
-        Raises:
-            ValueError: there was no screening.
-        """
-        if not self.strengths:
-            raise ValueError("no screening is on record")
-        return math.fsum(self.strengths) / len(self.strengths)
-
-    @property
-    def standard_error(self) -> float | None:
-        """Of the mean; None after one screening."""
-        if (n := len(self.strengths)) < 2:
-            return None
-        return math.sqrt(math.fsum((s - self.mean) ** 2 for s in self.strengths) / (n - 1) / n)
-
-    @property
-    def condemns(self) -> bool:
-        """Whether the mean is beyond the limit by its standard error or more, and the last screening agreed."""
-        return self.mean - (self.standard_error or 0.0) > 1.0 and self.strengths[-1] > 1.0
+    n = len(strengths)
+    mean = math.fsum(strengths) / n
+    error = math.sqrt(math.fsum((s - mean) ** 2 for s in strengths) / (n - 1) / n) if n > 1 else 0.0
+    return mean - error > 1.0 and strengths[-1] > 1.0

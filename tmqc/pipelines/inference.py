@@ -33,7 +33,6 @@ from tmqc.report.metrics import (
 from tmqc.report.past_run import verified_on_test
 from tmqc.report.tables import print_inference
 from tmqc.runs.checkpoint import checkpoint_path, load_checkpoint, saved_cycles
-from tmqc.runs.cycle_choice import select_cycles
 from tmqc.runs.cycles import read_rows
 from tmqc.runs.directory import CONFIG, CYCLES, METRICS, PREDICTIONS, REPORT, RESULTS, check_free
 from tmqc.settings.schema import Config, InferenceConfig, ModelConfig, flatten
@@ -106,6 +105,16 @@ def _find_cycles(settings: InferenceConfig) -> tuple[Path, list[int]]:
         has = f"it holds cycles {saved[0]} to {saved[-1]}" if saved else "it holds no checkpoint at all"
         raise RunError(f"inference.run={run}, inference.cycles={settings.cycles}: no such cycle, {has}")
     return run, chosen
+
+
+def select_cycles(choice: str, saved: list[int]) -> list[int]:
+    """The cycles of `saved` that `choice` names: all, last, one cycle (29) or a range with both ends (10-29)."""
+    if choice == "all":
+        return list(saved)
+    if choice == "last":
+        return saved[-1:]
+    first, _, last = choice.partition("-")
+    return [cycle for cycle in saved if int(first) <= cycle <= int(last or first)]
 
 
 def _find_lines(run: Path) -> dict[int, Line]:

@@ -19,8 +19,8 @@ from tmqc.model.learner import Learner
 from tmqc.model.sfcn import build_learner
 from tmqc.phantom.cohort import PHANTOM_NOTE, default_directory, is_phantom, make_phantom
 from tmqc.runs.checkpoint import Checkpoint, load_checkpoint
-from tmqc.runs.cycle_choice import find_checkpoint
 from tmqc.runs.directory import HARMFUL, TRUTH
+from tmqc.runs.resume import find_checkpoint
 from tmqc.settings.schema import CohortConfig, Config
 
 log = logging.getLogger("tmqc")

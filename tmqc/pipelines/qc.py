@@ -6,10 +6,9 @@ from pathlib import Path
 
 from tmqc.pipelines.checkpointer import Checkpointer, restore_tour
 from tmqc.pipelines.context import open_run
-from tmqc.pipelines.expectations import expect_by_chance
 from tmqc.pipelines.image_check import measure_unlikeness
 from tmqc.pipelines.prepare import prepare
-from tmqc.pipelines.rules import looks_at_images, make_travel, warn_of_settings, warn_or_stop
+from tmqc.pipelines.rules import expect_by_chance, looks_at_images, make_travel, warn_of_settings, warn_or_stop
 from tmqc.pipelines.scoring import record_cycle, warn_of_vanished
 from tmqc.pipelines.setup import open_centers
 from tmqc.pipelines.training import close_training, open_progress, open_trace, predict_start

@@ -1,4 +1,4 @@
-"""From the settings of the `qc` group to the rules of control, and the warnings about them."""
+"""From the settings of the `qc` group to the tour under control; warnings, and what chance alone will reject."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import logging
 from collections.abc import Mapping
 from typing import Unpack
 
+from tmqc.core.false_alarms import expect_false_alarms
 from tmqc.core.first_order import Estimated
 from tmqc.core.gate import flip_worth
+from tmqc.core.numbers import EXPECTED
 from tmqc.core.rates import Counts
 from tmqc.core.records import CycleReport
 from tmqc.core.runaway import Alarm
+from tmqc.core.schedule import make_visits
 from tmqc.errors import StoppedError
 from tmqc.settings.schema import QcConfig
 from tmqc.training.centers import LocalCenters
@@ -24,6 +27,12 @@ log = logging.getLogger("tmqc")
 
 # Robust standard deviations of so few values are uncertain: even normal ones may lie beyond 6 of them.
 _FEW_SCANS = 20
+# What harmless steps of a batch, and of one scan, flip of the verification predictions on the field cohort, as equally
+# likely shares, and how far their directions agree. At 0.5, and at the calibrated threshold (docs/step-gates.md).
+_CHURN: dict[bool, tuple[tuple[float, ...], tuple[float, ...], float]] = {
+    False: ((0.0, 0.0, 0.007, 0.036, 0.083), (0.005, 0.024, 0.053, 0.067, 0.081), 0.9),
+    True: ((0.014,), (0.008,), 0.0),
+}
 
 
 class RunawayError(StoppedError):
@@ -167,3 +176,36 @@ def warn_of_single_flips(qc: QcConfig, *, n_hc: int, n_pd: int) -> None:
             "scans): a single flipped prediction rejects a single scan; expect good scans to be flagged",
             *(qc.error, worth.fpr, worth.fnr, n_hc, n_pd),
         )
+
+
+def expect_by_chance(plan: Plan, *, n_hc: int, n_pd: int) -> dict[str, float]:
+    """What the published gate will reject by chance alone: `EXPECTED` of a cycle without harm, and a line in the log.
+
+    Empty for gates without such a theory.
+
+    Args:
+        n_hc, n_pd: verification scans.
+    """
+    qc, schedule = plan.qc, plan.schedule
+    is_known = (qc.control, qc.signal, qc.rates) == ("steps", "rates", "standard")
+    if not is_known or qc.verify != "batch":
+        return {}
+    n_batches = sum(len(visit.batches) for visit in make_visits(schedule, schedule.start, plan.subjects))
+    churn, single, together = _CHURN[qc.calibrate]
+    found = expect_false_alarms(
+        n_hc=n_hc,
+        n_pd=n_pd,
+        error=qc.error,
+        batch_size=schedule.batch_size,
+        n_batches=n_batches,
+        churn=churn,
+        churn_single=single,
+        together=together,
+    )
+    log.info(
+        "expected by chance alone: %.1f of %d batches a cycle rejected, %.1f good scans flagged, %.1f of them "
+        "eliminated, if harmless steps flip as large a share of the predictions of %d HC and %d PD scans as on "
+        "the field cohort; more wherever the threshold moves",
+        *(found.batches, n_batches, found.flagged, found.eliminated, n_hc, n_pd),
+    )
+    return dict(zip(EXPECTED, (found.batches, found.eliminated), strict=True))

@@ -37,4 +37,4 @@ def write_looks(directory: Path, looks: Looks) -> None:
     ]
     write_table(directory / CENTERS, _CENTERS, centers)
     write_table(directory / REVIEW, [field.name for field in fields(Review)], map(astuple, looks.review))
-    write_table(directory / POWER, _POWER, map(astuple, looks.power))
+    write_table(directory / POWER, _POWER, [("labels flipped", *astuple(one)) for one in looks.power])

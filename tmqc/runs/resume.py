@@ -1,4 +1,4 @@
-"""Resuming: whether a directory can be used with these settings, and from which point."""
+"""Where a run begins: whether its directory can be used, which checkpoint it resumes or starts from."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from tmqc.errors import RunError
-from tmqc.runs.checkpoint import Checkpoint, check_format, find_resumable
+from tmqc.runs.checkpoint import Checkpoint, check_format, checkpoint_path, find_resumable, saved_cycles
 from tmqc.runs.directory import CONFIG, CYCLES, LOCK, RUN, SUMMARY, TRACE, check_free, write_text
 from tmqc.settings.fingerprint import effective_value, is_harmless
 from tmqc.settings.schema import Config, flatten
@@ -78,6 +78,27 @@ def find_point(directory: Path, data: str) -> Checkpoint | None:
         )
     _known_rows(directory, checkpoint)
     return checkpoint
+
+
+def find_checkpoint(source: Path, cycle: int) -> Path:
+    """The checkpoint of `cycle` in the run directory `source`, or `source` itself if it is a checkpoint file.
+
+    Raises:
+        RunError: it is not there; names the cycles that are.
+    """
+    if source.is_file():
+        return source
+    if not source.is_dir():
+        raise RunError(f"init.from={source}: no such run directory or checkpoint file")
+    path = checkpoint_path(source, cycle)
+    if not path.is_file():
+        cycles = saved_cycles(source)
+        has = f"it holds cycles {cycles[0]} to {cycles[-1]}" if cycles else "it holds no checkpoint at all"
+        raise RunError(
+            f"init.from={source}: no checkpoint of cycle {cycle}, {has}; set init.cycle, or schedule.start to the "
+            "cycle after the checkpoint's"
+        )
+    return path
 
 
 def truncate_records(directory: Path, point: Checkpoint | None) -> None:

@@ -28,7 +28,7 @@ from tmqc.core.evidence import (
 )
 from tmqc.core.gate import rates_of
 from tmqc.core.platt import Line, LogitCounts, calibrate_counts, count_logits
-from tmqc.core.records import BASELINE, BATCH, ELIMINATED, POSTPONED, READMITTED, SCREEN, Step
+from tmqc.core.records import BASELINE, ELIMINATED, POSTPONED, READMITTED, SCREEN, Step
 from tmqc.core.review import rank_for_review
 from tmqc.core.schedule import next_screening
 from tmqc.core.verdicts import ELIMINATED as OUT
@@ -70,9 +70,6 @@ class EvidenceTravel(Travel):
             self.looks.train += _finite(self.centers.score(task.center, task.batches[0]), self.state.cycle)
         elif task.phase == JUDGE:
             self._judge_all()
-        elif task.phase == TOUR:
-            readmitted = {step.subjects[0] for step in self.state.steps if step.outcome == READMITTED}
-            self.state.queue[:0] = self._regular_tour(BATCH, besides=readmitted)
         else:
             super()._do(task)
 

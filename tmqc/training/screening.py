@@ -18,7 +18,6 @@ from tmqc.core.platt import calibrate_counts
 from tmqc.core.rates import Verification
 from tmqc.core.records import (
     BASELINE,
-    BATCH,
     ELIMINATED,
     POSTPONED,
     READMITTED,
@@ -27,7 +26,7 @@ from tmqc.core.records import (
     distinct,
 )
 from tmqc.core.schedule import Visit, learning_rate_of, next_screening
-from tmqc.core.screen import Record, weigh
+from tmqc.core.screen import condemns, weigh
 from tmqc.training.state import ESTIMATE, GRADIENT, JUDGE, MARGINS, TOUR, Judge, Task
 from tmqc.training.tour import Place, Travel
 from tmqc.training.travel import Centers, Listener, Plan, verify, with_logits
@@ -86,9 +85,6 @@ class ScreenedTravel(Travel):
             self._keep(self._try_one(task))  # reported once there is evidence
         elif task.phase == JUDGE:
             self._judge_all()
-        elif task.phase == TOUR:
-            readmitted = {step.subjects[0] for step in self.state.steps if step.outcome == READMITTED}
-            self.state.queue[:0] = self._regular_tour(BATCH, besides=readmitted)
         else:
             super()._do(task)
 
@@ -221,7 +217,7 @@ class ScreenedTravel(Travel):
             [subject], evidence = step.subjects, step.evidence
             assert evidence is not None
             if subject not in known:  # the same model says the same again
-                state.records[subject] = state.records.get(subject, Record()).add(evidence)
+                state.strengths.setdefault(subject, []).append(evidence.strength)
             if subject in due:
                 self._report(replace(step, outcome=self._decide(subject, suspect=evidence.suspect)))
             else:
@@ -248,7 +244,7 @@ class ScreenedTravel(Travel):
     def _decide(self, subject: str, *, suspect: bool) -> str:
         """Take a suspect back, eliminate it, or let it wait for one more screening."""
         state = self.state
-        condemned = state.records[subject].condemns
+        condemned = condemns(state.strengths[subject])
         state.alarm = state.alarm or (self._find_runaway(1) if condemned else None)
         if not suspect:
             state.ledger = state.ledger.readmit(subject)

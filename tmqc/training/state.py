@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 
 from pydantic import TypeAdapter
@@ -10,13 +11,23 @@ from pydantic import TypeAdapter
 from tmqc.core.evidence import ScanScore
 from tmqc.core.first_order import Estimated
 from tmqc.core.ledger import Ledger
+from tmqc.core.platt import calibrate_counts
 from tmqc.core.power import Power
-from tmqc.core.rates import Verification
-from tmqc.core.records import CycleReport, Step
+from tmqc.core.rates import Rates, Verification
+from tmqc.core.records import (
+    BASELINE,
+    BATCH,
+    ELIMINATED,
+    POSTPONED,
+    READMITTED,
+    SCREEN,
+    VISIT,
+    CycleReport,
+    Step,
+)
 from tmqc.core.review import Review
 from tmqc.core.runaway import Alarm
 from tmqc.core.schedule import Visit
-from tmqc.core.screen import Record
 from tmqc.core.verdicts import CenterVerdict
 
 # Phases of tasks that are no training step, besides `baseline`, which only verifies.
@@ -100,7 +111,8 @@ class TourState:
         rejected: of every batch, or visit, that the regular tours had verified so far, whether it was.
         reference, began: what steps are compared with, now and at first, as the gate counts it. current: verification
             of the model as it stands, at 0.5. Gates of steps only.
-        judge, margins, records: of the screen: margins known in the screening under way, evidence by subject.
+        judge, margins, strengths: of the screen: margins known in the screening under way, strengths of the evidence in
+            all of them, by subject.
         looks: of `qc=evidence`. n_scored: scans that it has screened in this cycle.
     """
 
@@ -120,7 +132,7 @@ class TourState:
     began: Verification | None = None
     judge: Judge | None = None
     margins: dict[str, float] = field(default_factory=dict)
-    records: dict[str, Record] = field(default_factory=dict)
+    strengths: dict[str, list[float]] = field(default_factory=dict)
     looks: Looks = field(default_factory=Looks)
     n_scored: int = 0
 
@@ -151,3 +163,61 @@ class TourState:
 
 
 _ADAPTER = TypeAdapter(TourState)
+
+
+def summarize(
+    state: TourState,
+    *,
+    learning_rate: float,
+    verification: Verification,
+    rates: Rates,
+    closing_verify_s: float | None,
+    drift: Rates | None,
+) -> CycleReport:
+    """Add the steps of the cycle under way up.
+
+    Args:
+        verification, rates: of the model as the cycle leaves it.
+        closing_verify_s: seconds of a verification made after the last step, if one was.
+        drift: since control began; None without a gate of steps.
+    """
+    steps = [s for s in state.steps if s.finding is None]
+    calibrated = calibrate_counts(verification.logits) if verification.has_logits else None
+    trained = [s for s in steps if s.accepted and s.loss is not None and s.phase != SCREEN]
+    n_samples = sum(s.n_samples for s in trained)
+    batches = [s for s in steps if s.phase in (BATCH, VISIT)]
+
+    def decided(outcome: str) -> tuple[str, ...]:
+        return tuple(s.subjects[0] for s in state.steps if s.outcome == outcome)
+
+    return CycleReport(
+        cycle=state.cycle,
+        learning_rate=learning_rate,
+        train_loss=math.fsum((s.loss or 0.0) * s.n_samples for s in trained) / n_samples if n_samples else None,
+        train_accuracy=sum(s.n_correct for s in trained) / n_samples if n_samples else None,
+        verification=verification,
+        rates=rates,
+        n_steps=sum(s.phase != BASELINE for s in steps),
+        n_verifications=sum(s.verification is not None for s in steps) + (closing_verify_s is not None),
+        n_batches=len(batches),
+        n_batches_rejected=sum(not s.accepted for s in batches),
+        flagged=tuple(state.flagged),
+        readmitted=decided(READMITTED),
+        eliminated=decided(ELIMINATED),
+        n_waiting=len(state.ledger.waiting(state.cycle + 1)),
+        n_eliminated=len(state.ledger.eliminated),
+        train_s=math.fsum(s.train_s for s in steps),
+        verify_s=math.fsum(s.verify_s for s in steps) + (closing_verify_s or 0.0),
+        postponed=decided(POSTPONED),
+        n_screened=sum(s.phase == SCREEN for s in steps) + state.n_scored,
+        alarm=state.alarm,
+        refused=state.refused,
+        estimated=state.estimated,
+        auroc=calibrated.auroc if calibrated else None,
+        calibrated_loss=calibrated.loss if calibrated else None,
+        calibrated_accuracy=calibrated.accuracy if calibrated else None,
+        slope=calibrated.line.slope if calibrated else None,
+        offset=calibrated.line.offset if calibrated else None,
+        fpr_drift=drift.fpr if drift else None,
+        fnr_drift=drift.fnr if drift else None,
+    )

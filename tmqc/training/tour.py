@@ -6,17 +6,17 @@ with the next one. `control.py` and `screening.py` add quality control.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from time import perf_counter
 from typing import Any, TypedDict, Unpack
 
 from tmqc.core.gate import rates_of
 from tmqc.core.ledger import Ledger
 from tmqc.core.rates import Rates, Verification
-from tmqc.core.records import AWAY, BATCH, VISIT, CycleReport, Step, distinct, summarize
+from tmqc.core.records import AWAY, BATCH, READMITTED, VISIT, CycleReport, Step, distinct
 from tmqc.core.runaway import Alarm, find_runaway
 from tmqc.core.schedule import learning_rate_of, make_visits
-from tmqc.training.state import TOUR, Task, TourState
+from tmqc.training.state import TOUR, Task, TourState, summarize
 from tmqc.training.travel import AwayError, Centers, Listener, Plan, train_step, verify
 
 
@@ -82,17 +82,17 @@ class Travel:
         else:
             self._report(step)
 
-    def _regular_tour(self, phase: str, *, besides: Container[str] = ()) -> list[Task]:
+    def _regular_tour(self, phase: str) -> list[Task]:
         """A task a batch, or with the phase `visit` a task a visit, of all scans that may be trained on.
 
-        Args:
-            besides: scans to be trained on although they are set aside.
+        Those that a screening before it has taken back are among them.
         """
         cycle, ledger, tasks = self.state.cycle, self.state.ledger, list[Task]()
+        readmitted = {step.subjects[0] for step in self.state.steps if step.outcome == READMITTED}
         eligible = {}
         for center, subjects in self.plan.subjects.items():
             free = set(ledger.eligible(subjects, cycle))
-            eligible[center] = tuple(s for s in subjects if s in free or s in besides)
+            eligible[center] = tuple(s for s in subjects if s in free or s in readmitted)
         for visit in make_visits(self.schedule, cycle, eligible):
             parts = [visit.batches] if phase == VISIT else [(batch,) for batch in visit.batches]
             tasks += [Task(phase, visit.center, part, None if i else visit) for i, part in enumerate(parts)]
@@ -141,21 +141,12 @@ class Travel:
         return None
 
     def _summarize(self) -> CycleReport:
-        state = self.state
         verification, rates, closing_verify_s = self._close()
         return summarize(
-            state.steps,
-            cycle=state.cycle,
-            learning_rate=learning_rate_of(self.schedule, state.cycle),
+            self.state,
+            learning_rate=learning_rate_of(self.schedule, self.state.cycle),
             verification=verification,
             rates=rates,
-            flagged=tuple(state.flagged),
-            n_waiting=len(state.ledger.waiting(state.cycle + 1)),
-            n_eliminated=len(state.ledger.eliminated),
             closing_verify_s=closing_verify_s,
-            alarm=state.alarm,
-            refused=state.refused,
-            estimated=state.estimated,
-            n_scored=state.n_scored,
             drift=self._drift(),
         )
