@@ -80,7 +80,7 @@ def test_suspects_are_set_aside_judged_again_and_eliminated():
         "undecided": [],
     }
     assert [r.n_screened for r in reports] == [14, 0, 14, 0]
-    assert len(run.state.records["bad"].strengths) == 2
+    assert len(run.state.strengths["bad"]) == 2
     assert reports[0].n_verifications == 1 + 14 + 1
     assert reports[0].train_loss == 0.5
 
@@ -122,7 +122,7 @@ def test_a_state_that_got_worse_does_not_acquit():
             trained = centers.state
     assert run.ledger.eliminated == ("bad", "flipped")
     assert [s.subjects for s in recorder.steps if s.phase == SCREEN and s.cycle == 2] == [("bad",), ("flipped",)]
-    assert len(run.state.records["bad"].strengths) == 1  # the same state has nothing new to say
+    assert len(run.state.strengths["bad"]) == 1  # the same state has nothing new to say
     assert centers.state[: len(trained)] == trained  # the tour goes on from the model, not from the judging state
     assert not any(report.refused for report in run.state.reports)
 
@@ -214,8 +214,8 @@ def test_a_state_that_has_not_seen_a_suspect_yet_has_something_new_to_say():
     for report in run.cycles():
         centers.worse = {0: -0.01, 1: -0.01, 2: 0.3, 3: 0.3, 4: 0.3}[report.cycle]
     assert run.ledger.eliminated == ("bad", "flipped")
-    assert len(run.state.records["bad"].strengths) == 2
-    assert len(run.state.records["g1"].strengths) == 2  # in cycle 0 and 2
+    assert len(run.state.strengths["bad"]) == 2
+    assert len(run.state.strengths["g1"]) == 2  # in cycle 0 and 2
 
 
 class FirstOrderCenters(ScreenCenters):
