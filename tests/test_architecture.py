@@ -91,7 +91,6 @@ def test_the_control_side_cannot_reach_the_truth():
         "tmqc.runs.trace",
         "tmqc.runs.checkpoint",
         "tmqc.pipelines.rules",
-        "tmqc.pipelines.image_check",
         *(f"tmqc.federation.{name}" for name in ("messages", "site", "replies", "caller", "remote", "transport")),
     ]
     assert set(queue) <= set(paths)

@@ -120,7 +120,8 @@ def test_a_tour_that_dies_after_any_task_is_the_tour_that_never_died(every, revi
         for _ in run.run():
             break
         text = run.state.to_json()
-        run = EvidenceTravel(plan(SUBJECTS, cycles=4, qc=rules), centers, state=TourState.from_json(text))
+        run = EvidenceTravel(plan(SUBJECTS, cycles=4, qc=rules), centers)
+        run.state = TourState.from_json(text)
     assert run.state.looks == whole.state.looks
     assert run.ledger == whole.ledger
     assert set(run.ledger.eliminated) == HARMFUL

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from paper_run import make_reports
 from test_travel import plan
 
+from tmqc.core.likeness import unlikeness
 from tmqc.core.numbers import EXPECTED
 from tmqc.core.runaway import Alarm
-from tmqc.pipelines.rules import expect_by_chance, explain_alarm, warn_of_few_scans, warn_or_stop
-from tmqc.settings.schema import QcConfig
+from tmqc.data.volumes import Volumes
+from tmqc.pipelines.rules import expect_by_chance, explain_alarm, measure_unlikeness, warn_of_few_scans, warn_or_stop
+from tmqc.settings.schema import QcConfig, ScreenConfig
 
 LOST = Alarm(n_rejected=20, n_batches=20, n_condemned=170, n_subjects=170, by_rejections=True, by_elimination=True)
 
@@ -54,3 +57,17 @@ def test_what_chance_rejects_is_said_beforehand(caplog, seen):
     assert 1.0 < expected["qc/expected_rejected"] < 2.0
     wider = expect_by_chance(plan(subjects, cycles=1, qc=QcConfig(error=0.05)), n_hc=200, n_pd=150)
     assert wider["qc/expected_rejected"] < 0.01
+
+
+def test_every_scan_is_compared_with_the_mean_of_all_whatever_its_center():
+    rng = np.random.default_rng(0)
+    anatomy = rng.uniform(0, 255, (4, 5, 3, 1))
+    scans = (anatomy + rng.normal(0, 10, (6, 4, 5, 3, 1))).astype(np.float32)
+    scans[4] = rng.uniform(0, 255, scans[4].shape)
+    names, subjects = list("abcdef"), {"A": ("a", "b", "c"), "B": ("d",), "C": ("e", "f")}
+    screen = QcConfig(control="screen", screen=ScreenConfig(image_z=6.0))
+    found = measure_unlikeness(plan(subjects, qc=screen), Volumes(scans, names))
+    template = scans.mean(axis=0, dtype=np.float64)
+    assert found == pytest.approx({name: unlikeness(scan, template) for name, scan in zip(names, scans, strict=True)})
+    assert max(found, key=lambda name: found[name]) == "e"
+    assert measure_unlikeness(plan(subjects), Volumes(scans, names)) is None

@@ -24,10 +24,11 @@ from scipy.stats import chi2
 
 _MOST_FLIPPED = 0.5  # beyond half, right and flipped change names
 _TINY = 1e-12
+_CONFIDENCE = 0.95  # of the bound of the prevalence, one-sided
 
 
-def bound_prevalence(doubts: ArrayLike, *, confidence: float = 0.95) -> float:
-    """One-sided lower profile-likelihood bound of the share of flipped labels, 0..0.5.
+def bound_prevalence(doubts: ArrayLike) -> float:
+    """Lower profile-likelihood bound of the share of flipped labels, 0..0.5.
 
     Args:
         doubts: shape (n,), 0..1, from a model of right labels.
@@ -43,7 +44,7 @@ def bound_prevalence(doubts: ArrayLike, *, confidence: float = 0.95) -> float:
     if not u.size or slope(0.0) <= 0.0:
         return 0.0
     best = _MOST_FLIPPED if slope(_MOST_FLIPPED) >= 0.0 else float(brentq(slope, 0.0, _MOST_FLIPPED))
-    floor = likelihood(best) - float(chi2.ppf(2.0 * confidence - 1.0, 1)) / 2.0
+    floor = likelihood(best) - float(chi2.ppf(2.0 * _CONFIDENCE - 1.0, 1)) / 2.0
     return 0.0 if likelihood(0.0) >= floor else float(brentq(lambda f: likelihood(f) - floor, 0.0, best))
 
 

@@ -29,7 +29,7 @@ class Power:
 
     Attributes:
         smallest, largest: sizes of the bin, both included; `largest` None: no limit.
-        n, n_found: planted and found. low, high: exact confidence interval of the share, 0..1.
+        n, n_found: planted and found. low, high: exact 95 % confidence interval of the share, 0..1.
     """
 
     smallest: int
@@ -45,7 +45,7 @@ class Power:
         return self.n_found / self.n
 
 
-def measure_power(planted: Sequence[Planted], *, edges: Sequence[int], confidence: float = 0.95) -> tuple[Power, ...]:
+def measure_power(planted: Sequence[Planted], *, edges: Sequence[int]) -> tuple[Power, ...]:
     """Share found by size; bins in which nothing was planted are left out.
 
     Args:
@@ -55,7 +55,7 @@ def measure_power(planted: Sequence[Planted], *, edges: Sequence[int], confidenc
     for smallest, largest in zip([1, *(edge + 1 for edge in edges)], [*edges, None], strict=True):
         inside = [found for size, found in planted if smallest <= size and (largest is None or size <= largest)]
         if inside:
-            interval = binomtest(sum(inside), len(inside)).proportion_ci(confidence, method="exact")
+            interval = binomtest(sum(inside), len(inside)).proportion_ci(0.95, method="exact")
             rows.append(Power(smallest, largest, len(inside), sum(inside), float(interval.low), float(interval.high)))
     return tuple(rows)
 

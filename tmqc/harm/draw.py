@@ -17,7 +17,7 @@ from tmqc.errors import SettingsError
 from tmqc.harm.corruptions import DEFAULT_SEVERITY, Value, draw_parameters
 from tmqc.harm.scenarios import SCENARIOS, deal_kinds
 from tmqc.settings.schema import HarmfulConfig
-from tmqc.settings.validate_harmful import check_harmful
+from tmqc.settings.validate import check_harmful
 
 # The published kinds' own settings: what a kind's parameters are taken from as long as harmful.severity is null.
 SETTINGS_OF: dict[str, tuple[str, ...]] = {"inverted": (), "noise": ("mean", "sigma", "replace")}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tmqc.pipelines.checkpointer import Checkpointer, restore_tour
+from tmqc.pipelines.checkpointer import Checkpointer
 from tmqc.pipelines.context import open_run
 from tmqc.pipelines.prepare import prepare
 from tmqc.pipelines.setup import open_centers
@@ -25,8 +25,7 @@ def run_baseline(config: Config, directory: Path) -> None:
     with open_run(config, directory, inputs) as run, open_centers(run, inputs) as setup:
         before = predict_start(run, inputs)
         with open_progress(run, setup.plan) as progress, run.stop.waiting():
-            place = restore_tour(setup.centers, run.point)
-            tour = Travel(setup.plan, setup.centers, setup.traffic, progress, **place)
+            tour = Travel(setup.plan, setup.centers, setup.traffic, progress)
             for report in Checkpointer(run, tour, setup).cycles():
                 progress.cycle(report)
         close_training(run, inputs, setup, tour.state.reports, before=before)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tmqc.core.records import CycleReport
 from tmqc.pipelines.context import RunContext
@@ -16,39 +17,32 @@ from tmqc.runs.cycles import append_cycle
 from tmqc.runs.directory import CYCLES, TRACE
 from tmqc.runs.trace import TraceWriter
 from tmqc.training.state import TourState
-from tmqc.training.tour import Place, Travel
-from tmqc.training.travel import StatefulCenters
+from tmqc.training.tour import Travel
 
 _TOUR, _HELD = "tour", "held"
 Numbers = dict[str, float | None]
 
 
-def restore_tour(centers: StatefulCenters, point: Checkpoint | None) -> Place:
-    """Bring the centers to where `point` is, for the tour to go on from there; None: it begins."""
-    if point is None:
-        return {}
-    arrays = point.arrays
-    centers.load_state(arrays)
-    held: dict[str, dict[str, Any]] = {}
-    for path, array in arrays.items():
-        if path.startswith(f"{_HELD}/"):
-            _, snapshot, name = path.split("/", 2)
-            held.setdefault(snapshot, {})[name] = array
-    state = TourState.from_json(arrays[_TOUR].tobytes().decode())
-    return {"state": state, "snapshots": {name: centers.unpack(parts) for name, parts in held.items()}}
-
-
 class Checkpointer:
-    """Runs a tour and saves it: after every cycle, and in between every `checkpoint.every_s` seconds."""
+    """Runs a tour, from its beginning or where a checkpoint has it, and saves it.
+
+    After every cycle, and in between every `checkpoint.every_s` seconds.
+    """
 
     def __init__(
         self, run: RunContext, tour: Travel, setup: TrainingSetup, *, trace: TraceWriter | None = None
     ) -> None:
-        """Begin, or go on. `trace`: a listener of the tour, whose rows a checkpoint counts."""
+        """Begin, or bring tour and centers to where `run.point` is.
+
+        Args:
+            trace: a listener of the tour, whose rows a checkpoint counts.
+        """
         self._run, self._tour, self._setup, self._trace = run, tour, setup, trace
         self._saved_at = time.monotonic()
         if run.point is None:
             drop_latest(run.directory)  # what was being written when a run died before its first point
+        else:
+            self._restore(run.point.arrays)
 
     def cycles(self, numbers: Callable[[], Numbers] = dict) -> Iterator[CycleReport]:
         """Travel; yields every cycle once it is saved, recorded in `cycles.csv` and logged.
@@ -65,6 +59,17 @@ class Checkpointer:
             else:
                 self._keep(report, self._setup.traffic.take_metrics() | numbers())
                 yield report
+
+    def _restore(self, arrays: Mapping[str, NDArray[np.generic]]) -> None:
+        tour, centers = self._tour, self._setup.centers
+        centers.load_state(arrays)
+        held: dict[str, dict[str, Any]] = {}
+        for path, array in arrays.items():
+            if path.startswith(f"{_HELD}/"):
+                _, snapshot, name = path.split("/", 2)
+                held.setdefault(snapshot, {})[name] = array
+        tour.state = TourState.from_json(arrays[_TOUR].tobytes().decode())
+        tour.snapshots = {name: centers.unpack(parts) for name, parts in held.items()}
 
     def _keep(self, report: CycleReport, further: Numbers) -> None:
         run = self._run

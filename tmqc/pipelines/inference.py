@@ -53,7 +53,7 @@ def run_inference(config: Config, directory: Path) -> None:
     check_free(directory, overwrite=config.run.overwrite)
     run, cycles = _find_cycles(config.inference)
     config = replace(config, model=_model_settings(run))
-    inputs = _prepare(config, run)
+    inputs = _prepare(config)
     load_into(inputs.learner, load_checkpoint(checkpoint_path(run, cycles[0])), run)
     with open_run(config, directory, inputs) as context:
         log.info("%s", inputs.volumes.describe())
@@ -66,7 +66,7 @@ def run_inference(config: Config, directory: Path) -> None:
         print_inference(rows, note=inputs.note, directory=directory)
 
 
-def _prepare(config: Config, run: Path) -> Inputs:
+def _prepare(config: Config) -> Inputs:
     cohort, note = find_cohort(config.cohort, Path(config.run.outputs), splits=("test",))
     volumes = load(config.cohort, list(cohort.test), open_cache(config.cache, Path(config.run.outputs)))
     refuse_copies(cohort.test, volumes.read)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tmqc.pipelines.checkpointer import Checkpointer, restore_tour
+from tmqc.pipelines.checkpointer import Checkpointer
 from tmqc.pipelines.context import open_run
-from tmqc.pipelines.image_check import measure_unlikeness
 from tmqc.pipelines.prepare import prepare
-from tmqc.pipelines.rules import expect_by_chance, looks_at_images, make_travel, warn_of_settings, warn_or_stop
+from tmqc.pipelines.rules import expect_by_chance, make_travel, measure_unlikeness, warn_of_settings, warn_or_stop
 from tmqc.pipelines.scoring import record_cycle, warn_of_vanished
 from tmqc.pipelines.setup import open_centers
 from tmqc.pipelines.training import close_training, open_progress, open_trace, predict_start
@@ -29,11 +28,10 @@ def run_qc(config: Config, directory: Path) -> None:
         warn_of_settings(plan, n_hc=setup.n_hc, n_pd=setup.n_pd)
         expected = expect_by_chance(plan, n_hc=setup.n_hc, n_pd=setup.n_pd)
         before = predict_start(run, inputs)
-        unlikeness = measure_unlikeness(plan.subjects, inputs.volumes) if looks_at_images(config.qc) else None
+        images = measure_unlikeness(plan, inputs.volumes)
         with open_trace(run, setup.traffic) as trace, open_progress(run, plan) as progress, run.stop.waiting():
             listeners = (setup.traffic, trace, progress)
-            place = restore_tour(setup.centers, run.point)
-            tour = make_travel(plan, setup.centers, *listeners, unlikeness=unlikeness, **place)
+            tour = make_travel(plan, setup.centers, *listeners, images=images)
             checkpointer = Checkpointer(run, tour, setup, trace=trace)
             for report in checkpointer.cycles(lambda: record_cycle(run, setup, tour.state)):
                 progress.cycle(report)

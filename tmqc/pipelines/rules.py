@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from typing import Unpack
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tmqc.core.false_alarms import expect_false_alarms
 from tmqc.core.first_order import Estimated
 from tmqc.core.gate import flip_worth
+from tmqc.core.likeness import add_scans, make_template, unlikeness
 from tmqc.core.numbers import EXPECTED
 from tmqc.core.rates import Counts
 from tmqc.core.records import CycleReport
 from tmqc.core.runaway import Alarm
 from tmqc.core.schedule import make_visits
+from tmqc.data.volumes import Volumes
 from tmqc.errors import StoppedError
 from tmqc.settings.schema import QcConfig
 from tmqc.training.centers import LocalCenters
 from tmqc.training.control import ControlledTravel
 from tmqc.training.evidence import EvidenceTravel
 from tmqc.training.screening import ScreenedTravel
-from tmqc.training.tour import Place, Travel
+from tmqc.training.tour import Travel
 from tmqc.training.travel import Centers, Listener, Plan
 
 log = logging.getLogger("tmqc")
@@ -52,31 +56,33 @@ def unit_of(qc: QcConfig) -> str:
     return {"batch": "batches", "visit": "visits"}[qc.verify]
 
 
-def looks_at_images(qc: QcConfig) -> bool:
-    """Whether control wants to know how unlike the others each image is."""
-    return qc.control == "screen" and qc.screen.image_z is not None
+def measure_unlikeness(plan: Plan, volumes: Volumes) -> dict[str, float] | None:
+    """How unlike the mean of all each training scan is, as `core.likeness`; None where control does not look at images.
+
+    The sums for the mean are made center by center.
+    """
+    if plan.qc.control != "screen" or plan.qc.screen.image_z is None:
+        return None
+
+    def scans(subjects: Sequence[str]) -> Iterator[NDArray[np.float32]]:  # all of them together may be many GB
+        return (volumes.batch([subject])[0] for subject in subjects)
+
+    template = make_template(add_scans(scans(of_center)) for of_center in plan.subjects.values())
+    everyone = [subject for of_center in plan.subjects.values() for subject in of_center]
+    return {subject: unlikeness(scan, template) for subject, scan in zip(everyone, scans(everyone), strict=True)}
 
 
 def make_travel(
-    plan: Plan,
-    centers: Centers,
-    *listeners: Listener,
-    unlikeness: Mapping[str, float] | None = None,
-    **place: Unpack[Place],
+    plan: Plan, centers: Centers, *listeners: Listener, images: Mapping[str, float] | None = None
 ) -> Travel:
-    """The tour under the control that the settings ask for.
-
-    Args:
-        unlikeness: of every training scan, if `looks_at_images`.
-        place: where it goes on, as of `Travel`.
-    """
+    """The tour under the control that the settings ask for; `images`: of `measure_unlikeness`."""
     if plan.qc.control == "screen":
         assert plan.qc.screen.exact or isinstance(centers, LocalCenters)  # `validate_federation` refuses others
-        return ScreenedTravel(plan, centers, *listeners, unlikeness=unlikeness, **place)
+        return ScreenedTravel(plan, centers, *listeners, unlikeness=images)
     if plan.qc.control == "evidence":
         assert isinstance(centers, LocalCenters)  # `validate_federation` refuses others
-        return EvidenceTravel(plan, centers, *listeners, **place)
-    return ControlledTravel(plan, centers, *listeners, **place)
+        return EvidenceTravel(plan, centers, *listeners)
+    return ControlledTravel(plan, centers, *listeners)
 
 
 def warn_or_stop(report: CycleReport, qc: QcConfig) -> None:

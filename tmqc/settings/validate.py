@@ -7,14 +7,25 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from itertools import pairwise
+from typing import Any
 
 from tmqc.errors import SettingsError
 from tmqc.settings.ranges import check_each
-from tmqc.settings.schema import AUTO, RIVALS, Config, InferenceConfig, RivalsConfig, RunConfig
+from tmqc.settings.schema import (
+    AUTO,
+    KINDS,
+    RIVALS,
+    Config,
+    HarmfulConfig,
+    InferenceConfig,
+    QcConfig,
+    RivalsConfig,
+    RunConfig,
+)
+from tmqc.settings.text import normalize_name
 from tmqc.settings.validate_federation import check_federation
-from tmqc.settings.validate_harmful import check_harm
-from tmqc.settings.validate_qc import check_qc
 
 _SMALLEST_GRID = 2  # voxels an axis in front of the average pooling
 
@@ -26,7 +37,7 @@ def validate(config: Config) -> None:
         SettingsError: names every setting at fault, its value and what is allowed.
     """
     faults = check_each(config) + _check_grid(config) + _check_span(config) + _check_sources(config)
-    faults += _check_run(config.run) + check_qc(config) + check_federation(config) + check_harm(config.harmful)
+    faults += _check_run(config.run) + _check_qc(config) + check_federation(config) + _check_harm(config.harmful)
     faults += _check_inference(config) + _check_rivals(config.rivals)
     if faults:
         raise SettingsError(faults)
@@ -116,6 +127,69 @@ def _check_run(run: RunConfig) -> list[str]:
     if run.verify_on == "ray" and not run.verify_workers:
         faults.append(f"run.verify_on=ray: give run.verify_workers, a number from 1, and not {run.verify_workers}")
     return faults
+
+
+def _check_qc(config: Config) -> list[str]:
+    """Settings of quality control that are invalid or contradict each other, one line per fault."""
+    qc, is_qc = config.qc, config.pipeline.name == "qc"
+    faults = _check_steps(qc) if qc.control != "steps" else []
+    if qc.calibrate and qc.early_stop != "off":
+        faults.append("qc.calibrate=true fits a line to all verification scans at once: set qc.early_stop=off")
+    if qc.batchnorm == "frozen" and config.schedule.start == 0 and is_qc:
+        faults.append("qc.batchnorm=frozen: a run from random weights has no statistics to keep; start from init.from")
+    if qc.control == "evidence" and qc.strikes != 1:
+        faults.append(f"qc.strikes={qc.strikes}: qc.control=evidence promises its rate by looks instead; use 1")
+    if qc.early_stop == "confident" and config.run.verify_workers:
+        faults.append(
+            f"run.verify_workers={config.run.verify_workers}: workers hold whole batches, and qc.early_stop=confident "
+            "scores single scans: set run.verify_workers=0, or qc.early_stop=certain"
+        )
+    return faults
+
+
+def _check_steps(qc: QcConfig) -> list[str]:
+    """Settings of steps that are verified, under a control that verifies none."""
+    faults = []
+    if qc.early_stop != "off":
+        faults.append(
+            f"qc.early_stop ends verifications that reject a step, and qc.control={qc.control} has none: leave it off"
+        )
+    if qc.calibrate:
+        faults.append(
+            f"qc.calibrate=true is about verified steps, and qc.control={qc.control} has none: set it to false"
+        )
+    if qc.verify == "visit":
+        faults.append(
+            f"qc.verify=visit is about steps that are verified, and qc.control={qc.control} has none: use batch"
+        )
+    return faults
+
+
+def check_harmful(settings: HarmfulConfig) -> list[str]:
+    """Faults of the settings by themselves; `draw_harm` checks that the ids exist."""
+    return check_each(settings, "harmful.") + _check_harm(settings)
+
+
+def _check_harm(settings: HarmfulConfig) -> list[str]:
+    """Faults of kinds and ids, whose allowed values the schema does not state."""
+    faults = _check_kind(settings.kind)
+    if twice := [name for name, n in Counter(map(normalize_name, settings.ids)).items() if n > 1]:
+        faults.append(f"harmful.ids has {', '.join(twice)} more than once: must be each once")
+    return faults
+
+
+def _check_kind(kind: Any) -> list[str]:
+    allowed = f"must be one of {', '.join(KINDS)}, a list of them, or a mapping of them to shares"
+    kinds = list(kind) if isinstance(kind, list | tuple | dict) else [kind]
+    faults = [
+        f"harmful.kind={each}: {allowed}" for each in kinds or [kind] if not (isinstance(each, str) and each in KINDS)
+    ]
+    shares = kind if isinstance(kind, dict) else {}
+    return faults + [
+        f"harmful.kind has {share!r} as the share of {each}: must be a finite number above 0"
+        for each, share in shares.items()
+        if isinstance(share, bool) or not (isinstance(share, int | float) and 0 < share < math.inf)
+    ]
 
 
 def _check_inference(config: Config) -> list[str]:

@@ -10,7 +10,7 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from time import perf_counter
-from typing import Any, Protocol, Unpack, cast
+from typing import Any, Protocol, cast
 
 from tmqc.core.first_order import Estimated, check_estimates, draw_sample
 from tmqc.core.gate import rates_of
@@ -28,7 +28,7 @@ from tmqc.core.records import (
 from tmqc.core.schedule import Visit, learning_rate_of, next_screening
 from tmqc.core.screen import condemns, weigh
 from tmqc.training.state import ESTIMATE, GRADIENT, JUDGE, MARGINS, TOUR, Judge, Task
-from tmqc.training.tour import Place, Travel
+from tmqc.training.tour import Travel
 from tmqc.training.travel import Centers, Listener, Plan, verify, with_logits
 
 
@@ -51,7 +51,6 @@ class ScreenedTravel(Travel):
         centers: Centers,
         *listeners: Listener,
         unlikeness: Mapping[str, float] | None = None,
-        **place: Unpack[Place],
     ) -> None:
         """As `Travel`.
 
@@ -61,7 +60,7 @@ class ScreenedTravel(Travel):
         """
         self._unlikeness = unlikeness
         self._differentiable = cast(DifferentiableCenters, centers)  # only asked if the screening is not exact
-        super().__init__(plan, centers, *listeners, **place)
+        super().__init__(plan, centers, *listeners)
 
     @property
     def judge(self) -> Judge:

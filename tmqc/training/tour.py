@@ -6,9 +6,10 @@ with the next one. `control.py` and `screening.py` add quality control.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator
 from time import perf_counter
-from typing import Any, TypedDict, Unpack
+from typing import Any
 
 from tmqc.core.gate import rates_of
 from tmqc.core.ledger import Ledger
@@ -17,31 +18,25 @@ from tmqc.core.records import AWAY, BATCH, READMITTED, VISIT, CycleReport, Step,
 from tmqc.core.runaway import Alarm, find_runaway
 from tmqc.core.schedule import learning_rate_of, make_visits
 from tmqc.training.state import TOUR, Task, TourState, summarize
-from tmqc.training.travel import AwayError, Centers, Listener, Plan, train_step, verify
-
-
-class Place(TypedDict, total=False):
-    """Where a tour goes on, as a checkpoint has it; empty: it begins. For both see `Travel`."""
-
-    state: TourState
-    snapshots: Mapping[str, Any]
+from tmqc.training.travel import AwayError, Centers, Listener, NonFiniteError, Plan, verify
 
 
 class Travel:
     """A tour. Iterate over `cycles()`, or over `run()` to save it between tasks.
+
+    To go on with one that was saved, give it the `state` and `snapshots` of then, and the centers the model.
 
     Attributes:
         state: where the tour is.
         snapshots: by name, those that the tour will go back to; a checkpoint has to hold them, too.
     """
 
-    def __init__(self, plan: Plan, centers: Centers, *listeners: Listener, **place: Unpack[Place]) -> None:
-        """Begin, or go on from a place, where the centers must have the model."""
+    def __init__(self, plan: Plan, centers: Centers, *listeners: Listener) -> None:
+        """At the beginning of `plan`."""
         self.plan, self.qc, self.schedule = plan, plan.qc, plan.schedule
         self.centers, self.listeners = centers, listeners
-        start = self.schedule.start
-        self.state = place["state"] if "state" in place else TourState(start, self._opening(start))
-        self.snapshots = dict(place.get("snapshots", {}))
+        self.state = TourState(self.schedule.start, self._opening(self.schedule.start))
+        self.snapshots: dict[str, Any] = {}
         self._center_of = {s: center for center, subjects in plan.subjects.items() for s in subjects}
 
     @property
@@ -104,11 +99,30 @@ class Travel:
                 listener.visit(self.state.cycle, task.visit)
 
     def _train(self, task: Task, *, learning_rate: float | None = None) -> Step:
-        """Train on the first batch of a task, by the cycle's learning rate if none is given."""
+        """Train on the first batch of a task, by the cycle's learning rate if none is given; nothing is verified.
+
+        Raises:
+            NonFiniteError: the loss is NaN or infinite.
+        """
         assert task.center is not None
-        cycle = self.state.cycle
+        started, cycle, subjects = perf_counter(), self.state.cycle, task.batches[0]
         rate = learning_rate_of(self.schedule, cycle) if learning_rate is None else learning_rate
-        return train_step(self.centers, cycle, task.phase, task.center, task.batches[0], rate)
+        result = self.centers.train(task.center, subjects, learning_rate=rate)
+        if result.loss is not None and not math.isfinite(result.loss):
+            raise NonFiniteError(
+                f"training loss {result.loss} in cycle {cycle} at center {task.center}, subjects "
+                f"{', '.join(subjects)}: look at these scans, or lower schedule.learning_rate"
+            )
+        return Step(
+            cycle,
+            task.phase,
+            task.center,
+            subjects,
+            learning_rate=rate,
+            loss=result.loss,
+            n_correct=result.n_correct,
+            train_s=perf_counter() - started,
+        )
 
     def _leave(self, task: Task) -> None:
         """The center of `task` does not answer: the rest of its visit is left out."""

@@ -1,14 +1,12 @@
-"""What a tour of the travelling model needs: centers, listeners, a plan; and its two kinds of steps.
+"""What a tour of the travelling model needs: centers, listeners, a plan; and how it is verified.
 
 Centers are a Protocol: the same tour drives centers of this process and remote ones.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from time import perf_counter
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -124,33 +122,6 @@ class Plan:
     subjects: Mapping[str, tuple[str, ...]]
     schedule: ScheduleConfig
     qc: QcConfig
-
-
-def train_step(
-    centers: Centers, cycle: int, phase: str, center: str, subjects: tuple[str, ...], learning_rate: float
-) -> Step:
-    """One training step, not verified.
-
-    Raises:
-        NonFiniteError: the loss is NaN or infinite.
-    """
-    started = perf_counter()
-    result = centers.train(center, subjects, learning_rate=learning_rate)
-    if result.loss is not None and not math.isfinite(result.loss):
-        raise NonFiniteError(
-            f"training loss {result.loss} in cycle {cycle} at center {center}, subjects {', '.join(subjects)}: "
-            "look at these scans, or lower schedule.learning_rate"
-        )
-    return Step(
-        cycle=cycle,
-        phase=phase,
-        center=center,
-        subjects=subjects,
-        learning_rate=learning_rate,
-        loss=result.loss,
-        n_correct=result.n_correct,
-        train_s=perf_counter() - started,
-    )
 
 
 def with_logits(verification: Verification) -> Verification:
