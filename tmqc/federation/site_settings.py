@@ -17,6 +17,7 @@ from tmqc.data.cohort import Cohort, Subject, digest, read_cohort
 from tmqc.data.tables import write_table
 from tmqc.errors import InputError
 from tmqc.runs.directory import write_text
+from tmqc.settings.schema import FederationConfig
 
 TOKENS = "tokens.csv"  # beside a simulated site's settings; a real site chooses the name
 TOKEN_COLUMNS = ("Token", "Subject", "Study")
@@ -43,8 +44,8 @@ class SiteSettings:
     train_csv: Path | None
     verification_csv: Path | None
     tokens_csv: Path
-    min_cell: int = 5
-    share_margins: bool = False
+    min_cell: int = FederationConfig.min_cell
+    share_margins: bool = FederationConfig.share_margins
 
 
 def read_site_settings(path: Path) -> SiteSettings:
@@ -71,7 +72,8 @@ def read_site_settings(path: Path) -> SiteSettings:
         places[name] = path.resolve().parent / value if isinstance(value, str) else None
     if places["train_csv"] is None and places["verification_csv"] is None:
         faults.append(f"{path}: neither train_csv nor verification_csv is set: the site has nothing to give")
-    min_cell, share = content.get("min_cell", 5), content.get("share_margins", False)
+    min_cell = content.get("min_cell", FederationConfig.min_cell)
+    share = content.get("share_margins", FederationConfig.share_margins)
     if isinstance(min_cell, bool) or not isinstance(min_cell, int) or not min_cell >= 1:
         faults.append(f"{path}: min_cell={min_cell!r}: must be a whole number from 1")
     if not isinstance(share, bool):

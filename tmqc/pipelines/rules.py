@@ -68,7 +68,7 @@ def measure_unlikeness(plan: Plan, volumes: Volumes) -> dict[str, float] | None:
         return (volumes.batch([subject])[0] for subject in subjects)
 
     template = make_template(add_scans(scans(of_center)) for of_center in plan.subjects.values())
-    everyone = [subject for of_center in plan.subjects.values() for subject in of_center]
+    everyone = list(plan.center_of)
     return {subject: unlikeness(scan, template) for subject, scan in zip(everyone, scans(everyone), strict=True)}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from tmqc.core.detection import make_history, vanished_centers
 from tmqc.core.records import CycleReport
@@ -60,7 +60,7 @@ def score_cycle(reports: Sequence[CycleReport], plan: Plan, *, truth: Truth) -> 
         flagged_ever=history.flagged,
         eliminated=history.eliminated,
         undecided=_waiting(reports),
-        center_of=_center_of(plan),
+        center_of=plan.center_of,
         truth_subjects=truth.subjects,
         n_verifications=sum(report.n_verifications for report in reports),
         history=history,
@@ -74,7 +74,7 @@ def warn_of_vanished(reports: Sequence[CycleReport], plan: Plan, *, truth: Truth
     """
     eliminated = [subject for report in reports for subject in report.eliminated]
     before = eliminated[: len(eliminated) - len(reports[-1].eliminated)]
-    for center in vanished_centers(eliminated, before, _center_of(plan)):
+    for center in vanished_centers(eliminated, before, plan.center_of):
         subjects = plan.subjects[center]
         log.warning(
             "cycle %d: center %s has no training scan left: all %d eliminated%s",
@@ -115,7 +115,3 @@ def _waiting(reports: Sequence[CycleReport]) -> set[str]:
     for report in reports:
         waiting = (waiting | {*report.flagged}) - {*report.readmitted, *report.eliminated}
     return waiting
-
-
-def _center_of(plan: Plan) -> Mapping[str, str]:
-    return {subject: center for center, subjects in plan.subjects.items() for subject in subjects}

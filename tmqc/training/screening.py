@@ -10,7 +10,7 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from time import perf_counter
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from tmqc.core.first_order import Estimated, check_estimates, draw_sample
 from tmqc.core.gate import rates_of
@@ -45,6 +45,8 @@ class DifferentiableCenters(Centers, Protocol):
 class ScreenedTravel(Travel):
     """Travel with a screening every few cycles."""
 
+    centers: DifferentiableCenters  # any will do where the screening is exact
+
     def __init__(
         self,
         plan: Plan,
@@ -52,14 +54,8 @@ class ScreenedTravel(Travel):
         *listeners: Listener,
         unlikeness: Mapping[str, float] | None = None,
     ) -> None:
-        """As `Travel`.
-
-        Args:
-            centers: `DifferentiableCenters`; with an exact screening any.
-            unlikeness: subject -> `core.likeness.unlikeness` of its scan; None: images are not looked at.
-        """
+        """As `Travel`. `unlikeness`: subject -> `core.likeness.unlikeness`; None: images are not looked at."""
         self._unlikeness = unlikeness
-        self._differentiable = cast(DifferentiableCenters, centers)  # only asked if the screening is not exact
         super().__init__(plan, centers, *listeners)
 
     @property
@@ -141,7 +137,7 @@ class ScreenedTravel(Travel):
 
     def _take_gradient(self) -> None:
         with self._judging():
-            self.snapshots[GRADIENT] = self._differentiable.loss_gradient()
+            self.snapshots[GRADIENT] = self.centers.loss_gradient()
 
     @contextmanager
     def _judging(self) -> Iterator[None]:
@@ -165,7 +161,7 @@ class ScreenedTravel(Travel):
             taken = [self._train(task, learning_rate=judge.learning_rate) for _ in range(self.qc.screen.steps)]
             started = perf_counter()
             if GRADIENT in self.snapshots:
-                change = self._differentiable.first_order(self.snapshots[GRADIENT], self.snapshots["judge"])
+                change = self.centers.first_order(self.snapshots[GRADIENT], self.snapshots["judge"])
                 judge.estimates[taken[0].subjects[0]] = change
             if task.phase == SCREEN:
                 verification = verify(self.centers, self.state.cycle, taken[0].subjects)

@@ -37,7 +37,7 @@ class Travel:
         self.centers, self.listeners = centers, listeners
         self.state = TourState(self.schedule.start, self._opening(self.schedule.start))
         self.snapshots: dict[str, Any] = {}
-        self._center_of = {s: center for center, subjects in plan.subjects.items() for s in subjects}
+        self._center_of = plan.center_of
 
     @property
     def ledger(self) -> Ledger:

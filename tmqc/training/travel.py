@@ -123,6 +123,11 @@ class Plan:
     schedule: ScheduleConfig
     qc: QcConfig
 
+    @property
+    def center_of(self) -> dict[str, str]:
+        """Subject -> its center."""
+        return {subject: center for center, subjects in self.subjects.items() for subject in subjects}
+
 
 def with_logits(verification: Verification) -> Verification:
     """The same verification, if it has logits to calibrate.
