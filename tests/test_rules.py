@@ -13,7 +13,7 @@ from tmqc.core.likeness import unlikeness
 from tmqc.core.numbers import EXPECTED
 from tmqc.core.runaway import Alarm
 from tmqc.data.volumes import Volumes
-from tmqc.pipelines.rules import expect_by_chance, explain_alarm, measure_unlikeness, warn_of_few_scans, warn_or_stop
+from tmqc.pipelines.rules import expect_by_chance, explain_alarm, measure_unlikeness, warn_of_settings, warn_or_stop
 from tmqc.settings.schema import QcConfig, ScreenConfig
 
 LOST = Alarm(n_rejected=20, n_batches=20, n_condemned=170, n_subjects=170, by_rejections=True, by_elimination=True)
@@ -41,8 +41,15 @@ def test_the_advice_names_the_gates_own_setting(qc, setting):
     ("control", "n_train", "warned"), [("screen", 19, True), ("screen", 20, False), ("steps", 3, False)]
 )
 def test_a_screen_of_few_scans_is_warned_of(caplog, control, n_train, warned):
-    warn_of_few_scans(QcConfig(control=control), n_train=n_train)
+    subjects = {"A": tuple(map(str, range(n_train)))}
+    warn_of_settings(plan(subjects, qc=QcConfig(control=control)), n_hc=50, n_pd=50)
     assert (f"compares {n_train} training scans" in caplog.text) is warned
+
+
+@pytest.mark.parametrize(("signal", "n_pd", "warned"), [("rates", 20, True), ("rates", 50, False), ("loss", 20, False)])
+def test_a_tolerance_below_a_single_flip_is_warned_of(caplog, signal, n_pd, warned):
+    warn_of_settings(plan({"A": ("a",)}, qc=QcConfig(signal=signal)), n_hc=100, n_pd=n_pd)
+    assert ("FPR 0.0100, FNR 0.0500" in caplog.text) is warned
 
 
 @pytest.mark.parametrize("seen", ["rates", "loss"])

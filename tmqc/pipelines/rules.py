@@ -156,27 +156,20 @@ def _remedy(qc: QcConfig) -> str:
 
 
 def warn_of_settings(plan: Plan, *, n_hc: int, n_pd: int) -> None:
-    """Warn of settings that need more training scans, or verification scans, than there are."""
-    warn_of_few_scans(plan.qc, n_train=sum(map(len, plan.subjects.values())))
-    warn_of_single_flips(plan.qc, n_hc=n_hc, n_pd=n_pd)
+    """Warn where good scans will stand out by chance: few are compared, or one flipped prediction rejects a step.
 
-
-def warn_of_few_scans(qc: QcConfig, *, n_train: int) -> None:
-    """Warn if a screening has so few scans to compare that good ones stand out by chance."""
+    Args:
+        n_hc, n_pd: verification scans.
+    """
+    qc, n_train = plan.qc, len(plan.center_of)
     if qc.control == "screen" and n_train < _FEW_SCANS:
         log.warning(
             "qc.control=screen compares %d training scans with each other: among fewer than %d a good one may stand "
             "out by chance; look at what is eliminated, or choose a gate of steps, as qc=loss",
             *(n_train, _FEW_SCANS),
         )
-
-
-def warn_of_single_flips(qc: QcConfig, *, n_hc: int, n_pd: int) -> None:
-    """Warn, with the figures, if one flipped prediction of one scan is more than the acceptable error."""
-    if qc.control != "steps" or qc.signal == "loss":
-        return
     worth = flip_worth(Counts(tp=n_pd, tn=n_hc))
-    if qc.error < max(worth.fpr, worth.fnr):
+    if (qc.control, qc.signal) == ("steps", "rates") and qc.error < max(worth.fpr, worth.fnr):
         log.warning(
             "qc.error=%g is less than one scan's worth of a rate (FPR %.4f, FNR %.4f with %d HC and %d PD verification "
             "scans): a single flipped prediction rejects a single scan; expect good scans to be flagged",
