@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from tmqc.cli import conf_dir
 from tmqc.core.first_order import N_SAMPLE
-from tmqc.core.gate import decide
+from tmqc.core.gate import decide, make_limit
 from tmqc.core.rates import Verification
 from tmqc.core.records import SCREEN, Step
 from tmqc.core.schedule import Visit
@@ -179,7 +179,7 @@ def record_steps(bed: Bed, n_steps: int) -> list[Recorded]:
 
 
 class _Replay:
-    """In place of learner and centers: says what was recorded; a scan's volume is its row. Counts scans scored."""
+    """In place of a learner: says what was recorded; a scan's volume is its row. Counts scans scored."""
 
     def __init__(self, p: NDArray[np.float32]) -> None:
         self.p, self.n_scored = p, 0
@@ -192,41 +192,31 @@ class _Replay:
         found: NDArray[np.float32] = self.p[rows]
         return found
 
-    def snapshot(self) -> Any:
-        return self.p
-
-    def restore(self, snapshot: Any) -> None:
-        self.p = snapshot
-
 
 def replay(
-    recorded: Sequence[Recorded], labels: Sequence[int], plan: Plan, batch_size: int
+    recorded: Sequence[Recorded], labels: Sequence[int], qc: QcConfig, batch_size: int
 ) -> Iterator[tuple[bool, bool, int]]:
-    """The recorded steps once more, verified as `plan.qc` says; each from the state that full verification led to.
+    """The recorded steps once more, verified as `qc` says; each from the state that full verification led to.
 
     Yields:
         Whether it was accepted, whether it is now, and scans scored, those of the reference included.
     """
-    centers: Any = _Replay(recorded[0].p)
-    rows: Any = np.arange(len(labels))
-    scorer = Scorer(centers, rows, labels=labels, centers=["-"] * len(labels), batch_size=batch_size)
-    centers.verify, centers.hold_reference = scorer.verify, scorer.hold_reference
-    centers.extend_reference = scorer.extend_reference
-    travel = ControlledTravel(plan, centers)
-    travel.state.reference = scorer.verify()
+    learner, rows = _Replay(recorded[0].p), np.arange(len(labels))
+    scorer = Scorer(learner, rows, labels=labels, centers=["-"] * len(labels), batch_size=batch_size)  # type: ignore[arg-type]
+    reference, before = scorer.verify(), recorded[0].p
     scorer.hold_reference()
     for one in recorded[1:]:
-        before, centers.p, centers.n_scored, n = centers.p, one.p, 0, len(one.step.subjects)
-        verification = travel.verify_step(one.step.subjects, before)
-        n_scored, accepted = centers.n_scored, one.step.accepted
-        verdict = decide(plan.qc, verification, travel.reference, n_samples=n)
-        yield accepted, verdict.accepted, n_scored
-        if accepted and not verdict.accepted:
-            verification = scorer.verify()
+        learner.p, learner.n_scored, n, accepted = before, 0, len(one.step.subjects), one.step.accepted
+        limit = make_limit(qc, reference, n)
+        if limit.risk is not None:
+            scorer.sharpen(limit)
+        learner.p = one.p
+        verification = scorer.verify(limit)
+        found = decide(qc, verification, reference, n_samples=n).accepted
+        yield accepted, found, learner.n_scored
         if accepted:
-            travel.accept(verification)
-        else:
-            centers.restore(before)
+            reference, before = verification if found else scorer.verify(), one.p
+            scorer.hold_reference()
 
 
 def compare_steps(
@@ -237,8 +227,7 @@ def compare_steps(
     found["step_rejected"] = sum(not one.step.accepted for one in recorded[1:])
     single = np.array([len(one.step.subjects) == 1 for one in recorded[1:]])
     for name in ("certain", "confident"):
-        stopping = replace(plan, qc=replace(plan.qc, early_stop=name))
-        rows = np.array(list(replay(recorded, labels, stopping, batch_size)))
+        rows = np.array(list(replay(recorded, labels, replace(plan.qc, early_stop=name), batch_size)))
         accepted = rows[:, 0].astype(bool)
         scans = rows[:, 2] / len(labels)
         found[f"step_scans_accepted_{name}"] = float(scans[accepted].mean()) if accepted.any() else None

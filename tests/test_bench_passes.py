@@ -30,8 +30,7 @@ def test_recorded_steps_replayed():
     assert (found["step_n"], found["step_rejected"]) == (7, 1)
     assert found["step_same_verdicts_certain"] == found["step_same_verdicts"] == 1.0
     assert found["step_scans_accepted_certain"] == 1.0
-    assert found["step_scans_ratio"] == pytest.approx(0.22)
-    assert found["step_scans_rejected_confident"] > 0.78  # the reference is scored in full for it
+    assert found["step_scans_ratio"] == pytest.approx(48 / 400)  # those drawn at random say enough
 
 
 def test_passes_of_screenings_by_hand():

@@ -1,65 +1,123 @@
-"""Acceptance by a part of the verification scans: its bounds by counting and by simulation."""
+"""Verdicts by a part of the verification scans: closed forms, and simulated steps of which the truth is known."""
 
 from __future__ import annotations
 
-from math import comb
-
 import numpy as np
 import pytest
+from scipy.stats import binom, norm
 
-from tmqc.core.confident import Slack, acceptance_risk, bets_risk, lowest_risk, order_scans, part_ends
+from tmqc.core.confident import Logits, Shift, Slack, draw_first, fit_shift, predict, weigh_doubt, weigh_risk
 
-
-def test_the_risk_by_counting():
-    """100 scans, 40 of them HC; of the first 22, ten HC, one is broken. The first look has 4/5 of the error."""
-    labels = np.array([0] * 10 + [1] * 12 + [0] * 30 + [1] * 48)
-    broken = np.zeros(22, bool)
-    broken[3] = True
-    k = 8
-    by_hand = sum(comb(k, b) * comb(40 - k, 10 - b) for b in (0, 1)) / comb(40, 10) / 0.8
-    found = {"broken": broken, "rises": np.zeros(22)}
-    assert part_ends(100) == (22, 45, 100)
-    assert acceptance_risk(Slack(hc=k, pd=61), labels, **found) == pytest.approx(by_hand)  # 61 of 60 PD: never
-    assert acceptance_risk(Slack(hc=1, pd=61), labels, **found) == pytest.approx(1 / 0.8)  # as many as were found
-    none_of_22 = comb(40 - k, 10) / comb(40, 10) / 0.8
-    none_of_45 = comb(40 - k, 33) / comb(40, 33) / 0.2  # 10 and 23 HC
-    assert lowest_risk(Slack(hc=k), labels) == pytest.approx(min(none_of_22, none_of_45))
+RNG_SEED = 0
+NO_LINE = Shift(np.zeros(3), np.eye(3) * 1e-18, noise=0.0)
 
 
-@pytest.mark.parametrize("n_broken", [14, 24])
-def test_a_step_that_all_scans_would_reject_is_accepted_as_rarely_as_stated(n_broken):
-    """The least that is too much, and fixed ones besides; both looks together."""
-    rng, accepted, n, slack = np.random.default_rng(0), 0, 400, Slack(hc=n_broken, pd=50)
-    labels = np.tile([0, 1], n // 2)
-    for _ in range(500):
-        broken = np.zeros(n, bool)
-        broken[rng.choice(np.flatnonzero(labels == 0), n_broken + 5, replace=False)] = True
-        order = rng.permutation(n)
-        accepted += any(
-            acceptance_risk(slack, labels[order], broken=broken[order][:end], rises=np.zeros(end)) <= 0.2
-            for end in part_ends(n)[:-1]
-        )
-    assert accepted <= 0.2 * 500
-    assert part_ends(n) == (88, 180, 400)
-    assert sorted(order_scans(n, seed=1).tolist()) == list(range(n))
-    assert order_scans(n, seed=1).tolist() != order_scans(n, seed=2).tolist()
+def test_a_shift_without_noise_is_found_exactly_and_predicts_the_others():
+    m = np.linspace(-2.0, 2.0, 9)
+    reference = Logits(m, np.zeros(9))
+    rows, labels = np.array([0, 3, 6, 8]), np.array([0, 0, 1] * 3)
+    after = 0.5 + 1.25 * m - 2.0 * labels
+    shift = fit_shift(reference, labels, rows, after[rows])
+    assert shift.line == pytest.approx([0.5, -1.5, 0.25])
+    before, found = predict(reference, labels, shift, rows, after[rows])
+    assert before.mean.tolist() == m.tolist()
+    assert found.mean == pytest.approx(after)
+    assert found.variance[rows].tolist() == [0.0] * 4
+    assert np.delete(found.variance, rows) == pytest.approx(shift.noise)
 
 
-@pytest.mark.parametrize("shape", ["even", "few"])
-def test_bets_lose_as_often_as_stated(shape):
-    """300 numbers that add up to exactly what is too much, in random order."""
-    rng, n, fooled = np.random.default_rng(1), 300, 0
-    values = rng.normal(0.05, 0.1, n) if shape == "even" else 0.6 * (np.arange(n) < 25)
-    total, bound = float(values.sum()), float(values.max())
-    for _ in range(300):
-        drawn = rng.permutation(values)[:100].tolist()
-        fooled += bets_risk(drawn, n=n, total=total, bound=bound) <= 0.05
-    assert fooled <= 0.05 * 300
-    calm = rng.normal(0.0, 0.1, n).clip(-0.3, 0.3)[:100].tolist()
-    assert bets_risk(calm, n=n, total=n * 0.1, bound=0.4) < 1e-3
+def test_the_noise_of_a_step_is_separated_from_what_was_not_known_before():
+    """Half of the scans were predicted before, variance 0.04; so is the step's own, correlated with that by 0.9."""
+    rng, n = np.random.default_rng(RNG_SEED), 20_000
+    variance = np.tile([0.0, 0.04], n // 2)
+    true = rng.normal(0.0, 2.0, n)
+    reference = Logits(true - np.sqrt(variance) * rng.standard_normal(n), variance)
+    variance_after = np.tile([0.04, 0.04 + 2.0 * 0.9 * 0.04 + 0.04], n // 2)
+    after = 0.3 + 0.9 * reference.mean + np.sqrt(variance_after) * rng.standard_normal(n)
+    shift = fit_shift(reference, np.zeros(n, int), np.arange(n), after)
+    assert shift.noise == pytest.approx(0.04, rel=0.1)
+    assert shift.line == pytest.approx([0.3, 0.0, -0.1], abs=0.008)
+    assert shift.covariance[0, 0] == pytest.approx(1.0 / np.sum(1.0 / variance_after), rel=0.1)
 
 
-def test_what_bets_cannot_exclude():
-    assert bets_risk([0.1, 0.5], n=10, total=1.0, bound=0.4) == 1.0  # the bound does not hold
-    assert bets_risk([0.0], n=10, total=-1.0, bound=0.4) == 1.0
-    assert bets_risk([0.0], n=10, total=5.0, bound=0.4) == 0.0  # ten of 0.4 are less
+@pytest.mark.parametrize("label", [0, 1])
+def test_the_risk_of_one_scan_is_the_probability_that_it_changes_sides(label):
+    """One scan of the class is not scored, half a standard deviation from the other side: a flip rejects the step."""
+    side = -1.0 if label == 0 else 1.0
+    m = np.array([side * 0.5, -3.0, 3.0, -3.0, 3.0])
+    labels = np.array([label, 0, 1, 0, 1])
+    reference = Logits(m, np.zeros(5))
+    shift = Shift(np.zeros(3), np.eye(3) * 1e-18, noise=1.0)
+    before, after = predict(reference, labels, shift, np.arange(1, 5), m[1:])
+    slack = Slack(fp=0.5, fn=0.5)
+    risks, importance = zip(
+        *(weigh_risk(before, shift, after, labels, slack, seed=seed) for seed in range(25)), strict=True
+    )
+    assert np.mean(risks) == pytest.approx(norm.cdf(-0.5), abs=0.02)  # 10,000 draws
+    assert importance[0][0] > 0.0
+    assert importance[0][1:].tolist() == [0.0] * 4
+    none = weigh_risk(before, shift, after, labels, Slack(fp=1.0, fn=1.0), seed=0)
+    assert none[0] == 0.0
+
+
+def test_many_unscored_scans_add_up_as_a_binomial():
+    """100 HC as far from the other side as one standard deviation of the step: more than 20 flips reject it."""
+    n = 100
+    reference = Logits(np.full(n, -1.0), np.zeros(n))
+    shift = Shift(np.zeros(3), np.eye(3) * 1e-18, noise=1.0)
+    after = Logits(reference.mean, np.ones(n))
+    risks = [weigh_risk(reference, shift, after, np.zeros(n, int), Slack(fp=20.0), seed=seed)[0] for seed in range(10)]
+    assert np.mean(risks) == pytest.approx(binom.sf(20, n, norm.cdf(-1.0)), abs=0.02)
+
+
+def test_a_reference_that_was_predicted_is_uncertain_together_with_the_step():
+    """A step without noise moves a scan and what is not known of it alike: near the border, nothing changes sides."""
+    reference = Logits(np.full(50, -0.1), np.ones(50))
+    after = Logits(np.full(50, -0.1), np.ones(50))
+    risk, importance = weigh_risk(reference, NO_LINE, after, np.zeros(50, int), Slack(fp=0.5), seed=1)
+    assert (risk, importance.max()) == (0.0, 0.0)
+
+
+def test_a_score_after_the_step_says_something_of_the_scan_before():
+    """Kalman by hand: variance 0.36 before, noise 0.16 with correlation .9, a score 0.4 above what was predicted.
+
+    After: 0.36 + 2 * 0.9 * 0.6 * 0.4 + 0.16 = 0.952; covariance 0.36 + 0.216 = 0.576; gain 0.576 / 0.952.
+    """
+    reference = Logits(np.array([1.0, 2.0]), np.array([0.36, 0.36]))
+    shift = Shift(np.zeros(3), np.eye(3) * 1e-18, noise=0.16)
+    before, after = predict(reference, np.array([0, 1]), shift, np.array([0]), np.array([1.4]))
+    assert before.mean == pytest.approx([1.0 + 0.576 / 0.952 * 0.4, 2.0])
+    assert before.variance == pytest.approx([0.36 - 0.576**2 / 0.952, 0.36])
+    assert (after.mean.tolist(), after.variance.tolist()) == ([1.4, 2.0], [0.0, pytest.approx(0.952)])
+
+
+def test_doubt_about_the_reference_is_what_its_unscored_scans_may_have_miscounted():
+    """One HC half a standard deviation from the other side; one error is more than half of the slack 1, not of 2."""
+    reference, labels = Logits(np.array([-0.5, -9.0]), np.array([1.0, 1.0])), np.zeros(2, int)
+    found = [weigh_doubt(reference, labels, Slack(fp=1.0), seed=seed) for seed in range(25)]
+    assert np.mean([doubt for doubt, _ in found]) == pytest.approx(norm.cdf(-0.5), abs=0.02)
+    assert found[0][1].argmax() == 0
+    assert weigh_doubt(reference, labels, Slack(fp=2.0), seed=0)[0] == 0.0
+
+
+def test_the_loss_has_a_risk_too():
+    """200 PD, none scored, the step's own noise of variance .01: the mean loss's rise is normal about nearly 0."""
+    n = 200
+    reference = Logits(np.zeros(n), np.zeros(n))
+    shift = Shift(np.zeros(3), np.eye(3) * 1e-18, noise=0.01)
+    after = Logits(np.zeros(n), np.full(n, 0.01))
+    sd = 0.5 * 0.1 * np.sqrt(n)  # of the summed loss: its slope at 0 is 1/2
+    rise = n * 0.01 / 8.0  # half its curvature, 1/4, times the variance
+    risks = [
+        weigh_risk(reference, shift, after, np.ones(n, int), Slack(loss=rise + sd), seed=seed)[0] for seed in range(25)
+    ]
+    assert np.mean(risks) == pytest.approx(norm.sf(1.0), abs=0.015)
+
+
+def test_both_classes_are_among_the_first():
+    labels = np.array([1, 1, 1, 1] + [0] * 396)
+    for seed in range(20):
+        first = draw_first(labels, 32, seed=seed)
+        assert np.sum(labels[first] == 1) >= 3
+        assert 32 <= len(first) <= 35
+    assert draw_first(labels, 32, seed=0).tolist() != draw_first(labels, 32, seed=1).tolist()

@@ -26,7 +26,7 @@ class Limit:
         fpr, fnr: rates. loss: mean cross-entropy in nats.
         rates: how rates are made of counts, a key of `RATES`.
         slack: the same limits as distances from the reference.
-        risk: highest probability of a wrong acceptance at which scans may be left out of one; None: all are scored.
+        risk: highest probability of another verdict at which scans may be predicted; None: all are scored.
     """
 
     fpr: float | None
@@ -35,10 +35,6 @@ class Limit:
     rates: str
     slack: Slack = field(default=Slack())
     risk: float | None = None
-
-    def accepts(self, partial: Verification) -> bool:
-        """Whether scans may be left out although `partial` does not reject."""
-        return self.risk is not None and partial.risk is not None and partial.risk <= self.risk
 
     def rejects(self, partial: Verification) -> bool:
         """Whether `partial` will be rejected for certain, whatever the scans not yet scored turn out to be."""

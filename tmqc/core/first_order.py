@@ -26,7 +26,7 @@ from tmqc.core.robust import shortest_half
 from tmqc.core.screen import weigh
 from tmqc.settings.schema import ScreenConfig
 
-N_SAMPLE = 16  # scans drawn: as many verifications, of all scans' the larger part of the cost
+N_SAMPLE = 15  # scans drawn: as many verifications, of all scans' the larger part of the cost
 _WORST = 0.5  # a relative error from here on, and estimates say nothing
 _MOST = 0.2  # share of the scans that may lie in the band
 _ENOUGH = 8  # scans to fit a parabola to; fewer only tell what all errors have in common

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 from tmqc.core.confident import Slack
@@ -28,14 +27,13 @@ def make_limit(qc: QcConfig, reference: Verification, n_samples: int) -> Limit:
     rate, loss = tolerances(qc, n_samples)
     before, n = rates_of(qc, reference), reference.at_best
     worth = RATES[qc.rates](Counts(tp=n.n_pd - 1, fp=1, tn=n.n_hc - 1, fn=1))  # of one flip
-    # A step that meets its tolerance to the bit has as good as used it up.
-    hc, pd = (None if rate is None else math.floor(rate / one * (1 - 1e-9)) + 1 for one in (worth.fpr, worth.fnr))
+    fp, fn = (None if rate is None else rate / one for one in (worth.fpr, worth.fnr))
     return Limit(
         fpr=None if rate is None else before.fpr + rate,
         fnr=None if rate is None else before.fnr + rate,
         loss=None if loss is None else reference.loss + loss,
         rates=qc.rates,
-        slack=Slack(hc, pd, None if loss is None else loss * n.n),
+        slack=Slack(fp, fn, None if loss is None else loss * n.n),
         risk=1.0 - qc.confidence if qc.early_stop == "confident" else None,
     )
 
@@ -59,8 +57,9 @@ def decide(qc: QcConfig, verification: Verification, reference: Verification, *,
     """Judge a step of `n_samples` by the verification after it and the reference verification.
 
     Raises:
-        ValueError: scans were left out of a verification that neither rejects nor may accept, or of its reference.
+        ValueError: scans were left out of a verification that does not reject, or of its reference.
     """
+    reference = verification.before or reference
     rates, before = rates_of(qc, verification), rates_of(qc, reference)
     rate_tolerance, loss_tolerance = tolerances(qc, n_samples)
     flips = verification.flips
@@ -72,9 +71,7 @@ def decide(qc: QcConfig, verification: Verification, reference: Verification, *,
         accepted = not (fpr_worse or fnr_worse)
     if loss_tolerance is not None:
         accepted = accepted and verification.loss <= reference.loss + loss_tolerance
-    if make_limit(qc, reference, n_samples).accepts(verification):
-        accepted, before = True, _on_the_same_scans(qc, verification)
-    elif reference.is_partial or (accepted and verification.is_partial):
+    if reference.is_partial or (accepted and verification.is_partial):
         raise ValueError("a verification that left scans out can reject a step, not accept it or be the reference")
     return Verdict(
         accepted=accepted,
@@ -87,13 +84,6 @@ def decide(qc: QcConfig, verification: Verification, reference: Verification, *,
         flips=flips,
         risk=verification.risk,
     )
-
-
-def _on_the_same_scans(qc: QcConfig, partial: Verification) -> Rates:
-    """The reference's rates on the scans of `partial`, its flips undone; the others taken to be right, as in those."""
-    now, flips = partial.at_best, partial.flips
-    hc, pd = flips.broken_hc - flips.fixed_hc, flips.broken_pd - flips.fixed_pd
-    return RATES[qc.rates](Counts(tp=now.tp + pd, fp=now.fp - hc, tn=now.tn + hc, fn=now.fn - pd))
 
 
 def flip_worth(counts: Counts) -> Rates:

@@ -72,14 +72,16 @@ class Verification:
     """Result of a verification. Sums only: those of several centers add up with `+`; no center discloses more.
 
     Attributes:
-        counts: of the scans scored.
-        loss_sum: of the binary cross-entropies of the scans scored, in nats.
+        counts: of the scans scored or predicted.
+        loss_sum: of their binary cross-entropies, in nats.
         flips: against the reference; none as long as there is no reference.
         logits: how many scans of each class have which logit; none where they are not at hand.
         line: that logits were calibrated by before counts and losses were made of them, whereupon there are no flips,
             which only who knows single scans can count; None: counted at 0.5, as it is wherever verifications add up.
-        unscored_hc, unscored_pd: scans left out because the step was decided without them (`early_stop`).
-        risk: of a part by which a step may be accepted: bound of the probability that all scans would have rejected it.
+        unscored_hc, unscored_pd: scans left out because the step was rejected without them (`core.early_stop`).
+        n_predicted: of the scans counted, those predicted in place of scored (`core.confident`).
+        risk: probability that the verdict would be another one had all been scored; None: it would not.
+        before: the reference as it is known now, if its scans were not all scored either; None: as it was.
     """
 
     counts: Counts
@@ -89,7 +91,9 @@ class Verification:
     unscored_pd: int = 0
     logits: LogitCounts = field(default=LogitCounts(), compare=False, repr=False)
     line: Line | None = None
+    n_predicted: int = 0
     risk: float | None = None
+    before: Verification | None = None
 
     def __add__(self, other: Verification) -> Verification:
         return Verification(
@@ -201,8 +205,7 @@ def score(
     flips = Flips() if reference is None else _flips(predicted == actual, reference == actual, actual)
     losses = cross_entropies(p, labels)
     sums = [float(np.sum(losses))] if centers is None else [float(np.sum(losses[rows])) for rows in centers]
-    logits = np.where(actual, 1.0, -1.0) * margins(p, labels)
-    return Verification(counts, reduce(add, sums, 0.0), flips, logits=count_logits(logits, labels))
+    return Verification(counts, reduce(add, sums, 0.0), flips, logits=count_logits(log_odds(p), labels))
 
 
 def _flips(right: NDArray[np.bool_], was_right: NDArray[np.bool_], is_pd: NDArray[np.bool_]) -> Flips:
@@ -226,8 +229,14 @@ def margins(probabilities: NDArray[np.floating], labels: NDArray[np.integer]) ->
     Returns:
         Shape (n,), from -16.1 to 16.1, higher is better; negative: the model contradicts the label.
     """
+    return np.where(labels == 1, 1.0, -1.0) * log_odds(probabilities)
+
+
+def log_odds(probabilities: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Logits of probabilities of PD, shape (n,), from -16.1 to 16.1."""
     p = np.clip(probabilities.astype(np.float64), _LOG_CLIP, 1.0 - _LOG_CLIP)
-    return np.where(labels == 1, 1.0, -1.0) * np.log(p / (1.0 - p))
+    found: NDArray[np.float64] = np.log(p / (1.0 - p))
+    return found
 
 
 def doubts(probabilities: NDArray[np.floating], labels: NDArray[np.integer]) -> NDArray[np.float64]:

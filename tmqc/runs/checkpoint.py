@@ -28,7 +28,7 @@ log = logging.getLogger("tmqc")
 FOLDER = "checkpoints"
 # Of what a run needs to go on: raised whenever `TourState`, the arrays beside it or their meaning change. What it was
 # before there was a number, in tmqc 0.1, is 1.
-FORMAT = 6
+FORMAT = 7
 _META = "meta"
 _NAME = re.compile(r"cycle_(\d+)\.npz")
 _LATEST = re.compile(r"latest_(\d+)\.npz")

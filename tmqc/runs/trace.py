@@ -37,10 +37,10 @@ SEPARATOR = "|"  # between the ids in `Subjects`; no id may hold it
 def trace_row(step: Step) -> dict[str, object]:
     """One row of the trace. Floats are written with `repr`, so that reading gives back the same number.
 
-    `FP`, `FN`, `TP`, `TN` count the scans that were scored. Where some were left out (`qc.early_stop`), `PFP`, `PFN`
-    and `VerifyLoss` are lower bounds over all scans, from which the verdict re-derives, and `ACC` is an upper bound.
+    `FP`, `FN`, `TP`, `TN` count the scans that were scored. Where some were left out (`qc.early_stop=certain`), the
+    verdict re-derives from `PFP`, `PFN` and `VerifyLoss`, lower bounds over all scans; `ACC` is an upper bound.
     With `qc.calibrate` all of these were counted once logits had become `Slope` * logit + `Offset`.
-    What `qc.early_stop=confident` accepts by a part is compared with the reference on the same scans; `Risk` decides.
+    With `qc.early_stop=confident` all scans are counted, of which only `Scored` were scored and the others predicted.
     Of a first-order screening step none was scored: `VerifyLoss` is the estimate, and counts and rates are empty. Of a
     step that was due and could not be taken there is nothing but who was due; of a scan that was due where no state
     could judge, that and the outcome.
@@ -63,7 +63,13 @@ def trace_row(step: Step) -> dict[str, object]:
     assert step.rates is not None
     counts, verdict = step.verification.counts, step.verdict
     row |= {"ACC": step.verification.at_best.accuracy, "PFP": step.rates.fpr, "PFN": step.rates.fnr}
-    row |= {"FP": counts.fp, "FN": counts.fn, "TP": counts.tp, "TN": counts.tn, "Scored": counts.n}
+    row |= {
+        "FP": counts.fp,
+        "FN": counts.fn,
+        "TP": counts.tp,
+        "TN": counts.tn,
+        "Scored": counts.n - step.verification.n_predicted,
+    }
     row["VerifyLoss"] = step.verification.loss
     if verdict is None:
         return row

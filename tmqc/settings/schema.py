@@ -141,7 +141,7 @@ class QcConfig:
     loss_error: float = within(0.01, 0.0, 100.0)  # acceptable rise of the verification loss per sample, nats
     strikes: int = within(1, 1, 1000)  # failed revisits in a row that eliminate
     early_stop: Any = field(default="off", metadata={"one_of": EARLY_STOPS})  # end a verification once it is decided
-    confidence: float = within(0.95, 0.5, 0.999999)  # of early_stop=confident: at which a part of the scans accepts
+    confidence: float = within(0.95, 0.5, 0.999999)  # of early_stop=confident: in the verdict of a part of the scans
     verify: str = one_of("batch", ("batch", "visit"))  # after every batch, or once after every visit
     calibrate: bool = False  # Platt-calibrate the verification logits before anything is counted
     batchnorm: str = one_of("published", ("published", "frozen"))  # frozen: its statistics stay those of the start

@@ -57,6 +57,10 @@ class LocalCenters:
             *self.learner.train_batch(self._volumes.batch(subjects), labels, learning_rate=learning_rate)
         )
 
+    def sharpen(self, limit: Limit) -> None:
+        """Know the reference, whose model this is, as well as the verdict on the next step needs."""
+        self.scorer.sharpen(limit)
+
     def verify(self, limit: Limit | None = None) -> Verification:
         """Score every center's verification scans, count center by center, add up; with a limit at times not all."""
         return self.scorer.verify(limit)
@@ -64,10 +68,6 @@ class LocalCenters:
     def hold_reference(self) -> None:
         """Count flips against the last full verification from now on."""
         self.scorer.hold_reference()
-
-    def extend_reference(self, limit: Limit) -> Verification:
-        """Score the reference, whose model this is, on further scans."""
-        return self.scorer.extend_reference(limit)
 
     def margins(self, center: str, subjects: Sequence[str]) -> tuple[float, ...]:
         """How strongly the model agrees with the labels of these training scans, in inference mode."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from time import perf_counter
-from typing import Any
+from typing import Any, cast
 
 from tmqc.core.false_alarms import measure_drift
 from tmqc.core.gate import decide, make_limit, rates_of
@@ -24,7 +24,7 @@ from tmqc.core.records import (
 )
 from tmqc.training.state import CLOSE, TOUR, Task
 from tmqc.training.tour import Travel
-from tmqc.training.travel import AwayError, verify, with_logits
+from tmqc.training.travel import AwayError, PredictingCenters, verify, with_logits
 
 
 class ControlledTravel(Travel):
@@ -117,12 +117,15 @@ class ControlledTravel(Travel):
 
     def _try_step(self, task: Task) -> Step:
         """Train, verify, decide; a rejected step leaves no trace in the model."""
-        before = self.centers.snapshot()
+        before, n = self.centers.snapshot(), len(distinct(task.batches))
+        limit = None if self.qc.early_stop == "off" else make_limit(self.qc, self.reference, n)
+        if limit is not None and limit.risk is not None:
+            cast(PredictingCenters, self.centers).sharpen(limit)
         trained = self._train_all(task, before)
         started = perf_counter()
-        raw = self.verify_step(trained.subjects, before)
+        raw = verify(self.centers, self.state.cycle, trained.subjects, limit=limit)
         verification = self._count(raw)
-        verdict = decide(self.qc, verification, self.reference, n_samples=len(trained.subjects))
+        verdict = decide(self.qc, verification, self.reference, n_samples=n)
         if verdict.accepted:
             self.accept(raw)
         else:
@@ -134,31 +137,6 @@ class ControlledTravel(Travel):
             verdict=verdict,
             verify_s=perf_counter() - started,
         )
-
-    def verify_step(self, subjects: tuple[str, ...], before: Any) -> Verification:
-        """Verify a step, as much as its verdict needs.
-
-        Args:
-            before: snapshot of the model that the reference is the verification of.
-        """
-        if self.qc.early_stop == "off":
-            return verify(self.centers, self.state.cycle, subjects)
-        cycle, n = self.state.cycle, len(subjects)
-        limit = make_limit(self.qc, self.reference, n)
-        verification = verify(self.centers, cycle, subjects, limit=limit)
-        while self.reference.is_partial and not limit.accepts(verification):  # only possible under `confident`
-            after = self.centers.snapshot()
-            self.centers.restore(before)
-            self.state.reference = verify(self.centers, cycle, limit=limit, extend=True)
-            self.centers.restore(after)
-            limit = make_limit(self.qc, self.reference, n)
-            verification = verify(self.centers, cycle, subjects, limit=limit)
-        return verification
-
-    def _complete(self) -> None:
-        """Score all scans under the model as it is, which is the one that the reference is of."""
-        self.state.reference = self.state.current = verify(self.centers, self.state.cycle)
-        self.centers.hold_reference()
 
     def _train_all(self, task: Task, before: Any) -> Step:
         """The batches of a task, one after another; if its center goes away in between, nothing of them is left.
@@ -182,12 +160,13 @@ class ControlledTravel(Travel):
         self.centers.hold_reference()
 
     def _close(self) -> tuple[Verification, Rates, float | None]:
-        assert self.state.current is not None
-        started, was_partial = perf_counter(), self.state.current.is_partial
-        if was_partial:
-            self._complete()
-        seconds = perf_counter() - started if was_partial else None
-        return self.state.current, rates_of(self.qc, self.state.current), seconds
+        state, started, seconds = self.state, perf_counter(), None
+        assert state.current is not None
+        if state.current.n_predicted:  # a cycle's end is scored in full
+            state.reference = state.current = verify(self.centers, state.cycle)
+            self.centers.hold_reference()
+            seconds = perf_counter() - started
+        return state.current, rates_of(self.qc, state.current), seconds
 
     def _drift(self) -> Rates:
         assert self.state.current is not None

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 
-from tmqc.core.confident import acceptance_risk, lowest_risk, order_scans, part_ends
+from tmqc.core.confident import N_FIRST, Logits, draw_first, fit_shift, predict, weigh_doubt, weigh_risk
 from tmqc.core.early_stop import Limit, order_batches
-from tmqc.core.rates import DECISION_THRESHOLD, Counts, Verification, cross_entropies, doubts, score
+from tmqc.core.rates import Counts, Verification, doubts, log_odds, score
 from tmqc.model import backend
 from tmqc.model.learner import Learner
 from tmqc.training.workers import VerificationWorkers
@@ -23,13 +24,12 @@ class Scorer:
     """Verification scans of any number of centers, held in one array; a part of them by workers, if there are any.
 
     An early stop that is certain scores the very batches of a full verification, the most doubtful first; in which
-    order is found anew after every full one. A confident one takes single scans, in an order that stays for as long as
-    not all scans have been scored under the reference; see `core.confident`.
+    order is found anew after every full one. A confident one takes single scans and predicts the others; see
+    `core.confident`.
 
     Attributes:
         batch_size: scans scored at once.
         order: numbers of the batches, the most doubtful first.
-        rows: scans in the order of a confident early stop.
     """
 
     def __init__(
@@ -57,11 +57,10 @@ class Scorer:
         studies = np.array(centers)
         self._centers = [np.flatnonzero(studies == study) for study in dict.fromkeys(centers)]
         self.order: tuple[int, ...] = tuple(range(-(-len(self._labels) // batch_size)))
-        self.rows, self._n_orders = np.arange(len(self._labels)), 0
-        # Probabilities in the last verification that may become the reference, and in the reference; NaN: not scored.
-        self._last: NDArray[np.float32] | None = None
-        self._reference: NDArray[np.float32] | None = None
-        self._open: NDArray[np.float32] | None = None  # of a step that is not decided yet
+        # Logits in the last verification that may become the reference, and in the reference.
+        self._last: Logits | None = None
+        self._reference: Logits | None = None
+        self._n_drawn = 0  # confident verifications so far: the seed of the next
         if workers is not None:
             workers.check(
                 self._weights(), lambda batch: learner.predict(volumes[self._rows(batch)], batch_size=batch_size)
@@ -86,72 +85,46 @@ class Scorer:
         return self.count(p)
 
     def _verify_confidently(self, limit: Limit, risk: float) -> Verification:
-        """Score a part, then the next, as far as the reference is known on it, until one accepts or all have been.
-
-        If none accepts, and the reference does not go as far, the verdict is open: the next verification goes on, once
-        the reference has been extended.
-        """
-        known, n = self._n_known(), len(self.rows)
-        p, self._open = (np.full(n, np.nan, np.float32) if self._open is None else self._open), None
-        if self._is_hopeless(limit, risk):
-            if known == n:
-                return self.verify(replace(limit, risk=None))
-            self._open = p
-            return self._count_some(p, self.rows[:0])
-        partial = Verification(Counts())
-        for end in part_ends(n):
-            if end > known:
-                self._open = p
-                return partial
-            for rows in self._predict_up_to(end, p):
-                partial = self._count_some(p, rows)
-                if known == n and len(rows) < n and limit.rejects(partial):
-                    return partial
-            if end < n:
-                partial = self._count_some(p, self.rows[:end])
-                partial = replace(partial, risk=self._risk(limit, p, self.rows[:end]))
-                if limit.accepts(partial):
-                    self._last = p
-                    return partial
-        return self.count(p)
-
-    def _is_hopeless(self, limit: Limit, risk: float) -> bool:
-        """Whether no part could accept: the tolerance is too small for that, as of a single scan's step."""
-        return lowest_risk(limit.slack, self._labels[self.rows]) > risk
-
-    def _n_known(self) -> int:
-        """Of the scans in the order of a confident stop, how many the reference is known on."""
-        return 0 if self._reference is None else int(np.sum(np.isfinite(self._reference)))
-
-    def _predict_up_to(self, end: int, p: NDArray[np.float32]) -> Iterator[NDArray[np.intp]]:
-        """Fill `p` batch by batch; gives all rows that have been scored after each."""
-        start = int(np.sum(np.isfinite(p)))
-        for at in range(start, end, self.batch_size):
-            rows = self.rows[at : min(at + self.batch_size, end)]
-            found = self._learner.predict(backend.take(self._held, rows), batch_size=self.batch_size)
-            if not np.isfinite(found).all():
-                raise FloatingPointError(f"{np.count_nonzero(~np.isfinite(found))} predictions are not finite")
-            p[rows] = found
-            yield self.rows[: at + len(rows)]
-
-    def extend_reference(self, limit: Limit) -> Verification:
-        """Score the reference on the next part; the model must be the reference's. Its verification so far."""
-        assert limit.risk is not None
-        assert self._reference is not None
-        known, n = self._n_known(), len(self.rows)
-        end = n if self._is_hopeless(limit, limit.risk) else next(end for end in part_ends(n) if end > known)
-        self._reference = self._reference.copy()
-        for _ in self._predict_up_to(end, self._reference):
-            pass
-        return self._count_some(self._reference, self.rows[:end])
-
-    def _risk(self, limit: Limit, p: NDArray[np.float32], rows: NDArray[np.intp]) -> float:
-        """Of accepting by the scans scored."""
-        reference, labels = self._reference, self._labels[rows]
+        """Score scans drawn at random, then those that the verdict hangs on, until the risk is no larger."""
+        reference, labels, p = self._reference, self._labels, np.full(len(self._labels), np.nan, np.float32)
         assert reference is not None
-        right, was_right = ((q[rows] >= DECISION_THRESHOLD) == (labels == 1) for q in (p, reference))
-        rises = cross_entropies(p[rows], labels) - cross_entropies(reference[rows], labels)
-        return acceptance_risk(limit.slack, self._labels[self.rows], broken=was_right & ~right, rises=rises)
+        self._n_drawn += 1
+        rows = draw_first(labels, max(N_FIRST, self.batch_size), seed=self._n_drawn)
+        while True:
+            p[rows] = self._predict_rows(rows)
+            scored = np.flatnonzero(np.isfinite(p))
+            logits, n_left = log_odds(p[scored]), len(p) - len(scored)
+            shift = fit_shift(reference, labels, scored, logits)
+            before, after = predict(reference, labels, shift, scored, logits)
+            found, weights = weigh_risk(before, shift, after, labels, limit.slack, seed=self._n_drawn)
+            if found <= risk or n_left == 0:
+                break
+            weights[scored] = -1.0
+            rows = np.argsort(-weights, kind="stable")[: min(self.batch_size, n_left)]
+        old, self._reference = self._count(expit(before.mean), before), before
+        return replace(self._count(expit(after.mean), after), before=old, n_predicted=n_left, risk=found)
+
+    def sharpen(self, limit: Limit) -> None:
+        """Before a step, score scans of the reference that were predicted, until their errors cannot decide the step.
+
+        The model must be the reference's.
+        """
+        assert limit.risk is not None
+        while self._reference is not None:
+            found, weights = weigh_doubt(self._reference, self._labels, limit.slack, seed=self._n_drawn)
+            guessed = np.flatnonzero(self._reference.variance > 0.0)
+            if found <= limit.risk or not len(guessed):
+                return
+            rows = guessed[np.argsort(-weights[guessed], kind="stable")[: self.batch_size]]
+            mean, variance = self._reference.mean.copy(), self._reference.variance.copy()
+            mean[rows], variance[rows] = log_odds(self._predict_rows(rows)), 0.0
+            self._reference = Logits(mean, variance)
+
+    def _predict_rows(self, rows: NDArray[np.intp]) -> NDArray[np.float32]:
+        p = self._learner.predict(backend.take(self._held, rows), batch_size=self.batch_size)
+        if not np.isfinite(p).all():
+            raise FloatingPointError(f"{np.count_nonzero(~np.isfinite(p))} of {p.size} predictions are not finite")
+        return p
 
     def _score(self, order: Sequence[int]) -> Generator[tuple[int, NDArray[np.float32]]]:
         """Batches and their probabilities, in this order; while a worker is waited for, further ones are scored."""
@@ -181,39 +154,37 @@ class Scorer:
 
     def count(self, p: NDArray[np.float32]) -> Verification:
         """Count the probabilities of all scans, shape (n,), center by center, add up, and remember them."""
-        whole = score(p, self._labels, self._predicted_before(slice(None)), centers=self._centers)
-        self._last = p
         self.order = order_batches(doubts(p, self._labels), self.batch_size)
+        return self._count(p, Logits(log_odds(p), np.zeros(len(p))))
+
+    def _count(self, p: NDArray[np.floating], logits: Logits) -> Verification:
+        whole = score(p, self._labels, self._predicted_before(slice(None)), centers=self._centers)
+        self._last = logits
         return whole
 
     def hold_reference(self) -> None:
-        """Count flips against the last verification that was whole, or sure enough to accept, from now on."""
+        """Count flips against the last verification that was not cut short from now on."""
         self._reference = self._last
-        if self._last is not None and np.isfinite(self._last).all():
-            self._n_orders += 1
-            self.rows = order_scans(len(self.rows), seed=self._n_orders)
 
     def _predicted_before(self, rows: NDArray[np.intp] | slice) -> NDArray[np.bool_] | None:
-        """Which of the scans the reference took for PD; None without one, or if not all of them were scored then."""
-        if self._reference is None or not np.isfinite(self._reference[rows]).all():
-            return None
-        return self._reference[rows] >= DECISION_THRESHOLD
+        """Which of the scans the reference takes for PD; None without one."""
+        return None if self._reference is None else self._reference.mean[rows] >= 0.0
 
     def state(self) -> dict[str, NDArray[np.generic]]:
         """What is remembered."""
-        orders = {"order": np.array(self.order), "rows": self.rows, "n_orders": np.array(self._n_orders)}
-        remembered = {"last": self._last, "reference": self._reference, **orders}
-        return {f"centers/{name}": array for name, array in remembered.items() if array is not None}
+        known = {"last": self._last, "reference": self._reference}
+        arrays = {name: np.stack([found.mean, found.variance]) for name, found in known.items() if found is not None}
+        arrays |= {"order": np.array(self.order), "n_drawn": np.array(self._n_drawn)}
+        return {f"centers/{name}": array for name, array in arrays.items()}
 
     def load_state(self, state: Arrays) -> None:
         """Inverse of `state`; other entries are left alone."""
         self._last, self._reference = (
-            np.asarray(state[name], np.float32) if (name := f"centers/{which}") in state else None
+            Logits(*state[name].astype(np.float64)) if (name := f"centers/{which}") in state else None
             for which in ("last", "reference")
         )
         if "centers/order" in state:
-            self.order = tuple(state["centers/order"].tolist())
-            self.rows, self._n_orders = state["centers/rows"].astype(np.intp), int(state["centers/n_orders"])
+            self.order, self._n_drawn = tuple(state["centers/order"].tolist()), int(state["centers/n_drawn"])
 
     def _rows_of(self, batches: Sequence[int]) -> NDArray[np.intp]:
         return np.flatnonzero(np.isin(np.arange(len(self._labels)) // self.batch_size, batches))

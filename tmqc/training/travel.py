@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,7 +57,8 @@ class Centers(Protocol):
         """Score the model on every center's verification scans and add up.
 
         Args:
-            limit: None: score all of them; else scoring may end as soon as `limit.rejects` what was counted so far.
+            limit: None: score all of them; else scoring may end as soon as `limit.rejects` what was counted so far, or,
+                with a `risk`, as soon as what all would say is sure enough.
         """
 
     def hold_reference(self) -> None:
@@ -73,15 +74,11 @@ class Centers(Protocol):
         """Undo everything since `snapshot`, bit for bit."""
 
 
-class ExtendingCenters(Centers, Protocol):
-    """Centers that accept a step by a part of the verification scans, if `Limit.risk` lets them."""
+class PredictingCenters(Centers, Protocol):
+    """Centers that can decide a step by a part of the verification scans, if `Limit.risk` lets them."""
 
-    def extend_reference(self, limit: Limit) -> Verification:
-        """Score the reference, whose model this is, on further scans; the step under way, not decided, is gone on with.
-
-        Returns:
-            The reference on all scans that it was scored on.
-        """
+    def sharpen(self, limit: Limit) -> None:
+        """Know the reference, whose model this is, as well as the verdict on the next step needs."""
 
 
 class StatefulCenters(Centers, Protocol):
@@ -149,22 +146,17 @@ def verify(
     subjects: Sequence[str] = (),
     *,
     limit: Limit | None = None,
-    extend: bool = False,
 ) -> Verification:
     """Have the model verified.
 
     Args:
         subjects: the model was trained on just before, for the message.
         limit: as `Centers.verify`.
-        extend: the model is the reference's, which is to be scored on further scans.
 
     Raises:
         NonFiniteError: a prediction is NaN or infinite.
     """
     try:
-        if extend:
-            assert limit is not None
-            return cast(ExtendingCenters, centers).extend_reference(limit)
         return centers.verify(limit)
     except FloatingPointError as error:
         after = f" after the step on {', '.join(subjects)}" if subjects else ""
