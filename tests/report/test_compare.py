@@ -11,11 +11,11 @@ from report.made_runs import HARM, make_run
 from scripts_of import load_script
 
 from tmqc.errors import ComparisonError
-from tmqc.report.compare.figures import draw_heat_maps, draw_precision_recall
+from tmqc.report.compare.figures import draw_heat_maps, draw_precision_recall, heat_map
 from tmqc.report.compare.gather import gather
 from tmqc.report.compare.groups import differing_settings, effective_settings, group_runs, shared_settings
 from tmqc.report.compare.page import write_comparison
-from tmqc.report.compare.tables import average, average_groups, gate_runs, half_width, heat_maps, tabulate_runs
+from tmqc.report.compare.tables import average, average_groups, gate_runs, half_width, tabulate_runs
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "compare.py"
 
@@ -123,15 +123,14 @@ def test_average_by_hand():
 
 def test_heat_maps_by_hand(outputs):
     runs = gate_runs(group_runs(gather([outputs]).records))
-    [(gate, means, counts)] = heat_maps(runs, "detect/recall")
-    assert gate == "qc"
+    means, counts = heat_map(runs, "detect/recall")
     assert means.to_dict() == {1: {0.01: 0.25, 0.02: 0.25}, 2: {0.01: 0.0, 0.02: 0.0}}
     assert counts.to_dict() == {1: {0.01: 2, 0.02: 2}, 2: {0.01: 2, 0.02: 1}}
-    [(_, means, counts)] = heat_maps(runs, "detect/precision")  # none where no scan was eliminated: empty, not 0
+    means, counts = heat_map(runs, "detect/precision")  # none where no scan was eliminated: empty, not 0
     assert means[2].isna().all()
     assert list(counts[2]) == [0, 0]
-    [(_, figure)] = draw_heat_maps(runs)
-    assert any("n=1" in text for text in texts(figure))
+    [(gate, figure)] = draw_heat_maps(runs)
+    assert gate == "qc" and any("n=1" in text for text in texts(figure))
 
 
 def test_screens_have_no_error_but_may_have_revisits(tmp_path):
@@ -139,7 +138,7 @@ def test_screens_have_no_error_but_may_have_revisits(tmp_path):
         screen = ["qc.control=screen", f"qc.revisit={revisit}", *HARM]
         make_run(tmp_path, "qc", f"s{revisit}", *screen, detection={"recall": 0.5 * revisit, "precision": 1.0})
     runs = gate_runs(group_runs(gather([tmp_path]).records))
-    [(_, means, _)] = heat_maps(runs, "detect/recall")
+    means, _ = heat_map(runs, "detect/recall")
     assert means.to_numpy().tolist() == [[0.5, 1.0]]
     assert texts(draw_precision_recall(runs)) == ["R 1", "R 2"]
     assert [gate for gate, _ in draw_heat_maps(runs)] == ["qc"]
@@ -156,7 +155,7 @@ def test_yellow_is_better_in_every_map(outputs):
 
 def test_no_heat_map_where_neither_setting_varies(outputs):
     runs = gate_runs(group_runs(gather([outputs]).records))
-    assert not list(heat_maps(runs[(runs["error"] == 0.01) & (runs["revisit"] == 1)], "detect/recall"))
+    assert not draw_heat_maps(runs[(runs["error"] == 0.01) & (runs["revisit"] == 1)])
 
 
 class Page(HTMLParser):

@@ -91,17 +91,11 @@ def _outcomes(rows: pd.DataFrame) -> Sequence[str | None]:
     return [(ELIMINATED if ignored else READMITTED) if phase == REVISIT else None for phase, ignored in verdicts]
 
 
-def eliminated_in(waits: Iterable[Wait]) -> dict[str, int]:
-    """Map each eliminated subject to the cycle it was eliminated in, in that order."""
-    found = [(w.decided, w.subject) for w in waits if w.outcome == ELIMINATED and w.decided is not None]
-    return {subject: cycle for cycle, subject in sorted(found, key=lambda pair: pair[0])}
-
-
 def find_flagged(trace: pd.DataFrame, scans: Iterable[Subject]) -> list[FlaggedScan]:
     """List every scan ever flagged: the eliminated first, then the undecided; each in the order first flagged.
 
     Args:
-        trace: as `past_run.read_trace` gives it.
+        trace: as `read_trace` gives it.
         scans: training scans, as far as they are known.
     """
     stays: dict[str, list[Wait]] = {}

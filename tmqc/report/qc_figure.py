@@ -16,14 +16,7 @@ from matplotlib.transforms import blended_transform_factory
 
 from tmqc.core.records import SCREEN
 from tmqc.report.flagged import find_waits
-from tmqc.report.style import (
-    BLUE,
-    GRAY,
-    ORANGE,
-    VERMILION,
-    new_figure,
-    style_axes,
-)
+from tmqc.report.style import BLUE, GRAY, ORANGE, VERMILION, new_figure, style_axes
 from tmqc.report.timeline_figure import draw_timeline, timeline_height_in
 
 _MANY_STEPS = 400  # from here on markers of accepted steps would be a smear
@@ -53,13 +46,8 @@ def draw_qc(trace: pd.DataFrame) -> Figure:
     With a gate these are FPR and FNR with the tolerance, with the screen the evidence on every scan.
 
     Args:
-        trace: columns of `trace.csv`, as `past_run.read_trace` gives them.
-
-    Raises:
-        ValueError: the trace has no rows.
+        trace: columns of `trace.csv`, as `read_trace` gives them, at least one row.
     """
-    if trace.empty:
-        raise ValueError("the trace has no rows to draw")
     waits = find_waits(trace)
     shown = _shown(trace, _RATES)
     heights = (*(_RATES_IN for _ in shown), timeline_height_in(waits))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -12,7 +13,6 @@ from matplotlib.figure import Figure
 
 from tmqc.core.glossary import TERMS
 from tmqc.report.compare.groups import Group
-from tmqc.report.compare.tables import describe_point, heat_maps
 from tmqc.report.style import BLUE, GRAY, GREEN, VERMILION, new_figure, series_style, style_axes
 
 _COLORS = {"clean": GREEN, "dirty": VERMILION, "qc": BLUE}
@@ -70,12 +70,25 @@ def draw_heat_maps(runs: pd.DataFrame) -> list[tuple[str, Figure]]:
         Gate and figure. A cell holds the mean over the seeds and their number n; it is empty where nothing was run, or
         where no run has such a number.
     """
-    maps: dict[str, list[tuple[str, pd.DataFrame, pd.DataFrame]]] = {}
-    for name in _MAPS:
-        for gate, means, counts in heat_maps(runs, name):
-            if means.notna().any(axis=None):
-                maps.setdefault(gate, []).append((name, means, counts))
-    return [(gate, _draw_maps(runs[runs["gate"] == gate], of)) for gate, of in maps.items()]
+    figures = []
+    for gate, of in runs.groupby("gate", sort=False):
+        if of["error"].nunique() < 2 and of["revisit"].nunique() < 2:
+            continue
+        if maps := [(name, *heat_map(of, name)) for name in _MAPS if of[name].notna().any()]:
+            figures.append((str(gate), _draw_maps(of, maps)))
+    return figures
+
+
+def heat_map(runs: pd.DataFrame, name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Means over seeds of `name`, and number of seeds: one row per acceptable error, one column per revisit.
+
+    A combination that was not run, or has no such number, is empty in the first and 0 in the second.
+    """
+    values = runs.assign(value=pd.to_numeric(runs[name]))
+    means, counts = (
+        values.pivot_table("value", "error", "revisit", aggfunc=what, dropna=False) for what in ("mean", "count")
+    )
+    return means, counts.fillna(0).astype(int)
 
 
 def _draw_maps(runs: pd.DataFrame, maps: Sequence[tuple[str, pd.DataFrame, pd.DataFrame]]) -> Figure:
@@ -163,5 +176,11 @@ def draw_gate(axes: Axes, runs: pd.DataFrame, gate: str, at: int) -> None:
     axes.plot(means["x"][none], means["y"][none], marker, color=color, markersize=8, markerfacecolor="white")
     if len(means) > 1:
         for row in means.itertuples(index=False):
-            text = describe_point(row.error, row.revisit)
+            text = _describe_point(row.error, row.revisit)
             axes.annotate(text, (row.x, row.y), (4, 5), textcoords="offset points", fontsize=6, color=color)
+
+
+def _describe_point(error: Any, revisit: Any) -> str:
+    """Acceptable error and revisit as a label: `0.02, R 2`; without an error, as a screen is, `R 2`."""
+    parts = [] if pd.isna(error) else [f"{error:g}"]
+    return ", ".join(parts if pd.isna(revisit) else [*parts, f"R {revisit:g}"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -95,33 +95,6 @@ def _error_name(group: Group) -> str | None:
     """The error that its gate is drawn over, if it has one."""
     settings = effective_settings(group.records[0].settings)
     return next((name for name in (ERROR, LOSS_ERROR) if settings.get(name) is not None), None)
-
-
-def describe_point(error: Any, revisit: Any) -> str:
-    """A row's acceptable error and revisit as a label: `0.02, R 2`; without an error, as a screen is, `R 2`."""
-    parts = [] if pd.isna(error) else [f"{error:g}"]
-    return ", ".join(parts if pd.isna(revisit) else [*parts, f"R {revisit:g}"])
-
-
-def heat_maps(runs: pd.DataFrame, name: str) -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame]]:
-    """Yield gate, means over seeds and number of seeds of `name`, for gates whose error or revisit varies.
-
-    Args:
-        runs: as `gate_runs`.
-        name: of the number.
-
-    Yields:
-        Two tables with one row per acceptable error and one column per revisit; a combination that was not run, or has
-        no such number, is empty in the first and 0 in the second.
-    """
-    for gate, of in runs.groupby("gate", sort=False):
-        if of["error"].nunique() < 2 and of["revisit"].nunique() < 2:
-            continue
-        values = of.assign(value=pd.to_numeric(of[name]))
-        means, counts = (
-            values.pivot_table("value", "error", "revisit", aggfunc=what, dropna=False) for what in ("mean", "count")
-        )
-        yield str(gate), means, counts.fillna(0).astype(int)
 
 
 def average(frame: pd.DataFrame, by: Sequence[str], values: Sequence[str]) -> pd.DataFrame:
