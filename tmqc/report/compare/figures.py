@@ -12,7 +12,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tmqc.core.glossary import TERMS
-from tmqc.report.compare.groups import Group
 from tmqc.report.style import BLUE, GRAY, GREEN, VERMILION, new_figure, series_style, style_axes
 
 _COLORS = {"clean": GREEN, "dirty": VERMILION, "qc": BLUE}
@@ -26,26 +25,27 @@ _MAPS = (
 _MORE_IS_BETTER, _FEWER_IS_BETTER = mpl.colormaps["cividis"], mpl.colormaps["cividis_r"]
 
 
-def draw_models(groups: Sequence[Group], means: pd.DataFrame) -> Figure | None:
+def draw_models(runs: pd.DataFrame, means: pd.DataFrame) -> Figure | None:
     """Draw the test metrics of every group side by side: single runs, their mean, its interval. None without any.
 
     Args:
-        groups: in the order in which they are drawn.
-        means: as `average_groups`.
+        runs: as `tabulate_runs`.
+        means: as `average_groups`, in the order in which they are drawn.
     """
     names = [name for name in _TEST if means[name].notna().any()]
     if not names:
         return None
-    figure = new_figure(2.0 + 2.6 * len(names), 0.9 + 0.34 * max(len(groups), 2))
+    figure = new_figure(2.0 + 2.6 * len(names), 0.9 + 0.34 * max(len(means), 2))
     panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    of_group = dict(iter(runs[runs["counted"]].groupby("group")))
     for axes, name in zip(panels, names, strict=True):
-        for y, (group, row) in enumerate(zip(groups, means.to_dict("records"), strict=True)):
-            values = [v for record in group.records if (v := record.numbers.get(name)) is not None]
+        for y, row in enumerate(means.to_dict("records")):
+            values = of_group[row["group"]][name].dropna().astype(float).tolist()
             if values:
-                draw_mean(axes, y, values, float(np.mean(values)), row[f"{name}_half"], pipeline=group.pipeline)
+                draw_mean(axes, y, values, float(np.mean(values)), row[f"{name}_half"], pipeline=row["pipeline"])
         style_axes(axes, xlabel=name)
-        axes.set_yticks(range(len(groups)), [group.label for group in groups])
-        axes.set_ylim(len(groups) - 0.5, -0.5)
+        axes.set_yticks(range(len(means)), [*means["group"]])
+        axes.set_ylim(len(means) - 0.5, -0.5)
     return figure
 
 

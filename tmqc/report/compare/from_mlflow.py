@@ -36,11 +36,9 @@ def _read(run: Any, settings: Mapping[str, Setting]) -> RunRecord | LeftOut:
     finished = run.info.status == "FINISHED"
     known = [n for n in NUMBERS if finished and (pipeline == "qc" or not n.startswith("qc/"))]
     return RunRecord(
-        name=str(settings.get("run.name", name)),
-        pipeline=str(pipeline),
         origin=run_id,
         state=FINISHED if finished else f"unfinished, {run.info.status} in the tracking store",
-        settings=settings,
+        settings={"run.name": name, **settings},
         numbers=dict.fromkeys(NUMBERS) | {n: run.data.metrics.get(n) for n in known},
         note=PHANTOM_NOTE if tags.get("phantom") == "true" else None,
     )

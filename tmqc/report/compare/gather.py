@@ -36,7 +36,6 @@ class RunRecord:
     """One training run.
 
     Attributes:
-        name: of the run, as displayed.
         origin: where it was read: its directory, or its id in the tracking store.
         state: `FINISHED`, or how far it got; only a finished run has numbers.
         settings: flattened, `qc.error` -> 0.02.
@@ -44,13 +43,21 @@ class RunRecord:
         note: that its cohort is a phantom, if it is.
     """
 
-    name: str
-    pipeline: str
     origin: str
     state: str
     settings: Mapping[str, Setting]
     numbers: Mapping[str, float | None]
     note: str | None
+
+    @property
+    def name(self) -> str:
+        """Of the run, as displayed."""
+        return str(self.settings["run.name"])
+
+    @property
+    def pipeline(self) -> str:
+        """Its name."""
+        return str(self.settings["pipeline.name"])
 
     @property
     def finished(self) -> bool:
@@ -130,8 +137,6 @@ def record_of(run: PastRun) -> RunRecord:
     if run.summary is not None and "verify/accuracy" not in run.summary:
         raise RunError(f"{run.directory}: its summary.json is not that of a training run of this version")
     return RunRecord(
-        name=str(run.settings["run.name"]),
-        pipeline=run.pipeline,
         origin=str(run.directory),
         state=_how_far(run) if run.summary is None else FINISHED,
         settings=run.settings,
