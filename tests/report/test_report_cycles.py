@@ -7,36 +7,18 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
+from core.test_numbers import REPORT
 
 from tmqc.core.numbers import SUBJECTS, cycle_numbers
-from tmqc.core.rates import Counts, Rates, Verification
-from tmqc.core.records import CycleReport
 from tmqc.errors import RunError
 from tmqc.report.results import read_results
 from tmqc.report.scores import score_detection, write_detection
 from tmqc.runs.cycles import append_cycle, read_rows
 
-FIRST = CycleReport(
-    cycle=10,
-    learning_rate=1 / 3,
-    train_loss=None,
-    train_accuracy=None,
-    verification=Verification(Counts(tp=1, fp=2, tn=3, fn=4), 5.0),
-    rates=Rates(0.4, 0.8),
-    n_steps=7,
-    n_verifications=7,
-    n_batches=5,
-    n_batches_rejected=1,
-    flagged=("a", "007"),
-    readmitted=(),
+FIRST = replace(
+    REPORT, cycle=10, learning_rate=1 / 3, train_loss=None, train_accuracy=None, flagged=("a", "007"),
     eliminated=("n/a b",),
-    n_waiting=2,
-    n_eliminated=1,
-    train_s=0.1,
-    verify_s=2.0,
-    postponed=("c",),
-    n_screened=3,
-)
+)  # fmt: skip
 LAST = replace(FIRST, cycle=11, train_loss=0.1 + 0.2, train_accuracy=1.0, flagged=())
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from core.test_numbers import REPORT as CYCLE
 from paper_run import name_by_tokens
 from rich.console import Console
 
 from tmqc.core.detection import History
-from tmqc.core.rates import Counts, Rates, Verification
-from tmqc.core.records import CycleReport
+from tmqc.core.rates import Rates
 from tmqc.data.cohort import Subject
 from tmqc.report.metrics import subgroup_metrics
 from tmqc.report.past_run import truth_of
@@ -24,25 +24,7 @@ from tmqc.report.tables import print_inference, print_training
 from tmqc.runs.trace import COLUMNS
 
 NOTE = "phantom cohort: no patient was scanned"
-REPORT = CycleReport(
-    cycle=29,
-    learning_rate=1e-4,
-    train_loss=None,
-    train_accuracy=None,
-    verification=Verification(Counts(tp=9, fp=1, tn=9, fn=1), 2.0),
-    rates=Rates(0.1, 0.1),
-    n_steps=1,
-    n_verifications=1,
-    n_batches=1,
-    n_batches_rejected=0,
-    flagged=(),
-    readmitted=(),
-    eliminated=(),
-    n_waiting=2,
-    n_eliminated=3,
-    train_s=1.0,
-    verify_s=1.0,
-)
+REPORT = replace(CYCLE, cycle=29, train_loss=None, rates=Rates(0.1, 0.1), n_waiting=2, n_eliminated=3)
 SUBJECTS = [Subject(f"s{i}", Path("x"), "c[1]", i % 2, "F", 65.0, None) for i in range(4)]
 
 

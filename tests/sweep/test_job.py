@@ -25,7 +25,7 @@ from tmqc.sweep import job as module
 from tmqc.sweep import pretrain as pretrain_module
 from tmqc.sweep import run_process as jobs
 from tmqc.sweep.board import Board
-from tmqc.sweep.job import Made, Place, carry_out, handle_signals, skip_finished
+from tmqc.sweep.job import Place, carry_out, handle_signals, skip_finished
 from tmqc.sweep.outcome import FAILED, FINISHED, KILLED, NOT_STARTED, SKIPPED, Outcome, read_outcome, write_outcome
 from tmqc.sweep.pretrain import last_clean_cycle, name_clean, pretrain
 from tmqc.sweep.run_process import Ended
@@ -69,7 +69,7 @@ def place_in(sweep, *, launch="first"):
 def made(*, error=0.02, overwrite=False):
     config = Config()
     config.qc.error, config.run.overwrite = error, overwrite
-    return Made(config, None)
+    return config, None
 
 
 def test_a_job_that_has_finished_is_skipped_and_keeps_its_numbers(runs, tmp_path):
@@ -98,18 +98,18 @@ def test_other_settings_and_overwrite_run_it_again(runs, tmp_path, change):
 
 def test_settings_that_say_nothing_about_the_result_do_not(runs, tmp_path):
     carry_out(place_in(tmp_path), made)
-    other = made()
-    other.config.run.name, other.config.tracking.name, other.config.checkpoint.every_s = "other", "none", 1.0
-    assert carry_out(place_in(tmp_path), lambda: other).status == SKIPPED
+    other, _ = made()
+    other.run.name, other.tracking.name, other.checkpoint.every_s = "other", "none", 1.0
+    assert carry_out(place_in(tmp_path), lambda: (other, None)).status == SKIPPED
 
 
 def test_a_table_that_has_changed_does(runs, tmp_path):
     table = tmp_path / "train.csv"
 
     def with_table():
-        job = made()
-        job.config.cohort.train_csv = str(table)
-        return job
+        config, _ = made()
+        config.cohort.train_csv = str(table)
+        return config, None
 
     table.write_text("one")
     carry_out(place_in(tmp_path / "s"), with_table)
@@ -186,14 +186,14 @@ def test_a_task_of_slurm_may_go_on_after_a_signal(runs, tmp_path, ends):
 @pytest.mark.parametrize("when", ["composing", "pretraining", "after"])
 def test_a_signal_before_the_run_has_its_process_is_not_lost(runs, tmp_path, monkeypatch, when):
     before = {number: signal.getsignal(number) for number in WAITING}
-    job = made()
+    job, _ = made()
     clean, directory = clean_in(tmp_path)
-    job.config.init["from"] = str(directory)
+    job.init["from"] = str(directory)
 
     def make():
         if when == "composing":
             signal.raise_signal(signal.SIGINT)
-        return Made(job.config, clean)
+        return job, clean
 
     def train(*_, **__):
         if when == "pretraining":
@@ -226,9 +226,9 @@ def test_the_reason_is_short_however_many_faults_there_are():
 def test_a_taken_directory_is_refused_before_the_clean_model_is_trained(runs, tmp_path):
     carry_out(place_in(tmp_path), made)
     clean, directory = clean_in(tmp_path)
-    job = made(error=0.05)
-    job.config.init["from"] = str(directory)
-    outcome = carry_out(place_in(tmp_path), lambda: Made(job.config, clean))
+    job, _ = made(error=0.05)
+    job.init["from"] = str(directory)
+    outcome = carry_out(place_in(tmp_path), lambda: (job, clean))
     assert (outcome.status, runs.of) == (NOT_STARTED, [tmp_path / "qc.error=0.02"])
     assert "already holds a run with other settings" in outcome.reason
 
@@ -252,10 +252,10 @@ def test_inference_begins_anew_where_it_died(runs, tmp_path):
     overwritten = []
 
     def inference():
-        job = made()
-        job.config.pipeline.name = "inference"
-        overwritten.append(job.config.run)
-        return job
+        job, _ = made()
+        job.pipeline.name = "inference"
+        overwritten.append(job.run)
+        return job, None
 
     runs.ends = [Ended(-9, "killed by SIGKILL")]
     carry_out(place_in(tmp_path), inference)
@@ -333,10 +333,10 @@ def test_a_clean_model_that_cannot_be_trained_is_the_reason(runs, tmp_path):
 )
 def test_a_clean_model_that_was_not_trained_says_whose_fault_it_was(runs, tmp_path, capsys, ends, code, status):
     runs.ends = [Ended(ends, "as reported")]
-    job = made()
+    job, _ = made()
     clean, directory = clean_in(tmp_path)
-    job.config.init["from"] = str(directory)
-    outcome = carry_out(place_in(tmp_path), lambda: Made(job.config, clean))
+    job.init["from"] = str(directory)
+    outcome = carry_out(place_in(tmp_path), lambda: (job, clean))
     assert (outcome.code, outcome.status) == (code, status)
     assert "as reported" in outcome.reason and "as reported" in capsys.readouterr().err
     assert runs.of == [directory]
