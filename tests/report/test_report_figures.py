@@ -20,7 +20,7 @@ from tmqc.core.schedule import Tour
 from tmqc.data.cohort import Subject
 from tmqc.errors import RunError
 from tmqc.report.cycles_figure import draw_cycles, draw_inference
-from tmqc.report.flagged import Wait, find_flagged, find_waits
+from tmqc.report.flagged import find_flagged, find_waits
 from tmqc.report.metrics import predictions_of, subgroup_metrics, write_predictions
 from tmqc.report.qc_figure import draw_qc, draw_steps
 from tmqc.report.results import read_scored, read_trace
@@ -91,8 +91,8 @@ def drawn(monkeypatch):
 
 def test_waits_are_read_from_the_trace(make_run):
     _, trace, ledger = make_run(3, 5, ["c0s1", "c2s4"])
-    waits = find_waits(trace)
-    assert set(waits) == {Wait("c0s1", "c0", 10, 12, "eliminated"), Wait("c2s4", "c2", 10, 12, "eliminated")}
+    waits = find_waits(trace).sort_values("subject")
+    assert waits.to_numpy().tolist() == [["c0s1", "c0", 10, 12, "eliminated"], ["c2s4", "c2", 10, 12, "eliminated"]]
     assert {scan.subject for scan in find_flagged(trace, [])} == set(ledger.eliminated)
 
 
@@ -100,7 +100,8 @@ def test_readmitted_and_undecided_subjects_differ():
     rows = [(10, "retry", "a", 1), (10, "retry", "a", 1), (10, "retry", "b", 0), (12, "revisit", "a", 0),
             (13, "retry", "a", 1)]  # fmt: skip
     trace = pd.DataFrame(rows, columns=["Cycle", "Phase", "Subject", "Ignored"]).assign(Study="n")
-    assert find_waits(trace) == (Wait("a", "n", 10, 12, "readmitted"), Wait("a", "n", 13))
+    waits = find_waits(trace).fillna(-1)
+    assert waits.to_numpy().tolist() == [["a", "n", 10, 12, "readmitted"], ["a", "n", 13, -1, "undecided"]]
 
 
 @pytest.mark.parametrize(
@@ -198,7 +199,7 @@ def test_a_torn_last_row_of_a_trace_is_no_row(tmp_path, with_away):
     path = tmp_path / "trace.csv"
     for torn in ("2,b", ",".join((cells | {"Subject": "b"}).values())):
         path.write_text("\n".join([*rows, torn]))
-        assert [wait.subject for wait in find_waits(read_trace(path))] == ["a"]
+        assert find_waits(read_trace(path))["subject"].tolist() == ["a"]
     path.write_text(",".join(COLUMNS))
     with pytest.raises(RunError, match=r"is not the trace.csv"):
         read_trace(path)

@@ -81,8 +81,7 @@ def replay(run: PastRun, store: MlflowStore, *, again: bool = False) -> None:
 
 
 def _replay_all(run: PastRun, tracker: MlflowTracker, left: Outbox | None) -> None:
-    others = list(other_numbers(run))  # before anything is sent: a file may be at fault
-    _ = run.cycles
+    others, _ = list(other_numbers(run)), run.cycles  # read before anything is sent: a file may be at fault
     name = f"{run.pipeline}/{run.settings['run.name']}"
     tracker.start(name=name, tags=_tags(run), settings=run.settings, description=run.note or "")
     if left is not None:

@@ -51,7 +51,7 @@ _asked: list[int] = []  # signals that this process was sent while it worked for
 
 
 @dataclass(frozen=True)
-class Place:
+class JobLocation:
     """Where a job belongs.
 
     Attributes:
@@ -99,7 +99,7 @@ def was_asked() -> bool:
     return bool(_asked)
 
 
-def carry_out(place: Place, make: Callable[[], Settings]) -> Outcome | None:
+def carry_out(place: JobLocation, make: Callable[[], Settings]) -> Outcome | None:
     """Do what is left of a job; None if this process has been asked to stop before.
 
     Args:
@@ -149,7 +149,7 @@ def carry_out(place: Place, make: Callable[[], Settings]) -> Outcome | None:
     return outcome
 
 
-def skip_finished(place: Place, make: Callable[[], Settings]) -> bool:
+def skip_finished(place: JobLocation, make: Callable[[], Settings]) -> bool:
     """Whether an earlier launch has finished the job; its outcome then says so. False for faulty settings."""
     try:
         config, _ = make()
@@ -162,7 +162,7 @@ def skip_finished(place: Place, make: Callable[[], Settings]) -> bool:
     return True
 
 
-def _skipped(place: Place, config: Config, outcome: Outcome) -> Outcome | None:
+def _skipped(place: JobLocation, config: Config, outcome: Outcome) -> Outcome | None:
     """The outcome of a job that has finished before, whose numbers are delivered; None of one that is to run."""
     before = read_outcome(place.sweep, place.name)
     if config.run.overwrite or not _has_finished(place, before, outcome.digest):
@@ -198,7 +198,7 @@ def _end_left_over(directory: Path) -> None:
             fcntl.flock(file, fcntl.LOCK_EX)
 
 
-def _run(place: Place, config: Config, clean: Config | None, outcome: Outcome) -> Outcome:
+def _run(place: JobLocation, config: Config, clean: Config | None, outcome: Outcome) -> Outcome:
     output = None if place.terminal else output_path(place.sweep, place.name)
     if clean is not None:
         check_place(config, place.directory)
@@ -215,7 +215,7 @@ def _status_of(code: int) -> str:
     return KILLED if code > EXIT_SIGNAL else NOT_STARTED if code == EXIT_INPUT else FAILED
 
 
-def _has_finished(place: Place, before: Outcome | None, digest: str | None) -> bool:
+def _has_finished(place: JobLocation, before: Outcome | None, digest: str | None) -> bool:
     there = place.directory / CONFIG
     if not there.is_file():
         return False

@@ -26,7 +26,7 @@ _COMMAND = [sys.executable, "-c", "from tmqc.sweep.run_process import work; work
 
 
 @dataclass(frozen=True)
-class Ended:
+class ProcessResult:
     """How a job's process ended: its exit code, and why, in one line; None for a run that finished."""
 
     code: int
@@ -46,7 +46,7 @@ def run(config: Config, directory: Path) -> None:
 
 def run_in_own_process(
     config: Config, directory: Path, *, output: Path | None = None, holds: Sequence[int] = ()
-) -> Ended:
+) -> ProcessResult:
     """Run in a process of its own: nothing of one job's model or device state reaches the next.
 
     Args:
@@ -83,7 +83,7 @@ def run_in_own_process(
             raise
         code = process.returncode
         reason.seek(0)
-        return Ended(code, None if code == 0 else reason.read() or _name_end(code))
+        return ProcessResult(code, None if code == 0 else reason.read() or _name_end(code))
 
 
 def _name_end(code: int) -> str:
