@@ -31,7 +31,8 @@ from sklearn.metrics import average_precision_score
 from tmqc.core.detection import detect, whole_centers
 from tmqc.phantom.cohort import PHANTOM_NOTE
 from tmqc.report.compare.tables import average
-from tmqc.report.past_run import PastRun, read_frame, read_run, training_scans, truth_of
+from tmqc.report.past_run import PastRun, read_run, training_scans, truth_of
+from tmqc.report.results import read_frame
 from tmqc.report.scores import CENTER_SIZES
 from tmqc.rivals import CUT_OFFS
 from tmqc.runs.directory import LEDGER, REVIEW, SCORES, SUMMARY, read_json, write_text

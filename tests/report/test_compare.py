@@ -11,11 +11,11 @@ from report.made_runs import HARM, make_run
 from scripts_of import load_script
 
 from tmqc.errors import ComparisonError
-from tmqc.report.compare.figures import draw_heat_maps, draw_precision_recall
+from tmqc.report.compare.figures import draw_heat_maps, draw_precision_recall, heat_map
 from tmqc.report.compare.gather import gather
-from tmqc.report.compare.groups import differing_settings, effective_settings, group_runs, shared_settings
+from tmqc.report.compare.groups import differing_settings, effective_settings, effective_table, group_runs
 from tmqc.report.compare.page import write_comparison
-from tmqc.report.compare.tables import average, average_groups, gate_runs, half_width, heat_maps, tabulate_runs
+from tmqc.report.compare.tables import average, average_groups, gate_runs, half_width, tabulate_runs
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "compare.py"
 
@@ -45,13 +45,26 @@ def outputs(tmp_path):
     return tmp_path
 
 
+def groups_in(folder):
+    """Group -> its runs that count, and all of them."""
+    records = gather([folder]).records
+    groups = group_runs(records)
+    return {str(label): (int(of["counted"].sum()), len(of)) for label, of in groups.groupby("group", sort=False)}
+
+
+def gates_in(folder):
+    records = gather([folder]).records
+    return gate_runs(records, group_runs(records))
+
+
 def test_runs_that_differ_in_their_seeds_only_are_one_group(outputs):
     """The start follows the seed, so it does not tell groups apart."""
-    groups = group_runs(gather([outputs]).records)
     labels = [f"qc: error {e}, revisit {r}" for e in (0.01, 0.02) for r in (1, 2)]
-    assert [group.label for group in groups] == ["clean", "dirty", *labels]
-    assert [len(group.records) for group in groups] == [2, 2, 2, 2, 2, 1]
-    means = average_groups(groups).set_index("group")
+    expected = dict(zip(["clean", "dirty", *labels], [2, 2, 2, 2, 2, 1], strict=True))
+    assert groups_in(outputs) == {label: (n, n) for label, n in expected.items()}
+    records = gather([outputs]).records
+    means = average_groups(tabulate_runs(records, group_runs(records))).set_index("group")
+    assert list(means.index) == list(expected)
     assert means.loc["dirty", "test/accuracy"] == pytest.approx(0.65)
     assert means.loc["dirty", "test/accuracy_half"] == pytest.approx(12.7062 * 0.05, rel=1e-5)
     assert pd.isna(means.loc["clean", "detect/recall"])
@@ -60,22 +73,20 @@ def test_runs_that_differ_in_their_seeds_only_are_one_group(outputs):
 def test_a_start_that_differs_at_one_seed_is_a_setting(tmp_path):
     for name in ("a", "b"):
         make_run(tmp_path, "qc", name, f"init.from=/clean/{name}")
-    assert [g.label for g in group_runs(gather([tmp_path]).records)] == ["qc: from /clean/a", "qc: from /clean/b"]
+    assert list(groups_in(tmp_path)) == ["qc: from /clean/a", "qc: from /clean/b"]
 
 
 def test_a_start_that_follows_the_seeds_stays_silent_beside_runs_from_elsewhere(tmp_path):
     for seed in (0, 1):
         make_run(tmp_path, "qc", f"s{seed}", f"run.seed={seed}", f"init.from=/clean/{seed}", "qc.error=0.05")
     make_run(tmp_path, "qc", "other", "init.from=/clean/other")
-    groups = group_runs(gather([tmp_path]).records)
-    assert {group.label: len(group.records) for group in groups} == {"qc: error 0.02": 1, "qc: error 0.05": 2}
+    assert groups_in(tmp_path) == {"qc: error 0.02": (1, 1), "qc: error 0.05": (2, 2)}
 
 
 def test_the_same_run_twice_counts_once(tmp_path):
     make_run(tmp_path, "qc", "a", "tracking.name=none")
     make_run(tmp_path, "qc", "b", "checkpoint.every_s=1")
-    [group] = group_runs(gather([tmp_path]).records)
-    assert ([r.name for r in group.records], [r.name for r in group.repeats]) == (["a"], ["b"])
+    assert group_runs(gather([tmp_path]).records)["counted"].tolist() == [True, False]
     text = write_comparison(gather([tmp_path]), tmp_path, title="t").read_text()
     assert "counted once" in text
 
@@ -85,8 +96,7 @@ def test_a_seed_that_has_no_say_makes_no_second_run(tmp_path):
     for seed in (0, 1):
         make_run(tmp_path, "clean", f"c{seed}", f"harmful.seed={seed}")
         make_run(tmp_path, "qc", f"q{seed}", *HARM, f"harmful.seed={seed}")
-    groups = {group.pipeline: group for group in group_runs(gather([tmp_path]).records)}
-    assert {name: (len(g.records), len(g.repeats)) for name, g in groups.items()} == {"clean": (1, 1), "qc": (2, 0)}
+    assert groups_in(tmp_path) == {"clean": (1, 2), "qc": (2, 2)}
 
 
 def test_settings_without_a_say_do_not_differ(tmp_path):
@@ -96,10 +106,11 @@ def test_settings_without_a_say_do_not_differ(tmp_path):
     make_run(tmp_path, "qc", "q", "qc.loss_error=0.5", "qc.screen.every=7")
     make_run(tmp_path, "qc", "s", "qc.control=screen", "qc.error=0.7")
     records = gather([tmp_path]).records
-    assert not [name for name in differing_settings(records[:2]) if name != "schedule.start"]
-    assert differing_settings(records[2:]) == ["qc.control"]  # what only one of them has does not differ
+    table = effective_table(records)
+    assert not [name for name in differing_settings(table[:2]) if name != "schedule.start"]
+    assert differing_settings(table[2:]) == ["qc.control"]  # what only one of them has does not differ
     assert "qc.loss_error" not in effective_settings(records[2].settings)
-    assert shared_settings(records)["schedule.cycles"] == 4
+    assert set(table["schedule.cycles"]) == {"4"}
 
 
 def texts(figure):
@@ -122,31 +133,30 @@ def test_average_by_hand():
 
 
 def test_heat_maps_by_hand(outputs):
-    runs = gate_runs(group_runs(gather([outputs]).records))
-    [(gate, means, counts)] = heat_maps(runs, "detect/recall")
-    assert gate == "qc"
+    runs = gates_in(outputs)
+    means, counts = heat_map(runs, "detect/recall")
     assert means.to_dict() == {1: {0.01: 0.25, 0.02: 0.25}, 2: {0.01: 0.0, 0.02: 0.0}}
     assert counts.to_dict() == {1: {0.01: 2, 0.02: 2}, 2: {0.01: 2, 0.02: 1}}
-    [(_, means, counts)] = heat_maps(runs, "detect/precision")  # none where no scan was eliminated: empty, not 0
+    means, counts = heat_map(runs, "detect/precision")  # none where no scan was eliminated: empty, not 0
     assert means[2].isna().all()
     assert list(counts[2]) == [0, 0]
-    [(_, figure)] = draw_heat_maps(runs)
-    assert any("n=1" in text for text in texts(figure))
+    [(gate, figure)] = draw_heat_maps(runs)
+    assert gate == "qc" and any("n=1" in text for text in texts(figure))
 
 
 def test_screens_have_no_error_but_may_have_revisits(tmp_path):
     for revisit in (1, 2):
         screen = ["qc.control=screen", f"qc.revisit={revisit}", *HARM]
         make_run(tmp_path, "qc", f"s{revisit}", *screen, detection={"recall": 0.5 * revisit, "precision": 1.0})
-    runs = gate_runs(group_runs(gather([tmp_path]).records))
-    [(_, means, _)] = heat_maps(runs, "detect/recall")
+    runs = gates_in(tmp_path)
+    means, _ = heat_map(runs, "detect/recall")
     assert means.to_numpy().tolist() == [[0.5, 1.0]]
     assert texts(draw_precision_recall(runs)) == ["R 1", "R 2"]
     assert [gate for gate, _ in draw_heat_maps(runs)] == ["qc"]
 
 
 def test_yellow_is_better_in_every_map(outputs):
-    [(_, figure)] = draw_heat_maps(gate_runs(group_runs(gather([outputs]).records)))
+    [(_, figure)] = draw_heat_maps(gates_in(outputs))
     panels = {axes.get_title("left"): axes.images[0] for axes in figure.axes if axes.images}
     for title, image in panels.items():
         low, high = (float(sum(image.cmap(at)[:3])) for at in (0.0, 1.0))
@@ -155,8 +165,8 @@ def test_yellow_is_better_in_every_map(outputs):
 
 
 def test_no_heat_map_where_neither_setting_varies(outputs):
-    runs = gate_runs(group_runs(gather([outputs]).records))
-    assert not list(heat_maps(runs[(runs["error"] == 0.01) & (runs["revisit"] == 1)], "detect/recall"))
+    runs = gates_in(outputs)
+    assert not draw_heat_maps(runs[(runs["error"] == 0.01) & (runs["revisit"] == 1)])
 
 
 class Page(HTMLParser):

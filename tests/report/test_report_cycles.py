@@ -4,40 +4,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from functools import partial
 
+import pandas as pd
 import pytest
+from core.test_numbers import REPORT
 
 from tmqc.core.numbers import SUBJECTS, cycle_numbers
-from tmqc.core.rates import Counts, Rates, Verification
-from tmqc.core.records import CycleReport
 from tmqc.errors import RunError
-from tmqc.report.metrics import read_records, write_records
-from tmqc.report.ranking import RivalRow
-from tmqc.report.scores import detection_metrics, read_detection, score_detection, write_detection
+from tmqc.report.results import read_results
+from tmqc.report.scores import score_detection, write_detection
 from tmqc.runs.cycles import append_cycle, read_rows
 
-FIRST = CycleReport(
-    cycle=10,
-    learning_rate=1 / 3,
-    train_loss=None,
-    train_accuracy=None,
-    verification=Verification(Counts(tp=1, fp=2, tn=3, fn=4), 5.0),
-    rates=Rates(0.4, 0.8),
-    n_steps=7,
-    n_verifications=7,
-    n_batches=5,
-    n_batches_rejected=1,
-    flagged=("a", "007"),
-    readmitted=(),
+FIRST = replace(
+    REPORT, cycle=10, learning_rate=1 / 3, train_loss=None, train_accuracy=None, flagged=("a", "007"),
     eliminated=("n/a b",),
-    n_waiting=2,
-    n_eliminated=1,
-    train_s=0.1,
-    verify_s=2.0,
-    postponed=("c",),
-    n_screened=3,
-)
+)  # fmt: skip
 LAST = replace(FIRST, cycle=11, train_loss=0.1 + 0.2, train_accuracy=1.0, flagged=())
 
 
@@ -83,22 +64,19 @@ def test_detection(tmp_path):
         for cycle, eliminated in ((10, ""), (11, "ab"))
     ]
     write_detection(tmp_path / "detection.csv", rows)
-    assert read_detection(tmp_path / "detection.csv") == [(row["cycle"], detection_metrics(row)) for row in rows]
+    read = read_results(tmp_path / "detection.csv", list(rows[0]))
+    pd.testing.assert_frame_equal(read, pd.DataFrame(rows, dtype=float), check_dtype=False)
 
 
-def test_rivals(tmp_path):
-    rows = [
-        RivalRow("loss", 9, 2, 0.75, 0.5, 1 / 3, 1 / 3, 4, 1, 9, 0, 0.25),
-        RivalRow("tracin", 9, 2, None, None, None, None, None, None, 9, 9, 1.5),
-    ]
-    write_records(tmp_path / "rivals.csv", RivalRow, rows)
-    assert read_records(tmp_path / "rivals.csv", RivalRow) == rows
+def read_numbers(path):
+    return read_results(path, ["cycle"])
 
 
-@pytest.mark.parametrize("read", [read_rows, read_detection, partial(read_records, kind=RivalRow)])
+@pytest.mark.parametrize("read", [read_rows, read_numbers])
 def test_another_file_or_none_is_an_error(tmp_path, read):
-    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(RunError, match=r"other.csv: is not"):
-        read(tmp_path / "other.csv")
-    with pytest.raises(RunError, match=r"absent.csv: cannot be read .* written by"):
+    for other in ("a,b\n1,2\n", "cycle\nfive\n"):
+        (tmp_path / "other.csv").write_text(other)
+        with pytest.raises(RunError, match=r"other.csv: is not"):
+            read(tmp_path / "other.csv")
+    with pytest.raises(RunError, match=r"absent.csv: cannot be read"):
         read(tmp_path / "absent.csv")

@@ -59,33 +59,40 @@ def test_every_center_has_its_turn_and_eliminated_scans_come_first(tmp_path):
     histories = [history(f"{c}{i}", c, outcome, path) for outcome in ("eliminated", "undecided") for c, n in
                  (("A", 3), ("B", 1)) for i in [f"{outcome[0]}{k}" for k in range(n)]]  # fmt: skip
     gallery = make_gallery(histories, [], limit=3)
-    assert [(s.center, s.n_flagged, [h.subject for h, _ in s.flagged]) for s in gallery.centers] == [
+    assert [(c, s["n_flagged"], [h.subject for h, _ in s["flagged"]]) for c, s in gallery["centers"].items()] == [
         ("A", 6, ["Ae0", "Ae1"]),
         ("B", 2, ["Be0"]),
     ]
-    assert gallery.left_out == 5
+    assert gallery["left_out"] == 5
 
 
 def test_one_gray_scale_for_all_that_most_scans_set(tmp_path):
     """A scan ten times too bright is white all over, and its own range is given."""
     paths = [write(tmp_path / f"{i}.nii.gz", RAS * scale) for i, scale in enumerate((1, 1, 10))]
     gallery = make_gallery([history(str(i), "A", "undecided", path) for i, path in enumerate(paths)], [])
-    low, high = gallery.window
+    low, high = gallery["window"]
     assert 0 <= low < 50 and 700 < high < 760
-    strips = [np.array(Image.open(io.BytesIO(picture.png))) for _, picture in gallery.centers[0].flagged]
+    pictures = [picture for _, picture in gallery["centers"]["A"]["flagged"]]
+    strips = [np.array(Image.open(io.BytesIO(picture.png(gallery["window"])))) for picture in pictures]
     assert (strips[2] == 255).mean() > 0.4 > 0.1 > (strips[0] == 255).mean()
-    assert [picture.high for _, picture in gallery.centers[0].flagged] == [RAS.max(), RAS.max(), 10 * RAS.max()]
+    assert [picture.high for picture in pictures] == [RAS.max(), RAS.max(), 10 * RAS.max()]
 
 
 def test_an_unreadable_scan_is_reported():
-    [center] = make_gallery([history("a", "A", "undecided", Path("/no/such.nii.gz"))], []).centers
-    assert center.flagged[0][1].png is None and "cannot be read" in center.flagged[0][1].fault
+    gallery = make_gallery([history("a", "A", "undecided", Path("/no/such.nii.gz"))], [])
+    [(_, picture)] = gallery["centers"]["A"]["flagged"]
+    assert gallery["window"] is None and not picture.views and "cannot be read" in picture.fault
 
 
 def test_scans_come_from_the_cache_where_they_are_in_it(tmp_path, monkeypatch):
     histories = [history("a", "A", "undecided", write(tmp_path / "a.nii.gz", RAS))]
-    expected = make_gallery(histories, [])
-    assert make_gallery(histories, [], cache=VolumeCache(tmp_path / "cache")) == expected
+
+    def pictures(**cache):
+        gallery = make_gallery(histories, [], **cache)
+        return [picture.png(gallery["window"]) for _, picture in gallery["centers"]["A"]["flagged"]]
+
+    expected = pictures()
+    assert pictures(cache=VolumeCache(tmp_path / "cache")) == expected
     monkeypatch.setattr("tmqc.data.contents.STABLE_NS", -(10**18))
     monkeypatch.setattr("tmqc.data.contents.Contents.read", None)
-    assert make_gallery(histories, [], cache=VolumeCache(tmp_path / "cache")) == expected
+    assert pictures(cache=VolumeCache(tmp_path / "cache")) == expected

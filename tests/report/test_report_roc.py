@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
 from tmqc.errors import RunError
-from tmqc.report.roc import bootstrap_roc, difference, read_scored, sensitivity_at
+from tmqc.report.results import read_scored
+from tmqc.report.roc import bootstrap_roc, difference
 
 
 def scored(actual, probability):
-    return np.array(actual), np.array(probability, float)
+    return pd.DataFrame({"Group_bin": actual, "probability": probability})
 
 
 def test_a_curve_that_can_be_counted():
     """Of the four pairs of PD and HC three are in order: 0.75."""
-    roc = bootstrap_roc(*scored([1, 0, 1, 0], [0.9, 0.8, 0.7, 0.1]))
+    roc = bootstrap_roc(scored([1, 0, 1, 0], [0.9, 0.8, 0.7, 0.1]))
     assert roc.auroc == 0.75 and (roc.n_pd, roc.n_hc) == (2, 2)
     assert list(zip(roc.fpr, roc.tpr, strict=True)) == [(0, 0), (0, 0.5), (0.5, 0.5), (0.5, 1), (1, 1)]
     # The nine draws of two PD and two HC by hand: an area of 0 has a chance of 1/16, and so on.
@@ -26,15 +28,8 @@ def test_a_curve_that_can_be_counted():
     assert (roc.low, roc.high) == (0.0, 1.0)
 
 
-def test_sensitivity_where_the_curve_rises_and_where_it_ties():
-    fpr, tpr = np.array([0, 0, 0.5, 0.5, 1]), np.array([0, 0.5, 0.5, 1, 1])
-    assert sensitivity_at(np.array([0, 0.25, 0.5, 1]), fpr, tpr).tolist() == [0.5, 0.5, 1, 1]
-    diagonal = np.array([0.0, 1.0])
-    assert sensitivity_at(np.array([0, 0.25, 1]), diagonal, diagonal).tolist() == [0, 0.25, 1]
-
-
 def test_one_threshold_for_all_is_a_guess_without_a_spread():
-    roc = bootstrap_roc(*scored([1, 0, 1, 0, 0], [0.5] * 5))
+    roc = bootstrap_roc(scored([1, 0, 1, 0, 0], [0.5] * 5))
     assert (roc.auroc, roc.low, roc.high) == (0.5, 0.5, 0.5)
     np.testing.assert_allclose(roc.band_low, roc.grid)
 
@@ -46,7 +41,7 @@ def test_the_interval_has_the_width_that_theory_gives():
     """
     n, rng = 300, np.random.default_rng(3)
     values = np.concatenate([rng.normal(1, 1, n), rng.normal(0, 1, n)])
-    roc = bootstrap_roc(*scored([1] * n + [0] * n, norm.cdf(values)))
+    roc = bootstrap_roc(scored([1] * n + [0] * n, norm.cdf(values)))
     a = roc.auroc
     q1, q2 = a / (2 - a), 2 * a * a / (1 + a)
     error = np.sqrt((a * (1 - a) + (n - 1) * (q1 - a * a) + (n - 1) * (q2 - a * a)) / n**2)
@@ -58,12 +53,12 @@ def test_the_interval_has_the_width_that_theory_gives():
 def test_it_is_seeded_and_paired():
     rng = np.random.default_rng(0)
     actual, p = [1, 0] * 20, rng.random(40)
-    one, again = bootstrap_roc(*scored(actual, p)), bootstrap_roc(*scored(actual, p))
+    one, again = bootstrap_roc(scored(actual, p)), bootstrap_roc(scored(actual, p))
     assert np.array_equal(one.resampled, again.resampled)
     assert one.auroc == pytest.approx(roc_auc_score(actual, p))
-    same = bootstrap_roc(*scored(actual, p / 2 + 0.5))  # the same ranking by another model
+    same = bootstrap_roc(scored(actual, p / 2 + 0.5))  # the same ranking by another model
     assert difference(same, one) == (0.0, 0.0, 0.0)
-    assert not np.array_equal(one.resampled, bootstrap_roc(*scored(actual, p), seed=1).resampled)
+    assert not np.array_equal(one.resampled, bootstrap_roc(scored(actual, p), seed=1).resampled)
 
 
 def test_two_models_of_the_same_cycle_stay_separate(tmp_path):
@@ -71,16 +66,14 @@ def test_two_models_of_the_same_cycle_stay_separate(tmp_path):
     rows = [f"29,s{i},{i % 2},{p}" for p in (0.25, 0.75) for i in range(4)]
     (tmp_path / "p.csv").write_text("\n".join(["cycle,Subject,Group_bin,probability", *rows, "5,s0,0,0.5", ""]))
     models = read_scored(tmp_path / "p.csv")
-    assert [(cycle, len(actual), p[0]) for cycle, (actual, p) in models] == [
+    assert [(m["cycle"].iloc[0], len(m), m["probability"].iloc[0]) for m in models] == [
         (29, 4, 0.25),
         (29, 4, 0.75),
         (5, 1, 0.5),
     ]
 
 
-def test_what_has_no_curve_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="one class only"):
-        bootstrap_roc(*scored([1, 1], [0.2, 0.3]))
+def test_what_are_no_predictions_is_refused(tmp_path):
     (tmp_path / "p.csv").write_text("cycle,Subject\n1,a\n")
-    with pytest.raises(RunError, match="not the predictions"):
+    with pytest.raises(RunError, match="is not the p.csv of a run"):
         read_scored(tmp_path / "p.csv")

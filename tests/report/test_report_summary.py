@@ -7,47 +7,16 @@ import math
 from dataclasses import replace
 
 import pytest
+from core.test_numbers import REPORT
 
 from tmqc.core.glossary import RUN_NUMBERS
 from tmqc.core.numbers import TOTALS, cycle_numbers
-from tmqc.core.rates import Counts, Rates, Verification
-from tmqc.core.records import CycleReport
 from tmqc.report.scores import detection_metrics, score_detection
 from tmqc.report.summary import closing_numbers, numbers_of, summarize_run, write_summary
 
-FIRST = CycleReport(
-    cycle=10,
-    learning_rate=2e-4,
-    train_loss=0.5,
-    train_accuracy=0.7,
-    verification=Verification(Counts(tp=1, fp=1, tn=1, fn=1), 8.0),
-    rates=Rates(0.5, 0.5),
-    n_steps=7,
-    n_verifications=7,
-    n_batches=5,
-    n_batches_rejected=1,
-    flagged=("a", "b"),
-    readmitted=(),
-    eliminated=(),
-    n_waiting=2,
-    n_eliminated=0,
-    train_s=1.5,
-    verify_s=2.0,
-)
+FIRST = replace(REPORT, cycle=10, n_verifications=7, train_s=1.5, verify_s=2.0)
 LAST = replace(
-    FIRST,
-    cycle=11,
-    learning_rate=1e-4,
-    train_loss=None,
-    train_accuracy=None,
-    verification=Verification(Counts(tp=3, fp=0, tn=2, fn=1), 3.0),
-    rates=Rates(0.0, 0.25),
-    flagged=("b", "c"),
-    n_verifications=9,
-    n_waiting=1,
-    n_eliminated=1,
-    train_s=0.25,
-    verify_s=4.0,
+    FIRST, cycle=11, train_loss=None, flagged=("b", "c"), n_verifications=9, n_waiting=1, train_s=0.25, verify_s=4.0
 )
 DETECTION = score_detection(
     cycle=11,
@@ -92,7 +61,7 @@ def test_without_control_truth_and_test_split(tmp_path):
 
 def test_the_numbers_that_exist_and_those_that_are_no_cycles(tmp_path):
     got = written(tmp_path)
-    assert "test/auroc" not in numbers_of(got) and numbers_of(got)["verify/tp"] == 3.0
+    assert "test/auroc" not in numbers_of(got) and numbers_of(got)["verify/tp"] == 9.0
     assert set(closing_numbers(got)) == {"test/accuracy", *TOTALS}
     assert set(numbers_of(got)) <= set(RUN_NUMBERS)
 

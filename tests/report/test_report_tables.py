@@ -2,47 +2,24 @@
 
 from __future__ import annotations
 
-import csv
 import io
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from paper_run import name_by_tokens
+from core.test_numbers import REPORT as CYCLE
 from rich.console import Console
 
 from tmqc.core.detection import History
-from tmqc.core.rates import Counts, Rates, Verification
-from tmqc.core.records import CycleReport
+from tmqc.core.rates import Rates
 from tmqc.data.cohort import Subject
 from tmqc.report.metrics import subgroup_metrics
-from tmqc.report.past_run import truth_of
 from tmqc.report.scores import GoodLost, KindScore, score_detection
 from tmqc.report.tables import print_inference, print_training
-from tmqc.runs.trace import COLUMNS
 
 NOTE = "phantom cohort: no patient was scanned"
-REPORT = CycleReport(
-    cycle=29,
-    learning_rate=1e-4,
-    train_loss=None,
-    train_accuracy=None,
-    verification=Verification(Counts(tp=9, fp=1, tn=9, fn=1), 2.0),
-    rates=Rates(0.1, 0.1),
-    n_steps=1,
-    n_verifications=1,
-    n_batches=1,
-    n_batches_rejected=0,
-    flagged=(),
-    readmitted=(),
-    eliminated=(),
-    n_waiting=2,
-    n_eliminated=3,
-    train_s=1.0,
-    verify_s=1.0,
-)
+REPORT = replace(CYCLE, cycle=29, train_loss=None, rates=Rates(0.1, 0.1), n_waiting=2, n_eliminated=3)
 SUBJECTS = [Subject(f"s{i}", Path("x"), "c[1]", i % 2, "F", 65.0, None) for i in range(4)]
 
 
@@ -136,16 +113,3 @@ def test_inference_closes_with_the_last_cycle_and_no_centers(console, tmp_path):
     values = ["4", "0.750", "-", "0.500", "1.000", "0.667", "1.000", "-"]
     assert ["all", *values] in shown and ["sex=F", *values] in shown and ["age=[60,70]", *values] in shown
     assert "center=" not in text(console) and "cycle 1" in text(console)
-
-
-@pytest.mark.parametrize("gone", ["site-1", "site-2"])
-def test_the_truth_is_not_known_without_every_sites_tokens(tmp_path, gone):
-    (tmp_path / "truth.csv").write_text("Subject,Study,Kind,Parameters,Seed\na[b],north,inverted,{},1\n")
-    (tmp_path / "ledger.json").write_text(json.dumps({"eliminated": ["a[b]"], "revisit": {}, "undecided": []}))
-    with (tmp_path / "trace.csv").open("w", newline="") as file:
-        csv.DictWriter(file, COLUMNS).writeheader()
-    token_of = name_by_tokens(tmp_path, {"site-1": ["a[b]"], "site-2": ["g"]})
-    truth = truth_of(tmp_path)
-    assert truth is not None and truth.subjects == {token_of["a[b]"]}
-    (tmp_path / "sites" / gone / "tokens.csv").unlink()
-    assert truth_of(tmp_path) is None

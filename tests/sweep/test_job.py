@@ -25,11 +25,12 @@ from tmqc.sweep import job as module
 from tmqc.sweep import pretrain as pretrain_module
 from tmqc.sweep import run_process as jobs
 from tmqc.sweep.board import Board
-from tmqc.sweep.job import Made, Place, carry_out, handle_signals, skip_finished
+from tmqc.sweep.job import JobLocation, carry_out, handle_signals, skip_finished
 from tmqc.sweep.outcome import FAILED, FINISHED, KILLED, NOT_STARTED, SKIPPED, Outcome, read_outcome, write_outcome
+from tmqc.sweep.plan import SweepPlan
 from tmqc.sweep.pretrain import last_clean_cycle, name_clean, pretrain
-from tmqc.sweep.run_process import Ended
-from tmqc.sweep.sweep import SweepPlan, best
+from tmqc.sweep.run_process import ProcessResult
+from tmqc.sweep.sweep import best
 
 SUMMARY = {"pipeline": "qc", "test/auroc": 0.75, "test/f1": None, "qc/eliminated_total": 3, "qc/waiting": 0}
 
@@ -39,12 +40,12 @@ class Runs:
 
     def __init__(self):
         self.of: list[Path] = []
-        self.ends: list[Ended | BaseException] = []
+        self.ends: list[ProcessResult | BaseException] = []
 
     def __call__(self, config, directory, *, output=None, holds=()):
         self.of.append(directory)
         write_text(directory / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
-        ends = self.ends.pop(0) if self.ends else Ended(0, None)
+        ends = self.ends.pop(0) if self.ends else ProcessResult(0, None)
         if isinstance(ends, BaseException):
             raise ends
         if ends.code == 0:
@@ -63,13 +64,13 @@ def runs(monkeypatch):
 
 def place_in(sweep, *, launch="first"):
     (sweep / "jobs").mkdir(parents=True, exist_ok=True)
-    return Place(sweep, launch, sweep / "qc.error=0.02", terminal=True)
+    return JobLocation(sweep, launch, sweep / "qc.error=0.02", terminal=True)
 
 
 def made(*, error=0.02, overwrite=False):
     config = Config()
     config.qc.error, config.run.overwrite = error, overwrite
-    return Made(config, None)
+    return config, None
 
 
 def test_a_job_that_has_finished_is_skipped_and_keeps_its_numbers(runs, tmp_path):
@@ -98,18 +99,18 @@ def test_other_settings_and_overwrite_run_it_again(runs, tmp_path, change):
 
 def test_settings_that_say_nothing_about_the_result_do_not(runs, tmp_path):
     carry_out(place_in(tmp_path), made)
-    other = made()
-    other.config.run.name, other.config.tracking.name, other.config.checkpoint.every_s = "other", "none", 1.0
-    assert carry_out(place_in(tmp_path), lambda: other).status == SKIPPED
+    other, _ = made()
+    other.run.name, other.tracking.name, other.checkpoint.every_s = "other", "none", 1.0
+    assert carry_out(place_in(tmp_path), lambda: (other, None)).status == SKIPPED
 
 
 def test_a_table_that_has_changed_does(runs, tmp_path):
     table = tmp_path / "train.csv"
 
     def with_table():
-        job = made()
-        job.config.cohort.train_csv = str(table)
-        return job
+        config, _ = made()
+        config.cohort.train_csv = str(table)
+        return config, None
 
     table.write_text("one")
     carry_out(place_in(tmp_path / "s"), with_table)
@@ -119,7 +120,11 @@ def test_a_table_that_has_changed_does(runs, tmp_path):
 
 
 def test_a_job_that_failed_or_died_is_run_again(runs, tmp_path):
-    runs.ends = [Ended(2, "no such scan"), Ended(-9, "killed by SIGKILL"), Ended(143, "stopped by SIGTERM")]
+    runs.ends = [
+        ProcessResult(2, "no such scan"),
+        ProcessResult(-9, "killed by SIGKILL"),
+        ProcessResult(143, "stopped by SIGTERM"),
+    ]
     for status, code in ((NOT_STARTED, 2), (FAILED, -9), (KILLED, 143), (FINISHED, 0)):
         outcome = carry_out(place_in(tmp_path), made)
         assert (outcome.status, outcome.code) == (status, code)
@@ -172,7 +177,7 @@ def test_after_a_signal_no_further_job_is_begun(runs, tmp_path):
     assert len(runs.of) == 1
 
 
-@pytest.mark.parametrize("ends", [Interrupted(15), Ended(143, "stopped by SIGTERM")])
+@pytest.mark.parametrize("ends", [Interrupted(15), ProcessResult(143, "stopped by SIGTERM")])
 def test_a_task_of_slurm_may_go_on_after_a_signal(runs, tmp_path, ends):
     runs.ends = [ends]
     place = replace(place_in(tmp_path), task_id="7_0")
@@ -186,14 +191,14 @@ def test_a_task_of_slurm_may_go_on_after_a_signal(runs, tmp_path, ends):
 @pytest.mark.parametrize("when", ["composing", "pretraining", "after"])
 def test_a_signal_before_the_run_has_its_process_is_not_lost(runs, tmp_path, monkeypatch, when):
     before = {number: signal.getsignal(number) for number in WAITING}
-    job = made()
+    job, _ = made()
     clean, directory = clean_in(tmp_path)
-    job.config.init["from"] = str(directory)
+    job.init["from"] = str(directory)
 
     def make():
         if when == "composing":
             signal.raise_signal(signal.SIGINT)
-        return Made(job.config, clean)
+        return job, clean
 
     def train(*_, **__):
         if when == "pretraining":
@@ -215,7 +220,7 @@ def test_a_signal_before_the_run_has_its_process_is_not_lost(runs, tmp_path, mon
 def test_a_run_with_many_faults_ends(tmp_path, monkeypatch):
     tells = "import os, sys; os.write(int(sys.argv[1]), b'x' * 1_000_000); sys.exit(2)"
     monkeypatch.setattr(jobs, "_COMMAND", [sys.executable, "-c", tells])
-    assert jobs.run_in_own_process(Config(), tmp_path) == Ended(2, "x" * 1_000_000)
+    assert jobs.run_in_own_process(Config(), tmp_path) == ProcessResult(2, "x" * 1_000_000)
 
 
 def test_the_reason_is_short_however_many_faults_there_are():
@@ -226,9 +231,9 @@ def test_the_reason_is_short_however_many_faults_there_are():
 def test_a_taken_directory_is_refused_before_the_clean_model_is_trained(runs, tmp_path):
     carry_out(place_in(tmp_path), made)
     clean, directory = clean_in(tmp_path)
-    job = made(error=0.05)
-    job.config.init["from"] = str(directory)
-    outcome = carry_out(place_in(tmp_path), lambda: Made(job.config, clean))
+    job, _ = made(error=0.05)
+    job.init["from"] = str(directory)
+    outcome = carry_out(place_in(tmp_path), lambda: (job, clean))
     assert (outcome.status, runs.of) == (NOT_STARTED, [tmp_path / "qc.error=0.02"])
     assert "already holds a run with other settings" in outcome.reason
 
@@ -252,12 +257,12 @@ def test_inference_begins_anew_where_it_died(runs, tmp_path):
     overwritten = []
 
     def inference():
-        job = made()
-        job.config.pipeline.name = "inference"
-        overwritten.append(job.config.run)
-        return job
+        job, _ = made()
+        job.pipeline.name = "inference"
+        overwritten.append(job.run)
+        return job, None
 
-    runs.ends = [Ended(-9, "killed by SIGKILL")]
+    runs.ends = [ProcessResult(-9, "killed by SIGKILL")]
     carry_out(place_in(tmp_path), inference)
     assert carry_out(place_in(tmp_path), inference).status == FINISHED
     assert [run.overwrite for run in overwritten] == [False, True]
@@ -322,7 +327,7 @@ def test_each_clean_model_has_its_own_place(tmp_path):
 
 
 def test_a_clean_model_that_cannot_be_trained_is_the_reason(runs, tmp_path):
-    runs.ends = [Ended(2, "no such scan")]
+    runs.ends = [ProcessResult(2, "no such scan")]
     clean, directory = clean_in(tmp_path)
     with pytest.raises(JobError, match="the clean model to start from: no such scan"):
         pretrain(clean, directory)
@@ -332,11 +337,11 @@ def test_a_clean_model_that_cannot_be_trained_is_the_reason(runs, tmp_path):
     ("ends", "code", "status"), [(2, 2, NOT_STARTED), (1, 1, FAILED), (-9, 1, FAILED), (143, 143, KILLED)]
 )
 def test_a_clean_model_that_was_not_trained_says_whose_fault_it_was(runs, tmp_path, capsys, ends, code, status):
-    runs.ends = [Ended(ends, "as reported")]
-    job = made()
+    runs.ends = [ProcessResult(ends, "as reported")]
+    job, _ = made()
     clean, directory = clean_in(tmp_path)
-    job.config.init["from"] = str(directory)
-    outcome = carry_out(place_in(tmp_path), lambda: Made(job.config, clean))
+    job.init["from"] = str(directory)
+    outcome = carry_out(place_in(tmp_path), lambda: (job, clean))
     assert (outcome.code, outcome.status) == (code, status)
     assert "as reported" in outcome.reason and "as reported" in capsys.readouterr().err
     assert runs.of == [directory]

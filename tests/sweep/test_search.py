@@ -13,8 +13,8 @@ from tmqc.settings.schema import Config
 pytest.importorskip("optuna.storages.journal", reason="a search needs Optuna 4 or later")
 
 from tmqc.sweep import search as module
+from tmqc.sweep.plan import SweepPlan
 from tmqc.sweep.search import RESULTS, Search
-from tmqc.sweep.sweep import SweepPlan
 
 SPACE = ["qc.error=interval(0.0,1.0)", "qc.revisit=range(1,4)", "run.threads=1"]
 

@@ -15,7 +15,8 @@ from tmqc.runs.signals import Interrupted
 from tmqc.settings.schema import Config
 from tmqc.sweep import multirun
 from tmqc.sweep.outcome import FAILED, FINISHED, RUNNING, Outcome, write_outcome
-from tmqc.sweep.sweep import SweepPlan, open_sweep
+from tmqc.sweep.plan import SweepPlan
+from tmqc.sweep.sweep import open_sweep
 
 
 @pytest.fixture

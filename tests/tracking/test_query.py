@@ -11,7 +11,8 @@ from tiny import compose_config, tiny_overrides, without_pictures
 from tmqc.cli import run
 from tmqc.errors import ComparisonError
 from tmqc.report.compare.gather import gather
-from tmqc.sweep.sweep import SweepPlan, open_sweep
+from tmqc.sweep.plan import SweepPlan
+from tmqc.sweep.sweep import open_sweep
 
 mlflow = pytest.importorskip("mlflow")
 from tmqc.report.compare.from_mlflow import query  # noqa: E402

@@ -240,19 +240,20 @@ def test_a_run_that_is_not_there_any_more_is_begun_anew_with_a_warning(outputs, 
     assert store.run_id != unknown and read(store).data.params == {"a": "1"} and store.last_cycle() is None
     [message] = caplog.messages
     assert f"run {unknown} is not in" in message
-    assert store.status_of(unknown) is None and store.status_of(store.run_id) == "RUNNING"
+    nowhere = outputs / "nowhere"
+    assert store.find(nowhere, unknown) is None and store.find(nowhere, store.run_id) == (store.run_id, "RUNNING")
 
 
 def test_a_start_can_be_repeated_and_runs_are_found_by_their_directory(outputs, tmp_path):
     directory = tmp_path / "it's a run"
     tags = {KEY_TAG: "tmqc-1", DIRECTORY_TAG: str(directory)}
     first, second = make(outputs), make(outputs)
-    assert make(outputs).runs_of(directory) == []
+    assert make(outputs).find(directory, None) is None
     for store in (first, second):
         start(store, tags=tags, settings={"a": 1})
     assert first.run_id == second.run_id
     first.close("KILLED")
-    assert make(outputs).runs_of(directory) == [(first.run_id, "KILLED")]
+    assert make(outputs).find(directory, None) == (first.run_id, "KILLED")
 
 
 def test_refused_and_failed_calls_are_distinguished(store, monkeypatch, tmp_path):

@@ -174,7 +174,7 @@ def unpack_parts(message: Message) -> dict[str, dict[str, Array]]:
     return parts
 
 
-def check_request(message: Message) -> TaskFields:
+def check_request(message: Message) -> None:
     """See that a request is one of the table.
 
     Raises:
@@ -184,7 +184,6 @@ def check_request(message: Message) -> TaskFields:
     if task is None:
         raise MessageError(f"task {message.get('task')!r}: must be one of {', '.join(TASKS)}")
     _check({name: value for name, value in message.items() if name != "task"}, task.request)
-    return task
 
 
 def check_reply(task: str, message: Message) -> None:

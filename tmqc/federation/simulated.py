@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from tmqc.data.cohort import Subject, write_split
-from tmqc.federation.site import Site
-from tmqc.federation.site_model import build_site_model
-from tmqc.federation.site_settings import TOKENS, SiteSettings, read_site_settings, write_site_settings
-from tmqc.federation.transport import LocalTransport
+from tmqc.federation.site_settings import TOKENS, SiteSettings, write_site_settings
 from tmqc.settings.schema import FederationConfig
 
 SETTINGS = "site.yaml"
@@ -49,8 +46,3 @@ def _write_table(path: Path, rows: Sequence[Subject]) -> Path | None:
         return None
     write_split(path, rows)
     return path
-
-
-def local_transport(files: Mapping[str, Path]) -> LocalTransport:
-    """All sites within this process."""
-    return LocalTransport({name: Site(read_site_settings(path), build_site_model) for name, path in files.items()})

@@ -66,9 +66,11 @@ def open_transport(settings: FederationConfig, files: Mapping[str, Path], direct
         directory: of the run, in which the simulated sites and FLARE write.
     """
     if settings.name == "local":
-        from tmqc.federation.simulated import local_transport
+        from tmqc.federation.site import Site
+        from tmqc.federation.site_model import build_site_model
+        from tmqc.federation.site_settings import read_site_settings
 
-        return local_transport(files)
+        return LocalTransport({name: Site(read_site_settings(path), build_site_model) for name, path in files.items()})
     from tmqc.federation.flare import FlareTransport, launch_simulator
 
     if settings.name == "nvflare-sim":

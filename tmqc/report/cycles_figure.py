@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
+import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tmqc.report.metrics import ALL, SHARES, SubgroupMetrics
+from tmqc.report.metrics import ALL, SHARES
 from tmqc.report.style import MARKERS, PALETTE, count_cycles, new_figure, style_axes
 from tmqc.runs.cycles import CycleRow
 
@@ -29,13 +30,7 @@ _METRIC_LABELS = {"f1": "F1", "auroc": "AUROC", "calibrated_accuracy": "calibrat
 
 
 def draw_cycles(cycles: Sequence[CycleRow]) -> Figure:
-    """Draw losses and what verifications say after every cycle: FPR, FNR, accuracy at 0.5 and calibrated, AUROC.
-
-    Raises:
-        ValueError: there are no cycles.
-    """
-    if not cycles:
-        raise ValueError("no cycles to draw")
+    """Draw losses and verification rates after every cycle, at least one: FPR, FNR, accuracy, AUROC."""
     figure = new_figure(9.0, 3.6)
     panels = figure.subplots(1, 2)
     for axes, shown in zip(panels, (_LOSSES, _SHARES), strict=True):
@@ -58,27 +53,24 @@ def _highest(cycles: Sequence[CycleRow], names: Sequence[str]) -> float:
     return max(row.numbers.get(name) or 0.0 for row in cycles for name in names)
 
 
-def draw_inference(rows: Sequence[SubgroupMetrics]) -> Figure:
+def draw_inference(rows: pd.DataFrame) -> Figure:
     """Draw the test metrics of subgroup `all` after every cycle; a value that does not exist leaves a gap.
 
-    Raises:
-        ValueError: there is no row of subgroup `all`.
+    Args:
+        rows: of `metrics.csv`, at least one of them of subgroup `all`.
     """
-    of_all = sorted((row for row in rows if row.subgroup == ALL), key=lambda row: row.cycle)
-    if not of_all:
-        raise ValueError("no metrics of subgroup 'all' to draw")
+    of_all = rows[rows["subgroup"] == ALL].sort_values("cycle")
     figure = new_figure(7.0, 4.0)
     axes = figure.subplots()
     for index, name in enumerate(SHARES):
-        values = [getattr(row, name) for row in of_all]
-        _line(axes, [row.cycle for row in of_all], values, _METRIC_LABELS.get(name, name), index)
-    style_axes(axes, title=f"Test split, {of_all[-1].n} scans", ylabel="0..1, higher is better")
+        _line(axes, [*of_all["cycle"]], [*of_all[name]], _METRIC_LABELS.get(name, name), index)
+    style_axes(axes, title=f"Test split, {of_all['n'].iloc[-1]} scans", ylabel="0..1, higher is better")
     count_cycles(axes)
     axes.set_ylim(-0.03, 1.03)
     figure.legend(loc="outside right center", fontsize=8, frameon=False)
     return figure
 
 
-def _line(axes: Axes, x: Sequence[int], values: Sequence[float | None], label: str, index: int) -> None:
-    y = [math.nan if value is None else value for value in values]
-    axes.plot(x, y, color=PALETTE[index], marker=MARKERS[index], markersize=4, linewidth=1.4, label=label)
+def _line(axes: Axes, x: Sequence[int], y: Sequence[float | None], label: str, index: int) -> None:
+    color, marker = PALETTE[index], MARKERS[index]
+    axes.plot(x, np.array(y, float), color=color, marker=marker, markersize=4, linewidth=1.4, label=label)

@@ -16,29 +16,12 @@ from tmqc.data.cohort import Subject
 UNDECIDED = "undecided"
 OUTCOMES = (ELIMINATED, UNDECIDED, READMITTED)  # the gravest first
 MARKS = {ELIMINATED: "■", UNDECIDED: "▲", READMITTED: "○"}
-_COMPARED = (  # value of a step, what it is compared with, and the tolerance: columns of the trace
-    ("FPR", "PFP", "RefPFP", "Tolerance"),
-    ("FNR", "PFN", "RefPFN", "Tolerance"),
-    ("loss", "VerifyLoss", "RefVerifyLoss", "LossTolerance"),
-)
-
-
-@dataclass(frozen=True)
-class Wait:
-    """One stay on the revisit list.
-
-    Attributes:
-        center: where the subject was scanned.
-        flagged: the cycle it was put there.
-        decided: the cycle of its revisit; None while it is undecided.
-        outcome: `readmitted` or `eliminated`; None while it is undecided.
-    """
-
-    subject: str
-    center: str
-    flagged: int
-    decided: int | None = None
-    outcome: str | None = None
+# What a gate judges by: value of a step, what it is compared with, and the tolerance, columns of the trace.
+COMPARED = {
+    "FPR": ("PFP", "RefPFP", "Tolerance"),
+    "FNR": ("PFN", "RefPFN", "Tolerance"),
+    "loss": ("VerifyLoss", "RefVerifyLoss", "LossTolerance"),
+}
 
 
 @dataclass(frozen=True)
@@ -62,25 +45,28 @@ class FlaggedScan:
     evidence: str
 
 
-def find_waits(trace: pd.DataFrame) -> tuple[Wait, ...]:
+def find_waits(trace: pd.DataFrame) -> pd.DataFrame:
     """Find every stay on the revisit list, in the order flagged.
 
     Args:
         trace: columns of `trace.csv`, rows in the order written.
+
+    Returns:
+        Columns subject, center, flagged (the cycle it was put on the list), decided (the cycle of its revisit, or NaN),
+        outcome (`readmitted`, `eliminated` or `undecided`).
     """
     rows = trace[trace["Phase"].isin((RETRY, REVISIT, SCREEN))]
-    waits: list[Wait] = []
-    waiting: dict[str, int] = {}  # subject -> its place in `waits`
+    waits: list[dict[str, Any]] = []
+    waiting: dict[str, dict[str, Any]] = {}
     columns = (rows["Cycle"], rows["Phase"], rows["Subject"], rows["Study"], rows["Ignored"], _outcomes(rows))
     for cycle, phase, subject, center, ignored, outcome in zip(*columns, strict=True):
         if subject not in waiting:
             if phase != REVISIT and ignored:
-                waiting[subject] = len(waits)
-                waits.append(Wait(subject, center, int(cycle)))
+                waits.append({"subject": subject, "center": center, "flagged": int(cycle), "outcome": UNDECIDED})
+                waiting[subject] = waits[-1]
         elif outcome in (READMITTED, ELIMINATED):
-            at = waiting.pop(subject)
-            waits[at] = Wait(subject, center, waits[at].flagged, int(cycle), outcome)
-    return tuple(waits)
+            waiting.pop(subject).update(decided=int(cycle), outcome=outcome)
+    return pd.DataFrame(waits, columns=["subject", "center", "flagged", "decided", "outcome"])
 
 
 def _outcomes(rows: pd.DataFrame) -> Sequence[str | None]:
@@ -91,37 +77,30 @@ def _outcomes(rows: pd.DataFrame) -> Sequence[str | None]:
     return [(ELIMINATED if ignored else READMITTED) if phase == REVISIT else None for phase, ignored in verdicts]
 
 
-def eliminated_in(waits: Iterable[Wait]) -> dict[str, int]:
-    """Map each eliminated subject to the cycle it was eliminated in, in that order."""
-    found = [(w.decided, w.subject) for w in waits if w.outcome == ELIMINATED and w.decided is not None]
-    return {subject: cycle for cycle, subject in sorted(found, key=lambda pair: pair[0])}
-
-
 def find_flagged(trace: pd.DataFrame, scans: Iterable[Subject]) -> list[FlaggedScan]:
     """List every scan ever flagged: the eliminated first, then the undecided; each in the order first flagged.
 
     Args:
-        trace: as `past_run.read_trace` gives it.
+        trace: as `read_trace` gives it.
         scans: training scans, as far as they are known.
     """
-    stays: dict[str, list[Wait]] = {}
-    for wait in find_waits(trace):
-        stays.setdefault(wait.subject, []).append(wait)
     rejected = trace[trace["Phase"].isin((RETRY, REVISIT, SCREEN)) & (trace["Ignored"] == 1)]
     evidence = {row["Subject"]: _describe_evidence(row) for row in rejected.to_dict("records")}
     known = {scan.subject: scan for scan in scans}
-    flagged = [
-        FlaggedScan(
-            subject=subject,
-            center=waits[-1].center,
-            scan=known.get(subject),
-            flagged=tuple(wait.flagged for wait in waits),
-            decided=waits[-1].decided,
-            outcome=waits[-1].outcome or UNDECIDED,
-            evidence=evidence.get(subject, ""),
+    flagged = []
+    for subject, waits in find_waits(trace).groupby("subject", sort=False):
+        name, last = str(subject), waits.iloc[-1]
+        flagged.append(
+            FlaggedScan(
+                subject=name,
+                center=last["center"],
+                scan=known.get(name),
+                flagged=tuple(waits["flagged"].tolist()),
+                decided=None if last["outcome"] == UNDECIDED else int(last["decided"]),
+                outcome=last["outcome"],
+                evidence=evidence.get(name, ""),
+            )
         )
-        for subject, waits in stays.items()
-    ]
     return sorted(flagged, key=lambda scan: OUTCOMES.index(scan.outcome))
 
 
@@ -150,7 +129,7 @@ def _describe_evidence(row: Mapping[Hashable, Any]) -> str:
     if change is not None and margin is not None:
         return f"rise of the verification loss {change:+.1f} sd, contradiction of the label {margin:+.2f}"
     changes: dict[str, list[str]] = {}  # by tolerance, which the two rates share
-    for label, *columns in _COMPARED:
+    for label, columns in COMPARED.items():
         after, before, allowed = map(number, columns)
         if after is not None and before is not None and allowed is not None:
             changes.setdefault(f"{allowed:.3f}", []).append(f"{label} {after - before:+.3f}")

@@ -6,6 +6,7 @@ import io
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -26,39 +27,30 @@ class Picture:
     """Three slices of one scan.
 
     Attributes:
-        png: sagittal, coronal and axial slice through the middle, side by side; None if the scan cannot be read.
-        low, high: the scan's own intensities; None as `png`.
-        fault: why there is no picture.
+        views: sagittal, coronal and axial slice through the middle; none if the scan cannot be read.
+        low, high: the scan's own intensities.
+        fault: why there are no views.
     """
 
-    png: bytes | None
+    views: Sequence[Array] = ()
     low: float | None = None
     high: float | None = None
     fault: str = ""
 
-
-@dataclass(frozen=True)
-class CenterPictures:
-    """The pictures of one center: of those flagged (`n_flagged` in all), and of a scan that never was."""
-
-    center: str
-    n_flagged: int
-    flagged: tuple[tuple[FlaggedScan, Picture], ...]
-    compared: tuple[Subject, Picture] | None
-
-
-@dataclass(frozen=True)
-class Gallery:
-    """Pictures by center, the one with the gravest outcome first.
-
-    Attributes:
-        window: the intensities drawn black and white, the same for all; None without pictures.
-        left_out: flagged scans beyond the limit.
-    """
-
-    centers: tuple[CenterPictures, ...]
-    window: tuple[float, float] | None
-    left_out: int
+    def png(self, window: tuple[float, float]) -> bytes:
+        """The views side by side; `window`: the intensities drawn black and white."""
+        low, high = window
+        rows = max(view.shape[0] for view in self.views)
+        columns = sum(view.shape[1] for view in self.views) + _GAP * (len(self.views) - 1)
+        strip, at = np.zeros((rows, columns), np.uint8), 0
+        for view in self.views:
+            gray = np.clip((view - low) / (high - low), 0, 1) * 255
+            top = (rows - view.shape[0]) // 2
+            strip[top : top + view.shape[0], at : at + view.shape[1]] = gray.round().astype(np.uint8)
+            at += view.shape[1] + _GAP
+        buffer = io.BytesIO()
+        Image.fromarray(strip).save(buffer, format="png", optimize=True)
+        return buffer.getvalue()
 
 
 def make_gallery(
@@ -67,14 +59,19 @@ def make_gallery(
     *,
     cache: VolumeCache | None = None,
     limit: int = LIMIT,
-) -> Gallery:
-    """Draw at most `limit` of `flagged`, grouped by center: the gravest outcomes, and of these all centers in turn.
+) -> dict[str, Any]:
+    """Pictures of at most `limit` of `flagged`, by center: the gravest outcomes, and of these all centers in turn.
 
     Args:
         flagged: all flagged scans, the gravest outcome first; those without a row in the table are left out.
         scans: all training scans.
         cache: where decoded scans may be found.
         limit: most scans to draw, without those to compare with.
+
+    Returns:
+        `centers`, the one with the gravest outcome first: name -> `n_flagged`, in all; `flagged`, those drawn with
+        their pictures; `compared`, a scan never flagged with its picture, or None. `window`: the intensities drawn
+        black and white, the same for all; None without pictures. `left_out`: flagged scans beyond the limit.
     """
     shown, names = _choose([scan for scan in flagged if scan.scan is not None], limit), {s.subject for s in flagged}
     compared = {scan.study: scan for scan in reversed(scans) if scan.subject not in names}  # the first of each center
@@ -82,20 +79,17 @@ def make_gallery(
     wanted = [each.scan for each in shown if each.scan is not None]
     wanted += [compared[center] for center in centers if center in compared]
     cache = cache or VolumeCache()
-    slices = {scan.subject: _try_slices(scan, cache) for scan in wanted}
-    read = [found for found in slices.values() if not isinstance(found, str)]
-    window = _find_window(read)
-    pictures = {subject: _draw(found, window) for subject, found in slices.items()}
-    by_center = [
-        CenterPictures(
-            center,
-            sum(scan.center == center for scan in flagged),
-            tuple((scan, pictures[scan.subject]) for scan in shown if scan.center == center),
-            (compared[center], pictures[compared[center].subject]) if center in compared else None,
-        )
+    pictures = {scan.subject: _read(scan, cache) for scan in wanted}
+    by_center = {
+        center: {
+            "n_flagged": sum(scan.center == center for scan in flagged),
+            "flagged": [(scan, pictures[scan.subject]) for scan in shown if scan.center == center],
+            "compared": (scan, pictures[scan.subject]) if (scan := compared.get(center)) else None,
+        }
         for center in centers
-    ]
-    return Gallery(tuple(by_center), window if read else None, len(flagged) - len(shown))
+    }
+    window = _find_window([picture for picture in pictures.values() if picture.views])
+    return {"centers": by_center, "window": window, "left_out": len(flagged) - len(shown)}
 
 
 def _choose(flagged: Sequence[FlaggedScan], limit: int) -> list[FlaggedScan]:
@@ -134,44 +128,20 @@ def _square(view: Array, wide_mm: float, high_mm: float) -> Array:
     return picture
 
 
-@dataclass(frozen=True)
-class _Slices:
-    views: list[Array]
-    low: float
-    high: float
-
-
-def _try_slices(scan: Subject, cache: VolumeCache) -> _Slices | str:
+def _read(scan: Subject, cache: VolumeCache) -> Picture:
     try:
         held = cache.load(scan.path)
         voxels = cache.read(held)
     except UnusableError as error:
-        return str(error)
+        return Picture(fault=str(error))
     views = three_slices(voxels, held.geometry.orientation, held.geometry.spacing_mm)
-    return _Slices(views, float(voxels.min()), float(voxels.max()))
+    return Picture(views, float(voxels.min()), float(voxels.max()))
 
 
-def _find_window(read: Sequence[_Slices]) -> tuple[float, float]:
+def _find_window(pictures: Sequence[Picture]) -> tuple[float, float] | None:
     """Black and white for all pictures: of most scans, so that one far off the scale shows as that."""
-    if not read:
-        return 0.0, 1.0
-    ends = [np.quantile(np.concatenate([view.ravel() for view in one.views]), (0.005, 0.995)) for one in read]
+    if not pictures:
+        return None
+    ends = [np.quantile(np.concatenate([view.ravel() for view in one.views]), (0.005, 0.995)) for one in pictures]
     low, high = np.median(ends, axis=0)
     return float(low), float(high) if high > low else float(low) + 1.0
-
-
-def _draw(found: _Slices | str, window: tuple[float, float]) -> Picture:
-    if isinstance(found, str):
-        return Picture(None, fault=found)
-    low, high = window
-    rows = max(view.shape[0] for view in found.views)
-    columns = sum(view.shape[1] for view in found.views) + _GAP * (len(found.views) - 1)
-    strip, at = np.zeros((rows, columns), np.uint8), 0
-    for view in found.views:
-        gray = np.clip((view - low) / (high - low), 0, 1) * 255
-        top = (rows - view.shape[0]) // 2
-        strip[top : top + view.shape[0], at : at + view.shape[1]] = gray.round().astype(np.uint8)
-        at += view.shape[1] + _GAP
-    buffer = io.BytesIO()
-    Image.fromarray(strip).save(buffer, format="png", optimize=True)
-    return Picture(buffer.getvalue(), found.low, found.high)

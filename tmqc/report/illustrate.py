@@ -9,15 +9,12 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from tmqc.report.cycles_figure import draw_cycles, draw_inference
-from tmqc.report.metrics import SubgroupMetrics, read_predictions, read_records
-from tmqc.report.past_run import PastRun, read_run, read_trace
+from tmqc.report.past_run import PastRun, read_run
 from tmqc.report.qc_figure import draw_qc
-from tmqc.report.ranking import KindRow, RivalRow
 from tmqc.report.ranking_figure import draw_ranking
 from tmqc.report.roc import draw_roc
 from tmqc.report.style import save_figure
 from tmqc.runs import directory as rundir
-from tmqc.runs.cycles import read_rows
 
 
 def write_figures(directory: Path) -> list[Path]:
@@ -34,18 +31,13 @@ def write_figures(directory: Path) -> list[Path]:
 
 
 def _draw(run: PastRun) -> Iterator[tuple[str, Figure]]:
-    def find(name: str) -> Path | None:
-        return path if (path := run.directory / name).is_file() else None
-
-    if (path := find(rundir.CYCLES)) and (cycles := read_rows(path)):
-        yield "cycles", draw_cycles(cycles)
-    if (path := find(rundir.TRACE)) and not (trace := read_trace(path)).empty:
-        yield "qc", draw_qc(trace)
-    if path := find(rundir.METRICS):
-        yield "cycles", draw_inference(read_records(path, SubgroupMetrics))
-        age_bins = json.loads(str(run.settings["inference.age_bins"]))
-        if path := find(rundir.PREDICTIONS):
-            yield "roc", draw_roc(read_predictions(path), age_bins=age_bins)
-    by_kind = find(rundir.RANKING_BY_KIND)  # not where the truth is unknown
-    if (path := find(rundir.RANKING)) and by_kind:
-        yield "rivals", draw_ranking(read_records(path, RivalRow), read_records(by_kind, KindRow))
+    if run.cycles:
+        yield "cycles", draw_cycles(run.cycles)
+    if run.trace is not None:
+        yield "qc", draw_qc(run.trace)
+    if run.metrics is not None:
+        yield "cycles", draw_inference(run.metrics)
+        if run.scored:
+            yield "roc", draw_roc(run.scored, age_bins=json.loads(str(run.settings["inference.age_bins"])))
+    if run.rankings is not None:
+        yield "rivals", draw_ranking(*run.rankings)

@@ -6,22 +6,17 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import TypeAdapter
 from sklearn.metrics import accuracy_score, f1_score, recall_score, roc_auc_score
 
 from tmqc.core.platt import Line
 from tmqc.core.rates import DECISION_THRESHOLD, margins
 from tmqc.data.cohort import Subject
 from tmqc.data.tables import write_table
-from tmqc.errors import RunError
-from tmqc.report.past_run import read_frame
-from tmqc.runs.directory import METRICS
 
-Record = TypeVar("Record")
 ALL = "all"
 PREDICTION_COLUMNS = ("cycle", "Subject", "Study", "Group_bin", "Sex", "Age", "probability", "predicted")
 
@@ -33,11 +28,6 @@ class Prediction:
     cycle: int
     subject: Subject
     probability: float
-
-    @property
-    def predicted(self) -> int:
-        """1 (PD) from the decision threshold on, else 0 (HC)."""
-        return int(self.probability >= DECISION_THRESHOLD)
 
 
 @dataclass(frozen=True)
@@ -111,38 +101,34 @@ def subgroup_metrics(
     """
     if not subjects:
         raise ValueError("no subjects to score")
-    predictions = predictions_of(subjects, probabilities, cycle=cycle)
-    if age_bins is None:
-        return [_row(ALL, predictions, line)]
-    return [_row(name, members, line) for name, members in subgroups(predictions, age_bins=age_bins)]
+    p = np.array([each.probability for each in predictions_of(subjects, probabilities, cycle=cycle)])
+    groups = [(ALL, np.full(len(subjects), True))]
+    if age_bins is not None:
+        groups += sexes_and_ages([s.sex for s in subjects], [s.age for s in subjects], age_bins=age_bins)
+        centers = np.array([s.study for s in subjects])
+        groups += [(f"center={center}", centers == center) for center in sorted(set(centers.tolist()))]
+    actual = np.array([s.group for s in subjects])
+    return [_row(cycle, name, actual[of], p[of], line) for name, of in groups]
 
 
-def subgroups(
-    predictions: Sequence[Prediction], *, age_bins: Sequence[float]
-) -> Iterator[tuple[str, list[Prediction]]]:
-    """Yield name and members of every subgroup that is not empty; who lacks sex or age is in no such group."""
-    yield ALL, list(predictions)
-    for name, subjects in sexes_and_ages([p.subject for p in predictions], age_bins=age_bins):
-        members = set(subjects)
-        yield name, [p for p in predictions if p.subject in members]
-    for center in sorted({p.subject.study for p in predictions}):
-        yield f"center={center}", [p for p in predictions if p.subject.study == center]
-
-
-def sexes_and_ages(subjects: Sequence[Subject], *, age_bins: Sequence[float]) -> Iterator[tuple[str, list[Subject]]]:
-    """Yield name and members of every sex and age group that is not empty: `sex=F`, `age=[60,70)`.
+def sexes_and_ages(
+    sexes: Sequence[str | None], ages: Sequence[float | None], *, age_bins: Sequence[float]
+) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    """Yield name and members, shape (n,), of every sex and age group that is not empty: `sex=F`, `age=[60,70)`.
 
     Args:
-        subjects: each once.
+        sexes, ages: of n scans; None or NaN where not known: such a scan is in no group.
         age_bins: ascending bounds in years; a group holds its lower bound and not its upper one, the last one both.
-            Who is younger or older than all of them is in `age<50` or `age>90`; who has no age in no group.
+            Who is younger or older than all of them is in `age<50` or `age>90`.
     """
     for sex in ("F", "M"):
-        if members := [s for s in subjects if s.sex == sex]:
+        if (members := np.array([each == sex for each in sexes])).any():
             yield f"sex={sex}", members
-    ages = sorted(s.age for s in subjects if s.age is not None)
-    for name in dict.fromkeys(_age_group(age, age_bins) for age in ages):
-        yield name, [s for s in subjects if s.age is not None and _age_group(s.age, age_bins) == name]
+    years = np.array(ages, float)
+    names = np.array(["" if np.isnan(age) else _age_group(age, age_bins) for age in years])
+    for name in dict.fromkeys(names[np.argsort(years)].tolist()):
+        if name:
+            yield name, names == name
 
 
 def _age_group(age: float, bins: Sequence[float]) -> str:
@@ -154,17 +140,16 @@ def _age_group(age: float, bins: Sequence[float]) -> str:
     return f"age=[{bins[at - 1]:g},{bins[at]:g}{']' if at == len(bins) - 1 else ')'}"
 
 
-def _row(name: str, members: Sequence[Prediction], line: Line | None) -> SubgroupMetrics:
-    actual = np.array([p.subject.group for p in members])
-    predicted = np.array([p.predicted for p in members])
-    probability = np.array([p.probability for p in members])
-    n_pd = int(actual.sum())
-    has_pd, has_hc = n_pd > 0, n_pd < len(members)
+def _row(
+    cycle: int, name: str, actual: NDArray[np.integer], probability: NDArray[np.floating], line: Line | None
+) -> SubgroupMetrics:
+    predicted = (probability >= DECISION_THRESHOLD).astype(int)
+    has_pd, has_hc = bool((actual == 1).any()), bool((actual == 0).any())
     logits = None if line is None else line(margins(probability, np.ones_like(actual)))
     return SubgroupMetrics(
-        cycle=members[0].cycle,
+        cycle=cycle,
         subgroup=name,
-        n=len(members),
+        n=len(actual),
         accuracy=float(accuracy_score(actual, predicted)),
         sensitivity=float(recall_score(actual, predicted, pos_label=1)) if has_pd else None,
         specificity=float(recall_score(actual, predicted, pos_label=0)) if has_hc else None,
@@ -175,69 +160,16 @@ def _row(name: str, members: Sequence[Prediction], line: Line | None) -> Subgrou
     )
 
 
-def last_cycle(rows: Sequence[SubgroupMetrics]) -> list[SubgroupMetrics]:
-    """Return the rows of the last cycle, order kept."""
-    last = max((row.cycle for row in rows), default=None)
-    return [row for row in rows if row.cycle == last]
-
-
 def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
     """Write `predictions.csv`; probabilities in full precision, unknown sex or age as an empty cell."""
-    write_table(
-        path,
-        PREDICTION_COLUMNS,
-        (
-            (p.cycle, s.subject, s.study, s.group, s.sex, s.age, p.probability, p.predicted)
-            for p in predictions
-            for s in (p.subject,)
-        ),
+    rows = (
+        (p.cycle, s.subject, s.study, s.group, s.sex, s.age, p.probability, int(p.probability >= DECISION_THRESHOLD))
+        for p in predictions
+        for s in (p.subject,)
     )
-
-
-def read_predictions(path: Path) -> list[Prediction]:
-    """Read what `write_predictions` wrote; the subjects have no path.
-
-    Raises:
-        RunError: the file cannot be read, or is not such a file.
-    """
-    try:
-        return [_predicted(row) for row in _read_text(path)]
-    except OSError as error:
-        raise RunError(f"{path}: cannot be read ({error.strerror}); it is written when a run has finished") from None
-    except (KeyError, ValueError, TypeError) as error:
-        raise RunError(f"{path}: is not the predictions.csv of a run ({error!r})") from None
-
-
-def _predicted(row: dict[str, Any]) -> Prediction:
-    age = None if (text := row.get("Age")) is None else float(text)
-    who = (row["Subject"], Path(), row.get("Study") or "", int(row["Group_bin"]))
-    subject = Subject(*who, sex=row.get("Sex"), age=age, scanner=None)
-    return Prediction(int(row["cycle"]), subject, float(row["probability"]))
+    write_table(path, PREDICTION_COLUMNS, rows)
 
 
 def write_records(path: Path, kind: type[Any], rows: Iterable[Any]) -> None:
     """Write dataclass records of `kind` as a CSV with their fields as columns; None as an empty cell."""
     write_table(path, [field.name for field in fields(kind)], map(astuple, rows))
-
-
-def read_records(path: Path, kind: type[Record]) -> list[Record]:
-    """Read what `write_records` wrote, of a dataclass of text and numbers.
-
-    Raises:
-        RunError: the file cannot be read, or is not such a file.
-    """
-    pipeline = "inference" if path.name == METRICS else "rivals"
-    try:
-        return TypeAdapter(list[kind]).validate_python(_read_text(path))  # type: ignore[valid-type]
-    except OSError as error:
-        reason = f"cannot be read ({error.strerror}); it is written by pipeline={pipeline}"
-        raise RunError(f"{path}: {reason}") from None
-    except ValueError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise RunError(f"{path}: is not a {path.name} of pipeline={pipeline} ({reason})") from None
-
-
-def _read_text(path: Path) -> list[dict[str, Any]]:
-    """Rows of a CSV as text, None for an empty cell."""
-    frame = read_frame(path, str).astype(object)
-    return frame.where(frame.notna(), None).to_dict("records")  # type: ignore[return-value]

@@ -11,7 +11,6 @@ from tmqc.report.flagged import MARKS
 from tmqc.report.gallery import LIMIT, make_gallery
 from tmqc.report.html import render_page
 from tmqc.report.past_run import PastRun, read_run
-from tmqc.report.run_data import RunData, read_data
 from tmqc.report.sections import list_sections
 from tmqc.runs.directory import REPORT, write_text
 from tmqc.settings.schema import CacheConfig
@@ -30,15 +29,14 @@ def write_report(directory: Path, *, limit: int = LIMIT) -> Path:
     Raises:
         InputError: it is not the directory of a run, or a file in it is not what a run writes.
     """
-    data = read_data(read_run(directory))
-    run = data.run
-    drawable = any(scan.scan is not None for scan in data.flagged)  # sites' tokens have no rows here
+    run = read_run(directory)
+    drawable = any(scan.scan is not None for scan in run.flagged)  # sites' tokens have no rows here
     page = render_page(
         f"{run.pipeline}/{run.settings['run.name']}",
-        list_sections(data),
-        notes=_list_notes(data),
-        facts=_list_facts(data),
-        gallery=make_gallery(data.flagged, data.scans, cache=_find_cache(run), limit=limit) if drawable else None,
+        list_sections(run),
+        notes=_list_notes(run),
+        facts=_list_facts(run),
+        gallery=make_gallery(run.flagged, run.scans, cache=_find_cache(run), limit=limit) if drawable else None,
         marks=MARKS,
     )
     path = directory / REPORT
@@ -55,13 +53,14 @@ def _find_cache(run: PastRun) -> VolumeCache:
     return cache if cache.directory is not None and cache.directory.is_dir() else VolumeCache()
 
 
-def _list_notes(data: RunData) -> list[str]:
+def _list_notes(run: PastRun) -> list[str]:
     """What a reader has to know before anything else."""
-    notes = [data.run.note] if data.run.note is not None else []
-    if data.run.status != "FINISHED":
+    notes = [] if run.note is None else [run.note]
+    if run.status != "FINISHED":
         notes.append("This run has not finished: the page shows how far its files go.")
-    notes += data.gaps
-    steps = [(row.cycle, row.numbers.get("qc/batches_rejected"), row.numbers.get("qc/batches")) for row in data.cycles]
+    if run.fault_of_scans is not None:
+        notes.append(f"The table of the training scans is no longer available ({run.fault_of_scans}).")
+    steps = [(row.cycle, row.numbers.get("qc/batches_rejected"), row.numbers.get("qc/batches")) for row in run.cycles]
     if unsteady := [str(cycle) for cycle, rejected, n in steps if (rejected or 0.0) > (n or 0.0) / 2]:
         notes.append(
             f"In cycle {', '.join(unsteady)} more than half of the steps of the regular tour were rejected: the gate "
@@ -70,10 +69,10 @@ def _list_notes(data: RunData) -> list[str]:
     return notes
 
 
-def _list_facts(data: RunData) -> dict[str, str]:
-    facts = describe_settings(data.run.settings)
-    if data.scans:
-        facts["Training scans"] = f"{len(data.scans)} at {len({scan.study for scan in data.scans})} centers"
-    if data.cycles and data.run.summary is not None:
-        facts |= describe_results(data.run.summary)
+def _list_facts(run: PastRun) -> dict[str, str]:
+    facts = describe_settings(run.settings)
+    if run.scans:
+        facts["Training scans"] = f"{len(run.scans)} at {len({scan.study for scan in run.scans})} centers"
+    if run.cycles and run.summary is not None:
+        facts |= describe_results(run.summary)
     return facts

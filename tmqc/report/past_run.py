@@ -1,12 +1,12 @@
-"""A run as its directory has it, whether it finished or died: settings, summary, environment, training scans."""
+"""A run as its directory has it, whether it finished or died: settings, summary, and what its tables hold."""
 
 from __future__ import annotations
 
-import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,16 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from tmqc.core.records import AWAY
 from tmqc.data.cohort import Subject, read_cohort
 from tmqc.data.truth import Truth, read_truth
-from tmqc.errors import RunError
+from tmqc.errors import InputError, RunError
 from tmqc.federation.site_settings import TOKENS, read_tokens
 from tmqc.phantom.cohort import PHANTOM_NOTE, default_directory, is_phantom
+from tmqc.report.flagged import FlaggedScan, find_flagged
+from tmqc.report.metrics import METRIC_NAMES
+from tmqc.report.results import read_results, read_scored, read_trace
 from tmqc.runs import directory as rundir
-from tmqc.runs.trace import COLUMNS
+from tmqc.runs.cycles import CycleRow, read_rows
 from tmqc.settings.schema import PhantomConfig, flatten
 
 # Written last by their pipelines; every other pipeline ends with summary.json.
@@ -33,7 +35,7 @@ Setting = str | int | float | bool | None
 
 @dataclass(frozen=True)
 class PastRun:
-    """A run as its files have it.
+    """A run as its files have it. A table is read when it is first asked for; one that is not there is empty or None.
 
     Attributes:
         settings: flattened.
@@ -54,7 +56,7 @@ class PastRun:
     @property
     def status(self) -> str:
         """FINISHED if the file that such a run writes last is there, else KILLED."""
-        return "FINISHED" if (self.directory / _LAST.get(self.pipeline, rundir.SUMMARY)).is_file() else "KILLED"
+        return "KILLED" if self.file(_LAST.get(self.pipeline, rundir.SUMMARY)) is None else "FINISHED"
 
     @property
     def note(self) -> str | None:
@@ -62,6 +64,69 @@ class PastRun:
         csvs = [self.settings.get(f"cohort.{split}_csv") for split in ("train", "verification", "test")]
         made = self.settings.get("cohort.source") == "phantom" or any(is_phantom(Path(str(csv))) for csv in csvs if csv)
         return PHANTOM_NOTE if made else None
+
+    def file(self, name: str) -> Path | None:
+        """A file of the run, if it is there."""
+        return path if (path := self.directory / name).is_file() else None
+
+    @cached_property
+    def cycles(self) -> Sequence[CycleRow]:
+        """Rows of `cycles.csv`. Raises RunError."""
+        return read_rows(path) if (path := self.file(rundir.CYCLES)) else ()
+
+    @cached_property
+    def trace(self) -> pd.DataFrame | None:
+        """Of a run under control, if it has a row. Raises RunError."""
+        path = self.file(rundir.TRACE)
+        return None if path is None or (trace := read_trace(path)).empty else trace
+
+    @cached_property
+    def flagged(self) -> Sequence[FlaggedScan]:
+        """Every scan ever flagged. Raises RunError."""
+        return () if self.trace is None else find_flagged(self.trace, self.scans)
+
+    @cached_property
+    def metrics(self) -> pd.DataFrame | None:
+        """Rows of `metrics.csv`; NaN in columns that an earlier version did not write. Raises RunError."""
+        if (path := self.file(rundir.METRICS)) is None:
+            return None
+        rows = read_results(path, ("cycle", "n", "accuracy"), texts=["subgroup"])
+        return rows.reindex(columns=["cycle", "subgroup", "n", *METRIC_NAMES])
+
+    @cached_property
+    def scored(self) -> Sequence[pd.DataFrame]:
+        """The models that scored the test split, as `read_scored`. Raises RunError."""
+        return () if (path := self.file(rundir.PREDICTIONS)) is None else read_scored(path)
+
+    @cached_property
+    def rankings(self) -> tuple[pd.DataFrame, pd.DataFrame] | None:
+        """Rows of `rivals.csv` and `rivals_by_kind.csv`; None unless both are there. Raises RunError."""
+        overall, by_kind = self.file(rundir.RANKING), self.file(rundir.RANKING_BY_KIND)
+        if overall is None or by_kind is None:
+            return None
+        numbers = ("n", "n_harmful", "auroc", "average_precision")
+        return read_results(overall, numbers, texts=["rival"]), read_results(
+            by_kind, ["auroc"], texts=["rival", "kind"]
+        )
+
+    @property
+    def scans(self) -> Sequence[Subject]:
+        """The training scans, as far as their table is still available."""
+        return self._scans[0]
+
+    @property
+    def fault_of_scans(self) -> str | None:
+        """Why the training scans are not available."""
+        return self._scans[1]
+
+    @cached_property
+    def _scans(self) -> tuple[Sequence[Subject], str | None]:
+        if self.pipeline == "inference":
+            return (), None
+        try:
+            return training_scans(self), None
+        except InputError as error:
+            return (), error.faults[0]
 
 
 def read_run(directory: Path) -> PastRun:
@@ -144,44 +209,6 @@ def _train_csv(run: PastRun) -> Path:
         spread=str(settings.get("cohort.phantom.spread", "easy")),  # of a run made before there was a choice,
     )
     return default_directory(phantom, (x, y, z), Path(str(settings["run.outputs"]))) / "train.csv"
-
-
-def read_trace(path: Path) -> pd.DataFrame:
-    """Read `trace.csv` with the dtypes its columns have: names as text, so that `n/a` and `007` stay.
-
-    Rows of steps that were skipped because their center was away are left out, as they hold no verification. So
-    is a last row without its line end, as a killed process or a full disk leaves it.
-
-    Raises:
-        RunError: the file is missing, or is not a trace.
-    """
-    texts = dict.fromkeys(("Subject", "Study", "Phase", "Subjects"), str)
-    try:
-        trace = read_frame(path, texts)
-    except OSError as error:
-        raise RunError(f"{path}: cannot be read ({error.strerror}); it is written by pipeline=qc") from None
-    except ValueError as error:
-        raise RunError(f"{path}: is not a trace ({error})") from None
-    if missing := [name for name in COLUMNS if name not in trace]:
-        raise RunError(f"{path}: is not a trace of tmqc, column {', '.join(missing)} is missing")
-    if (away := trace["Phase"] == AWAY).any():
-        whole = dict.fromkeys(("FP", "FN", "TP", "TN", "Ignored", "Scored"), int)
-        try:
-            trace = trace[~away].astype(whole).reset_index(drop=True)
-        except ValueError as error:
-            raise RunError(f"{path}: is not a trace of tmqc, a verification lacks its counts ({error})") from None
-    return trace
-
-
-def read_frame(path: Path, types: Mapping[str, type] | type | None = None) -> pd.DataFrame:
-    """Read a CSV of a run; only an empty cell is missing. A torn last row, as a killed process leaves it, is dropped.
-
-    Raises:
-        OSError, ValueError: it cannot be read, or is no such table.
-    """
-    content = path.read_bytes()
-    whole = io.BytesIO(content[: content.rfind(b"\n") + 1])
-    return pd.read_csv(whole, dtype=types, keep_default_na=False, na_values=[""], encoding="utf-8")
 
 
 def truth_of(directory: Path) -> Truth | None:

@@ -15,25 +15,15 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import blended_transform_factory
 
 from tmqc.core.records import SCREEN
-from tmqc.report.flagged import find_waits
-from tmqc.report.style import (
-    BLUE,
-    GRAY,
-    ORANGE,
-    VERMILION,
-    new_figure,
-    style_axes,
-)
+from tmqc.report.flagged import COMPARED, find_waits
+from tmqc.report.style import BLUE, GRAY, ORANGE, VERMILION, new_figure, style_axes
 from tmqc.report.timeline_figure import draw_timeline, timeline_height_in
 
 _MANY_STEPS = 400  # from here on markers of accepted steps would be a smear
 _RATES_IN = 2.1
 _TOO_MANY_STEPS = 2000
-_RATES = {  # label -> value, its reference and the tolerance above that, columns of the trace
-    "FPR": ("PFP", "RefPFP", "Tolerance"),
-    "FNR": ("PFN", "RefPFN", "Tolerance"),
-}
-_STEPS = {**_RATES, "loss in nats": ("VerifyLoss", "RefVerifyLoss", "LossTolerance")}
+_RATES = {rate: COMPARED[rate] for rate in ("FPR", "FNR")}
+_STEPS = {**_RATES, "loss in nats": COMPARED["loss"]}
 _EVIDENCE = {  # of a screen: what it judges by; the rates hardly move by a single scan
     "rise of the verification\nloss, robust sd": ("LossZ",),
     "contradiction\nof the label": ("Contradiction",),
@@ -53,13 +43,8 @@ def draw_qc(trace: pd.DataFrame) -> Figure:
     With a gate these are FPR and FNR with the tolerance, with the screen the evidence on every scan.
 
     Args:
-        trace: columns of `trace.csv`, as `past_run.read_trace` gives them.
-
-    Raises:
-        ValueError: the trace has no rows.
+        trace: columns of `trace.csv`, as `read_trace` gives them, at least one row.
     """
-    if trace.empty:
-        raise ValueError("the trace has no rows to draw")
     waits = find_waits(trace)
     shown = _shown(trace, _RATES)
     heights = (*(_RATES_IN for _ in shown), timeline_height_in(waits))

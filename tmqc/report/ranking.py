@@ -65,24 +65,20 @@ def rank(scores: Scores, kinds: Sequence[str | None] | None) -> RivalRow:
     Raises:
         ValueError: the lengths differ.
     """
-    n, cost = len(scores.values), (scores.forward_passes, scores.backward_passes, scores.seconds)
     named = None if scores.cut_off is None else scores.values > scores.cut_off
-    n_named = None if named is None else int(named.sum())
-    if kinds is None:
-        return RivalRow(scores.rival, n, None, None, None, None, None, n_named, None, *cost)
-    harmful = _harmful(scores, kinds)
-    n_harmful = int(harmful.sum())
-    at_k = share_at_k(scores.values, harmful)
+    harmful = None if kinds is None else _harmful(scores, kinds)
+    n_harmful = None if harmful is None else int(harmful.sum())
+    at_k = None if harmful is None else share_at_k(scores.values, harmful)
     return RivalRow(
         rival=scores.rival,
-        n=n,
+        n=len(scores.values),
         n_harmful=n_harmful,
-        auroc=_auroc(harmful, scores.values),
+        auroc=None if harmful is None else _auroc(harmful, scores.values),
         average_precision=float(average_precision_score(harmful, scores.values)) if n_harmful else None,
         precision_at_k=at_k,
         recall_at_k=at_k,
-        n_named=n_named,
-        n_found=None if named is None else int((named & harmful).sum()),
+        n_named=None if named is None else int(named.sum()),
+        n_found=None if named is None or harmful is None else int((named & harmful).sum()),
         forward_passes=scores.forward_passes,
         backward_passes=scores.backward_passes,
         seconds=scores.seconds,

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from dataclasses import fields
+from typing import Any
+
+import pandas as pd
 
 from tmqc.errors import RunError
 from tmqc.report.description import describe_run
-from tmqc.report.metrics import ALL, METRIC_NAMES, SubgroupMetrics, read_records
+from tmqc.report.metrics import ALL, METRIC_NAMES
 from tmqc.report.past_run import PastRun
 from tmqc.report.ranking import RivalRow, ranking_metrics
+from tmqc.report.results import read_results
 from tmqc.report.summary import closing_numbers
 from tmqc.runs import directory as rundir
-from tmqc.runs.cycles import read_rows
 from tmqc.runs.provenance import environment_tags
 from tmqc.runs.resume import read_run_id
 from tmqc.tracking.outbox import Outbox, read_outbox
@@ -34,13 +38,18 @@ def other_numbers(run: PastRun) -> Iterator[tuple[int | None, dict[str, float | 
     """
     if run.summary is not None:
         yield run.summary["last_cycle"], dict(closing_numbers(run.summary))
-    if (path := run.directory / rundir.METRICS).is_file():
-        for row in read_records(path, SubgroupMetrics):
-            if row.subgroup == ALL:
-                yield row.cycle, {f"test/{name}": getattr(row, name) for name in METRIC_NAMES}
-    if (path := run.directory / rundir.RANKING).is_file():
-        for rival in read_records(path, RivalRow):
-            yield None, ranking_metrics(rival)
+    if run.metrics is not None:
+        for row in _records(run.metrics[run.metrics["subgroup"] == ALL]):
+            yield int(row["cycle"]), {f"test/{name}": row[name] for name in METRIC_NAMES}
+    if path := run.file(rundir.RANKING):
+        _, *numbers = (field.name for field in fields(RivalRow))
+        for row in _records(read_results(path, numbers, texts=["rival"])[["rival", *numbers]]):
+            yield None, ranking_metrics(RivalRow(**row))
+
+
+def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows by column; None where a cell is empty."""
+    return frame.astype(object).where(frame.notna(), None).to_dict("records")  # type: ignore[return-value]
 
 
 def replay(run: PastRun, store: MlflowStore, *, again: bool = False) -> None:
@@ -55,7 +64,8 @@ def replay(run: PastRun, store: MlflowStore, *, again: bool = False) -> None:
         RunError: the store cannot be used, or a file is not what a run writes.
     """
     tracker = MlflowTracker(store, directory=run.directory, last_wait_s=None)
-    left, (run_id, status) = read_outbox(run.directory), _find(run, store)
+    left = read_outbox(run.directory)
+    run_id, status = store.find(run.directory, read_run_id(run.directory)) or (None, None)
     if again or (run_id is None and not (left is not None and left.run_id is None)):
         _replay_all(run, tracker, left)
     elif left is None and status != "RUNNING":
@@ -70,18 +80,8 @@ def replay(run: PastRun, store: MlflowStore, *, again: bool = False) -> None:
     log.info("%s is run %s, %s", run.directory, store.run_id, run.status)
 
 
-def _find(run: PastRun, store: MlflowStore) -> tuple[str | None, str | None]:
-    """Id and status of the run in the store, by its id or, if it was never given one, by its directory."""
-    run_id = read_run_id(run.directory)
-    if run_id is not None and (status := store.status_of(run_id)) is not None:
-        return run_id, status
-    return next(iter(store.runs_of(run.directory)), (None, None))
-
-
 def _replay_all(run: PastRun, tracker: MlflowTracker, left: Outbox | None) -> None:
-    others = list(other_numbers(run))  # before anything is sent: a file may be at fault
-    if (run.directory / rundir.CYCLES).is_file():
-        read_rows(run.directory / rundir.CYCLES)
+    others, _ = list(other_numbers(run)), run.cycles  # read before anything is sent: a file may be at fault
     name = f"{run.pipeline}/{run.settings['run.name']}"
     tracker.start(name=name, tags=_tags(run), settings=run.settings, description=run.note or "")
     if left is not None:

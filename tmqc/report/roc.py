@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy.stats import bootstrap
 from sklearn.metrics import auc
 
-from tmqc.report.metrics import Prediction, read_predictions, subgroups
+from tmqc.report.metrics import ALL, sexes_and_ages
 from tmqc.report.style import BLACK, PALETTE, new_figure, style_axes
 
 N_RESAMPLES, LEVEL, SEED = 1000, 0.95, 0
@@ -22,10 +22,6 @@ _STYLES = ("-", "--", "-.", ":")
 _HATCHES = ("", "//", "\\\\", "..")
 
 Floats = NDArray[np.float64]
-
-
-Scored = tuple[NDArray[np.int64], Floats]
-"""Scans scored by one model, each once: the class, 1 (PD) or 0 (HC), and the probability of PD, 0..1, both (n,)."""
 
 
 @dataclass(frozen=True)
@@ -52,41 +48,19 @@ class Roc:
     resampled: Floats
 
 
-def read_scored(path: Path) -> list[tuple[int, Scored]]:
-    """Read `predictions.csv`: the models scored, in the order of the file, each with its cycle.
-
-    Two models may have the same cycle: a run's own last one, and the one it started from.
-
-    Raises:
-        RunError: the file cannot be read, or is not such a file.
-    """
-    models: list[tuple[int, dict[str, Prediction]]] = []
-    for one in read_predictions(path):
-        if not models or models[-1][0] != one.cycle or one.subject.subject in models[-1][1]:
-            models.append((one.cycle, {}))
-        models[-1][1][one.subject.subject] = one
-    return [(cycle, _to_scored(list(scored.values()))) for cycle, scored in models]
-
-
-def _to_scored(predictions: Sequence[Prediction]) -> Scored:
-    actual, probability = zip(*((p.subject.group, p.probability) for p in predictions), strict=True)
-    return np.array(actual), np.array(probability, float)
-
-
-def bootstrap_roc(actual: NDArray[np.int64], probability: Floats, *, seed: int = SEED) -> Roc:
+def bootstrap_roc(scored: pd.DataFrame, *, seed: int = SEED) -> Roc:
     """The curve, and percentile intervals from scans drawn anew with replacement, each class by itself.
 
     The draws depend on the seed and the classes alone: two models scored on the same scans get the same ones, and the
     differences of their `resampled` are paired.
 
-    Raises:
-        ValueError: one class is missing.
+    Args:
+        scored: columns Group_bin, 1 (PD) or 0 (HC), both among them, and probability, of PD, 0..1.
+        seed: of the draws.
 
     Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
     """
-    of_pd, of_hc = probability[actual == 1], probability[actual == 0]
-    if not (len(of_pd) and len(of_hc)):
-        raise ValueError("one class only: there is no ROC")
+    of_pd, of_hc = (scored.loc[scored["Group_bin"] == group, "probability"].to_numpy(float) for group in (1, 0))
     fpr, tpr = _curve(of_pd, of_hc)
     drawn = bootstrap(
         (of_pd, of_hc),
@@ -105,9 +79,9 @@ def bootstrap_roc(actual: NDArray[np.int64], probability: Floats, *, seed: int =
 
 
 def _summarize(of_pd: Floats, of_hc: Floats) -> Floats:
-    """The area, and the sensitivities at `_GRID`."""
+    """The area, and the sensitivities at `_GRID`: the upper end where the curve rises straight up."""
     fpr, tpr = _curve(of_pd, of_hc)
-    return np.append(np.trapezoid(tpr, fpr), sensitivity_at(_GRID, fpr, tpr))
+    return np.append(np.trapezoid(tpr, fpr), np.interp(_GRID, fpr, tpr))
 
 
 def _curve(of_pd: Floats, of_hc: Floats) -> tuple[Floats, Floats]:
@@ -124,16 +98,6 @@ def difference(later: Roc, earlier: Roc) -> tuple[float, float, float]:
     """
     low, high = np.quantile(later.resampled - earlier.resampled, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
     return later.auroc - earlier.auroc, float(low), float(high)
-
-
-def sensitivity_at(grid: Floats, fpr: Floats, tpr: Floats) -> Floats:
-    """The curve's sensitivity at each 1 - specificity of `grid`; the upper end where it rises straight up."""
-    at = np.searchsorted(fpr, grid, side="right") - 1
-    after = np.minimum(at + 1, len(fpr) - 1)
-    run = fpr[after] - fpr[at]
-    share = np.divide(grid - fpr[at], run, out=np.zeros_like(grid), where=run > 0)
-    values: Floats = tpr[at] + share * (tpr[after] - tpr[at])
-    return values
 
 
 def draw_rocs(rocs: Mapping[str, Roc], *, title: str = "", bands: bool = True) -> Figure:
@@ -159,22 +123,15 @@ def draw_rocs(rocs: Mapping[str, Roc], *, title: str = "", bands: bool = True) -
     return figure
 
 
-def draw_roc(predictions: Sequence[Prediction], *, age_bins: Sequence[float]) -> Figure:
+def draw_roc(models: Sequence[pd.DataFrame], *, age_bins: Sequence[float]) -> Figure:
     """Draw the ROC of the last cycle for all, each sex and each age group; those of one class are left out.
 
     Args:
-        predictions: of any number of cycles.
+        models: as `PastRun.scored` has them, at least one.
         age_bins: ascending bounds in years.
-
-    Raises:
-        ValueError: there are no predictions.
     """
-    if not predictions:
-        raise ValueError("no predictions to draw")
-    last = max(p.cycle for p in predictions)
-    rocs = {
-        f"{name} (n={len(members)})": bootstrap_roc(*_to_scored(members))
-        for name, members in subgroups([p for p in predictions if p.cycle == last], age_bins=age_bins)
-        if not name.startswith("center=") and len({p.subject.group for p in members}) == 2
-    }
-    return draw_rocs(rocs, title=f"ROC after cycle {last}", bands=False)
+    last = max(models, key=lambda model: model["cycle"].iloc[0])
+    groups = [(ALL, np.full(len(last), True)), *sexes_and_ages([*last["Sex"]], [*last["Age"]], age_bins=age_bins)]
+    members = {f"{name} (n={of.sum()})": last[of] for name, of in groups}
+    rocs = {name: bootstrap_roc(of) for name, of in members.items() if of["Group_bin"].nunique() == 2}
+    return draw_rocs(rocs, title=f"ROC after cycle {last['cycle'].iloc[0]}", bands=False)

@@ -10,9 +10,7 @@ from pathlib import Path
 from tmqc.core.detection import Detection, History, count_loss, detect, detect_by_kind, median_and_max, whole_centers
 from tmqc.data.cohort import Subject
 from tmqc.data.tables import write_table
-from tmqc.errors import RunError
 from tmqc.report.metrics import ALL, sexes_and_ages
-from tmqc.report.past_run import read_frame
 
 CENTER_SIZES = ((1, 1), (2, 4), (5, 9), (10, None))  # training scans of a center, both ends included
 
@@ -85,22 +83,6 @@ def _shares(prefix: str, found: Detection) -> DetectionRow:
 def write_detection(path: Path, rows: Sequence[DetectionRow]) -> None:
     """Write `detection.csv`, one row per cycle; floats in full precision, None as an empty cell."""
     write_table(path, list(rows[0]), (list(row.values()) for row in rows))
-
-
-def read_detection(path: Path) -> list[tuple[int, dict[str, float | None]]]:
-    """Read what `write_detection` wrote: cycle, and its scores; None where a cell is empty.
-
-    Raises:
-        RunError: the file cannot be read, or is not such a file.
-    """
-    try:
-        frame = read_frame(path).astype(float).astype(object)
-        rows = frame.where(frame.notna(), None).to_dict("records")
-        return [(int(row.pop("cycle")), {str(name): value for name, value in row.items()}) for row in rows]
-    except OSError as error:
-        raise RunError(f"{path}: cannot be read ({error.strerror}); it is written by pipeline=qc") from None
-    except (KeyError, ValueError, TypeError) as error:
-        raise RunError(f"{path}: is not the detection.csv of a QC run ({error!r})") from None
 
 
 def detection_metrics(row: DetectionRow) -> dict[str, float | None]:
@@ -186,7 +168,8 @@ def training_groups(train: Sequence[Subject], *, age_bins: Sequence[float]) -> I
     for group, name in enumerate(("HC", "PD")):
         if members := [s for s in train if s.group == group]:
             yield f"class={name}", members
-    yield from sexes_and_ages(train, age_bins=age_bins)
+    for name, of in sexes_and_ages([s.sex for s in train], [s.age for s in train], age_bins=age_bins):
+        yield name, [s for s, is_member in zip(train, of, strict=True) if is_member]
     size_of = Counter(s.study for s in train)
     for low, high in CENTER_SIZES:
         if members := [s for s in train if low <= size_of[s.study] and (high is None or size_of[s.study] <= high)]:

@@ -14,7 +14,7 @@ from rich.table import Table
 from tmqc.core.numbers import cycle_numbers
 from tmqc.core.records import CycleReport
 from tmqc.report.html import show
-from tmqc.report.metrics import ALL, METRIC_NAMES, SubgroupMetrics, last_cycle
+from tmqc.report.metrics import ALL, METRIC_NAMES, SubgroupMetrics
 from tmqc.report.ranking import RivalRow
 from tmqc.report.scores import Breakdown, DetectionRow, detection_metrics
 
@@ -79,9 +79,11 @@ def print_inference(
 
     Arguments are as of `print_training`.
     """
-    last = [row for row in last_cycle(rows) if not row.subgroup.startswith("center=")]
-    title = f"test split, cycle {last[0].cycle}" if last else "test split: nothing was scored"
-    table = Table("Subgroup", title=title, title_justify="left", collapse_padding=True)  # fits into 80 columns
+    cycle = max(row.cycle for row in rows)
+    last = [row for row in rows if row.cycle == cycle and not row.subgroup.startswith("center=")]
+    table = Table(
+        "Subgroup", title=f"test split, cycle {cycle}", title_justify="left", collapse_padding=True
+    )  # fits into 80 columns
     for name in ("n", *METRIC_NAMES):
         table.add_column(_NARROW.get(name, name), justify="right")
     for row in last:

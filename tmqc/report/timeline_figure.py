@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -12,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.transforms import blended_transform_factory
 
 from tmqc.core.records import ELIMINATED, READMITTED
-from tmqc.report.flagged import Wait, find_waits
+from tmqc.report.flagged import find_waits
 from tmqc.report.style import BLACK, GRAY, GREEN, ORANGE, count_cycles, new_figure, style_axes
 
 _MANY_ROWS = 150  # from here on subjects' names would be unreadable
@@ -35,10 +36,10 @@ def draw_timelines(trace: pd.DataFrame) -> list[Figure]:
 
     A center is never divided. Without anyone flagged there is no page.
     """
-    pages: list[list[Wait]] = []
-    for center in _by_center(find_waits(trace)):
-        if pages and len({wait.subject for wait in [*pages[-1], *center]}) <= _PAGE_ROWS:
-            pages[-1] += center
+    pages: list[pd.DataFrame] = []
+    for _, center in find_waits(trace).groupby("center"):
+        if pages and pd.concat([pages[-1], center])["subject"].nunique() <= _PAGE_ROWS:
+            pages[-1] = pd.concat([pages[-1], center])
         else:
             pages.append(center)
     first, last = int(trace["Cycle"].min()), int(trace["Cycle"].max())
@@ -49,83 +50,68 @@ def draw_timelines(trace: pd.DataFrame) -> list[Figure]:
     return figures
 
 
-def timeline_height_in(waits: Sequence[Wait]) -> float:
+def timeline_height_in(waits: pd.DataFrame) -> float:
     """Height in inches that a timeline needs."""
-    n_rows, n_centers = len({wait.subject for wait in waits}), len({wait.center for wait in waits})
+    n_rows, n_centers = waits["subject"].nunique(), waits["center"].nunique()
     return min(_MAX_TIMELINE_IN, 0.9 + _ROW_IN * max(n_rows + 0.3 * n_centers, 3))
 
 
-def draw_timeline(axes: Axes, waits: Sequence[Wait], *, first: int, last: int) -> None:
-    """Draw a row per subject ever flagged, centers in alphabetical order, subjects in the order first flagged."""
+def draw_timeline(axes: Axes, waits: pd.DataFrame, *, first: int, last: int) -> None:
+    """Draw a row per subject ever flagged, centers in alphabetical order, subjects in the order first flagged.
+
+    Args:
+        axes: to draw on.
+        waits: as `find_waits` gives them.
+        first, last: cycles of the run.
+    """
     style_axes(axes)
     axes.set_xlim(first - 0.6, last + 0.6)
     count_cycles(axes)
-    if not waits:
+    if waits.empty:
         axes.text(0.5, 0.5, "no scan was flagged", transform=axes.transAxes, ha="center", va="center", fontsize=11)
         axes.set_yticks([])
         axes.grid(visible=False)
         return
     rows = _place_rows(waits)
     size = 5.5 if len(rows) < _MANY_ROWS else 3.0
-    for wait in waits:
-        _draw_wait(axes, wait, rows[wait.subject], last, size)
-    _label_rows(axes, waits, rows)
-    axes.set_ylim(max(rows.values()) + 0.7, -0.7)
+    for wait in waits.to_dict("records"):
+        _draw_wait(axes, wait, rows.loc[wait["subject"], "y"], last, size)
+    _label_rows(axes, rows)
+    axes.set_ylim(rows["y"].max() + 0.7, -0.7)
     axes.grid(visible=False, axis="y")
     title = f"Subjects ever flagged: {len(rows)}"
     axes.set_title(title, fontsize=10, loc="left", fontweight="bold")
-    axes.legend(
-        handles=_timeline_legend(),
-        fontsize=7,
-        frameon=False,
-        ncols=5,
-        loc="lower right",
-        bbox_to_anchor=(1, 1),
-    )
+    place: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1, 1)}
+    axes.legend(handles=_timeline_legend(), fontsize=7, frameon=False, ncols=5, **place)
 
 
-def _by_center(waits: Sequence[Wait]) -> list[list[Wait]]:
-    centers: dict[str, list[Wait]] = {}
-    for wait in waits:
-        centers.setdefault(wait.center, []).append(wait)
-    return [centers[center] for center in sorted(centers)]
+def _place_rows(waits: pd.DataFrame) -> pd.DataFrame:
+    """Center and y of every subject, which is the index; a small gap between centers."""
+    rows = waits.drop_duplicates("subject").sort_values("center", kind="stable").set_index("subject")[["center"]]
+    return rows.assign(y=np.arange(len(rows)) + 0.3 * pd.factorize(rows["center"])[0])
 
 
-def _place_rows(waits: Sequence[Wait]) -> dict[str, float]:
-    """Subject -> y; a small gap between centers."""
-    subjects = dict.fromkeys((wait.center, wait.subject) for wait in sorted(waits, key=lambda w: w.center))
-    places: dict[str, float] = {}
-    y, before = -1.0, None
-    for center, subject in subjects:
-        y += 1.3 if before not in (None, center) else 1.0
-        places[subject], before = y, center
-    return places
-
-
-def _draw_wait(axes: Axes, wait: Wait, y: float, last: int, size: float) -> None:
+def _draw_wait(axes: Axes, wait: Mapping[Any, Any], y: float, last: int, size: float) -> None:
     """Draw one stay on the revisit list and its end; `size` of the marks in points."""
-    end = last + 0.5 if wait.decided is None else wait.decided
-    axes.plot([wait.flagged, end], [y, y], linewidth=0.75 * size, solid_capstyle="butt", **_WAITING)
-    axes.plot([wait.flagged], [y], markersize=size, zorder=3, **_FLAGGED)
-    if wait.outcome == ELIMINATED:
+    end = last + 0.5 if pd.isna(wait["decided"]) else wait["decided"]
+    axes.plot([wait["flagged"], end], [y, y], linewidth=0.75 * size, solid_capstyle="butt", **_WAITING)
+    axes.plot([wait["flagged"]], [y], markersize=size, zorder=3, **_FLAGGED)
+    if wait["outcome"] == ELIMINATED:
         axes.plot([end, last + 0.5], [y, y], markersize=size, markevery=[0], zorder=3, **_ELIMINATED)
-    elif wait.outcome == READMITTED:
+    elif wait["outcome"] == READMITTED:
         axes.plot([end], [y], markersize=size, zorder=3, **_READMITTED)
 
 
-def _label_rows(axes: Axes, waits: Sequence[Wait], rows: dict[str, float]) -> None:
+def _label_rows(axes: Axes, rows: pd.DataFrame) -> None:
     """Name subjects at the left and centers at the right, with a band behind every second center."""
-    names = list(rows) if len(rows) < _MANY_ROWS else []
-    axes.set_yticks([rows[name] for name in names], names, fontsize=7, parse_math=False)  # an id may hold dollars
+    named = rows if len(rows) < _MANY_ROWS else rows[:0]
+    axes.set_yticks(named["y"], [*named.index], fontsize=7, parse_math=False)  # an id may hold dollars
     axes.tick_params(axis="y", length=0)
     place = blended_transform_factory(axes.transAxes, axes.transData)
     small: dict[str, Any] = {"fontsize": 7, "color": GRAY}
-    centers: dict[str, list[float]] = {}
-    for wait in waits:
-        centers.setdefault(wait.center, []).append(rows[wait.subject])
-    for index, center in enumerate(sorted(centers)):
-        low, high = min(centers[center]), max(centers[center])
-        axes.text(1.005, (low + high) / 2, center, transform=place, va="center", parse_math=False, **small)
+    for index, (center, y) in enumerate(rows.groupby("center")["y"]):
+        low, high = y.min(), y.max()
+        axes.text(1.005, (low + high) / 2, str(center), transform=place, va="center", parse_math=False, **small)
         if index % 2 == 0:
             axes.axhspan(low - 0.6, high + 0.6, color="0.95", linewidth=0, zorder=0)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from tmqc.core.verdicts import SOUND, TOO_SMALL
-from tmqc.report.past_run import read_frame
+from tmqc.report.results import read_frame
 
 N_REVIEW = 20  # scans of the head of the ranking that a page shows
 

@@ -51,7 +51,7 @@ _asked: list[int] = []  # signals that this process was sent while it worked for
 
 
 @dataclass(frozen=True)
-class Place:
+class JobLocation:
     """Where a job belongs.
 
     Attributes:
@@ -75,12 +75,8 @@ class Place:
         return "_".join(self.directory.relative_to(self.sweep).parts) if inside else self.directory.name
 
 
-@dataclass(frozen=True)
-class Made:
-    """Checked settings of a job, and those of the clean run that it needs, if it needs one to be trained."""
-
-    config: Config
-    clean: Config | None
+Settings = tuple[Config, Config | None]
+"""Checked settings of a job, and those of the clean run that it needs, if it needs one to be trained."""
 
 
 def handle_signals() -> None:
@@ -103,7 +99,7 @@ def was_asked() -> bool:
     return bool(_asked)
 
 
-def carry_out(place: Place, make: Callable[[], Made]) -> Outcome | None:
+def carry_out(place: JobLocation, make: Callable[[], Settings]) -> Outcome | None:
     """Do what is left of a job; None if this process has been asked to stop before.
 
     Args:
@@ -122,19 +118,19 @@ def carry_out(place: Place, make: Callable[[], Made]) -> Outcome | None:
     try:
         with Stop().listening(WAITING):  # from here on: a signal before the run has its process ends the job as well
             _end_if_asked()
-            made = make()
+            config, clean = make()
             _end_if_asked()
-            config, digest = made.config, settings_digest(made.config)
-            outcome = replace(outcome, digest=digest)
+            outcome = replace(outcome, digest=settings_digest(config))
             if (skipped := _skipped(place, config, outcome)) is not None:
                 outcome = skipped
             else:
-                if config.pipeline.name not in TRAINING and before is not None and before.digest == digest:
+                if config.pipeline.name not in TRAINING and before is not None and before.digest == outcome.digest:
                     config.run.overwrite = True  # these begin anew instead of going on
                 if before is not None and (before.launch, before.status) == (place.launch, RUNNING):
                     _end_left_over(place.directory)
                 write_outcome(place.sweep, outcome)
-                outcome = _run(place, made, outcome, begun)
+                outcome = _run(place, config, clean, outcome)
+                outcome = replace(outcome, seconds=time.monotonic() - begun)
     except TmqcError as error:
         print(f"tmqc: {place.name}: {error}", file=sys.stderr)
         outcome = replace(outcome, status=_status_of(error.code), code=error.code, reason=first_faults(error))
@@ -153,10 +149,10 @@ def carry_out(place: Place, make: Callable[[], Made]) -> Outcome | None:
     return outcome
 
 
-def skip_finished(place: Place, make: Callable[[], Made]) -> bool:
+def skip_finished(place: JobLocation, make: Callable[[], Settings]) -> bool:
     """Whether an earlier launch has finished the job; its outcome then says so. False for faulty settings."""
     try:
-        config = make().config
+        config, _ = make()
     except TmqcError:
         return False
     outcome = Outcome(place.name, str(place.directory), place.launch, RUNNING, digest=settings_digest(config))
@@ -166,7 +162,7 @@ def skip_finished(place: Place, make: Callable[[], Made]) -> bool:
     return True
 
 
-def _skipped(place: Place, config: Config, outcome: Outcome) -> Outcome | None:
+def _skipped(place: JobLocation, config: Config, outcome: Outcome) -> Outcome | None:
     """The outcome of a job that has finished before, whose numbers are delivered; None of one that is to run."""
     before = read_outcome(place.sweep, place.name)
     if config.run.overwrite or not _has_finished(place, before, outcome.digest):
@@ -202,14 +198,14 @@ def _end_left_over(directory: Path) -> None:
             fcntl.flock(file, fcntl.LOCK_EX)
 
 
-def _run(place: Place, made: Made, outcome: Outcome, begun: float) -> Outcome:
+def _run(place: JobLocation, config: Config, clean: Config | None, outcome: Outcome) -> Outcome:
     output = None if place.terminal else output_path(place.sweep, place.name)
-    if made.clean is not None:
-        check_place(made.config, place.directory)
-        pretrain(made.clean, Path(made.config.init["from"]), output=output)
+    if clean is not None:
+        check_place(config, place.directory)
+        pretrain(clean, Path(config.init["from"]), output=output)
         _end_if_asked()
-    ended = run_in_own_process(made.config, place.directory, output=output)
-    outcome = replace(outcome, seconds=time.monotonic() - begun, code=ended.code, reason=ended.reason)
+    ended = run_in_own_process(config, place.directory, output=output)
+    outcome = replace(outcome, code=ended.code, reason=ended.reason)
     if ended.code == 0:
         return replace(outcome, status=FINISHED, numbers=_numbers(place.directory))
     return replace(outcome, status=_status_of(ended.code))
@@ -219,7 +215,7 @@ def _status_of(code: int) -> str:
     return KILLED if code > EXIT_SIGNAL else NOT_STARTED if code == EXIT_INPUT else FAILED
 
 
-def _has_finished(place: Place, before: Outcome | None, digest: str | None) -> bool:
+def _has_finished(place: JobLocation, before: Outcome | None, digest: str | None) -> bool:
     there = place.directory / CONFIG
     if not there.is_file():
         return False

@@ -26,7 +26,7 @@ from tmqc.sweep.scored_run import take_from_scored_run
 from tmqc.sweep.slurm import SlurmLauncher, task_ids
 
 if TYPE_CHECKING:
-    from tmqc.sweep.job import Made, Place
+    from tmqc.sweep.job import JobLocation, Settings
     from tmqc.sweep.sweep import Sweep
 
 # What a clean run has in common with the run that starts from it, but how far it goes.
@@ -123,21 +123,23 @@ def skip(whole: DictConfig, directory: Path) -> bool:
     return skip_finished(*_job(composed, directory))
 
 
-def _job(composed: DictConfig, directory: Path) -> tuple[Place, Callable[[], Made]]:
+def _job(composed: DictConfig, directory: Path) -> tuple[JobLocation, Callable[[], Settings]]:
     """Where the job lies that Hydra's config is set to, and what gives its settings."""
-    from tmqc.sweep.job import Made, Place
+    from tmqc.sweep.job import JobLocation
     from tmqc.sweep.sweep import parent_id, read_sweep
 
     root = Path(HydraConfig.get().sweep.dir).absolute()
     sweep = read_sweep(root)
-    place = Place(root, sweep.get("launch", ""), directory, terminal=bool(opened), task_id=next(iter(task_ids), None))
+    place = JobLocation(
+        root, sweep.get("launch", ""), directory, terminal=bool(opened), task_id=next(iter(task_ids), None)
+    )
 
-    def make_job() -> Made:
+    def make_job() -> Settings:
         config, clean = make(composed)
         config.run.name, config.sweep.name = place.name, sweep.get("name")
         for each in [config] if clean is None else [config, clean]:
             each.tracking.parent = parent_id(sweep.get("run_id"))
-        return Made(config, clean)
+        return config, clean
 
     return place, make_job
 

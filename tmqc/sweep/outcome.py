@@ -45,11 +45,6 @@ class Outcome:
     pid: int = 0
 
 
-def outcome_path(sweep: Path, name: str) -> Path:
-    """Where a job's outcome lies."""
-    return sweep / JOBS / f"{name}.json"
-
-
 def output_path(sweep: Path, name: str) -> Path:
     """Where a job's output goes that does not go to the terminal."""
     return sweep / JOBS / f"{name}.txt"
@@ -57,12 +52,12 @@ def output_path(sweep: Path, name: str) -> Path:
 
 def write_outcome(sweep: Path, outcome: Outcome) -> None:
     """Write it, whole or not at all."""
-    write_json(outcome_path(sweep, outcome.name), asdict(outcome))
+    write_json(sweep / JOBS / f"{outcome.name}.json", asdict(outcome))
 
 
 def read_outcome(sweep: Path, name: str) -> Outcome | None:
     """A job's outcome; None if there is none that can be read."""
-    return _read(outcome_path(sweep, name))
+    return _read(sweep / JOBS / f"{name}.json")
 
 
 def read_outcomes(sweep: Path, launch: str) -> list[Outcome]:

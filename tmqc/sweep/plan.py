@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
@@ -17,18 +18,36 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
+from tmqc.core.glossary import RUN_NUMBERS
 from tmqc.errors import SettingsError
 from tmqc.settings.explain import explain
 from tmqc.settings.fingerprint import settings_digest
-from tmqc.settings.schema import Config
+from tmqc.settings.schema import TRAINING, Config
 from tmqc.settings.text import check_composed
 from tmqc.sweep.command_line import quote
 
-if TYPE_CHECKING:
-    from tmqc.sweep.sweep import SweepPlan
-
 _LONGEST, _N_DIGITS = 120, 8
 _QUOTED = re.compile(r"""(?<==)(['"])((?:\\.|(?!\1).)*)\1""")
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """What a sweep is made of.
+
+    Attributes:
+        name: of the sweep.
+        base: the settings that its jobs share; of those that are swept, the value is any.
+        swept: setting -> its values as written on the command line.
+        n_jobs: None: not known before.
+        study: name of what a search remembers: the settings, what is searched and what for, wherever the sweep lies.
+    """
+
+    name: str
+    directory: Path
+    base: Config
+    swept: Mapping[str, str]
+    n_jobs: int | None
+    study: str = ""
 
 
 def folder_name(overrides: str) -> str:
@@ -72,8 +91,6 @@ def plan_sweep(config: DictConfig) -> SweepPlan:
     Raises:
         SettingsError: the settings that all jobs share cannot be used.
     """
-    from tmqc.sweep.sweep import SweepPlan, check_sweep
-
     hydra = config.hydra
     searched = [f"{key}={values}" for key, values in (hydra.sweeper.get("params") or {}).items()]
     parsed = OverridesParser.create().parse_overrides([*searched, *lines_of(hydra.overrides.task)])
@@ -89,7 +106,7 @@ def plan_sweep(config: DictConfig) -> SweepPlan:
     name = base.sweep.name or f"{what}-{hashlib.sha256(shared.encode()).hexdigest()[:_N_DIGITS]}"
     base.sweep.name = name
     trials = hydra.sweeper.get("n_trials")
-    if faults := check_sweep(base) + ([] if trials is None else _check_search(hydra.sweeper, base)):
+    if faults := _check_sweep(base) + ([] if trials is None else _check_search(hydra.sweeper, base)):
         raise SettingsError(faults)
     if not any(line.startswith("hydra.sweep.dir=") for line in lines_of(hydra.overrides.hydra)):
         directory = Path(base.run.outputs).absolute() / "sweeps" / name
@@ -102,6 +119,23 @@ def plan_sweep(config: DictConfig) -> SweepPlan:
     searched_by = f"{shared} {sorted(swept.items())} {base.sweep.objective} {base.sweep.direction}"
     study = hashlib.sha256(searched_by.encode()).hexdigest()
     return SweepPlan(name, Path(hydra.sweep.dir).absolute(), base, swept, n_jobs, study)
+
+
+def _check_sweep(config: Config) -> list[str]:
+    """Faults of the `sweep` group."""
+    sweep, faults = config.sweep, []
+    if sweep.name is not None and (not sweep.name.strip(". ") or "/" in sweep.name):
+        faults.append(f"sweep.name={sweep.name}: must be the name of a folder, without /")
+    if sweep.objective is None:
+        return faults
+    if sweep.objective not in RUN_NUMBERS:
+        faults.append(f"sweep.objective={sweep.objective}: must be one of {', '.join(RUN_NUMBERS)}")
+    if config.pipeline.name not in TRAINING:
+        faults.append(
+            f"sweep.objective={sweep.objective}: pipeline={config.pipeline.name} has no such number, only those that "
+            f"train have: {', '.join(TRAINING)}"
+        )
+    return faults
 
 
 def _check_search(sweeper: DictConfig, base: Config) -> list[str]:
@@ -180,6 +214,6 @@ def _folder_of(hydra: DictConfig, overrides: Sequence[str], number: int) -> str:
     before = HydraConfig.instance().cfg
     HydraConfig.instance().set_config(whole)
     try:
-        return "_".join(Path(str(whole.hydra.sweep.subdir)).parts)  # as `Place.name`
+        return "_".join(Path(str(whole.hydra.sweep.subdir)).parts)  # as `JobLocation.name`
     finally:
         HydraConfig.instance().cfg = before

@@ -9,11 +9,11 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn, TextIO
+from typing import NoReturn
 
 from tmqc.errors import InputError, TmqcError
 from tmqc.runs.signals import WAITING, Interrupted, Stop
@@ -26,7 +26,7 @@ _COMMAND = [sys.executable, "-c", "from tmqc.sweep.run_process import work; work
 
 
 @dataclass(frozen=True)
-class Ended:
+class ProcessResult:
     """How a job's process ended: its exit code, and why, in one line; None for a run that finished."""
 
     code: int
@@ -46,7 +46,7 @@ def run(config: Config, directory: Path) -> None:
 
 def run_in_own_process(
     config: Config, directory: Path, *, output: Path | None = None, holds: Sequence[int] = ()
-) -> Ended:
+) -> ProcessResult:
     """Run in a process of its own: nothing of one job's model or device state reaches the next.
 
     Args:
@@ -62,7 +62,8 @@ def run_in_own_process(
     # A file, for a pipe that is read at the end holds no more than 64 KiB: a job with many faults would wait for ever.
     with tempfile.TemporaryFile("w+", encoding="utf-8") as reason, stop.listening(WAITING):
         descriptor = reason.fileno()
-        with _opened(output) as file, stop.waiting():  # until there is a process to signal
+        appended = nullcontext() if output is None else output.open("a", encoding="utf-8")
+        with appended as file, stop.waiting():  # until there is a process to signal
             process = subprocess.Popen(
                 [*_COMMAND, str(descriptor)],
                 stdin=subprocess.PIPE,
@@ -82,16 +83,7 @@ def run_in_own_process(
             raise
         code = process.returncode
         reason.seek(0)
-        return Ended(code, None if code == 0 else reason.read() or _name_end(code))
-
-
-@contextmanager
-def _opened(output: Path | None) -> Iterator[TextIO | None]:
-    if output is None:
-        yield None
-    else:
-        with output.open("a", encoding="utf-8") as file:
-            yield file
+        return ProcessResult(code, None if code == 0 else reason.read() or _name_end(code))
 
 
 def _name_end(code: int) -> str:

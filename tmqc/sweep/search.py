@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial, Trial
 
-    from tmqc.sweep.sweep import SweepPlan
+    from tmqc.sweep.plan import SweepPlan
 
 MEMORY, RESULTS = "search.log", "optimization_results.yaml"
 _PLACE, _AGAIN = "sweep", "again"  # attributes of a trial: the sweep that ran it; the one that it is another try of

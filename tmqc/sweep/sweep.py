@@ -13,37 +13,17 @@ from pathlib import Path
 from types import FrameType
 from uuid import uuid4
 
-from tmqc.core.glossary import RUN_NUMBERS
 from tmqc.runs.directory import write_json
 from tmqc.runs.signals import WAITING, Interrupted
-from tmqc.settings.schema import TRAINING, Config, flatten
+from tmqc.settings.schema import flatten
 from tmqc.settings.secrets import redact
 from tmqc.sweep.board import Board, count
 from tmqc.sweep.outcome import DONE, FAILED, NOT_STARTED, RUNNING, SKIPPED, Outcome, read_outcomes
+from tmqc.sweep.plan import SweepPlan
 from tmqc.sweep.run_process import EXIT_INPUT, EXIT_SIGNAL
 from tmqc.tracking import OWN_ID, PIPELINE_TAG, SWEEP_PARENT, SWEEP_TAG, TRACKERS, Tracker
 
 SWEEP = "sweep.json"
-
-
-@dataclass(frozen=True)
-class SweepPlan:
-    """What a sweep is made of.
-
-    Attributes:
-        name: of the sweep.
-        base: the settings that its jobs share; of those that are swept, the value is any.
-        swept: setting -> its values as written on the command line.
-        n_jobs: None: not known before.
-        study: name of what a search remembers: the settings, what is searched and what for, wherever the sweep lies.
-    """
-
-    name: str
-    directory: Path
-    base: Config
-    swept: Mapping[str, str]
-    n_jobs: int | None
-    study: str = ""
 
 
 @dataclass
@@ -147,23 +127,6 @@ def open_sweep(plan: SweepPlan) -> Sweep:
     sweep = Sweep(plan, tracker, board, launch)
     sweep.listen()
     return sweep
-
-
-def check_sweep(config: Config) -> list[str]:
-    """Faults of the `sweep` group."""
-    sweep, known, faults = config.sweep, RUN_NUMBERS, []
-    if sweep.name is not None and (not sweep.name.strip(". ") or "/" in sweep.name):
-        faults.append(f"sweep.name={sweep.name}: must be the name of a folder, without /")
-    if sweep.objective is None:
-        return faults
-    if sweep.objective not in known:
-        faults.append(f"sweep.objective={sweep.objective}: must be one of {', '.join(known)}")
-    if config.pipeline.name not in TRAINING:
-        faults.append(
-            f"sweep.objective={sweep.objective}: pipeline={config.pipeline.name} has no such number, only those that "
-            f"train have: {', '.join(TRAINING)}"
-        )
-    return faults
 
 
 def parent_id(run_id: str | None) -> str | None:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
-from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tmqc.runs.directory import MODEL, TRACKING, write_json
+from tmqc.runs.directory import TRACKING, write_json
 from tmqc.tracking import RunOpening
-from tmqc.tracking.store import MlflowStore, Point
+from tmqc.tracking.store import Point
 from tmqc.tracking.system import PREFIX
 
 log = logging.getLogger("tmqc")
@@ -46,26 +43,6 @@ class Outbox:
         waiting = (self.cycles, self.points, self.datasets, self.text, self.files, self.model, self.status)
         return not any(waiting)
 
-    def calls(self, store: MlflowStore) -> Iterator[tuple[Callable[[], None], Callable[[], object]]]:
-        """What is sent besides numbers, files and status: each call, and what leaves it out once it is made."""
-        for split, (digest, profile) in self.datasets.items():
-            yield partial(store.log_dataset, split, digest, profile), partial(self.datasets.pop, split, None)
-        if (text := self.text) is not None:
-            yield partial(store.describe, text), lambda: setattr(self, "text", None if self.text == text else self.text)
-
-    def file_calls(
-        self, store: MlflowStore, directory: Path
-    ) -> Iterator[tuple[Callable[[], None], Callable[[], object]]]:
-        """As `calls`, of the files and the model."""
-        for name, folder in self.files.items():
-            yield partial(store.log_file, directory / name, folder), partial(self.files.pop, name, None)
-        if self.model:
-            yield partial(store.log_model, directory / MODEL), partial(self._drop_model, directory / MODEL)
-
-    def _drop_model(self, folder: Path) -> None:
-        self.model = False
-        shutil.rmtree(folder, ignore_errors=True)  # it lay there for this only
-
 
 def write_outbox(directory: Path, box: Outbox) -> None:
     """Write what is unsent, except system metrics; if there is nothing, the file is removed."""
@@ -74,7 +51,8 @@ def write_outbox(directory: Path, box: Outbox) -> None:
         if box.is_empty():
             path.unlink(missing_ok=True)
         else:
-            write_json(path, asdict(box) | {"points": [point for point in box.points if not _is_system(point)]})
+            lasting = [p for p in box.points if not all(name.startswith(PREFIX) for name in p.values)]
+            write_json(path, asdict(box) | {"points": lasting})
     except OSError as error:
         log.warning("tracking: %s cannot be written (%s)", path, error.strerror)
 
@@ -91,7 +69,3 @@ def read_outbox(directory: Path) -> Outbox | None:
     except (OSError, ValueError, TypeError, KeyError) as error:
         log.warning("tracking: %s cannot be read (%s) and is left out", path, error)
         return None
-
-
-def _is_system(point: Point) -> bool:
-    return all(name.startswith(PREFIX) for name in point.values)

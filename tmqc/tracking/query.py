@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from mlflow.store.entities import PagedList
+from mlflow.utils import get_results_from_paginated_fn
 
 from tmqc.errors import ComparisonError
 from tmqc.settings.schema import TrackingConfig
@@ -43,22 +45,17 @@ def stored_runs(experiment: str, *, filter_string: str, uri: str | None, outputs
             if found is None:
                 known = ", ".join(sorted(e.name for e in client.search_experiments()))
                 raise ComparisonError(f"{store.shown}: there is no experiment {experiment}, there are: {known}")
-            return list(_search(client, found.experiment_id, filter_string))
+            return list(
+                get_results_from_paginated_fn(partial(_page, client, found.experiment_id, filter_string), _PAGE)
+            )
         except ComparisonError:
             raise
         except Exception as error:  # not listed anywhere: requests, SQLAlchemy, drivers, a proxy's HTML read as JSON
             raise ComparisonError(f"{store.shown}: MLflow cannot be asked there ({first_line(error)})") from error
 
 
-def _search(client: MlflowClient, experiment_id: str, filter_string: str) -> Iterator[Run]:
-    token: str | None = None
-    while True:
-        page = client.search_runs(
-            [experiment_id], filter_string, max_results=_PAGE, order_by=["start_time"], page_token=token
-        )
-        yield from page
-        if not (token := page.token):
-            return
+def _page(client: MlflowClient, experiment_id: str, filter_string: str, n: int, token: str | None) -> PagedList[Run]:
+    return client.search_runs([experiment_id], filter_string, max_results=n, order_by=["start_time"], page_token=token)
 
 
 def settings_of(run: Run) -> dict[str, Setting]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from tmqc.errors import RunError
 from tmqc.runs.cycles import read_rows
-from tmqc.runs.directory import CYCLES
+from tmqc.runs.directory import CYCLES, MODEL
 from tmqc.tracking.faults import ArtifactError, RefusedError, TrackingError, first_line
 from tmqc.tracking.outbox import Outbox
 from tmqc.tracking.store import MlflowStore, Point
@@ -40,11 +41,20 @@ class Sender:
         Raises:
             TrackingError: the rest still waits.
         """
-        blocked = None
         self._send_points(box)
-        self._send_each(box.calls(self._store))
+        with self._lock:
+            datasets, text = dict(box.datasets), box.text
+        for split, (digest, profile) in datasets.items():
+            self._call(partial(self._store.log_dataset, split, digest, profile))
+            with self._lock:
+                del box.datasets[split]
+        if text is not None:
+            self._call(partial(self._store.describe, text))
+            with self._lock:
+                box.text = None if box.text == text else box.text
+        blocked = None
         try:
-            self._send_each(box.file_calls(self._store, self._directory), files=True)
+            self._send_files(box)
         except ArtifactError as error:
             blocked = error
         if (status := box.status) is not None and not (box.cycles or box.points):
@@ -53,15 +63,17 @@ class Sender:
         if blocked is not None:
             raise blocked
 
-    def _send_each(
-        self, calls: Iterable[tuple[Callable[[], None], Callable[[], object]]], *, files: bool = False
-    ) -> None:
+    def _send_files(self, box: Outbox) -> None:
         with self._lock:
-            waiting = list(calls)
-        for send, leave_out in waiting:
-            self._call(send, files=files)
+            files = dict(box.files)
+        for name, folder in files.items():
+            self._call(partial(self._store.log_file, self._directory / name, folder), files=True)
             with self._lock:
-                leave_out()
+                del box.files[name]
+        if box.model:
+            self._call(partial(self._store.log_model, self._directory / MODEL), files=True)
+            box.model = False
+            shutil.rmtree(self._directory / MODEL, ignore_errors=True)  # it lay there for this only
 
     def _send_points(self, box: Outbox) -> None:
         n, rows = len(box.points), []

@@ -98,25 +98,17 @@ class MlflowStore:
                         self.close("FAILED")
                 raise
 
-    def status_of(self, run_id: str) -> str | None:
-        """Status of a run; None if there is no such run.
+    def find(self, directory: Path, run_id: str | None) -> tuple[str, str] | None:
+        """Id and status of the run with this id or else of the newest of this run directory; None if there is none.
 
         Raises:
             TrackingError: the tracking store cannot be reached or used.
         """
         with self._connecting():
-            run = find_run(self._client, run_id)
-        return None if run is None else str(run.info.status)
-
-    def runs_of(self, directory: Path) -> list[tuple[str, str]]:
-        """Id and status of the runs of this run directory, the newest first.
-
-        Raises:
-            TrackingError: the tracking store cannot be reached or used.
-        """
-        with self._connecting():
-            runs = find_tagged(self._client, self._experiment_id, DIRECTORY_TAG, str(directory.absolute()))
-        return [(str(run.info.run_id), str(run.info.status)) for run in runs]
+            run = None if run_id is None else find_run(self._client, run_id)
+            value = str(directory.absolute())
+            runs = [run] if run else find_tagged(self._client, self._experiment_id, DIRECTORY_TAG, value)
+        return next(((str(run.info.run_id), str(run.info.status)) for run in runs), None)
 
     def last_cycle(self) -> int | None:
         """The highest step of a cycle's numbers; None if there is none."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -11,8 +12,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tmqc.core.glossary import TERMS
-from tmqc.report.compare.groups import Group
-from tmqc.report.compare.tables import describe_point, heat_maps
 from tmqc.report.style import BLUE, GRAY, GREEN, VERMILION, new_figure, series_style, style_axes
 
 _COLORS = {"clean": GREEN, "dirty": VERMILION, "qc": BLUE}
@@ -26,26 +25,27 @@ _MAPS = (
 _MORE_IS_BETTER, _FEWER_IS_BETTER = mpl.colormaps["cividis"], mpl.colormaps["cividis_r"]
 
 
-def draw_models(groups: Sequence[Group], means: pd.DataFrame) -> Figure | None:
+def draw_models(runs: pd.DataFrame, means: pd.DataFrame) -> Figure | None:
     """Draw the test metrics of every group side by side: single runs, their mean, its interval. None without any.
 
     Args:
-        groups: in the order in which they are drawn.
-        means: as `average_groups`.
+        runs: as `tabulate_runs`.
+        means: as `average_groups`, in the order in which they are drawn.
     """
     names = [name for name in _TEST if means[name].notna().any()]
     if not names:
         return None
-    figure = new_figure(2.0 + 2.6 * len(names), 0.9 + 0.34 * max(len(groups), 2))
+    figure = new_figure(2.0 + 2.6 * len(names), 0.9 + 0.34 * max(len(means), 2))
     panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    of_group = dict(iter(runs[runs["counted"]].groupby("group")))
     for axes, name in zip(panels, names, strict=True):
-        for y, (group, row) in enumerate(zip(groups, means.to_dict("records"), strict=True)):
-            values = [v for record in group.records if (v := record.numbers.get(name)) is not None]
+        for y, row in enumerate(means.to_dict("records")):
+            values = of_group[row["group"]][name].dropna().astype(float).tolist()
             if values:
-                draw_mean(axes, y, values, float(np.mean(values)), row[f"{name}_half"], pipeline=group.pipeline)
+                draw_mean(axes, y, values, float(np.mean(values)), row[f"{name}_half"], pipeline=row["pipeline"])
         style_axes(axes, xlabel=name)
-        axes.set_yticks(range(len(groups)), [group.label for group in groups])
-        axes.set_ylim(len(groups) - 0.5, -0.5)
+        axes.set_yticks(range(len(means)), [*means["group"]])
+        axes.set_ylim(len(means) - 0.5, -0.5)
     return figure
 
 
@@ -70,12 +70,25 @@ def draw_heat_maps(runs: pd.DataFrame) -> list[tuple[str, Figure]]:
         Gate and figure. A cell holds the mean over the seeds and their number n; it is empty where nothing was run, or
         where no run has such a number.
     """
-    maps: dict[str, list[tuple[str, pd.DataFrame, pd.DataFrame]]] = {}
-    for name in _MAPS:
-        for gate, means, counts in heat_maps(runs, name):
-            if means.notna().any(axis=None):
-                maps.setdefault(gate, []).append((name, means, counts))
-    return [(gate, _draw_maps(runs[runs["gate"] == gate], of)) for gate, of in maps.items()]
+    figures = []
+    for gate, of in runs.groupby("gate", sort=False):
+        if of["error"].nunique() < 2 and of["revisit"].nunique() < 2:
+            continue
+        if maps := [(name, *heat_map(of, name)) for name in _MAPS if of[name].notna().any()]:
+            figures.append((str(gate), _draw_maps(of, maps)))
+    return figures
+
+
+def heat_map(runs: pd.DataFrame, name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Means over seeds of `name`, and number of seeds: one row per acceptable error, one column per revisit.
+
+    A combination that was not run, or has no such number, is empty in the first and 0 in the second.
+    """
+    values = runs.assign(value=pd.to_numeric(runs[name]))
+    means, counts = (
+        values.pivot_table("value", "error", "revisit", aggfunc=what, dropna=False) for what in ("mean", "count")
+    )
+    return means, counts.fillna(0).astype(int)
 
 
 def _draw_maps(runs: pd.DataFrame, maps: Sequence[tuple[str, pd.DataFrame, pd.DataFrame]]) -> Figure:
@@ -163,5 +176,11 @@ def draw_gate(axes: Axes, runs: pd.DataFrame, gate: str, at: int) -> None:
     axes.plot(means["x"][none], means["y"][none], marker, color=color, markersize=8, markerfacecolor="white")
     if len(means) > 1:
         for row in means.itertuples(index=False):
-            text = describe_point(row.error, row.revisit)
+            text = _describe_point(row.error, row.revisit)
             axes.annotate(text, (row.x, row.y), (4, 5), textcoords="offset points", fontsize=6, color=color)
+
+
+def _describe_point(error: Any, revisit: Any) -> str:
+    """Acceptable error and revisit as a label: `0.02, R 2`; without an error, as a screen is, `R 2`."""
+    parts = [] if pd.isna(error) else [f"{error:g}"]
+    return ", ".join(parts if pd.isna(revisit) else [*parts, f"R {revisit:g}"])

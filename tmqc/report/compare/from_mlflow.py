@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tmqc.phantom.cohort import PHANTOM_NOTE
-from tmqc.report.compare.gather import NUMBERS, PIPELINES, Gathered, LeftOut, RunRecord, sort_records
+from tmqc.report.compare.gather import FINISHED, NUMBERS, PIPELINES, Gathered, LeftOut, RunRecord, sort_records
 from tmqc.report.past_run import Setting
 from tmqc.tracking import PIPELINE_TAG, SWEEP_PARENT
 from tmqc.tracking.query import settings_of, stored_runs
@@ -36,12 +36,9 @@ def _read(run: Any, settings: Mapping[str, Setting]) -> RunRecord | LeftOut:
     finished = run.info.status == "FINISHED"
     known = [n for n in NUMBERS if finished and (pipeline == "qc" or not n.startswith("qc/"))]
     return RunRecord(
-        name=str(settings.get("run.name", name)),
-        pipeline=str(pipeline),
         origin=run_id,
-        finished=finished,
-        state="finished" if finished else f"unfinished, {run.info.status} in the tracking store",
-        settings=settings,
+        state=FINISHED if finished else f"unfinished, {run.info.status} in the tracking store",
+        settings={"run.name": name, **settings},
         numbers=dict.fromkeys(NUMBERS) | {n: run.data.metrics.get(n) for n in known},
         note=PHANTOM_NOTE if tags.get("phantom") == "true" else None,
     )

@@ -23,6 +23,7 @@ COST = ("verify/verifications_total", "train/seconds_total", "verify/seconds_tot
 _VERIFY = ("accuracy", "calibrated_accuracy", "auroc", "loss", "calibrated_loss", "fpr", "fnr")
 NUMBERS = (*(f"verify/{name}" for name in _VERIFY), *TEST, *LEDGER, *DETECTION, *COST)
 PIPELINES = ("clean", "dirty", "qc")
+FINISHED = "finished"
 
 # Below these lie no runs, but scans, or copies of a run's files, unless one is a run of that name; a hidden folder is
 # Hydra's or a tool's.
@@ -35,23 +36,33 @@ class RunRecord:
     """One training run.
 
     Attributes:
-        name: of the run, as displayed.
         origin: where it was read: its directory, or its id in the tracking store.
-        finished: only then it has numbers.
-        state: `finished`, or how far it got.
+        state: `FINISHED`, or how far it got; only a finished run has numbers.
         settings: flattened, `qc.error` -> 0.02.
         numbers: name (`NUMBERS`) -> value, None where there is none. Rates and scores 0..1, loss in nats.
         note: that its cohort is a phantom, if it is.
     """
 
-    name: str
-    pipeline: str
     origin: str
-    finished: bool
     state: str
     settings: Mapping[str, Setting]
     numbers: Mapping[str, float | None]
     note: str | None
+
+    @property
+    def name(self) -> str:
+        """Of the run, as displayed."""
+        return str(self.settings["run.name"])
+
+    @property
+    def pipeline(self) -> str:
+        """Its name."""
+        return str(self.settings["pipeline.name"])
+
+    @property
+    def finished(self) -> bool:
+        """Whether it is to be compared."""
+        return self.state == FINISHED
 
 
 @dataclass(frozen=True)
@@ -123,15 +134,11 @@ def record_of(run: PastRun) -> RunRecord:
     Raises:
         RunError: `summary.json` is not what a training run writes.
     """
-    finished = run.summary is not None
     if run.summary is not None and "verify/accuracy" not in run.summary:
         raise RunError(f"{run.directory}: its summary.json is not that of a training run of this version")
     return RunRecord(
-        name=str(run.settings["run.name"]),
-        pipeline=run.pipeline,
         origin=str(run.directory),
-        finished=finished,
-        state="finished" if finished else _how_far(run),
+        state=_how_far(run) if run.summary is None else FINISHED,
         settings=run.settings,
         numbers={name: (run.summary or {}).get(name) for name in NUMBERS},
         note=run.note,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+
+import pandas as pd
 
 from tmqc.report.compare.gather import RunRecord
 from tmqc.report.past_run import Setting
@@ -13,24 +14,6 @@ from tmqc.settings.fingerprint import is_harmless
 _NOT_COMPARED = ("pipeline.", "cohort.phantom.directory")
 _START = "init.from"
 ERROR, LOSS_ERROR, REVISIT = "qc.error", "qc.loss_error", "qc.revisit"
-
-
-@dataclass(frozen=True)
-class Group:
-    """Runs that differ in nothing but their seeds.
-
-    Attributes:
-        label: the pipeline, and the settings in which it differs from other runs of this pipeline.
-        settings: those settings.
-        records: one for every combination of seeds.
-        repeats: further runs with the same settings and seeds as one of `records`; they count for nothing.
-    """
-
-    label: str
-    pipeline: str
-    settings: Mapping[str, Setting]
-    records: tuple[RunRecord, ...]
-    repeats: tuple[RunRecord, ...]
 
 
 def effective_settings(settings: Mapping[str, Setting]) -> dict[str, Setting]:
@@ -58,96 +41,74 @@ def _idle_in_gate(settings: Mapping[str, Setting]) -> list[str]:
     return ["qc.screen.", "qc.fdr", "qc.evidence.", ERROR if settings.get("qc.signal") == "loss" else LOSS_ERROR]
 
 
-def is_seed(name: str) -> bool:
-    """Whether a setting is a seed: runs that differ in seeds only are averaged."""
-    return name.rpartition(".")[2] == "seed"
+def effective_table(records: Sequence[RunRecord]) -> pd.DataFrame:
+    """The effective settings as text, one row per run in order; empty where a setting has no effect on the run."""
+    texts = [{name: format_value(v) for name, v in effective_settings(record.settings).items()} for record in records]
+    return pd.DataFrame(texts, dtype=object)
 
 
-def differing_settings(records: Sequence[RunRecord]) -> list[str]:
-    """Names of the effective settings with more than one value among the runs that they affect, in order."""
-    return [name for name, values in _values(records).items() if len({str(value) for value in values}) > 1]
+def differing_settings(table: pd.DataFrame) -> list[str]:
+    """Names of the settings with more than one value among the runs that they affect, in order."""
+    return [str(name) for name in table if len(set(table[name].dropna())) > 1]
 
 
-def shared_settings(records: Sequence[RunRecord]) -> dict[str, Setting]:
-    """The effective settings with the same value in all runs that they affect."""
-    return {name: values[0] for name, values in _values(records).items() if len({str(value) for value in values}) == 1}
-
-
-def _values(records: Sequence[RunRecord]) -> dict[str, list[Setting]]:
-    values: dict[str, list[Setting]] = {}
-    for record in records:
-        for name, value in effective_settings(record.settings).items():
-            values.setdefault(name, []).append(value)
-    return values
-
-
-def group_runs(records: Sequence[RunRecord]) -> list[Group]:
-    """Put runs together that differ in nothing but their seeds, in the order in which they come.
+def group_runs(records: Sequence[RunRecord]) -> pd.DataFrame:
+    """Put runs together that differ in nothing but their seeds.
 
     The run that they start from differs with the seed as a rule, each seed having a pre-trained model of its own. Only
     where runs of the same settings and seeds start from different ones it is a setting like any other.
+
+    Returns:
+        One row per run that has finished, under its number in `records`: group (the pipeline, and the settings in which
+        it differs from other runs of this pipeline), counted (False: an earlier run has the same settings and seeds),
+        and of runs under control gate (the group's settings but acceptable error and revisit) and error_name (of the
+        setting of its acceptable error, of the gate's own signal; None for a screen).
     """
-    found: list[Group] = []
-    seeds = [name for name in differing_settings(records) if is_seed(name)]
-    for pipeline in dict.fromkeys(record.pipeline for record in records):
-        of = [record for record in records if record.pipeline == pipeline]
-        names = [name for name in differing_settings(of) if not is_seed(name)]
-        for key, members in _together(of, [name for name in names if name != _START]).items():
-            if _START not in names or _follows_seeds(members, seeds):
-                found.append(_group(pipeline, dict(key), members, seeds))
-                continue
-            found += [
-                _group(pipeline, dict(full), starting, seeds) for full, starting in _together(members, names).items()
-            ]
-    return found
+    finished = [i for i, record in enumerate(records) if record.finished]
+    table = effective_table(records).loc[finished]
+    seeds = _keys(table, [name for name in differing_settings(table) if _is_seed(name)])
+    rows: dict[int, dict[str, object]] = {}
+    for pipeline, runs in table.groupby([records[i].pipeline for i in finished], sort=False):
+        differing = [name for name in differing_settings(runs) if not _is_seed(name)]
+        but_start = [name for name in differing if name != _START]
+        for _, alike in runs.groupby(_keys(runs, but_start), sort=False):
+            starts = _keys(alike, [_START] if _START in differing else [])
+            follows_seeds = all(len(set(of_seed)) == 1 for _, of_seed in starts.groupby(seeds))
+            names = but_start if follows_seeds else differing
+            for _, group in alike.groupby(_keys(alike, names), sort=False):
+                settings = {name: text for name in names if pd.notna(text := group[name].iloc[0])}
+                error = next((name for name in (ERROR, LOSS_ERROR) if _is_given(group, name)), None)
+                rest = {name: text for name, text in settings.items() if name not in (error, REVISIT)}
+                label = f"{pipeline}: {_name_settings(settings)}" if settings else pipeline
+                row = {"group": label, "gate": _name_settings(rest) or "qc", "error_name": error}
+                again = seeds.loc[group.index].duplicated()
+                rows |= {i: row | {"counted": not again.loc[i]} for i in group.index}
+    return pd.DataFrame([*rows.values()], index=[*rows]).sort_index()
 
 
-def _follows_seeds(records: Sequence[RunRecord], seeds: Sequence[str]) -> bool:
-    starts: dict[tuple[str, ...], set[str]] = {}
-    for record in records:
-        starts.setdefault(_seeds_of(record, seeds), set()).add(str(record.settings.get(_START)))
-    return all(len(of) == 1 for of in starts.values())
+def _keys(table: pd.DataFrame, names: Sequence[str]) -> pd.Series:
+    """The values of the settings of every run, to group by."""
+    keys = [tuple(row) for row in table[[*names]].fillna("").to_numpy().tolist()]
+    return pd.Series(keys, index=table.index, dtype=object)
 
 
-def _seeds_of(record: RunRecord, seeds: Sequence[str]) -> tuple[str, ...]:
-    settings = effective_settings(record.settings)  # without those that have no effect: two such runs are copies of one
-    return tuple(str(settings.get(name)) for name in seeds)
+def _is_seed(name: str) -> bool:
+    return name.rpartition(".")[2] == "seed"
 
 
-def _together(
-    records: Sequence[RunRecord], names: Sequence[str]
-) -> dict[tuple[tuple[str, Setting], ...], list[RunRecord]]:
-    """Values of the settings -> the runs that have them."""
-    found: dict[tuple[tuple[str, Setting], ...], list[RunRecord]] = {}
-    for record in records:
-        settings = effective_settings(record.settings)
-        found.setdefault(tuple((name, settings[name]) for name in names if name in settings), []).append(record)
-    return found
+def _is_given(runs: pd.DataFrame, name: str) -> bool:
+    return name in runs and pd.notna(value := runs[name].iloc[0]) and value != format_value(None)
 
 
-def _group(pipeline: str, settings: dict[str, Setting], members: Sequence[RunRecord], seeds: Sequence[str]) -> Group:
-    first: dict[tuple[str, ...], RunRecord] = {}
-    for record in members:
-        first.setdefault(_seeds_of(record, seeds), record)
-    kept = tuple(first.values())
-    return Group(
-        label=f"{pipeline}: {name_settings(settings)}" if settings else pipeline,
-        pipeline=pipeline,
-        settings=settings,
-        records=kept,
-        repeats=tuple(record for record in members if not any(record is other for other in kept)),
-    )
-
-
-def name_settings(settings: Mapping[str, Setting]) -> str:
+def _name_settings(settings: Mapping[str, str]) -> str:
     """Settings in words: `error 0.01, revisit 2`; the whole name where two share its last part."""
     last = [name.rpartition(".")[2] for name in settings]
     short = [part if last.count(part) == 1 else name for name, part in zip(settings, last, strict=True)]
-    return ", ".join(f"{name} {format_value(value)}" for name, value in zip(short, settings.values(), strict=True))
+    return ", ".join(f"{name} {text}" for name, text in zip(short, settings.values(), strict=True))
 
 
 def format_value(value: Setting) -> str:
     """A setting's value as on the command line."""
     if isinstance(value, bool) or value is None:
         return "null" if value is None else str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else value if isinstance(value, str) else str(value)
+    return f"{value:.10g}" if isinstance(value, float) else str(value)

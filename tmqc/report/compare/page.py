@@ -11,14 +11,7 @@ import pandas as pd
 from tmqc.errors import ComparisonError
 from tmqc.report.compare.figures import draw_heat_maps, draw_models, draw_precision_recall
 from tmqc.report.compare.gather import COST, TEST, Gathered, RunRecord
-from tmqc.report.compare.groups import (
-    Group,
-    differing_settings,
-    effective_settings,
-    format_value,
-    group_runs,
-    shared_settings,
-)
+from tmqc.report.compare.groups import differing_settings, effective_table, group_runs
 from tmqc.report.compare.tables import average_groups, gate_runs, tabulate_runs
 from tmqc.report.html import Section, render_page
 from tmqc.report.style import to_svg
@@ -75,25 +68,24 @@ def write_comparison(gathered: Gathered, directory: Path, *, title: str, command
         raise ComparisonError(
             ["no finished training run to compare", *there, *(item.reason for item in gathered.left_out)]
         )
-    groups = group_runs(finished)
+    groups = group_runs(gathered.records)
     runs = tabulate_runs(gathered.records, groups)
     write_text(directory / CSV, runs.to_csv(index=False))
     noted = [record.note for record in finished if record.note is not None]
     notes = noted[:1] if len(noted) == len(finished) else []
     found = f"{len(finished)} finished training runs" + (f", {len(noted)} of them on a phantom cohort" if noted else "")
-    facts = {"Compared": f"{found}, in {len(groups)} groups that differ in more than their seeds"}
+    n_groups = len(set(groups["group"]))
+    facts = {"Compared": f"{found}, in {n_groups} groups that differ in more than their seeds"}
     if command:
         facts["Made by"] = command
     path = directory / HTML
-    write_text(path, render_page(title, _list_sections(gathered, finished, groups, runs), notes=notes, facts=facts))
+    write_text(path, render_page(title, _list_sections(gathered, groups, runs), notes=notes, facts=facts))
     return path
 
 
-def _list_sections(
-    gathered: Gathered, finished: Sequence[RunRecord], groups: Sequence[Group], runs: pd.DataFrame
-) -> list[Section]:
-    means, gates = average_groups(groups), gate_runs(groups)
-    models, scatter = draw_models(groups, means), draw_precision_recall(gates)
+def _list_sections(gathered: Gathered, groups: pd.DataFrame, runs: pd.DataFrame) -> list[Section]:
+    means, gates = average_groups(runs), gate_runs(gathered.records, groups)
+    models, scatter = draw_models(runs, means), draw_precision_recall(gates)
     scored = means[means["qc/eliminated_total"].notna()]
     maps = [(to_svg(figure), f"{gate}. {_MAP_FIGURE}") for gate, figure in draw_heat_maps(gates)]
     sections = [
@@ -110,17 +102,17 @@ def _list_sections(
         ),
         Section("maps", "Over acceptable error and revisit", "", figures=maps),
         Section("cost", "Cost", "", tables=[("", _means_table(means, COST, _range))]),
-        _settings(finished, groups),
+        _settings(gathered.records, groups),
         Section("runs", "All runs", "", tables=[("", _runs_table(runs))]),
     ]
     empty = {"detection": scored.empty, "maps": not maps, "missing": not sections[0].tables}
     return [section for section in sections if not empty.get(section.anchor)]
 
 
-def _missing(gathered: Gathered, groups: Sequence[Group]) -> Section:
+def _missing(gathered: Gathered, groups: pd.DataFrame) -> Section:
     """What is in no mean, and why."""
     rows = [(r.name, r.state, r.origin) for r in gathered.records if not r.finished]
-    repeats = [r for group in groups for r in group.repeats]
+    repeats = [gathered.records[i] for i in groups.index[~groups["counted"]]]
     rows += [(r.name, "same settings and seeds as another run, which is counted once", r.origin) for r in repeats]
     rows += [("", item.reason, item.origin) for item in gathered.left_out]
     tables = [("", pd.DataFrame(rows, columns=["run", "why", "origin"]))] if rows else []
@@ -159,18 +151,20 @@ def _range(row: dict[Any, Any], name: str) -> str:
     return mean + (f" [{least}, {most}]" if least != most else "")
 
 
-def _settings(finished: Sequence[RunRecord], groups: Sequence[Group]) -> Section:
+def _settings(records: Sequence[RunRecord], groups: pd.DataFrame) -> Section:
     """One row per group; a setting that varies within it, as a seed does, shows all its values."""
-    names = differing_settings([record for group in groups for record in group.records])
-    rows = []
-    for group in groups:
-        every = [effective_settings(record.settings) for record in group.records]
-        values = {name: dict.fromkeys(format_value(s[name]) for s in every if name in s) for name in names}
-        rows.append({"group": group.label} | {name: ", ".join(of) for name, of in values.items()})
-    common = [(name, format_value(value)) for name, value in shared_settings(finished).items()]
-    folded = [("Settings that all runs share", pd.DataFrame(common, columns=["setting", "value"]))]
-    tables = [("", pd.DataFrame(rows))] if names else []
+    finished = effective_table(records).loc[groups.index]
+    counted = finished[groups["counted"]]
+    by_group = counted[names := differing_settings(counted)].groupby(groups["group"], sort=False)
+    differing = by_group.agg(_list_values) if names else pd.DataFrame()
+    shared = {name: of.iloc[0] for name in finished if len(set(of := finished[name].dropna())) == 1}
+    folded = [("Settings that all runs share", pd.DataFrame(shared.items(), columns=["setting", "value"]))]
+    tables = [("", differing.reset_index())] if names else []
     return Section("settings", "Settings that differ", "" if names else "None.", tables=tables, folded=folded)
+
+
+def _list_values(texts: pd.Series) -> str:
+    return ", ".join(texts.dropna().unique())
 
 
 def _runs_table(runs: pd.DataFrame) -> pd.DataFrame:

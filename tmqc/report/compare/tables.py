@@ -2,44 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import pandas as pd
 from scipy import stats
 
 from tmqc.report.compare.gather import NUMBERS, RunRecord
-from tmqc.report.compare.groups import (
-    ERROR,
-    LOSS_ERROR,
-    REVISIT,
-    Group,
-    differing_settings,
-    effective_settings,
-    name_settings,
-)
+from tmqc.report.compare.groups import REVISIT, differing_settings, effective_settings, effective_table
 
 INTERVAL = 0.95  # of a mean over seeds, by Student's t
 
 
-def tabulate_runs(records: Sequence[RunRecord], groups: Sequence[Group]) -> pd.DataFrame:
+def tabulate_runs(records: Sequence[RunRecord], groups: pd.DataFrame) -> pd.DataFrame:
     """One row per run, unfinished ones too, as the CSV has it.
+
+    Args:
+        records: the runs.
+        groups: as `group_runs` gives them.
 
     Returns:
         Columns run, pipeline, state, group, counted (in the means: finished, and no repeat of another), the settings
         that differ under their full names, `NUMBERS`, origin. Empty where unknown.
     """
-    names = differing_settings([record for group in groups for record in (*group.records, *group.repeats)])
-    home = {id(record): (group.label, True) for group in groups for record in group.records}
-    home |= {id(record): (group.label, False) for group in groups for record in group.repeats}
-    rows: list[dict[str, Any]] = []
-    for record in records:
-        label, counted = home.get(id(record), (None, False))
+    names = differing_settings(effective_table(records).loc[groups.index])
+    rows = []
+    for i, record in enumerate(records):
         settings = effective_settings(record.settings)
+        is_grouped = i in groups.index
         rows.append(
             {
                 **{"run": record.name, "pipeline": record.pipeline, "state": record.state},
-                **{"group": label, "counted": counted},
+                "group": groups.loc[i, "group"] if is_grouped else None,
+                "counted": bool(groups.loc[i, "counted"]) if is_grouped else False,
                 **{name: settings.get(name) for name in names},
                 **{name: record.numbers.get(name) for name in NUMBERS},
                 "origin": record.origin,
@@ -48,80 +42,31 @@ def tabulate_runs(records: Sequence[RunRecord], groups: Sequence[Group]) -> pd.D
     return pd.DataFrame(rows)
 
 
-def average_groups(groups: Sequence[Group]) -> pd.DataFrame:
+def average_groups(runs: pd.DataFrame) -> pd.DataFrame:
     """Means over the seeds, one row per group, in their order.
+
+    Args:
+        runs: as `tabulate_runs` gives them.
 
     Returns:
         Columns group, pipeline, n, and `NUMBERS` as `average` gives them.
     """
-    rows = [
-        {"group": group.label, "pipeline": group.pipeline, **{name: record.numbers.get(name) for name in NUMBERS}}
-        for group in groups
-        for record in group.records
-    ]
-    return average(pd.DataFrame(rows), ["group", "pipeline"], NUMBERS)
+    return average(runs[runs["counted"]], ["group", "pipeline"], NUMBERS)
 
 
-def gate_runs(groups: Sequence[Group]) -> pd.DataFrame:
-    """The runs under control, for pictures over acceptable error and revisit.
+def gate_runs(records: Sequence[RunRecord], groups: pd.DataFrame) -> pd.DataFrame:
+    """The runs under control that count, for pictures over acceptable error and revisit.
 
     Returns:
-        One row per run: gate (all settings of its group but those two), error (a sample, of the gate's own signal; of
-        both, the one that varies, and `qc.error` if both do or neither does; empty for a screen), error_name (of its
-        setting), revisit, and `NUMBERS`.
+        One row per run: gate and error_name as of `group_runs`, error (a sample; empty for a screen), revisit, and
+        `NUMBERS`.
     """
     rows = []
-    for group in groups:
-        if group.pipeline != "qc":
-            continue
-        name = _error_name(group)
-        rest = {each: value for each, value in group.settings.items() if each not in (name, REVISIT)}
-        for record in group.records:
-            settings = effective_settings(record.settings)
-            rows.append(
-                {
-                    "gate": name_settings(rest) or "qc",
-                    "error": settings.get(name) if name else None,
-                    "error_name": name,
-                    "revisit": settings.get(REVISIT),
-                    **{number: record.numbers.get(number) for number in NUMBERS},
-                }
-            )
-    columns = ["gate", "error", "error_name", "revisit", *NUMBERS]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def _error_name(group: Group) -> str | None:
-    """The error that its gate is drawn over, if it has one."""
-    settings = effective_settings(group.records[0].settings)
-    return next((name for name in (ERROR, LOSS_ERROR) if settings.get(name) is not None), None)
-
-
-def describe_point(error: Any, revisit: Any) -> str:
-    """A row's acceptable error and revisit as a label: `0.02, R 2`; without an error, as a screen is, `R 2`."""
-    parts = [] if pd.isna(error) else [f"{error:g}"]
-    return ", ".join(parts if pd.isna(revisit) else [*parts, f"R {revisit:g}"])
-
-
-def heat_maps(runs: pd.DataFrame, name: str) -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame]]:
-    """Yield gate, means over seeds and number of seeds of `name`, for gates whose error or revisit varies.
-
-    Args:
-        runs: as `gate_runs`.
-        name: of the number.
-
-    Yields:
-        Two tables with one row per acceptable error and one column per revisit; a combination that was not run, or has
-        no such number, is empty in the first and 0 in the second.
-    """
-    for gate, of in runs.groupby("gate", sort=False):
-        if of["error"].nunique() < 2 and of["revisit"].nunique() < 2:
-            continue
-        values = of.assign(value=pd.to_numeric(of[name]))
-        means, counts = (
-            values.pivot_table("value", "error", "revisit", aggfunc=what, dropna=False) for what in ("mean", "count")
-        )
-        yield str(gate), means, counts.fillna(0).astype(int)
+    for i, gate, error in groups.loc[groups["counted"], ["gate", "error_name"]].itertuples():
+        if records[i].pipeline == "qc":
+            values = {"error": records[i].settings.get(str(error)), "revisit": records[i].settings.get(REVISIT)}
+            rows.append({"gate": gate, "error_name": error, **values, **records[i].numbers})
+    return pd.DataFrame(rows, columns=["gate", "error", "error_name", "revisit", *NUMBERS])
 
 
 def average(frame: pd.DataFrame, by: Sequence[str], values: Sequence[str]) -> pd.DataFrame:
