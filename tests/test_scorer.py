@@ -71,17 +71,21 @@ def test_scoring_stops_when_rejection_is_certain_and_begins_with_the_doubtful():
 
 
 def test_what_is_remembered_goes_with_the_state():
-    rng = np.random.default_rng(0)
-    labels = rng.integers(0, 2, 11).tolist()
-    one, other = scorer(Oracle(rng.random(11)), labels), scorer(Oracle(rng.random(11)), labels)
-    one.verify()
+    """Predicted logits and their variances among it: what comes next is the same to the bit."""
+    labels, good = [0, 1] * 100, np.array([0.2, 0.8] * 100, np.float32)
+    one, other = scorer(Oracle(good), labels, batch_size=32), scorer(Oracle(good), labels, batch_size=32)
+    qc = QcConfig(error=0.1, early_stop="confident")
+    reference = one.verify()
+    one.hold_reference()
+    accepted = one.verify(make_limit(qc, reference, 1))
     one.hold_reference()
     other.load_state(one.state())
-    again = other.state()
-    assert {name: array.tolist() for name, array in one.state().items()} == {
+    kept, again = one.state(), other.state()
+    assert {name: array.tolist() for name, array in kept.items()} == {
         name: array.tolist() for name, array in again.items()
     }
-    assert other.order == one.order
+    assert accepted.n_predicted == np.sum(kept["centers/reference"][1] > 0.0) == 152
+    assert one.verify(limit := make_limit(qc, accepted, 1)) == other.verify(limit)
 
 
 class Drifting:
