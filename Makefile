@@ -26,7 +26,7 @@ $(VENV)/.federation: $(VENV)/.dev
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c requirements.lock -e '.[nvflare]'
 	@touch $@
 
-demo: $(VENV)/.run  ## on the field phantom: clean, dirty, published gate, recommended control; what each found and lost; about 8 minutes
+demo: $(VENV)/.run  ## on the field phantom: clean, dirty, published gate, recommended control; what each found and lost; 9 minutes with the install
 	@$(BIN)/python scripts/demo.py
 
 compare: $(VENV)/.run  ## runs side by side: make compare RUNS="outputs/sweeps/NAME outputs/clean/demo"; default: all in outputs
