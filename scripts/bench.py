@@ -176,7 +176,7 @@ def cycle(setting: Setting, device: Device) -> Iterator[Item]:
     from bench_published import PublishedCenters
 
     from tmqc.training.control import ControlledTravel
-    from tmqc.training.travel import Plan
+    from tmqc.training.interfaces import Plan
 
     learner, cohort = _build(setting, device), _read(setting, flip=True)
     by_center: dict[str, tuple[str, ...]] = {}

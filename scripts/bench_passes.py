@@ -38,10 +38,10 @@ from tmqc.sweep.multirun import store_schema
 from tmqc.sweep.plan import to_config
 from tmqc.training.centers import LocalCenters
 from tmqc.training.control import ControlledTravel
+from tmqc.training.interfaces import Plan
 from tmqc.training.scorer import Scorer
 from tmqc.training.screening import ScreenedTravel
 from tmqc.training.state import TOUR
-from tmqc.training.travel import Plan
 
 TRAINING = 3  # passes of one scan in a training step or a gradient
 # The published study: training scans, verification scans, batches a cycle, cycles under control.

@@ -21,7 +21,7 @@ from tmqc.core.early_stop import Limit
 from tmqc.core.rates import DECISION_THRESHOLD, Verification, score
 from tmqc.data.cohort import Cohort
 from tmqc.model.learner import Learner
-from tmqc.training.travel import TrainResult
+from tmqc.training.interfaces import TrainResult
 
 
 class _OneByOne(keras.utils.PyDataset):  # type: ignore[misc]

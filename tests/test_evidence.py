@@ -13,8 +13,8 @@ from tmqc.core.records import BASELINE, BATCH, SCREEN
 from tmqc.runs.trace import TraceWriter
 from tmqc.settings.schema import EvidenceConfig, QcConfig, RunawayConfig
 from tmqc.training.evidence import EvidenceTravel
+from tmqc.training.interfaces import NonFiniteError
 from tmqc.training.state import TourState
-from tmqc.training.travel import NonFiniteError
 
 SUBJECTS = {c: tuple(f"{c}{i}" for i in range(20)) for c in "ABCDE"} | {"F": ("F0",)}
 

@@ -27,7 +27,7 @@ from tmqc.pipelines.setup import _check_unchanged
 from tmqc.runs.trace import TRAFFIC_COLUMNS, TraceWriter
 from tmqc.settings.schema import FederationConfig, QcConfig
 from tmqc.training.control import ControlledTravel
-from tmqc.training.travel import AwayError
+from tmqc.training.interfaces import AwayError
 
 N_VOXELS = 4
 OPEN = {"task": "open", "settings": "{}"}

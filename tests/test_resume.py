@@ -24,7 +24,7 @@ from tmqc.runs.checkpoint import checkpoint_path, find_resumable, load_checkpoin
 from tmqc.runs.directory import LOCK
 from tmqc.runs.resume import check_place, locked
 from tmqc.runs.signals import Interrupted
-from tmqc.training.travel import NonFiniteError
+from tmqc.training.interfaces import NonFiniteError
 
 SAVE_ALWAYS = "checkpoint.every_s=0"
 

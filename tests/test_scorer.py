@@ -16,8 +16,8 @@ from tmqc.core.rates import Flips, score
 from tmqc.core.records import BATCH, RETRY, REVISIT
 from tmqc.settings.schema import QcConfig, ScheduleConfig
 from tmqc.training.control import ControlledTravel
+from tmqc.training.interfaces import Plan, TrainResult
 from tmqc.training.scorer import Scorer
-from tmqc.training.travel import Plan, TrainResult
 
 
 class Oracle:
@@ -250,6 +250,15 @@ def test_what_is_not_scored_is_predicted_and_becomes_the_reference():
     one.hold_reference()
     again = one.verify(make_limit(qc, found, 1))  # the same model once more, other scans
     assert (again.flips, again.counts) == (Flips(), full.counts)
+
+
+def test_few_scans_are_all_scored():
+    oracle = Oracle([0.2, 0.8])
+    one = scorer(oracle, [0, 1])
+    reference = one.verify()
+    one.hold_reference()
+    found = one.verify(make_limit(QcConfig(early_stop="confident"), reference, 1))
+    assert (found.n_predicted, found.risk, found.counts) == (0, None, reference.counts)
 
 
 def test_a_prediction_that_is_not_finite_is_no_scan_left_out():

@@ -11,7 +11,7 @@ from tmqc.core.records import CycleReport
 from tmqc.data.truth import Harm, Truth
 from tmqc.pipelines.scoring import score_cycle, warn_of_vanished
 from tmqc.settings.schema import QcConfig, ScheduleConfig
-from tmqc.training.travel import Plan
+from tmqc.training.interfaces import Plan
 
 # Alpha keeps a scan, Beta is good, Gamma harmful, Delta both.
 SUBJECTS = {"Alpha": ("a1", "a2"), "Beta": ("b1", "b2"), "Gamma": ("g1",), "Delta": ("d1", "d2", "d3")}

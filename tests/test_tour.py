@@ -30,10 +30,10 @@ from tmqc.runs.checkpoint import FORMAT
 from tmqc.settings.schema import QcConfig, RunawayConfig
 from tmqc.training import control, screening, tour
 from tmqc.training.control import ControlledTravel
+from tmqc.training.interfaces import AwayError
 from tmqc.training.screening import ScreenedTravel
 from tmqc.training.state import Judge, Looks, Task, TourState
 from tmqc.training.tour import Travel
-from tmqc.training.travel import AwayError
 
 SUBJECTS = {"A": tuple(f"a{i}" for i in range(7)), "B": ("b0", "b1", "b2"), "C": ("c0",)}
 

@@ -13,7 +13,7 @@ from tmqc.core.schedule import make_visits
 from tmqc.runs.trace import COLUMNS, TraceWriter
 from tmqc.settings.schema import QcConfig, ScheduleConfig
 from tmqc.training.control import ControlledTravel
-from tmqc.training.travel import Plan, TrainResult
+from tmqc.training.interfaces import Plan, TrainResult
 
 SUBJECTS = {"A": tuple(f"a{i}" for i in range(7)), "B": ("b0",), "C": ("c0", "c1", "c2")}
 START, CYCLES, REVISIT, ERROR = 10, 18, 2, 0.02

@@ -13,8 +13,8 @@ from tmqc.core.rates import Counts, Verification
 from tmqc.core.records import BASELINE, BATCH, RETRY, REVISIT
 from tmqc.settings.schema import QcConfig, ScheduleConfig
 from tmqc.training.control import ControlledTravel
+from tmqc.training.interfaces import NonFiniteError, Plan, TrainResult
 from tmqc.training.tour import Travel
-from tmqc.training.travel import NonFiniteError, Plan, TrainResult
 
 GOOD = Counts(tp=50, fp=0, tn=50, fn=0)
 

@@ -13,7 +13,7 @@ from tmqc.core.records import AWAY, BASELINE, BATCH, RETRY, REVISIT, VISIT, Step
 from tmqc.runs.trace import TraceWriter
 from tmqc.settings.schema import QcConfig, RunawayConfig, ScheduleConfig
 from tmqc.training.control import ControlledTravel
-from tmqc.training.travel import Plan, TrainResult
+from tmqc.training.interfaces import Plan, TrainResult
 
 FOUR = {"A": ("a", "b", "c", "d")}
 

@@ -28,7 +28,7 @@ from tmqc.runs.cycles import CycleRow
 from tmqc.runs.trace import COLUMNS, TraceWriter
 from tmqc.settings.schema import QcConfig, ScheduleConfig
 from tmqc.training.control import ControlledTravel
-from tmqc.training.travel import Plan, TrainResult
+from tmqc.training.interfaces import Plan, TrainResult
 
 NOTE = "phantom cohort: no patient was scanned"
 

@@ -7,6 +7,7 @@ import pytest
 
 from tmqc.rivals import RIVALS, Case
 from tmqc.rivals.images import PERCENTILES, correlate, image_statistics
+from tmqc.settings.schema import RivalsConfig
 
 RNG = np.random.default_rng(0)
 
@@ -23,8 +24,7 @@ def case_of(scans, groups=None, seed=0):
         verification_groups=groups[:0],
         learning_rate=1e-3,
         batch_size=5,
-        neighbors=2,
-        seed=seed,
+        settings=RivalsConfig(neighbors=2, seed=seed),
     )
 
 

@@ -7,6 +7,7 @@ import pytest
 from tiny import logistic_learner
 
 from tmqc.rivals import CUT_OFFS, RIVALS, Case, Probe, ScoreError, choose_rivals, score_scans
+from tmqc.settings.schema import RivalsConfig
 
 WEIGHTS, BIAS = [0.5, -0.25, 1.0], 0.1
 
@@ -23,8 +24,7 @@ def make_case(**changes):
         "verification_groups": np.array([1, 0, 1, 0, 1]),
         "learning_rate": 1e-2,
         "batch_size": 5,
-        "neighbors": 2,
-        "seed": 0,
+        "settings": RivalsConfig(neighbors=2),
     } | changes
     for name in ("scans", "verification_scans"):
         settings[name] = np.asarray(settings[name], np.float32)[:, :, None, None, None]

@@ -6,7 +6,6 @@ it passes on: the relay hands bytes of the tmqc process to sites, an agent hands
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import time
@@ -37,8 +36,6 @@ _KEY_SUFFIX = ".key"
 OPENING = b"opening"  # what a site is at that gets ready: reads tables, decodes scans, builds the model
 NOT_IN_JOB = "is not connected to the FLARE server"
 _UNUSABLE = encode_message({"error": REFUSED, "detail": ["its own settings or tables cannot be used; see its own log"]})
-
-log = logging.getLogger("tmqc")
 
 
 def write_key(address: Path) -> bytes:

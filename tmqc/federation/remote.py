@@ -21,7 +21,7 @@ from tmqc.core.rates import Verification
 from tmqc.federation.caller import Caller, FederationError, Traffic
 from tmqc.federation.messages import Array, Message, MessageError, Part, content_hash
 from tmqc.federation.replies import OpenedSite, State, make_state, read_opened, read_trained, read_verified
-from tmqc.training.travel import AwayError, TrainResult
+from tmqc.training.interfaces import AwayError, TrainResult
 
 _REFERENCE = "centers/reference/"
 

@@ -12,7 +12,7 @@ import numpy as np
 from tmqc.core.platt import LogitCounts
 from tmqc.core.rates import Counts, Flips, Verification
 from tmqc.federation.messages import Array, Message, MessageError, Part, content_hash, split, unpack_parts
-from tmqc.training.travel import TrainResult
+from tmqc.training.interfaces import TrainResult
 
 
 @dataclass(frozen=True)

@@ -64,8 +64,7 @@ def make_case(config: Config, inputs: Inputs, train: tuple[Subject, ...]) -> Cas
         verification_groups=np.array([s.group for s in verification]),
         learning_rate=learning_rate_of(schedule, schedule.start),
         batch_size=schedule.batch_size,
-        neighbors=config.rivals.neighbors,
-        seed=config.rivals.seed,
+        settings=config.rivals,
     )
 
 

@@ -23,9 +23,9 @@ from tmqc.settings.schema import QcConfig
 from tmqc.training.centers import LocalCenters
 from tmqc.training.control import ControlledTravel
 from tmqc.training.evidence import EvidenceTravel
+from tmqc.training.interfaces import Centers, Listener, Plan
 from tmqc.training.screening import ScreenedTravel
 from tmqc.training.tour import Travel
-from tmqc.training.travel import Centers, Listener, Plan
 
 log = logging.getLogger("tmqc")
 

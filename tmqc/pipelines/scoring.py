@@ -24,8 +24,8 @@ from tmqc.report.scores import (
 )
 from tmqc.runs.directory import BY_KIND, DETECTION, GOOD_LOST, LEDGER, write_json
 from tmqc.runs.evidence_tables import write_looks
+from tmqc.training.interfaces import Plan
 from tmqc.training.state import TourState
-from tmqc.training.travel import Plan
 
 log = logging.getLogger("tmqc")
 

@@ -31,7 +31,7 @@ from tmqc.runs.provenance import versions
 from tmqc.settings.schema import Config
 from tmqc.training import on_ray
 from tmqc.training.centers import LocalCenters
-from tmqc.training.travel import Plan, StatefulCenters
+from tmqc.training.interfaces import Plan, StatefulCenters
 from tmqc.training.workers import VerificationWorkers, start_process
 
 log = logging.getLogger("tmqc")

@@ -31,7 +31,7 @@ from tmqc.runs.directory import PREDICTIONS, REPORT, RESULTS, SUMMARY, TRACE
 from tmqc.runs.progress import Progress
 from tmqc.runs.trace import TraceWriter
 from tmqc.settings.schema import flatten
-from tmqc.training.travel import NonFiniteError, Plan
+from tmqc.training.interfaces import NonFiniteError, Plan
 
 log = logging.getLogger("tmqc")
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from tmqc.core.rates import Verification, score
 from tmqc.errors import StoppedError
+from tmqc.settings.schema import RivalsConfig
 
 if TYPE_CHECKING:  # Keras takes seconds to load, and the settings are checked against the rivals' names before that
     from tmqc.model.learner import Learner
@@ -31,8 +32,7 @@ class Case:
         groups: labels (n,), 1 = PD, 0 = HC. centers: where they are from, (n,).
         verification_scans, verification_groups: the same of the m verification scans.
         learning_rate, batch_size: of training steps that a rival takes.
-        neighbors: k of the rivals that ask the nearest neighbors, less than n.
-        seed: of the rivals that draw.
+        settings: of the rivals.
     """
 
     subjects: tuple[str, ...]
@@ -43,8 +43,7 @@ class Case:
     verification_groups: NDArray[np.integer]
     learning_rate: float
     batch_size: int
-    neighbors: int
-    seed: int
+    settings: RivalsConfig
 
 
 @dataclass(frozen=True)

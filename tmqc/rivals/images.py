@@ -17,7 +17,7 @@ _TREES = 300
 
 def score_random(case: Case, model: Probe) -> NDArray[np.float64]:
     """Chance, 0..1: what any other rival has to beat."""
-    return np.random.default_rng(case.seed).random(len(case.scans))
+    return np.random.default_rng(case.settings.seed).random(len(case.scans))
 
 
 def score_template(case: Case, model: Probe) -> NDArray[np.float64]:
@@ -44,7 +44,7 @@ def score_image_forest(case: Case, model: Probe) -> NDArray[np.float64]:
     from sklearn.ensemble import IsolationForest
 
     rows = np.array([list(image_statistics(scan[..., 0]).values()) for scan in case.scans])
-    forest = IsolationForest(n_estimators=_TREES, random_state=case.seed).fit(rows)
+    forest = IsolationForest(n_estimators=_TREES, random_state=case.settings.seed).fit(rows)
     return -np.asarray(forest.score_samples(rows), np.float64)
 
 

@@ -99,7 +99,7 @@ def score_aled(case: Case, model: Probe) -> NDArray[np.float64]:
         raise ScoreError(f"rival aled: needs {_ALED_LEAST} training scans of each class, or leave it out")
     features = model.features(case.scans).astype(np.float64)
     apart = features[classes[0]].mean(axis=0) - features[classes[1]].mean(axis=0)
-    rng = np.random.default_rng(case.seed)
+    rng = np.random.default_rng(case.settings.seed)
     logs = np.empty((_ALED_PLANES, 2, len(features)))
     for plane in logs:
         axes = np.column_stack([apart / np.linalg.norm(apart), rng.standard_normal(apart.size)])
@@ -144,6 +144,7 @@ def _neighbors(case: Case, model: Probe) -> tuple[NDArray[np.float64], NDArray[n
     from sklearn.neighbors import NearestNeighbors
     from sklearn.preprocessing import normalize
 
-    index = NearestNeighbors(n_neighbors=case.neighbors).fit(normalize(model.features(case.scans).astype(np.float64)))
+    index = NearestNeighbors(n_neighbors=case.settings.neighbors)
+    index.fit(normalize(model.features(case.scans).astype(np.float64)))
     distances, rows = index.kneighbors()  # of the fitted points themselves: a point is not its own neighbor
     return distances, rows

@@ -40,7 +40,8 @@ def trace_row(step: Step) -> dict[str, object]:
     `FP`, `FN`, `TP`, `TN` count the scans that were scored. Where some were left out (`qc.early_stop=certain`), the
     verdict re-derives from `PFP`, `PFN` and `VerifyLoss`, lower bounds over all scans; `ACC` is an upper bound.
     With `qc.calibrate` all of these were counted once logits had become `Slope` * logit + `Offset`.
-    With `qc.early_stop=confident` all scans are counted, of which only `Scored` were scored and the others predicted.
+    With `qc.early_stop=confident` all scans are counted, of which only `Scored` were scored and the others predicted;
+    `RefPFP`, `RefPFN` and `RefVerifyLoss` are the reference's by what is known of it by then.
     Of a first-order screening step none was scored: `VerifyLoss` is the estimate, and counts and rates are empty. Of a
     step that was due and could not be taken there is nothing but who was due; of a scan that was due where no state
     could judge, that and the outcome.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import logging
 import os
 import signal
 import sys
@@ -44,8 +43,6 @@ from tmqc.sweep.outcome import (
 from tmqc.sweep.pretrain import pretrain
 from tmqc.sweep.run_process import EXIT_INPUT, EXIT_SIGNAL, first_faults, run_in_own_process
 from tmqc.tracking import deliver
-
-log = logging.getLogger("tmqc")
 
 _asked: list[int] = []  # signals that this process was sent while it worked for a sweep: no further job is begun
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +13,6 @@ from tmqc.runs.signals import Stop
 from tmqc.settings.fingerprint import pretrained_name
 from tmqc.settings.schema import Config, HarmfulConfig, QcConfig
 from tmqc.sweep.run_process import EXIT_FAULT, EXIT_INPUT, EXIT_SIGNAL, run_in_own_process
-
-log = logging.getLogger("tmqc")
 
 _FOLDER = "clean"
 

@@ -13,8 +13,8 @@ from tmqc.core.rates import Verification, margins
 from tmqc.data.cohort import Subject
 from tmqc.data.volumes import Volumes
 from tmqc.model.learner import Learner, Snapshot
+from tmqc.training.interfaces import TrainResult
 from tmqc.training.scorer import Scorer
-from tmqc.training.travel import TrainResult
 from tmqc.training.workers import VerificationWorkers
 
 

@@ -22,9 +22,9 @@ from tmqc.core.records import (
     distinct,
     join,
 )
+from tmqc.training.interfaces import AwayError, PredictingCenters, verify, with_logits
 from tmqc.training.state import CLOSE, TOUR, Task
 from tmqc.training.tour import Travel
-from tmqc.training.travel import AwayError, PredictingCenters, verify, with_logits
 
 
 class ControlledTravel(Travel):

@@ -33,9 +33,9 @@ from tmqc.core.review import rank_for_review
 from tmqc.core.schedule import next_screening
 from tmqc.core.verdicts import ELIMINATED as OUT
 from tmqc.core.verdicts import SUSPECT
+from tmqc.training.interfaces import Centers, NonFiniteError, verify
 from tmqc.training.state import JUDGE, SCORE, TOUR, Looks, Task
 from tmqc.training.tour import Travel
-from tmqc.training.travel import Centers, NonFiniteError, verify
 
 
 class ScoringCenters(Centers, Protocol):

@@ -94,6 +94,8 @@ class Scorer:
             p[rows] = self._predict_rows(rows)
             scored = np.flatnonzero(np.isfinite(p))
             logits, n_left = log_odds(p[scored]), len(p) - len(scored)
+            if n_left == 0 and not reference.variance.any():
+                return self.count(p)
             shift = fit_shift(reference, labels, scored, logits)
             before, after = predict(reference, labels, shift, scored, logits)
             found, weights = weigh_risk(before, shift, after, labels, limit.slack, seed=self._n_drawn)

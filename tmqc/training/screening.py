@@ -27,9 +27,9 @@ from tmqc.core.records import (
 )
 from tmqc.core.schedule import Visit, learning_rate_of, next_screening
 from tmqc.core.screen import condemns, weigh
+from tmqc.training.interfaces import Centers, Listener, Plan, verify, with_logits
 from tmqc.training.state import ESTIMATE, GRADIENT, JUDGE, MARGINS, TOUR, Judge, Task
 from tmqc.training.tour import Travel
-from tmqc.training.travel import Centers, Listener, Plan, verify, with_logits
 
 
 class DifferentiableCenters(Centers, Protocol):

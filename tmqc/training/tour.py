@@ -17,8 +17,8 @@ from tmqc.core.rates import Rates, Verification
 from tmqc.core.records import AWAY, BATCH, READMITTED, VISIT, CycleReport, Step, distinct
 from tmqc.core.runaway import Alarm, find_runaway
 from tmqc.core.schedule import learning_rate_of, make_visits
+from tmqc.training.interfaces import AwayError, Centers, Listener, NonFiniteError, Plan, verify
 from tmqc.training.state import TOUR, Task, TourState, summarize
-from tmqc.training.travel import AwayError, Centers, Listener, NonFiniteError, Plan, verify
 
 
 class Travel:
