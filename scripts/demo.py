@@ -80,6 +80,7 @@ def run_all(extra: Sequence[str]) -> None:
         with output.open("wb") as file:
             running.append(subprocess.Popen(lines[label], stdout=file, stderr=file))
             if code := running[-1].wait():
+                print(f"demo: the run failed with exit code {code}: {output}", file=sys.stderr, flush=True)
                 raise subprocess.CalledProcessError(code, lines[label])
 
     with ThreadPoolExecutor(1) as pool:

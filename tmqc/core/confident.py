@@ -28,7 +28,7 @@ Rows = NDArray[np.intp]
 Labels = NDArray[np.integer]
 N_FIRST = 48  # scans drawn
 _N_DRAWS = 400
-_PERSISTENCE = 0.9  # correlation of a scan's e in two steps on end: momentum carries the model on (field cohort: .88)
+_PERSISTENCE = 0.9  # correlation of a scan's e in two steps on end: momentum carries the model on
 _LEAST_NOISE = 1e-6  # variance of e, of logits: what rounding alone would leave
 _LEAST_SHARE = 0.2  # of the mean squared residual: where little was known before, all of it may seem owed to that
 

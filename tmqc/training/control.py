@@ -127,7 +127,7 @@ class ControlledTravel(Travel):
         verification = self._count(raw)
         verdict = decide(self.qc, verification, self.reference, n_samples=n)
         if verdict.accepted:
-            self.accept(raw)
+            self.accept(replace(raw, before=None))  # what came before it has had its say
         else:
             self.centers.restore(before)
         return replace(
