@@ -104,6 +104,7 @@ GATES = {
         "qc.screen.image_z=null",
         "qc.screen.exact=true",
     ],
+    "evidence": ["qc=evidence", "qc.evidence.every=1", "qc.fdr=0.5", "federation.share_scores=true"],
 }
 
 

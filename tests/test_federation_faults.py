@@ -193,16 +193,18 @@ def test_a_site_that_was_restarted_is_sent_the_states_again(remote, files):
     assert asked == ["verify", "open", "verify"]
 
 
-OTHERS = [{"min_cell": 3}, {"share_margins": True}, {"verification_csv": None}]
+OTHERS = [{"min_cell": 3}, {"share_margins": True}, {"share_scores": True}, {"verification_csv": None}]
 
 
-@pytest.mark.parametrize("other", OTHERS, ids=["min_cell", "share_margins", "tables"])
+@pytest.mark.parametrize("other", OTHERS, ids=["min_cell", "share_margins", "share_scores", "tables"])
 def test_a_site_that_comes_back_with_other_settings_ends_the_run(remote, files, monkeypatch, other):
     transport, centers = remote()
     centers.verify()
     settings = replace(read_site_settings(files["site-2"]), **other)
     monkeypatch.setitem(transport.sites, "site-2", Site(settings, build_site_model))
-    with pytest.raises(FederationError, match="site site-2: its tables, min_cell or share_margins have changed"):
+    with pytest.raises(
+        FederationError, match="site site-2: its tables, min_cell, share_margins or share_scores have changed"
+    ):
         centers.verify()
 
 
@@ -221,7 +223,7 @@ def test_a_run_does_not_go_on_with_other_settings_of_a_site(opened, tmp_path):
     _check_unchanged(sites, SimpleNamespace(directory=tmp_path, point=None))
     going_on = SimpleNamespace(directory=tmp_path, point=object())
     _check_unchanged(sites, going_on)
-    with pytest.raises(RunError, match="the tables, min_cell or share_margins of site site-1 have changed"):
+    with pytest.raises(RunError, match="the tables, min_cell, share_margins or share_scores of site site-1 have"):
         _check_unchanged([replace(sites[0], digest="another"), *sites[1:]], going_on)
 
 
@@ -273,6 +275,8 @@ def test_what_is_too_little_or_too_much_stays_at_the_site(files, remote, tmp_pat
     _, centers = remote()
     with pytest.raises(FederationError, match="share_margins"):
         centers.margins("A", ["x"])
+    with pytest.raises(FederationError, match="share_scores"):
+        centers.score_verification()
     laid = write_sites(
         tmp_path,
         FederationConfig(n_sites=2, min_cell=6, share_margins=True),

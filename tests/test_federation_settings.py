@@ -31,7 +31,8 @@ DATA = OWN_DATA[:2]
         (["federation=local", "federation.on_fault=retry"], "must be one of wait, skip, stop"),
         (["federation=local", "federation.min_cell=0"], "federation.min_cell=0: must be a number from 1"),
         (["federation=local", "federation.timeout_s=nan"], "federation.timeout_s=nan: must be a number"),
-        (["federation=local", "qc=evidence"], "qc.control=evidence is not offered with federation=local yet"),
+        (["federation=local", "qc=evidence"], "federation.share_scores=true, or a gate of steps"),
+        (["federation=local", "qc=evidence", "federation.on_fault=skip"], "qc.control=evidence compares all scans"),
         (["federation=local", "qc=screen"], "federation.share_margins=true, or another gate"),
         (["federation=local", "qc.calibrate=true"], "federation.share_margins=true, or qc.calibrate=false"),
         (["federation=local", "qc=screen", "federation.on_fault=skip"], "use federation.on_fault=wait or stop"),
@@ -62,6 +63,7 @@ def test_what_cannot_be_asked_of_a_federation(overrides, message):
     "overrides",
     [
         ["qc.calibrate=true", "federation.share_margins=true"],
+        ["qc=evidence", "federation.share_scores=true"],
         ["pipeline=dirty", "qc.early_stop=true", "federation.on_fault=skip"],  # without control
     ],
 )

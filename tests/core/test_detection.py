@@ -7,8 +7,6 @@ import pytest
 from tmqc.core.detection import (
     Detection,
     History,
-    Loss,
-    count_loss,
     detect,
     detect_by_kind,
     make_history,
@@ -48,16 +46,6 @@ def test_by_kind():
     assert list(got) == ["ghosts", "inverted", "noise"]
     assert got["noise"].recall == 2 / 3
     assert detect_by_kind(["good"], {}) == {}
-
-
-def test_good_scans_lost():
-    # good: a, b, c, d; the harmful one and the one of another subgroup do not count
-    members, harmful = ["a", "b", "c", "d", "bad"], ["bad", "elsewhere"]
-    got = count_loss(members, harmful, eliminated=["a", "bad", "other"], flagged_ever=["a", "b", "bad", "other"])
-    assert got == Loss(n_good=4, n_lost=1, n_flagged=2)
-    assert got.share == 0.25
-    assert count_loss(["bad"], harmful, eliminated=["bad"], flagged_ever=["bad"]) == Loss(0, 0, 0)
-    assert Loss(0, 0, 0).share is None
 
 
 @dataclass

@@ -61,28 +61,6 @@ def detect_by_kind(named: Collection[str], kind_of: Mapping[str, str]) -> dict[s
 
 
 @dataclass(frozen=True)
-class Loss:
-    """What quality control did to the good scans of a subgroup; lower is better."""
-
-    n_good: int
-    n_lost: int  # good and eliminated
-    n_flagged: int  # good and flagged at least once
-
-    @property
-    def share(self) -> float | None:
-        """Share of the good that were eliminated, 0..1; None if nothing is good."""
-        return self.n_lost / self.n_good if self.n_good else None
-
-
-def count_loss(
-    members: Collection[str], harmful: Collection[str], *, eliminated: Collection[str], flagged_ever: Collection[str]
-) -> Loss:
-    """Count the good scans among the members of a subgroup: all, the eliminated, those ever flagged."""
-    good = set(members) - set(harmful)
-    return Loss(len(good), len(good & set(eliminated)), len(good & set(flagged_ever)))
-
-
-@dataclass(frozen=True)
 class History:
     """Cycles at which quality control flagged and eliminated subjects.
 

@@ -214,8 +214,8 @@ class Caller:
             found = read(site, reply)
             if "digest" in reply and self._digests.setdefault(site, reply["digest"]) != reply["digest"]:
                 raise FederationError(
-                    f"site {site}: its tables, min_cell or share_margins have changed while the run went on; have them "
-                    "brought back, and the same command goes on"
+                    f"site {site}: its tables, min_cell, share_margins or share_scores have changed while the run went "
+                    "on; have them brought back, and the same command goes on"
                 )
         except MessageError as error:
             return NoAnswer(f"its answer to {request['task']} is invalid: {error}")

@@ -111,7 +111,7 @@ TASKS: dict[str, TaskFields] = {
             "logits": Field(
                 "array",
                 "bin of 1/64, HC and PD scans with such a logit, of all groups together; only where the site's own "
-                "settings say share_margins: true",
+                "settings say share_margins: true or share_scores: true",
                 optional=True,
             ),
             **_SECONDS,
@@ -126,6 +126,22 @@ TASKS: dict[str, TaskFields] = {
         },
         reply={
             "margins": Field("array", "per scan; only where the site's own settings say share_margins: true"),
+            **_SECONDS,
+        },
+    ),
+    "score": TaskFields(
+        request={
+            "model": _MODEL,
+            "center": Field("text", "whose training scans; without it: all verification scans", optional=True),
+            "tokens": Field("texts", "of the training scans, in order", optional=True),
+            **_PARTS,
+        },
+        reply={  # all of it only where the site's own settings say share_scores: true
+            "centers": Field("texts", "per scan, its center"),
+            "groups": Field("texts", "per scan, its scanner, or its center where that is not known"),
+            "labels": Field("array", "per scan, 1 = PD"),
+            "logits": Field("array", "per scan"),
+            "moments": Field("array", "per scan, mean and variance of what enters the first BatchNorm layer"),
             **_SECONDS,
         },
     ),

@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tmqc.core.early_stop import Limit
+from tmqc.core.evidence import ScanScore
 from tmqc.core.platt import LogitCounts
 from tmqc.core.rates import Verification
 from tmqc.federation.caller import Caller, FederationError, Traffic
 from tmqc.federation.messages import Array, Message, MessageError, Part, content_hash
-from tmqc.federation.replies import OpenedSite, State, make_state, read_opened, read_trained, read_verified
+from tmqc.federation.replies import OpenedSite, State, make_state, read_opened, read_scores, read_trained, read_verified
 from tmqc.training.interfaces import AwayError, TrainResult
 
 _REFERENCE = "centers/reference/"
@@ -142,6 +143,36 @@ class RemoteCenters:
         site = self._home[center]
         found: tuple[float, ...] = self._caller.ask({site: request}, read, parts=self._parts())[site]
         return found
+
+    def score(self, center: str, subjects: Sequence[str]) -> tuple[ScanScore, ...]:
+        """Raw logits and image moments of training scans of `center`; only sites that share scores answer.
+
+        Raises:
+            FederationError: the site does not share them.
+        """
+        request: Message = {"task": "score", "model": self._state.model, "center": center, "tokens": list(subjects)}
+
+        def read(_: str, reply: Message) -> tuple[ScanScore, ...]:
+            return read_scores(reply, subjects)
+
+        site = self._home[center]
+        found: tuple[ScanScore, ...] = self._caller.ask({site: request}, read, parts=self._parts())[site]
+        return found
+
+    def score_verification(self) -> tuple[ScanScore, ...]:
+        """The same of all verification scans, which are named by their site and number.
+
+        Raises:
+            FederationError: a site does not share them.
+        """
+        request: Message = {"task": "score", "model": self._state.model}
+
+        def read(site: str, reply: Message) -> tuple[ScanScore, ...]:
+            return read_scores(reply, [f"{site}/{i}" for i in range(len(reply["centers"]))])
+
+        asked = {site: request for site, one in self._sites.items() if one.groups}
+        found = self._caller.ask(asked, read, parts=self._parts())
+        return tuple(score for site in asked for score in found[site])
 
     def snapshot(self) -> State:
         """The current state itself: it never changes."""

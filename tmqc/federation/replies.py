@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from tmqc.core.evidence import ScanScore
 from tmqc.core.platt import LogitCounts
 from tmqc.core.rates import Counts, Flips, Verification
 from tmqc.federation.messages import Array, Message, MessageError, Part, content_hash, split, unpack_parts
@@ -118,6 +119,21 @@ def read_verified(groups: Mapping[str, tuple[int, int]], reply: Message) -> tupl
         for group, c, loss_sum, f in zip(groups, counts, loss_sums, flips, strict=True)
     }
     return found, LogitCounts(tuple((int(k), int(hc), int(pd)) for k, hc, pd in reply.get("logits", ())))
+
+
+def read_scores(reply: Message, subjects: Sequence[str]) -> tuple[ScanScore, ...]:
+    """Scores of single scans, under the names `subjects`.
+
+    Raises:
+        MessageError: they are inconsistent.
+    """
+    labels, logits, moments, n = reply["labels"], reply["logits"], reply["moments"], len(subjects)
+    if {len(reply["centers"]), len(reply["groups"])} != {n} or labels.shape != (n,) or logits.shape != (n,):
+        raise MessageError("not one score a scan")
+    if not np.isin(labels, (0, 1)).all() or moments.ndim != 2 or len(moments) != n:
+        raise MessageError("labels other than 0 and 1, or no moments of every scan")
+    rows = zip(subjects, reply["centers"], labels, reply["groups"], logits, moments, strict=True)
+    return tuple(ScanScore(s, c, int(y), g, float(z), tuple(m.tolist())) for s, c, y, g, z, m in rows)
 
 
 def read_trained(reply: Message, before: State, *, n: int, min_cell: int) -> tuple[State, TrainResult]:

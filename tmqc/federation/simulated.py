@@ -34,7 +34,8 @@ def write_sites(
             for split, rows in (("train", train), ("verification", verification))
         }
         own_settings = SiteSettings(
-            tables["train"], tables["verification"], site / TOKENS, settings.min_cell, settings.share_margins
+            *(tables["train"], tables["verification"], site / TOKENS),
+            *(settings.min_cell, settings.share_margins, settings.share_scores),
         )
         write_site_settings(site / SETTINGS, own_settings)
         found[site.name] = site / SETTINGS

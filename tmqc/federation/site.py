@@ -44,6 +44,7 @@ from tmqc.federation.messages import (
 from tmqc.federation.site_settings import SiteSettings, Tokens, read_site_cohort
 from tmqc.model.learner import Learner
 from tmqc.runs.provenance import versions
+from tmqc.training.centers import score_scans
 
 log = logging.getLogger("tmqc")
 
@@ -174,7 +175,7 @@ class Site:
         counted = [self._count(p, reference, group) for group in self._groups.values()]
         counts, flips = [one.counts for one in counted], [one.flips for one in counted]
         reply: Message = {}
-        if self.settings.share_margins:
+        if self.settings.share_margins or self.settings.share_scores:
             logits = reduce(add, (one.logits for one in counted), LogitCounts())
             reply["logits"] = np.array(logits.bins, np.int64).reshape(-1, 3)
         return reply | {
@@ -191,6 +192,24 @@ class Site:
         self._load(opened, request["model"])
         p = opened.learner.predict(opened.volumes.block(ids), batch_size=opened.batch_size)
         return {"margins": margins(p, np.array([self._labels[subject] for subject in ids]))}
+
+    def _answer_score(self, request: Message) -> Message:
+        if not self.settings.share_scores:
+            raise _NoReply(REFUSED, "scores of single scans: not shared by this site (share_scores: false)")
+        opened = self._take(request)
+        rows = self.cohort.verification
+        if "center" in request:
+            row_of = {s.subject: s for s in self.cohort.train}
+            rows = tuple(row_of[subject] for subject in self._ids(request["center"], request.get("tokens", [])))
+        self._load(opened, request["model"])
+        scores = score_scans(opened.learner, opened.volumes, rows, batch_size=opened.batch_size)
+        return {
+            "centers": [one.center for one in scores],
+            "groups": [one.group for one in scores],
+            "labels": np.array([one.label for one in scores], np.int64),
+            "logits": np.array([one.logit for one in scores], np.float64),
+            "moments": np.array([one.moments for one in scores], np.float64),
+        }
 
     def _count(self, p: NDArray[np.float32], reference: NDArray[np.bool_] | None, group: Group) -> Verification:
         """Center by center, then added up: as the centers of one process do it."""
@@ -259,6 +278,7 @@ _ANSWERS: dict[str, Callable[[Site, Message], Message]] = {
     "train": Site._answer_train,
     "verify": Site._answer_verify,
     "margins": Site._answer_margins,
+    "score": Site._answer_score,
 }
 
 

@@ -39,6 +39,8 @@ class SiteSettings:
         tokens_csv: the site's own list of tokens and the ids behind them, made at the first run and kept.
         min_cell: counts of fewer verification scans, and losses of steps on fewer training scans, never leave.
         share_margins: whether the model's agreement with single scans' labels may leave, which `qc=screen` needs.
+        share_scores: whether label, logit, scanner and image statistics of single scans may leave, which `qc=evidence`
+            needs.
     """
 
     train_csv: Path | None
@@ -46,6 +48,7 @@ class SiteSettings:
     tokens_csv: Path
     min_cell: int = FederationConfig.min_cell
     share_margins: bool = FederationConfig.share_margins
+    share_scores: bool = FederationConfig.share_scores
 
 
 def read_site_settings(path: Path) -> SiteSettings:
@@ -73,15 +76,18 @@ def read_site_settings(path: Path) -> SiteSettings:
     if places["train_csv"] is None and places["verification_csv"] is None:
         faults.append(f"{path}: neither train_csv nor verification_csv is set: the site has nothing to give")
     min_cell = content.get("min_cell", FederationConfig.min_cell)
-    share = content.get("share_margins", FederationConfig.share_margins)
+    shares = {name: content.get(name, getattr(FederationConfig, name)) for name in ("share_margins", "share_scores")}
     if isinstance(min_cell, bool) or not isinstance(min_cell, int) or not min_cell >= 1:
         faults.append(f"{path}: min_cell={min_cell!r}: must be a whole number from 1")
-    if not isinstance(share, bool):
-        faults.append(f"{path}: share_margins={share!r}: must be true or false")
+    faults += [
+        f"{path}: {name}={share!r}: must be true or false"
+        for name, share in shares.items()
+        if not isinstance(share, bool)
+    ]
     if faults:
         raise SiteError(faults)
     assert places["tokens_csv"] is not None
-    return SiteSettings(places["train_csv"], places["verification_csv"], places["tokens_csv"], min_cell, share)
+    return SiteSettings(places["train_csv"], places["verification_csv"], places["tokens_csv"], min_cell, **shares)
 
 
 def read_site_cohort(settings: SiteSettings) -> Cohort:
@@ -118,11 +124,13 @@ class Tokens:
             _write_tokens(path, known, {s.subject: s.study for s in subjects})
 
     def fingerprint(self, cohort: Cohort, settings: SiteSettings) -> str:
-        """Keyed hash of the site's tables, `min_cell` and `share_margins`: equal as long as they are unchanged.
+        """Keyed hash of the site's tables and of what it shares: equal as long as they are unchanged.
 
         Says nothing to those who lack the site's key.
         """
         shared = f"min_cell={settings.min_cell} share_margins={settings.share_margins}"  # which scans count, and how
+        if settings.share_scores:
+            shared += " share_scores=True"
         content = f"{digest(cohort.train)} {digest(cohort.verification)} {shared}".encode()
         return hmac.new(self._key, content, "sha256").hexdigest()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,7 @@ from tmqc.errors import StoppedError
 from tmqc.settings.schema import QcConfig
 from tmqc.training.centers import LocalCenters
 from tmqc.training.control import ControlledTravel
-from tmqc.training.evidence import EvidenceTravel
+from tmqc.training.evidence import EvidenceTravel, ScoringCenters
 from tmqc.training.interfaces import Centers, Listener, Plan
 from tmqc.training.screening import ScreenedTravel
 from tmqc.training.tour import Travel
@@ -80,8 +81,7 @@ def make_travel(
         assert plan.qc.screen.exact or isinstance(centers, LocalCenters)  # `validate_federation` refuses others
         return ScreenedTravel(plan, centers, *listeners, unlikeness=images)
     if plan.qc.control == "evidence":
-        assert isinstance(centers, LocalCenters)  # `validate_federation` refuses others
-        return EvidenceTravel(plan, centers, *listeners)
+        return EvidenceTravel(plan, cast(ScoringCenters, centers), *listeners)
     return ControlledTravel(plan, centers, *listeners)
 
 

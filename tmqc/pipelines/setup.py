@@ -162,8 +162,8 @@ def _check_unchanged(sites: Sequence[OpenedSite], run: RunContext) -> None:
     if run.point is not None and (there := read_json(path)) != now:
         changed = [site for site in sorted({*there, *now}) if there.get(site) != now.get(site)]
         raise RunError(
-            f"{run.directory}: the tables, min_cell or share_margins of site {', '.join(changed)} have changed "
-            "since this run began; have them restored, or choose another run.name"
+            f"{run.directory}: the tables, min_cell, share_margins or share_scores of site {', '.join(changed)} have "
+            "changed since this run began; have them restored, or choose another run.name"
         )
     write_json(path, now)
 

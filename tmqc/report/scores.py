@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tmqc.core.detection import Detection, History, count_loss, detect, detect_by_kind, median_and_max, whole_centers
+from tmqc.core.detection import Detection, History, detect, detect_by_kind, median_and_max, whole_centers
 from tmqc.data.cohort import Subject
 from tmqc.data.tables import write_table
 from tmqc.report.metrics import ALL, sexes_and_ages
@@ -151,9 +151,9 @@ def break_down(
     kind_of = {subject: kind for subject, kind in kind_of.items() if subject in names}
     lost = []
     for name, members in training_groups(train, age_bins=age_bins):
-        subjects = [subject.subject for subject in members]
-        loss = count_loss(subjects, kind_of, eliminated=eliminated, flagged_ever=flagged_ever)
-        lost.append(GoodLost(name, loss.n_good, loss.n_lost, loss.share, loss.n_flagged))
+        good = {subject.subject for subject in members} - set(kind_of)
+        n, n_lost = len(good), len(good.intersection(eliminated))
+        lost.append(GoodLost(name, n, n_lost, n_lost / n if n else None, len(good.intersection(flagged_ever))))
     flagged = detect_by_kind(flagged_ever, kind_of)
     kinds = [
         KindScore(kind, out.found + out.missed, flagged[kind].found, out.found, out.recall, flagged[kind].recall)

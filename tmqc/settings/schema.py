@@ -210,6 +210,7 @@ class FederationConfig:
     n_sites: int = within(3, 1, 1000)  # of a simulated one: the cohort's centers are dealt out to as many
     min_cell: int = within(5, 1, 1_000_000)  # of simulated sites; a real site has its own
     share_margins: bool = False  # of simulated sites; qc.control=screen needs it
+    share_scores: bool = False  # of simulated sites; qc.control=evidence needs it
     on_fault: str = one_of("wait", ON_FAULT)  # until a site answers; skip its visit; or stop
     timeout_s: float = within(600.0, 1e-3, 1e9)  # for one answer
     patience_s: float | None = within(None, 0.0, 1e9)  # to wait for a site in all; null: for ever

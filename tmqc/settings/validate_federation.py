@@ -33,7 +33,7 @@ def check_federation(config: Config) -> list[str]:
 
 def _check_screen(config: Config) -> list[str]:
     settings, image_z = config.federation, config.qc.screen.image_z
-    faults = []
+    faults = _check_comparing(config)
     if image_z is not None:
         faults.append(
             f"qc.screen.image_z={image_z:g}: to compare images, sites would have to share "
@@ -44,8 +44,6 @@ def _check_screen(config: Config) -> list[str]:
             f"qc.screen.exact=false: sites give no gradient of their verification loss; set qc.screen.exact=true with "
             f"federation={settings.name}"
         )
-    if settings.on_fault == SKIP:
-        faults.append("qc.control=screen compares all scans with each other: use federation.on_fault=wait or stop")
     if settings.name != "nvflare" and not settings.share_margins:
         faults.append(
             "qc.control=screen needs margins of single scans, which sites keep to themselves: "
@@ -70,14 +68,23 @@ def _check_steps(config: Config) -> list[str]:
     return faults
 
 
-def _refuse_evidence(config: Config) -> list[str]:
-    return [
-        f"qc.control=evidence is not offered with federation={config.federation.name} yet: sites would have to run the "
-        "tests of their centers themselves; use qc=screen or a gate of steps, or federation=none"
-    ]
+def _check_evidence(config: Config) -> list[str]:
+    settings, faults = config.federation, _check_comparing(config)
+    if settings.name != "nvflare" and not settings.share_scores:
+        faults.append(
+            "qc.control=evidence needs labels, logits and image statistics of single scans, which sites keep to "
+            "themselves: federation.share_scores=true, or a gate of steps"
+        )
+    return faults
 
 
-_CHECKS = {"steps": _check_steps, "screen": _check_screen, "evidence": _refuse_evidence}
+def _check_comparing(config: Config) -> list[str]:
+    if config.federation.on_fault != SKIP:
+        return []
+    return [f"qc.control={config.qc.control} compares all scans with each other: use federation.on_fault=wait or stop"]
+
+
+_CHECKS = {"steps": _check_steps, "screen": _check_screen, "evidence": _check_evidence}
 
 
 def _check_real(config: Config) -> list[str]:

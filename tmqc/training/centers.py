@@ -77,20 +77,12 @@ class LocalCenters:
 
     def score(self, center: str, subjects: Sequence[str]) -> tuple[ScanScore, ...]:
         """Raw logits and image moments of these training scans, in inference mode."""
-        return self._score([self._rows[s] for s in subjects])
+        rows = [self._rows[s] for s in subjects]
+        return score_scans(self.learner, self._volumes, rows, batch_size=self.scorer.batch_size)
 
     def score_verification(self) -> tuple[ScanScore, ...]:
         """The same of all verification scans."""
-        return self._score(self._verification)
-
-    def _score(self, rows: Sequence[Subject]) -> tuple[ScanScore, ...]:
-        volumes = self._volumes.block([s.subject for s in rows])
-        p, moments = self.learner.examine(volumes, batch_size=self.scorer.batch_size)
-        logits = margins(p, np.ones(len(rows), np.int64))
-        return tuple(
-            ScanScore(s.subject, s.study, s.group, s.scanner or s.study, float(z), tuple(moment.tolist()))
-            for s, z, moment in zip(rows, logits, moments, strict=True)
-        )
+        return score_scans(self.learner, self._volumes, self._verification, batch_size=self.scorer.batch_size)
 
     def loss_gradient(self) -> Snapshot:
         """Gradient of the mean verification loss in inference mode: a sum over centers, of the model's size."""
@@ -126,3 +118,15 @@ class LocalCenters:
     def unpack(self, arrays: Mapping[str, NDArray[np.generic]]) -> Snapshot:
         """Inverse of `pack`."""
         return self.learner.unpack(arrays)
+
+
+def score_scans(
+    learner: Learner, volumes: Volumes, rows: Sequence[Subject], *, batch_size: int
+) -> tuple[ScanScore, ...]:
+    """Raw logits and image moments of scans, in inference mode."""
+    p, moments = learner.examine(volumes.block([s.subject for s in rows]), batch_size=batch_size)
+    logits = margins(p, np.ones(len(rows), np.int64))
+    return tuple(
+        ScanScore(s.subject, s.study, s.group, s.scanner or s.study, float(z), tuple(moment.tolist()))
+        for s, z, moment in zip(rows, logits, moments, strict=True)
+    )
