@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -119,9 +120,9 @@ def test_fields_that_are_not_in_the_table_are_refused():
     ]:
         with pytest.raises(MessageError, match=message):
             check_reply("verify", wrong)
-    with pytest.raises(MessageError, match="must be one of open, train, verify, margins"):
+    with pytest.raises(MessageError, match="must be one of open, train, verify, margins, score"):
         check_request({"task": "predict"})
-    assert set(TASKS) == {"open", "train", "verify", "margins"}
+    assert set(TASKS) == {"open", "train", "verify", "margins", "score"}
 
 
 @pytest.mark.parametrize(
@@ -156,12 +157,17 @@ def test_every_group_has_a_name_of_its_own(sizes, min_cell):
     assert name_groups([("A",), ("B", "C")]) == {"A": ("A",), "B+C": ("B", "C")}
 
 
-def test_the_page_tells_of_every_field():
+def test_the_page_lists_every_field():
     page = (Path(__file__).resolve().parents[1] / "docs" / "across-sites.md").read_text()
-    for name, task in TASKS.items():
-        for way, fields in (("to the site", task.request), ("from the site", task.reply)):
-            for field, spec in fields.items():
-                optional = " (optional)" if spec.optional else ""
-                assert f"| `{name}` | {way} | `{field}` | {spec.meaning}{optional} |" in page
-    for field, spec in ERROR_REPLY.items():
-        assert f"| `{field}` | {spec.meaning} |" in page
+    section = page.partition("## What leaves a site")[2].partition("\n## ")[0]
+    listed: dict[str, set[str]] = {}
+    task = ""
+    for row in re.findall(r"^\| (.*?) \| (.*?) \| .* \|$", section, re.M):
+        task = row[0].strip("`") or task
+        listed.setdefault(task, set()).update(re.findall(r"`(.+?)`", row[1]))
+    everywhere = {*listed.pop("any")}
+    assert everywhere == {"seconds", *ERROR_REPLY}
+    assert {name: {*task.reply} for name, task in TASKS.items()} == {
+        name: fields | {"seconds"} for name, fields in listed.items() if name in TASKS
+    }
+    assert all(f"`{field}`" in section for task in TASKS.values() for field in task.request)
