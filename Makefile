@@ -35,7 +35,7 @@ compare: $(VENV)/.run  ## runs side by side: make compare RUNS="outputs/sweeps/N
 study: $(VENV)/.run  ## gates and rivals on the field phantom, seeds 100 to 104, resumable; about two hours; STUDY="--seeds 0 --arms evidence"
 	@$(BIN)/python scripts/study.py $(STUDY)
 
-bench: $(VENV)/.run  ## verification and a QC cycle beside the published way, passes on the field cohort, into outputs/bench; BENCH="--no-field": minutes
+bench: $(VENV)/.run  ## verification and a QC cycle beside the published way, passes on the field cohort, into outputs/bench; half an hour; BENCH="--no-field": minutes
 	@$(BIN)/python scripts/bench.py $(BENCH)
 
 docs: $(VENV)/.run  ## docs/settings.md from the schema of the settings

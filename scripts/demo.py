@@ -28,22 +28,22 @@ from tmqc.report.verdicts import found_if_harmful
 from tmqc.runs.directory import LEDGER, POWER, SUMMARY, read_json
 
 OUTPUTS = Path("outputs")
-START = OUTPUTS / "clean" / "demo"
+START = OUTPUTS / "clean" / "field_demo"  # not `demo`, which is that of experiment=demo_clean
 FLIPPED = (
     "harmful.ids=[center_02,center_03,center_06,center_09]",
     "harmful.kind=flipped_label",
     "harmful.severity=null",
 )
-BEGIN = ("experiment=field_clean", "schedule.cycles=10", "run.name=demo")
+BEGIN = ("experiment=field_clean", "schedule.cycles=10", f"run.name={START.name}")
 PUBLISHED = "published gate"
 RUNS = {  # in the table -> directory and settings
-    "clean": (OUTPUTS / "dirty" / "demo_clean", ("experiment=field_dirty", "harmful=none", "schedule.cycles=20")),
-    "dirty": (OUTPUTS / "dirty" / "demo", ("experiment=field_dirty", *FLIPPED, "schedule.cycles=20")),
+    "clean": (OUTPUTS / "dirty" / "field_demo_clean", ("experiment=field_dirty", "harmful=none", "schedule.cycles=20")),
+    "dirty": (OUTPUTS / "dirty" / "field_demo", ("experiment=field_dirty", *FLIPPED, "schedule.cycles=20")),
     PUBLISHED: (
-        OUTPUTS / "qc" / "demo_published",
+        OUTPUTS / "qc" / "field_demo_published",
         ("experiment=field_qc_published", *FLIPPED, "schedule.cycles=12", "qc.revisit=1", "qc.early_stop=confident"),
     ),
-    "evidence": (OUTPUTS / "qc" / "demo", ("experiment=field_qc", *FLIPPED, "schedule.cycles=20")),
+    "evidence": (OUTPUTS / "qc" / "field_demo", ("experiment=field_qc", *FLIPPED, "schedule.cycles=20")),
 }
 QUIET = (PUBLISHED, "dirty")
 TEST = {"test AUROC": "test/auroc", "calibrated": "test/calibrated_accuracy", "at 0.5": "test/accuracy"}
