@@ -41,7 +41,7 @@ def test_drawn_harm_comes_on_top_of_the_known_one(find):
 
 @pytest.mark.parametrize("placement", ["in_place", "extra"])
 def test_no_scan_is_made_harmful_twice(find, placement):
-    with pytest.raises(RunError, match=r"manifest\.csv lists Alpha-train-1 as harmful already.*harmful\.ids"):
+    with pytest.raises(RunError, match=r"manifest\.csv already lists Alpha-train-1 as harmful.*harmful\.ids"):
         find("Alpha-train-1", overrides=made("Alpha-train-1", "Alpha-train-3", placement=placement))
 
 
