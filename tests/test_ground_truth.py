@@ -50,9 +50,9 @@ def test_a_manifest_of_unknown_subjects_is_refused(find, cohort_csvs, federation
     with pytest.raises(RunError) as caught:
         find("Alpha-train-1", "7", "Alpha-test-0", overrides=[f"federation.name={federation}"])
     [fault] = caught.value.faults
-    assert "/manifest.csv names 7, Alpha-test-0, not in the training split" in fault
+    assert "/manifest.csv lists 7, Alpha-test-0, not in the training split" in fault
     assert str(cohort_csvs["train"]) in fault
-    with pytest.raises(RunError, match=r"names 0, 1, 2, 3, 4 and 3 more, not in"):
+    with pytest.raises(RunError, match=r"lists 0, 1, 2, 3, 4 and 3 more, not in"):
         find(*map(str, range(8)))
 
 

@@ -140,10 +140,10 @@ def test_every_fault_at_once(dataset):
         ("participants.tsv, row 2, column site: sub-01", "no center"),
         ("participants.tsv, row 4: sub-02 is already", "row 3"),
         ("participants.tsv, row 5, column group: has no group", ""),
-        ("participants.tsv, row 6: sub-05 has no T1w scan", ""),
+        ("participants.tsv, row 6: sub-05 has no matching T1w scan", ""),
         ("sub-06/anat/sub-06_T1w.json: cannot be read as JSON", ""),
-        ("participants.tsv, row 8: sub-07 has 2 scans", "remove all but one"),
-        ("sub-08/anat/sub-08_T1w.nii.gz: is a link", "datalad"),
+        ("participants.tsv, row 8: sub-07 has 2 matching scans", "remove all but one"),
+        ("sub-08/anat/sub-08_T1w.nii.gz: is a link", "datalad get"),
         ("sub-03/anat/sub-03_T1w.nii.gz: sub-03 is not in", "participants.tsv"),
     ]
     for fault, (start, word) in zip(faults_of(dataset), expected, strict=True):

@@ -237,7 +237,7 @@ def test_rerun_returns_at_once_and_anything_else_is_refused(
     Path(settings.centers).write_text(TABLE.replace("one,1", "one,2"))  # same path, another table
     with pytest.raises(CohortError, match="center_table"):
         build(settings, out)
-    with pytest.raises(CohortError, match="no phantom"):
+    with pytest.raises(CohortError, match="files other than a phantom"):
         build(settings, tmp_path)
 
 

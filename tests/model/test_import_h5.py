@@ -246,7 +246,7 @@ def test_parts_that_do_not_fit_and_files_of_another_kind(trained, tmp_path):
         read_pair(encoder, encoder)
     (tmp_path / "text.h5").write_text("no")
     five.save_weights(tmp_path / "five.weights.h5")
-    for name, words in (("text.h5", "cannot be read as HDF5"), ("five.weights.h5", "weights without their model")):
+    for name, words in (("text.h5", "cannot be read as HDF5"), ("five.weights.h5", "weights without a model")):
         with pytest.raises(ModelFileError, match=words):
             read_pair(tmp_path / name, classifier)
 
