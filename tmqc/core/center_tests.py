@@ -1,4 +1,4 @@
-"""Tests for harmful centers that use only scans of the center itself, so differences between sites are no evidence.
+"""Tests for harmful centers that use only the center's own scans, so site differences cannot count as harm.
 
 Both tests use calibrated logits z of the center's scans, or their margins m = z for label PD, -z for label HC.
 

@@ -1,7 +1,7 @@
 """Platt scaling of the verification logits, from counts that add up over centers.
 
-The last centers of a tour shift a travelling model's threshold more than its ability to separate the classes: a state
-of accuracy .63 at 0.5 has .87 after p = sigmoid(slope * logit + offset) is fitted on the verification scans (J. Platt,
+The last centers of a tour shift a travelling model's threshold, not its ability to separate the classes: a state of
+accuracy .63 at 0.5 has .87 after p = sigmoid(slope * logit + offset) is fitted on the verification scans (J. Platt,
 Probabilistic outputs for support vector machines, 1999; Newton's method: Lin, Lin, Weng, Machine Learning 2007).
 Temperature scaling (offset 0) cannot shift the threshold and is not offered.
 

@@ -1,4 +1,4 @@
-"""State of a tour as plain values: with the model, a checkpoint needs nothing else to continue with the next task."""
+"""State of a tour as plain values, which a checkpoint stores besides the model to continue with the next task."""
 
 from __future__ import annotations
 
