@@ -79,7 +79,7 @@ def test_an_extra_copy_is_held_besides_the_good_scan(prepare_tiny, tmp_path):
 
 
 def test_an_extra_copy_may_not_take_the_id_of_a_test_scan(prepare_tiny, tmp_path):
-    with pytest.raises(RunError, match="Beta-train-1_2 would be there twice"):
+    with pytest.raises(RunError, match="Beta-train-1_2 would occur twice"):
         prepare_tiny("harmful.ids=[Beta-train-1]", "harmful.placement=extra", rename="Beta-train-1_2")
     assert not (tmp_path / "harmful").exists()
 

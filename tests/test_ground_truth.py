@@ -41,7 +41,7 @@ def test_drawn_harm_comes_on_top_of_the_known_one(find):
 
 @pytest.mark.parametrize("placement", ["in_place", "extra"])
 def test_no_scan_is_made_harmful_twice(find, placement):
-    with pytest.raises(RunError, match=r"manifest\.csv lists Alpha-train-1 as harmful already.*harmful\.ids"):
+    with pytest.raises(RunError, match=r"manifest\.csv already lists Alpha-train-1 as harmful.*harmful\.ids"):
         find("Alpha-train-1", overrides=made("Alpha-train-1", "Alpha-train-3", placement=placement))
 
 
@@ -50,9 +50,9 @@ def test_a_manifest_of_unknown_subjects_is_refused(find, cohort_csvs, federation
     with pytest.raises(RunError) as caught:
         find("Alpha-train-1", "7", "Alpha-test-0", overrides=[f"federation.name={federation}"])
     [fault] = caught.value.faults
-    assert "/manifest.csv names 7, Alpha-test-0, not in the training split" in fault
+    assert "/manifest.csv lists 7, Alpha-test-0, not in the training split" in fault
     assert str(cohort_csvs["train"]) in fault
-    with pytest.raises(RunError, match=r"names 0, 1, 2, 3, 4 and 3 more, not in"):
+    with pytest.raises(RunError, match=r"lists 0, 1, 2, 3, 4 and 3 more, not in"):
         find(*map(str, range(8)))
 
 

@@ -42,7 +42,7 @@ def test_ids_are_text_and_are_the_cohorts_though_typed_otherwise(tmp_path):
     path.write_text(HEADER + "\n\ufeffNA,A\u00a0 b,noise,{},1\n1e5,Ko\u0308ln,noise,{},1\n", encoding="utf-8")
     assert [(h.subject, h.study) for h in read_truth(path).harms] == [("NA", "A b"), ("1e5", "Köln")]
     path.write_text(HEADER + "\ns1,A,noise,{},1\ns\u200b1,A,noise,{},1\n", encoding="utf-8")
-    with pytest.raises(InputError, match="row 3, column Subject: 's1' is there already"):
+    with pytest.raises(InputError, match="row 3, column Subject: 's1' occurs twice"):
         read_truth(path)
 
 

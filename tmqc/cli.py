@@ -1,6 +1,6 @@
-"""The one entrypoint: find conf, compose, check, dispatch, exit code.
+"""Command line: compose the settings, check them, run a pipeline and return an exit code.
 
-Exit codes: 0 done, 1 the run had to stop or there is a bug, 2 it cannot start, 128 + n stopped by signal n.
+Exit codes: 0 finished, 1 the run had to stop or a bug, 2 the run cannot start, 128 + n stopped by signal n.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ from tmqc.sweep.run_process import EXIT_INTERRUPTED, end, fail, run
 
 __all__ = ["conf_dir", "main", "run", "to_config"]
 
-_begun: list[str] = []  # runs of this process that Hydra has handed over, the directory of each made
-_failed: list[int] = []  # exit codes of those of them that could not start or had to stop
+_begun: list[str] = []  # names of the output directories of all runs that Hydra has started in this process
+_failed: list[int] = []  # exit codes of the runs that could not start or had to stop
 
 
 def conf_dir() -> Path:
-    """The YAML groups: the copy inside an installed package, else the clone's `conf/`."""
+    """Folder of the YAML config groups: the copy in an installed package, else the clone's `conf/`."""
     packaged = Path(__file__).resolve().parent / "conf"
     return packaged if packaged.is_dir() else packaged.parents[1] / "conf"
 
 
 def task(composed: DictConfig) -> float | None:
-    """What Hydra calls for one run or one job of a sweep: check, then run the pipeline in the output directory.
+    """Check the settings of one run or sweep job and run its pipeline in the output directory; called by Hydra.
 
-    Faults of the input are kept for the end instead of raised: Hydra would add its own lines to ours, and the other
-    jobs of a sweep are to run all the same.
+    Errors are printed and their exit codes collected instead of raised: Hydra would add its own lines to the message,
+    and the other jobs of a sweep must still run.
 
     Returns:
-        In a sweep, what a search is after (`sweep.objective`).
+        In a sweep, the value that a search optimizes (`sweep.objective`).
     """
     directory = Path(HydraConfig.get().runtime.output_dir)
     _begun.append(directory.name)
@@ -58,7 +58,7 @@ def task(composed: DictConfig) -> float | None:
             return multirun.task(composed, directory)
         config, clean = make(composed)
         if clean is not None:
-            check_place(config, directory)  # before the hours of the clean model
+            check_place(config, directory)  # before the clean model is trained, which takes hours
             pretrain(clean, Path(config.init["from"]))
         run(config, directory)
     except TmqcError as error:
@@ -70,10 +70,10 @@ def task(composed: DictConfig) -> float | None:
 
 
 def main() -> None:
-    """Console script `tmqc` and `python -m tmqc`."""
+    """Run the console script `tmqc` or `python -m tmqc`."""
     store_schema()
-    sys.argv[1:] = hide(sys.argv[1:])  # Hydra writes them down
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us instead of being printed and turned into exit code 1
+    sys.argv[1:] = hide(sys.argv[1:])  # Hydra writes the arguments to files
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises errors instead of printing them and exiting with code 1
     launch = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(task)
     try:
         sys.argv[1:] = read_command_line(sys.argv[1:])
@@ -86,7 +86,7 @@ def main() -> None:
     except (CompactHydraException, OmegaConfBaseException) as error:
         fail(SettingsError(explain(error)))
     except ValueError as error:
-        if not str(error).startswith("Config group override"):  # Hydra's, as of qc=1.5
+        if not str(error).startswith("Config group override"):  # raised by Hydra, for example for qc=1.5
             raise
         fail(SettingsError(explain(error)))
     except Interrupted as interrupted:
@@ -94,29 +94,29 @@ def main() -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
-    except BrokenPipeError:  # the reader of our output is gone, as with `| head`
+    except BrokenPipeError:  # the reader of the output has closed it, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
         if _begun:
             raise
-        # Hydra makes the output directory before it calls us
-        fail(RunError(f"{error.filename}: {error.strerror}; run.outputs must lie where files can be written"))
+        # Hydra makes the output directory before it calls `task`.
+        fail(RunError(f"{error.filename}: {error.strerror}; run.outputs must be a folder where files can be written"))
 
 
 def _return_to(folder: Path) -> None:
-    """Relative places count from where the command was given, also with hydra.job.chdir=true and on other machines."""
+    """Resolve relative paths from the command's folder, also with hydra.job.chdir=true and on other machines."""
     try:
         os.chdir(folder)
     except OSError as error:
         raise RunError(
-            f"{folder}: {error.strerror}; the folder of the command must be there wherever it runs"
+            f"{folder}: {error.strerror}; the folder of the command must exist on every machine that runs it"
         ) from None
 
 
 def _remove_if_empty(directory: Path) -> None:
-    """Hydra makes the output directory before our checks; leave nothing behind when they fail."""
-    with suppress(OSError):  # not empty: a run lies in it
+    """Remove the output directory, which Hydra makes before the checks, if a failed check left it empty."""
+    with suppress(OSError):  # not empty: it contains a run
         directory.rmdir()
         directory.parent.rmdir()
         directory.parent.parent.rmdir()

@@ -1,6 +1,6 @@
-"""Errors that are reported as a list of faults, without a traceback: the run cannot start, or it had to stop.
+"""Errors that are reported as a list of faults without a traceback.
 
-Anything else that is raised is a bug: it keeps its traceback and ends with exit code 1.
+Any other exception is a bug: its traceback is printed and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from collections.abc import Sequence
 
 
 class TmqcError(Exception):
-    """Carries every fault found, not only the first.
+    """Base class of reported errors; lists every fault found, not only the first.
 
     Attributes:
-        faults: one line each, naming the thing, its value and what is allowed.
+        faults: one line for each fault: what is wrong, its value and what is allowed.
         code: exit code.
     """
 
@@ -25,42 +25,42 @@ class TmqcError(Exception):
 
 
 class InputError(TmqcError):
-    """The run cannot start with what the user gave; nothing has been computed."""
+    """The run cannot start with the user's input; nothing has been computed."""
 
     heading = "this run cannot start:"
     code = 2
 
 
 class StoppedError(TmqcError):
-    """The run had started and had to stop: a disk, a site or training itself failed on the way."""
+    """A run that had started had to stop because a disk, a site or the training failed."""
 
     heading = "this run had to stop:"
 
 
 class SettingsError(InputError):
-    """A setting is missing, misspelt or out of range."""
+    """A setting is missing, misspelled or out of range."""
 
     heading = "these settings cannot be used:"
 
 
 class CohortError(InputError):
-    """A CSV or a volume of the cohort is unusable."""
+    """A CSV or a volume of the cohort cannot be used."""
 
     heading = "this cohort cannot be used:"
 
 
 class RunError(InputError):
-    """A run directory or checkpoint is missing, occupied or does not fit."""
+    """A run directory or checkpoint is missing, already in use or does not match the settings."""
 
 
 class JobError(InputError):
-    """A run that has to be trained before another ended with an exit code other than 0.
+    """A run that another run depends on ended with an exit code other than 0.
 
     Attributes:
-        code: 2 if that run's input cannot be used, 128 + n if signal n stopped it, else 1.
+        code: 2 if the failed run's input cannot be used, 128 + n if signal n stopped it, else 1.
     """
 
-    heading = "this run cannot start, for the one before it failed:"
+    heading = "this run cannot start because a run that it depends on failed:"
 
     def __init__(self, faults: str | Sequence[str], *, code: int = 1) -> None:
         super().__init__(faults)
@@ -68,16 +68,16 @@ class JobError(InputError):
 
 
 class ComparisonError(InputError):
-    """There are no runs to compare, or they cannot be found."""
+    """No runs to compare were found."""
 
     heading = "nothing to compare:"
 
 
 class ModelFileError(InputError):
-    """A saved model cannot be read, or is not the one that is wanted."""
+    """A saved model cannot be read or is not the expected one."""
 
     heading = "this model cannot be imported:"
 
 
 class OutOfMemoryError(StoppedError):
-    """A training step, or scoring a single scan, takes more memory than there is."""
+    """A training step, or scoring a single scan, needs more memory than is available."""

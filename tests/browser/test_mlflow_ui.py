@@ -42,7 +42,7 @@ def test_runs_and_nested_children_are_listed(browser, experiment, sweep):
 
 def test_the_experiment_explains_its_numbers(browser, experiment):
     browser.open(f"{experiment}/runs")
-    for text in ("batches_rejected", "alarm of the runaway guard", "false positive rate"):
+    for text in ("batches_rejected", "runaway guard's alarm", "false positive rate"):
         browser.wait(f"return document.body.textContent.includes('{text}')", text)
 
 

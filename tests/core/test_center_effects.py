@@ -102,7 +102,7 @@ def test_false_discovery_rate_and_power_by_size():
 
 
 @pytest.mark.parametrize(
-    ("z", "y", "why"), [([0.3, 0.1], [1, 1], "0 with HC"), ([0.5, 0.1, 0.5], [1, 0, 1], "all logits of a class")]
+    ("z", "y", "why"), [([0.3, 0.1], [1, 1], "0 HC scans"), ([0.5, 0.1, 0.5], [1, 0, 1], "all logits of a class")]
 )
 def test_what_cannot_be_compared_is_refused(z, y, why):
     sums = sum_logits(z, y)[None]

@@ -128,7 +128,7 @@ def test_p_is_possible_and_the_order_of_scans_has_no_say(train, verification, ra
 
 
 def test_what_cannot_be_judged_is_an_error():
-    with pytest.raises(ValueError, match="one or more"):
+    with pytest.raises(ValueError, match="one scan or more"):
         judge_center([], [], [1.0], [1], rng=rng())
     with pytest.raises(FloatingPointError):
         judge_center([math.nan], [1], [], [], rng=rng())

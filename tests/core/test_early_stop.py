@@ -53,7 +53,7 @@ def test_the_loss_so_far_over_all_scans_is_a_lower_bound(loss_sum, certain):
 
 
 def test_a_partial_verification_never_accepts_and_is_never_the_reference():
-    with pytest.raises(ValueError, match="can reject a step, not accept it"):
+    with pytest.raises(ValueError, match="can neither accept a step"):
         decide(QcConfig(), partial(fp=1, right_hc=10), REFERENCE, n_samples=1)
     with pytest.raises(ValueError, match="or be the reference"):
         decide(QcConfig(), REFERENCE, partial(fp=90), n_samples=1)

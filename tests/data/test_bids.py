@@ -90,7 +90,7 @@ def test_a_capped_age_is_taken_for_what_was_asked(dataset, text, capped, age):
     change(dataset, "\t51\t", f"\t{text}\t")
     assert scans_of(dataset, "sub-01", capped_ages=capped)[0].age == age
     (fault,) = faults_of(dataset)
-    assert fault.startswith(f"participants.tsv, row 2, column age: is {text!r}, which is an age with a cap")
+    assert fault.startswith(f"participants.tsv, row 2, column age: is {text!r}, a capped age")
 
 
 def test_what_is_not_known_is_blank(dataset):
@@ -109,7 +109,7 @@ def test_derivatives_by_their_space_with_the_scanner_of_the_raw_scan(dataset):
     assert row.path.name == "sub-03_space-MNI_desc-preproc_T1w.nii.gz" and row.scanner == "Siemens 3"
     faults = faults_of(dataset, derivatives="fmriprep")
     assert len(faults) == 10
-    assert "sub-01 has 3 scans that fit, they differ in space: MNI, none; res: 2, none; choose one" in faults[0]
+    assert "sub-01 has 3 matching scans, they differ in space: MNI, none; res: 2, none; choose one" in faults[0]
     assert "no such directory" in faults_of(dataset, derivatives="absent")[0]
 
 
@@ -118,7 +118,7 @@ def test_sessions_are_chosen_taken_or_refused(dataset):
     for session in ("1", "2"):
         add(dataset, f"sub-01/ses-{session}/anat/sub-01_ses-{session}_T1w.nii.gz")
     (fault,) = faults_of(dataset)
-    assert "sub-01 has 2 scans that fit, they differ in ses: 1, 2; choose one (--entities ses=1) or take all" in fault
+    assert "sub-01 has 2 matching scans, they differ in ses: 1, 2; choose one (--entities ses=1) or take all" in fault
     assert [row.subject for row in scans_of(dataset, "sub-01", every=("ses",))] == ["sub-01_ses-1", "sub-01_ses-2"]
     only = {"entities": {"ses": "2"}, "leave_out_incomplete": True}
     assert [row.subject for row in scans_of(dataset, "sub-01", **only)] == ["sub-01"]
@@ -140,10 +140,10 @@ def test_every_fault_at_once(dataset):
         ("participants.tsv, row 2, column site: sub-01", "no center"),
         ("participants.tsv, row 4: sub-02 is already", "row 3"),
         ("participants.tsv, row 5, column group: has no group", ""),
-        ("participants.tsv, row 6: sub-05 has no T1w scan", ""),
+        ("participants.tsv, row 6: sub-05 has no matching T1w scan", ""),
         ("sub-06/anat/sub-06_T1w.json: cannot be read as JSON", ""),
-        ("participants.tsv, row 8: sub-07 has 2 scans", "remove all but one"),
-        ("sub-08/anat/sub-08_T1w.nii.gz: is a link", "datalad"),
+        ("participants.tsv, row 8: sub-07 has 2 matching scans", "remove all but one"),
+        ("sub-08/anat/sub-08_T1w.nii.gz: is a link", "datalad get"),
         ("sub-03/anat/sub-03_T1w.nii.gz: sub-03 is not in", "participants.tsv"),
     ]
     for fault, (start, word) in zip(faults_of(dataset), expected, strict=True):
@@ -212,7 +212,7 @@ def test_the_script_writes_tables_that_can_be_read(dataset, tmp_path, capsys):
     [
         (["--group", "absent"], "no column absent"),
         (["--shares", "0.9,0.05,0.05"], "split of 0 scans has no"),
-        (["--entities", "space=MNI"], "has no T1w scan that fits"),
+        (["--entities", "space=MNI"], "has no matching T1w scan"),
         (["--hc", "PD"], "pd: cannot be both"),
     ],
 )

@@ -183,7 +183,7 @@ def test_every_fault_of_every_split_is_reported_at_once(write_csv):
         (HEADER.encode("utf-16"), "not UTF-8"),
         (b"\x1f\x8b\x08\x00\xff\xfe", "not UTF-8"),
         (HEADER.encode() + b'\ns1,a,A,0,F,60\ns2,"b,A,0,F,60\n', "row 3: not a CSV"),
-        ((HEADER + ",Age").encode() + b"\ns1,a,A,0,F,60,61\n", "column Age is there twice"),
+        ((HEADER + ",Age").encode() + b"\ns1,a,A,0,F,60,61\n", "column Age occurs twice"),
         (b"Subject\0,Path\n", "no column Subject"),
     ],
 )

@@ -89,7 +89,7 @@ def test_kinds_without_a_strength_say_so():
     assert set(UNGRADED) <= set(KINDS) - set(GRADED)
     for kind in set(KINDS) - set(GRADED):
         assert draw_parameters(kind, 1, generator()) == draw_parameters(kind, 10, generator())
-        assert "Has no strength" in KINDS[kind].__doc__
+        assert "No severity" in KINDS[kind].__doc__
     assert 1 <= DEFAULT_SEVERITY <= 10
 
 

@@ -209,8 +209,8 @@ def test_the_sform_wins_and_a_qform_of_another_orientation_is_reported():
         ({"sform": np.zeros(12)}, "of 0 x 0 x 0 by the sform"),
         ({"codes": (1, 0), "quaternion": (np.nan, 0, 0, 0, 0, 0)}, "qform"),
         ({"codes": (1, 1), "quaternion": (0, 0, 0, 0, np.nan, 0)}, "qform that are NaN"),
-        ({"codes": (1, 0), "quaternion": (1, 1, 0, 0, 0, 0)}, "qform that is no rotation"),
-        ({"codes": (1, 0), "pixdim": (5, *PIXDIM[1:])}, "qform that is no rotation: qfac"),
+        ({"codes": (1, 0), "quaternion": (1, 1, 0, 0, 0, 0)}, "qform that is not a rotation"),
+        ({"codes": (1, 0), "pixdim": (5, *PIXDIM[1:])}, "qform that is not a rotation: qfac"),
         ({"xyzt_units": (5,)}, "NIfTI unit 5"),
         ({"sform": (2 * C, -3 * S, 0, 0, 2 * S, 3 * C, 0, 0, 0, 0, 4, 0)}, "oblique"),
         ({"codes": (1, 1), "sform": (2 * C, 0, 0, 0, 2 * S, 3, 0, 0, 0, 0, 4, 0)}, "sheared"),  # the qform is plain

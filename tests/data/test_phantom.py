@@ -237,7 +237,7 @@ def test_rerun_returns_at_once_and_anything_else_is_refused(
     Path(settings.centers).write_text(TABLE.replace("one,1", "one,2"))  # same path, another table
     with pytest.raises(CohortError, match="center_table"):
         build(settings, out)
-    with pytest.raises(CohortError, match="no phantom"):
+    with pytest.raises(CohortError, match="files other than a phantom"):
         build(settings, tmp_path)
 
 
@@ -285,7 +285,7 @@ def test_default_directory_is_readable_and_unique(settings: PhantomConfig, tmp_p
         (f"{HEADER}\na,1,1,1,1,1,1,1,1\n", ["row 2: 9 values, but the header has 10 columns"]),
         (f"{HEADER}\na,1,1,1,1,1,1,0,0,1\n", ["row 2, column male, female"]),
         (f"{HEADER}\na,1,1,1,1,1,1,1,1,24\n", ["row 2, column scanner_types: 24"]),
-        (f"{HEADER}\na,1,1,1,1,1,1,1,1,1\na,1,1,1,1,1,1,1,1,1\n", ["column center: 'a' is there twice"]),
+        (f"{HEADER}\na,1,1,1,1,1,1,1,1,1\na,1,1,1,1,1,1,1,1,1\n", ["column center: 'a' occurs twice"]),
     ],
 )
 def test_bad_tables_name_row_and_column(tmp_path: Path, text: str, parts: list[str]) -> None:

@@ -123,7 +123,7 @@ def test_a_run_verified_on_ray_is_the_run_without(cluster, undisturbed, cohort_c
     crowded = [*command, "run.name=b", "run.verify_workers=9"]
     done = subprocess.run(crowded, env=cluster, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 2
-    assert "run.verify_workers=9: each takes a CPU of the Ray cluster, of which 2 are free" in done.stderr
+    assert "run.verify_workers=9: each takes one CPU of the Ray cluster, which has 2 free" in done.stderr
 
 
 def test_a_signal_has_jobs_saved_and_the_same_command_goes_on(cluster, undisturbed, cohort_csvs, tmp_path):

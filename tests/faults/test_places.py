@@ -59,7 +59,7 @@ def test_outputs_that_cannot_be_written(cohort_csvs, sealed, how):
     settings = ["-m", "run.seed=0,1"] if how == "sweep" else []
     errors = refused(launch(cohort_csvs, sealed, *settings, "pipeline=clean", "tracking=none"))
     assert f"{sealed}/" in errors
-    assert "Permission denied; run.outputs must lie where files can be written" in errors
+    assert "Permission denied; run.outputs must be a folder where files can be written" in errors
     assert not list(sealed.iterdir())
 
 

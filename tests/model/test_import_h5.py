@@ -220,11 +220,11 @@ def make_infinite(found, file):
 @pytest.mark.parametrize(
     ("edit", "words"),
     [
-        (make_lambda, ["Lambda", "wanted for the encoder: InputLayer, Conv3D"]),
-        (make_wide, ["weights are not those of its layers", r"\(3, 3, 3, 1, 9\)", r"\(3, 3, 3, 1, 3\)"]),
+        (make_lambda, ["Lambda", "expected for the encoder: InputLayer, Conv3D"]),
+        (make_wide, ["the weights do not match the layers", r"\(3, 3, 3, 1, 9\)", r"\(3, 3, 3, 1, 3\)"]),
         (make_strided, [r"conv1: strides is \[2, 2, 2\], must be \[1, 1, 1\]", "maxpool1: padding is valid"]),
         (make_fork, ["layer conv2 follows conv1, must follow re_lu"]),
-        (make_infinite, ["encoder/conv2/kernel holds values that are not finite"]),
+        (make_infinite, ["encoder/conv2/kernel has values that are not finite"]),
     ],
 )
 def test_another_model_is_refused_with_what_is_wrong(trained, tmp_path, edit, words):
@@ -242,11 +242,11 @@ def test_parts_that_do_not_fit_and_files_of_another_kind(trained, tmp_path):
     five.save(tmp_path / "five.h5")
     with pytest.raises(ModelFileError, match=r"\(4, 1\).*\(36, 1\)"):
         read_pair(tmp_path / "five.h5", classifier)
-    with pytest.raises(ModelFileError, match="wanted for the classifier: InputLayer, Dense"):
+    with pytest.raises(ModelFileError, match="expected for the classifier: InputLayer, Dense"):
         read_pair(encoder, encoder)
     (tmp_path / "text.h5").write_text("no")
     five.save_weights(tmp_path / "five.weights.h5")
-    for name, words in (("text.h5", "cannot be read as HDF5"), ("five.weights.h5", "weights without their model")):
+    for name, words in (("text.h5", "cannot be read as HDF5"), ("five.weights.h5", "weights without a model")):
         with pytest.raises(ModelFileError, match=words):
             read_pair(tmp_path / name, classifier)
 

@@ -49,7 +49,7 @@ def test_where_keras_is_loaded_already_it_is_put_right():
 
 @pytest.mark.parametrize(
     ("name", "says"),
-    [("torch", "torch: tmqc computes with tensorflow or jax"), ("jax", "jax: jax is not installed; .* pip install")],
+    [("torch", "torch: tmqc supports tensorflow and jax"), ("jax", "jax: jax is not installed; .* pip install")],
 )
 def test_a_backend_that_cannot_be_used_is_refused(monkeypatch, name, says):
     monkeypatch.setenv("KERAS_BACKEND", name)
@@ -67,5 +67,5 @@ def test_determinism_and_threads_with_jax(monkeypatch):
     for _ in range(2):
         assert backend.set_up(deterministic=True) == backend.Device("jax", 0, "cpu")
         assert os.environ["XLA_FLAGS"] == "--xla_dump_to=/nowhere --xla_gpu_deterministic_ops=true"
-    with pytest.raises(RunError, match=r"run.threads=2: JAX takes no number of threads; leave it null"):
+    with pytest.raises(RunError, match=r"run.threads=2: JAX has no setting for the number of threads; leave it null"):
         backend.set_up(deterministic=True, threads=2)

@@ -146,7 +146,7 @@ def test_the_gradient_of_many_is_the_mean_of_each(learner):
 
 def test_a_score_that_is_no_number_stops_it(learner, monkeypatch):
     monkeypatch.setitem(RIVALS, "loss", lambda case, model: np.array([0, np.nan, 1, 2, np.inf, 3, 4.0]))
-    with pytest.raises(ScoreError, match=r"rival loss: no finite score for s1, s4: look at these scans"):
+    with pytest.raises(ScoreError, match=r"rival loss: no finite score for s1, s4: inspect these scans"):
         score("loss", make_case(), learner)
 
 

@@ -1,1 +1,1 @@
-"""The science: pure functions of frozen records. Standard library, NumPy, SciPy; no files, clock, or logging."""
+"""The method: pure functions of frozen records. Uses the standard library, NumPy and SciPy; no files, clock or logs."""

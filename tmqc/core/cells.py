@@ -1,4 +1,4 @@
-"""Which centers' verification counts are reported together, so that none is of fewer scans than allowed."""
+"""Grouping of centers so that no reported verification count covers fewer scans than a minimum."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ Group = tuple[str, ...]
 
 
 def group_centers(sizes: Mapping[str, int], min_cell: int) -> tuple[Group, ...]:
-    """Join small centers until every group has `min_cell` scans.
+    """Group centers so that every group has at least `min_cell` scans.
 
-    A center with enough scans stands alone. The others stand together; are they still too few, the smallest of
-    those with enough joins them.
+    A center with enough scans is its own group. All other centers form one group; if that is still too small, the
+    smallest center with enough scans joins it.
 
     Args:
-        sizes: center -> its verification scans, from 1.
-        min_cell: from 1.
+        sizes: center -> number of its verification scans, at least 1.
+        min_cell: minimum number of scans of a group, at least 1.
 
     Returns:
-        Groups in the order of their first centers; none at all if all scans together are too few.
+        Groups in the order of their first centers; empty if all scans together are fewer than `min_cell`.
     """
     small = [center for center, n in sizes.items() if n < min_cell]
     large = [center for center in sizes if center not in small]
@@ -35,12 +35,12 @@ def group_centers(sizes: Mapping[str, int], min_cell: int) -> tuple[Group, ...]:
 
 
 def name_groups(groups: Sequence[Group]) -> dict[str, Group]:
-    """Name -> group: of a center alone its own name, of centers together all of theirs, as A+B.
+    """Map a name to each group: the center's name, or the names of several centers joined as A+B.
 
-    A center may itself be called A+B. It keeps its name, and the centers together get another one.
+    If a single center is itself called A+B, it keeps its name and the group of several centers gets another one.
     """
     named: dict[str, Group] = {}
-    for group in sorted(groups, key=len):  # those that stand alone have their names for certain
+    for group in sorted(groups, key=len):  # single centers first: they always keep their names
         name = "+".join(group)
         while name in named:
             name += " (together)"

@@ -1,26 +1,26 @@
-"""Is a whole center harmful? Its margins against all centers', under a normal model of how centers differ.
+"""Test for harmful centers that compares centers with one another, under a normal model of center differences.
 
-The tests of `core.center_tests` hold whatever a center is like, and cannot see a small one: with n training and v
-verification scans no permutation has a p below 1 / C(n + v, v). What is known of the other centers helps where centers
-differ as draws of one distribution do. Calibrated logit of scan i of class y (x = +1 PD, -1 HC) at center s:
+The tests of `core.center_tests` make no assumption about a center but have no power at a small one: with n training
+and v verification scans no permutation p-value is below 1 / C(n + v, v). If center effects are draws from one
+distribution, the other centers add information. Calibrated logit of scan i (x = +1 for PD, -1 for HC) at center s:
 
     z_i = middle + x_i half (1 + a_s) + b_s + e_i,   a_s ~ N(0, slope), b_s ~ N(0, shift), e_i ~ N(0, within)
 
-(a linear mixed model with random shift and slope; Laird and Ware, Biometrics 1982). What is tested is the sum of the
-center's margins x_i z_i over its training scans, given its verification scans: with few of them it is compared with
-other centers, with many with itself. A shift of the center cancels as far as its classes balance; a faint slope counts
-against a center only beyond what slopes differ by.
+(a linear mixed model with random shift and slope; Laird and Ware, Biometrics 1982). The test statistic is the sum of
+the margins x_i z_i over the center's training scans, given its verification scans: a center with few verification
+scans is compared mainly with other centers, one with many mainly with itself. A center's shift cancels as far as its
+classes are balanced; a small slope counts against a center only beyond the variation of slopes between centers.
 
-The variances come from all centers, those left out whose z is below -2.5 (again, until no more are: flipped centers
-would pass for a variance). z has the tails of Student's t with as many degrees of freedom as there are centers less
-one, since the variances between centers are estimated from so many.
+The variances are estimated from all centers but those with z below -2.5, repeated until no further center is left out:
+flipped centers would inflate the variances. z is compared with Student's t with (number of centers - 1) degrees of
+freedom, because the variances between centers are estimated from that many centers.
 
-**What leaves a center**: five sums a split and class mix (`sum_logits`); of a center with one scan that is its logit.
+**Data that leave a center**: five sums for each split (`sum_logits`); with a single scan they reveal its logit.
 
-**When it holds.** The centers' effects are normal, and the state has been trained at all of them alike, as the clean
-model that control starts from has. `docs/study-real-sites.md` has real sites that a model was trained at, where the
-promise holds and most small ones are found, and sites that it has never seen, whose shifts have heavier tails: more
-good ones come under verdict there than promised.
+**Assumptions.** Center effects are normal, and the model has been trained equally at all centers, as the clean model
+that control starts from has. `docs/study-real-sites.md` measures both cases: at real sites that a model was trained at,
+the error rate holds and most small harmful sites are found; at sites that it has never seen, shifts have heavier tails
+and more good sites are flagged than promised.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize
 from scipy.stats import t
 
-_CUT = -2.5  # below this z a center is left out of the variances
+_CUT = -2.5  # centers with a z below this are left out when the variances are estimated
 _MOST_ROUNDS = 5
-_LEAST = 1e-6  # variances, as a share of the whole one
+_LEAST = 1e-6  # lower bound of each variance, as a share of the total variance
 
 Sums = NDArray[np.float64]
-"""Scans with PD and with HC, sum of the logits of either, sum of all squares: shape (..., 5)."""
+"""Number of PD and of HC scans, sum of PD and of HC logits, sum of all squared logits: shape (..., 5)."""
 
 
 @dataclass(frozen=True)
 class Effects:
-    """What centers are like: `middle` and `half` in calibrated logits, the others variances (`slope` of 1 + a_s)."""
+    """Parameters of the model: `middle` and `half` in calibrated logits; the others are variances."""
 
     middle: float
     half: float
@@ -52,24 +52,27 @@ class Effects:
 
 
 def sum_logits(logits: ArrayLike, labels: ArrayLike) -> Sums:
-    """Sums of a center's scans of one split; labels: 1 = PD, 0 = HC."""
+    """Compute the sums of a center's scans of one split; labels: 1 = PD, 0 = HC."""
     z, is_pd = np.asarray(logits, np.float64), np.asarray(labels) == 1
     return np.array([is_pd.sum(), (~is_pd).sum(), z[is_pd].sum(), z[~is_pd].sum(), z @ z], np.float64)
 
 
 def flip(sums: Sums) -> Sums:
-    """The same scans with all labels flipped."""
+    """Sums of the same scans with all labels flipped."""
     return sums[..., [1, 0, 3, 2, 4]]
 
 
 def compare_centers(train: Sums, verification: Sums) -> tuple[NDArray[np.float64], Effects]:
-    """Standardized margin sums of all centers, shape (centers,): low where labels are contradicted; and the model.
+    """Fit the model and standardize every center's margin sum.
 
     Args:
-        train, verification: sums a center, shape (centers, 5); zeros where it has no scans.
+        train, verification: sums of every center, shape (centers, 5); zeros where a center has no scans.
+
+    Returns:
+        z, shape (centers,), low where the model contradicts the labels; the fitted parameters.
 
     Raises:
-        ValueError: a class has no scan, or all logits of a class are equal: nothing can be compared.
+        ValueError: a class has no scan, or all logits of a class are equal.
     """
     kept = np.ones(len(train), bool)
     for _ in range(_MOST_ROUNDS):
@@ -81,24 +84,24 @@ def compare_centers(train: Sums, verification: Sums) -> tuple[NDArray[np.float64
 
 
 def p_values(z: NDArray[np.float64], n_centers: int) -> NDArray[np.float64]:
-    """Of what `compare_centers` or `standardize` gives, one-sided, for variances from `n_centers` centers."""
+    """One-sided p-values of z from `compare_centers` or `standardize`, with variances from `n_centers` centers."""
     p: NDArray[np.float64] = t.cdf(z, max(1, n_centers - 1))
     return p
 
 
 def fit_effects(sums: Sums) -> Effects:
-    """Maximum likelihood over centers, shape (centers, 5).
+    """Estimate the parameters by maximum likelihood from the sums of all centers, shape (centers, 5).
 
     Raises:
-        ValueError: as `compare_centers`.
+        ValueError: as in `compare_centers`.
     """
     n_pd, n_hc, pd, hc, squares = sums.sum(axis=0)
     if not (n_pd and n_hc):
-        raise ValueError(f"{n_pd:.0f} scans with PD and {n_hc:.0f} with HC: centers are compared by scans of both")
+        raise ValueError(f"{n_pd:.0f} PD scans and {n_hc:.0f} HC scans: comparing centers needs scans of both classes")
     means = pd / n_pd, hc / n_hc
     variance = (squares - n_pd * means[0] ** 2 - n_hc * means[1] ** 2) / (n_pd + n_hc)
     if not variance > 1e-9 * squares / (n_pd + n_hc):
-        raise ValueError("all logits of a class are equal: no center can be told from another")
+        raise ValueError("all logits of a class are equal: centers cannot be compared")
     scale = np.log(variance)
     bounds = [(None, None)] * 2 + [(scale + np.log(_LEAST), scale + 2.0)] * 2 + [(np.log(_LEAST), 2.0)]
     start = [*means, scale - 0.1, scale - 2.0, -3.0]
@@ -112,7 +115,7 @@ def _effects_of(parameters: NDArray[np.float64]) -> Effects:
 
 
 def _center_sums(sums: Sums, effects: Effects) -> tuple[NDArray[np.float64], ...]:
-    """Scans, PD less HC, and residuals of the expected logits: their sum, signed sum and sum of squares."""
+    """Number of scans, number of PD minus HC scans, and the sum, signed sum and sum of squares of the residuals."""
     n_pd, n_hc, pd, hc, squares = np.moveaxis(sums, -1, 0)
     at_pd, at_hc = effects.middle + effects.half, effects.middle - effects.half
     left_pd, left_hc = pd - n_pd * at_pd, hc - n_hc * at_hc
@@ -121,7 +124,7 @@ def _center_sums(sums: Sums, effects: Effects) -> tuple[NDArray[np.float64], ...
 
 
 def _surprise(parameters: NDArray[np.float64], sums: Sums) -> float:
-    """Minus the log likelihood, less a constant: Woodbury's identity with two random effects a center."""
+    """Negative log-likelihood up to a constant, by Woodbury's identity for two random effects per center."""
     e = _effects_of(parameters)
     n, excess, plain, signed, square = _center_sums(sums, e)
     a, b = 1.0 + e.shift * n / e.within, 1.0 + e.slope * e.half**2 * n / e.within
@@ -133,7 +136,7 @@ def _surprise(parameters: NDArray[np.float64], sums: Sums) -> float:
 
 
 def standardize(train: Sums, verification: Sums, effects: Effects) -> NDArray[np.float64]:
-    """The margin sum of the training scans less its expectation given the verification scans, by its deviation.
+    """Standardize the margin sums of training scans by their mean and deviation given the verification scans.
 
     Args:
         train, verification: shape (..., 5).
@@ -143,7 +146,7 @@ def standardize(train: Sums, verification: Sums, effects: Effects) -> NDArray[np
     """
     e = effects
     v, v_excess, v_plain, v_signed, _ = _center_sums(verification, e)
-    # Posterior of shift and slope, given the verification scans.
+    # Posterior of shift and slope given the verification scans.
     p11, p22, p12 = 1.0 / e.shift + v / e.within, 1.0 / e.slope + e.half**2 * v / e.within, e.half * v_excess / e.within
     determinant = p11 * p22 - p12**2
     g1, g2 = v_plain / e.within, e.half * v_signed / e.within

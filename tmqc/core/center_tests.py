@@ -1,33 +1,32 @@
-"""Is a whole center harmful? Two tests within the center, so that no difference between sites can pass for harm.
+"""Tests for harmful centers that use only the center's own scans, so site differences cannot count as harm.
 
-Both look at calibrated logits z of the center's own scans, and at their margins m = z where the label says PD, -z where
-it says HC.
+Both tests use calibrated logits z of the center's scans, or their margins m = z for label PD, -z for label HC.
 
-- **T1, two classes**: U = pairs (PD scan i, HC scan j) of the center with z_i < z_j; exact one-sided Mann-Whitney.
-  Null hypothesis: given the scores, the labels are in random order or better. Any shift, scale, calibration or share of
-  patients of the site leaves U what it is. Right labels are far from the border of this null (an AUROC of .5), so that
-  good centers have p near 1; where all labels are flipped U is what n1 n0 - U was. A sound center at which the model
-  is wrong more often than right, an AUROC below .5 in truth, is outside this null and may be accused.
-- **T2, verification scans at the center**: is the mean margin of its training scans low among all ways to choose as
-  many of its scans? Null hypothesis: training and verification scans of the center are exchangeable, labels included.
-  Smallest p: 1 / C(n + v, v).
+- **T1, two classes**: exact one-sided Mann-Whitney test; U = number of pairs (PD scan i, HC scan j) with z_i < z_j.
+  Null hypothesis: given the scores, the order of the labels is random or better. U does not depend on a site's shift,
+  scale, calibration or share of patients. Correct labels are far from the limit of the null (an AUROC of .5), so good
+  centers have a p near 1; flipping all labels turns U into n1 n0 - U. A good center at which the model is wrong more
+  often than right (a true AUROC below .5) violates the null and may be flagged.
+- **T2, verification scans at the center**: permutation test whether the mean margin of the training scans is low among
+  all ways to choose as many of the center's scans. Null hypothesis: training and verification scans of the center are
+  exchangeable, labels included. Smallest p: 1 / C(n + v, v).
 
-One p a center: min(1, t min(p1, p2)), with t the number of tests that n and v alone allow (not the labels: they are
-what is in question). Only n, v, U's share of the pairs, the difference of the means, and p leave the center.
+A center's p is min(1, t min(p1, p2)), where t is the number of tests that n and v alone permit (not the labels, which
+are in question). Only n, v, U's share of the pairs, the difference of the means, and p leave the center.
 
-**What they see.** Flipped labels: both tests. A center of one class: T2 only (T1 gives p1 = 1). Noise or inverted
-images put scores near chance: T1 is then uniform, T2 sees it only if the verification scans are sound, and weakly;
-odd images are the business of `core.conformal`. One scan: T2 only, p >= 1 / (v + 1). A center whose verification
-scans suffer from the same fault as its training scans, one-class centers without verification scans, and a share of
-flipped labels well below one half cannot be told by either.
+**What they detect.** Flipped labels: both tests. A center with one class: T2 only (T1 gives p1 = 1). Noise or inverted
+images move scores towards chance: T1 is then uniform, and T2 detects them weakly and only if the verification scans are
+good; `core.conformal` detects odd images. A center with one scan: T2 only, p >= 1 / (v + 1). Neither test detects a
+center whose verification scans have the same fault as its training scans, one-class centers without verification scans,
+or a share of flipped labels well below one half.
 
-**Required.** (1) Scores are out of sample: from a state that has trained on none of the center's scans, or from several
-(cross-fitting), averaged over the screenings so far. A model that has trained on a scan agrees with its label, flipped
-or not: T1 and T2 then lose power, up to all of it, and accuse no center wrongly for that. (2) For T2 the verification
-scans stand to the state as the training scans do. A gate that accepts what suits the verification scans favors them,
-and so does their split not being random (by class, age, date); the first is small where a few calibrated decisions
-were made over hundreds of scans, the second is the user's to know. The line of `core.platt` is one for all scans and
-breaks nothing.
+**Assumptions.** (1) Scores are out of sample: from a state that was not trained on any of the center's scans, or from
+several (cross-fitting), averaged over the screenings so far. A model that was trained on a scan agrees with its label,
+flipped or not: T1 and T2 then lose power, possibly all of it, but flag no good center because of it. (2) T2 assumes
+that the state treats training and verification scans alike. A gate that selects steps by the verification scans favors
+them, and so may a split that is not random (by class, age, date). The first effect is small where a few calibrated
+decisions were made over hundreds of scans; the second the user has to exclude. The line of `core.platt` is the same for
+all scans and violates neither assumption.
 """
 
 from __future__ import annotations
@@ -41,26 +40,24 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import mannwhitneyu
 
-_MOST_PAIRS = (
-    10_000  # up to here Mann-Whitney is exact; beyond, the normal tail is too heavy, so p too large, below .01
-)
-_MOST_SPLITS = 20_000  # up to here all splits are enumerated
-_MOST_AT_ONCE = 2_000_000  # random keys held in memory
+_MOST_PAIRS = 10_000  # exact Mann-Whitney test up to this; the normal approximation gives too large a p below .01
+_MOST_SPLITS = 20_000  # all splits are enumerated up to this number
+_MOST_AT_ONCE = 2_000_000  # random keys in memory
 
 
 @dataclass(frozen=True)
 class CenterTest:
-    """What leaves a center.
+    """Test results that leave a center.
 
     Attributes:
-        n_train, n_verification: scans.
-        contradicted: share of its pairs (PD, HC) of training scans in the wrong order, 0..1, lower is better; None
+        n_train, n_verification: numbers of scans.
+        contradicted: share of (PD, HC) pairs of training scans in the wrong order, 0..1, lower is better; None
             without two classes.
         gap: mean margin of verification scans minus that of training scans, in calibrated logits; higher is worse; None
-            without one of them.
-        p: of both tests together. p_least: the smallest that the sizes allow.
-        p_if_flipped: the p if all labels of its training scans were flipped: what `core.power` counts.
-        z: of `core.center_effects`, low where labels are contradicted; None where the center was tested by itself.
+            without verification scans.
+        p: p-value of both tests combined. p_least: the smallest p-value that the sizes allow.
+        p_if_flipped: p-value if all labels of the training scans were flipped; used by `core.power`.
+        z: z of `core.center_effects`, low where labels are contradicted; None if the center was tested by itself.
     """
 
     n_train: int
@@ -74,20 +71,20 @@ class CenterTest:
 
 
 def rank_p_value(low: ArrayLike, high: ArrayLike) -> float:
-    """Exact one-sided Mann-Whitney: probability by chance of as many pairs (i, j) with low_i < high_j as there are.
+    """P-value of the exact one-sided Mann-Whitney test that `low` lies below `high`.
 
-    Ties count as the opposite, which can only make p larger. More than 10 000 pairs: normal with continuity correction.
+    Ties only make p larger. Above 10 000 pairs: normal approximation with continuity correction.
 
     Args:
-        low: shape (n,). high: shape (m,), no NaN.
+        low: shape (n,). high: shape (m,). No NaN.
 
     Returns:
-        0..1, small: `low` lies below `high`; 1 if one of them is empty.
+        0..1, small if `low` lies below `high`; 1 if one of them is empty.
     """
     x, y = np.asarray(low, np.float64), np.asarray(high, np.float64)
     if not (x.size and y.size):
         return 1.0
-    # Ranks without ties: of equal values those of `low` come last.
+    # Break ties: among equal values, those of `low` rank last.
     order = np.lexsort((np.repeat([1, 0], [x.size, y.size]), np.concatenate([x, y])))
     ranks = np.empty(x.size + y.size)
     ranks[order] = np.arange(x.size + y.size)
@@ -96,14 +93,14 @@ def rank_p_value(low: ArrayLike, high: ArrayLike) -> float:
 
 
 def split_p_value(train: ArrayLike, verification: ArrayLike, rng: np.random.Generator, *, draws: int = 19_999) -> float:
-    """Permutation test that training margins are no lower than verification margins, by their means.
+    """P-value of a permutation test of the null that mean training margins are no lower than verification margins.
 
-    All C(n + v, v) splits if they are no more than 20 000, otherwise (1 + #{drawn as extreme}) / (1 + draws).
+    All C(n + v, v) splits are enumerated up to 20 000; beyond, p = (1 + #{drawn splits as extreme}) / (1 + draws).
 
     Args:
         train: margins, shape (n,). verification: shape (v,).
-        rng: draws the splits where they are too many. draws: 1 / (draws + 1) is then the smallest p, so take 2 m K /
-            q or more for K looks at m centers.
+        rng: draws the splits if there are too many. draws: the smallest p is then 1 / (draws + 1); choose at least
+            2 m K / q for K looks at m centers.
 
     Returns:
         0..1; 1 if one of them is empty.
@@ -112,7 +109,7 @@ def split_p_value(train: ArrayLike, verification: ArrayLike, rng: np.random.Gene
     if not (x.size and y.size):
         return 1.0
     pooled, v = np.concatenate([x, y]), y.size
-    slack = 1e-9 * (1.0 + np.abs(pooled).sum())  # sums of the same scans in another order are equal
+    slack = 1e-9 * (1.0 + np.abs(pooled).sum())  # sums of the same scans in another order must compare as equal
     least = y.sum() - slack
     if math.comb(pooled.size, v) <= _MOST_SPLITS:
         return float(np.mean(pooled[_all_splits(pooled.size, v)].sum(axis=1) >= least))
@@ -131,7 +128,7 @@ def _all_splits(n: int, v: int) -> NDArray[np.intp]:
 
 
 def margins_of(logits: ArrayLike, labels: ArrayLike) -> NDArray[np.float64]:
-    """Calibrated logits turned so that higher agrees with the label; labels: 1 = PD, 0 = HC, both of shape (n,)."""
+    """Margins: calibrated logits, sign-flipped for HC, so higher agrees with the label; labels 1 = PD, 0 = HC; (n,)."""
     z: NDArray[np.float64] = np.asarray(logits, np.float64)
     return np.where(np.asarray(labels) == 1, z, -z)
 
@@ -145,29 +142,29 @@ def judge_center(
     rng: np.random.Generator,
     draws: int = 19_999,
 ) -> CenterTest:
-    """Both tests of one center, run where its scans are.
+    """Run both tests for one center, at the center.
 
     Args:
-        logits, labels: of its training scans, calibrated and out of sample, shape (n,); 1 = PD, 0 = HC.
-        verification_logits, verification_labels: likewise, shape (v,); may be empty.
-        rng: a generator of the center's own, so that no other center's size changes its draws.
-        draws: of `split_p_value`.
+        logits, labels: of its training scans, shape (n,); logits calibrated and out of sample; 1 = PD, 0 = HC.
+        verification_logits, verification_labels: of its verification scans, shape (v,); may be empty.
+        rng: generator of this center alone, so its draws do not depend on the sizes of other centers.
+        draws: as in `split_p_value`.
 
     Raises:
         ValueError: shapes differ, or there is no training scan.
-        FloatingPointError: a logit is not finite: that is no verdict, but a broken model.
+        FloatingPointError: a logit is not finite, which indicates a broken model.
     """
     z, y = np.asarray(logits, np.float64), np.asarray(labels)
     zv, yv = np.asarray(verification_logits, np.float64), np.asarray(verification_labels)
     if z.shape != y.shape or zv.shape != yv.shape or not z.size:
         raise ValueError(
-            f"{z.shape} and {zv.shape} logits for {y.shape} and {yv.shape} labels: one each, and one or more"
+            f"{z.shape} and {zv.shape} logits for {y.shape} and {yv.shape} labels: one label each, one scan or more"
         )
     if not (np.isfinite(z).all() and np.isfinite(zv).all()):
         raise FloatingPointError("a center's logits are not finite")
     pd, hc = z[y == 1], z[y != 1]
     m, mv = margins_of(z, y), margins_of(zv, yv)
-    # Flipping all labels swaps the classes and turns the margins of the training scans around.
+    # Flipping all labels swaps the classes and negates the margins of the training scans.
     p, flipped = (
         _combine(rank_p_value(low, high), split_p_value(margin, mv, rng, draws=draws), z.size, zv.size)
         for low, high, margin in ((pd, hc, m), (hc, pd, -m))
@@ -183,7 +180,7 @@ def judge_center(
 def describe_center(
     logits: ArrayLike, labels: ArrayLike, verification_logits: ArrayLike, verification_labels: ArrayLike
 ) -> tuple[int, int, float | None, float | None]:
-    """The first four numbers of a `CenterTest`, of what `judge_center` takes."""
+    """First four fields of a `CenterTest`, from the arguments of `judge_center`."""
     z, y, mv = np.asarray(logits, np.float64), np.asarray(labels), margins_of(verification_logits, verification_labels)
     pd, hc = z[y == 1], z[y != 1]
     contradicted = float(np.mean(pd[:, None] < hc)) if pd.size and hc.size else None
@@ -192,7 +189,7 @@ def describe_center(
 
 
 def least_p(n: int, v: int, *, draws: int = 19_999) -> float:
-    """The smallest p that a center of `n` training and `v` verification scans can reach, whatever its scores."""
+    """Smallest p that a center with `n` training and `v` verification scans can reach with any scores."""
     splits = math.comb(n + v, v)
     by_split = 1.0 / (splits if splits <= _MOST_SPLITS else draws + 1)
     return _combine(1.0 / math.comb(n, n // 2), by_split, n, v)

@@ -1,18 +1,18 @@
-"""Decide a step by a part of the verification scans, the others predicted (`qc.early_stop=confident`).
+"""Decide a step after scoring some verification scans and predicting the others (`qc.early_stop=confident`).
 
-**What a step does.** It moves the logits of all scans of a class much alike. A scan whose logit is m under the
-reference has m + a + b m + e after the step, where b and an a for each class belong to the step and e is the scan's
-own, normal with variance s2. The first scans to be scored are drawn at random, anew for every step; a, b and s2 are
-fitted to the scans scored, and the other scans are predicted. An accepted step is the next reference, its predictions
-included: their variances have grown by s2. So every verification counts all scans, those scored and those predicted,
-and the gate judges as ever.
+**Model of a step.** A step moves the logits of all scans of a class similarly. A scan with logit m under the reference
+has logit m + a + b m + e after the step: b, and one a for each class, are parameters of the step; e is specific to the
+scan, normal with variance s2. The first scans to score are drawn at random for every step; a, b and s2 are fitted to
+the scored scans, and the logits of the others are predicted. An accepted step becomes the next reference together with
+its predictions, whose variances have grown by s2. Every verification therefore counts all scans, scored or predicted,
+and the gate is unchanged.
 
-**How sure.** All that is not known is drawn from its distribution: the reference's logits where they were predicted
-themselves, a, b, and each e. The risk is the share of draws in which the gate's verdict would be the other one. As long
-as it is larger than 1 - `qc.confidence`, the scans that it hangs on most are scored as well. Scans of the reference are
-scored, too, before the next step, where errors in counting it could decide that one. The risk is a probability under
-this model, no bound: a bound for random samples would need more than half of the scans to say anything about the step
-of a single scan (of 187 scans of a class, four broken predictions reject it).
+**Confidence.** All unknowns are drawn from their distributions: predicted logits of the reference, a, b, and each e.
+The risk is the share of draws in which the gate's verdict differs. While the risk exceeds 1 - `qc.confidence`, the
+scans that contribute most to it are scored, too. Where errors in the reference's counts could decide the next step,
+scans of the reference are scored before it. The risk is a probability under this model, not a bound: a bound for random
+samples would need more than half of the scans to be informative about the step of a single scan (of 187 scans of a
+class, four broken predictions reject it).
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from scipy.optimize import brentq
 Floats = NDArray[np.float64]
 Rows = NDArray[np.intp]
 Labels = NDArray[np.integer]
-N_FIRST = 48  # scans drawn
+N_FIRST = 48  # scans drawn at random to be scored first
 _N_DRAWS = 400
-_PERSISTENCE = 0.9  # correlation of a scan's e in two steps on end: momentum carries the model on
-_LEAST_NOISE = 1e-6  # variance of e, of logits: what rounding alone would leave
-_LEAST_SHARE = 0.2  # of the mean squared residual: where little was known before, all of it may seem owed to that
+_PERSISTENCE = 0.9  # correlation of a scan's e in two successive steps, which momentum causes
+_LEAST_NOISE = 1e-6  # least variance of e: that of rounding
+_LEAST_SHARE = 0.2  # least share of the mean squared residual due to e: an uncertain reference may seem to explain all
 
 
 @dataclass(frozen=True)
 class Slack:
-    """By how much a step may raise the number of errors of each kind, and the summed loss (nats); None: not checked."""
+    """Allowed rise of the numbers of errors and of the summed loss (nats) by a step; None: not checked."""
 
     fp: float | None = None
     fn: float | None = None
@@ -44,10 +44,10 @@ class Slack:
 
 @dataclass(frozen=True)
 class Logits:
-    """What is known of the logits of all n verification scans under one model.
+    """Estimated logits of all n verification scans under one model.
 
     Attributes:
-        mean, variance: shape (n,); the variance of a scan that was scored is 0.
+        mean, variance: shape (n,); the variance of a scored scan is 0.
     """
 
     mean: Floats
@@ -56,10 +56,10 @@ class Logits:
 
 @dataclass(frozen=True)
 class Shift:
-    """How a step moved the logits: a + b m + e.
+    """Change of the logits by a step: a + b m + e.
 
     Attributes:
-        line: (a of HC, a of PD, b). covariance: of the line, (3, 3). noise: variance of e.
+        line: (a of HC, a of PD, b). covariance: of `line`, (3, 3). noise: variance of e.
     """
 
     line: Floats
@@ -68,20 +68,21 @@ class Shift:
 
 
 def draw_first(labels: Labels, n: int, *, seed: int) -> Rows:
-    """The scans to score first: n at random, and more where a class has not three among them."""
+    """Draw the scans to score first: n at random, and more if a class has fewer than three among them."""
     order = np.random.default_rng(seed).permutation(len(labels))
     few = [order[labels[order] == label][:3] for label in (0, 1)]
     return np.unique(np.concatenate([order[:n], *few]))
 
 
 def fit_shift(reference: Logits, labels: Labels, rows: Rows, logits: Floats) -> Shift:
-    """The shift of a step by the scans scored: weighted least squares, the noise by Paule and Mandel's estimator.
+    """Fit the shift of a step to the scored scans by weighted least squares, the noise by Paule and Mandel's method.
 
-    At that variance squared residuals are in sum what their variances say (J Res Natl Bur Stand 87, 1982).
+    Their noise variance makes the sum of squared standardized residuals equal to its expectation (J Res Natl Bur Stand
+    87, 1982).
 
     Args:
         labels: of all scans, 1 = PD.
-        rows: of the scans scored, more than three. logits: theirs after the step, same shape.
+        rows: indices of the scored scans, more than three. logits: their logits after the step, same shape.
     """
     design, v, moved = _design(reference.mean, labels)[rows], reference.variance[rows], logits - reference.mean[rows]
     residuals = moved - design @ np.linalg.lstsq(design, moved)[0]
@@ -93,20 +94,20 @@ def fit_shift(reference: Logits, labels: Labels, rows: Rows, logits: Floats) -> 
 
 
 def _add_noise(v: Floats, noise: float, slope: float = 1.0) -> tuple[Floats, Floats]:
-    """Variances after a step of what had the variances v before, and covariances of the two."""
+    """Variances of logits after a step, given the variances v before it, and covariances of before and after."""
     together = _PERSISTENCE * np.sqrt(v * noise)
     return slope**2 * v + 2.0 * slope * together + noise, slope * v + together
 
 
 def _fit_line(noise: float, design: Floats, v: Floats, moved: Floats) -> tuple[Floats, Floats]:
-    """The line and its covariance if the noise is this."""
+    """Fit the line and its covariance for a given noise variance."""
     weighted = design / _add_noise(v, noise)[0][:, None]
     covariance = np.linalg.pinv(weighted.T @ design, hermitian=True).astype(np.float64)
     return covariance @ weighted.T @ moved, covariance
 
 
 def _excess(noise: float, design: Floats, v: Floats, moved: Floats) -> float:
-    """By how much the squared residuals, in units of their variance, are in sum larger than expected."""
+    """Sum of squared standardized residuals minus its expectation."""
     residuals = moved - design @ _fit_line(noise, design, v, moved)[0]
     n, n_fitted = design.shape
     return float(np.sum(residuals**2 / _add_noise(v, noise)[0]) - (n - n_fitted))
@@ -117,9 +118,9 @@ def _design(m: Floats, labels: Labels) -> Floats:
 
 
 def predict(reference: Logits, labels: Labels, shift: Shift, rows: Rows, logits: Floats) -> tuple[Logits, Logits]:
-    """What is known of the reference and of the step once `rows` were scored after it: `logits`.
+    """Estimate the logits before and after a step, given the `logits` of the scans `rows` scored after it.
 
-    A score after the step says something of the same scan before it, too, where that was predicted (Kalman's update).
+    If a scan's logit before the step was predicted, its score after the step improves that estimate (Kalman update).
     """
     slope = 1.0 + shift.line[2]
     mean = reference.mean + _design(reference.mean, labels) @ shift.line
@@ -135,14 +136,14 @@ def predict(reference: Logits, labels: Labels, shift: Shift, rows: Rows, logits:
 def weigh_risk(
     before: Logits, shift: Shift, after: Logits, labels: Labels, slack: Slack, *, seed: int
 ) -> tuple[float, Floats]:
-    """How probable the other verdict is, and which scans that hangs on.
+    """Estimate the probability that the gate's verdict would be the other one, and each scan's contribution to it.
 
     Args:
-        before, after: what `predict` gave.
+        before, after: results of `predict`.
         labels: of all n scans, 1 = PD.
 
     Returns:
-        The risk, 0..1; shape (n,), the variance of what each scan adds to what the gate looks at.
+        The risk, 0..1; the variance of each scan's term in the quantity that the gate compares, shape (n,).
     """
     rng, shape = np.random.default_rng(seed), (_N_DRAWS, len(labels))
     old_error, own = rng.standard_normal(shape), rng.standard_normal(shape)
@@ -158,7 +159,7 @@ def weigh_risk(
 
 
 def weigh_doubt(reference: Logits, labels: Labels, slack: Slack, *, seed: int) -> tuple[float, Floats]:
-    """How probable it is that the reference is counted wrong by more than half of `slack`, and by which scans."""
+    """Estimate the probability that the reference's counts are off by more than half of `slack`, as `weigh_risk`."""
     own = np.random.default_rng(seed).standard_normal((_N_DRAWS, len(labels)))
     drawn = reference.mean + np.sqrt(reference.variance) * own
     wrong = _terms(drawn, labels, slack) - _terms(reference.mean, labels, slack)
@@ -167,7 +168,7 @@ def weigh_doubt(reference: Logits, labels: Labels, slack: Slack, *, seed: int) -
 
 
 def _terms(logits: Floats, labels: Labels, slack: Slack) -> Floats:
-    """What every scan adds to the errors or, if the gate looks at that, to the summed loss; same shape."""
+    """Contribution of every scan to the errors or, if the gate compares it, to the summed loss; same shape."""
     margins = np.where(labels == 1, 1.0, -1.0) * logits
     if slack.loss is not None:
         return np.logaddexp(0.0, -margins)
@@ -175,7 +176,7 @@ def _terms(logits: Floats, labels: Labels, slack: Slack) -> Floats:
 
 
 def _is_within(changes: Floats, labels: Labels, slack: Slack) -> NDArray[np.bool_]:
-    """Whether the gate accepts changes of the terms, shape (..., n); shape (...)."""
+    """Whether the gate accepts changes of the terms of shape (..., n); returns shape (...)."""
     parts = ((slack.fp, labels == 0), (slack.fn, labels == 1), (slack.loss, labels >= 0))
     rises = [(changes[..., rows].sum(axis=-1), most) for most, rows in parts if most is not None]
     within: NDArray[np.bool_] = np.all([rise <= most + 1e-9 for rise, most in rises], axis=0)

@@ -1,18 +1,18 @@
-"""Odd images: conformal p-values against verification scans.
+"""Conformal p-values that detect odd images by comparison with verification scans.
 
     p = (1 + #{verification scans at least as odd}) / (n + 1)
 
-is valid whatever the oddness measures, as long as a sound training scan and the verification scans it is compared
-with are exchangeable, and p-values that share verification scans are positively dependent, so that Benjamini-Hochberg
-keeps its promise (Bates, Candes, Lei, Romano, Sesia, Annals of Statistics 2023, arXiv 2104.08279). Scanners differ,
-so compare within the scanner or center (`groups`) where it has `least_group` verification scans, a number fixed
-beforehand. Scans of smaller groups are compared with all verification scans: exchangeable only if their scanners are
-no odder than most.
+is valid for any measure of oddness, provided that a good training scan and the verification scans it is compared with
+are exchangeable. P-values that share verification scans are positively dependent, so Benjamini-Hochberg controls the
+false discovery rate (Bates, Candes, Lei, Romano, Sesia, Annals of Statistics 2023, arXiv 2104.08279). Because scanners
+differ, scans are compared within their scanner or center (`groups`) if it has at least `least_group` verification
+scans, a number fixed beforehand. Scans of smaller groups are compared with all verification scans, which are
+exchangeable with them only if their scanners are no odder than most.
 
-**What it cannot do.** No p is below 1 / (n + 1): with m scans judged Benjamini-Hochberg rejects only if m / (q (n + 1))
-of them reach it: 35 of 1410 against 407, more within groups. Fewer odd scans, one among them, can be
-eliminated by no rank-based rule with a promised rate. For them there is a **fixed limit**: odder than the shortest
-half of the verification scans' oddness by so many robust standard deviations. It promises nothing.
+**Limits.** No p is below 1 / (n + 1), so with m scans judged Benjamini-Hochberg rejects only if at least
+m / (q (n + 1)) of them reach this p: 35 of 1410 against 407, more within groups. No rank-based rule with a controlled
+error rate can eliminate fewer odd scans, let alone a single one. For these there is a **fixed limit**: a number of
+robust standard deviations from the shortest half of the verification scans' oddness. It controls no error rate.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from tmqc.core.robust import shortest_half
 
 
 def conformal_p_values(scores: ArrayLike, verification: ArrayLike) -> NDArray[np.float64]:
-    """P-values of `scores`, shape (m,), against `verification`, shape (n,); higher is odder; no NaN."""
+    """P-values of `scores`, shape (m,), against `verification`, shape (n,); higher scores are odder, no NaN."""
     s, v = np.asarray(scores, np.float64), np.sort(np.asarray(verification, np.float64))
     if np.isnan(s).any() or np.isnan(v).any():
-        raise ValueError("oddness is NaN: a number for every scan is needed")
+        raise ValueError("oddness is NaN: every scan needs a number")
     at_least = v.size - np.searchsorted(v, s, side="left").astype(np.float64)
     return (1.0 + at_least) / (v.size + 1.0)
 
@@ -44,16 +44,16 @@ def judge_oddness(
     q: float,
     least_group: int = 50,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
-    """Judge the oddness of training scans; higher is odder, whatever measures it.
+    """Judge the oddness of training scans; higher scores are odder.
 
     Args:
-        scores, groups: of the scans judged, and their scanner or center, each of length m.
-        verification, verification_groups: of the verification scans, likewise.
-        q: false discovery rate among those rejected.
-        least_group: verification scans from where on a group is compared with itself.
+        scores, groups: oddness of the scans to judge, and their scanner or center, each of length m.
+        verification, verification_groups: the same for the verification scans.
+        q: false discovery rate among the rejected scans.
+        least_group: number of verification scans from which a group is compared with itself.
 
     Returns:
-        Conformal p-values; robust distances z from the verification scans compared with, for a fixed limit; which are
+        Conformal p-values; robust z-scores relative to the verification scans, for a fixed limit; whether each scan is
         rejected at q. Each of shape (m,).
 
     Raises:
@@ -61,7 +61,7 @@ def judge_oddness(
     """
     s, v = np.asarray(scores, np.float64), np.asarray(verification, np.float64)
     if v.size < 2:
-        raise ValueError(f"{v.size} verification scans: two or more are needed to be compared with")
+        raise ValueError(f"{v.size} verification scans: two or more are needed for a comparison")
     p, z = np.ones(s.size), np.zeros(s.size)
     rows_of = {g: [i for i, other in enumerate(verification_groups) if other == g] for g in set(groups)}
     for group, rows in rows_of.items():

@@ -1,4 +1,4 @@
-"""How well harmful samples were found, given the truth. For evaluation only."""
+"""Detection scores of harmful scans and centers, given the ground truth. For evaluation only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tmqc.core.records import CycleReport
 
 @dataclass(frozen=True)
 class Detection:
-    """Harmful things found and missed. Precision, recall and F1 are 0..1, higher is better; None if undefined."""
+    """Numbers of harmful things found and missed. Scores are 0..1, higher is better; None if undefined."""
 
     found: int  # harmful and named
     false_alarms: int  # good but named
@@ -19,25 +19,25 @@ class Detection:
 
     @property
     def precision(self) -> float | None:
-        """Share of the named that are harmful; None if nothing was named."""
+        """Harmful share of all named; None if nothing was named."""
         named = self.found + self.false_alarms
         return self.found / named if named else None
 
     @property
     def recall(self) -> float | None:
-        """Share of the harmful that were named; None if nothing is harmful."""
+        """Named share of all harmful; None if nothing is harmful."""
         harmful = self.found + self.missed
         return self.found / harmful if harmful else None
 
     @property
     def f1(self) -> float | None:
-        """2 found / (2 found + false alarms + missed); None if nothing is harmful and nothing named."""
+        """2 found / (2 found + false alarms + missed); None if nothing is harmful and nothing was named."""
         total = 2 * self.found + self.false_alarms + self.missed
         return 2 * self.found / total if total else None
 
 
 def detect(named: Collection[str], harmful: Collection[str]) -> Detection:
-    """Compare the named subjects (or centers) with the harmful ones."""
+    """Compare the named subjects (or centers), that is, those called harmful, with the truly harmful ones."""
     named, harmful = set(named), set(harmful)
     return Detection(len(named & harmful), len(named - harmful), len(harmful - named))
 
@@ -50,9 +50,9 @@ def whole_centers(subjects: Collection[str], center_of: Mapping[str, str]) -> fr
 
 
 def detect_by_kind(named: Collection[str], kind_of: Mapping[str, str]) -> dict[str, Detection]:
-    """Compare the named subjects with the harmful ones of each kind alone, kinds sorted by name.
+    """Compare the named subjects with the harmful ones of each kind separately, kinds sorted by name.
 
-    A good scan has no kind, so there are no false alarms here, and of the scores only the recall is informative.
+    Good scans have no kind, so there are no false alarms and only the recall is informative.
     """
     by_kind: dict[str, set[str]] = {}
     for subject, kind in kind_of.items():
@@ -62,12 +62,12 @@ def detect_by_kind(named: Collection[str], kind_of: Mapping[str, str]) -> dict[s
 
 @dataclass(frozen=True)
 class History:
-    """Cycles at which quality control flagged and eliminated subjects.
+    """Cycles in which quality control flagged and eliminated subjects.
 
     Attributes:
         start: first cycle of control.
-        flagged: subject -> the cycle it was first flagged in.
-        eliminated: subject -> the cycle it was eliminated in.
+        flagged: subject -> cycle in which it was first flagged.
+        eliminated: subject -> cycle in which it was eliminated.
     """
 
     start: int
@@ -75,16 +75,16 @@ class History:
     eliminated: Mapping[str, int]
 
     def cycles_to_elimination(self, subjects: Iterable[str]) -> tuple[int, ...]:
-        """Cycles under control of each eliminated one of `subjects`; 1: eliminated in the first cycle of control."""
+        """Cycle of control, counted from 1, in which each eliminated one of `subjects` was eliminated."""
         return tuple(self.eliminated[s] - self.start + 1 for s in subjects if s in self.eliminated)
 
     def cycles_from_flag(self, subjects: Iterable[str]) -> tuple[int, ...]:
-        """Cycles from first being flagged to being eliminated: at least the wait for the revisit, 0 without one."""
+        """Cycles from a subject's first flag to its elimination: at least the wait for the revisit, 0 without one."""
         return tuple(self.eliminated[s] - self.flagged[s] for s in subjects if s in self.eliminated)
 
 
 def make_history(reports: Iterable[CycleReport], *, start: int) -> History:
-    """Collect who was flagged and eliminated when.
+    """Collect the cycles in which subjects were flagged and eliminated.
 
     Args:
         reports: of all cycles so far, in order.
@@ -94,22 +94,22 @@ def make_history(reports: Iterable[CycleReport], *, start: int) -> History:
     eliminated: dict[str, int] = {}
     for report in reports:
         for subject in report.flagged:
-            flagged.setdefault(subject, report.cycle)  # one that was taken back may be flagged again
+            flagged.setdefault(subject, report.cycle)  # a readmitted subject may be flagged again
         eliminated |= dict.fromkeys(report.eliminated, report.cycle)
     return History(start, flagged, eliminated)
 
 
 def median_and_max(cycles: Collection[int]) -> tuple[float | None, int | None]:
-    """Median and longest of the waits, in cycles; (None, None) if there are none."""
+    """Median and maximum of numbers of cycles; (None, None) if there are none."""
     return (float(median(cycles)), max(cycles)) if cycles else (None, None)
 
 
 def vanished_centers(eliminated: Collection[str], before: Collection[str], center_of: Mapping[str, str]) -> list[str]:
-    """Centers that lost their last training scan, in the order of `center_of`.
+    """Centers that have just lost their last training scan, in the order of `center_of`.
 
     Args:
-        eliminated: by now.
-        before: eliminated earlier; a center gone by then is not named again.
+        eliminated: subjects eliminated so far.
+        before: subjects eliminated earlier; centers that these already emptied are left out.
         center_of: center of every training subject.
     """
     new = whole_centers(eliminated, center_of) - whole_centers(before, center_of)

@@ -1,9 +1,9 @@
-"""One screening of `qc=evidence`: from scores of all scans to verdicts on centers, images and labels (`core.verdicts`).
+"""One screening of `qc=evidence`: from the scores of all scans to verdicts on centers, images and labels.
 
-Nothing here trains a step. A scan is under suspicion if its center is (`verdicts`), its image is odd (`conformal`) or
-its label is doubted at the promised rate (`label_fdr`); it waits then. Once it is due it is judged again: eliminated
-where the limit of an eliminating look is passed, taken back where nothing speaks against it any more, and left waiting
-in between. Every limit stands beside the number that it is for, so that a verdict re-derives from its own row.
+No training step is taken. A scan is suspect, and set aside, if its center is (`verdicts`), its image is odd
+(`conformal`) or its label is probably wrong at the promised rate (`label_fdr`). When it is due, it is judged again:
+eliminated if it passes the stricter limit for elimination, readmitted if it is no longer suspect, and otherwise left
+waiting. Every limit is stored beside the value that it applies to, so each verdict can be re-derived from its own row.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from tmqc.core.power import Power, measure_power, plant_flips
 from tmqc.core.verdicts import ELIMINATED, SUSPECT, CenterVerdict, judge_centers
 
 CENTER, IMAGE, LABEL, HELD = "center", "image", "label", "center waits"
-ACROSS, WITHIN = "across", "within"  # centers compared with one another, or each tested by itself
-FIXED_Z = 5.0  # robust standard deviations of the fixed limit for odd images
-LEAST_SCANS = 5  # of a center that is compared with others; a verdict on fewer would be one on single labels
+ACROSS, WITHIN = "across", "within"  # centers are compared with one another, or each is tested by itself
+FIXED_Z = 5.0  # fixed limit for odd images, in robust standard deviations
+LEAST_SCANS = 5  # least training scans of a center compared with others; with fewer, single labels would decide
 _RIDGE = 0.01
-SIZES = (1, 4, 9)  # upper ends of the bins that power is reported for
+SIZES = (1, 4, 9)  # upper limits of the center sizes for which power is reported
 
 
 @dataclass(frozen=True)
 class ScanScore:
-    """What a state says about one scan by a forward pass.
+    """Result of a forward pass of one scan.
 
     Attributes:
-        label: 1 = PD, 0 = HC. group: its scanner, or its center where that is not known.
-        logit: raw or calibrated, of one screening or averaged over several. moments: what describes the image, the
-            same numbers for every scan (`Learner.examine`); may be none.
+        label: 1 = PD, 0 = HC. group: scanner, or center if the scanner is unknown.
+        logit: raw or calibrated, of one screening or averaged over several.
+        moments: features of the image, the same for every scan (`Learner.examine`); may be empty.
     """
 
     subject: str
@@ -52,16 +52,16 @@ class ScanScore:
 
 @dataclass(frozen=True)
 class Finding:
-    """What a screening says about one scan.
+    """Result of a screening for one scan.
 
     Attributes:
         look: number of the screening among those that may eliminate, from 1.
-        due: whether it has waited long enough to be decided on.
-        reasons: what speaks against it, of `center`, `image`, `label` and `center waits`; none: nothing does.
-        out: whether an eliminating limit is passed; only if due.
+        due: whether the scan has waited long enough to be decided on.
+        reasons: reasons for suspicion: `center`, `image`, `label`, `center waits`; empty if not suspect.
+        out: whether a limit for elimination is passed; only if due.
         margin: mean calibrated margin, higher agrees with the label.
-        center_p, odd_p, lfdr: of its center, its image, its label; None where not judged. odd_z: see `FIXED_Z`.
-        ..._limit, ..._out: at or below it is under suspicion, or, if due, eliminated; 0 where none is small enough.
+        center_p, odd_p, lfdr: of its center, image and label; None where not judged. odd_z: compared with `FIXED_Z`.
+        ..._limit, ..._out: highest value that makes the scan suspect or, if due, eliminates it; 0 if none does.
     """
 
     look: int
@@ -82,13 +82,13 @@ class Finding:
 
     @property
     def suspect(self) -> bool:
-        """Whether anything speaks against it."""
+        """Whether there is a reason for suspicion."""
         return bool(self.reasons)
 
 
 @dataclass(frozen=True)
 class Screened:
-    """All verdicts of one screening; `power` is that of finding flipped labels, by size of center."""
+    """All verdicts of one screening; `power` is the power to find flipped labels, by size of center."""
 
     findings: Mapping[str, Finding]
     centers: Mapping[str, CenterVerdict]
@@ -97,10 +97,10 @@ class Screened:
 
 @dataclass(frozen=True)
 class Look:
-    """Which screening of a run this is.
+    """Position of a screening in the run, and which scans and centers are waiting.
 
     Attributes:
-        number, n_planned: among the screenings that may eliminate, from 1. q: `qc.fdr`. seed: of the permutations.
+        number: from 1, among the `n_planned` screenings that may eliminate. q: `qc.fdr`. seed: of the permutations.
         due: scans that have waited long enough. accused: center under verdict -> whether it is due.
     """
 
@@ -113,14 +113,14 @@ class Look:
 
     @property
     def q_out(self) -> float:
-        """What this look may spend on eliminations."""
+        """False discovery rate that this look may spend on eliminations."""
         return share_of_look(self.q, self.number, self.n_planned)
 
 
 def able_to_be_judged(
     sizes: Mapping[str, tuple[int, int]], *, q: float, n_planned: int, compare: str
 ) -> frozenset[str]:
-    """Centers that could come to be eliminated whatever their scores, by n training and v verification scans alone."""
+    """Centers that suitable scores could eliminate, given their numbers of training and verification scans."""
     if compare == ACROSS:
         return frozenset(center for center, (n, _) in sizes.items() if n >= LEAST_SCANS)
     able = large_enough([least_p(n, v) for n, v in sizes.values()], q / n_planned)
@@ -135,12 +135,12 @@ def judge_screening(
     judged: Collection[str],
     compare: str,
 ) -> Screened:
-    """Decide about all scans.
+    """Judge all scans.
 
     Args:
-        train: all that are not eliminated, with calibrated logits. verification: likewise, of all centers.
+        train: all scans that are not eliminated. verification: of all centers. Both with calibrated logits.
         judged: centers that were `able_to_be_judged` when control began.
-        compare: `across` centers (`core.center_effects`), or `within` each (`core.center_tests`).
+        compare: `across` centers (`core.center_effects`) or `within` each center (`core.center_tests`).
     """
     accused = look.accused
     tests = _compare(train, verification) if compare == ACROSS else _test_centers(train, verification, look.seed)
@@ -175,11 +175,11 @@ def judge_screening(
     return Screened(findings, centers, measure_power(planted, edges=SIZES))
 
 
-_Scans = tuple[list[float], list[float], list[float], list[float]]  # a center's: logits and labels by split
+_Scans = tuple[list[float], list[float], list[float], list[float]]  # logits and labels of training, then verification
 
 
 def _split(train: Sequence[ScanScore], verification: Sequence[ScanScore]) -> Mapping[str, _Scans]:
-    """Training scans, then verification scans, of every center that trains."""
+    """Collect logits and labels of the training and the verification scans of every center that trains."""
     splits: dict[str, _Scans] = {scan.center: ([], [], [], []) for scan in train}
     for scans, at in ((train, 0), (verification, 2)):
         for scan in scans:
@@ -192,7 +192,7 @@ def _split(train: Sequence[ScanScore], verification: Sequence[ScanScore]) -> Map
 def _test_centers(
     train: Sequence[ScanScore], verification: Sequence[ScanScore], seed: Sequence[int]
 ) -> dict[str, CenterTest]:
-    """Every center runs its own tests, with a generator of its own."""
+    """Test every center by itself, each with its own random generator."""
     return {
         center: judge_center(*scans, rng=np.random.default_rng([*seed, i]))
         for i, (center, scans) in enumerate(_split(train, verification).items())
@@ -200,7 +200,7 @@ def _test_centers(
 
 
 def _compare(train: Sequence[ScanScore], verification: Sequence[ScanScore]) -> dict[str, CenterTest]:
-    """Every center sends its sums and is compared with all others; then each in turn as if its labels were flipped."""
+    """Compare every center's sums with all others; then repeat for each center as if its labels were flipped."""
     splits = _split(train, verification)
     own = np.array([sum_logits(z, y) for z, y, _, _ in splits.values()])
     its = np.array([sum_logits(z, y) for _, _, z, y in splits.values()])
@@ -213,7 +213,7 @@ def _compare(train: Sequence[ScanScore], verification: Sequence[ScanScore]) -> d
     }
 
 
-_Row = tuple[bool, bool, dict[str, Any]]  # under suspicion; beyond an eliminating limit; cells of `Finding`
+_Row = tuple[bool, bool, dict[str, Any]]  # suspect; beyond the limit for elimination; fields of `Finding`
 
 
 def _judge_images(
@@ -237,10 +237,10 @@ def _judge_images(
 
 
 def _distances(train: Sequence[ScanScore], verification: Sequence[ScanScore]) -> tuple[list[float], list[float]]:
-    """How far from the verification scans each scan's moments are: the logarithm of the Mahalanobis distance.
+    """Log Mahalanobis distance of each scan's moments from those of the verification scans.
 
-    A hundredth of the mean variance is added to all variances (ridge): few scans do not make up a direction in which
-    there is none.
+    A hundredth of the mean variance is added to all variances (ridge), because few scans can have no variance in some
+    direction.
     """
     x, v = (np.array([s.moments for s in scans], np.float64) for scans in (train, verification))
     if not x.size or len(v) < 2:
@@ -258,7 +258,7 @@ def _distances(train: Sequence[ScanScore], verification: Sequence[ScanScore]) ->
 def _judge_labels(
     margins: NDArray[np.float64], free: NDArray[np.bool_], is_due: NDArray[np.bool_], look: Look
 ) -> list[_Row]:
-    """Labels of scans that nothing else speaks against; of those that are due, an eliminating look's share may go."""
+    """Judge the labels of scans without another reason for suspicion (`free`); those that are due may be eliminated."""
     lfdr = np.full(margins.size, np.nan)
     lfdr[free], chosen = judge_labels(margins[free], q=look.q)
     limit = _largest(lfdr[free], chosen)

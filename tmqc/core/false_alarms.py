@@ -1,20 +1,19 @@
-"""What the published gate rejects by chance, computed before training starts, and how far it has let the rates drift.
+"""Expected false rejections of the published gate, computed before training, and the drift of the rates in a run.
 
-A harmless step flips some predictions. Let each of N scans of a class change with probability `churn`, a changed one
-get worse with probability b and better with 1 - b. With D ~ Binomial(N, churn) changed and B ~ Binomial(D, b) worse,
-the rate rises by (2 B - D) / N, and the published gate rejects if that is more than n * error in either class. b is 1/2
-on average, as the rates stay where they are on average; within a step predictions move together, since a moved
-threshold makes one class worse and the other better: b ~ Beta(a, a) in HC, 1 - b in PD, with correlation `together` =
-1 / (2 a + 1) between the directions of two changed scans, 0 for independent ones.
+A harmless step changes some predictions. Let each of N scans of a class change with probability `churn`; a changed one
+gets worse with probability b and better with 1 - b. With D ~ Binomial(N, churn) changed and B ~ Binomial(D, b) worse,
+the rate rises by (2 B - D) / N, and the published gate rejects if that exceeds n * error in either class. b is 1/2 on
+average, because the rates stay constant on average. Within a step predictions change together, since a shifted
+threshold makes one class worse and the other better: b ~ Beta(a, a) in HC and 1 - b in PD, with correlation `together`
+= 1 / (2 a + 1) between the directions of two changed scans, 0 if independent.
 
     rejected batches      = batches * P(n)
     flagged scans         = rejected batches * n * P(1)
     eliminated good scans = flagged scans * P(1)
 
-the published retry and revisit being fresh steps of one scan, which move predictions by another `churn_single`. How
-many a step flips differs from step to step: give some equally likely shares.
-Lasting movements of the threshold, from which batch after batch is rejected, are not in it: the numbers are lower
-bounds.
+A published retry or revisit is a new step on one scan, which changes the share `churn_single` of the predictions. The
+shares vary between steps, so several equally likely ones may be given. Lasting shifts of the threshold, which make the
+gate reject one batch after another, are not modeled: the numbers are lower bounds.
 """
 
 from __future__ import annotations
@@ -28,17 +27,17 @@ from scipy.stats import beta, binom
 
 from tmqc.core.rates import Counts, Rates
 
-_INDEPENDENT = 1e-9  # correlations up to this are none
-_DIRECTIONS = 64  # equally likely values of b that stand for its distribution
+_INDEPENDENT = 1e-9  # correlations up to this count as 0
+_DIRECTIONS = 64  # equally likely values of b that approximate its distribution
 
 
 @dataclass(frozen=True)
 class FalseAlarms:
-    """Expected per cycle, of harmless steps.
+    """Expected false rejections in a cycle of harmless steps.
 
     Attributes:
-        p_batch, p_single: probability that a batch, or a scan by itself, is rejected.
-        batches, flagged, eliminated: rejected batches; scans put on the revisit list; eliminated at their revisit.
+        p_batch, p_single: probability that the step of a batch, or of a single scan, is rejected.
+        batches, flagged, eliminated: rejected batches; scans put on the revisit list; scans eliminated at revisits.
     """
 
     p_batch: float
@@ -59,13 +58,13 @@ def expect_false_alarms(
     churn_single: Sequence[float] = (),
     together: float = 0.0,
 ) -> FalseAlarms:
-    """Expected false rejections of the published gate with standard rates.
+    """Compute the expected false rejections of the published gate with standard rates.
 
     Args:
-        n_hc, n_pd: verification scans. error: acceptable error per sample, in rate. n_batches: of a cycle.
-        churn, churn_single: equally likely shares of the predictions that a batch's, or a single scan's, step changes,
-            0..1; of single scans none: the same.
-        together: correlation of their directions, 0 (independent) up to but excluding 1.
+        n_hc, n_pd: verification scans. error: acceptable rise of a rate per sample. n_batches: of a cycle.
+        churn, churn_single: equally likely shares of predictions that the step of a batch, or of a single scan,
+            changes, 0..1; empty for single scans: the same as for batches.
+        together: correlation of the directions of change, 0 (independent) up to but excluding 1.
 
     Raises:
         ValueError: a count is below 1 or a share out of range.
@@ -74,7 +73,7 @@ def expect_false_alarms(
     in_range = all(0.0 <= share <= 1.0 for share in (*churn, *single)) and 0.0 <= together < 1.0
     if not (n_hc >= 1 and n_pd >= 1 and churn and in_range):
         raise ValueError(
-            f"n_hc={n_hc}, n_pd={n_pd}: 1 or more; churn={churn}, {single}: 0..1; together={together}: 0 up to below 1"
+            f"n_hc={n_hc}, n_pd={n_pd}: 1 or more; churn={churn}, {single}: 0..1; together={together}: 0 to below 1"
         )
     p_batch = float(np.mean([_p_rejected(n_hc, n_pd, batch_size * error, share, together) for share in churn]))
     p_single = float(np.mean([_p_rejected(n_hc, n_pd, error, share, together) for share in single]))
@@ -97,14 +96,14 @@ def _p_rejected(n_hc: int, n_pd: int, tolerance: float, churn: float, together: 
 
 
 def _p_worse(n: int, allowed: int, churn: float, worse: NDArray[np.float64]) -> NDArray[np.float64]:
-    """P(2 B - D > allowed) for every direction in `worse`."""
+    """P(2 B - D > allowed) for every b in `worse`."""
     changed = np.arange(n + 1)
-    # B > (allowed + D) / 2
+    # Equivalent: B > (allowed + D) / 2.
     tails = binom.sf((changed + allowed) // 2, changed, worse[:, None])
     p: NDArray[np.float64] = tails @ binom.pmf(changed, n, churn)
     return p
 
 
 def measure_drift(now: Counts, began: Counts) -> Rates:
-    """Standard rates now less those when control began; positive is worse. No step need have been rejected for it."""
+    """Standard rates now minus those when control began; positive is worse. Accepted steps alone can cause drift."""
     return Rates(now.fp / now.n_hc - began.fp / began.n_hc, now.fn / now.n_pd - began.fn / began.n_pd)

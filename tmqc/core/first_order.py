@@ -1,17 +1,17 @@
-"""First-order screening: which changes of the loss may stay estimates, and which have to be verified.
+"""First-order screening: estimate the changes of the loss, and choose the scans that have to be verified.
 
-One gradient of the mean verification loss, times what a scan's own steps changed, is the change that a verification
-would find, but for what is of second order. That is no small thing after several steps at a high rate: all scans' steps
-have a large part in common, along which the loss is curved (field cohort, rate 1e-4, three steps: correlation with the
-exact change .89). Along one common direction a parabola of the product is the change, so that one is fitted to scans
-that are verified (leave-one-out errors there: a twentieth of the changes' spread).
+The gradient of the mean verification loss times the change of the weights by a scan's own steps equals the change of
+the loss that a verification would find, up to second order. The second order is not negligible after several steps at a
+high rate: the steps of all scans share a large component along which the loss is curved (field cohort, rate 1e-4, three
+steps: correlation with the exact change .89). Along one common direction the change is a parabola of the product, which
+is therefore fitted to verified scans (leave-one-out errors there: a twentieth of the spread of the changes).
 
-How good the estimates are, no theory says. So scans drawn at random are verified, and those of the lowest and the
-highest product. The largest error, each scan but these two left out of the fit in turn, relative to how far its change
-lies from the bulk and the limit from it, is a band around every estimate (of n exchangeable scans one more lies outside
-with probability 1 / (n + 1)). Scans whose verdict is not the same at both ends of their band are verified, too, which
-may widen it. Where the error is not small against the limit, or too many would have to be verified, estimates are of no
-use: all scans are verified then.
+The accuracy of the estimates is measured, as no theory gives it: scans drawn at random are verified, and those with the
+lowest and the highest product. The largest leave-one-out error (of all but these two scans), relative to the scan's
+distance from the bulk plus that of the limit, gives a band around every estimate (for n exchangeable scans, one more
+lies outside with probability 1 / (n + 1)). Scans whose verdict differs between the ends of their band are verified,
+too, which may widen the band. If the error is not small compared with the limit, or too many scans would have to be
+verified, the estimates are discarded and all scans are verified.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from tmqc.core.robust import shortest_half
 from tmqc.core.screen import weigh
 from tmqc.settings.schema import ScreenConfig
 
-N_SAMPLE = 15  # scans drawn: as many verifications, of all scans' the larger part of the cost
-_WORST = 0.5  # a relative error from here on, and estimates say nothing
-_MOST = 0.2  # share of the scans that may lie in the band
-_ENOUGH = 8  # scans to fit a parabola to; fewer only tell what all errors have in common
+N_SAMPLE = 15  # scans drawn at random and verified, which is most of the cost of a screening
+_WORST = 0.5  # relative error from which the estimates are discarded
+_MOST = 0.2  # largest share of scans whose verdict may depend on the error
+_ENOUGH = 8  # least number of scans to fit a parabola to; with fewer, only a common offset is fitted
 
 
 @dataclass(frozen=True)
 class Check:
-    """What the exact changes say about the estimated ones.
+    """Comparison of the estimated changes with the exact ones.
 
     Attributes:
-        error: the largest error of an estimate, relative to its distance from the bulk and that of `loss_z` together.
-        changes: subject -> change of the loss in nats: verified where it was, else estimated.
-        undecided: subjects whose verdict hangs on the error, and which are not verified yet; where estimates are
-            of no use, all that are not.
+        error: largest error of an estimate, relative to its distance from the bulk plus that of `loss_z`.
+        changes: subject -> change of the loss in nats: exact if verified, else estimated.
+        undecided: subjects not yet verified whose verdict depends on the error; if the estimates are discarded, all
+            that are not yet verified.
     """
 
     error: float
@@ -50,7 +50,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Estimated:
-    """How a screening went: scans whose change is an estimate, scans verified, and `Check.error`."""
+    """Summary of a screening: numbers of scans estimated and verified, and `Check.error`."""
 
     n_estimated: int
     n_verified: int
@@ -58,7 +58,7 @@ class Estimated:
 
 
 def draw_sample(subjects: Sequence[str], *, seed: tuple[int, ...]) -> frozenset[str]:
-    """The scans that are verified whatever their estimates; all, if there are too few for a screening to be cheaper."""
+    """Draw the scans to verify regardless of their estimates; all if they are too few for estimates to save work."""
     if len(subjects) < 4 * N_SAMPLE:
         return frozenset(subjects)
     chosen = np.random.default_rng(seed).choice(len(subjects), N_SAMPLE, replace=False)
@@ -72,12 +72,12 @@ def check_estimates(
     limits: ScreenConfig,
     unlikenesses: Sequence[float] | None = None,
 ) -> Check:
-    """Hold the estimates against the exact changes known so far.
+    """Compare the estimates with the exact changes known so far.
 
     Args:
         estimates: subject -> change of the loss to first order, in nats; all scans of the screening.
-        exact: of those that were verified, at least one.
-        margins, unlikenesses: as `weigh`, of all scans in the order of `estimates`.
+        exact: subject -> exact change, of the verified scans; at least one.
+        margins, unlikenesses: as in `weigh`, of all scans in the order of `estimates`.
     """
     is_exact = np.array([subject in exact for subject in estimates])
     products = np.array(list(estimates.values()))
@@ -96,7 +96,7 @@ def check_estimates(
         return np.array([one.suspect for one in evidence])
 
     hanging = suspects(values - half) != suspects(values + half)
-    if len(known) >= _ENOUGH:  # a parabola says nothing beyond what it was fitted to
+    if len(known) >= _ENOUGH:  # the parabola must not extrapolate
         hanging[[np.argmin(products), np.argmax(products)]] = True
     hanging &= ~is_exact
     holds = bool(error < _WORST and np.count_nonzero(hanging) <= _MOST * len(values))
@@ -109,9 +109,9 @@ def check_estimates(
 def _fit(
     products: NDArray[np.float64], known: NDArray[np.float64], is_exact: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Changes of all scans by the parabola through those known, and errors of those, each left out but the outermost.
+    """Fit a parabola to the known changes; returns the fit for all scans and leave-one-out errors of the known ones.
 
-    Weighted by one over the distance from the bulk, as errors are judged: a few scans far away must not spoil the rest.
+    The outermost two scans are never left out. Weights are the inverse distance from the bulk, as errors are judged.
     """
     x = products[is_exact]
     if len(known) < _ENOUGH:
@@ -124,7 +124,7 @@ def _fit(
     weighted = powers[is_exact] * weight[:, None]
     solver = np.linalg.pinv(weighted)
     leverage = np.sum(weighted * solver.T, axis=1)
-    leverage[[np.argmin(x), np.argmax(x)]] = 0.0  # the others lie between them, and are not extrapolated to
+    leverage[[np.argmin(x), np.argmax(x)]] = 0.0  # never left out, so that no other scan is extrapolated to
     coefficients = solver @ (known * weight)
     left_out = (known - powers[is_exact] @ coefficients) / np.maximum(1.0 - leverage, 1e-6)
     return powers @ coefficients, left_out

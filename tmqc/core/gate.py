@@ -1,4 +1,4 @@
-"""Accept or reject one training step, and the gates beyond the published one."""
+"""Gates that accept or reject one training step: the published one and others."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from tmqc.settings.schema import QcConfig
 
 
 def rates_of(qc: QcConfig, verification: Verification) -> Rates:
-    """The two rates as the gate compares them; lower bounds if scans were left out."""
+    """Rates that the gate compares; lower bounds if scans were left out."""
     return RATES[qc.rates](verification.at_best)
 
 
 def tolerances(qc: QcConfig, n_samples: int) -> tuple[float | None, float | None]:
-    """By how much a rate, or the loss, may rise in a step of `n_samples`; None for what is not checked."""
+    """Allowed rise of the rates, and of the loss, in a step of `n_samples`; None for what is not checked."""
     if qc.signal == "loss":
         return None, n_samples * qc.loss_error
     return n_samples * qc.error, None
 
 
 def make_limit(qc: QcConfig, reference: Verification, n_samples: int) -> Limit:
-    """From where on the verification of a step of `n_samples` need not be finished."""
+    """Limit beyond which the verification of a step of `n_samples` need not be finished."""
     rate, loss = tolerances(qc, n_samples)
     before, n = rates_of(qc, reference), reference.at_best
-    worth = RATES[qc.rates](Counts(tp=n.n_pd - 1, fp=1, tn=n.n_hc - 1, fn=1))  # of one flip
+    worth = RATES[qc.rates](Counts(tp=n.n_pd - 1, fp=1, tn=n.n_hc - 1, fn=1))  # rise of the rates by one error
     fp, fn = (None if rate is None else rate / one for one in (worth.fpr, worth.fnr))
     return Limit(
         fpr=None if rate is None else before.fpr + rate,
@@ -40,7 +40,7 @@ def make_limit(qc: QcConfig, reference: Verification, n_samples: int) -> Limit:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A decision together with everything it was made from; tolerances are None where a signal has no say."""
+    """A decision and everything that it was based on; the tolerance of a signal that is not checked is None."""
 
     accepted: bool
     rates: Rates
@@ -54,10 +54,10 @@ class Verdict:
 
 
 def decide(qc: QcConfig, verification: Verification, reference: Verification, *, n_samples: int) -> Verdict:
-    """Judge a step of `n_samples` by the verification after it and the reference verification.
+    """Accept or reject a step of `n_samples` by the verification after it and the reference verification.
 
     Raises:
-        ValueError: scans were left out of a verification that does not reject, or of its reference.
+        ValueError: scans were left out of a verification that does not reject, or of the reference.
     """
     reference = verification.before or reference
     rates, before = rates_of(qc, verification), rates_of(qc, reference)
@@ -65,14 +65,14 @@ def decide(qc: QcConfig, verification: Verification, reference: Verification, *,
     flips = verification.flips
     accepted = True
     if rate_tolerance is not None:
-        # Not `rate - reference <= tolerance`: a reader of the trace has to arrive at the same bit.
+        # Not `rate - reference <= tolerance`: readers of the trace must get the same result to the last bit.
         fpr_worse = not rates.fpr <= before.fpr + rate_tolerance
         fnr_worse = not rates.fnr <= before.fnr + rate_tolerance
         accepted = not (fpr_worse or fnr_worse)
     if loss_tolerance is not None:
         accepted = accepted and verification.loss <= reference.loss + loss_tolerance
     if reference.is_partial or (accepted and verification.is_partial):
-        raise ValueError("a verification that left scans out can reject a step, not accept it or be the reference")
+        raise ValueError("a verification that left scans out can neither accept a step nor be the reference")
     return Verdict(
         accepted=accepted,
         rates=rates,
@@ -87,8 +87,8 @@ def decide(qc: QcConfig, verification: Verification, reference: Verification, *,
 
 
 def flip_worth(counts: Counts) -> Rates:
-    """What one flipped prediction moves each standard rate by: 1 / HC and 1 / PD.
+    """Change of each standard rate by one flipped prediction: 1 / HC and 1 / PD.
 
-    An acceptable error below that lets a single flip reject a step of one sample.
+    If the acceptable error is smaller, a single flip rejects a step of one sample.
     """
     return Rates(fpr=1 / counts.n_hc, fnr=1 / counts.n_pd)

@@ -1,4 +1,4 @@
-"""What the logged numbers are: unit, which way is better, meaning. Shown in MLflow and in report.html."""
+"""Unit, better direction and meaning of every logged number; shown in MLflow and in report.html."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ HIGHER, LOWER, NEITHER = "higher", "lower", "-"
 class Term:
     """One logged number: `unit` (0..1, nats, s, scans, ...), `better` (higher, lower or -), `meaning`.
 
-    A `*` in its name stands for any rival's.
+    A `*` in its name stands for the name of any rival method.
     """
 
     unit: str
@@ -20,19 +20,19 @@ class Term:
 
 
 GROUPS = {
-    "train/": "while it trains, over the steps that were kept",
-    "verify/": "after a cycle, on all centers' verification scans",
-    "qc/": "what quality control did in a cycle",
-    "detect/": "the same beside the truth, where it is known",
-    "test/": "on the test split; optimistic if verified on it, too",
+    "train/": "training in a cycle, accepted steps",
+    "verify/": "verification scans of all centers, after a cycle",
+    "qc/": "quality control in a cycle",
+    "detect/": "control compared with the known truth",
+    "test/": "test split; optimistic if also used for verification",
     "federation/": "messages to and from sites in a cycle",
-    "rivals/": "how other methods rank scans; `*` is a method",
+    "rivals/": "scans ranked by another method, `*`",
 }
 
 _SCORED = {
     "precision": ("0..1", HIGHER, "harmful share of"),
-    "recall": ("0..1", HIGHER, "share of harm in"),
-    "f1": ("0..1", HIGHER, "both, harmonic mean:"),
+    "recall": ("0..1", HIGHER, "share of harmful among"),
+    "f1": ("0..1", HIGHER, "F1 score of"),
 }
 
 
@@ -44,94 +44,94 @@ def _scored(prefix: str, what: str) -> dict[str, Term]:
 
 
 TERMS: dict[str, Term] = {
-    "train/loss": Term("nats", LOWER, "mean cross-entropy, before the update"),
-    "train/accuracy": Term("0..1", HIGHER, "correct, before the update"),
-    "train/learning_rate": Term("-", NEITHER, "of the cycle"),
-    "train/seconds": Term("s", LOWER, "spent training"),
-    "train/steps": Term("steps", NEITHER, "undone ones included"),
-    "train/seconds_total": Term("s", LOWER, "in the run"),
-    "verify/tp": Term("scans", HIGHER, "PD called PD"),
-    "verify/fp": Term("scans", LOWER, "healthy called PD"),
-    "verify/tn": Term("scans", HIGHER, "healthy called healthy"),
-    "verify/fn": Term("scans", LOWER, "PD called healthy"),
+    "train/loss": Term("nats", LOWER, "mean cross-entropy before updates"),
+    "train/accuracy": Term("0..1", HIGHER, "share correct before updates"),
+    "train/learning_rate": Term("-", NEITHER, "of Adam"),
+    "train/seconds": Term("s", LOWER, "training time"),
+    "train/steps": Term("steps", NEITHER, "including undone ones"),
+    "train/seconds_total": Term("s", LOWER, "whole run"),
+    "verify/tp": Term("scans", HIGHER, "true positives (PD)"),
+    "verify/fp": Term("scans", LOWER, "false positives"),
+    "verify/tn": Term("scans", HIGHER, "true negatives (HC)"),
+    "verify/fn": Term("scans", LOWER, "false negatives"),
     "verify/fpr": Term("0..1", LOWER, "false positive rate"),
     "verify/fnr": Term("0..1", LOWER, "false negative rate"),
-    "verify/accuracy": Term("0..1", HIGHER, "correct at 0.5"),
+    "verify/accuracy": Term("0..1", HIGHER, "share correct at threshold 0.5"),
     "verify/loss": Term("nats", LOWER, "mean cross-entropy"),
-    "verify/auroc": Term("0..1", HIGHER, "area under the ROC"),
-    "verify/calibrated_loss": Term("nats", LOWER, "logits calibrated first (Platt)"),
-    "verify/calibrated_accuracy": Term("0..1", HIGHER, "correct, likewise"),
-    "verify/slope": Term("-", NEITHER, "of that line"),
-    "verify/offset": Term("-", NEITHER, "slope * logit + offset"),
-    "verify/seconds": Term("s", LOWER, "spent verifying"),
-    "verify/verifications": Term("-", LOWER, "made"),
-    "verify/seconds_total": Term("s", LOWER, "in the run"),
-    "verify/verifications_total": Term("-", LOWER, "in the run"),
-    "qc/batches": Term("batches", NEITHER, "of the regular tour, or visits"),
-    "qc/batches_rejected": Term("batches", NEITHER, "of these, undone"),
+    "verify/auroc": Term("0..1", HIGHER, "area under ROC curve"),
+    "verify/calibrated_loss": Term("nats", LOWER, "after Platt scaling"),
+    "verify/calibrated_accuracy": Term("0..1", HIGHER, "after Platt scaling"),
+    "verify/slope": Term("-", NEITHER, "of Platt scaling"),
+    "verify/offset": Term("-", NEITHER, "of Platt scaling"),
+    "verify/seconds": Term("s", LOWER, "verification time"),
+    "verify/verifications": Term("-", LOWER, "in the cycle"),
+    "verify/seconds_total": Term("s", LOWER, "whole run"),
+    "verify/verifications_total": Term("-", LOWER, "whole run"),
+    "qc/batches": Term("batches", NEITHER, "(or visits) of the regular tour"),
+    "qc/batches_rejected": Term("batches", NEITHER, "rejected and undone"),
     "qc/flagged": Term("scans", NEITHER, "put on the revisit list"),
     "qc/flagged_total": Term("scans", NEITHER, "ever flagged in the run"),
-    "qc/readmitted": Term("scans", NEITHER, "taken back"),
-    "qc/eliminated": Term("scans", NEITHER, "eliminated"),
+    "qc/readmitted": Term("scans", NEITHER, "eligible for training again"),
+    "qc/eliminated": Term("scans", NEITHER, "excluded for good"),
     "qc/postponed": Term("scans", NEITHER, "failed a revisit, wait again"),
-    "qc/waiting": Term("scans", NEITHER, "on the revisit list after it"),
-    "qc/eliminated_total": Term("scans", NEITHER, "eliminated in the run so far"),
-    "qc/screened": Term("scans", NEITHER, "screened"),
-    "qc/fpr_drift": Term("0..1", LOWER, "FPR less that at first"),
-    "qc/fnr_drift": Term("0..1", LOWER, "likewise FNR"),
-    "qc/expected_rejected": Term("batches", NEITHER, "a cycle, by chance alone"),
-    "qc/expected_eliminated": Term("scans", NEITHER, "good ones, likewise"),
-    "qc/runaway": Term("0, 1", LOWER, "1: alarm of the runaway guard"),
-    "qc/refused": Term("0, 1", LOWER, "1: no model could judge"),
-    "detect/harmful": Term("scans", NEITHER, "harmful ones in training"),
-    "detect/eliminated": Term("scans", NEITHER, "eliminated, good or harmful"),
+    "qc/waiting": Term("scans", NEITHER, "left on the revisit list"),
+    "qc/eliminated_total": Term("scans", NEITHER, "in the run so far"),
+    "qc/screened": Term("scans", NEITHER, "judged by a screening"),
+    "qc/fpr_drift": Term("0..1", LOWER, "rise of FPR since the start"),
+    "qc/fnr_drift": Term("0..1", LOWER, "same for FNR"),
+    "qc/expected_rejected": Term("batches", NEITHER, "expected per cycle by chance"),
+    "qc/expected_eliminated": Term("scans", NEITHER, "good ones by chance"),
+    "qc/runaway": Term("0, 1", LOWER, "1: runaway guard's alarm"),
+    "qc/refused": Term("0, 1", LOWER, "1: model too poor to screen"),
+    "detect/harmful": Term("scans", NEITHER, "in the training split"),
+    "detect/eliminated": Term("scans", NEITHER, "good or harmful"),
     **_scored("", "eliminated scans"),
-    "detect/flagged": Term("scans", NEITHER, "ever flagged, good or harmful"),
-    **_scored("flagged_", "scans ever flagged"),
-    "detect/harmful_centers": Term("centers", NEITHER, "wholly harmful"),
-    "detect/eliminated_centers": Term("centers", NEITHER, "wholly eliminated"),
-    **_scored("center_", "centers wholly eliminated"),
+    "detect/flagged": Term("scans", NEITHER, "ever flagged"),
+    **_scored("flagged_", "flagged scans"),
+    "detect/harmful_centers": Term("centers", NEITHER, "all scans harmful"),
+    "detect/eliminated_centers": Term("centers", NEITHER, "all scans eliminated"),
+    **_scored("center_", "eliminated centers"),
     "detect/good_lost": Term("scans", LOWER, "good ones eliminated"),
-    "detect/undecided": Term("scans", LOWER, "waiting for their revisit"),
-    "detect/undecided_harmful": Term("scans", NEITHER, "of these, harmful"),
-    "detect/verifications": Term("-", LOWER, "made in the run so far"),
-    "detect/cycles_to_elimination": Term("cycles", LOWER, "median of harmful scans"),
-    "detect/max_cycles_to_elimination": Term("cycles", LOWER, "the longest of these"),
-    "detect/cycles_from_flag": Term("cycles", LOWER, "from first being flagged"),
-    "detect/max_cycles_from_flag": Term("cycles", LOWER, "the longest of these"),
-    "detect/flagged_centers": Term("centers", NEITHER, "wholly flagged"),
-    **_scored("flagged_center_", "centers wholly flagged"),
-    "test/accuracy": Term("0..1", HIGHER, "correct at 0.5"),
+    "detect/undecided": Term("scans", LOWER, "waiting for a revisit"),
+    "detect/undecided_harmful": Term("scans", NEITHER, "harmful ones waiting"),
+    "detect/verifications": Term("-", LOWER, "in the run so far"),
+    "detect/cycles_to_elimination": Term("cycles", LOWER, "median over harmful scans"),
+    "detect/max_cycles_to_elimination": Term("cycles", LOWER, "maximum of these"),
+    "detect/cycles_from_flag": Term("cycles", LOWER, "first flag to elimination, median"),
+    "detect/max_cycles_from_flag": Term("cycles", LOWER, "maximum of these"),
+    "detect/flagged_centers": Term("centers", NEITHER, "all scans flagged"),
+    **_scored("flagged_center_", "flagged centers"),
+    "test/accuracy": Term("0..1", HIGHER, "share correct at threshold 0.5"),
     "test/sensitivity": Term("0..1", HIGHER, "share of PD called PD"),
     "test/specificity": Term("0..1", HIGHER, "share of HC called HC"),
-    "test/f1": Term("0..1", HIGHER, "of sensitivity and precision"),
-    "test/auroc": Term("0..1", HIGHER, "area under the ROC"),
-    "test/calibrated_accuracy": Term("0..1", HIGHER, "correct, calibrated"),
-    "test/calibrated_loss": Term("nats", LOWER, "by verification's line"),
+    "test/f1": Term("0..1", HIGHER, "harmonic mean of sensitivity and precision"),
+    "test/auroc": Term("0..1", HIGHER, "area under ROC curve"),
+    "test/calibrated_accuracy": Term("0..1", HIGHER, "after Platt scaling"),
+    "test/calibrated_loss": Term("nats", LOWER, "scaling fitted on verification scans"),
     "federation/bytes_sent": Term("bytes", LOWER, "to sites"),
     "federation/bytes_received": Term("bytes", LOWER, "from sites"),
-    "federation/site_seconds": Term("s", LOWER, "the slowest site computed"),
-    "federation/waited_seconds": Term("s", LOWER, "lost to waiting for sites"),
-    "federation/answers_missing": Term("answers", LOWER, "that verifications went without"),
-    "rivals/*_auroc": Term("0..1", HIGHER, "harmful above good; 0.5 is guessing"),
-    "rivals/*_average_precision": Term("0..1", HIGHER, "guessing gives the harmful share"),
-    "rivals/*_precision_at_k": Term("0..1", HIGHER, "naming as many as are harmful"),
-    "rivals/*_recall_at_k": Term("0..1", HIGHER, "the same number"),
-    "rivals/*_n_named": Term("scans", LOWER, "above the method's own cut-off"),
-    "rivals/*_n_found": Term("scans", HIGHER, "harmful ones among them"),
-    "rivals/*_forward_passes": Term("scans", LOWER, "put through the model"),
-    "rivals/*_backward_passes": Term("scans", LOWER, "gradients through it"),
-    "rivals/*_seconds": Term("s", LOWER, "spent scoring"),
+    "federation/site_seconds": Term("s", LOWER, "computing, slowest site"),
+    "federation/waited_seconds": Term("s", LOWER, "waiting for sites"),
+    "federation/answers_missing": Term("answers", LOWER, "missing from verifications"),
+    "rivals/*_auroc": Term("0..1", HIGHER, "harmful above good; chance: 0.5"),
+    "rivals/*_average_precision": Term("0..1", HIGHER, "chance: harmful share"),
+    "rivals/*_precision_at_k": Term("0..1", HIGHER, "k: number of harmful scans"),
+    "rivals/*_recall_at_k": Term("0..1", HIGHER, "same k"),
+    "rivals/*_n_named": Term("scans", LOWER, "above the method's cut-off"),
+    "rivals/*_n_found": Term("scans", HIGHER, "harmful ones above it"),
+    "rivals/*_forward_passes": Term("scans", LOWER, "passed through the model"),
+    "rivals/*_backward_passes": Term("scans", LOWER, "gradients computed"),
+    "rivals/*_seconds": Term("s", LOWER, "scoring time"),
 }
 
-# What a finished training run may have in the end, and a search may be after: no traffic, no other methods.
+# Numbers that a finished training run may have and a search may optimize: those of messages and rivals are excluded.
 RUN_NUMBERS = tuple(name for name in TERMS if not name.startswith(("federation/", "rivals/")))
 
 
 def glossary() -> str:
-    """All groups and numbers as Markdown without spare spaces, for a tracker's page: MLflow keeps 5000 characters."""
+    """All groups and numbers as compact Markdown for the experiment page of MLflow, which keeps 5000 characters."""
     lines = [
-        "Unfold: what every number means. One point per cycle; settings are params.",
+        "Meaning of every metric (unfold). One point per cycle; settings are params.",
         "",
     ]
     for group, meaning in GROUPS.items():

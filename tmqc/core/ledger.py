@@ -1,4 +1,4 @@
-"""The revisit list and the eliminated subjects."""
+"""Ledger of the revisit list and the eliminated subjects."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Ledger:
-    """Immutable; every change gives a new ledger.
+    """Immutable record of eliminated and waiting subjects; every change returns a new ledger.
 
     Attributes:
-        eliminated: subjects never trained on again, in the order they were eliminated.
-        revisit: due cycle -> the subjects flagged for it, in the order flagged. Past cycles stay on record.
-        strikes: subject -> revisits failed in a row without being eliminated for it. Empty in the published method,
-            where the first one eliminates.
+        eliminated: subjects never trained on again, in the order of elimination.
+        revisit: due cycle -> subjects flagged for it, in the order flagged. Past cycles are kept.
+        strikes: subject -> number of successive failed revisits without elimination. Empty in the published method,
+            where the first failed revisit eliminates.
     """
 
     eliminated: tuple[str, ...] = ()
@@ -27,19 +27,19 @@ class Ledger:
         return tuple(s for due in sorted(self.revisit) if due >= cycle for s in self.revisit[due])
 
     def eligible(self, subjects: Iterable[str], cycle: int) -> tuple[str, ...]:
-        """Those of `subjects` that may be trained on in the regular tour of `cycle`, order kept."""
+        """Select the `subjects` that the regular tour of `cycle` may train on, in the same order."""
         barred = {*self.eliminated, *self.waiting(cycle)}
         return tuple(s for s in subjects if s not in barred)
 
     def due(self, cycle: int) -> tuple[str, ...]:
-        """Subjects to be revisited at the end of `cycle`, in the order flagged."""
+        """Subjects to revisit at the end of `cycle`, in the order flagged."""
         return self.revisit.get(cycle, ())
 
     def flag(self, subjects: Sequence[str], *, due: int) -> Ledger:
-        """Set `subjects` aside until `due`; an empty list is recorded too.
+        """Set `subjects` aside until cycle `due`; an empty list is recorded, too.
 
         Raises:
-            ValueError: one of them is eliminated already, or on that cycle's list.
+            ValueError: a subject is already eliminated or already on that cycle's list.
         """
         listed = self.revisit.get(due, ())
         if barred := set(subjects) & {*self.eliminated, *listed}:
@@ -48,13 +48,13 @@ class Ledger:
         return replace(self, revisit={**self.revisit, due: subjects})
 
     def postpone(self, subject: str, *, due: int, strike: bool) -> Ledger:
-        """Put a subject whose revisit failed, or could not be held, back on the list, at the end of cycle `due`'s.
+        """Append a subject whose revisit failed, or could not take place, to the list of cycle `due`.
 
         Args:
-            strike: whether it failed.
+            strike: whether the revisit failed.
 
         Raises:
-            ValueError: it is eliminated already, or on that list.
+            ValueError: the subject is already eliminated or already on that list.
         """
         listed = self.revisit.get(due, ())
         if subject in self.eliminated or subject in listed:
@@ -64,26 +64,26 @@ class Ledger:
         return replace(self, revisit=revisit, strikes=strikes)
 
     def readmit(self, subject: str) -> Ledger:
-        """Take a subject back: its strikes are forgotten."""
+        """Take a subject back and clear its strikes."""
         strikes = {s: n for s, n in self.strikes.items() if s != subject}
         return replace(self, strikes=strikes)
 
     def eliminate(self, subject: str) -> Ledger:
-        """Bar `subject` for good.
+        """Exclude `subject` from training for good.
 
         Raises:
-            ValueError: it is eliminated already.
+            ValueError: the subject is already eliminated.
         """
         if subject in self.eliminated:
             raise ValueError(f"already eliminated: {subject}")
         return replace(self, eliminated=(*self.eliminated, subject))
 
     def undecided(self, next_cycle: int) -> tuple[str, ...]:
-        """Subjects whose revisit would come at `next_cycle` or later: still waiting if the run ends before it."""
+        """Subjects whose revisit is due in `next_cycle` or later: undecided if the run ends before that cycle."""
         return self.waiting(next_cycle)
 
     def to_json(self, next_cycle: int) -> dict[str, Any]:
-        """The content of `ledger.json` after the cycle before `next_cycle`."""
+        """Content of `ledger.json` at the end of the cycle before `next_cycle`."""
         content: dict[str, Any] = {
             "eliminated": list(self.eliminated),
             "revisit": {str(due): list(self.revisit[due]) for due in sorted(self.revisit)},
@@ -93,6 +93,6 @@ class Ledger:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Ledger:
-        """Inverse of `to_json`."""
+        """Restore a ledger from the result of `to_json`."""
         revisit = {int(due): tuple(subjects) for due, subjects in content["revisit"].items()}
         return cls(tuple(content["eliminated"]), revisit, dict(content.get("strikes", {})))

@@ -1,8 +1,8 @@
-"""How dissimilar an image is from all others: its correlation with a template. Uses no model and no labels.
+"""Dissimilarity of an image to all others, from its correlation with a template; uses no model and no labels.
 
-The template is the mean of all training scans, so that a center shares only a sum of its scans and their number. (Of a
-center with a single scan that sum is the scan: it needs secure aggregation, or stays out.) A dissimilar image may do no
-harm: the screen lowers its limits for such a scan, and does not count dissimilarity itself as evidence of harm.
+The template is the mean of all training scans, so a center shares only the sum of its scans and their number. (With a
+single scan the sum is that scan; such a center needs secure aggregation or must not contribute.) A dissimilar image may
+be harmless: the screening lowers its limits for such a scan but does not count dissimilarity itself as evidence.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-_LEAST = 1e-9  # of 1 - r: all that is closer to the template is alike
+_LEAST = 1e-9  # lower bound of 1 - r
 
 
 def add_scans(scans: Iterable[NDArray[np.floating]]) -> tuple[NDArray[np.float64], int]:
-    """Sum of scans of one shape, voxel by voxel, and their number: what a center contributes to the template.
+    """Voxelwise sum of a center's scans of one shape, and their number: the center's contribution to the template.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there are no scans.
     """
     total, n = None, 0
     for scan in scans:
@@ -31,10 +31,10 @@ def add_scans(scans: Iterable[NDArray[np.floating]]) -> tuple[NDArray[np.float64
 
 
 def make_template(sums: Iterable[tuple[NDArray[np.float64], int]]) -> NDArray[np.float64]:
-    """Mean scan of all centers, from each center's sum and number.
+    """Mean scan of all centers, from the sum and number of each center.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there are no centers.
     """
     total, n = None, 0
     for of_center, n_scans in sums:
@@ -46,9 +46,9 @@ def make_template(sums: Iterable[tuple[NDArray[np.float64], int]]) -> NDArray[np
 
 
 def unlikeness(scan: NDArray[np.floating], template: NDArray[np.floating]) -> float:
-    """log(1 - r), r being Pearson's correlation over all voxels; higher is less alike, at most log 2.
+    """Dissimilarity log(1 - r), with r Pearson's correlation over all voxels; higher is less similar, at most log 2.
 
-    The logarithm takes away the long tail that 1 - r has. A constant scan correlates with nothing: r is 0.
+    The logarithm removes the long tail of 1 - r. For a constant scan r is 0.
     """
     a, b = (volume.astype(np.float64).ravel() - volume.mean(dtype=np.float64) for volume in (scan, template))
     norm = float(np.sqrt((a @ a) * (b @ b)))

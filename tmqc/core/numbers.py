@@ -1,18 +1,18 @@
-"""A cycle in numbers: the one place where they get their names.
+"""Names of the numbers that describe a cycle.
 
-A number has one name everywhere: in MLflow, as a column of `cycles.csv`, in `summary.json`, in comparisons and in the
-glossary. A name is `group/name`; what has no `/` is no number.
+A number has the same name everywhere: in MLflow, `cycles.csv`, `summary.json`, comparisons and the glossary. Every name
+has the form `group/name`; a column or key without `/` is not a number.
 """
 
 from __future__ import annotations
 
 from tmqc.core.records import CycleReport
 
-CYCLE_MARK = "verify/accuracy"  # every cycle has one, and nothing else is logged under this name
-# Over all cycles of a run; `qc/flagged_total`: scans ever flagged.
+CYCLE_MARK = "verify/accuracy"  # logged exactly once per cycle
+# Totals over all cycles of a run; `qc/flagged_total` counts scans flagged at least once.
 TOTALS = ("verify/verifications_total", "train/seconds_total", "verify/seconds_total", "qc/flagged_total")
-EXPECTED = ("qc/expected_rejected", "qc/expected_eliminated")  # a cycle, by chance alone; see `core.false_alarms`
-# Name -> attribute of a CycleReport. `qc/eliminated_total` counts the run's subjects, other counts are of the cycle.
+EXPECTED = ("qc/expected_rejected", "qc/expected_eliminated")  # per cycle by chance alone; see `core.false_alarms`
+# Name -> attribute of a CycleReport. `qc/eliminated_total` is a count over the run, other counts are of the cycle.
 _PLAIN = {
     "train/loss": "train_loss",
     "train/accuracy": "train_accuracy",
@@ -34,14 +34,14 @@ _PLAIN = {
     "qc/fpr_drift": "fpr_drift",
     "qc/fnr_drift": "fnr_drift",
 }
-SUBJECTS = ("flagged", "readmitted", "eliminated", "postponed")  # ids in the report, their number as `qc/...`
+SUBJECTS = ("flagged", "readmitted", "eliminated", "postponed")  # ids in the report; their number is `qc/<name>`
 _COUNTS = ("tp", "fp", "tn", "fn")
 
 
 def cycle_numbers(report: CycleReport) -> dict[str, float | None]:
-    """Every number of `report` under its name; None where it does not exist.
+    """Map names to the numbers of `report`; None where a number does not exist.
 
-    Rates and accuracies are 0..1, losses nats, times seconds.
+    Rates and accuracies are 0..1, losses in nats, times in seconds.
     """
     counts = report.verification.counts
     return {

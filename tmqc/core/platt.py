@@ -1,22 +1,22 @@
 """Platt scaling of the verification logits, from counts that add up over centers.
 
-The last centers of a tour move a travelling model's threshold, not its knowledge: a state of accuracy .63 at 0.5 has
-.87 once p = sigmoid(slope * logit + offset) is fitted on the verification scans (J. Platt, Probabilistic outputs for
-support vector machines, 1999; Newton's method: Lin, Lin, Weng, Machine Learning 2007). Temperature scaling alone
-(offset 0) has no say over the threshold and is not offered.
+The last centers of a tour shift a travelling model's threshold, not its ability to separate the classes: a state of
+accuracy .63 at 0.5 has .87 after p = sigmoid(slope * logit + offset) is fitted on the verification scans (J. Platt,
+Probabilistic outputs for support vector machines, 1999; Newton's method: Lin, Lin, Weng, Machine Learning 2007).
+Temperature scaling (offset 0) cannot shift the threshold and is not offered.
 
-**What leaves a center.** A histogram of the logits by class (`LogitCounts`), together with the counts of the
-verification: one round trip, where the sums of Newton's method would take about five. Being integers, its sums do not
-depend on the order or grouping of centers by a single bit, and AUROC, calibrated loss and the counts at any threshold
-follow from it. Its price: rounding to 1/64 of a logit adds noise of about 1e-4 nats to the mean loss of 400 scans (a
-good batch changes it by 8e-4), and a center with few scans shows their rounded logits to whoever adds up, as sums of
-one scan would, too: add up securely where that matters.
+**Data that leave a center.** A histogram of the logits by class (`LogitCounts`), together with the counts of the
+verification: one round trip, where the sums of Newton's method would take about five. As sums of integers do not depend
+on the order or grouping of centers, results are identical to the last bit; AUROC, calibrated loss and the counts at any
+threshold follow from the histogram. Disadvantages: rounding to 1/64 of a logit adds noise of about 1e-4 nats to the
+mean loss of 400 scans (a good batch changes it by 8e-4), and a center with few scans reveals their rounded logits to
+the server, as sums over one scan would; use secure aggregation where that matters.
 
-**Safeguards.** Platt's targets (N1 + 1) / (N1 + 2) and 1 / (N0 + 2) in place of 1 and 0 keep the fit finite where a
-threshold separates the classes. A slope below 0 would reward a state for contradicting all labels: the best line
-without one, slope 0, is returned, whose loss is the entropy of the classes' shares. Fitted on the scans it is judged
-by, the loss is optimistic by about 1 / n nats (two parameters), which cancels between states compared on the same
-scans.
+**Safeguards.** Platt's targets (N1 + 1) / (N1 + 2) and 1 / (N0 + 2) instead of 1 and 0 keep the fit finite if a
+threshold separates the classes. A slope below 0 would reward a state for contradicting all labels; instead the best
+line with slope 0 is returned, whose loss is the entropy of the class shares. Because the line is fitted on the scans
+that it is evaluated on, the loss is optimistic by about 1 / n nats (two parameters), which cancels between states
+compared on the same scans.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ BINS_PER_LOGIT = 64
 LARGEST_LOGIT = 16.125  # Keras clips probabilities at 1e-7: logits of +-16.12
 _MOST_ITERATIONS = 100
 _INFORMED = 9.5  # chi-squared, one degree of freedom, one-sided .001
-_ENOUGH = 1e-10  # the Newton decrement at which a mean loss has converged, in nats
+_ENOUGH = 1e-10  # Newton decrement of the mean loss at convergence, in nats
 
 
 @dataclass(frozen=True)
 class Line:
-    """p = sigmoid(slope * logit + offset); the identity is what is not calibrated."""
+    """Platt scaling p = sigmoid(slope * logit + offset); the default is the identity, no calibration."""
 
     slope: float = 1.0
     offset: float = 0.0
@@ -49,10 +49,10 @@ class Line:
 
 @dataclass(frozen=True)
 class LogitCounts:
-    """How many scans of each class have which logit. Those of several centers add up with `+`.
+    """Histogram of logits by class. Histograms of several centers add up with `+`.
 
     Attributes:
-        bins: ascending triples of bin, HC scans and PD scans in it; the bin's logit is bin / `BINS_PER_LOGIT`.
+        bins: (bin, number of HC scans, number of PD scans), ascending; a bin's logit is bin / `BINS_PER_LOGIT`.
     """
 
     bins: tuple[tuple[int, int, int], ...] = ()
@@ -65,28 +65,28 @@ class LogitCounts:
         return LogitCounts(tuple((k, hc[k], pd[k]) for k in sorted(hc)))
 
     def columns(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-        """Logits, HC scans and PD scans of the bins, each of shape (bins,)."""
+        """Logits, numbers of HC scans and numbers of PD scans of the bins, each of shape (bins,)."""
         table = np.array(self.bins, np.float64).reshape(-1, 3)
         return table[:, 0] / BINS_PER_LOGIT, table[:, 1], table[:, 2]
 
     @property
     def auroc(self) -> float | None:
-        """Share of pairs (PD, HC) in which the PD scan has the higher logit, equal bins half; None without pairs."""
+        """Share of (PD, HC) pairs in which the PD scan has the higher logit, ties count half; None without pairs."""
         _, hc, pd = self.columns()
         below = np.cumsum(hc) - hc
         return float(pd @ (below + hc / 2) / pairs) if (pairs := float(hc.sum() * pd.sum())) else None
 
 
 def count_logits(logits: ArrayLike, labels: ArrayLike) -> LogitCounts:
-    """Round the logits of verification scans into bins; beyond `LARGEST_LOGIT` they are clipped.
+    """Count the logits of verification scans in bins; logits beyond `LARGEST_LOGIT` are clipped.
 
-    Of one center, or of all those in one process at once: integers add up to the same.
+    Counting several centers together equals adding up their counts.
 
     Args:
         logits: log(p / (1 - p)), shape (n,). labels: 1 = PD, 0 = HC, shape (n,).
 
     Raises:
-        FloatingPointError: a logit is not finite: that is no verdict, but a broken model.
+        FloatingPointError: a logit is not finite, which indicates a broken model.
     """
     z, is_pd = np.asarray(logits, np.float64), np.asarray(labels) == 1
     if not np.isfinite(z).all():
@@ -98,17 +98,18 @@ def count_logits(logits: ArrayLike, labels: ArrayLike) -> LogitCounts:
 
 
 def targets(n_hc: float, n_pd: float) -> tuple[float, float]:
-    """Platt's targets of an HC and of a PD scan."""
+    """Platt's target probabilities for HC and for PD scans."""
     return 1.0 / (n_hc + 2.0), (n_pd + 1.0) / (n_pd + 2.0)
 
 
 def total_loss(
     line: Line, logits: ArrayLike, n_hc: ArrayLike, n_pd: ArrayLike, *, goals: tuple[float, float] = (0.0, 1.0)
 ) -> float:
-    """Cross-entropy of a line summed over scans, in nats; of each class `n_hc` and `n_pd` have each logit, shape (n,).
+    """Sum of the cross-entropies of all scans calibrated by `line`, in nats.
 
     Args:
-        goals: what HC and PD scans are to be predicted as; 0 and 1 give the log-likelihood of the labels.
+        logits, n_hc, n_pd: distinct logits, and numbers of HC and PD scans with each, shape (n,).
+        goals: target probabilities of HC and PD scans; 0 and 1 give the negative log-likelihood of the labels.
     """
     hc, pd, calibrated = np.asarray(n_hc, np.float64), np.asarray(n_pd, np.float64), line(logits)
     wanted = hc * goals[0] + pd * goals[1]
@@ -116,10 +117,10 @@ def total_loss(
 
 
 def fit_line(logits: ArrayLike, n_hc: ArrayLike, n_pd: ArrayLike, *, goals: tuple[float, float] = (0.0, 1.0)) -> Line:
-    """The line of least `total_loss`, whose arguments it takes, with a slope of 0 or more.
+    """Fit the line with a slope of at least 0 that minimizes `total_loss`; same arguments.
 
-    By Newton's method with halved steps from the best flat line (its offset in closed form), where the loss is convex
-    and its curvature known: the sign of its derivative by the slope is the sign of the best slope.
+    Newton's method with step halving, started from the best flat line (offset in closed form). The loss is convex, so
+    the sign of its derivative by the slope there decides whether the best slope is above 0.
 
     Raises:
         ValueError: all scans have the same target, 0 or 1.
@@ -139,7 +140,7 @@ def fit_line(logits: ArrayLike, n_hc: ArrayLike, n_pd: ArrayLike, *, goals: tupl
             break
         mixed = np.sum(weight * z)
         information = np.array([[np.sum(weight), mixed], [mixed, np.sum(weight * z * z)]])
-        # The ridge is for logits that are all the same, and for predictions that are all certain.
+        # The ridge keeps the system solvable if all logits are equal or all predictions are certain.
         ridge = np.diag(1e-10 * np.diag(information) + np.finfo(float).tiny)
         step = np.linalg.solve(information + ridge, gradient)
         decrement, loss = float(gradient @ step), total_loss(line, z, hc, pd, goals=goals)
@@ -157,13 +158,13 @@ def fit_line(logits: ArrayLike, n_hc: ArrayLike, n_pd: ArrayLike, *, goals: tupl
 
 @dataclass(frozen=True)
 class Calibrated:
-    """A verification as its calibration sees it.
+    """Calibration of a verification and the scores after it.
 
     Attributes:
-        line: fitted. loss: mean cross-entropy of the calibrated probabilities against the labels, in nats.
+        line: the fitted line. loss: mean cross-entropy of the calibrated probabilities, in nats.
         auroc: of the logits; calibration does not change it. accuracy: at a calibrated 0.5.
-        is_informed: whether the logits tell the classes apart beyond chance: the loss is below that of a state that
-            knows only the classes' shares by a likelihood ratio that chance reaches in 1 of 1000 (Wilks).
+        is_informed: whether the logits separate the classes beyond chance: the likelihood ratio to a state that
+            predicts the class shares is one that chance reaches in 1 of 1000 (Wilks).
     """
 
     line: Line
@@ -174,7 +175,7 @@ class Calibrated:
 
 
 def calibrate_counts(counts: LogitCounts) -> Calibrated:
-    """Fit the line to the verification scans of all centers, and judge the state by it.
+    """Fit the line to the verification scans of all centers and score the calibrated state.
 
     Raises:
         ValueError: a class is missing; cohorts are checked for that before a run.
@@ -182,7 +183,7 @@ def calibrate_counts(counts: LogitCounts) -> Calibrated:
     z, hc, pd = counts.columns()
     n_hc, n_pd = float(hc.sum()), float(pd.sum())
     if not (n_hc > 0 and n_pd > 0):
-        raise ValueError(f"{n_hc:.0f} HC and {n_pd:.0f} PD verification scans: calibration needs one of each class")
+        raise ValueError(f"{n_hc:.0f} HC and {n_pd:.0f} PD verification scans: calibration needs both classes")
     line = fit_line(z, hc, pd, goals=targets(n_hc, n_pd))
     fp, fn = float(hc[line(z) >= 0.0].sum()), float(pd[line(z) < 0.0].sum())
     loss, n = total_loss(line, z, hc, pd), n_hc + n_pd

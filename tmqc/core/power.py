@@ -1,12 +1,12 @@
-"""What would have been found: power, from known harm at the centers that are judged.
+"""Power of the center tests, estimated with planted harm.
 
-Without it, a verdict that nothing was found is hardly informative. Harm is planted where scans are *judged*, never
+Without an estimate of power, finding nothing is hardly informative. Harm is planted where scans are *judged*, never
 where they are trained on (threshold samples: Pleiss et al., arXiv 2001.10528): every center reports the p-value that
-its own scans would have with all labels flipped (`CenterTest.p_if_flipped`), and each is tried in turn among the others
-as they are. A center that is flipped already has a sound twin; those under verdict are left out.
+its own scans would have with all labels flipped (`CenterTest.p_if_flipped`), and this value is tested among the
+unchanged p-values of the other centers. Centers under verdict are left out: flipping wrong labels makes them right.
 
-The shares hold for centers of flipped labels. They say nothing about harm that the verification scans share, or that
-the model has trained on. Intervals (Clopper and Pearson) take a center as one trial.
+The shares hold for centers with flipped labels. They say nothing about harm that the verification scans share or that
+the model was trained on. Confidence intervals (Clopper and Pearson) count each center as one trial.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from tmqc.core.center_tests import CenterTest
 from tmqc.core.fdr import benjamini_hochberg
 
 Planted = tuple[int, bool]
-"""Training scans of a center whose labels were flipped, and whether it was found."""
+"""Number of training scans of a center with flipped labels, and whether it was found."""
 
 
 @dataclass(frozen=True)
 class Power:
-    """Share found in one bin of sizes.
+    """Share of planted centers found in one range of center sizes.
 
     Attributes:
-        smallest, largest: sizes of the bin, both included; `largest` None: no limit.
-        n, n_found: planted and found. low, high: exact 95 % confidence interval of the share, 0..1.
+        smallest, largest: range of sizes, both included; `largest` None: no limit.
+        n, n_found: centers planted and found. low, high: exact 95 % confidence interval of the share, 0..1.
     """
 
     smallest: int
@@ -41,15 +41,15 @@ class Power:
 
     @property
     def share(self) -> float:
-        """Found of planted, 0..1, higher is better."""
+        """Found share of the planted centers, 0..1, higher is better."""
         return self.n_found / self.n
 
 
 def measure_power(planted: Sequence[Planted], *, edges: Sequence[int]) -> tuple[Power, ...]:
-    """Share found by size; bins in which nothing was planted are left out.
+    """Compute the share found for each range of sizes; ranges without planted centers are left out.
 
     Args:
-        edges: largest size of each bin but the last.
+        edges: largest size of each range but the last.
     """
     rows = []
     for smallest, largest in zip([1, *(edge + 1 for edge in edges)], [*edges, None], strict=True):
@@ -63,13 +63,13 @@ def measure_power(planted: Sequence[Planted], *, edges: Sequence[int]) -> tuple[
 def plant_flips(
     tests: Mapping[str, CenterTest], *, judged: Collection[str], q: float, leave_out: Collection[str] = ()
 ) -> tuple[Planted, ...]:
-    """For every center in turn: would it be rejected at `q` if its labels were flipped, all else as it is?
+    """Determine for each center in turn whether it would be rejected at `q` if only its labels were flipped.
 
     Args:
-        tests: of all centers. judged: those that are `fdr.large_enough`; the others are planted, too, and never found.
-        leave_out: names of those under verdict, who take part but are not planted.
+        tests: of all centers. judged: centers `fdr.large_enough`; the others are planted, too, but never found.
+        leave_out: centers under verdict, which keep their p-values but are not planted.
     """
-    p = {name: tests[name].p if name in tests else 1.0 for name in judged}  # as `verdicts.judge_centers` counts them
+    p = {name: tests[name].p if name in tests else 1.0 for name in judged}  # the same as in `verdicts.judge_centers`
     cases = []
     for name, test in tests.items():
         if name not in leave_out:

@@ -1,4 +1,4 @@
-"""Counts of a verification, and the false positive and false negative rates the gate decides by."""
+"""Confusion counts of a verification, and the false positive and false negative rates that the gate compares."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tmqc.core.platt import Line, LogitCounts, calibrate_counts, count_logits
 
 DECISION_THRESHOLD = 0.5  # p >= 0.5 is PD
-_LOG_CLIP = 1e-7  # as Keras clips probabilities before taking logarithms
+_LOG_CLIP = 1e-7  # Keras clips probabilities at this before taking logarithms
 
 
 @dataclass(frozen=True)
@@ -30,17 +30,17 @@ class Counts:
 
     @property
     def n_pd(self) -> int:
-        """Scans whose label is PD."""
+        """Number of scans with label PD."""
         return self.tp + self.fn
 
     @property
     def n_hc(self) -> int:
-        """Scans whose label is HC."""
+        """Number of scans with label HC."""
         return self.tn + self.fp
 
     @property
     def n(self) -> int:
-        """All scans counted."""
+        """Number of all scans."""
         return self.n_pd + self.n_hc
 
     @property
@@ -51,7 +51,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Flips:
-    """Predictions that changed since the reference verification, on the same scans: right to wrong is broken."""
+    """Predictions that changed since the reference verification: broken (right to wrong) and fixed (wrong to right)."""
 
     broken_hc: int = 0
     fixed_hc: int = 0
@@ -69,19 +69,19 @@ class Flips:
 
 @dataclass(frozen=True)
 class Verification:
-    """Result of a verification. Sums only: those of several centers add up with `+`; no center discloses more.
+    """Result of a verification: sums only, the most that a center discloses. Several centers add up with `+`.
 
     Attributes:
         counts: of the scans scored or predicted.
-        loss_sum: of their binary cross-entropies, in nats.
-        flips: against the reference; none as long as there is no reference.
-        logits: how many scans of each class have which logit; none where they are not at hand.
-        line: that logits were calibrated by before counts and losses were made of them, whereupon there are no flips,
-            which only who knows single scans can count; None: counted at 0.5, as it is wherever verifications add up.
+        loss_sum: sum of their binary cross-entropies, in nats.
+        flips: relative to the reference; all 0 without one.
+        logits: histogram of the logits by class; empty if they are not available.
+        line: calibration applied before counting; flips are then 0, as they cannot be derived from a histogram. None:
+            counted at 0.5, as always where verifications of centers add up.
         unscored_hc, unscored_pd: scans left out because the step was rejected without them (`core.early_stop`).
-        n_predicted: of the scans counted, those predicted in place of scored (`core.confident`).
-        risk: probability that the verdict would be another one had all been scored; None: it would not.
-        before: the reference as it is known now, if its scans were not all scored either; None: as it was.
+        n_predicted: counted scans that were predicted instead of scored (`core.confident`).
+        risk: probability that scoring all scans would give another verdict; None: it would not.
+        before: updated reference, if not all of its scans were scored either; None: unchanged.
     """
 
     counts: Counts
@@ -112,26 +112,26 @@ class Verification:
 
     @property
     def has_logits(self) -> bool:
-        """Whether the logits of all scans scored are at hand; sites may keep theirs."""
+        """Whether the logits of all scored scans are available; sites may withhold theirs."""
         return self.counts.n > 0 and sum(hc + pd for _, hc, pd in self.logits.bins) == self.counts.n
 
     @property
     def at_best(self) -> Counts:
-        """The counts if every scan left out were right: lowest rates, highest accuracy. Without any: the counts."""
+        """Counts if every scan left out were classified correctly: the lowest possible rates."""
         more = Counts(tp=self.unscored_pd, tn=self.unscored_hc)
         return self.counts + more
 
     @property
     def loss(self) -> float:
-        """Mean binary cross-entropy in nats, lower is better; if scans were left out, a lower bound of it."""
+        """Mean binary cross-entropy in nats, lower is better; a lower bound if scans were left out."""
         return self.loss_sum / (self.counts.n + self.unscored_hc + self.unscored_pd)
 
 
 def calibrate_verification(verification: Verification) -> Verification:
-    """The same verification, counted once its logits are calibrated on its own scans (`core.platt`).
+    """Calibrate the logits of a verification on its own scans (`core.platt`) and count again.
 
     Raises:
-        ValueError: it has no logits, or those of one class only.
+        ValueError: there are no logits, or logits of one class only.
     """
     found = calibrate_counts(verification.logits)
     z, hc, pd = verification.logits.columns()
@@ -143,7 +143,7 @@ def calibrate_verification(verification: Verification) -> Verification:
 
 @dataclass(frozen=True)
 class Rates:
-    """The two rates the gate compares, lower is better: columns `PFP` and `PFN` of the trace."""
+    """The two rates that the gate compares, lower is better; columns `PFP` and `PFN` of the trace."""
 
     fpr: float
     fnr: float
@@ -159,7 +159,7 @@ def standard_rates(counts: Counts) -> Rates:
 
 
 def published_rates(counts: Counts) -> Rates:
-    """FP / PD and FN / HC: the crosswise division of the published scripts, where a rate can exceed 1.
+    """FP / PD and FN / HC: the crosswise division of the published scripts, with which a rate can exceed 1.
 
     Raises:
         ZeroDivisionError: a class is missing; cohorts are checked for that before a run.
@@ -177,18 +177,18 @@ def score(
     *,
     centers: Sequence[NDArray[np.intp]] | None = None,
 ) -> Verification:
-    """Count predictions.
+    """Count predictions and sum their losses.
 
     Args:
         probabilities: shape (n,), the model's probability of PD.
         labels: shape (n,), 1 = PD, 0 = HC.
-        reference: shape (n,), which scans the reference model takes for PD; None without one.
-        centers: the rows of each center: losses are then summed as if every center were counted by itself and the
-            results added up, in this order; None: all at once.
+        reference: shape (n,), whether the reference model predicts PD; None without a reference.
+        centers: row indices of each center: losses are summed per center, then over centers in this order, as separate
+            centers would; None: over all rows at once.
 
     Raises:
         ValueError: the shapes differ.
-        FloatingPointError: a probability is not finite: that is no verdict, but a broken model.
+        FloatingPointError: a probability is not finite, which indicates a broken model.
     """
     if probabilities.shape != labels.shape:
         raise ValueError(f"{probabilities.shape} probabilities for {labels.shape} labels")
@@ -219,15 +219,15 @@ def _flips(right: NDArray[np.bool_], was_right: NDArray[np.bool_], is_pd: NDArra
 
 
 def margins(probabilities: NDArray[np.floating], labels: NDArray[np.integer]) -> NDArray[np.float64]:
-    """How strongly the model agrees with each label: logit(p) for a label of PD, -logit(p) for HC.
+    """Agreement of the model with each label: logit(p) for label PD, -logit(p) for label HC.
 
-    A scan's loss is log(1 + exp(-margin)); the margin has no such long tail, which robust z-scores need.
+    A scan's loss is log(1 + exp(-margin)). Margins lack the long tail of losses and therefore suit robust z-scores.
 
     Args:
         probabilities: shape (n,), the model's probability of PD. labels: shape (n,), 1 = PD, 0 = HC.
 
     Returns:
-        Shape (n,), from -16.1 to 16.1, higher is better; negative: the model contradicts the label.
+        Shape (n,), from -16.1 to 16.1, higher is better; negative if the model contradicts the label.
     """
     return np.where(labels == 1, 1.0, -1.0) * log_odds(probabilities)
 
@@ -240,13 +240,13 @@ def log_odds(probabilities: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 def doubts(probabilities: NDArray[np.floating], labels: NDArray[np.integer]) -> NDArray[np.float64]:
-    """How probable the model holds every label to be wrong, shape (n,), 0..1, lower is better; arguments as above."""
+    """Model's probability that each label is wrong, shape (n,), 0..1, lower is better; arguments as in `margins`."""
     p = probabilities.astype(np.float64)
     return np.where(labels == 1, 1.0 - p, p)
 
 
 def cross_entropies(probabilities: NDArray[np.floating], labels: NDArray[np.integer]) -> NDArray[np.float64]:
-    """Binary cross-entropy of every scan in nats, shape (n,), lower is better; at most 16.1, as Keras clips.
+    """Binary cross-entropy of every scan in nats, shape (n,), lower is better; at most 16.1, clipped as by Keras.
 
     Args:
         probabilities: shape (n,), the model's probability of PD.

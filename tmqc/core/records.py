@@ -1,4 +1,4 @@
-"""What a run reports: a `Step` per training step, a `CycleReport` per cycle. All that is shown or logged is here."""
+"""Records of a run, from which all output is made: a `Step` per training step, a `CycleReport` per cycle."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ READMITTED, ELIMINATED, POSTPONED = "readmitted", "eliminated", "postponed"
 
 @dataclass(frozen=True)
 class Step:
-    """One training step, and its verification if it had one.
+    """One training step and its verification, if any.
 
     Attributes:
-        cycle: counted from 0, over the pre-training too.
-        phase: `baseline` (no training, only a verification), `batch`, `retry`, `revisit`; `visit`: all batches of a
-            visit, verified together; `screen` is always undone; `away`: a step was due, its center did not answer.
-        center: where it happened; None for the baseline.
-        subjects: trained on in this step, in batch order; each of them once, whatever the local epochs.
+        cycle: counted from 0, pre-training included.
+        phase: `baseline` (only a verification, no training), `batch`, `retry`, `revisit`; `visit`: all batches of a
+            visit, verified together; `screen`: always undone; `away`: a step was due but its center did not respond.
+        center: center of the step; None for the baseline.
+        subjects: subjects trained on, in batch order, each listed once even with several local epochs.
         learning_rate: of this step; None for the baseline.
-        loss: training loss in nats, mean over the step's samples, before the update; None for the baseline, and where
-            the center keeps it to itself.
-        n_correct: of the step's samples, classified correctly during training.
+        loss: training loss in nats, mean over the step's samples, before the update; None for the baseline and if the
+            center withholds it.
+        n_correct: number of the step's samples classified correctly during training.
         verification: over all centers after the step; None in pipelines without control.
         rates: of that verification, as the gate uses them; None without one.
         verdict: None for the baseline and in pipelines without control.
         train_s, verify_s: wall-clock seconds.
-        outcome: of a revisit: `readmitted`, `eliminated` or `postponed` (it failed, and waits once more).
-        evidence: of a screening step, about its scan.
-        finding: of a scan that a screening of `qc=evidence` speaks against or decides on: why. No step is taken then,
-            and the verification is that of the state that judged.
-        estimated_loss: mean verification loss after the steps to first order, in nats, of a screening step that was not
+        outcome: of a revisit: `readmitted`, `eliminated` or `postponed` (failed, waits again).
+        evidence: result of a screening step for its scan.
+        finding: result of a `qc=evidence` screening for a scan that it suspects or decides on. No training step is
+            taken then, and the verification is that of the state that judged.
+        estimated_loss: first-order estimate of the mean verification loss in nats, for a screening step that was not
             verified.
-        n_repeated: samples besides, that were subjects trained on once more in a further local epoch of a visit.
+        n_repeated: further samples: subjects trained on again in later local epochs of a visit.
     """
 
     cycle: int
@@ -67,12 +67,12 @@ class Step:
 
     @property
     def n_samples(self) -> int:
-        """Samples trained on, which `loss` and `n_correct` are of."""
+        """Number of samples trained on, to which `loss` and `n_correct` refer."""
         return len(self.subjects) + self.n_repeated
 
     @property
     def accepted(self) -> bool:
-        """Whether nothing spoke against the step or, in a screening, its scan; without control always."""
+        """Whether the step was accepted or, in a screening, its scan is not suspect; always true without control."""
         if self.evidence is not None:
             return not self.evidence.suspect
         if self.finding is not None:
@@ -82,24 +82,24 @@ class Step:
 
 @dataclass(frozen=True)
 class CycleReport:
-    """One cycle in numbers. Rates, accuracies 0..1; losses in nats; None where a value does not exist.
+    """Summary of one cycle. Rates and accuracies 0..1; losses in nats; None where a value does not exist.
 
     Attributes:
         train_loss, train_accuracy: over the samples of accepted steps, during training.
-        verification, rates: of the model as the cycle leaves it.
+        verification, rates: of the model at the end of the cycle.
         n_steps: training steps taken, undone ones included; n_verifications: verifications made.
-        n_batches, n_batches_rejected: of the regular tour. A visit verified as a whole counts as one step and batch,
-            what a screening does with one scan as one step.
+        n_batches, n_batches_rejected: of the regular tour. A visit verified as a whole counts as one step and one
+            batch, the screening of one scan as one step.
         flagged: put on the revisit list in this cycle. readmitted, eliminated: by this cycle's revisits.
         n_waiting: on the revisit list when the next cycle starts. n_eliminated: in the run so far.
-        postponed: revisits that failed without eliminating: strikes are left, or the runaway guard holds.
+        postponed: failed revisits that did not eliminate, because strikes are left or the runaway guard pauses it.
         n_screened: scans screened. alarm: of the runaway guard.
-        refused: a screening was due, but no model was good enough to judge.
-        estimated: how a first-order screening went; None without one.
-        auroc, calibrated_loss, calibrated_accuracy: of the verification once its logits are calibrated
-            (`core.platt`); None where the logits are not at hand, as those of sites.
+        refused: whether a screening was due but no model was good enough to judge.
+        estimated: summary of a first-order screening; None without one.
+        auroc, calibrated_loss, calibrated_accuracy: of the verification after calibrating its logits (`core.platt`);
+            None if the logits are not available, as for remote sites.
         slope, offset: of that calibration, slope * logit + offset.
-        fpr_drift, fnr_drift: rates, as the gate counts them, less those when control began; None without such a gate.
+        fpr_drift, fnr_drift: the gate's rates minus those when control began; None without such a gate.
     """
 
     cycle: int
@@ -134,14 +134,14 @@ class CycleReport:
 
 
 def distinct(batches: Iterable[Sequence[str]]) -> tuple[str, ...]:
-    """The subjects of some batches, each once, in the order of first being trained on."""
+    """Subjects of the batches without repetitions, in order of first occurrence."""
     return tuple(dict.fromkeys(subject for batch in batches for subject in batch))
 
 
 def join(steps: Sequence[Step]) -> Step:
-    """Training steps taken one after another at one center, none of them verified, as one step.
+    """Merge successive unverified training steps at one center into one step.
 
-    Its loss is the mean over all samples, and None if the center kept back that of any of them.
+    The loss is the mean over all samples, and None if the center withheld the loss of any step.
     """
     if len(steps) == 1:
         return steps[0]

@@ -1,13 +1,13 @@
-"""Which scans should a human look at first: every training scan by how improbable its label is at its center.
+"""Rank training scans for human review by how improbable their label is at their center.
 
-By Bayes, the log odds that a scan is PD are those of its image plus those of its center. A calibrated logit has the
-odds of the whole cohort in it, and the center's scanner besides. It is corrected by two things that the center's
-*other* scans show: the shift of their logits, and the share of patients among them. Both are means of a few scans and
-are shrunken towards the cohort's as far as centers are alike (best linear unbiased prediction in a one-way random
+By Bayes' rule, the log odds that a scan is PD are those of its image plus those of its center. A calibrated logit
+contains the odds of the whole cohort and the effect of the center's scanner. Two quantities of the center's *other*
+scans correct it: the shift of their logits and the share of patients among them. Both are means of a few scans and are
+shrunk towards the cohort's mean as far as centers are similar (best linear unbiased prediction in a one-way random
 effects model; Searle, Casella and McCulloch, Variance Components, 1992, variances by analysis of variance).
 
-A scan of the class that its center otherwise lacks comes far up: a typing error, or the one control of
-a clinic. So this ranks, and eliminates nothing. From a center it takes the number of scans and sums of logits by class.
+A scan of the class that its center otherwise lacks ranks high: it may be a typing error, or the only control of a
+clinic. Therefore nothing is eliminated by rank. A center contributes its number of scans and sums of logits by class.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from scipy.special import expit, logit
 
 from tmqc.core.evidence import Finding, ScanScore
 
-_LEAST_SHARE = 1e-3  # of a class at a center
+_LEAST_SHARE = 1e-3  # lower bound of the share of a class at a center
 
 
 @dataclass(frozen=True)
 class Review:
-    """A scan for a human to look at: `rank` from 1, the least probable label first; `probability` of the given one."""
+    """A scan for human review: `rank` from 1, least probable label first; `probability` that its label is right."""
 
     subject: str
     center: str
@@ -37,7 +37,7 @@ class Review:
 
 
 def rank_for_review(train: Sequence[ScanScore], findings: Mapping[str, Finding]) -> tuple[Review, ...]:
-    """All scans judged, the most suspicious label first, those under verdict among them."""
+    """Rank all judged scans, suspects included, the least probable label first."""
     margins = margins_at_centers([s.logit for s in train], [s.label for s in train], [s.center for s in train])
     order = np.argsort(margins, kind="stable")
     rows = ((rank, train[at], findings[train[at].subject], margins[at]) for rank, at in enumerate(order, start=1))
@@ -45,10 +45,10 @@ def rank_for_review(train: Sequence[ScanScore], findings: Mapping[str, Finding])
 
 
 def margins_at_centers(logits: ArrayLike, labels: ArrayLike, centers: Sequence[str]) -> NDArray[np.float64]:
-    """Log odds of each scan's label, given its image and the other scans of its center: low ones first to be looked at.
+    """Log odds of each scan's label given its image and the other scans of its center, shape (n,); low is suspicious.
 
     Args:
-        logits: calibrated, (n,). labels: 1 = PD, 0 = HC. centers: where the scans are from.
+        logits: calibrated, shape (n,). labels: 1 = PD, 0 = HC. centers: center of each scan.
     """
     z, y = np.asarray(logits, np.float64), np.asarray(labels, np.int64)
     means = np.array([z[y == label].mean() if (y == label).any() else 0.0 for label in (0, 1)])
@@ -61,10 +61,10 @@ def margins_at_centers(logits: ArrayLike, labels: ArrayLike, centers: Sequence[s
 
 
 def predict_from_others(values: NDArray[np.float64], groups: Sequence[str]) -> NDArray[np.float64]:
-    """The mean of each value's group as its other values predict it, (n,); of a group of one it is the overall mean.
+    """Predict each value's group mean from the other values of the group, shape (n,).
 
-    The m others' mean counts by m / (m + within / between), the overall mean for the rest; where groups do not differ
-    by more than chance, it is the overall mean alone.
+    The mean of the m others has weight m / (m + within / between), the overall mean the rest. The prediction is the
+    overall mean for groups of one, and for all if groups do not differ by more than chance.
     """
     _, group, sizes = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
     overall, n, k = values.mean(), len(values), len(sizes)

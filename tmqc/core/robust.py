@@ -1,22 +1,22 @@
-"""Location and spread that a minority of outliers cannot move."""
+"""Estimates of location and spread that are robust to a minority of outliers."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-HALF_TO_SD = 1.349  # a normal distribution's middle half is 1.349 standard deviations wide
+HALF_TO_SD = 1.349  # the middle half of a normal distribution is 1.349 standard deviations wide
 
 
 def shortest_half(values: ArrayLike) -> tuple[float, float]:
-    """Location and spread of the bulk: center and scaled length of the shortest interval that holds half of all values.
+    """Location and spread of the bulk: center and scaled length of the shortest interval with half of all values.
 
-    Where outliers all lie to one side, as harmful scans do, they drag median and MAD along, the more so the more of
-    them there are. The shortest half stays with the majority (the shorth of Andrews et al. 1972; its length as a scale:
-    Rousseeuw and Leroy, Statistica Neerlandica 1988).
+    Outliers that all lie on one side, as those of harmful scans do, shift median and MAD in proportion to their number.
+    The shortest half stays with the majority (the shorth of Andrews et al. 1972; its length as a scale: Rousseeuw and
+    Leroy, Statistica Neerlandica 1988).
 
     Args:
-        values: shape (n,), one or more. Of several shortest intervals the mean center counts.
+        values: shape (n,), one or more. If several intervals are shortest, their centers are averaged.
 
     Returns:
         Center, and length scaled to the standard deviation of a normal distribution.
@@ -30,16 +30,12 @@ def shortest_half(values: ArrayLike) -> tuple[float, float]:
 
 
 def robust_z(values: ArrayLike, *, least: float = 0.0, bulk: tuple[float, float] | None = None) -> NDArray[np.float64]:
-    """Distance of each value from the bulk (`shortest_half`) in its standard deviations.
+    """Robust z-scores, shape (n,): distance of each value from the bulk (`shortest_half`) in units of its spread.
 
     Args:
         values: shape (n,).
-        least: the spread is never taken to be smaller than this; with 0 and no spread, z is 0 at the center and
-            infinite elsewhere.
-        bulk: center and spread, if they are not to be those of the values.
-
-    Returns:
-        Shape (n,).
+        least: lower bound of the spread; with 0 and no spread, z is 0 at the center and infinite elsewhere.
+        bulk: center and spread to use instead of those of the values.
     """
     array = np.asarray(values, np.float64)
     middle, sd = bulk or shortest_half(array)

@@ -1,7 +1,7 @@
-"""Detects quality control that rejects nearly everything, whatever the data.
+"""Runaway guard: detects quality control that rejects nearly all steps regardless of the data.
 
-The published rule can come to a reference from which almost every step looks worse; it then rejects most batches and
-eliminates all scans within a few cycles.
+The published rule can reach a reference compared with which almost every step is worse; it then rejects most batches
+and eliminates all scans within a few cycles.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from tmqc.settings.schema import RunawayConfig
 
 @dataclass(frozen=True)
 class Alarm:
-    """The figures of a runaway.
+    """Alarm of the runaway guard.
 
     Attributes:
-        n_rejected, n_batches: rejected ones, and all in the window looked back on.
-        n_condemned, n_subjects: scans eliminated, one about to be among them, and all training scans.
-        by_rejections, by_elimination: which limit was passed.
+        n_rejected, n_batches: rejected batches and all batches in the window.
+        n_condemned, n_subjects: scans eliminated, including one about to be, and all training scans.
+        by_rejections, by_elimination: whether each limit was exceeded.
     """
 
     n_rejected: int
@@ -31,12 +31,13 @@ class Alarm:
 
 
 def find_runaway(guard: RunawayConfig, batches: Sequence[bool], *, n_condemned: int, n_subjects: int) -> Alarm | None:
-    """Look at the run so far.
+    """Check the run so far for a runaway; returns None if there is none or the guard is off.
 
     Args:
-        guard: no alarm before the window is full; a visit that is verified as a whole counts as one batch in it.
+        guard: limits. Rejections raise no alarm before the window is full; a visit verified as a whole counts as one
+            batch.
         batches: whether each batch of the regular tours so far was rejected, in order.
-        n_condemned: scans eliminated so far, and the one about to be.
+        n_condemned: scans eliminated so far, including one about to be.
         n_subjects: all training scans.
     """
     recent = batches[-guard.window :]

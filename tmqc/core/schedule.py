@@ -13,30 +13,30 @@ from tmqc.settings.schema import ScheduleConfig
 
 @dataclass(frozen=True)
 class Visit:
-    """One stay at a center: the batches to train on, in order, each a tuple of subjects."""
+    """One visit to a center: the batches to train on, in order, each a tuple of subjects."""
 
     center: str
     batches: tuple[tuple[str, ...], ...]
 
 
 def learning_rate_of(schedule: ScheduleConfig, cycle: int) -> float:
-    """lr(c) = learning_rate * exp(-decay * (c - decay_start))."""
+    """Learning rate of a cycle: learning_rate * exp(-decay * (cycle - decay_start))."""
     return schedule.learning_rate * math.exp(-schedule.decay * (cycle - schedule.decay_start))
 
 
 def next_screening(schedule: ScheduleConfig, every: int, earliest: int) -> int:
-    """The first cycle from `earliest` on that has a screening, with one every `every` cycles of the run."""
+    """First cycle from `earliest` on with a screening; screenings take place every `every` cycles of the run."""
     return earliest + (schedule.start - earliest) % every
 
 
 def make_visits(schedule: ScheduleConfig, cycle: int, eligible: Mapping[str, Sequence[str]]) -> tuple[Visit, ...]:
-    """The visits of `cycle`, bit-compatible with the published scripts; each cycle reshuffles the order before it.
+    """Make the visits of `cycle`, bit-compatible with the published scripts: each cycle shuffles the previous order.
 
     Args:
-        schedule: its seed is that of NumPy's legacy `RandomState`; nothing else draws from these generators.
+        schedule: its seed initializes NumPy's legacy `RandomState`; nothing else draws from these generators.
         cycle: `schedule.start` or later.
         eligible: all centers of the run, in order of first appearance in the training CSV -> their eligible subjects in
-            CSV order. A center with none is skipped, and draws nothing.
+            CSV order. A center without any is skipped and draws no random numbers.
 
     Raises:
         ValueError: `cycle` lies before the start of the run.

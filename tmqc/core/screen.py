@@ -1,9 +1,9 @@
-"""Evidence against single scans from one trusted state, where no accepted step can hide them.
+"""Screening: evidence against single scans, measured from one trusted state.
 
-From the same state every scan's own training step is taken, verified and undone. Two things speak against a scan: its
-step makes the model worse on the verification scans, or the model contradicts its label. That a scan is
-unusual, to the model or as an image, is no evidence by itself: anomaly is two-sided, harm is not. But from an unusual
-scan a smaller sign of harm is enough. `image_alone_z` makes a strange image a suspect by itself.
+For every scan, a training step on it alone is taken from the same state, verified and undone. A scan is suspect if its
+step makes the model worse on the verification scans, or if the model contradicts its label. An unusual scan, to the
+model or as an image, is not suspect for that alone, as unusual scans may be harmless; but less evidence of harm
+suffices. Only with `image_alone_z` does an unusual image suffice by itself.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from tmqc.settings.schema import ScreenConfig
 
 @dataclass(frozen=True)
 class Evidence:
-    """What one screening says about one scan.
+    """Result of one screening for one scan.
 
     Attributes:
-        loss_change: of the mean verification loss by the scan's own step, in nats; higher is worse.
+        loss_change: change of the mean verification loss by the scan's own step, in nats; higher is worse.
         margin: `core.rates.margins` of the scan under the trusted state; lower is worse.
-        loss_z, margin_z: robust z-scores of the two over all scans screened, both turned so that higher is worse.
-        contradiction: minus the margin, relative to the median size of all margins. Sizes, because half of a cohort's
-            labels may be wrong and leave their median what it is; and no z-score, because the margins of the two
-            classes may lie far apart, so that their common spread hides a contradiction of the fainter one.
-        strength: the larger of `loss_z` and `contradiction`, relative to its limit; above 1 the scan is a suspect. The
-            limit of the loss is lower where the scan is unusual. A step that does not raise the loss is no evidence,
-            however much others lower it. With `image_alone_z`, the largest of three.
-        image_z: robust z-score of the unlikeness over all scans; None where images are not checked.
+        loss_z, margin_z: robust z-scores of the two over all screened scans, signed so that higher is worse.
+        contradiction: negative margin, relative to the median absolute margin. Absolute values, because their median
+            is unaffected even if half of the labels are wrong; no z-score, because the margins of the two classes may
+            lie far apart, and their common spread would hide a contradiction in the class with the smaller margins.
+        strength: the larger of `loss_z` and `contradiction`, relative to their limits; above 1 the scan is suspect. The
+            limit of the loss is lower for an unusual scan. A step that does not raise the loss is no evidence, however
+            much other steps lower it. With `image_alone_z`, the largest of three.
+        image_z: robust z-score of the unlikeness over all scans; None if images are not checked.
     """
 
     loss_change: float
@@ -45,7 +45,7 @@ class Evidence:
 
     @property
     def suspect(self) -> bool:
-        """Whether the evidence is beyond a limit."""
+        """Whether the evidence exceeds a limit."""
         return self.strength > 1.0
 
 
@@ -58,15 +58,15 @@ def weigh(
 ) -> tuple[Evidence, ...]:
     """Compare every scan with all scans of the same screening.
 
-    A margin counts only where it is negative: a scan whose label the model agrees with is not mislabeled, however
-    clearly the others are classified.
+    Only negative margins count: a scan whose label the model agrees with is not mislabeled, however clearly the others
+    are classified.
 
     Args:
         loss_changes: nats, shape (n,). margins: shape (n,), of the same scans.
-        limits: of a suspect. `unusual_loss_z` holds for a scan that the model is surer about than about most by
-            `margin_z`: what it is far too sure about is unlike what it has learnt from. Not for one that it hardly
-            agrees with: at the border of the classes a good scan's step moves the loss more than most. The spread of
-            the changes is never taken to be below `least_loss`, or rounding would stand out in a well-trained state.
+        limits: limits of suspicion. `unusual_loss_z` applies to a scan whose margin exceeds the others' by `margin_z`:
+            a scan predicted with too high confidence differs from the training data. It does not apply to scans with
+            low margins: near the decision boundary a good scan's step changes the loss more than most. `least_loss` is
+            the lower bound of the spread of the changes; without it, rounding would stand out in a well-trained state.
         unlikenesses: of the same scans, shape (n,); None: images are not checked.
         bulk: center and spread that the changes are compared with, in nats; None: their own, by `shortest_half`.
     """
@@ -94,12 +94,12 @@ def weigh(
 
 
 def condemns(strengths: Sequence[float]) -> bool:
-    """Whether a scan's evidence over repeated screenings condemns it.
+    """Whether the evidence of repeated screenings suffices to eliminate a scan.
 
-    Its mean strength is beyond the limit by its standard error or more, and the last screening agreed.
+    It does if the mean strength exceeds 1 by more than its standard error and the last strength exceeds 1.
 
     Args:
-        strengths: of `Evidence`, in order, one or more.
+        strengths: `Evidence.strength` of the screenings, in order, one or more.
     """
     n = len(strengths)
     mean = math.fsum(strengths) / n

@@ -1,49 +1,49 @@
-"""Verdicts with one dial: of what is eliminated, at most the share q (`qc.fdr`) is expected to be good.
+"""Verdicts with one parameter: at most the share q (`qc.fdr`) of what is eliminated is expected to be good.
 
-The control, on one page
-------------------------
+Overview of the control by evidence
+-----------------------------------
 1. **State.** After every verification the centers' `platt.LogitCounts` are added up and one line is fitted
-   (`calibrate_counts`). States are judged by AUROC and calibrated loss, and what is below is computed with that line,
-   never at a raw 0.5. No look is taken from a state whose line is flat: it knows nothing, and its margins tell only
-   the classes' shares.
+   (`calibrate_counts`). States are compared by AUROC and calibrated loss, and everything below uses that line, never a
+   raw 0.5. No look is taken from a state whose line is flat: its margins reflect only the class shares.
 2. **Scores.** Every few cycles all scans are scored by forward passes, and a scan's calibrated logits are averaged
-   over all screenings so far: evidence adds up there, before a test. Who is under verdict is not trained on, so that
-   every further score of it is out of sample.
-3. **Centers** are judged at *looks*, few and planned (K in a run), each in one of two ways, from which each has one
-   p:
-   - `across` (`center_effects`): its margin sum, given its verification scans, against all centers' under a normal
-     model of how they differ; all centers of five training scans or more. It sees small centers, and holds where the
-     first state has been trained at all of them, as the clean model that control starts from has.
-   - `within` (`center_tests.judge_center`): its own scans against one another. It holds whatever centers are like.
-     Before the first look, sizes decide who can be judged (`fdr.large_enough` of `center_tests.least_p` at q / K).
+   over all screenings so far; evidence accumulates there, before a test. Scans under verdict are not trained on, so
+   all their later scores are out of sample.
+3. **Centers** are judged at a few planned *looks* (K in a run). One of two tests gives each center one p:
+   - `across` (`center_effects`): compares its margin sum, given its verification scans, with those of all centers under
+     a normal model of center differences; applies to centers with five training scans or more. It has power at small
+     centers, and is valid if the first state has been trained at all centers, as the clean model that control starts
+     from has.
+   - `within` (`center_tests.judge_center`): compares the center's own scans. It is valid for any center differences.
+     Before the first look, sizes determine which centers can be judged (`fdr.large_enough` of `center_tests.least_p`
+     at q / K).
 
-   `judge_centers` puts those under verdict that Benjamini-Hochberg rejects at q: they wait, R cycles or more, off the
-   tour. At a later look a waiting center is eliminated if Benjamini-Hochberg rejects it at q / K with p = 1 for
-   whoever is not waiting; is taken back if it is not even rejected at q; and waits on otherwise (undecided if the run
-   ends). All eliminations of a run together have FDR <= q (`fdr`: union bound over looks; the number of hypotheses
-   stays that of the start, eliminated centers included).
-4. **Odd images** (`conformal.judge_oddness`): how far the moments of what enters the first BatchNorm layer lie from
-   those of the verification scans, of the same scanner where there are enough; found by `conformal` at q, or beyond a
-   fixed limit, which promises nothing. Waiting, revisit and spending (q / K where it eliminates) as for centers.
-5. **Single labels** (`label_fdr.judge_labels`), of centers not under verdict: eliminated where the expected false share
-   allows it at q / K, at the field's accuracy never; all are ranked for a human (`review`).
-6. **Steps** decide nothing here: no step is verified. An e-value of a center's visits (does the calibrated loss rise
-   after them more than after others', cycle after cycle?) was tried and left out: lasting harmless differences between
-   centers look the same, and with a tolerance for them one center among 83 needs 31 cycles of nothing but bad visits.
-7. **Power** (`power`): what of the same size and kind would have been found. Printed with every "nothing found".
-8. **Gates of steps**, the published one among them, are another control (`gate`). `false_alarms` says what the
-   published one is expected to reject by chance, before training starts, and how far a gate has let rates drift.
+   `judge_centers` puts centers that Benjamini-Hochberg rejects at q under verdict: they wait for R cycles or more
+   without training. At a later look a waiting center is eliminated if Benjamini-Hochberg rejects it at q / K with p = 1
+   for all centers that are not waiting; is taken back if it is not rejected at q either; and otherwise continues to
+   wait (undecided if the run ends). All eliminations of a run together have FDR <= q (`fdr`: union bound over looks;
+   the number of hypotheses stays that of the start, eliminated centers included).
+4. **Odd images** (`conformal.judge_oddness`): distance of the moments of the input of the first BatchNorm layer from
+   those of the verification scans, of the same scanner if there are enough; rejected by `conformal` at q, or beyond a
+   fixed limit without error control. Waiting, revisits and spending (q / K to eliminate) are as for centers.
+5. **Single labels** (`label_fdr.judge_labels`) of centers not under verdict: eliminated if the false discovery rate
+   permits it at q / K, which at the field's accuracy never happens; all are ranked for a human (`review`).
+6. **Steps** are not verified and decide nothing. An e-value of a center's visits (does the calibrated loss rise after
+   them more than after other centers' visits?) was tried and dropped: lasting harmless differences between centers
+   look the same, and with a tolerance for them one center among 83 needs 31 cycles of bad visits only.
+7. **Power** (`power`): share of centers of a size that would have been found. Printed with every "nothing found".
+8. **Gates of steps**, such as the published one, are a separate control (`gate`). `false_alarms` computes the expected
+   false rejections of the published gate before training, and the drift of the rates under a gate.
 
-The promise is kept for each kind of verdict: centers, odd images, labels. For their union it holds for the ratio of
-expectations (false over all); the expected share is at most the sum of the three. Its unit is what is judged: of
-*centers* eliminated at most q are good; their share of the scans may be larger where a large one is among them.
+The FDR is controlled for each kind of verdict: centers, odd images, labels. For their union, the ratio of expectations
+(false over all) is controlled; the expected share is at most the sum of the three. The unit is what is judged: at most
+q of the eliminated *centers* are good; their share of the scans may be larger if a large center is among them.
 
-**What it cannot know**: harm that a center's verification scans share; flipped labels at a center too small to be
-judged; single flipped labels at the field's AUROC; anything about scans that the state has learnt by heart.
+**Not detectable**: harm shared by a center's verification scans; flipped labels at a center too small to be judged;
+single flipped labels at the field's AUROC; any harm in scans that the state has memorized.
 
-**Tried on real sites and left out** (ten repeats each, q = .1; `docs/study-real-sites.md` has what was kept). Weighting
-centers by scans, p <= q * scans rejected / scans: with 6 of 23 flipped .52 found in place of .50, but a false share of
-.13 in place of .05. Ranks in place of means in T2: .45. Logits less the center's median: .47.
+**Tried on real sites and dropped** (ten repeats each, q = .1; `docs/study-real-sites.md` reports what was kept).
+Weighting centers by scans, p <= q * scans rejected / scans: with 6 of 23 flipped, .52 found instead of .50, but a false
+share of .13 instead of .05. Ranks instead of means in T2: .45. Logits minus the center's median: .47.
 """
 
 from __future__ import annotations
@@ -62,14 +62,14 @@ TOO_SMALL = "too small to be judged"
 
 @dataclass(frozen=True)
 class CenterVerdict:
-    """What a look decides about a center, with all it was made from.
+    """Decision about a center at a look, and everything that it was based on.
 
     Attributes:
-        test: the center's own numbers.
+        test: test results of the center.
         state: `sound`, `under verdict`, `eliminated`, `taken back` or `too small to be judged`.
-        waited: whether it was under verdict before this look.
-        limit: p at or below which a center came under verdict at this look; 0 if no p was small enough.
-        eliminate_limit: the same for the elimination of those that waited.
+        waited: whether the center was under verdict before this look.
+        limit: p at or below which centers come under verdict at this look; 0 if no p was small enough.
+        eliminate_limit: p at or below which waiting centers are eliminated.
     """
 
     test: CenterTest
@@ -88,24 +88,24 @@ def judge_centers(
     look: int,
     n_planned: int,
 ) -> dict[str, CenterVerdict]:
-    """Decide about all centers tested at a look.
+    """Judge all centers tested at a look.
 
     Args:
-        tests: by center; eliminated ones and those that could not be tested are not in it.
-        judged: centers that were `fdr.large_enough` when control began, the same at every look; without a test they
+        tests: by center, without eliminated centers and those that could not be tested.
+        judged: centers that were `fdr.large_enough` when control began, the same at every look; those without a test
             count with p = 1.
-        waiting: centers under verdict for as long as the revisit list demands.
-        q: `qc.fdr`. look, n_planned: this look's number among those that may eliminate, from 1, and how many there are.
+        waiting: centers that have been under verdict for the time required by the revisit list.
+        q: `qc.fdr`. look: from 1, number of this look among the `n_planned` that may eliminate.
 
     Raises:
-        ValueError: a look beyond the planned ones, or q out of range.
+        ValueError: the look is beyond the planned ones, or q is out of range.
     """
     names = sorted(judged)
     p = [tests[name].p if name in tests else 1.0 for name in names]
     q_look = share_of_look(q, look, n_planned)
     suspect = benjamini_hochberg(p, q)
     out = confirm(p, [name in waiting for name in names], q_look)
-    # The largest p rejected, where rounding has it above level * k / m: each verdict follows from p <= limit.
+    # At least the largest rejected p, which rounding may put above level * k / m: every verdict equals p <= limit.
     limits = [
         float(max([level * int(np.sum(rejected)) / max(1, len(names)), *np.array(p)[rejected]]))
         for level, rejected in ((q, suspect), (q_look, out))

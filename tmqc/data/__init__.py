@@ -1,1 +1,1 @@
-"""Reads a cohort: CSVs and NIfTI files to validated rows and float32 arrays; cache, copies, the manifest of harm."""
+"""Reading of cohorts: CSVs and NIfTI files to validated rows and float32 arrays; cache, duplicates, ground truth."""

@@ -1,7 +1,7 @@
-"""A BIDS dataset -> a cohort: `participants.tsv`, scans by their entities, JSON sidecars, a seeded split of people.
+"""Conversion of a BIDS dataset to a cohort, from `participants.tsv`, the scans' entities and their JSON sidecars.
 
-Only names of files and the text beside them are looked at; whether the scans share a grid is checked when a run loads
-them. BIDS: https://bids-specification.readthedocs.io, version 1.10.
+Scans are not opened: whether they share a grid is checked when a run loads them. BIDS:
+https://bids-specification.readthedocs.io, version 1.10.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ _SCANNER = ("Manufacturer", "ManufacturersModelName", "MagneticFieldStrength")
 
 @dataclass(frozen=True)
 class BidsOptions:
-    """What is taken from a dataset.
+    """Selection and interpretation of a dataset.
 
     Attributes:
-        dataset: its directory, with `participants.tsv`.
-        derivatives: where the scans are, as a directory within `dataset`/derivatives or any other; None: in `dataset`.
+        dataset: directory of the dataset, with `participants.tsv`.
+        derivatives: directory of the scans, within `dataset`/derivatives or any other; None: `dataset`.
         suffix: of the scans, such as T1w.
-        entities: entity -> the value that a scan must have; `none`: it must not have the entity.
-        every: entities (ses, run) each value of which is a scan of its own; of all others a person has one scan.
-        center: a column of `participants.tsv` or else a field of the sidecars; None: the first of CENTER_COLUMNS.
-        one_center: the name of the only center, in place of `center`.
-        group: the column of the diagnosis; None: the first of GROUP_COLUMNS.
+        entities: entity -> value that a scan must have; `none`: it must not have the entity.
+        every: entities (ses, run) of which every value is a separate scan; otherwise a person must have one scan.
+        center: column of `participants.tsv` or else field of the sidecars; None: the first of CENTER_COLUMNS.
+        one_center: name of the only center, instead of `center`.
+        group: column of the diagnosis; None: the first of GROUP_COLUMNS.
         pd: further words for PD.
         hc: further words for HC.
-        other_groups: words for people who are left out.
-        capped_ages: what 90+ becomes: None: it is refused; `bound`: 90; `blank`: not known.
-        leave_out_incomplete: leave out people without a scan, a group or a center, instead of refusing them.
+        other_groups: words for people to leave out.
+        capped_ages: meaning of an age such as 90+: None: an error; `bound`: 90; `blank`: unknown.
+        leave_out_incomplete: whether people without a scan, a group or a center are left out instead of an error.
     """
 
     dataset: Path
@@ -65,10 +65,10 @@ def read_bids(options: BidsOptions) -> tuple[dict[str, list[Subject]], list[str]
     """Read participants and find their scans.
 
     Returns:
-        The scans of every person, by `participant_id`; and who was left out, one line per person.
+        The scans of every person, by `participant_id`; the people left out, with reasons, one line each.
 
     Raises:
-        CohortError: every fault of the table, the files and their sidecars.
+        CohortError: lists every fault of the table, the files and their sidecars.
     """
     table = read_table(options.dataset / "participants.tsv", ("participant_id",), delimiter="\t")
     root = _find_root(options)
@@ -89,7 +89,7 @@ def read_bids(options: BidsOptions) -> tuple[dict[str, list[Subject]], list[str]
             continue
         found = files.pop(person, [])
         if _word(row.get(_pick(table.columns, options.group, GROUP_COLUMNS), "")) in map(_word, options.other_groups):
-            left_out.append(f"{where}: {person} is of a group that is left out")
+            left_out.append(f"{where}: {person} belongs to a group that is left out")
             continue
         scans, wrong, lacking = _read_person(person, where, row, files=found, root=root, options=options)
         if lacking and options.leave_out_incomplete:
@@ -101,7 +101,7 @@ def read_bids(options: BidsOptions) -> tuple[dict[str, list[Subject]], list[str]
     strangers = [f"{found[0].path}: {person} is not in {table.path}" for person, found in files.items()]
     (left_out if options.leave_out_incomplete else faults).extend(strangers)
     if not faults and not people:
-        faults.append(f"{root}: has no person with a {options.suffix} scan that fits the entities and a group")
+        faults.append(f"{root}: no person has both a group and a {options.suffix} scan that matches the entities")
     if faults:
         raise CohortError(faults)
     return people, left_out
@@ -129,7 +129,7 @@ def _find_missing_columns(columns: Sequence[str], options: BidsOptions) -> list[
 
 
 def _pick(columns: Collection[str], given: str | None, usual: Sequence[str]) -> str:
-    """The column that is given, else the first of the usual ones that is there; empty: none of them is."""
+    """The given column, else the first of the usual ones that exists; empty if none does."""
     return given or next((name for name in usual if name in columns), "")
 
 
@@ -138,7 +138,7 @@ def _word(text: str) -> str:
 
 
 def _group_words(options: BidsOptions) -> tuple[set[str], set[str]]:
-    """The words for PD, and those for HC."""
+    """The words for PD and the words for HC."""
     return {_word(word) for word in (*PD_WORDS, *options.pd)}, {_word(word) for word in (*HC_WORDS, *options.hc)}
 
 
@@ -151,19 +151,19 @@ def _read_person(
     root: Path,
     options: BidsOptions,
 ) -> tuple[list[Subject], list[str], list[str]]:
-    """The scans of a person, what is wrong with row and files, and what is not there that has to be."""
+    """Scans of a person, faults of the row and files, and required items that are missing."""
     group, age, sex, faults, lacking = _parse_row(where, row, options)
     if not files:
-        lacking.append(f"{where}: {person} has no {options.suffix} scan that fits in {root}")
+        lacking.append(f"{where}: {person} has no matching {options.suffix} scan in {root}")
     scans: dict[str, BidsFile] = {}
     for name, alike in _group_files(person, files, options.every).items():
         scans[name] = alike[0]
         if len(alike) > 1:
-            faults.append(f"{where}: {name} has {len(alike)} scans that fit, {describe_difference(alike)}")
+            faults.append(f"{where}: {name} has {len(alike)} matching scans, {describe_difference(alike)}")
     subjects = []
     for name, file in scans.items():
         if not file.path.is_file():
-            faults.append(f"{file.path}: is a link to a file that is not there; of a DataLad dataset: datalad get it")
+            faults.append(f"{file.path}: is a link to a missing file; in a DataLad dataset, run datalad get on it")
         try:
             facts = read_sidecars(file, root, options.suffix, raw=options.dataset)
         except CohortError as error:
@@ -174,7 +174,7 @@ def _read_person(
         if _word(center) in ("", "n/a"):
             lacking.append(f"{where}, column {column}: {name} has no center")
         if not is_subject(name):
-            faults.append(f"{where}: {name!r} is no id, allowed are letters and digits after sub-")
+            faults.append(f"{where}: {name!r} is not a valid id, allowed are letters and digits after sub-")
         scanner = normalize_name(" ".join(str(facts[key]) for key in _SCANNER if facts.get(key))) or None
         subjects.append(Subject(name, file.path.absolute(), center, group, sex, age, scanner, where))
     return subjects, faults, lacking
@@ -183,7 +183,7 @@ def _read_person(
 def _parse_row(
     where: str, row: Mapping[str, str], options: BidsOptions
 ) -> tuple[int, float | None, str | None, list[str], list[str]]:
-    """Group, age and sex of a person; what is wrong, and what is not there."""
+    """Group, age and sex of a person, faults of the row, and required items that are missing."""
     faults, lacking = [], []
     column = _pick(row, options.group, GROUP_COLUMNS)
     pd, hc = _group_words(options)
@@ -204,12 +204,12 @@ def _parse_row(
 
 
 def _parse_age(text: str, capped: str | None) -> tuple[float | None, str]:
-    """Years, None if not known; and what is wrong."""
+    """Age in years, None if unknown, and the fault of the cell, empty if there is none."""
     if text.casefold() in ("", "n/a"):
         return None, ""
     if match := _CAPPED.fullmatch(text):
         if capped is None:
-            return None, "which is an age with a cap, that many years or more: give --capped-ages bound or blank"
+            return None, "a capped age (that many years or more): give --capped-ages bound or blank"
         text = match[1] or match[2]
         if capped == "blank":
             return None, ""
@@ -219,7 +219,7 @@ def _parse_age(text: str, capped: str | None) -> tuple[float | None, str]:
 
 
 def _group_files(person: str, files: Sequence[BidsFile], every: Sequence[str]) -> dict[str, list[BidsFile]]:
-    """The files of every scan, by the scan's id; more than one are too many."""
+    """Group files by the id of their scan; a group of more than one file is a fault."""
     groups: dict[str, list[BidsFile]] = {}
     for file in files:
         labels = [f"{entity}-{file.entities[entity]}" for entity in every if entity in file.entities]

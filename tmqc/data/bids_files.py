@@ -1,4 +1,4 @@
-"""The files of a BIDS dataset: scans by the entities in their names, and the metadata in their JSON sidecars."""
+"""Files of a BIDS dataset: scans found by the entities in their names, and metadata from their JSON sidecars."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from tmqc.errors import CohortError
 
-NONE = "none"  # as an entity's value: the entity is not there
+NONE = "none"  # value of an absent entity
 
 
 @dataclass(frozen=True)
@@ -22,13 +22,13 @@ class BidsFile:
 
 
 def parse_name(path: Path) -> BidsFile:
-    """Split `sub-01_ses-02_T1w.nii.gz` into its entities; the suffix and what follows it are left out."""
+    """Split a name such as `sub-01_ses-02_T1w.nii.gz` into its entities, without the suffix and extension."""
     parts = (part.split("-", 1) for part in path.name.split(".")[0].split("_"))
     return BidsFile(path, {pair[0]: pair[1] for pair in parts if len(pair) == 2})
 
 
 def find_files(root: Path, suffix: str, entities: Mapping[str, str]) -> dict[str, list[BidsFile]]:
-    """The NIfTI files `root`/sub-*/[ses-*/]anat/*_`suffix` whose entities are these, by person (sub-01)."""
+    """Find the NIfTI files `root`/sub-*/[ses-*/]anat/*_`suffix` with these entities, by person (sub-01)."""
     files: dict[str, list[BidsFile]] = {}
     for pattern in ("sub-*/anat", "sub-*/ses-*/anat"):
         for path in sorted(root.glob(f"{pattern}/*_{suffix}.nii*")):
@@ -40,7 +40,7 @@ def find_files(root: Path, suffix: str, entities: Mapping[str, str]) -> dict[str
 
 
 def describe_difference(files: Sequence[BidsFile]) -> str:
-    """How files of one scan differ, and what to do."""
+    """Describe how several files of one scan differ, and what to do about it."""
     values = {name: {file.entities.get(name, NONE) for file in files} for file in files for name in file.entities}
     differing = {name: sorted(found) for name, found in values.items() if len(found) > 1}
     if not differing:
@@ -51,16 +51,16 @@ def describe_difference(files: Sequence[BidsFile]) -> str:
 
 
 def read_sidecars(file: BidsFile, root: Path, suffix: str, *, raw: Path) -> dict[str, Any]:
-    """Metadata of a scan from its sidecars: the nearer one wins (inheritance principle), derivatives' over raw data's.
+    """Read a scan's sidecars; nearer ones take precedence (inheritance principle), and derivatives over raw data.
 
     Args:
-        file: of the scan.
-        root: of the dataset, or of the derivatives, in which it lies.
+        file: the scan.
+        root: directory of the dataset or derivatives that contain it.
         suffix: of the sidecars.
-        raw: of the dataset that the derivatives were made of.
+        raw: directory of the dataset that the derivatives were made from.
 
     Raises:
-        CohortError: one is not a JSON object.
+        CohortError: a sidecar is not a JSON object.
     """
     facts: dict[str, Any] = {}
     folder = file.path.parent.relative_to(root)

@@ -1,10 +1,10 @@
-"""Decoded, checked scans kept on disk and mapped: what one run has decoded, the next ones map, whatever its path.
+"""Disk cache of decoded scans: later runs map the voxels into memory instead of decoding the NIfTI files again.
 
-`index/` records the content of every file (by resolved path, size, times): a warm start reads no NIfTI file at
-all. `scans/` holds the voxels of a content, `made/` the corrupted copies made of one. A file's own grid is kept with
-its voxels and compared with the expected one at every use: nothing passes a check because it is in the cache.
+`index/` records the content hash of every file (by resolved path, size, times), so a warm start reads no NIfTI file.
+`scans/` holds the voxels for each content, `made/` the corrupted copies. The grid of a file is stored with its voxels
+and compared with the expected one at every use: being cached exempts a scan from no check.
 
-The cache only saves time and memory. Where it cannot be read or written, one warning reports it, and scans are held in
+The cache only saves time and memory. If it cannot be read or written, a single warning is logged and scans are held in
 memory. The directory may be deleted at any time.
 """
 
@@ -25,9 +25,9 @@ from tmqc.data.nifti import Array, Geometry, Scan, UnusableError, decode
 from tmqc.data.storage import CHECKSUM, Record, Store
 from tmqc.settings.schema import CacheConfig
 
-Voxels = NDArray[Any]  # (x, y, z) in the type they are held in: uint8, int16, float16 or float32
+Voxels = NDArray[Any]  # (x, y, z) in the stored type: uint8, int16, float16 or float32
 _DECODER = f"nibabel {version('nibabel')}"  # part of a scan's key, as is `storage.FORMAT`
-# From the smallest, with the numbers that can be cast to them.
+# Storage types from the smallest, with their ranges of values.
 _SMALLER: dict[np.dtype[Any], tuple[float, float]] = {
     np.dtype("<u1"): (0.0, 255.0),
     np.dtype("<i2"): (-32768.0, 32767.0),
@@ -40,9 +40,9 @@ class CacheStats:
     """Counts of this process so far.
 
     Attributes:
-        hits: scans taken from the cache.
+        hits: scans found in the cache.
         decodes: NIfTI files decoded.
-        copied, made: corrupted copies taken from the cache, and made anew.
+        copied, made: corrupted copies found in the cache, and newly made ones.
     """
 
     hits: int = 0
@@ -56,10 +56,10 @@ class CachedScan:
     """A scan that has been read and checked.
 
     Attributes:
-        source, digest: the NIfTI file it came from, and the SHA-256 of its content.
+        source, digest: the NIfTI file and the SHA-256 of its content.
         qform: as in `nifti.Scan`.
-        dtype: the type it is held in.
-        place: file and first byte of the voxels, to be mapped from there; None: `voxels` are in memory.
+        dtype: storage type.
+        place: file and offset in bytes from which the voxels are mapped; None: `voxels` are in memory.
     """
 
     source: Path
@@ -72,18 +72,18 @@ class CachedScan:
 
     @property
     def nbytes(self) -> int:
-        """Of the voxels."""
+        """Size of the voxels in bytes."""
         return int(np.prod(self.geometry.shape)) * self.dtype.itemsize
 
 
 class VolumeCache:
-    """Where scans come from: mapped from the cache, decoded into it first if need be; in memory where there is none.
+    """Source of scans: decodes each once and maps it from the disk cache; without a directory, holds it in memory.
 
-    Safe in several threads, and in several processes that build one cache at once: what they write is the same.
+    Safe with several threads, and with several processes that build one cache at once: they write the same content.
 
     Attributes:
-        directory: None: nothing is kept on disk.
-        contents: which content the files have.
+        directory: of the cache; None: nothing is stored on disk.
+        contents: content hashes of the files.
     """
 
     def __init__(self, directory: Path | None = None) -> None:
@@ -93,7 +93,7 @@ class VolumeCache:
         self._lock = threading.Lock()
 
     def load(self, path: Path) -> CachedScan:
-        """Find or decode a NIfTI file, which is read at most once. Raises UnusableError: that cannot be done."""
+        """Find or decode a NIfTI file, which is read at most once. Raises UnusableError if that is not possible."""
         try:
             known = self.contents.find(path)
             if known is not None and (held := self._find(path, known)) is not None:
@@ -108,24 +108,24 @@ class VolumeCache:
         return self._keep(path, digest, scan)
 
     def read(self, held: CachedScan) -> Voxels:
-        """The voxels (x, y, z), not to be written to; if the cache is gone, the scan is decoded again.
+        """Voxels (x, y, z), read-only; if the cache was deleted, the scan is decoded again.
 
         Raises:
-            UnusableError: the scan is gone or damaged, too, or it is another one now.
+            UnusableError: the file is missing, damaged or has changed.
         """
         if held.voxels is not None:
             return held.voxels
         assert held.place is not None
         try:
             return np.memmap(held.place[0], held.dtype, "r", held.place[1], held.geometry.shape)
-        except (OSError, ValueError):  # gone, or shorter than it was
+        except (OSError, ValueError):  # deleted or truncated
             again = self.load(held.source)
         if again.digest != held.digest:
             raise UnusableError("has changed since the run began")
         return self.read(again)
 
     def copy_made(self, key: str, path: Path) -> Mapping[str, float] | None:
-        """Write to `path` the file made under `key`, if there is one, and return the facts kept with it."""
+        """Write the file stored under `key`, if there is one, to `path` and return the facts stored with it."""
         if (record := self.store.get("made", key)) is None:
             return None
         path.write_bytes(record["content"][0].tobytes())
@@ -133,7 +133,7 @@ class VolumeCache:
         return {name: float(record[name][0]) for name in record.dtype.names or () if name not in ("content", CHECKSUM)}
 
     def keep_made(self, key: str, path: Path, facts: Mapping[str, float]) -> None:
-        """Keep the file at `path`, made under `key`, and some facts of it."""
+        """Store the file at `path` and some facts about it under `key`."""
         self._count("made")
         if self.directory is not None:
             content = np.frombuffer(path.read_bytes(), np.uint8)
@@ -160,19 +160,19 @@ class VolumeCache:
 
 
 def compact(scan: Array) -> Voxels:
-    """Convert a finite scan to the first of uint8, int16, float16 that gives every bit back, else leave it float32."""
+    """Convert a finite scan to the first of uint8, int16, float16 that is lossless, else leave it float32."""
     low, high = float(scan.min()), float(scan.max())
     for smaller, (lowest, highest) in _SMALLER.items():
         if lowest <= low and high <= highest:
             held = scan.astype(smaller)
-            # Bits, not numbers: -0.0 equals 0 and would come back as +0.0.
+            # Compare bits, not numbers: -0.0 equals 0 but would be restored as +0.0.
             if np.array_equal(held.astype(np.float32).view(np.uint32), scan.view(np.uint32)):
                 return held
     return scan
 
 
 def open_cache(settings: CacheConfig, outputs: Path) -> VolumeCache:
-    """The cache that the settings ask for. Nothing is written before there is something to keep."""
+    """Make the cache according to the settings. Nothing is written before there is something to store."""
     directory = Path(settings.directory).expanduser().absolute() if settings.directory else outputs / "cache"
     return VolumeCache(directory if settings.enabled else None)
 

@@ -1,7 +1,6 @@
-"""A cohort's CSVs -> validated rows. Every fault of every split is reported at once, by file, row and column.
+"""Reading and validation of a cohort's CSVs. All faults of all splits are reported at once, by file, row and column.
 
-Everything is read as text first, so that an id such as 007 keeps its zeros. Volumes are not read here
-(`volumes.load_volumes` does that).
+Cells are read as text, so that an id such as 007 keeps its zeros. `volumes.load_volumes` reads the volumes.
 """
 
 from __future__ import annotations
@@ -22,19 +21,19 @@ from tmqc.settings.text import normalize_name
 
 REQUIRED = ("Subject", "Path", "Study", "Group_bin", "Sex", "Age")
 COLUMNS = (*REQUIRED, "Scanner")
-RESERVED = ("n/a", "batch")  # what the trace writes in place of a subject
+RESERVED = ("n/a", "batch")  # written in the trace instead of a subject
 MAX_AGE = 120.0
 
-# A CSV that passed through pandas with a gap in it holds 1.0 where 1 was meant.
+# pandas writes 1 as 1.0 if the column has a missing value.
 _GROUPS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
 _NUMBER = re.compile(r"[0-9]+(\.[0-9]*)?")
 
 
 @dataclass(frozen=True)
 class Subject:
-    """One scan: `path` absolute, `group` 1 (PD) or 0 (HC), `sex` M or F, `age` in years; None: not known.
+    """One scan: `path` absolute, `group` 1 (PD) or 0 (HC), `sex` M or F, `age` in years; None if unknown.
 
-    `where`: row and table that it comes from.
+    `where`: row and table of the scan.
     """
 
     subject: str
@@ -49,7 +48,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Cohort:
-    """The three splits, each in its CSV's order; empty where no CSV was given."""
+    """The three splits, each in the order of its CSV; empty without a CSV."""
 
     train: tuple[Subject, ...]
     verification: tuple[Subject, ...]
@@ -62,11 +61,11 @@ def read_cohort(
 ) -> Cohort:
     """Read and check the CSVs of up to three splits.
 
-    Subjects and centers are normalized: names that look alike are one. Without a verification CSV, or with the test
-    CSV in its place, a cohort to train on is verified on its test split, as the published scripts do, and a warning
-    is reported. `is_part`: these are some centers of a cohort only, which may lack a class or a verification split.
+    Names of subjects and centers are normalized, so that names that look the same are the same. Without a verification
+    CSV, or if it is the test CSV, the test split is used for verification, as in the published scripts, with a warning.
+    `is_part`: the CSVs hold only some centers of a cohort, which may lack a class or a verification split.
 
-    Raises CohortError with every fault found in any of the files.
+    Raises CohortError with all faults of all files.
     """
     alone = train_csv is not None and verification_csv is None and not is_part
     shared = _same_file(verification_csv, test_csv) or alone
@@ -83,18 +82,18 @@ def read_cohort(
     if shared and splits["train"] and splits["test"]:
         warnings.append(
             f"verification and test are the same scans ({test_csv}): reported numbers are optimistic. "
-            "Give cohort.verification_csv a split of its own."
+            "Set cohort.verification_csv to a separate split."
         )
     return Cohort(splits["train"], verification, splits["test"], tuple(filter(None, warnings)))
 
 
 def write_split(path: Path, subjects: Iterable[Subject]) -> None:
-    """Write a split as a CSV that `read_cohort` reads back as the same rows."""
+    """Write a split as a CSV from which `read_cohort` reads the same rows."""
     write_table(path, COLUMNS, ((s.subject, s.path, s.study, s.group, s.sex, s.age, s.scanner) for s in subjects))
 
 
 def digest(subjects: Iterable[Subject]) -> str:
-    """SHA-256 (hex) of the rows in order: subject, study, group, sex, age, scanner. Not of the paths: files move."""
+    """SHA-256 (hex) of the rows in order: subject, study, group, sex, age, scanner. Without paths: files may move."""
     sha = hashlib.sha256()
     for row in subjects:
         line = json.dumps([row.subject, row.study, row.group, row.sex, row.age, row.scanner])
@@ -103,14 +102,14 @@ def digest(subjects: Iterable[Subject]) -> str:
 
 
 def profile(subjects: Sequence[Subject]) -> dict[str, int]:
-    """Numbers of a split, neither names nor paths: `n_subjects`, `n_pd`, `n_hc`, `n_centers`."""
+    """Counts of a split, without names or paths: `n_subjects`, `n_pd`, `n_hc`, `n_centers`."""
     n_pd = sum(row.group for row in subjects)
     n_centers = len({row.study for row in subjects})
     return {"n_subjects": len(subjects), "n_pd": n_pd, "n_hc": len(subjects) - n_pd, "n_centers": n_centers}
 
 
 def _read_split(path: Path) -> Table:
-    """Read one CSV, its names normalized; a path stays as it is typed, for it names bytes."""
+    """Read one CSV and normalize its names, but not its paths, which must match the file system byte for byte."""
     table = read_table(path, REQUIRED, known=COLUMNS[len(REQUIRED) :])
     for row in table.rows.values():
         row.update({name: normalize_name(row[name]) for name in ("Subject", "Study", "Scanner") if name in row})
@@ -119,7 +118,7 @@ def _read_split(path: Path) -> Table:
 
 
 def is_subject(text: str) -> bool:
-    """Whether an id can be used: the trace joins ids by |, and a subject names the file of its corrupted copy."""
+    """Whether an id is valid: the trace joins ids by |, and a corrupted copy is a file named after its subject."""
     return is_name(text) and text not in RESERVED and not set(text) & set("|/\\")
 
 
@@ -138,11 +137,11 @@ _CHECKS: dict[str, tuple[Callable[[str], bool], str]] = {
 
 
 def _find_bad_cells(table: Table) -> list[str]:
-    """One line per cell that cannot be used, in the order of the rows."""
+    """List invalid cells, one line each, in the order of the rows."""
     faults, first = [], dict[str, int]()
     for line, row in table.rows.items():
         for column, (is_valid, allowed) in _CHECKS.items():
-            value = row.get(column)  # None: there is no such column, which has its own fault
+            value = row.get(column)  # None: the column is missing, which is reported separately
             where = f"{table.path}, row {line}, column {column}"
             if value is not None and not is_valid(value):
                 what = f"is {value!r}, allowed is" if value else "is blank, expected"
@@ -153,13 +152,13 @@ def _find_bad_cells(table: Table) -> list[str]:
 
 
 def _find_overlaps(tables: Mapping[str, Table]) -> list[str]:
-    """One line per subject or scan that two splits hold, or per file that is two splits."""
+    """List subjects and scans that are in two splits, and files that are two splits, one line each."""
     faults = []
     for (split, table), (other, others) in combinations(tables.items(), 2):
         if _same_file(table.path, others.path):
             faults.append(f"{table.path}: is both the {split} and the {other} split")
             continue
-        reported: set[int] = set()  # a row that is in both splits is one fault
+        reported: set[int] = set()  # report a row once even if both its subject and its scan are shared
         for column, identify in (("Subject", _subjects_of), ("Path", _scans_of)):
             rows = {each: line for line, each in identify(table).items()}
             shared = {k: each for k, each in identify(others).items() if each in rows and k not in reported}
@@ -173,12 +172,12 @@ def _find_overlaps(tables: Mapping[str, Table]) -> list[str]:
 
 
 def _subjects_of(table: Table) -> dict[int, str]:
-    """Row -> subject, where there is one."""
+    """Map rows to subjects, without rows that have none."""
     return {line: row["Subject"] for line, row in table.rows.items() if row.get("Subject")}
 
 
 def _scans_of(table: Table) -> dict[int, str]:
-    """Row -> the file that its path leads to, links and all."""
+    """Map rows to the files that their paths resolve to."""
     folder = table.path.absolute().parent
     return {
         line: os.path.realpath(folder / path)
@@ -189,20 +188,20 @@ def _scans_of(table: Table) -> dict[int, str]:
 
 def _find_missing_class(table: Table | None) -> list[str]:
     found = {_GROUPS.get(row.get("Group_bin", "")) for row in table.rows.values()} if table else set()
-    if table is None or found not in ({0}, {1}):  # a bad label has its own line already
+    if table is None or found not in ({0}, {1}):  # invalid labels are reported separately
         return []
     lacking, rate = ("HC (0)", "false positive") if found == {1} else ("PD (1)", "false negative")
     return [f"{table.path}: the verification split has no {lacking}, so it has no {rate} rate: add some"]
 
 
 def _warn_of_case(centers: Iterable[str]) -> str:
-    """One warning that names centers alike but for case or width; empty if there are none."""
+    """Warning about centers whose names differ only by case or character width; empty if there are none."""
     alike: dict[str, list[str]] = {}
     for center in sorted(centers):
         alike.setdefault(unicodedata.normalize("NFKC", center).casefold(), []).append(center)
     groups = [" and ".join(map(repr, names)) for names in alike.values() if len(names) > 1]
     found = "; ".join(groups)
-    return f"centers that differ only by case: {found}. They count as several centers." if groups else ""
+    return f"center names that differ only by case: {found}. They count as several centers." if groups else ""
 
 
 def _to_subjects(table: Table) -> tuple[Subject, ...]:

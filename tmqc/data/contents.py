@@ -1,4 +1,4 @@
-"""Content hashes of files, without reading a file twice: an index by path, size and times."""
+"""Content hashes of files, indexed by path, size and times so that unchanged files are not read again."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ import numpy as np
 
 from tmqc.data.storage import Store
 
-STABLE_NS = 2 * 10**9  # a younger file may change once more without a change of its times: its entry is not trusted
+STABLE_NS = 2 * 10**9  # entries of younger files are not trusted: they may still change without new file times
 
 _Identity = tuple[int, int, int]
 
 
 class Contents:
-    """SHA-256 of files, remembered in memory and in the `index` of a store; safe in several threads."""
+    """SHA-256 of files, stored in memory and in the `index` of a store; safe with several threads."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._known: dict[Path, tuple[_Identity, str]] = {}
 
     def find(self, path: Path) -> str | None:
-        """The digest of a file that has not changed since it was taken; None: not known. Raises OSError: no file."""
+        """Stored digest of an unchanged file; None if there is none. Raises OSError if the file does not exist."""
         identity = _identify(path.stat())
         if (known := self._known.get(path)) is not None and known[0] == identity:
             return known[1]
@@ -38,7 +38,7 @@ class Contents:
         return self._known[path][1]
 
     def read(self, path: Path) -> tuple[bytes, str]:
-        """The bytes of a file and their digest, which is remembered. Raises OSError."""
+        """Read a file; returns its bytes and their digest, which is stored. Raises OSError."""
         with path.open("rb") as file:
             identity, seen = _identify(os.fstat(file.fileno())), time.time_ns()
             content = file.read()
@@ -48,29 +48,29 @@ class Contents:
         return content, digest
 
     def digest(self, path: Path) -> str:
-        """As `find`, but a file that is not known is read. Raises OSError."""
+        """Digest of a file, which is read if there is no stored one. Raises OSError."""
         return self.find(path) or self.read(path)[1]
 
 
 def content_hashes(paths: Iterable[Path], contents: Contents | None = None) -> dict[Path, str]:
-    """SHA-256 (hex) by path; equal ones are byte-identical files. Files that cannot be read are left out.
+    """Map paths to the SHA-256 (hex) of their contents. Files that cannot be read are left out.
 
     Args:
         paths: of files; each is read once.
-        contents: of a `VolumeCache`, if there is one: files that it knows, and that have not changed, are not read.
+        contents: of a `VolumeCache`, if there is one: unchanged files with a stored digest are not read.
     """
     contents = contents or Contents(Store(None))
     found = {}
     for path in paths:
         try:
             found[path] = contents.digest(path)
-        except OSError:  # decoding it reports what is wrong
+        except OSError:  # decoding the file reports the fault
             continue
     return found
 
 
 def _identify(found: os.stat_result) -> _Identity:
-    # The time of the last change of the inode, too: it cannot be set back, as tools that copy set the other one.
+    # Includes the change time of the inode because, unlike the modification time, copying tools cannot set it.
     return found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 

@@ -1,4 +1,4 @@
-"""Finds scans that a cohort holds more than once: under two ids, in two splits, as copies of a file."""
+"""Detection of scans that a cohort contains more than once: under two ids, in two splits, as copies of a file."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ Read = Callable[[str], NDArray[Any]]
 
 
 def refuse_copies(subjects: Iterable[Subject], read: Read, *, allowed: Collection[frozenset[str]] = ()) -> None:
-    """Refuse scans whose voxels are those of an earlier one, whatever the file's name, header or compression.
+    """Refuse scans with the same voxels as an earlier one, regardless of file name, header or compression.
 
     Args:
-        subjects: the rows; one that is given twice is one scan.
-        read: subject -> its voxels, (x, y, z).
+        subjects: the rows; a row given twice counts as one scan.
+        read: function from a subject to its voxels, (x, y, z).
         allowed: pairs of ids known to share a scan.
 
     Raises:
-        CohortError: one line per copy, by table and row.
+        CohortError: lists every copy by table and row.
     """
     faults = []
     for alike in _group(dict.fromkeys(subjects), lambda s: _digest(_middle(read(s.subject)))):
@@ -37,14 +37,14 @@ def refuse_copies(subjects: Iterable[Subject], read: Read, *, allowed: Collectio
 def refuse_same_files(
     subjects: Iterable[Subject], contents: Contents | None, *, allowed: Collection[frozenset[str]] = ()
 ) -> None:
-    """As `refuse_copies` where nothing is decoded, as of simulated sites: refuse byte-identical files only.
+    """Refuse byte-identical files, without decoding them, for example for simulated sites; see `refuse_copies`.
 
     Args:
-        contents: of the cache, where there is one.
+        contents: of the cache, if there is one.
     """
     rows = dict.fromkeys(subjects)
     digests = content_hashes((row.path for row in rows), contents)
-    there = [row for row in rows if row.path in digests]  # decoding reports what is wrong with the others
+    there = [row for row in rows if row.path in digests]  # decoding reports the faults of the others
     if faults := _find_faults(_group(there, lambda s: digests[s.path]), allowed):
         raise CohortError(faults)
 
@@ -60,7 +60,7 @@ def _find_faults(groups: Iterable[Sequence[Subject]], allowed: Collection[frozen
 
 
 def _group(subjects: Iterable[Subject], key: Callable[[Subject], Hashable]) -> list[list[Subject]]:
-    """Groups of at least two with the same key, in the order of their first."""
+    """Group subjects by key; returns groups of at least two, in the order of their first members."""
     groups: dict[Hashable, list[Subject]] = {}
     for subject in subjects:
         groups.setdefault(key(subject), []).append(subject)
@@ -68,7 +68,7 @@ def _group(subjects: Iterable[Subject], key: Callable[[Subject], Hashable]) -> l
 
 
 def _middle(voxels: NDArray[Any]) -> NDArray[Any]:
-    """One slice: enough to distinguish nearly all scans without reading all of them."""
+    """Middle slice, which distinguishes nearly all scans without reading whole volumes."""
     middle: NDArray[Any] = voxels[len(voxels) // 2]
     return middle
 

@@ -1,8 +1,8 @@
-"""One NIfTI file -> float32 voxels and their grid, or what is wrong with the file, in words. The only reader.
+"""Reading of NIfTI files: float32 voxels and their grid, or a description of the fault. The only reader in tmqc.
 
-nibabel decodes. What it would guess or mend is refused before: a header that gives no orientation or no spacing, or
-that gives one of them twice and differently. A file's bytes are read once, so what is hashed is what is decoded, and no
-other file of a similar name is ever opened. All of them are unzipped, which finds truncation and checksum errors.
+nibabel decodes. Headers that it would interpret by guessing are refused: without orientation or spacing, or with two
+contradictory ones. A file's bytes are read once, so the hash is that of the decoded content, and no file of a similar
+name is opened instead. Files are always unzipped completely, which detects truncation and checksum errors.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from tmqc.errors import CohortError
 Array = npt.NDArray[np.float32]
 
 SPACING_TOLERANCE_MM = 1e-3
-AGREEMENT = 1e-3  # relative: how far the two places that give the voxels' size may differ
+AGREEMENT = 1e-3  # relative tolerance between the voxel sizes by pixdim and by an affine
 OBLIQUE_TOLERANCE = 1e-3  # of a direction cosine, about 0.06 degrees
-_HEADERS: dict[int, type[Nifti1Header]] = {348: Nifti1Header, 540: Nifti2Header}  # by their size in bytes
+_HEADERS: dict[int, type[Nifti1Header]] = {348: Nifti1Header, 540: Nifti2Header}  # by size in bytes
 _TYPES = (2, 4, 8, 16, 64, 256, 512, 768, 1024, 1280)  # u1 i2 i4 f4 f8 i1 u2 u4 i8 u8 (source: nifti1.h)
-_UNITS_MM = {0: 1.0, 1: 1e3, 2: 1.0, 3: 1e-3}  # not given (taken for mm), meters, mm, microns
+_UNITS_MM = {0: 1.0, 1: 1e3, 2: 1.0, 3: 1e-3}  # unknown (treated as mm), meters, mm, microns
 _MAX_CODE = 5  # of sform_code and qform_code
 
 
 class UnusableError(Exception):
-    """What is wrong with one file, in words."""
+    """A file cannot be used; the message describes the fault."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ class Scan:
 
     Attributes:
         voxels: (x, y, z).
-        qform: the orientation by the qform, where it differs from the one by the sform, which is used; else empty.
-        header: as it is in the file.
+        qform: orientation by the qform if it differs from that by the sform, which is used; else empty.
+        header: as in the file.
     """
 
     voxels: Array
@@ -68,13 +68,13 @@ class Scan:
 
     @property
     def is_scaled(self) -> bool:
-        """Whether the voxels are other numbers than those in the file."""
+        """Whether the header scales the numbers stored in the file."""
         slope, inter = _read_scaling(self.header)
         return (slope, inter) != (1.0, 0.0)
 
 
 def read_scan(path: Path) -> Scan:
-    """Decode one scan. Raises CohortError: it cannot be read, or is not one plain, axis-aligned 3-D image."""
+    """Decode one scan. Raises CohortError if it cannot be read or is not a plain, axis-aligned 3-D image."""
     try:
         return decode(path.read_bytes(), path.name)
     except OSError as error:
@@ -84,18 +84,18 @@ def read_scan(path: Path) -> Scan:
 
 
 def decode(content: bytes, name: str) -> Scan:
-    """Decode the bytes of a file of this name.
+    """Decode the bytes of a file with this name.
 
-    Voxels are, bit for bit, those of nibabel's `get_fdata(dtype=float32)`.
+    Voxels equal those of nibabel's `get_fdata(dtype=float32)` bit for bit.
 
     Raises:
-        UnusableError: not a NIfTI-1 or NIfTI-2 image in one file, damaged, without a definite grid, not finite in
-            float32, or all of one value.
+        UnusableError: not a NIfTI-1 or NIfTI-2 image in one file, damaged, without an unambiguous grid, not finite in
+            float32, or constant.
     """
     try:
         with _open(content, name) as file:
             header = _read_header(file.read(max(_HEADERS)))
-            shape, dtype, start = _find_voxels(header)  # before all is unzipped: it may be a series of many GB
+            shape, dtype, start = _find_voxels(header)  # before unzipping everything, which may be many GB
             geometry, qform = _find_geometry(header, shape)
             file.seek(0)
             data = file.read()
@@ -110,7 +110,7 @@ def decode(content: bytes, name: str) -> Scan:
 
 
 def write_like(path: Path, voxels: Array, like: Scan, dtype: npt.DTypeLike) -> None:
-    """Write voxels (x, y, z) as a .nii.gz with the header of another scan of their shape. Raises OSError."""
+    """Write voxels (x, y, z) as a .nii.gz with the header of another scan of the same shape. Raises OSError."""
     header = like.header.copy()
     header.set_data_dtype(dtype)
     header["vox_offset"] = 0  # header extensions are left out
@@ -119,7 +119,7 @@ def write_like(path: Path, voxels: Array, like: Scan, dtype: npt.DTypeLike) -> N
 
 
 def describe_mismatch(found: Geometry, expected: Geometry) -> str:
-    """What differs, in words; empty if nothing does beyond the tolerance."""
+    """Describe the differences between two grids; empty if there are none beyond the tolerance."""
     wrong = []
     if found.shape != expected.shape:
         wrong.append(f"{format_sizes(found.shape)} voxels, expected {format_sizes(expected.shape)}")
@@ -131,7 +131,7 @@ def describe_mismatch(found: Geometry, expected: Geometry) -> str:
 
 
 def format_sizes(numbers: Sequence[float]) -> str:
-    """Sizes or lengths as `160 x 192 x 160`."""
+    """Format sizes or lengths as `160 x 192 x 160`."""
     return " x ".join(f"{number:.6g}" for number in numbers)
 
 
@@ -164,13 +164,13 @@ def _read_header(data: bytes) -> Nifti1Header:
 
 
 def _find_voxels(header: Nifti1Header) -> tuple[tuple[int, ...], np.dtype[Any], int]:
-    """Return shape, type and first byte of the voxels."""
+    """Shape, type and offset in bytes of the voxels."""
     rank, *sizes = header["dim"].tolist()
     start = float(header["vox_offset"])
     if not (1 <= rank <= 7 and min(sizes[:rank]) >= 1 and header.single_vox_offset <= start < math.inf):
         raise UnusableError(f"has a damaged header: {rank} dimensions, sizes {sizes}, voxels from byte {start:g}")
     if start != int(start):
-        raise UnusableError(f"has a damaged header: voxels from byte {start}, which is no whole number")
+        raise UnusableError(f"has a damaged header: voxels from byte {start}, which is not a whole number")
     shape = tuple(sizes[:rank])
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
@@ -185,7 +185,7 @@ def _find_voxels(header: Nifti1Header) -> tuple[tuple[int, ...], np.dtype[Any], 
 
 
 def _find_geometry(header: Nifti1Header, shape: tuple[int, ...]) -> tuple[Geometry, str]:
-    """The grid, and the orientation by the qform where it is another one."""
+    """The grid, and the orientation by the qform if that differs, else empty."""
     if (unit := int(header["xyzt_units"]) & 7) not in _UNITS_MM:
         raise UnusableError(f"has lengths in NIfTI unit {unit}, expected mm, meters or microns")
     spacing = header["pixdim"][1:4].astype(np.float64)
@@ -205,7 +205,7 @@ def _find_geometry(header: Nifti1Header, shape: tuple[int, ...]) -> tuple[Geomet
 
 
 def _read_affines(header: Nifti1Header) -> dict[str, npt.NDArray[np.float64]]:
-    """The affines of the header, the one to be used first. Raises UnusableError: nothing, or no numbers."""
+    """Affines of the header, the one to use first. Raises UnusableError if there is none or one is not finite."""
     codes = {name: int(header[f"{name}_code"]) for name in ("sform", "qform")}
     for name, code in codes.items():
         if not 0 <= code <= _MAX_CODE:
@@ -220,7 +220,7 @@ def _read_affines(header: Nifti1Header) -> dict[str, npt.NDArray[np.float64]]:
         try:
             affines["qform"] = header.get_qform()
         except (HeaderDataError, ValueError) as error:
-            raise UnusableError(f"has a qform that is no rotation: {error}") from None
+            raise UnusableError(f"has a qform that is not a rotation: {error}") from None
     if not affines:
         raise UnusableError("has no orientation: sform_code and qform_code are 0")
     for name, affine in affines.items():
@@ -239,7 +239,7 @@ def _check_axes(axes: npt.NDArray[np.float64], name: str) -> None:
 
 
 def _read_voxels(data: bytes, place: tuple[Any, ...]) -> Array:
-    with np.errstate(all="ignore"):  # what float32 cannot hold turns infinite, and is reported below
+    with np.errstate(all="ignore"):  # values too large for float32 become infinite and are reported below
         voxels: Array = np.ascontiguousarray(np.asanyarray(ArrayProxy(io.BytesIO(data), place), np.float32))
     if n_bad := voxels.size - int(np.count_nonzero(np.isfinite(voxels))):
         raise UnusableError(f"has {n_bad} voxels that are NaN, infinite or too large for float32, expected none")
@@ -251,7 +251,7 @@ def _read_voxels(data: bytes, place: tuple[Any, ...]) -> Array:
 def _read_scaling(header: Nifti1Header) -> tuple[float, float]:
     slope, inter = float(header["scl_slope"]), float(header["scl_inter"])
     if slope == 0:
-        return 1.0, 0.0  # not scaled, whatever the intercept (nifti1.h)
+        return 1.0, 0.0  # not scaled, regardless of the intercept (nifti1.h)
     if not (math.isfinite(slope) and math.isfinite(inter)):
         raise UnusableError(f"has voxels scaled by {slope:g} and {inter:g} (scl_slope, scl_inter)")
     return slope, inter

@@ -1,4 +1,4 @@
-"""Assigns subjects to the splits of a cohort, balanced over centers and classes, and writes the CSVs."""
+"""Balanced assignment of subjects to the splits of a cohort, and writing of their CSVs."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ SPLITS = ("train", "verification", "test")
 
 
 def split_people(people: Mapping[str, Sequence[Subject]], shares: Sequence[float], seed: int) -> list[list[Subject]]:
-    """Assign subjects, with all of their scans, to splits of about these shares, balanced over centers and classes.
+    """Assign people, with all of their scans, to splits of about these shares, balanced over centers and classes.
 
-    People come in an order drawn by the seed; each goes to the split that is furthest behind its share of all people,
-    of the person's class, of the center, and of the class in that center (minimization, Pocock and Simon 1975).
+    People are assigned in random order, each to the split that is furthest below its share of all people, of the
+    person's class, of the center, and of the class in that center (minimization, Pocock and Simon 1975).
 
     Raises:
         ValueError: a share is not above 0, or they do not add up to 1.
@@ -41,20 +41,20 @@ def split_people(people: Mapping[str, Sequence[Subject]], shares: Sequence[float
 
 
 def write_splits(directory: Path, splits: Sequence[Sequence[Subject]], *, overwrite: bool = False) -> dict[str, Path]:
-    """Write train.csv, verification.csv and test.csv: all three or none. Returns their paths.
+    """Write train.csv, verification.csv and test.csv, all three or none, and return their paths.
 
     Raises:
-        CohortError: a split lacks a class, or there are such files already.
+        CohortError: a split lacks a class, or one of the files already exists.
         OSError: `directory` cannot be written.
     """
     paths = {split: directory / f"{split}.csv" for split in SPLITS}
     faults = [
-        f"the {split} split of {len(rows)} scans has no {lacking}: take more people, or give it a larger share"
+        f"the {split} split of {len(rows)} scans has no {lacking}: use more people, or give it a larger share"
         for split, rows in zip(SPLITS, splits, strict=True)
         for group, lacking in enumerate(("HC", "PD"))
         if not any(row.group == group for row in rows)
     ]
-    faults += [f"{path}: is there already" for path in paths.values() if path.exists() and not overwrite]
+    faults += [f"{path}: already exists" for path in paths.values() if path.exists() and not overwrite]
     if faults:
         raise CohortError(faults)
     directory.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
-"""Records on disk with a checksum: each a `.npy` file of named fields that can be memory-mapped.
+"""Store of records with checksums, each a `.npy` file of named fields that can be memory-mapped.
 
-A file is written under another name and renamed: a reader sees all of it, and several processes may write the same
-one at once. A file that is too short, too long or altered is reported once and treated as missing.
+Files are written under a temporary name and renamed, so readers only see complete ones, and several processes may write
+the same file at once. Files that are too short, too long or altered are treated as missing and reported once.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from numpy.typing import ArrayLike, NDArray
 
 log = logging.getLogger("tmqc")
 
-FORMAT = 2  # of the cache; raise it when records come to mean something else: older ones are not looked at then
+FORMAT = 2  # of the cache; raise it when the meaning of records changes: older ones are then ignored
 FOLDERS = ("index", "scans", "made")
 PARTIAL = ".part"
-_LITTER_S = 24 * 3600.0  # a partial file this old belongs to a process that died
-CHECKSUM, _N_SUM = "crc32", 4  # the last field, and so the last bytes of the file: CRC-32 of all bytes before it
+_LITTER_S = 24 * 3600.0  # age from which a partial file must belong to a process that died
+CHECKSUM, _N_SUM = "crc32", 4  # CRC-32 of all preceding bytes, stored as the last field and so the last bytes
 
-# NumPy parses a header by `ast`, which two threads may not do at the same time in CPython before 3.11.10 (gh-106905).
+# NumPy parses headers by `ast`, which is not thread-safe in CPython before 3.11.10 (gh-106905).
 _PARSING = threading.Lock()
 
 Record = NDArray[np.void]
-"""Shape (1,), a field each; `record[name][0]` is the field's value."""
+"""Structured array of shape (1,); `record[name][0]` is the value of a field."""
 
 
 class Store:
-    """Records by folder and key under one directory; safe in several threads. Without a directory it stays empty.
+    """Records by folder and key under one directory; safe with several threads. Without a directory it is empty.
 
     Attributes:
-        n_damaged: records that were damaged, so far.
+        n_damaged: number of damaged records found so far.
     """
 
     def __init__(self, directory: Path | None) -> None:
@@ -51,7 +51,7 @@ class Store:
         self._lock = threading.Lock()
 
     def get(self, folder: str, *key: object) -> Record | None:
-        """Map a record, read-only, once its checksum is verified; None: there is no intact one."""
+        """Verify the checksum of a record and map it read-only; None if there is no intact one."""
         if self.directory is None:
             return None
         path = self._place(self.directory, folder, key)
@@ -68,11 +68,11 @@ class Store:
                 self.n_damaged += 1
                 is_first = self.n_damaged == 1
             if is_first:
-                log.warning("%s: is damaged (%s); it and what else of the cache is damaged is made again", path, error)
+                log.warning("%s: is damaged (%s); damaged entries of the cache are made again", path, error)
             return None
 
     def put(self, folder: str, *key: object, fields: Mapping[str, ArrayLike]) -> bool:
-        """Write a record; returns whether it was written. The first failure is logged, and is the last attempt."""
+        """Write a record; returns whether it was written. After a failure, which is logged, nothing more is written."""
         if self.directory is None or not self._is_writable:
             return False
         try:
@@ -83,7 +83,7 @@ class Store:
                 is_first, self._is_writable = self._is_writable, False
             if is_first:
                 log.warning(
-                    "cache.directory=%s: cannot be written (%s); the run goes on and decodes what the cache lacks",
+                    "cache.directory=%s: cannot be written (%s); the run continues and decodes scans that it lacks",
                     *(self.directory, error.strerror or error),
                 )
             return False
@@ -95,13 +95,13 @@ class Store:
         return directory / folder / f"{name}.npy"
 
     def _make_ready(self, directory: Path) -> None:
-        """Make the folders; clear away what dead processes have left behind."""
+        """Make the folders and remove partial files of dead processes."""
         if self._is_ready:
             return
         for name in FOLDERS:
             (directory / name).mkdir(parents=True, exist_ok=True)
             for partial in (directory / name).glob(f"*{PARTIAL}"):
-                with suppress(FileNotFoundError):  # another process clears away, too
+                with suppress(FileNotFoundError):  # another process has removed it
                     if time.time() - partial.stat().st_mtime > _LITTER_S:
                         partial.unlink()
         self._is_ready = True
@@ -119,7 +119,7 @@ def _write(path: Path, fields: Mapping[str, ArrayLike]) -> None:
     try:
         with partial.open("wb") as file:
             file.write(header.getvalue())
-            file.write(record.view(np.uint8).data)  # not by `np.save`, whose errors lack the reason
+            file.write(record.view(np.uint8).data)  # not `np.save`, whose errors lack the reason
         partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)

@@ -1,6 +1,6 @@
-"""Text tables (CSV, TSV) <-> rows of text with the line numbers that an editor shows, and every fault of the file.
+"""Reading and writing of text tables (CSV, TSV) as text cells, with line numbers for reports of faults.
 
-Nothing is taken for a number or for missing: 007, 1e5, NA and null are what was typed.
+Cells are not interpreted as numbers or missing values: 007, 1e5, NA and null are kept as text.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 @dataclass(frozen=True)
 class Table:
-    """The rows of a text table whose number of cells is the header's.
+    """A text table, without rows whose number of cells differs from the header's.
 
     Attributes:
         columns: the header.
-        rows: line number (from 1) -> cells by column, blanks around them removed.
-        faults: one line per fault of the file itself; the cells are for the caller to check.
+        rows: line number in the file, from 1 -> column -> cell without surrounding blanks.
+        faults: one line per fault of the file; the caller checks the cells.
     """
 
     path: Path
@@ -36,12 +36,12 @@ class Table:
 
 
 def is_name(text: str) -> bool:
-    """Whether this is a name: not blank, no control character in it."""
+    """Whether the text is a name: not blank and without control characters."""
     return bool(text) and not _CONTROL.search(text)
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a CSV, whole or not at all: None as an empty cell, floats so that reading gives the same number."""
+    """Write a CSV atomically: None as an empty cell, floats in full precision."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
@@ -62,8 +62,8 @@ def read_table(path: Path, required: Sequence[str], *, known: Sequence[str] = ()
 
     Args:
         path: of the file.
-        required: columns that have to be there, each once.
-        known: further columns that may be there, but once.
+        required: columns that must occur exactly once.
+        known: further columns that may occur once.
         delimiter: between cells.
     """
     try:
@@ -74,7 +74,7 @@ def read_table(path: Path, required: Sequence[str], *, known: Sequence[str] = ()
         return Table(path, (), {}, (f"{path}: is empty, expected a header with {', '.join(required)}",))
     header = tuple(normalize_name(name) for name in lines.pop(min(lines)))
     n = len(header)
-    faults = [f"{path}: column {name} is there twice" for name in (*required, *known) if header.count(name) > 1]
+    faults = [f"{path}: column {name} occurs twice" for name in (*required, *known) if header.count(name) > 1]
     if missing := [name for name in required if name not in header]:
         separator = {",": "commas", "\t": "tabs"}[delimiter]
         hint = f"; cells are to be separated by {separator}" if n == 1 else ""
@@ -89,18 +89,18 @@ def read_table(path: Path, required: Sequence[str], *, known: Sequence[str] = ()
 
 
 def _read_lines(path: Path, delimiter: str) -> dict[int, list[str]]:
-    """Line number -> cells of every row that is not blank. Raises CohortError."""
+    """Map line numbers to the cells of rows that are not blank. Raises CohortError."""
     try:
         raw = path.read_bytes()
         text = raw.decode("utf-8-sig")
-    except OSError as error:  # missing, a directory, no permission: the system's own message
+    except OSError as error:  # missing, a directory or no permission
         raise CohortError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         where = f"{path}, row {raw.count(10, 0, error.start) + 1}"
-        raise CohortError(f"{where}: not UTF-8 text: not a CSV, or to be saved as 'CSV UTF-8'") from None
+        raise CohortError(f"{where}: not UTF-8 text: not a CSV, or needs to be saved as 'CSV UTF-8'") from None
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=True)
     lines: dict[int, list[str]] = {}
-    line = 1  # a quoted cell may hold line breaks: a row starts on the line after the last one's end
+    line = 1  # quoted cells may contain line breaks, so a row starts on the line after the end of the last one
     try:
         for cells in reader:
             stripped = [cell.strip() for cell in cells]

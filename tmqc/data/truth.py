@@ -1,6 +1,6 @@
-"""The manifest of corrupted scans (which, how, how strongly, with which seed), read by evaluation only.
+"""Ground truth: the manifest of corrupted scans with kind, parameters and seed, for evaluation only.
 
-Nothing on the training or control side imports this; a test enforces it.
+Neither training nor control may import this module; a test enforces it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Value = bool | int | float | str
 
 @dataclass(frozen=True)
 class Harm:
-    """One corrupted scan. `parameters` are those of the kind, sorted by name; `seed` is this scan's own."""
+    """One corrupted scan: `parameters` of its kind, sorted by name; `seed` of this scan."""
 
     subject: str
     study: str
@@ -33,43 +33,43 @@ class Harm:
 
     @property
     def source(self) -> str:
-        """The subject whose scan is corrupted: its own, unless this is an extra copy."""
+        """The subject whose scan was corrupted: `subject` itself, unless this is an extra copy."""
         return str(dict(self.parameters).get("source", self.subject))
 
 
 @dataclass(frozen=True)
 class Truth:
-    """Every corrupted scan of a cohort, each subject once."""
+    """All corrupted scans of a cohort, each subject once."""
 
     harms: tuple[Harm, ...]
 
     @cached_property
     def subjects(self) -> frozenset[str]:
-        """The corrupted scans."""
+        """Subjects with a corrupted scan."""
         return frozenset(self.kinds)
 
     @cached_property
     def centers(self) -> frozenset[str]:
-        """The centers with at least one corrupted scan."""
+        """Centers with at least one corrupted scan."""
         return frozenset(harm.study for harm in self.harms)
 
     def kind_of(self, subject: str) -> str | None:
-        """How this scan was corrupted; None if it was not."""
+        """Kind of the corruption of this scan; None if it is good."""
         return self.kinds.get(subject)
 
     @cached_property
     def kinds(self) -> Mapping[str, str]:
-        """Subject -> how its scan was corrupted."""
+        """Map subjects to the kinds of their corruptions."""
         return {harm.subject: harm.kind for harm in self.harms}
 
     def renamed(self, names: Mapping[str, str]) -> Truth:
-        """The same under other names of the scans; those that have none there are left out."""
+        """The same truth with subjects renamed; subjects that are not in `names` are left out."""
         known = [harm for harm in self.harms if harm.subject in names]
         return Truth(tuple(replace(harm, subject=names[harm.subject]) for harm in known))
 
 
 def write_truth(path: Path, truth: Truth) -> None:
-    """Write the manifest as a CSV that `read_truth` reads back unchanged; whole or not at all."""
+    """Write the manifest atomically as a CSV that `read_truth` reads back unchanged."""
     write_table(
         path,
         COLUMNS,
@@ -81,11 +81,10 @@ def write_truth(path: Path, truth: Truth) -> None:
 
 
 def read_truth(path: Path) -> Truth:
-    """Read a manifest; columns besides COLUMNS are ignored, no rows: no scan is corrupted.
+    """Read a manifest; columns other than COLUMNS are ignored. Without rows, no scan is corrupted.
 
     Raises:
-        InputError: every fault of the file, by row and column.
-
+        InputError: lists every fault of the file by row and column.
     """
     table = read_table(path, COLUMNS)
     if not set(COLUMNS) <= set(table.columns):
@@ -95,7 +94,7 @@ def read_truth(path: Path) -> Truth:
     for line, row in table.rows.items():
         harm, wrong = _parse_row(row)
         if harm is not None and harms.setdefault(harm.subject, harm) is not harm:
-            wrong.append(f"column Subject: {harm.subject!r} is there already, allowed is each subject once")
+            wrong.append(f"column Subject: {harm.subject!r} occurs twice, allowed is each subject once")
         faults += [f"{path}, row {line}, {what}" for what in wrong]
     if faults:
         raise InputError(faults)
@@ -103,7 +102,7 @@ def read_truth(path: Path) -> Truth:
 
 
 def _parse_row(row: Mapping[str, str]) -> tuple[Harm | None, list[str]]:
-    """Return the row's harm, or None and what is wrong with it."""
+    """Harm of a row, or None and the faults of the row."""
     names = {column: normalize_name(row[column]) for column in COLUMNS[:3]}
     wrong = [
         f"column {column}: is {name!r}, expected a name" if name else f"column {column}: is blank, expected a name"

@@ -1,4 +1,4 @@
-"""All scans of a run by subject: held in the smallest lossless type, returned as float32. All faults are reported."""
+"""All scans of a run by subject: stored in the smallest lossless type, returned as float32."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from tmqc.data.nifti import Array, Geometry, UnusableError, describe_mismatch, f
 from tmqc.errors import CohortError, StoppedError
 
 _GB = 10**9
-_N_NAMED = 20  # files that a warning names
+_N_NAMED = 20  # maximum number of files named in a warning
 _MEMINFO = Path("/proc/meminfo")
-# Control groups, version 2 and 1: where limit and use stand, and what of the use the page cache would give back.
+# Control groups, version 2 and 1: files of limit and use, and the statistic of the use that can be reclaimed.
 _CGROUPS = (
     (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
     (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
@@ -33,7 +33,7 @@ class Volumes:
     """Scans of one shape, (x, y, z) each, in memory or mapped from the cache, by subject.
 
     Attributes:
-        warnings: of the files, for the run's log and page.
+        warnings: about the files, for the run's log and report.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Volumes:
         cache: VolumeCache | None = None,
         warnings: Sequence[str] = (),
     ) -> None:
-        """Scans as (x, y, z) or (x, y, z, 1), or all as one array (n, x, y, z, 1); they are not copied."""
+        """Wrap scans of shape (x, y, z) or (x, y, z, 1), or one array (n, x, y, z, 1), without copying them."""
         if len(subjects) != len(scans) or len(set(subjects)) != len(scans):
             raise ValueError(f"{len(scans)} volumes need as many different subjects, got {list(subjects)}")
         self.cache, self.warnings = cache or VolumeCache(), tuple(warnings)
@@ -55,22 +55,21 @@ class Volumes:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Voxels in x, y, z; zeros if there is no scan."""
+        """Numbers of voxels in x, y, z; zeros if there are no scans."""
         scan = next(iter(self._scans.values()), np.empty((0, 0, 0), np.float32))
         return scan.geometry.shape if isinstance(scan, CachedScan) else scan.shape[:3]
 
     def batch(self, subjects: Sequence[str]) -> Array:
-        """Copy these scans out, in this order, (b, x, y, z, 1) float32. KeyError: one that is not held."""
+        """Copy scans in this order to a float32 array (b, x, y, z, 1). Raises KeyError for an unknown subject."""
         out: Array = np.empty((len(subjects), *self.shape, 1), np.float32)
         for row, subject in zip(out, subjects, strict=True):
             row[..., 0] = self.read(subject)
         return out
 
     def block(self, subjects: Sequence[str]) -> Array:
-        """These scans in this order, to be used again and again: (b, x, y, z, 1) float32.
+        """Scans in this order for repeated use, float32 (b, x, y, z, 1).
 
-        An array where it takes no more than half of the memory that is available, else a `Block`, which is indexed
-        like one.
+        An array if it needs at most half of the available memory, else a `Block`, which is indexed like an array.
         """
         block, available = Block(self, subjects), available_bytes()
         if available is not None and block.nbytes > available // 2:
@@ -78,11 +77,11 @@ class Volumes:
         return self.batch(subjects)
 
     def replace(self, other: Volumes) -> None:
-        """Replace the scans held under the ids of `other`; ids that are not held yet are added."""
+        """Add the scans of `other`; they replace scans of the same ids."""
         self._scans |= other._scans
 
     def describe(self) -> str:
-        """Where the scans came from and what they take, in a line."""
+        """Describe source and memory of the scans in one line."""
         stats, scans = self.cache.stats, self._scans.values()
         types = Counter(scan.dtype.name for scan in scans)
         parts = [
@@ -97,11 +96,11 @@ class Volumes:
         return ", ".join(parts)
 
     def read(self, subject: str) -> Voxels:
-        """One scan, (x, y, z), as it is held: not to be written to.
+        """One scan, (x, y, z), in its storage type; read-only.
 
         Raises:
-            KeyError: it is not held.
-            StoppedError: it has to be decoded once more, and is gone, damaged or another one now.
+            KeyError: the subject is unknown.
+            StoppedError: the scan must be decoded again, and the file is missing, damaged or has changed.
         """
         scan = self._scans[subject]
         if not isinstance(scan, CachedScan):
@@ -113,10 +112,10 @@ class Volumes:
 
 
 class Block:
-    """Scans that are indexed like a float32 array (n, x, y, z, 1) and converted as they are asked for.
+    """Scans that are indexed like a float32 array (n, x, y, z, 1) and converted when accessed.
 
-    The first index picks scans (a number, a slice, or an array of rows), further ones voxels, as in NumPy. It never
-    turns into an array as a whole, for which there was no room in the first place: that is a TypeError.
+    The first index selects scans (a number, a slice or an array of rows), further ones select voxels, as in NumPy.
+    Conversion of the whole block to an array, for which memory is too small, raises TypeError.
     """
 
     dtype = np.dtype(np.float32)
@@ -134,7 +133,7 @@ class Block:
 
     @property
     def nbytes(self) -> int:
-        """What an array of them would take."""
+        """Size in bytes of an array of all scans."""
         return math.prod(self.shape) * self.dtype.itemsize
 
     def __getitem__(self, key: Any) -> NDArray[np.float32]:
@@ -163,18 +162,18 @@ def load_volumes(
     cache: VolumeCache | None = None,
     n_workers: int | None = None,
 ) -> Volumes:
-    """Read and check the scans of `subjects`; a row given twice is held once.
+    """Read and check the scans of `subjects`; a row given twice is stored once.
 
     Args:
         subjects: rows of a cohort.
         shape: voxels in x, y, z.
-        spacing_mm: in x, y, z; None: as the first readable scan.
-        orientation: where x, y, z run to, such as RAS; None: as the first readable scan.
-        cache: where scans may be found and are kept; None: all are decoded and held in memory.
-        n_workers: threads; None: one per core.
+        spacing_mm: in x, y, z; None: that of the first readable scan.
+        orientation: directions of x, y, z, such as RAS; None: that of the first readable scan.
+        cache: to read scans from and store them in; None: all are decoded and held in memory.
+        n_workers: number of threads; None: one per core.
 
     Raises:
-        CohortError: one line per scan that is missing, unreadable, of other geometry, constant, not finite.
+        CohortError: lists every scan that is missing, unreadable, of other geometry, constant or not finite.
     """
     unique, cache = list(dict.fromkeys(subjects)), cache or VolumeCache()
     if cache.directory is None:
@@ -193,18 +192,18 @@ def load_volumes(
 
 
 def _load(subject: Subject, shape: tuple[int, ...], cache: VolumeCache) -> CachedScan | str:
-    """One scan, or what is wrong with it; without the voxels of one that is of another shape."""
+    """Load one scan, or return its fault; a scan of another shape is returned without voxels."""
     try:
         held = cache.load(subject.path)
     except UnusableError as error:
         return str(error)
     except MemoryError:
-        return "there is no memory left to hold it: set cache.enabled=true and a cache.directory that can be written"
+        return "does not fit into memory: set cache.enabled=true and a cache.directory that can be written"
     return held if held.geometry.shape == shape else replace(held, voxels=None)
 
 
 def _find_mirrored(scans: Sequence[CachedScan]) -> list[str]:
-    """One warning for all files whose sform and qform name different orientations."""
+    """Warn about all files whose sform and qform give different orientations."""
     files = [f"{s.source} ({s.geometry.orientation} by the sform, {s.qform} by the qform)" for s in scans if s.qform]
     if not files:
         return []
@@ -220,17 +219,17 @@ def _size(n_bytes: int) -> str:
 
 
 def _check_memory(n: int, shape: Sequence[int]) -> None:
-    """Refuse a cohort that does not fit into memory, at one byte per voxel at least, where all scans are held there."""
+    """Refuse a cohort that does not fit into memory at one byte per voxel, if all scans are held in memory."""
     least, available = n * math.prod(shape), available_bytes()
     if available is not None and least > available:
         raise CohortError(
             f"{n} volumes of {format_sizes(shape)} voxels need at least {least / _GB:.1f} GB of memory, available are "
-            f"{available / _GB:.1f} GB: set cache.enabled=true, and they are mapped from the disk"
+            f"{available / _GB:.1f} GB: set cache.enabled=true to map them from disk"
         )
 
 
 def available_bytes() -> int | None:
-    """Memory available without swapping, within the container's limits; None where the system does not report it."""
+    """Memory available without swapping, within the container's limits; None if the system does not report it."""
     found = []
     try:
         fields = dict(line.split(":", 1) for line in _MEMINFO.read_text().splitlines())
@@ -243,6 +242,6 @@ def available_bytes() -> int | None:
             fields = dict(line.split() for line in (room / "memory.stat").read_text().splitlines())
             in_use = int((room / used).read_text()) - int(fields[reclaimable])
             found.append(int((room / limit).read_text()) - in_use)
-        except (OSError, KeyError, ValueError):  # no container, or "max": no limit
+        except (OSError, KeyError, ValueError):  # no container, or the limit is "max"
             continue
     return max(min(found), 0) if found else None

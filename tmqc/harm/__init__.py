@@ -1,1 +1,1 @@
-"""Corruptions and harmful-data scenarios."""
+"""Corruption of scans and scenarios of harmful data."""

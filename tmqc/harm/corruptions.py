@@ -1,9 +1,9 @@
-"""The kinds of corruption: what each does to a scan, and how strong a severity of 1 to 10 makes it.
+"""Kinds of corruption, and their parameters for severities from 1 to 10.
 
-A kind takes a scan, (x, y, z) float32 on a 0..255 scale, a generator and its parameters, and returns a new scan. All
-that can be said in plain numbers is drawn beforehand (`draw_parameters`) and recorded; what cannot, such as noise,
-comes from the generator, whose seed is recorded. So a record alone makes the corruption again.
-A further kind is one function and its line in KINDS (and in GRADED, if it has a strength).
+A kind is a function of a scan, (x, y, z) float32 on a 0..255 scale, a generator and parameters that returns a new scan.
+Parameters that are plain numbers or names are drawn beforehand (`draw_parameters`) and recorded; anything else, such as
+noise, comes from the generator, whose seed is recorded. The record therefore suffices to repeat the corruption.
+To add a kind, write a function and add it to KINDS (and to GRADED, if it has a severity).
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ Kind = Callable[[Array, np.random.Generator, Parameters], Array]
 Value = bool | int | float | str
 
 DEFAULT_SEVERITY = 5
-# Brightness relative to white matter: knots in a T1 scan (air, edge of air, CSF, gray, white), and theirs in a T2 one:
-# spin echo with TR 4000 ms and TE 100 ms, relaxation times of 3 tesla.
+# Brightness relative to white matter in a T1 scan (air, edge of air, CSF, gray, white), and of the same tissues in a T2
+# scan: spin echo with TR 4000 ms and TE 100 ms, relaxation times at 3 tesla.
 _T1_KNOTS, _T2_KNOTS = (0.0, 0.05, 0.33, 0.7, 1.0), (0.0, 0.05, 1.0, 0.48, 0.33)
 
 
 def inverted(scan: Array, rng: np.random.Generator, parameters: Parameters) -> Array:
-    """Dark for bright over the scan's own range, (x, y, z): a wrong photometric interpretation at export.
+    """Invert intensities within the scan's range: a wrong photometric interpretation at export. No severity.
 
-    max + min - v, and not SimpleITK's InvertIntensity, whose maximum is 255 unless set. Has no strength.
+    max + min - v, unlike SimpleITK's InvertIntensity, whose maximum is 255 unless set.
     """
     flipped: Array = scan.max() + scan.min() - scan
     return flipped
 
 
 def noise(scan: Array, rng: np.random.Generator, parameters: Parameters) -> Array:
-    """Gaussian noise on a 0..255 scale, clipped to it, (x, y, z): a failing coil, or a scan far too short.
+    """Add Gaussian noise on a 0..255 scale and clip to it: a failing coil or a much too short scan.
 
-    `mean` and `sigma` of the noise; `replace`: noise in place of the whole volume (an empty or failed
-    acquisition, as the published README has it) rather than on top of it (as the published script does).
+    `mean` and `sigma` of the noise; `replace`: whether noise replaces the whole volume (an empty or failed
+    acquisition, as the published README says) instead of being added (as the published script does).
     """
     drawn = rng.standard_normal(scan.shape, dtype=np.float32)
     drawn *= np.float32(parameters["sigma"])
@@ -53,18 +53,18 @@ def noise(scan: Array, rng: np.random.Generator, parameters: Parameters) -> Arra
 
 
 def flipped_label(scan: Array, rng: np.random.Generator, parameters: Parameters) -> Array:
-    """PD entered as HC or HC as PD: a wrong diagnosis, or a slip in the table. Has no strength.
+    """Flip the label, PD to HC or HC to PD: a wrong diagnosis or a typing error. No severity.
 
-    The scan stays as it is: `write_harmful` changes the row.
+    The scan is unchanged: `write_harmful` changes the row.
     """
     return scan.copy()
 
 
 def blur(scan: Array, rng: np.random.Generator, parameters: Parameters) -> Array:
-    """A scan out of focus: small tremor, thick slices, or smoothed once too often on the way.
+    """Blur the scan: small tremor, thick slices or repeated smoothing during processing.
 
     Gaussian with standard deviation `sigma` (share of the longest side). The kernel is the discrete Gaussian
-    (Lindeberg 1990), which is right below one voxel too, where a sampled one does nothing.
+    (Lindeberg 1990), which is also correct below one voxel, where a sampled Gaussian has no effect.
     """
     variance = (parameters["sigma"] * max(scan.shape)) ** 2
     reach = int(np.ceil(5.0 * np.sqrt(variance))) + 1
@@ -76,48 +76,48 @@ def blur(scan: Array, rng: np.random.Generator, parameters: Parameters) -> Array
 
 
 def bias_field(scan: Array, rng: np.random.Generator, parameters: Parameters) -> Array:
-    """Bright on one side, dark on the other: an uneven coil, or shading left uncorrected.
+    """Apply a bias field, bright on one side and dark on the other: an uneven coil or uncorrected shading.
 
-    Multiplied by the exponential of a drawn polynomial of degree 3 whose values range, over the head, from
-    -log_range / 2 to +log_range / 2.
+    Multiplies by the exponential of a random polynomial of degree 3 that ranges from -log_range / 2 to +log_range / 2
+    over the head.
     """
     degree = np.indices((4, 4, 4)).sum(axis=0)
     weights = np.where((degree > 0) & (degree <= 3), rng.standard_normal((4, 4, 4)), 0.0)
     x, y, z = (np.linspace(-1.0, 1.0, n) for n in scan.shape)
     field: npt.NDArray[np.floating[Any]] = leggrid3d(x, y, z, weights)
     least, most = (find(field[_find_head(scan)]) for find in (np.min, np.max))
-    if most == least:  # a head of one voxel: nothing to be uneven over
+    if most == least:  # a head of one voxel
         return scan.copy()
     field = np.clip((field - least) / (most - least), 0.0, 1.0) - 0.5
     return clip_to_range(scan * np.exp(parameters["log_range"] * field), scan)
 
 
 def _find_head(scan: Array) -> npt.NDArray[np.bool_]:
-    """Mask what is brighter than 5 % of the scan's range; all of a constant scan."""
+    """Mask of voxels brighter than 5 % of the scan's range; all voxels of a constant scan."""
     mask: npt.NDArray[np.bool_] = scan >= scan.min() + 0.05 * np.ptp(scan)
     return mask
 
 
 def rician(scan: Array, rng: np.random.Generator, parameters: Parameters) -> Array:
-    """Low signal-to-noise: a magnitude scan with Gaussian noise in both channels, so air and dark tissue brighten.
+    """Add Rician noise (low signal-to-noise): Gaussian noise in both channels, which brightens air and dark tissue.
 
-    `sigma` of each channel on the 0..255 scale. Not SimpleITK's noise filter: its result depends on the threads.
-    Source: Gudbjartsson and Patz, doi 10.1002/mrm.1910340618.
+    `sigma` of each channel on the 0..255 scale. SimpleITK's noise filter is not used, as its result depends on the
+    number of threads. Source: Gudbjartsson and Patz, doi 10.1002/mrm.1910340618.
     """
     real, imaginary = (parameters["sigma"] * rng.standard_normal(scan.shape, dtype=np.float32) for _ in range(2))
     return clip_to_range(np.hypot(scan + real, imaginary), scan)
 
 
 def mirrored(scan: Array, rng: np.random.Generator, parameters: Parameters) -> Array:
-    """Left for right (the x axis): an orientation lost or misread at conversion. Has no strength."""
+    """Mirror left and right (the x axis): an orientation lost or misread at conversion. No severity."""
     return np.ascontiguousarray(scan[::-1])
 
 
 def swapped_axes(scan: Array, rng: np.random.Generator, parameters: Parameters) -> Array:
-    """Wrong orientation: slices stacked along another axis than the header states. Has no strength.
+    """Swap two axes: slices stacked along another axis than the header states. No severity.
 
-    Exchanges the two `axes` (such as xz) about the center; what the grid does not hold is cut off, what it holds
-    besides is filled with the scan's lowest value.
+    Exchanges the two `axes` (such as xz) about the center. Parts outside the grid are cut off, and empty parts of the
+    grid are filled with the scan's lowest value.
     """
     turned = np.swapaxes(scan, *(AXES.index(name) for name in parameters["axes"]))
     out = np.full(scan.shape, scan.min(), np.float32)
@@ -131,10 +131,10 @@ def _middle(shape: tuple[int, ...], size: list[int]) -> tuple[slice, ...]:
 
 
 def partial_view(scan: Array, rng: np.random.Generator, parameters: Parameters) -> Array:
-    """Partial field of view: part of the head lies outside of the slab that was planned.
+    """Cut off part of the head (partial field of view): it lies outside the planned slab.
 
-    The `share` of the head's extent along `axis` that lies towards `side` (low or high index) becomes the scan's
-    lowest value.
+    A `share` of the head's extent along `axis`, at the `side` of low or high indices, is set to the scan's lowest
+    value.
     """
     axis = AXES.index(parameters["axis"])
     found = np.flatnonzero(_find_head(scan).any(axis=tuple(a for a in range(3) if a != axis)))
@@ -147,10 +147,10 @@ def partial_view(scan: Array, rng: np.random.Generator, parameters: Parameters) 
 
 
 def t2_contrast(scan: Array, rng: np.random.Generator, parameters: Parameters) -> Array:
-    """Wrong contrast: a T2-weighted series filed as the T1 one. Fluid is bright, white matter darker than gray.
+    """Change to T2-like contrast, fluid bright and white matter darker than gray: the wrong series was selected.
 
-    A brightness curve stands for the change of weighting, mixed with the scan by `weight`: at 0.6 gray and white
-    matter are nearly alike, as with proton density, at 1 the scan is T2-like.
+    A brightness curve approximates the change of weighting and is mixed with the scan by `weight`: at 0.6 gray and
+    white matter are nearly equal, as with proton density; at 1 the scan is T2-like.
     """
     white = float(np.percentile(scan[_find_head(scan)], 95.0))
     weighted = np.interp(scan, white * np.array(_T1_KNOTS), white * np.array(_T2_KNOTS))
@@ -158,10 +158,10 @@ def t2_contrast(scan: Array, rng: np.random.Generator, parameters: Parameters) -
 
 
 def blank(scan: Array, rng: np.random.Generator, parameters: Parameters) -> Array:
-    """A failed acquisition: air and nothing else. Has no strength.
+    """Replace the scan by air only: a failed acquisition. No severity.
 
-    The magnitude of noise with `sigma` in both channels, a few gray values: a volume that is constant to the last
-    voxel would be refused as unreadable before any model sees it.
+    The magnitude of noise with `sigma` in both channels, a few gray values: a constant volume would be refused as
+    unreadable before any model sees it.
     """
     real, imaginary = rng.standard_normal((2, *scan.shape), dtype=np.float32)
     air: Array = np.float32(parameters["sigma"]) * np.hypot(real, imaginary)
@@ -186,22 +186,14 @@ KINDS: dict[str, Kind] = {
     "blank": blank,
 }
 LABEL_KINDS = ("flipped_label",)  # change the row, not the scan
-_ABSOLUTE = (
-    "noise",
-    "rician",
-    "blank",
-)  # in gray values of the 0..255 scale; all others take the scan as their measure
-_POSITIVE = (
-    *_ABSOLUTE,
-    "motion",
-    "ghosting",
-    "gibbs",
-    "t2_contrast",
-)  # take magnitudes, or hold what is below 0 for air
+# Kinds with parameters in gray values of the 0..255 scale; those of all others are relative to the scan.
+_ABSOLUTE = ("noise", "rician", "blank")
+# Kinds that compute magnitudes or treat negative values as air.
+_POSITIVE = (*_ABSOLUTE, "motion", "ghosting", "gibbs", "t2_contrast")
 
 
 def suits_scale(kind: str, least: float, most: float) -> bool:
-    """Whether a scan of these intensities is on the scale that the kind takes for granted."""
+    """Whether a scan with intensities from `least` to `most` is on the scale that the kind assumes."""
     return (kind not in _POSITIVE or least >= 0) and (kind not in _ABSOLUTE or 1 < most <= 255)
 
 
@@ -217,7 +209,7 @@ def _draw_partial_view(severity: int, rng: np.random.Generator) -> dict[str, Val
     return {"axis": _pick(rng, *AXES), "side": _pick(rng, "low", "high"), "share": 8 * severity / 100}
 
 
-# Parameters for a severity of 1 (barely seen) to 10 (useless). What is drawn must not depend on the severity.
+# Parameters for severities from 1 (barely visible) to 10 (useless). Random draws must not depend on the severity.
 GRADED: dict[str, Draw] = {
     "noise": lambda severity, rng: {"mean": 0.0, "sigma": 10.0 * severity, "replace": False},
     "motion": lambda severity, rng: {
@@ -243,7 +235,7 @@ UNGRADED: dict[str, Callable[[np.random.Generator], dict[str, Value]]] = {
 
 
 def draw_parameters(kind: str, severity: int, rng: np.random.Generator) -> dict[str, Value]:
-    """All that a kind needs besides the scan and its generator; `severity` (1 to 10) is among them if it has one."""
+    """Draw the parameters of a kind; they include `severity` (1 to 10) if the kind has one."""
     if kind in GRADED:
         return {"severity": severity, **GRADED[kind](severity, rng)}
     return UNGRADED[kind](rng) if kind in UNGRADED else {}

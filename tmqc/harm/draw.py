@@ -1,6 +1,6 @@
-"""Draws the harm of a run from the settings of the `harmful` group: which scans, which kind, with which seed.
+"""Random choice of the harm of a run (scans, kinds and seeds) from the settings of the `harmful` group.
 
-The kinds are in `corruptions.py`, the scenarios in `scenarios.py`; nothing is read or written here.
+The kinds are in `corruptions.py`, the scenarios in `scenarios.py`; no file is read or written here.
 """
 
 from __future__ import annotations
@@ -19,19 +19,18 @@ from tmqc.harm.scenarios import SCENARIOS, deal_kinds
 from tmqc.settings.schema import HarmfulConfig
 from tmqc.settings.validate import check_harmful
 
-# The published kinds' own settings: what a kind's parameters are taken from as long as harmful.severity is null.
+# Settings from which the published kinds take their parameters if harmful.severity is null.
 SETTINGS_OF: dict[str, tuple[str, ...]] = {"inverted": (), "noise": ("mean", "sigma", "replace")}
 
 
 def draw_harm(train: Sequence[Subject], settings: HarmfulConfig) -> Truth:
     """Draw which scans are corrupted and how, sorted by subject.
 
-    The order of `train` does not matter, and a scan's own seed depends on `settings.seed` and its id alone: an extra
-    copy, whose harm names its original as the parameter `source`, is what the original in place would have become.
+    The result does not depend on the order of `train`, and a scan's seed depends only on `settings.seed` and its id: an
+    extra copy, whose parameter `source` names the original, equals the original corrupted in place.
 
     Raises:
-        SettingsError: every setting out of range, every id that is not in `train`, a count that is too large.
-
+        SettingsError: settings are out of range, ids are not in `train`, or a count is too large.
     """
     if faults := check_harmful(settings):
         raise SettingsError(faults)
@@ -53,16 +52,16 @@ def _draw_parameters(kind: str, seed: int, settings: HarmfulConfig) -> dict[str,
     if settings.severity is None and kind in SETTINGS_OF:
         return published
     severity = DEFAULT_SEVERITY if settings.severity is None else settings.severity
-    # A stream of its own: the one of the seed alone is for what the kind itself draws.
+    # A separate random stream: that of the seed alone is for the kind's own draws.
     graded = draw_parameters(kind, severity, np.random.default_rng([1, seed]))
     return graded | {name: value for name, value in published.items() if name != "sigma"}  # given by the severity
 
 
 def _name_copy(subject: str, taken: Collection[str]) -> str:
-    # As a second scan of the same person would be named: the id must not show that it is corrupted.
+    # The name that a second scan of the same person would have: the id must not reveal the corruption.
     return next(name for n in count(2) if (name := f"{subject}_{n}") not in taken)
 
 
 def _seed(seed: int, subject: str) -> int:
-    # 48 bits: exact even where a reader takes the manifest's numbers for float64.
+    # 48 bits are exact even if a reader parses the manifest's numbers as float64.
     return int.from_bytes(hashlib.sha256(f"{seed}:{subject}".encode()).digest()[:6])

@@ -1,4 +1,4 @@
-"""The ground truth of a run: the harm that is drawn for it, that a manifest names, or both. For scores only."""
+"""Ground truth of a run: harm drawn for it, listed in a manifest, or both. For scores only."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ _MOST_NAMED = 5
 
 
 def draw_truth(settings: HarmfulConfig, cohort: Cohort) -> Truth | None:
-    """Draw the scans that are made harmful in this run; None if the scenario is none.
+    """Draw the scans to corrupt in this run; None if the scenario is none.
 
     Raises:
-        SettingsError: ids that do not exist, or more than there are.
+        SettingsError: ids do not exist, or a count is too large.
         RunError: an extra copy would have the id of a verification or test scan.
     """
     if settings.scenario == "none":
         return None
     drawn = draw_harm(cohort.train, settings)
     if taken := drawn.subjects & {s.subject for s in [*cohort.verification, *cohort.test]}:
-        raise RunError(f"harmful.placement=extra: {', '.join(sorted(taken))} would be there twice: rename them")
+        raise RunError(f"harmful.placement=extra: ids {', '.join(sorted(taken))} would occur twice: rename the scans")
     return drawn
 
 
 def find_truth(settings: CohortConfig, cohort: Cohort, drawn: Truth | None) -> Truth | None:
-    """All harm of a run that is known: what is drawn, and what `cohort.truth_csv` names; None if nothing is known.
+    """All known harm of a run: the drawn scans and those in `cohort.truth_csv`; None if nothing is known.
 
     Raises:
-        InputError: the manifest is faulty, names a scan that is not trained on, or one that is drawn besides.
+        InputError: the manifest is invalid, or lists a scan that is not in the training split or is also drawn.
     """
     path = settings.truth_csv
     if path is None:
@@ -44,8 +44,8 @@ def find_truth(settings: CohortConfig, cohort: Cohort, drawn: Truth | None) -> T
         return known
     if twice := known.subjects & {name for harm in drawn.harms for name in (harm.subject, harm.source)}:
         raise RunError(
-            f"cohort.truth_csv={path} lists {_list(twice)} as harmful already: it cannot be made harmful once "
-            "more; choose others by harmful.ids, or another harmful.seed"
+            f"cohort.truth_csv={path} already lists {_list(twice)} as harmful, so the run cannot corrupt them again; "
+            "choose others by harmful.ids, or another harmful.seed"
         )
     return Truth(tuple(sorted((*known.harms, *drawn.harms), key=lambda harm: harm.subject)))
 
@@ -55,8 +55,8 @@ def _check_trained_on(settings: CohortConfig, cohort: Cohort, known: Truth) -> N
         path = settings.truth_csv
         table = settings.train_csv if settings.source == "csv" else "the phantom cohort's train.csv"
         raise RunError(
-            f"cohort.truth_csv={path} names {_list(strangers)}, not in the training split ({table}); "
-            "every harmful scan has to be there under the very same id, zeros in front of it (007) included"
+            f"cohort.truth_csv={path} lists {_list(strangers)}, not in the training split ({table}); "
+            "every harmful scan must be in it with exactly the same id, including leading zeros (007)"
         )
 
 

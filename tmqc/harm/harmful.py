@@ -1,4 +1,4 @@
-"""Writes the corrupted copies of training scans that a truth names, and the CSV of the training split with them."""
+"""Writing of corrupted copies of training scans according to a truth, and of the training CSV that lists them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tmqc.harm.corruptions import KINDS, LABEL_KINDS, suits_scale
 
 log = logging.getLogger("tmqc")
 
-# Whole numbers that hold 0..255 and that float32 holds exactly; everything else is written as float32.
+# Integer types that contain 0..255 and are exact in float32; scans of all other types are written as float32.
 _KEPT_TYPES = ("uint8", "uint16", "int16")
 
 
@@ -37,27 +37,26 @@ def write_harmful(
     *,
     final: Path | None = None,
 ) -> tuple[Subject, ...]:
-    """Write the corrupted copies and a training CSV that names them.
+    """Write the corrupted copies and a training CSV that lists them.
 
-    Writes `directory/volumes/<Subject>.nii.gz`, with the original's geometry, and its pixel type where that
-    loses nothing (fractions are cut off, as the published script's astype(uint8) does), and
-    `directory/train.csv`, in which a copy differs from an original by its path alone. A flipped label changes
-    the row alone: no volume is written. A copy that `cache` has of an earlier run is written as it was then. One
-    warning counts the scans whose intensities are not on the scale that their kind assumes. The rows name the copies in
-    `final`, if the caller is going to move them there.
+    Writes `directory/volumes/<Subject>.nii.gz` with the geometry and, for unscaled scans of `_KEPT_TYPES`, the pixel
+    type of the original (fractions are cut off, as by the published script's astype(uint8)); and `directory/train.csv`,
+    in which a copy differs from an original only by its path. For a flipped label only the row changes and no volume is
+    written. Copies that `cache` holds from an earlier run are reused. A single warning counts the scans whose
+    intensities are not on the scale that their kind assumes. If the caller will move the directory to `final`, the rows
+    refer to the copies there.
 
     Returns:
-        The rows of `train` in their order, with the copies' paths; an extra copy comes right after its original.
+        The rows of `train` in the same order with the paths of the copies; an extra copy follows its original.
 
     Raises:
-        CohortError: every scan that cannot be read, or that the truth names and `train` does not hold.
-
+        CohortError: lists scans that cannot be read, and scans of the truth that are not in `train`.
     """
     directory = directory.absolute()
     (directory / "volumes").mkdir(parents=True, exist_ok=True)
     harms = {harm.source: harm for harm in truth.harms}
     rows = {row.subject: row for row in train}
-    faults = [f"subject {name}: is to be corrupted but not in the training split" for name in harms if name not in rows]
+    faults = [f"subject {name}: to be corrupted, but not in the training split" for name in harms if name not in rows]
     place = directory if final is None else final.absolute()
     harmed = {name: _harm_row(rows[name], harm, place) for name, harm in harms.items() if name in rows}
     copies = [(rows[name], harms[name]) for name in harmed if harms[name].kind not in LABEL_KINDS]
@@ -82,7 +81,7 @@ def _harm_row(row: Subject, harm: Harm, directory: Path) -> Subject:
 
 
 def _write_copies(copies: Sequence[tuple[Subject, Harm]], folder: Path, cache: VolumeCache) -> list[str]:
-    """Corrupt scans. Returns one line per scan that could not be."""
+    """Corrupt scans; returns the faults, one line per scan."""
     faults, misfits = [], []
     for row, harm in copies:
         try:
@@ -102,13 +101,13 @@ def _write_copies(copies: Sequence[tuple[Subject, Harm]], folder: Path, cache: V
 
 
 def _write_copy(row: Subject, harm: Harm, path: Path, cache: VolumeCache) -> Mapping[str, float]:
-    """Corrupt one scan. Returns the original's `least` and `most` intensity. Raises CohortError."""
+    """Corrupt one scan; returns the original's `least` and `most` intensity. Raises CohortError."""
     if cache.directory is None:
         return _make_copy(row, harm, path)
     try:
         key = _copy_key(cache.contents.digest(row.path), harm)
     except OSError:
-        return _make_copy(row, harm, path)  # raises an error with the reason
+        return _make_copy(row, harm, path)  # raises CohortError with the reason
     if (seen := cache.copy_made(key, path)) is not None:
         return seen
     seen = _make_copy(row, harm, path)
@@ -117,7 +116,7 @@ def _write_copy(row: Subject, harm: Harm, path: Path, cache: VolumeCache) -> Map
 
 
 def _copy_key(content: str, harm: Harm) -> str:
-    """Name everything that a copy depends on: the scan's content, what is done to it, and by which code."""
+    """Key made of everything that a copy depends on: the scan's content, the harm and the code."""
     parameters = {name: value for name, value in harm.parameters if name != "source"}
     parts = [content, harm.kind, parameters, harm.seed, _code()]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

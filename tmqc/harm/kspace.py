@@ -1,7 +1,7 @@
-"""Corruptions that happen while k-space (the scan's Fourier transform) is read: motion, ghosting, spike, Gibbs ringing.
+"""Corruptions in k-space (the scan's Fourier transform): motion, ghosting, spike and Gibbs ringing.
 
-Each takes a scan, (x, y, z) float32 on a 0..255 scale, and leaves it alone. Voxels are taken for cubes. Axes are x, y
-or z. Draws need a generator in the state that the caller has recorded.
+Each function takes a scan, (x, y, z) float32 on a 0..255 scale, and returns a new one. Voxels are assumed to be cubes.
+Axes are x, y or z. Random draws use the given generator, whose seed the caller has recorded.
 """
 
 from __future__ import annotations
@@ -22,23 +22,24 @@ AXES = "xyz"
 
 
 def clip_to_range(values: npt.NDArray[Any], scan: Array) -> Array:
-    """Clip to 0..255, or to the scan's own range where that is wider, as float32: no pixel type overflows."""
+    """Clip to 0..255 or, if it is wider, the scan's range, so that its pixel type does not overflow; float32."""
     bounds = min(0.0, float(scan.min())), max(255.0, float(scan.max()))
     fitted: Array = np.clip(values, *bounds).astype(np.float32)
     return fitted
 
 
 def motion(scan: Array, rng: np.random.Generator, parameters: Parameters) -> Array:
-    """A head that moves while the scan is taken: lines of k-space from differing poses, hence blur and echoes.
+    """Head motion during acquisition: k-space lines are acquired in different poses, which causes blur and echoes.
 
-    The central `still` share of the lines is read in one pose; before and after it, at drawn times, `moves` further
-    poses are taken, each `rotation_deg` (about a drawn direction) and `shift` (share of the longest side, in a drawn
-    direction) away from it. Lines are read one after another along `axis`. Source: Shaw et al., MIDL 2019 (simplified).
+    The central `still` share of the lines is acquired in one pose; before and after it, at random times, the head takes
+    `moves` further poses, which differ from it by `rotation_deg` about a random direction and by `shift` (share of the
+    longest side) in a random direction. Lines are acquired in order along `axis`. Source: Shaw et al., MIDL 2019
+    (simplified).
     """
     times = rng.uniform(-1.0, 1.0, parameters["moves"] - 2)
     turns, ways = (_unit_vectors(rng, parameters["moves"] + 1) for _ in range(2))
     axis, edge = AXES.index(parameters["axis"]), parameters["still"] / 2
-    # Time runs from -1/2 to 1/2, as the lines do: the center of k-space is at 0, and at the edges there is a move too.
+    # Time runs from -1/2 to 1/2, as the lines do, with the center of k-space at 0; the head also moves at the edges.
     changes = np.sort([-edge, *(np.sign(times) * edge + times * (0.5 - edge)), edge])
     pose_of_line = np.searchsorted(changes, fft.fftfreq(scan.shape[axis]))
     read = fft.fftn(scan)
@@ -58,9 +59,9 @@ def _unit_vectors(rng: np.random.Generator, n: int) -> npt.NDArray[np.float64]:
 
 
 def _rotate(scan: Array, degrees: npt.NDArray[np.float64]) -> Array:
-    """Turn about the volume's center, by the length of `degrees` about its direction."""
+    """Rotate about the volume's center: axis and angle are direction and length of `degrees`."""
     if not degrees.any():
-        return scan  # interpolation would still smooth
+        return scan  # interpolation would smooth the scan even without rotation
     matrix = Rotation.from_rotvec(degrees, degrees=True).as_matrix()
     center = (np.array(scan.shape) - 1) / 2
     turned: Array = affine_transform(scan, matrix, center - matrix @ center, order=1, cval=float(scan.min()))
@@ -68,11 +69,11 @@ def _rotate(scan: Array, degrees: npt.NDArray[np.float64]) -> Array:
 
 
 def ghosting(scan: Array, rng: np.random.Generator, parameters: Parameters) -> Array:
-    """Faint copies of the head along the phase-encoding direction: pulsation, breathing or an unstable scanner.
+    """Ghosts, faint copies of the head along the phase-encoding direction: pulsation, breathing, an unstable scanner.
 
-    Line l of k-space along `axis` is weighted by 1 + amplitude cos(2 pi l / period): a copy of amplitude / 2 appears
-    1 / period of the field of view to either side, and wraps around at the border. All is divided by 1 + amplitude,
-    so the mean stays.
+    Line l of k-space along `axis` is weighted by 1 + amplitude cos(2 pi l / period): copies of amplitude / 2 appear
+    1 / period of the field of view to both sides and wrap around at the border. Dividing by 1 + amplitude preserves the
+    mean.
     """
     axis = AXES.index(parameters["axis"])
     n = scan.shape[axis]
@@ -83,9 +84,9 @@ def ghosting(scan: Array, rng: np.random.Generator, parameters: Parameters) -> A
 
 
 def spike(scan: Array, rng: np.random.Generator, parameters: Parameters) -> Array:
-    """Stripes through the whole scan: one point of k-space far too strong, from a spark or loose metal nearby.
+    """Stripes through the whole scan: one point of k-space is much too strong because of a spark or loose metal.
 
-    A wave is added, the transform of the point: `cycles_x`, `cycles_y` and `cycles_z` over the field of view, with
+    Adds the wave that is the transform of the point: `cycles_x`, `cycles_y` and `cycles_z` over the field of view, with
     `amplitude` (share of the scan's brightest voxel) and `phase` (radians).
     """
     grid = np.ogrid[tuple(slice(n) for n in scan.shape)]
@@ -95,10 +96,10 @@ def spike(scan: Array, rng: np.random.Generator, parameters: Parameters) -> Arra
 
 
 def gibbs(scan: Array, rng: np.random.Generator, parameters: Parameters) -> Array:
-    """Ripples along every edge: too few lines of k-space read, as in a scan made short.
+    """Gibbs ringing along edges: too few lines of k-space were acquired, as in a shortened scan.
 
-    Along each axis only the central share `keep` of the frequencies stays, the mean and one wave at the least; the cut
-    is sharp, so it rings.
+    Keeps only the central share `keep` of the frequencies along each axis, at least the mean and one wave; the sharp
+    cut-off causes the ringing.
     """
     seen = scan
     for axis, n in enumerate(scan.shape):

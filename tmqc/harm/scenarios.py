@@ -1,4 +1,4 @@
-"""Which scans are corrupted: whole centers, or single scans of otherwise good ones."""
+"""Scenarios, which choose the scans to corrupt: whole centers, or single scans of otherwise good centers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _choose_nothing(train: Sequence[Subject], settings: HarmfulConfig) -> list[l
 
 
 def _choose_centers(train: Sequence[Subject], settings: HarmfulConfig) -> list[list[Subject]]:
-    """Every scan of each chosen center."""
+    """Choose centers; all scans of a chosen center form one group."""
     names = sorted({row.study for row in train})
     chosen = _find_ids(settings.ids, names, "center")
     if not chosen:
@@ -28,13 +28,13 @@ def _choose_centers(train: Sequence[Subject], settings: HarmfulConfig) -> list[l
 
 
 def _choose_samples(train: Sequence[Subject], settings: HarmfulConfig) -> list[list[Subject]]:
-    """Single scans. A drawn one leaves its center at least one good scan: an otherwise good center."""
+    """Choose single scans. Drawing leaves at least one good scan in every center."""
     rows = {row.subject: row for row in train}
     if settings.ids:
         return [[rows[name]] for name in _find_ids(settings.ids, sorted(rows), "subject")]
     good = Counter(row.study for row in train)
     if settings.placement == "extra":
-        good += good  # every scan stays, besides its copy
+        good += good  # the originals stay beside their copies
         wanted = _count(settings, len(rows), len(rows), "subjects")
     else:
         wanted = _count(settings, len(rows), len(rows) - len(good), "subjects (one in each center stays good)")
@@ -46,7 +46,7 @@ def _choose_samples(train: Sequence[Subject], settings: HarmfulConfig) -> list[l
     return chosen
 
 
-# Each gives groups of scans; a group is corrupted in one way.
+# Functions that choose groups of scans; all scans of a group are corrupted in the same way.
 SCENARIOS: dict[str, Callable[[Sequence[Subject], HarmfulConfig], list[list[Subject]]]] = {
     "none": _choose_nothing,
     "centers": _choose_centers,
@@ -55,10 +55,11 @@ SCENARIOS: dict[str, Callable[[Sequence[Subject], HarmfulConfig], list[list[Subj
 
 
 def deal_kinds(kind: str | Sequence[str] | Mapping[str, float], n: int) -> list[str]:
-    """Kinds of `n` groups in the order in which they were drawn, or given as ids.
+    """Assign kinds to `n` groups, in the order in which the groups were drawn or given as ids.
 
-    A list is dealt out in turn. A mapping gives the first groups its first kind, and so on: as many as its share of
-    `n` rounded down, and one more to those with the largest remainders, the first of equals.
+    Kinds of a list are assigned in turn. With a mapping from kinds to shares, the first groups get the first kind, and
+    so on: each kind gets its share of `n`, rounded down, and the kinds with the largest remainders get one more (the
+    first of equals).
     """
     if isinstance(kind, Mapping):
         total = math.fsum(kind.values())
@@ -73,7 +74,7 @@ def deal_kinds(kind: str | Sequence[str] | Mapping[str, float], n: int) -> list[
 
 
 def _count(settings: HarmfulConfig, total: int, limit: int, what: str) -> int:
-    """How many are to be drawn of `total`. Raises SettingsError: more than `limit`."""
+    """Number to draw of `total`. Raises SettingsError if it exceeds `limit`."""
     if settings.fraction is None:
         wanted, given = settings.count, f"harmful.count is {settings.count}"
     else:
@@ -85,7 +86,7 @@ def _count(settings: HarmfulConfig, total: int, limit: int, what: str) -> int:
 
 
 def _find_ids(ids: Sequence[str], known: Sequence[str], what: str) -> list[str]:
-    """The ids as the cohort has them: normalized. Raises SettingsError: one that is not there."""
+    """Normalize the ids as those of the cohort are. Raises SettingsError if one is not in `known`."""
     names = [normalize_name(name) for name in ids]
     shown = ", ".join(known[:10]) + (f", ... ({len(known)} in all)" if len(known) > 10 else "")
     if unknown := [name for name in names if name not in known]:

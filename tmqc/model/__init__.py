@@ -1,1 +1,1 @@
-"""Network architectures."""
+"""The network, its training and its files."""

@@ -1,4 +1,4 @@
-"""Device set-up, before the first tensor is made: the only module that calls a backend's own API."""
+"""Device setup and backend calls: the only module that uses the API of TensorFlow or JAX directly."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from tmqc.errors import OutOfMemoryError, RunError
 log = logging.getLogger("tmqc")
 
 BACKENDS = ("tensorflow", "jax")  # of Keras; the first is the default
-_ONEDNN = "TF_ENABLE_ONEDNN_OPTS"  # read once, while TensorFlow loads
+_ONEDNN = "TF_ENABLE_ONEDNN_OPTS"  # TensorFlow reads it once, while it loads
 _XLA_DETERMINISTIC = "xla_gpu_deterministic_ops"
 _NO_MEMORY = ("RESOURCE_EXHAUSTED", "OOM when allocating", "out of memory", "Dst tensor is not initialized")
 
 
 @dataclass(frozen=True)
 class Device:
-    """What the run computes on."""
+    """Device that the run computes on."""
 
     backend: str
     n_gpus: int
@@ -36,27 +36,27 @@ class Device:
 
 
 def import_keras(onednn: bool | None = None) -> None:
-    """Import Keras and its backend without the pages that TensorFlow's C++ side writes to stderr while it loads.
+    """Import Keras and its backend, without the messages that TensorFlow's C++ code writes to stderr while it loads.
 
     Args:
-        onednn: whether TensorFlow computes with oneDNN on a CPU. None: as the environment says, and with oneDNN if it
-            says nothing: TensorFlow leaves it off on CPUs without AVX-512 VNNI, where it is several times as fast.
+        onednn: whether TensorFlow uses oneDNN on a CPU. None: as the environment says, by default yes: TensorFlow
+            disables it on CPUs without AVX-512 VNNI, although it is several times as fast there.
 
     Raises:
         RunError: `KERAS_BACKEND` names a backend that tmqc does not support or that is not installed.
-        RuntimeError: TensorFlow is loaded already, with another choice.
+        RuntimeError: TensorFlow is already loaded with another choice of oneDNN.
     """
     check_backend()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # JAX: take memory as it is needed
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # JAX: allocate memory as needed
     if onednn is None:
         os.environ.setdefault(_ONEDNN, "1")
     else:
         wanted = str(int(onednn))
         if "tensorflow" in sys.modules and os.environ.get(_ONEDNN) != wanted:
             raise RuntimeError(
-                f"run.onednn={onednn}: TensorFlow is loaded already, it cannot be changed in this process; "
-                f"set {_ONEDNN}={wanted} before it is"
+                f"run.onednn={onednn}: TensorFlow is already loaded and cannot be changed in this process; "
+                f"set {_ONEDNN}={wanted} before it is loaded"
             )
         os.environ[_ONEDNN] = wanted
     with held_back_stderr():
@@ -66,24 +66,24 @@ def import_keras(onednn: bool | None = None) -> None:
             import tensorflow as tf
 
             tf.config.list_physical_devices("GPU")
-            # Centers have batches of many sizes, and TensorFlow warns of a trace for each in 600 characters.
+            # Centers have batches of many sizes, and TensorFlow writes a long warning about retracing for each.
             tf.get_logger().addFilter(lambda record: "retracing" not in record.getMessage())
-    # Where Keras was loaded before tmqc, it has read the user's keras.json.
+    # If Keras was loaded before tmqc, it has read the user's keras.json.
     keras.config.set_floatx("float32")
     keras.config.set_epsilon(1e-7)
     keras.config.set_image_data_format("channels_last")
 
 
 def check_backend() -> None:
-    """See whether the backend that `KERAS_BACKEND` asks for can be used; unset or empty, it is TensorFlow.
+    """Check that the backend in `KERAS_BACKEND` can be used; TensorFlow if unset or empty.
 
     Raises:
-        RunError: it is none of `BACKENDS`, or is not installed.
+        RunError: the backend is none of `BACKENDS` or is not installed.
     """
     name = os.environ.get("KERAS_BACKEND") or BACKENDS[0]
     if name not in BACKENDS:
         raise RunError(
-            f"KERAS_BACKEND={name}: tmqc computes with {' or '.join(BACKENDS)}; unset it, or choose of these"
+            f"KERAS_BACKEND={name}: tmqc supports {' and '.join(BACKENDS)}; choose one of these, or unset it"
         )
     if find_spec(name) is None:
         how = "pip install 'tmqc[jax]'" if name == "jax" else f"pip install {name}"
@@ -91,17 +91,17 @@ def check_backend() -> None:
 
 
 def set_up(*, deterministic: bool, threads: int | None = None) -> Device:
-    """Let GPU memory grow instead of taking all of it, and make operations deterministic if asked.
+    """Set up the device: GPU memory grows as needed, operations are deterministic if requested.
 
     Must run before any model is built. Seeds are not set here: models take theirs as an argument. Of several GPUs this
-    process takes the first; the others are for processes of their own, see `pin`.
+    process uses the first; `pin` assigns the others to further processes.
 
     Args:
-        deterministic: the same result every time, on the same machine with as many threads.
-        threads: of the CPU, for TensorFlow; None: as many as it likes, which is one per core.
+        deterministic: whether results are reproducible on the same machine with the same number of threads.
+        threads: number of CPU threads, for TensorFlow; None: its default, one per core.
 
     Raises:
-        RunError: the backend has no such setting, or it comes too late for this process.
+        RunError: the backend is not supported, is not installed or has no such setting.
     """
     import_keras()
     import keras
@@ -113,9 +113,8 @@ def set_up(*, deterministic: bool, threads: int | None = None) -> Device:
 
 @contextmanager
 def held_back_stderr() -> Iterator[None]:
-    """Nothing is written to stderr; what was is shown if something is raised."""
-    # The lines come from C++ before any log level applies, so the file descriptor itself is turned away; if loading
-    # fails, what was held back is shown.
+    """Suppress stderr during the block; if the block raises, the suppressed output is written."""
+    # C++ code writes these lines before any log level applies, so the file descriptor itself is redirected.
     sys.stderr.flush()
     kept = os.dup(2)
     with tempfile.TemporaryFile() as sink:
@@ -150,11 +149,11 @@ def _tensorflow(deterministic: bool, threads: int | None) -> Device:
 def _jax(deterministic: bool, threads: int | None) -> Device:
     if threads is not None:
         raise RunError(
-            f"run.threads={threads}: JAX takes no number of threads; leave it null, and limit the CPUs of the process "
-            "instead, as by taskset"
+            f"run.threads={threads}: JAX has no setting for the number of threads; leave it null and limit the CPUs of "
+            "the process instead, for example by taskset"
         )
     flags = os.environ.get("XLA_FLAGS", "")
-    if deterministic and _XLA_DETERMINISTIC not in flags:  # read when the first device is asked for; on CPUs always so
+    if deterministic and _XLA_DETERMINISTIC not in flags:  # read with the first device; CPUs are always deterministic
         os.environ["XLA_FLAGS"] = f"{flags} --{_XLA_DETERMINISTIC}=true".strip()
     import jax
 
@@ -164,9 +163,9 @@ def _jax(deterministic: bool, threads: int | None) -> Device:
 
 
 def pin(number: int, device: Device) -> dict[str, str]:
-    """What to put into the environment of further process `number`, from 0, to give it a GPU that is not the first.
+    """Environment variables that assign a GPU other than the first to further process `number`, counted from 0.
 
-    With more processes than GPUs they share; with one GPU all share that, and without any there is nothing to put.
+    Processes share GPUs if there are more of them; with one GPU all share it; without a GPU the result is empty.
     """
     if device.n_gpus == 0:
         return {}
@@ -177,9 +176,9 @@ def pin(number: int, device: Device) -> dict[str, str]:
 
 
 def put(array: NDArray[np.float32]) -> Any:
-    """`array` on the accelerator, copied once, if there is one and it fits; else as it is.
+    """Copy `array` to the accelerator if there is one and the array fits; else return it unchanged.
 
-    What is indexed like an array but is none, for there was no room to hold it as one, stays as it is.
+    Array-like objects that read scans from files, because memory was too small for them, are returned unchanged.
     """
     import keras
 
@@ -190,47 +189,45 @@ def put(array: NDArray[np.float32]) -> Any:
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        log.info(
-            "%.1f GB of volumes do not fit on the device: they are copied there batch by batch", array.nbytes / 1e9
-        )
+        log.info("%.1f GB of volumes do not fit into device memory: they are copied batch by batch", array.nbytes / 1e9)
         return array
 
 
 def take(held: Any, rows: NDArray[np.intp]) -> Any:
-    """Some rows of what `put` gave."""
+    """Select rows of a result of `put`."""
     import keras
 
     return keras.ops.take(held, rows, axis=0) if keras.ops.is_tensor(held) else held[rows]
 
 
 def free_bytes() -> int | None:
-    """Main memory that is free for use where models compute on the CPU; None on an accelerator, or if not known."""
+    """Available main memory if models compute on the CPU; None on an accelerator or if unknown."""
     return None if _has_accelerator() else available_bytes()
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a computation failed for lack of memory; each backend has its own message."""
+    """Whether a computation ran out of memory; each backend has its own message."""
     return isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY)
 
 
 def out_of_memory(what: str, x: Any, setting: str) -> OutOfMemoryError:
-    """The error of a computation on volumes `x` that takes too much memory; `setting`: a further one to lower."""
+    """Make the error for a computation on volumes `x` that ran out of memory; `setting`: a further setting to lower."""
     voxels = " x ".join(map(str, x.shape[1:4]))
     return OutOfMemoryError(
-        f"{what} of {voxels} voxels takes more memory than there is: lower {setting}cohort.shape or model.filters, or "
-        "compute where there is more"
+        f"{what} of {voxels} voxels needs more memory than is available: lower {setting}cohort.shape or model.filters, "
+        "or use a machine with more memory"
     )
 
 
 def make_gradient(total: Callable[..., Any], variables: Sequence[Any]) -> Callable[..., list[Any]]:
-    """The gradient of `total` with respect to `variables` as they are when it is called; nothing is changed by it.
+    """Make a function that computes the gradient of `total` with respect to the current values of `variables`.
 
     Args:
-        total: from tensors to a scalar tensor, through `variables`.
-        variables: of Keras. One that has no part in `total` has gradient 0.
+        total: function of tensors and `variables` that returns a scalar tensor.
+        variables: Keras variables. If `total` does not depend on one, its gradient is 0.
 
     Returns:
-        Takes what `total` takes; gives a tensor a variable.
+        Function with the arguments of `total` that returns one tensor per variable and changes nothing.
     """
     import keras
 
@@ -272,8 +269,8 @@ def _has_accelerator() -> bool:
 def jit_compile(setting: str, device: Device, *, deterministic: bool) -> bool:
     """Whether Keras should compile with XLA.
 
-    `auto`: always on JAX, which is slow without; on TensorFlow only on a GPU and not under determinism, because
-    XLA's 3-D convolutions are several times slower on a CPU and its max-pool gradient raises under determinism.
+    `auto`: always with JAX, which is slow without XLA; with TensorFlow only on a GPU without determinism, because XLA's
+    3-D convolutions are several times slower on a CPU and its max-pool gradient raises under determinism.
     """
     if setting == "auto":
         return device.backend == "jax" or (device.n_gpus > 0 and not deterministic)

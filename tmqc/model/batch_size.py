@@ -1,4 +1,4 @@
-"""`run.verify_batch_size=auto`: how many scans are scored at once, from the size of the model and of a scan."""
+"""Choice of the number of scans scored at once from model and scan size (`run.verify_batch_size=auto`)."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from tmqc.settings.schema import AUTO, RunConfig
 
 log = logging.getLogger("tmqc")
 
-_MOST = 32  # with small volumes; more gains nothing, and an early stop has coarser steps
-_BUDGET = 4_000_000_000  # bytes for what is scored at once
+_MOST = 32  # larger batches are not faster, and an early stop can only end between batches
+_BUDGET = 4_000_000_000  # bytes of memory for one batch
 
 
 def with_batch_size(settings: RunConfig, model: keras.Model, facts: Mapping[str, Any] | None) -> RunConfig:
-    """The settings with a number in place of `auto`: the one on record, else that of `choose_batch_size`.
+    """Replace `auto` in the settings by a number: that of the checkpoint, else that of `choose_batch_size`.
 
-    Predictions of different sizes may differ in their last bit. So a run that goes on keeps the size it began with.
+    Predictions may differ in the last bit between batch sizes, so a resumed run keeps its first one.
 
     Args:
-        model: that will score.
-        facts: of the checkpoint that the run goes on from; None: it begins.
+        model: the model that will score.
+        facts: of the checkpoint that the run resumes from; None for a new run.
     """
     if settings.verify_batch_size != AUTO:
         return settings
@@ -38,9 +38,9 @@ def with_batch_size(settings: RunConfig, model: keras.Model, facts: Mapping[str,
 
 
 def choose_batch_size(model: keras.Model) -> int:
-    """The largest power of two within the budget, and within the memory that is free if that is less: 1 to 32.
+    """Largest power of two from 1 to 32 whose memory fits into the budget and into the available memory.
 
-    The same settings so give the same size, wherever there are a few GB of memory.
+    The same settings therefore give the same size on all machines with a few GB of memory.
     """
     free = backend.free_bytes()
     fits = (_BUDGET if free is None else min(_BUDGET, free)) // bytes_a_scan(model)
@@ -48,7 +48,7 @@ def choose_batch_size(model: keras.Model) -> int:
 
 
 def bytes_a_scan(model: keras.Model) -> int:
-    """Memory that scoring takes a scan, roughly: the largest output of any layer, once as input and once as output."""
+    """Approximate memory for scoring one scan: the largest output of any layer, once as input and once as output."""
     parts = [layer for layer in model.layers if isinstance(layer, keras.Model)] or [model]
     sizes = [prod(layer.output.shape[1:]) for part in parts for layer in part.layers]
     return int(2 * 4 * max(sizes))

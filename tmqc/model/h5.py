@@ -1,6 +1,6 @@
-"""Models saved by the published scripts: an encoder and a classifier, each a Keras HDF5 file.
+"""Import of models saved by the published scripts: an encoder and a classifier, each a Keras HDF5 file.
 
-Of the files only JSON and arrays are read, into a model of our own: nothing that a file holds is ever run.
+Only JSON and arrays are read, into a model that tmqc builds itself; no code of a file is ever executed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tmqc.model.sfcn import feature_grid, sfcn
 from tmqc.model.variables import named_variables
 from tmqc.settings.schema import ModelConfig
 
-# Must be as in our own layers where the file states it: files of older versions lack newer fields.
+# Settings that must equal those of our layers if the file contains them; files of older versions lack newer ones.
 _COMPARED = {
     *("filters", "kernel_size", "strides", "padding", "dilation_rate", "groups", "activation", "use_bias"),
     *("data_format", "pool_size", "center", "scale", "momentum", "epsilon", "units"),
@@ -35,13 +35,13 @@ Layers = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class SavedModel:
-    """An encoder and a classifier as the state of one learner.
+    """An encoder and a classifier, converted to the state of one learner.
 
     Attributes:
-        shape: voxels, in the order of the axes that the model was trained with.
+        shape: voxels, in the axis order that the model was trained with.
         settings: filters, dropout and BatchNorm.
-        state: as `Learner.state` gives it.
-        fresh: why the optimizer starts afresh; None if its state was there.
+        state: as returned by `Learner.state`.
+        fresh: why the optimizer starts without saved state; None if its state was read.
     """
 
     shape: tuple[int, int, int]
@@ -51,7 +51,7 @@ class SavedModel:
 
     @property
     def n_steps(self) -> int:
-        """Steps that the optimizer has taken."""
+        """Number of steps that the optimizer has taken."""
         return int(self.state["optimizer/adam/iteration"])
 
 
@@ -59,12 +59,11 @@ def read_pair(encoder: Path, classifier: Path, *, seed: int = 0) -> SavedModel:
     """Read `encoder_*.h5` and the `classifier_PD_*.h5` saved with it.
 
     Args:
-        encoder: HDF5 file of a whole model, by Keras 2 or 3.
-        classifier: the same.
-        seed: of the dropout generator, which the files do not hold.
+        encoder, classifier: HDF5 files of whole models, written by Keras 2 or 3.
+        seed: of the dropout generator, which the files do not contain.
 
     Raises:
-        ModelFileError: with every fault of the layers, or of the weights.
+        ModelFileError: lists every fault of the layers or of the weights.
     """
     files = {"encoder": encoder, "classifier": classifier}
     layers = {part: _layers_of(path) for part, path in files.items()}
@@ -79,20 +78,20 @@ def read_pair(encoder: Path, classifier: Path, *, seed: int = 0) -> SavedModel:
         try:
             part.load_weights(files[name])
         except (OSError, KeyError, ValueError) as error:
-            raise ModelFileError(f"{files[name]}: its weights are not those of its layers ({error})") from None
+            raise ModelFileError(f"{files[name]}: the weights do not match the layers ({error})") from None
     variables = dict(named_variables(model, optimizer))
     fresh = _load_moments([(files[name], part) for name, part in parts.items()], variables)
     state = {name: np.array(ops.convert_to_numpy(variable.value)) for name, variable in variables.items()}
-    if faults := [f"{name} holds values that are not finite" for name, a in state.items() if not np.isfinite(a).all()]:
+    if faults := [f"{name} has values that are not finite" for name, a in state.items() if not np.isfinite(a).all()]:
         raise ModelFileError([f"{encoder}, {classifier}: {fault}" for fault in faults])
     return SavedModel(shape, settings, state, fresh)
 
 
 def turn_axes(saved: SavedModel) -> SavedModel:
-    """Make a model of volumes in z, y, x order one of x, y, z: every kernel turned, and what follows the flattening.
+    """Convert a model of volumes in z, y, x order to x, y, z: reorder all kernels and the weights after flattening.
 
-    The published scripts train on SimpleITK's arrays, whose axes are z, y, x; ours are x, y, z. What a model predicts
-    for a scan stays the same.
+    The published scripts train on SimpleITK's arrays, whose axes are z, y, x; ours are x, y, z. Predictions are
+    unchanged.
     """
     grid = [size // 2 for size in feature_grid(saved.shape, len(saved.settings.filters) - 1)]
 
@@ -111,7 +110,7 @@ def _layers_of(path: Path) -> Layers:
     try:
         with h5py.File(path, "r") as file:
             if "model_config" not in file.attrs:
-                raise ModelFileError(f"{path}: holds weights without their model; save it as a whole, by model.save")
+                raise ModelFileError(f"{path}: contains weights without a model; save the whole model by model.save")
             content = json.loads(file.attrs["model_config"])["config"]
             layers: Layers = content["layers"] if isinstance(content, dict) else content
             assert all(layer["config"]["name"] and layer["class_name"] for layer in layers)
@@ -123,7 +122,7 @@ def _layers_of(path: Path) -> Layers:
 
 
 def _settings_of(path: Path, layers: Layers) -> tuple[tuple[int, int, int], ModelConfig]:
-    """The grid that an encoder takes, and what it is made with; `_compare` sees whether it is an SFCN."""
+    """Read input grid and settings of an encoder; `_compare` checks afterwards that it is an SFCN."""
     found: dict[str, list[Mapping[str, Any]]] = {}
     for layer in layers:
         found.setdefault(_kind(layer), []).append(layer["config"])
@@ -142,7 +141,7 @@ def _settings_of(path: Path, layers: Layers) -> tuple[tuple[int, int, int], Mode
         kinds = ", ".join(map(_kind, layers))
         raise ModelFileError(f"{path}: is not the encoder of an SFCN; its layers are {kinds} ({error!r})") from None
     if n_channels != 1 or min(grid) < 2:
-        raise ModelFileError(f"{path}: takes {(x, y, z, n_channels)}, too few voxels, or not (x, y, z, 1)")
+        raise ModelFileError(f"{path}: input shape {(x, y, z, n_channels)} has too few voxels or is not (x, y, z, 1)")
     return (x, y, z), settings
 
 
@@ -152,10 +151,10 @@ def _kind(layer: Mapping[str, Any]) -> str:
 
 
 def _compare(path: Path, layers: Layers, part: keras.Model) -> Iterator[str]:
-    """How the layers of a file differ from ours, in kind, settings or order."""
+    """Yield the differences between the layers of a file and ours, in kind, settings or order."""
     has, wanted = list(map(_kind, layers)), [type(layer).__name__ for layer in part.layers]
     if has != wanted:
-        yield f"{path}: the layers are {', '.join(has)}; wanted for the {part.name}: {', '.join(wanted)}"
+        yield f"{path}: the layers are {', '.join(has)}; expected for the {part.name}: {', '.join(wanted)}"
         return
     for theirs, ours in zip((layer["config"] for layer in layers), part.layers, strict=True):
         for setting, value in ours.get_config().items():
@@ -181,10 +180,10 @@ def _sources(node: Any) -> Iterator[str]:
 
 
 def _load_moments(parts: Sequence[tuple[Path, keras.Model]], variables: Mapping[str, keras.Variable]) -> str | None:
-    """Make the two Adams that the published scripts keep one. They step together, so their counts must agree.
+    """Merge the two Adam optimizers of the published scripts into one. Their step counts must agree.
 
     Returns:
-        Why that cannot be done; the optimizer is left as it is.
+        Reason why they cannot be merged, in which case the optimizer is unchanged; else None.
     """
     values: dict[str, NDArray[Any]] = {}
     steps: dict[str, int] = {}
@@ -209,7 +208,7 @@ def _load_moments(parts: Sequence[tuple[Path, keras.Model]], variables: Mapping[
 
 
 def _slots_of(file: h5py.File) -> dict[str, list[NDArray[Any]]]:
-    """Adam's state by what it is, each in the order of the weights; names are as Keras 3 and, in two ways, 2 write."""
+    """Adam's state by slot, each in the order of the weights; names are as in Keras 3 or, in two forms, Keras 2."""
     slots: dict[str, list[NDArray[Any]]] = {"iteration": [], "momentum": [], "velocity": []}
     group = file.get("optimizer_weights", {})
     for raw in group.attrs.get("weight_names", []) if group else []:

@@ -1,6 +1,6 @@
-"""The model that travels: train one batch, predict, and go back to an earlier state bit for bit.
+"""The travelling model: train on a batch, predict, and restore an earlier state bit for bit.
 
-Written against Keras 3's own API only, so that it runs on the TensorFlow and on the JAX backend.
+Uses only the Keras 3 API, so that it runs on the TensorFlow and JAX backends.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ class Learner:
 
     Attributes:
         model: from volumes (b, x, y, z, 1) to probabilities (b, 1).
-        variables: name -> variable, of everything that training touches: weights, BatchNorm statistics, the dropout
-            generator's state, the optimizer's moments, step count and learning rate.
+        variables: name -> variable, for everything that training changes: weights, BatchNorm statistics, state of the
+            dropout generator, moments, step count and learning rate of the optimizer.
     """
 
     def __init__(self, model: keras.Model, *, jit_compile: bool = False, trains: bool = True) -> None:
-        """Compile `model`. `trains`: whether it will be trained; if not, that is not compiled in advance."""
+        """Compile `model`. `trains`: whether it will be trained; if not, training is not compiled in advance."""
         self.model = model
-        self._most_at_once = sys.maxsize  # scans scored, once more of them have turned out not to fit into memory
+        self._most_at_once = sys.maxsize  # scans scored at once; lowered when a batch does not fit into memory
         optimizer = keras.optimizers.Adam(name="adam")
         model.compile(optimizer, "binary_crossentropy", metrics=["binary_accuracy"], jit_compile=jit_compile)
         optimizer.build(model.trainable_variables)
@@ -48,7 +48,7 @@ class Learner:
         self._fix_traces(trains=trains)
 
     def train_batch(self, x: NDArray[np.float32], y: NDArray[np.integer], *, learning_rate: float) -> tuple[float, int]:
-        """One gradient step.
+        """Take one gradient step.
 
         Args:
             x: volumes (b, x, y, z, 1). y: labels (b,), 1 = PD.
@@ -57,10 +57,10 @@ class Learner:
             Mean loss in nats and number of correct predictions, both in training mode and before the update.
 
         Raises:
-            OutOfMemoryError: it takes more memory than there is.
+            OutOfMemoryError: the step needs more memory than is available.
         """
         self.model.optimizer.learning_rate = learning_rate
-        self.model.reset_metrics()  # Keras reports running means over calls otherwise
+        self.model.reset_metrics()  # otherwise Keras reports running means over calls
         try:
             logs = self.model.train_on_batch(x, y.astype(np.float32), return_dict=True)
         except Exception as error:
@@ -70,10 +70,10 @@ class Learner:
         return float(logs["loss"]), round(float(logs["binary_accuracy"]) * len(y))
 
     def _fix_traces(self, *, trains: bool) -> None:
-        """Have the compiled functions made for batches of one and for batches of any size, once and for all.
+        """Compile all functions for batches of one and for batches of any size in advance.
 
-        TensorFlow makes them for the first shapes it meets and widens them later; the variants round differently in the
-        last bit. A resumed run meets other shapes first, and would not be the run that never died.
+        TensorFlow compiles for the first shapes it meets and generalizes later; the variants differ in the last bit. A
+        resumed run would meet other shapes first and then differ from an uninterrupted one.
         """
         before = self.snapshot()
         for n in (1, 2):
@@ -84,11 +84,11 @@ class Learner:
         self.restore(before)
 
     def hold(self, x: NDArray[np.float32]) -> Any:
-        """The volumes where `predict` finds them without a copy a call: on the device if there is room, else as is."""
+        """Move volumes to the device if they fit, so that `predict` need not copy them; else return them unchanged."""
         return backend.put(x)
 
     def predict(self, x: Any, *, batch_size: int) -> NDArray[np.float32]:
-        """Probabilities of PD, shape (n,), for volumes (n, x, y, z, 1): an array, or what `hold` gave.
+        """Probabilities of PD, shape (n,), for volumes (n, x, y, z, 1): an array or a result of `hold`.
 
         Raises:
             OutOfMemoryError: not even one scan fits into memory.
@@ -97,7 +97,7 @@ class Learner:
         return np.concatenate(parts)[:, 0] if parts else np.zeros(0, np.float32)
 
     def _apply(self, model: keras.Model, x: Any, batch_size: int) -> Iterator[Any]:
-        """Outputs of `model`, a batch at a time; where a batch takes too much memory, half as many from there on."""
+        """Yield outputs of `model` batch by batch; if a batch does not fit into memory, halve the batch size."""
         at = 0
         while at < len(x):
             batch = x[at : at + min(batch_size, self._most_at_once)]
@@ -110,33 +110,33 @@ class Learner:
                     raise backend.out_of_memory("scoring one scan", batch, "") from error
                 self._most_at_once = len(batch) // 2
                 log.warning(
-                    "%d scans at once do not fit into memory: scored %d at once, which may change the last bit of a "
-                    "prediction; set run.verify_batch_size=%d to have that from the start",
+                    "%d scans at once do not fit into memory: scoring %d at once, which may change the last bit of a "
+                    "prediction; set run.verify_batch_size=%d to use this size from the start",
                     *(len(batch), self._most_at_once, self._most_at_once),
                 )
                 continue
             at += len(batch)
 
     def features(self, x: NDArray[np.float32], *, batch_size: int) -> NDArray[np.float32]:
-        """What the classifier sees of volumes (n, x, y, z, 1): the encoder's output (n, n_features), inference mode.
+        """Output of the encoder, shape (n, n_features), for volumes (n, x, y, z, 1), in inference mode.
 
         Raises:
             ValueError: the model has no part named `encoder`.
         """
         encoder = self.model.get_layer("encoder")
-        encoder.jit_compile = self.model.jit_compile  # a part is not compiled with its model and would go its own way
+        encoder.jit_compile = self.model.jit_compile  # parts do not inherit the setting of their model
         parts = list(self._apply(encoder, x, batch_size))
         return np.concatenate(parts) if parts else np.zeros((0, *encoder.output_shape[1:]), np.float32)
 
     def examine(self, x: Any, *, batch_size: int) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-        """Probabilities of PD, and by how much each scan would move what the first BatchNorm has seen.
+        """Probabilities of PD, and image moments: deviation of each scan from the first BatchNorm's statistics.
 
-        Of every channel that enters the first BatchNorm layer the scan's own mean m and variance v, against the moving
-        mean mu and variance s: (m - mu) / sqrt(s), then log(v / s) / 2. The first layer only: its kernels see tissue
-        contrast, noise and edges, and nothing of the diagnosis that later ones have learnt.
+        For each channel that enters the first BatchNorm layer, the scan's mean m and variance v are compared with the
+        moving mean mu and variance s: (m - mu) / sqrt(s), then log(v / s) / 2. Only the first layer is used: its
+        kernels respond to tissue contrast, noise and edges, not to the diagnosis as those of later layers do.
 
         Args:
-            x: as `predict`.
+            x: as in `predict`.
 
         Returns:
             Shapes (n,) and (n, 2 * channels).
@@ -152,7 +152,7 @@ class Learner:
 
     @cached_property
     def _examiner(self) -> tuple[keras.Model, Any]:
-        """From volumes to features, and mean and variance by scan and channel of what enters the first BatchNorm."""
+        """Model from volumes to features and means and variances of the first BatchNorm's input, and that layer."""
         encoder = self.model.get_layer("encoder")
         norm = next(layer for layer in encoder.layers if isinstance(layer, keras.layers.BatchNormalization))
         entering = ops.cast(norm.input, "float32")
@@ -161,17 +161,17 @@ class Learner:
             encoder.input, [encoder.output, ops.mean(entering, axis=axes), ops.var(entering, axis=axes)]
         )
         for part in (model, self.model.get_layer("classifier")):
-            part.jit_compile = self.model.jit_compile  # a part is not compiled with its model and would go its own way
+            part.jit_compile = self.model.jit_compile  # parts do not inherit the setting of their model
         for n in (1, 2):  # as in `_fix_traces`
             features, *_ = model.predict_on_batch(np.zeros((n, *self.model.input_shape[1:]), np.float32))
             self.model.get_layer("classifier").predict_on_batch(features)
         return model, norm
 
     def gradient(self, x: NDArray[np.float32], y: NDArray[np.integer]) -> NDArray[np.float32]:
-        """Gradient of the batch's mean loss (nats) with respect to all trainable weights; the model stays as it is.
+        """Gradient of a batch's mean loss (nats) with respect to all trainable weights; the model is unchanged.
 
-        It is that of the training-mode loss, as a training step from this state would take it: BatchNorm works with
-        the batch's own statistics, and dropout is on, with one and the same mask for every call from one state.
+        The loss is that of training mode, as in a training step from this state: BatchNorm uses the statistics of the
+        batch, and dropout is on, with the same mask for every call from one state.
 
         Args:
             x: volumes (b, x, y, z, 1).
@@ -180,8 +180,8 @@ class Learner:
         Returns:
             Shape (n_weights,), in the order of the model's trainable variables.
         """
-        # Keras has no call for gradients that all backends share. But a step from first moments of zero leaves them at
-        # (1 - beta_1) * gradient, whatever the backend.
+        # Keras has no gradient function common to all backends, but a step from first moments of zero sets them to
+        # (1 - beta_1) * gradient on every backend.
         moments = [v for name, v in self.variables.items() if _MOMENT.fullmatch(name)]
         before = self.snapshot()
         try:
@@ -198,14 +198,14 @@ class Learner:
     def loss_gradient(self, x: Any, y: NDArray[np.integer], *, batch_size: int) -> Snapshot:
         """Gradient of the mean loss (nats) of scans in inference mode, by weights and BatchNorm's moving statistics.
 
-        Unlike `gradient` it is that of a verification, which a step changes through both: dropout is off, and BatchNorm
-        works with its moving statistics. A batch that takes too much memory is halved, from there on.
+        Unlike `gradient`, this is the gradient of a verification, on which a step acts through both: dropout is off and
+        BatchNorm uses its moving statistics. If a batch does not fit into memory, the batch size is halved.
 
         Args:
-            x: as `predict`. y: labels (n,), 1 = PD.
+            x: as in `predict`. y: labels (n,), 1 = PD.
 
         Returns:
-            Shaped as a snapshot; 0 for what predictions do not rest on.
+            Same structure as a snapshot; 0 for variables that predictions do not depend on.
 
         Raises:
             OutOfMemoryError: not even one scan fits into memory.
@@ -222,7 +222,7 @@ class Learner:
                 if size == 1:
                     raise backend.out_of_memory("the gradient of one scan", x[rows], "") from error
                 size //= 2
-                log.warning("the gradient of %d scans at once does not fit into memory: %d at once", 2 * size, size)
+                log.warning("the gradient of %d scans does not fit into memory: computing %d at once", 2 * size, size)
                 continue
             total = parts if not total else [a + b for a, b in zip(total, parts, strict=True)]
             at += size
@@ -240,7 +240,7 @@ class Learner:
         return backend.make_gradient(total, model.weights)
 
     def first_order(self, gradient: Snapshot, origin: Snapshot) -> float:
-        """By how much the loss that `gradient` is of has changed since `origin`, to first order, in nats."""
+        """First-order change since `origin` of the loss with gradient `gradient`, in nats."""
         products = [
             float(np.vdot(g, np.asarray(v.value, np.float64) - np.asarray(o, np.float64)))
             for g, v, o in zip(map(ops.convert_to_numpy, gradient), self.variables.values(), origin, strict=True)
@@ -249,43 +249,43 @@ class Learner:
         return math.fsum(products)
 
     def snapshot(self) -> Snapshot:
-        """Copy everything training touches, on the device. Copies, since JAX's trainer donates its buffers."""
+        """Copy everything that training changes, on the device. Copies are needed as JAX's trainer donates buffers."""
         return tuple(ops.copy(v.value) for v in self.variables.values())
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Go back to `snapshot`, bit for bit. The snapshot stays usable."""
-        shares = keras.backend.backend() == "jax"  # a variable takes the very buffer, and its trainer donates that
+        """Restore `snapshot` bit for bit. The snapshot stays valid."""
+        shares = keras.backend.backend() == "jax"  # variables would share the buffer, which JAX's trainer donates
         for variable, value in zip(self.variables.values(), snapshot, strict=True):
             variable.assign(ops.copy(value) if shares else value)
 
     def pack(self, snapshot: Snapshot) -> dict[str, NDArray[np.generic]]:
-        """A snapshot as NumPy arrays by name, as `state`."""
+        """Convert a snapshot to NumPy arrays by name, as `state` does."""
         values = zip(self.variables, snapshot, strict=True)
         return {name: np.array(ops.convert_to_numpy(value)) for name, value in values}
 
     def pack_weights(self, snapshot: Snapshot) -> dict[str, NDArray[np.generic]]:
-        """What predictions rest on, of a snapshot: weights and BatchNorm statistics, without the optimizer's part."""
+        """Convert the part of a snapshot that predictions depend on: weights and BatchNorm statistics."""
         values = zip(self.variables, snapshot, strict=True)
         return {name: np.array(ops.convert_to_numpy(v)) for name, v in values if not name.startswith(OPTIMIZER)}
 
     def load_weights(self, weights: Mapping[str, NDArray[np.generic]]) -> None:
-        """Inverse of `pack_weights`; the optimizer is left alone."""
+        """Load the result of `pack_weights`; the optimizer is unchanged."""
         for name, value in weights.items():
             self.variables[name].assign(value)
 
     def unpack(self, arrays: Mapping[str, NDArray[np.generic]]) -> Snapshot:
-        """Inverse of `pack`."""
+        """Convert the arrays of `pack` back to a snapshot."""
         return tuple(ops.convert_to_tensor(arrays[name], dtype=v.dtype) for name, v in self.variables.items())
 
     def state(self) -> dict[str, NDArray[np.generic]]:
-        """Everything training touches as NumPy arrays, for checkpoints."""
+        """Everything that training changes as NumPy arrays, for checkpoints."""
         return {name: np.array(ops.convert_to_numpy(v.value)) for name, v in self.variables.items()}
 
     def load_state(self, state: Mapping[str, NDArray[np.generic]]) -> None:
-        """Inverse of `state`.
+        """Load the result of `state`.
 
         Raises:
-            ValueError: names or shapes are not those of this model; nothing is loaded then.
+            ValueError: names or shapes differ from those of this model; nothing is loaded then.
         """
         faults = [f"{name} is missing" for name in self.variables.keys() - state.keys()]
         faults += [f"{name} is unknown" for name in state.keys() - self.variables.keys()]

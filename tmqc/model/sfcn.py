@@ -15,30 +15,30 @@ from tmqc.settings.schema import Config, ModelConfig
 
 @keras.saving.register_keras_serializable("tmqc")
 class FrozenNorm(layers.BatchNormalization):  # type: ignore[misc]
-    """BatchNorm by its moving statistics, in training, too; they stay as they are. Scale and shift are trained."""
+    """BatchNorm with fixed moving statistics, in training, too. Scale and shift are trained."""
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        """As in inference. A `training=False` where the layer is called would not do: a model's own overrides it."""
+        """Apply the layer as in inference. The model's `training` argument would override one given at the call."""
         return super().call(inputs, training=False, mask=mask)
 
 
 def sfcn(
     shape: Sequence[int], settings: ModelConfig, *, seed: int, precision: str = "float32", frozen_norms: bool = False
 ) -> keras.Model:
-    """Build the model: a part named `encoder` followed by one named `classifier`.
+    """Build the model: a part named `encoder` followed by a part named `classifier`.
 
     Args:
         shape: voxels in x, y, z.
-        settings: filters of every 3x3x3 block, then of the closing 1x1x1 convolution; dropout; BatchNorm.
+        settings: filters of each 3x3x3 block, then of the final 1x1x1 convolution; dropout; BatchNorm.
         seed: of initial weights and dropout. The same seed gives the same model.
         precision: Keras dtype policy of all layers but the last; probabilities are always float32.
-        frozen_norms: in training, too, BatchNorm normalizes by its moving statistics, and leaves them as they are.
+        frozen_norms: whether BatchNorm uses fixed moving statistics in training, too (`FrozenNorm`).
 
     Returns:
         Model from volumes (b, x, y, z, 1) to the probability of PD (b, 1). Not compiled.
     """
     *blocks, last = settings.filters
-    seeds = iter(range(seed * 1000, seed * 1000 + 1000))  # one for each layer that draws
+    seeds = iter(range(seed * 1000, seed * 1000 + 1000))  # one for each layer that draws random numbers
 
     def convolve(x: Any, filters: int, size: int, i: int) -> Any:
         x = layers.Conv3D(
@@ -77,12 +77,12 @@ def sfcn(
 
 
 def feature_grid(shape: Sequence[int], n_blocks: int) -> tuple[int, ...]:
-    """Voxels per axis in front of the average pooling: every block halves, rounding up. Must be 2 or more."""
+    """Voxels per axis before the average pooling: each block halves them, rounding up. Must be 2 or more."""
     return tuple(-(-size // 2**n_blocks) for size in shape)
 
 
 def build_learner(config: Config, *, trains: bool = True) -> tuple[Learner, backend.Device]:
-    """The model of the settings with fresh weights, on whatever device there is."""
+    """Build the model of the settings with new weights on the available device."""
     device = backend.set_up(deterministic=config.run.deterministic, threads=config.run.threads)
     model = sfcn(
         config.cohort.shape,

@@ -1,4 +1,4 @@
-"""Names of a model's variables, as checkpoints and messages between sites have them."""
+"""Names of a model's variables in checkpoints and in messages between sites."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import keras
 
-OPTIMIZER = "optimizer/"  # how the names of its variables begin
+OPTIMIZER = "optimizer/"  # prefix of the names of optimizer variables
 
 
 def named_variables(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> Iterator[tuple[str, keras.Variable]]:
-    """Names made of layer names, which unlike Keras' own paths do not depend on what the process built before."""
+    """Yield (name, variable). Unlike Keras' paths, names do not depend on what the process has built before."""
     parts = [layer for layer in model.layers if isinstance(layer, keras.Model)]
     for part in parts or [model]:
         for layer in part.layers:

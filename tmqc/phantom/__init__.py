@@ -1,1 +1,1 @@
-"""The phantom cohorts: subjects made from a template anatomy."""
+"""Phantom cohorts: synthetic subjects made from a template anatomy."""

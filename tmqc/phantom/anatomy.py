@@ -1,6 +1,6 @@
-"""A phantom's scans: every parameter is drawn into a frozen record, then applied deterministically.
+"""Scans of a phantom cohort: all parameters are drawn into frozen records, then applied deterministically.
 
-Made from the ICBM152 template that nilearn carries. No patient was scanned.
+Made from the ICBM152 template that nilearn contains. No patient was scanned.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from tmqc.settings.schema import PhantomConfig
 Floats = NDArray[np.float32]
 Shape = tuple[int, int, int]
 
-# Lower corner in MNI space (R, A, S) and extent. Holds the brain with 4 mm to spare, except at the brain
-# stem, which the template itself cuts at -72.
+# Lower corner in MNI space (R, A, S) and extent. Contains the brain with a margin of 4 mm, except at the brain stem,
+# which the template itself cuts off at -72.
 FOV_LOW_MM = (-80.0, -113.0, -73.0)
 FOV_MM = (160.0, 192.0, 160.0)
-# Right-hand center and semi-axes in mm (MNI), and share of the change. Each is mirrored to the left.
+# Center on the right and semi-axes in mm (MNI), and relative strength of the change. Each is mirrored to the left.
 DEEP_GREY = {
     "substantia nigra": ((10.0, -18.0, -11.0), (8.0, 10.0, 8.0), 1.0),
     "putamen": ((26.0, 4.0, 0.0), (9.0, 18.0, 12.0), 1.0),
@@ -37,17 +37,17 @@ DEEP_GREY = {
 
 @dataclass(frozen=True)
 class Appearance:
-    """What a center's scanner does to a scan: `(gain * bias * anatomy) ** gamma` on a 0..1 scale, then noise."""
+    """Effect of a center's scanner on a scan: `(gain * bias * anatomy) ** gamma` on a 0..1 scale, then noise."""
 
     gamma: float
     gain: float
     noise_sigma: float  # on a 0..255 scale
-    bias_knots: Floats = field(repr=False)  # of the logarithm, (knots x, y, z)
+    bias_knots: Floats = field(repr=False)  # of the bias field's logarithm, (knots x, y, z)
 
 
 @dataclass(frozen=True)
 class PhantomScan:
-    """All that makes one scan, drawn before anything is computed. Changes are relative: 0.1 is 10 % more."""
+    """All parameters of one scan, drawn before anything is computed. Changes are relative: 0.1 is 10 % more."""
 
     subject: str
     center: str
@@ -58,7 +58,7 @@ class PhantomScan:
     scanner: str
     grey: float
     white: float
-    deep: float  # individual spread, and in PD the disease on top
+    deep: float  # individual variation, plus the disease in PD
     warp_knots: Floats = field(repr=False)  # mm, (3, knots x, y, z)
     look: Appearance = field(repr=False)
     noise_seed: int
@@ -68,7 +68,7 @@ class PhantomScan:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """The template on the cohort's grid: float32 arrays in x, y, z order, T1 in 0..255, the maps in 0..1."""
+    """The template on the cohort's grid: float32 arrays in x, y, z order, T1 in 0..255, tissue maps in 0..1."""
 
     t1: Floats
     grey: Floats
@@ -77,10 +77,10 @@ class Anatomy:
 
 
 def draw_scans(settings: PhantomConfig, centers: Mapping[str, Mapping[str, int]]) -> list[PhantomScan]:
-    """Draw every scan of the cohort, in the order of the table; healthy controls before patients in a split.
+    """Draw all scans of the cohort in the order of the table; within a split, healthy controls come before patients.
 
-    Each scanner type, center and scan has a generator of its own: `effect` changes no draw, and a longer
-    table leaves the centers before it unchanged.
+    Each scanner type, center and scan has its own generator: `effect` changes no draw, and adding centers to the end of
+    the table does not change the others.
     """
     spread = SPREADS[settings.spread]
     types = [_draw_scanner(_generator(settings.seed, 0, n), spread) for n in range(N_SCANNER_TYPES)]
@@ -118,7 +118,7 @@ def _generator(seed: int, *key: int) -> np.random.Generator:
 
 
 def _draw_scanner(rng: np.random.Generator, spread: Spread) -> tuple[NDArray[np.float64], float, Appearance]:
-    """A scanner type's relative change of grey and of white matter signal, blur in mm, and look."""
+    """Draw a scanner type: relative changes of grey and white matter signal, blur in mm, and appearance."""
     tissue = rng.normal(0.0, spread.scanner_sd, 2)
     return tissue, float(rng.uniform(0.0, spread.blur_high_mm)), _draw_look(rng, spread)
 
@@ -133,7 +133,7 @@ def _draw_look(rng: np.random.Generator, spread: Spread) -> Appearance:
 
 
 def _mix(center: Appearance, scanner: Appearance, share: float) -> Appearance:
-    """A look of which this share of the variance, 0..1, is the scanner type's; 0 is the center's to the last bit."""
+    """Mix two appearances: `share`, 0..1, of the variance is the scanner type's; 0 gives exactly the center's."""
     ours, types = np.sqrt(1.0 - share), np.sqrt(share)
     return Appearance(
         gamma=float(center.gamma**ours * scanner.gamma**types),
@@ -151,7 +151,7 @@ def _draw_body(
     effect: float,
     tissue: NDArray[np.float64],
 ) -> dict[str, Any]:
-    """The part of a `PhantomScan` that is the subject's own: the same draws, in the same order, for HC and PD."""
+    """Draw the fields of a `PhantomScan` that describe the subject: the same draws in the same order for HC and PD."""
     age = round(float(np.clip(rng.normal(60.0, 10.0), 30.0, 90.0)), 1)
     sex = "M" if rng.random() < counts["male"] / (counts["male"] + counts["female"]) else "F"
     grey, white = rng.normal(0.0, spread.tissue_sd, 2) + tissue
@@ -165,13 +165,13 @@ def _draw_body(
         "deep": float(rng.normal(0.0, spread.deep_sd) - effect * severity),
         "warp_knots": rng.normal(0.0, spread.warp_sd_mm, warp_shape).astype(np.float32),
         "noise_seed": int(rng.integers(2**62)),
-        # Last, so that a spread without it leaves what was drawn before as it is.
+        # Drawn last, so that a spread without it does not change the other draws.
         "scale": spread.sex_scale * (0.5 if sex == "M" else -0.5) + float(rng.normal(0.0, spread.scale_sd)),
     }
 
 
 def build_anatomy(shape: tuple[int, int, int]) -> Anatomy:
-    """Bring the template's maps onto the cohort's grid; deep grey matter is painted, as smooth ellipsoids."""
+    """Resample the template's maps to the cohort's grid; deep grey matter is modeled by smooth ellipsoids."""
     spacing = [extent / n for extent, n in zip(FOV_MM, shape, strict=True)]
     axes = [low + (np.arange(n) + 0.5) * mm for low, n, mm in zip(FOV_LOW_MM, shape, spacing, strict=True)]
     x, y, z = np.meshgrid(*axes, indexing="ij", sparse=True)
@@ -186,13 +186,13 @@ def build_anatomy(shape: tuple[int, int, int]) -> Anatomy:
 
 
 def _template(name: str, shape: Shape) -> Floats:
-    """One map of the template on the cohort's grid, x, y, z, 0..255."""
+    """Map of the template on the cohort's grid, x, y, z, 0..255."""
     folder = resources.files("nilearn") / "datasets" / "data"
     file = folder / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz"
     with resources.as_file(file) as path:
         image = sitk.ReadImage(str(path), sitk.sitkFloat32)
     grid = to_image(np.zeros(shape, np.uint8))
-    sigma = [0.35 * mm if mm > 1.0 else 0.0 for mm in grid.GetSpacing()]  # else a coarse grid would alias
+    sigma = [0.35 * mm if mm > 1.0 else 0.0 for mm in grid.GetSpacing()]  # prevents aliasing on a coarse grid
     for axis, sigma_mm in enumerate(sigma):
         if sigma_mm > 0.0:
             image = sitk.RecursiveGaussian(image, sigma_mm, direction=axis)
@@ -201,7 +201,7 @@ def _template(name: str, shape: Shape) -> Floats:
 
 
 def to_image(volume: NDArray[np.uint8]) -> sitk.Image:
-    """An image of a volume in x, y, z order, orientation RAS, placed in MNI space."""
+    """Convert a volume in x, y, z order to an image in MNI space with orientation RAS."""
     image = sitk.GetImageFromArray(np.ascontiguousarray(volume.T))  # SimpleITK's arrays are z, y, x
     spacing = [extent / n for extent, n in zip(FOV_MM, volume.shape, strict=True)]
     right, anterior, superior = (low + mm / 2 for low, mm in zip(FOV_LOW_MM, spacing, strict=True))
@@ -212,7 +212,7 @@ def to_image(volume: NDArray[np.uint8]) -> sitk.Image:
 
 
 def apply_scan(anatomy: Anatomy, scan: PhantomScan) -> NDArray[np.uint8]:
-    """Make the volume that a record describes: uint8, 0..255, x, y, z order."""
+    """Compute the volume of a scan: uint8, 0..255, x, y, z order."""
     signal = 0.85 * anatomy.t1  # leaves room above white matter
     signal *= 1.0 + scan.grey * anatomy.grey + scan.white * anatomy.white + scan.deep * anatomy.deep
     shape = signal.shape
@@ -221,14 +221,14 @@ def apply_scan(anatomy: Anatomy, scan: PhantomScan) -> NDArray[np.uint8]:
     bias = np.exp(smooth_field(scan.look.bias_knots, shape))
     seen = 255.0 * (scan.look.gain * bias * head) ** np.float32(scan.look.gamma)
     noise = np.random.default_rng(scan.noise_seed).standard_normal(shape, np.float32)
-    # The scans of the published cohort are brain-extracted: nothing, so no noise either, outside the brain.
+    # The scans of the published cohort are brain-extracted, so there is no noise outside the brain.
     seen += np.where(head > 0.02, np.float32(scan.look.noise_sigma) * noise, np.float32(0.0))
     volume: NDArray[np.uint8] = np.clip(np.rint(seen), 0.0, 255.0).astype(np.uint8)
     return volume
 
 
 def _places(scan: PhantomScan, shape: Shape) -> Floats:
-    """Where in the template, in voxels, each voxel of the scan lies: (3, x, y, z)."""
+    """Coordinates in the template, in voxels, of each voxel of the scan: (3, x, y, z)."""
     where = np.stack(np.meshgrid(*(np.arange(n, dtype=np.float32) for n in shape), indexing="ij"))
     for axis, (extent, n) in enumerate(zip(FOV_MM, shape, strict=True)):
         if scan.scale:
@@ -239,7 +239,7 @@ def _places(scan: PhantomScan, shape: Shape) -> Floats:
 
 
 def _blur(volume: Floats, sigma_mm: float) -> Floats:
-    """Gaussian of `sigma_mm`. The kernel is the discrete one (Lindeberg 1990): right below one voxel, too."""
+    """Gaussian blur. The kernel is the discrete Gaussian (Lindeberg 1990), which is also correct below one voxel."""
     if sigma_mm == 0.0:
         return volume
     for axis, (extent, n) in enumerate(zip(FOV_MM, volume.shape, strict=True)):
@@ -256,7 +256,7 @@ def _knots(knots_mm: float) -> Shape:
 
 
 def smooth_field(knots: Floats, shape: Sequence[int]) -> Floats:
-    """Blend independent knots into a smooth field of `shape`; its standard deviation is that of the knots."""
+    """Interpolate independent knots to a smooth field of `shape` with the standard deviation of the knots."""
     field_ = knots
     for n, n_knots in zip(shape, knots.shape, strict=True):
         at, knot = (np.arange(n) + 0.5) / n * (n_knots - 1), np.arange(n_knots)

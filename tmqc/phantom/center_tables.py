@@ -1,4 +1,4 @@
-"""How many scans of each class a phantom's centers hold: the packaged tables, or a CSV of the same columns."""
+"""Tables of the numbers of scans per center and class in a phantom cohort: packaged ones, or a CSV."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ TABLES = {"demo": "centers_demo.csv", "real83": "centers_83.csv"}
 SPLITS = ("train", "verification", "test")
 GROUPS = tuple(f"{split}_{group}" for split in SPLITS for group in ("hc", "pd"))
 COUNTS = (*GROUPS, "male", "female", "scanner_types")
-N_SCANNER_TYPES = 23  # as many as the published cohort has
+N_SCANNER_TYPES = 23  # as in the published cohort
 
 
 def read_centers(source: str) -> dict[str, dict[str, int]]:
-    """Read a center table: `demo`, `real83` or a CSV's path. Returns the COUNTS by center, in its order.
+    """Read a center table: `demo`, `real83` or the path of a CSV. Returns center -> COUNTS, in the table's order.
 
     Raises:
-        CohortError: no such table, or a malformed one; names every fault's row and column at once.
+        CohortError: the table does not exist or is invalid; lists all faults by row and column.
     """
     packaged = resources.files("tmqc") / "phantom" / "tables" / TABLES.get(source, "")
     with resources.as_file(packaged) as path:
@@ -31,7 +31,7 @@ def read_centers(source: str) -> dict[str, dict[str, int]]:
     if {"center", *COUNTS} <= set(table.columns):
         faults += [f"row {line}, column {fault}" for line, row in table.rows.items() for fault in _row_faults(row)]
         times = Counter(row["center"] for row in table.rows.values())
-        faults += [f"column center: '{name}' is there twice" for name, n in times.items() if n > 1]
+        faults += [f"column center: '{name}' occurs twice" for name, n in times.items() if n > 1]
         if not faults and not any(int(row["train_hc"]) + int(row["train_pd"]) for row in table.rows.values()):
             faults.append("columns train_hc and train_pd: no center has a training scan")
     if faults:
@@ -52,5 +52,5 @@ def _row_faults(row: Mapping[str, str]) -> list[str]:
     if not faults and not 1 <= int(row["scanner_types"]) <= N_SCANNER_TYPES:
         faults.append(f"scanner_types: {row['scanner_types']}; 1..{N_SCANNER_TYPES} is allowed")
     if not faults and int(row["male"]) + int(row["female"]) == 0:
-        faults.append("male, female: both are 0, which is no share")
+        faults.append("male, female: both are 0, at least one must be above 0")
     return faults

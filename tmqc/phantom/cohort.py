@@ -1,6 +1,6 @@
-"""A phantom cohort: NIfTI files and CSVs of synthetic scans. No patient was scanned.
+"""Writing of phantom cohorts: NIfTI files and CSVs of synthetic scans. No patient was scanned.
 
-The files do not depend on how many processes wrote them: what is in them was drawn before (`anatomy.py`).
+The files do not depend on the number of processes, because all parameters are drawn beforehand (`anatomy.py`).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ NOTICE = (
     "(T1, grey and white matter maps) that the package nilearn carries. No patient was scanned."
 )
 
-PHANTOM_NOTE = "phantom cohort: synthetic scans, no patient was scanned"  # said wherever one is shown
+PHANTOM_NOTE = "phantom cohort: synthetic scans, no patient was scanned"  # shown with every result of a phantom
 
 
 def make_phantom(
@@ -53,18 +53,18 @@ def make_phantom(
     orientation: str | None = None,
     n_jobs: int | None = None,
 ) -> Path:
-    """Write a phantom cohort: `volumes/*.nii.gz`, one CSV a split, and phantom.json. Returns `directory`.
+    """Write a phantom cohort: `volumes/*.nii.gz`, one CSV per split, and phantom.json. Returns `directory`.
 
     Args:
         settings: center table, seed and strength of the PD change; `settings.directory` is ignored.
-        shape: voxels in x, y, z; the field of view is fixed, so the shape sets the spacing.
-        spacing_mm, orientation: what the scans will be checked against; None: not at all.
-        directory: appears only when all in it is finished. The same phantom there already: returns at once.
-        n_jobs: processes, default one per core; the files are the same whatever it is.
+        shape: voxels in x, y, z; the field of view is fixed, so the shape determines the spacing.
+        spacing_mm, orientation: required spacing and orientation; None: any.
+        directory: created only when complete. If it already contains the same phantom, nothing is done.
+        n_jobs: number of processes, by default one per core; the files do not depend on it.
 
     Raises:
-        SettingsError: seed, effect or shape out of range, or the spacing or orientation is not the wanted one.
-        CohortError: a bad center table, `directory` holds something else, or it cannot be written.
+        SettingsError: seed, effect or shape is out of range, or spacing or orientation differ from those required.
+        CohortError: the center table is invalid, `directory` contains something else or cannot be written.
     """
     centers = read_centers(settings.centers)
     directory, description = Path(directory).absolute(), describe_phantom(settings, shape)
@@ -73,7 +73,7 @@ def make_phantom(
     if wrong := describe_mismatch(grid, wanted):
         spacing = ",".join(f"{mm:.6g}" for mm in grid.spacing_mm)
         raise SettingsError(
-            f"cohort.shape={list(shape)}: a phantom fills {format_sizes(FOV_MM)} mm and so has {wrong}; set "
+            f"cohort.shape={list(shape)}: a phantom covers {format_sizes(FOV_MM)} mm and therefore has {wrong}; set "
             f"cohort.spacing_mm=[{spacing}] and cohort.orientation={grid.orientation}, or another shape"
         )
     if _holds(directory, description):
@@ -83,7 +83,7 @@ def make_phantom(
     except OSError as error:
         raise CohortError(
             f"phantom '{directory}': {error.filename or directory} cannot be written ({error.strerror}); "
-            "set cohort.phantom.directory or run.outputs to a place with room"
+            "set cohort.phantom.directory or run.outputs to a folder with free space"
         ) from error
     return directory
 
@@ -109,16 +109,16 @@ def _build(
         (finished / "phantom.json").write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
         try:
             finished.rename(directory)
-        except OSError:  # another process was faster: fine if it built the same
+        except OSError:  # another process may have built the same phantom in the meantime
             if not _holds(directory, description):
                 raise
 
 
 def default_directory(settings: PhantomConfig, shape: tuple[int, int, int], outputs: Path) -> Path:
-    """Where this phantom belongs: `outputs/phantom/<readable name>-<hash of all that it is made of>`.
+    """Default directory of a phantom: `outputs/phantom/<readable name>-<hash of its description>`.
 
     Raises:
-        SettingsError, CohortError: as `make_phantom`.
+        SettingsError, CohortError: as in `make_phantom`.
     """
     digest = hashlib.sha256(json.dumps(describe_phantom(settings, shape), sort_keys=True).encode()).hexdigest()[:8]
     name = settings.centers if settings.centers in TABLES else re.sub(r"[^\w-]+", "_", Path(settings.centers).stem)
@@ -128,15 +128,15 @@ def default_directory(settings: PhantomConfig, shape: tuple[int, int, int], outp
 
 
 def is_phantom(csv_path: Path) -> bool:
-    """Whether the CSV belongs to a phantom cohort: phantom.json lies beside it."""
+    """Whether the CSV belongs to a phantom cohort, that is, its folder contains phantom.json."""
     return (Path(csv_path).parent / "phantom.json").is_file()
 
 
 def describe_phantom(settings: PhantomConfig, shape: tuple[int, int, int]) -> dict[str, Any]:
-    """The content of phantom.json: all that the files depend on, as JSON values. Equal ones mean equal files.
+    """Content of phantom.json: everything that the files depend on, so equal descriptions mean equal files.
 
     Raises:
-        SettingsError, CohortError: as `make_phantom`.
+        SettingsError, CohortError: as in `make_phantom`.
     """
     faults = check_each(settings, "cohort.phantom.")
     if len(shape) != 3 or min(shape) < 8:
@@ -159,7 +159,7 @@ def describe_phantom(settings: PhantomConfig, shape: tuple[int, int, int]) -> di
 
 
 def _write_volumes(anatomy: Anatomy, scans: Sequence[PhantomScan], folder: Path, n_jobs: int | None) -> None:
-    # joblib's own processes: safe beside TensorFlow's threads, and they do not run the calling script again.
+    # joblib's processes are safe beside TensorFlow's threads and do not run the calling script again.
     n_jobs = joblib.cpu_count() if n_jobs is None else max(1, n_jobs)
     share = joblib.delayed(_write_share)
     joblib.Parallel(n_jobs=n_jobs)(share(anatomy, scans[n::n_jobs], folder) for n in range(n_jobs))
@@ -171,7 +171,7 @@ def _write_share(anatomy: Anatomy, scans: Iterable[PhantomScan], folder: Path) -
         try:
             sitk.WriteImage(to_image(apply_scan(anatomy, scan)), str(path), useCompression=True)
         except RuntimeError as error:  # ITK gives no reason
-            raise OSError(errno.EIO, "the disk is full or out of reach", str(path)) from error
+            raise OSError(errno.EIO, "the disk is full or not accessible", str(path)) from error
 
 
 def _row_of(s: PhantomScan) -> Subject:
@@ -180,16 +180,16 @@ def _row_of(s: PhantomScan) -> Subject:
 
 
 def _holds(directory: Path, description: dict[str, Any]) -> bool:
-    """Whether the same phantom is in the directory already. Raises CohortError if anything else is."""
+    """Whether the directory already contains the same phantom. Raises CohortError if it contains anything else."""
     if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
         return False
     try:
         found = json.loads((directory / "phantom.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        raise CohortError(f"'{directory}' holds something that is no phantom: name another directory") from None
+        raise CohortError(f"'{directory}' contains files other than a phantom: choose another directory") from None
     if not isinstance(found, dict) or found != description:
         known = found if isinstance(found, dict) else {}
         differing = [key for key in description if known.get(key) != description[key]]
         what = ", ".join(differing) or "its contents"
-        raise CohortError(f"'{directory}' holds another phantom ({what} differ): name another directory or remove it")
+        raise CohortError(f"'{directory}' contains another phantom ({what} differ): choose another one or remove it")
     return True

@@ -1,6 +1,6 @@
-"""Other methods (rivals): score every training scan for harmfulness from one model state, without travelling.
+"""Rivals, other methods that score the harmfulness of every training scan from one model state, without a tour.
 
-They see scans, labels and the model. The truth is out of their reach; a test enforces it.
+They have access to scans, labels and the model, but not to the truth; a test enforces this.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CUT_OFFS", "RIVALS", "Case", "Probe", "ScoreError", "Scores", "choose_rivals", "score_scans"]
 
-# Each gives one score a training scan, (n,), higher = more suspicious.
+# Functions that return one score per training scan, (n,), higher = more suspicious.
 RIVALS: dict[str, Callable[[Case, Probe], NDArray[np.float64]]] = {
     "random": score_random,
     "template": score_template,
@@ -48,23 +48,23 @@ RIVALS: dict[str, Callable[[Case, Probe], NDArray[np.float64]]] = {
     "aled": score_aled,
     "clipfl": score_clipfl,
 }
-# Above it a method names the scan as one to leave out; the others only rank.
+# Scores above which a method names a scan as harmful; methods without a cut-off only rank.
 CUT_OFFS = {"knn_label": 0.5, "confident_learning": 0.0, "aled": math.log(2.0), "clipfl": 0.9}
 
 
 def choose_rivals(names: Sequence[str]) -> tuple[str, ...]:
-    """The named ones in that order; of none, all."""
+    """The named rivals in that order; all if no name is given."""
     return tuple(names) or tuple(RIVALS)
 
 
 def score_scans(name: str, case: Case, learner: Learner, *, batch_size: int) -> Scores:
-    """Let one rival score every training scan; the learner is left as it was.
+    """Score every training scan with one rival; the learner is unchanged afterwards.
 
     Args:
         name: a key of RIVALS.
         case: the scans to judge.
-        learner: in the state to judge from.
-        batch_size: scans predicted, and verification scans derived, at once.
+        learner: the model, in the state to judge from.
+        batch_size: scans per batch of predictions and gradients.
 
     Raises:
         ScoreError: a score is NaN or infinite.
@@ -74,5 +74,5 @@ def score_scans(name: str, case: Case, learner: Learner, *, batch_size: int) -> 
     values = RIVALS[name](case, probe)
     seconds = perf_counter() - started
     if bad := [s for s, value in zip(case.subjects, values, strict=True) if not np.isfinite(value)]:
-        raise ScoreError(f"rival {name}: no finite score for {', '.join(bad)}: look at these scans, or leave it out")
+        raise ScoreError(f"rival {name}: no finite score for {', '.join(bad)}: inspect these scans, or omit the rival")
     return Scores(name, values, probe.forward_passes, probe.backward_passes, seconds, CUT_OFFS.get(name))

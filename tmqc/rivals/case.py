@@ -1,4 +1,4 @@
-"""Input and output of a rival."""
+"""Inputs and outputs of the rivals."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from tmqc.core.rates import Verification, score
 from tmqc.errors import StoppedError
 from tmqc.settings.schema import RivalsConfig
 
-if TYPE_CHECKING:  # Keras takes seconds to load, and the settings are checked against the rivals' names before that
+if TYPE_CHECKING:  # Keras takes seconds to load, and checking settings needs only the names of the rivals
     from tmqc.model.learner import Learner
 
 
 class ScoreError(StoppedError):
-    """A score is NaN or infinite: nothing can be ranked by that."""
+    """A score cannot be computed, or is NaN or infinite, so scans cannot be ranked."""
 
     heading = "scoring had to stop:"
 
 
 @dataclass(frozen=True)
 class Case:
-    """The scans to judge and those to judge by, without the truth.
+    """Input of a rival: training scans to judge and verification scans, without the truth.
 
     Attributes:
-        subjects: the training scans, (n,).
+        subjects: ids of the training scans, (n,).
         scans: (n, x, y, z, 1) float32.
-        groups: labels (n,), 1 = PD, 0 = HC. centers: where they are from, (n,).
-        verification_scans, verification_groups: the same of the m verification scans.
-        learning_rate, batch_size: of training steps that a rival takes.
+        groups: labels (n,), 1 = PD, 0 = HC. centers: center of each scan, (n,).
+        verification_scans, verification_groups: scans and labels of the m verification scans.
+        learning_rate, batch_size: for training steps that a rival takes.
         settings: of the rivals.
     """
 
@@ -52,9 +52,9 @@ class Scores:
 
     Attributes:
         values: one per training scan, (n,), higher = more suspicious.
-        cut_off: scans above it are named; None: it only ranks.
-        forward_passes, backward_passes: scans put through the model, and gradients taken back through it.
-        seconds: all of it, the tracing of the model's functions on first use included.
+        cut_off: scans above it are named as harmful; None: the rival only ranks.
+        forward_passes, backward_passes: number of scans passed through the model, and of gradients.
+        seconds: total time, including the tracing of the model's functions on first use.
     """
 
     rival: str
@@ -66,24 +66,24 @@ class Scores:
 
 
 class Probe:
-    """The model as rivals see it: read-only, with every pass counted."""
+    """Read-only access to the model for rivals, with all passes counted."""
 
     def __init__(self, learner: Learner, *, batch_size: int) -> None:
         self._learner, self._batch_size = learner, batch_size
         self.forward_passes = self.backward_passes = 0
 
     def predict(self, scans: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Probabilities of PD, (n,), inference mode."""
+        """Probabilities of PD, (n,), in inference mode."""
         self.forward_passes += len(scans)
         return self._learner.predict(scans, batch_size=self._batch_size)
 
     def features(self, scans: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The encoder's output, (n, n_features), inference mode."""
+        """Output of the encoder, (n, n_features), in inference mode."""
         self.forward_passes += len(scans)
         return self._learner.features(scans, batch_size=self._batch_size)
 
     def gradient(self, scans: NDArray[np.float32], groups: NDArray[np.integer]) -> NDArray[np.float64]:
-        """Gradient of the mean training-mode loss, (n_weights,); BatchNorm sees batches, not all scans together."""
+        """Gradient of the mean loss in training mode, (n_weights,), averaged over batches of scans."""
         self.forward_passes += len(scans)
         self.backward_passes += len(scans)
         total: NDArray[np.float64] = np.zeros(1)
@@ -93,11 +93,11 @@ class Probe:
         return total / len(scans)
 
     def loss(self, scans: NDArray[np.float32], groups: NDArray[np.integer]) -> float:
-        """Mean binary cross-entropy in nats, inference mode."""
+        """Mean binary cross-entropy in nats, in inference mode."""
         return score(self.predict(scans), groups).loss
 
     def score_after_training(self, scans: NDArray[np.float32], groups: NDArray[np.integer], case: Case) -> Verification:
-        """How the verification scans are classified after one epoch on `scans` (n, x, y, z, 1); it is undone."""
+        """Verify the model after one epoch of training on `scans` (n, x, y, z, 1), which is then undone."""
         self.forward_passes += len(scans)
         self.backward_passes += len(scans)
         before = self._learner.snapshot()

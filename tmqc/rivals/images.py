@@ -1,4 +1,4 @@
-"""Rivals that use the scans alone: chance, distance from a template, image statistics."""
+"""Rivals that use only the scans: chance, distance from a template, image statistics."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from numpy.typing import NDArray
 from tmqc.rivals.case import Case, Probe
 
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
-_BINS = 64  # of the histogram whose entropy is taken
+_BINS = 64  # of the histogram for the entropy
 _TREES = 300
 
 
 def score_random(case: Case, model: Probe) -> NDArray[np.float64]:
-    """Chance, 0..1: what any other rival has to beat."""
+    """Random scores, 0..1: the chance level."""
     return np.random.default_rng(case.settings.seed).random(len(case.scans))
 
 
 def score_template(case: Case, model: Probe) -> NDArray[np.float64]:
-    """1 - Pearson correlation with the voxelwise median of all training scans, 0..2."""
+    """One minus the Pearson correlation with the voxelwise median of all training scans, 0..2."""
     template = _over_scans(case.scans, lambda slab: np.median(slab, axis=0))
     return np.array([1.0 - correlate(scan, template) for scan in case.scans])
 
 
 def score_template_group(case: Case, model: Probe) -> NDArray[np.float64]:
-    """1 - Pearson correlation with the voxelwise mean of all training scans of the same label, 0..2."""
+    """One minus the Pearson correlation with the voxelwise mean of all training scans of the same label, 0..2."""
     scores = np.empty(len(case.scans))
     for group in np.unique(case.groups):
         rows = np.flatnonzero(case.groups == group)
@@ -37,9 +37,9 @@ def score_template_group(case: Case, model: Probe) -> NDArray[np.float64]:
 
 
 def score_image_forest(case: Case, model: Probe) -> NDArray[np.float64]:
-    """Anomaly among all training scans by `image_statistics`, 0..1.
+    """Anomaly score of `image_statistics` among all training scans, 0..1.
 
-    Source: isolation forest (Liu, Ting and Zhou, doi 10.1109/ICDM.2008.17), scikit-learn's, of 300 trees.
+    Source: isolation forest (Liu, Ting and Zhou, doi 10.1109/ICDM.2008.17), by scikit-learn with 300 trees.
     """
     from sklearn.ensemble import IsolationForest
 
@@ -54,22 +54,22 @@ def correlate(scan: NDArray[np.floating], template: NDArray[np.floating]) -> flo
 
 
 def image_statistics(scan: NDArray[np.floating]) -> dict[str, float]:
-    """Describe a scan (x, y, z) without looking at what it shows.
+    """Compute simple statistics of a scan (x, y, z).
 
-    Intensity: mean, sd, skewness and excess kurtosis, percentiles, entropy of the histogram over the scan's own range
-    in bits, shares of voxels that are zero and that are the brightest. Along each axis, whichever is left to right:
-    gradient energy (mean squared difference of neighbors in units of the variance: 2 for white noise), asymmetry (mean
-    absolute difference from the mirror image, in sd), and the center of the intensities (0..1).
+    Intensity: mean, sd, skewness and excess kurtosis, percentiles, entropy in bits of the histogram over the scan's
+    range, shares of voxels that are zero and that have the maximum. For each axis: gradient energy (mean squared
+    difference of neighbors in units of the variance: 2 for white noise), asymmetry (mean absolute difference from the
+    mirror image, in sd), and the center of the intensities (0..1).
 
     Raises:
-        ValueError: the scan is constant: it has no shape to describe.
+        ValueError: the scan is constant.
     """
     voxels = scan.astype(np.float64)
     mean, sd = float(voxels.mean()), float(voxels.std())
     if not sd > 0:
         raise ValueError(f"every voxel is {mean:g}, expected a scan")
     z = (voxels - mean) / sd
-    squares = z * z  # NumPy's third and fourth powers take 20 times as long
+    squares = z * z  # NumPy's third and fourth powers are 20 times slower
     weights = voxels - voxels.min()
     found = {
         "mean": mean,
@@ -103,5 +103,5 @@ def _mean_of(rows: NDArray[np.intp], slab: NDArray[np.float32]) -> NDArray[np.fl
 def _over_scans(
     scans: NDArray[np.float32], reduce: Callable[[NDArray[np.float32]], NDArray[np.floating]]
 ) -> NDArray[np.floating]:
-    """Reduce (n, x, y, z, 1) to (x, y, z, 1) slab by slab: a median copies its input, and all scans are many GB."""
+    """Reduce (n, x, y, z, 1) to (x, y, z, 1) by slabs, because a median copies its input, which may be many GB."""
     return np.stack([reduce(scans[:, x]) for x in range(scans.shape[1])])

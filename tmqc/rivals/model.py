@@ -1,7 +1,7 @@
-"""Rivals that use the pre-trained model: losses, gradients, one step's influence, neighbors among its features.
+"""Rivals that use the pre-trained model: losses, gradients, influence of a step, neighbors by its features.
 
-The model has usually been trained on the good versions of these very scans. That is the situation of quality control
-too, but not what the sources had in mind: they ask for predictions of a model that has not seen the scan.
+The model has usually been trained on the good versions of the same scans, as in quality control. The sources, in
+contrast, require predictions of a model that was not trained on the scan.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from numpy.typing import NDArray
 from tmqc.core.rates import cross_entropies
 from tmqc.rivals.case import Case, Probe, ScoreError
 
-_ALED_PLANES, _ALED_LEAST = 10, 4  # planes, and scans of a class: one more than span a plane
+_ALED_PLANES, _ALED_LEAST = 10, 4  # number of planes; least scans of a class, one more than span a plane
 
 
 def score_loss(case: Case, model: Probe) -> NDArray[np.float64]:
-    """The scan's own binary cross-entropy in nats, inference mode."""
+    """Binary cross-entropy of the scan in nats, in inference mode."""
     return cross_entropies(model.predict(case.scans), case.groups)
 
 
 def score_gradient_norm(case: Case, model: Probe) -> NDArray[np.float64]:
-    """L2 norm of the gradient of the scan's own training-mode loss."""
+    """L2 norm of the gradient of the scan's loss in training mode."""
     return np.array([np.linalg.norm(gradient) for gradient in _gradients(case, model)])
 
 
 def score_tracin(case: Case, model: Probe) -> NDArray[np.float64]:
-    """Minus the dot product of the scan's gradient with that of the mean verification loss.
+    """Negative dot product of the scan's gradient and the gradient of the mean verification loss.
 
     To first order, a step of plain gradient descent at rate r on the scan changes the verification loss by r times
-    this: positive means harm. Source: TracIn (arXiv 2002.08484) with one checkpoint, the current state.
+    this score: positive means harmful. Source: TracIn (arXiv 2002.08484) with one checkpoint, the current state.
     """
     toward = model.gradient(case.verification_scans, case.verification_groups)
     return np.array([-float(gradient @ toward) for gradient in _gradients(case, model)])
@@ -40,8 +40,8 @@ def score_tracin(case: Case, model: Probe) -> NDArray[np.float64]:
 def score_influence(case: Case, model: Probe) -> NDArray[np.float64]:
     """Change of the verification loss, in nats, by one training step on the scan alone; every step is undone.
 
-    What quality control measures of a single scan, here for every scan from one and the same state, and as a loss
-    instead of counts. Costs a verification a scan.
+    Quality control measures the same for single scans, but as counts; here it is the loss, for all scans from the same
+    state. Costs one verification per scan.
     """
     before = model.loss(case.verification_scans, case.verification_groups)
     after = (model.score_after_training(scan, group, case).loss for scan, group in _singly(case))
@@ -49,9 +49,9 @@ def score_influence(case: Case, model: Probe) -> NDArray[np.float64]:
 
 
 def score_knn_label(case: Case, model: Probe) -> NDArray[np.float64]:
-    """Share of the k nearest training scans, by the encoder's features, that have the other label: 0..1 in k steps.
+    """Share of the k nearest training scans, by the encoder's features, with the other label: 0..1 in k steps.
 
-    Above a half the label is taken to be wrong, as in edited nearest neighbors (doi 10.1109/TSMC.1972.4309137).
+    Above one half the label counts as wrong, as in edited nearest neighbors (doi 10.1109/TSMC.1972.4309137).
     """
     _, neighbors = _neighbors(case, model)
     shares: NDArray[np.float64] = np.mean(case.groups[neighbors] != case.groups[:, None], axis=1)
@@ -68,10 +68,10 @@ def score_knn_distance(case: Case, model: Probe) -> NDArray[np.float64]:
 
 
 def score_confident_learning(case: Case, model: Probe) -> NDArray[np.float64]:
-    """Probability of the other class above what is usual for it, -1..1; above 0 the label is taken to be wrong.
+    """Probability of the other class minus its typical value, -1..1; above 0 the label counts as wrong.
 
-    Source: the confident joint of confident learning (arXiv 1911.00068): usual is the mean probability of a class over
-    the scans that are labeled so. Not taken: its estimate of the noise rates and the pruning by them, and predictions
+    Source: the confident joint of confident learning (arXiv 1911.00068): the typical value is the mean probability of
+    the class over the scans with that label. Left out: its estimate of noise rates, pruning by them, and predictions
     from cross-validation.
     """
     p = model.predict(case.scans).astype(np.float64)
@@ -82,12 +82,13 @@ def score_confident_learning(case: Case, model: Probe) -> NDArray[np.float64]:
 
 
 def score_aled(case: Case, model: Probe) -> NDArray[np.float64]:
-    """Log ratio of the other class's posterior to the label's; above log 2 the label is taken to be wrong.
+    """Log ratio of the posteriors of the other class and of the label; above log 2 the label counts as wrong.
 
-    Source: ALED (arXiv 2601.10084; the authors' code, statlab): a plane of the features, spanned by the difference of
-    the classes' means and a random direction; in it a Gaussian for each class with the covariance of least determinant;
-    likelihoods averaged over ten planes, times the shares of the classes. The cut-off is its default. Not taken: its
-    features before the last activation, averaged over space (here: what the classifier sees).
+    Source: ALED (arXiv 2601.10084; the authors' code, statlab): the features are projected to a plane spanned by the
+    difference of the class means and a random direction; a Gaussian with the minimum covariance determinant is fitted
+    to each class; likelihoods are averaged over ten planes and multiplied by the class shares. The cut-off is ALED's
+    default. Unlike ALED, which averages features before the last activation over space, this uses the classifier's
+    input.
 
     Raises:
         ScoreError: a class has too few scans for a covariance.
@@ -96,7 +97,7 @@ def score_aled(case: Case, model: Probe) -> NDArray[np.float64]:
 
     classes = [case.groups == group for group in (0, 1)]
     if min(map(np.count_nonzero, classes)) < _ALED_LEAST:
-        raise ScoreError(f"rival aled: needs {_ALED_LEAST} training scans of each class, or leave it out")
+        raise ScoreError(f"rival aled: needs {_ALED_LEAST} training scans of each class; add scans or omit the rival")
     features = model.features(case.scans).astype(np.float64)
     apart = features[classes[0]].mean(axis=0) - features[classes[1]].mean(axis=0)
     rng = np.random.default_rng(case.settings.seed)
@@ -113,12 +114,12 @@ def score_aled(case: Case, model: Probe) -> NDArray[np.float64]:
 
 
 def score_clipfl(case: Case, model: Probe) -> NDArray[np.float64]:
-    """Rank of the scan's center from the best (1 / centers) to the worst (1) by what its training does to the model.
+    """Rank of the scan's center, from the best (1 / centers) to the worst (1), by the effect of training at it.
 
-    Every center trains the given state for one epoch; by the accuracy on the verification scans, and of equal ones the
-    loss, it is ranked. All is undone. The worst tenth of the centers is pruned. Source: ClipFL (arXiv 2411.07391),
-    which counts over many rounds how often a client was among the worst, and prunes a share that is given beforehand.
-    Here there is one round, in which every center takes part.
+    Every center trains the given state for one epoch, which is then undone; centers are ranked by the resulting
+    accuracy on the verification scans, ties by the loss. The worst tenth of the centers is pruned. Source: ClipFL
+    (arXiv 2411.07391), which counts over many rounds how often a client was among the worst, and prunes a given share.
+    Here there is one round with all centers.
     """
     results = {}
     for center in dict.fromkeys(case.centers):
@@ -135,16 +136,16 @@ def _singly(case: Case) -> Iterator[tuple[NDArray[np.float32], NDArray[np.intege
 
 
 def _gradients(case: Case, model: Probe) -> Iterator[NDArray[np.float64]]:
-    # One at a time: all of them together are n times the size of the model.
+    # A generator, because all gradients together are n times the size of the model.
     return (model.gradient(scan, group) for scan, group in _singly(case))
 
 
 def _neighbors(case: Case, model: Probe) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
-    """Distances and rows, (n, k) each, nearest first, of the k nearest others; features scaled to unit length."""
+    """Distances and rows of the k nearest other scans, (n, k) each, nearest first; features scaled to unit length."""
     from sklearn.neighbors import NearestNeighbors
     from sklearn.preprocessing import normalize
 
     index = NearestNeighbors(n_neighbors=case.settings.neighbors)
     index.fit(normalize(model.features(case.scans).astype(np.float64)))
-    distances, rows = index.kneighbors()  # of the fitted points themselves: a point is not its own neighbor
+    distances, rows = index.kneighbors()  # without arguments, a point is not its own neighbor
     return distances, rows

@@ -1,1 +1,1 @@
-"""The tour over the centers, with and without control; verification and its workers."""
+"""The tour of the travelling model, with and without control; verification and its workers."""

@@ -1,4 +1,4 @@
-"""The centers of an in-process run: where samples live, train and are counted."""
+"""Centers of an in-process run: they hold the samples, train the model and count predictions."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from tmqc.training.workers import VerificationWorkers
 
 
 class LocalCenters:
-    """All centers in this process: one learner visits them, one resident array holds all volumes.
+    """All centers in this process: one learner, one array in memory with all volumes.
 
     Attributes:
-        learner: the model that travels.
-        scorer: the verification split.
+        learner: the travelling model.
+        scorer: scores the verification split.
     """
 
     def __init__(
@@ -51,26 +51,26 @@ class LocalCenters:
         )
 
     def train(self, center: str, subjects: tuple[str, ...], *, learning_rate: float) -> TrainResult:
-        """One gradient step on the scans of `subjects`; all of them lie here, whatever their `center`."""
+        """Take one gradient step on the scans of `subjects`; `center` is ignored, as all scans are in this process."""
         labels = np.array([self._labels[s] for s in subjects])
         return TrainResult(
             *self.learner.train_batch(self._volumes.batch(subjects), labels, learning_rate=learning_rate)
         )
 
     def sharpen(self, limit: Limit) -> None:
-        """Know the reference, whose model this is, as well as the verdict on the next step needs."""
+        """Score the reference, which must be the current model, as precisely as the next verdict requires."""
         self.scorer.sharpen(limit)
 
     def verify(self, limit: Limit | None = None) -> Verification:
-        """Score every center's verification scans, count center by center, add up; with a limit at times not all."""
+        """Score the verification scans of all centers, count per center, add up; a limit may end scoring early."""
         return self.scorer.verify(limit)
 
     def hold_reference(self) -> None:
-        """Count flips against the last full verification from now on."""
+        """Make the last full verification the reference for counting flips."""
         self.scorer.hold_reference()
 
     def margins(self, center: str, subjects: Sequence[str]) -> tuple[float, ...]:
-        """How strongly the model agrees with the labels of these training scans, in inference mode."""
+        """Margins of these training scans, in inference mode."""
         labels = np.array([self._labels[s] for s in subjects])
         p = self.learner.predict(self._volumes.block(subjects), batch_size=self.scorer.batch_size)
         return tuple(margins(p, labels).tolist())
@@ -81,21 +81,21 @@ class LocalCenters:
         return score_scans(self.learner, self._volumes, rows, batch_size=self.scorer.batch_size)
 
     def score_verification(self) -> tuple[ScanScore, ...]:
-        """The same of all verification scans."""
+        """Raw logits and image moments of all verification scans, in inference mode."""
         return score_scans(self.learner, self._volumes, self._verification, batch_size=self.scorer.batch_size)
 
     def loss_gradient(self) -> Snapshot:
-        """Gradient of the mean verification loss in inference mode: a sum over centers, of the model's size."""
+        """Gradient of the mean verification loss in inference mode, summed over centers; same size as the model."""
         volumes = self._volumes.block([s.subject for s in self._verification])
         labels = np.array([s.group for s in self._verification])
         return self.learner.loss_gradient(volumes, labels, batch_size=self.scorer.batch_size)
 
     def first_order(self, gradient: Snapshot, origin: Snapshot) -> float:
-        """What has changed since `origin`, times `gradient`, in nats."""
+        """Change of the model since `origin` times `gradient`, in nats."""
         return self.learner.first_order(gradient, origin)
 
     def snapshot(self) -> Snapshot:
-        """Everything training touches."""
+        """Copy everything that training changes."""
         return self.learner.snapshot()
 
     def restore(self, snapshot: Snapshot) -> None:
@@ -103,20 +103,20 @@ class LocalCenters:
         self.learner.restore(snapshot)
 
     def state(self) -> dict[str, NDArray[np.generic]]:
-        """The learner's state, and what is remembered of the verification scans."""
+        """State of the learner and of the scorer."""
         return self.learner.state() | self.scorer.state()
 
     def load_state(self, state: Mapping[str, NDArray[np.generic]]) -> None:
-        """Inverse of `state`; other entries are left alone."""
+        """Restore the result of `state`; other entries are ignored."""
         self.learner.load_state({name: state[name] for name in self.learner.variables if name in state})
         self.scorer.load_state(state)
 
     def pack(self, snapshot: Snapshot) -> dict[str, NDArray[np.generic]]:
-        """A snapshot as arrays."""
+        """Convert a snapshot to arrays."""
         return self.learner.pack(snapshot)
 
     def unpack(self, arrays: Mapping[str, NDArray[np.generic]]) -> Snapshot:
-        """Inverse of `pack`."""
+        """Convert the arrays of `pack` back to a snapshot."""
         return self.learner.unpack(arrays)
 
 

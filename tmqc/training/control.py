@@ -1,4 +1,4 @@
-"""Quality control of every step of the tour: verify, decide, undo, set aside, eliminate."""
+"""Quality control by gates: verify every step of the tour, undo rejected steps, flag and eliminate scans."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class ControlledTravel(Travel):
 
     @property
     def reference(self) -> Verification:
-        """What steps are compared with: the last accepted verification."""
+        """Reference that steps are compared with: the last accepted verification."""
         assert self.state.reference is not None
         return self.state.reference
 
@@ -60,11 +60,11 @@ class ControlledTravel(Travel):
         return Step(state.cycle, BASELINE, verification=state.reference, rates=rates, verify_s=perf_counter() - started)
 
     def _count(self, verification: Verification) -> Verification:
-        """A verification as the gate judges it."""
+        """Count a verification as the gate does: after calibration with `qc.calibrate`."""
         return calibrate_verification(with_logits(verification)) if self.qc.calibrate else verification
 
     def _set_aside(self) -> None:
-        """The regular tour is over: the flagged go on the revisit list, and those that are due are tried once more."""
+        """After the regular tour: put flagged subjects on the revisit list and queue the revisits that are due."""
         state = self.state
         state.ledger = state.ledger.flag(state.flagged, due=state.cycle + self.qc.revisit)
         state.alarm = self._find_runaway(0)
@@ -72,7 +72,7 @@ class ControlledTravel(Travel):
         state.queue += [Task(REVISIT, self._center_of[subject], ((subject,),)) for subject in due]
 
     def _take(self, task: Task) -> None:
-        """Take one step and queue what follows from it."""
+        """Take one step and queue the steps that follow from it."""
         try:
             step = self._try_step(task)
         except AwayError:
@@ -85,20 +85,20 @@ class ControlledTravel(Travel):
         self._report(self._follow(step))
 
     def _follow(self, step: Step) -> Step:
-        """Act on a verdict: retry the scans of a rejected batch, flag those that fail, decide on revisits."""
+        """Act on a verdict: retry the scans of a rejected batch, flag scans whose retry fails, decide on revisits."""
         state = self.state
         if step.phase in (BATCH, VISIT):
             state.rejected.append(not step.accepted)
             if not step.accepted:
                 state.queue[:0] = [Task(RETRY, step.center, ((subject,),)) for subject in step.subjects]
-        elif step.phase == RETRY and not step.accepted:  # with several local epochs one may be rejected twice
+        elif step.phase == RETRY and not step.accepted:  # with several local epochs a scan may be rejected twice
             state.flagged += [s for s in step.subjects if s not in state.flagged]
         elif step.phase == REVISIT:
             return replace(step, outcome=self._decide(step.subjects[0], accepted=step.accepted))
         return step
 
     def _decide(self, subject: str, *, accepted: bool) -> str:
-        """Take a revisited subject back, eliminate it, or let it wait once more."""
+        """Readmit, eliminate or postpone a revisited subject."""
         state = self.state
         if accepted:
             state.ledger = state.ledger.readmit(subject)
@@ -116,7 +116,7 @@ class ControlledTravel(Travel):
         self.state.ledger = self.state.ledger.postpone(subject, due=due, strike=strike)
 
     def _try_step(self, task: Task) -> Step:
-        """Train, verify, decide; a rejected step leaves no trace in the model."""
+        """Train, verify, decide; a rejected step is fully undone."""
         before, n = self.centers.snapshot(), len(distinct(task.batches))
         limit = None if self.qc.early_stop == "off" else make_limit(self.qc, self.reference, n)
         if limit is not None and limit.risk is not None:
@@ -127,7 +127,7 @@ class ControlledTravel(Travel):
         verification = self._count(raw)
         verdict = decide(self.qc, verification, self.reference, n_samples=n)
         if verdict.accepted:
-            self.accept(replace(raw, before=None))  # what came before it has had its say
+            self.accept(replace(raw, before=None))  # the previous reference is no longer needed
         else:
             self.centers.restore(before)
         return replace(
@@ -139,30 +139,30 @@ class ControlledTravel(Travel):
         )
 
     def _train_all(self, task: Task, before: Any) -> Step:
-        """The batches of a task, one after another; if its center goes away in between, nothing of them is left.
+        """Train on the batches of a task in order; if its center stops responding, undo all of them.
 
         Args:
-            before: snapshot of the model as it is now.
+            before: snapshot of the current model.
         """
         steps = list[Step]()
         for batch in task.batches:
             try:
                 steps.append(self._train(replace(task, batches=(batch,))))
             except AwayError:
-                if steps:  # they have not been verified, and now will not be
+                if steps:  # these will not be verified
                     self.centers.restore(before)
                 raise
         return join(steps)
 
     def accept(self, raw: Verification) -> None:
-        """The model as it is becomes the next reference."""
+        """Make the current model the reference."""
         self.state.current, self.state.reference = raw, self._count(raw)
         self.centers.hold_reference()
 
     def _close(self) -> tuple[Verification, Rates, float | None]:
         state, started, seconds = self.state, perf_counter(), None
         assert state.current is not None
-        if state.current.n_predicted:  # a cycle's end is scored in full
+        if state.current.n_predicted:  # the model at the end of a cycle is scored on all scans
             state.reference = state.current = verify(self.centers, state.cycle)
             self.centers.hold_reference()
             seconds = perf_counter() - started

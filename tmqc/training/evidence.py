@@ -1,13 +1,12 @@
-"""`qc=evidence`: every few cycles all scans are scored by forward passes and judged; batches are trained on freely.
+"""Quality control by evidence (`qc=evidence`): score all scans every few cycles and judge them; verify no step.
 
-The present state judges, never an earlier one, and calibrated logits are averaged over all screenings so far: a state
-that has got worse has a flatter line, so that its logits are smaller and count for less, while what an earlier, better
-one has said of a scan stays in the mean. Nothing has to be kept for that but a number a scan. A state whose line is
-flat knows nothing and judges no scan.
+Always the current state judges, and calibrated logits are averaged over all screenings so far. A state that has become
+worse has a flatter line, so its logits are smaller and have less weight, while those of earlier, better states remain
+in the mean; only one number per scan is stored. A state whose line is flat has no information and judges no scan.
 
-Scans that the state has trained on have optimistic margins. For good ones it hides faults and accuses no good scan: T2
-compares them with verification scans, which no state has trained on. Scans under verdict are not trained on, so that
-every further look at them is out of sample.
+Scans that the state was trained on have optimistic margins. This can hide harmful scans but flags no good scan: T2
+compares them with verification scans, which no state was trained on. Scans under verdict are not trained on, so
+all their later scores are out of sample.
 """
 
 from __future__ import annotations
@@ -42,20 +41,20 @@ class ScoringCenters(Centers, Protocol):
     """Centers that score single scans by forward passes."""
 
     def score(self, center: str, subjects: Sequence[str]) -> tuple[ScanScore, ...]:
-        """Score training scans of `center`; logits raw."""
+        """Score training scans of `center`; logits are raw."""
 
     def score_verification(self) -> tuple[ScanScore, ...]:
-        """Score the verification scans of all centers; logits raw."""
+        """Score the verification scans of all centers; logits are raw."""
 
 
 class EvidenceTravel(Travel):
-    """Travel with a screening by forward passes every few cycles."""
+    """A tour with a screening by forward passes every few cycles."""
 
     centers: ScoringCenters
 
     @property
     def looks(self) -> Looks:
-        """What was found so far."""
+        """Results of all screenings so far."""
         return self.state.looks
 
     def _opening(self, cycle: int) -> list[Task]:
@@ -74,7 +73,7 @@ class EvidenceTravel(Travel):
             super()._do(task)
 
     def _open_screening(self) -> None:
-        """Verify for the record, score the verification scans, and queue every scan that is not eliminated."""
+        """Verify for the record, score the verification scans, and queue the scoring of all scans not eliminated."""
         state, started = self.state, perf_counter()
         verification = verify(self.centers, state.cycle)
         rates = rates_of(self.qc, verification)
@@ -105,13 +104,13 @@ class EvidenceTravel(Travel):
             for subject in due:
                 self._postpone(subject, self._next_screening())
                 step = Step(state.cycle, SCREEN, self._center_of[subject], (subject,), outcome=POSTPONED)
-                for listener in self.listeners:  # a row of the trace, and no step of the cycle: none was judged
+                for listener in self.listeners:  # a row of the trace but no step of the cycle, as no scan was judged
                     listener.step(step)
             looks.accused = {c: self._next_screening() if at == state.cycle else at for c, at in looks.accused.items()}
         looks.train, looks.verification = [], []
 
     def _average(self, split: str, line: Line) -> list[ScanScore]:
-        """Add this screening's calibrated logits up; give back the means over all screenings."""
+        """Add this screening's calibrated logits to the sums and return the means over all screenings."""
         scores = getattr(self.looks, split)
         sums = self.looks.sums[split]
         for score, calibrated in zip(scores, line([score.logit for score in scores]).tolist(), strict=True):
@@ -131,14 +130,14 @@ class EvidenceTravel(Travel):
         )
 
     def _judged(self) -> frozenset[str]:
-        """Centers large enough, by the sizes that control began with."""
+        """Centers large enough to be judged, by their sizes when control began."""
         theirs = [score.center for score in self.looks.verification]
         sizes = {center: (len(s), theirs.count(center)) for center, s in self.plan.subjects.items()}
         n_planned = self._look(()).n_planned
         return able_to_be_judged(sizes, q=self.qc.fdr, n_planned=n_planned, compare=self.qc.evidence.compare)
 
     def _follow(self, screened: Screened, due: Sequence[str], train: Sequence[ScanScore]) -> None:
-        """Decide on those that are due, set new suspects aside, keep what was found."""
+        """Decide on the scans that are due, set new suspects aside, store the results."""
         state, looks, later = self.state, self.looks, self._next_screening()
         waits = set(state.ledger.waiting(state.cycle))
         for score in train:
@@ -160,7 +159,7 @@ class EvidenceTravel(Travel):
         looks.review, looks.power = rank_for_review(train, screened.findings), screened.power
 
     def _is_left(self, center: str) -> bool:
-        """Whether a center to be eliminated has scans left, since the runaway guard holds."""
+        """Whether a center with verdict `eliminated` has scans left because the runaway guard paused elimination."""
         return not set(self.plan.subjects[center]) <= set(self.ledger.eliminated)
 
     def _decide(self, subject: str, finding: Finding, later: int) -> str:
@@ -187,7 +186,7 @@ class EvidenceTravel(Travel):
                 SCREEN,
                 center=score.center,
                 subjects=(score.subject,),
-                verification=replace(baseline.verification, logits=LogitCounts()),  # once a screening is enough
+                verification=replace(baseline.verification, logits=LogitCounts()),  # once per screening suffices
                 rates=baseline.rates,
                 outcome=outcome,
                 finding=finding,
@@ -195,7 +194,7 @@ class EvidenceTravel(Travel):
         )
 
     def _next_screening(self) -> int:
-        """When who comes under verdict now is due."""
+        """Cycle in which scans and centers that come under verdict now are due."""
         return next_screening(self.schedule, self.qc.evidence.every, self.state.cycle + self.qc.revisit)
 
 
@@ -204,6 +203,6 @@ def _finite(scores: Sequence[ScanScore], cycle: int) -> list[ScanScore]:
         if not all(map(math.isfinite, (score.logit, *score.moments))):
             raise NonFiniteError(
                 f"the model of cycle {cycle} predicts NaN or infinity for scan {score.subject} of center "
-                f"{score.center}: look at it, or lower schedule.learning_rate"
+                f"{score.center}: inspect the scan, or lower schedule.learning_rate"
             )
     return list(scores)

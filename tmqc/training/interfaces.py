@@ -1,6 +1,6 @@
-"""What a tour of the travelling model needs: centers, listeners, a plan; and how it is verified.
+"""Interfaces of a tour: centers, listeners, the plan and the verification.
 
-Centers are a Protocol: the same tour drives centers of this process and remote ones.
+`Centers` is a Protocol, so the same tour runs with centers in this process and with remote ones.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from tmqc.settings.schema import QcConfig, ScheduleConfig
 
 
 class NonFiniteError(StoppedError):
-    """A loss or a prediction is NaN or infinite: the run stops, for no verdict can rest on that."""
+    """A loss or a prediction is NaN or infinite, so no verdict is possible and the run stops."""
 
     heading = "training had to stop:"
 
 
 class AwayError(StoppedError):
-    """A center did not answer, and the run is to go on without it: the rest of its visit is left out this cycle."""
+    """A center did not respond and the run continues without it: the rest of its visit in this cycle is skipped."""
 
     heading = "a center is away:"
 
     def __init__(self, center: str) -> None:
         self.center = center
-        super().__init__(f"center {center} does not answer, and this step cannot be left out")
+        super().__init__(f"center {center} does not respond, and this step cannot be skipped")
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """Of one training step: mean loss in nats and number of correct predictions, both before the update.
+    """Result of one training step: mean loss in nats and number of correct predictions, both before the update.
 
-    The loss is None where the center keeps it to itself, as that of too few scans.
+    The loss is None if the center withholds it, for example because of too few scans.
     """
 
     loss: float | None
@@ -48,72 +48,72 @@ class TrainResult:
 
 
 class Centers(Protocol):
-    """Where the samples live and the model trains. A snapshot is opaque; it stays valid until it is dropped."""
+    """Centers that hold the samples and train the model. Snapshots are opaque and stay valid until dropped."""
 
     def train(self, center: str, subjects: tuple[str, ...], *, learning_rate: float) -> TrainResult:
-        """One gradient step at `center` on the batch `subjects`. AwayError: it cannot be reached."""
+        """Take one gradient step at `center` on the batch `subjects`. Raises AwayError if it cannot be reached."""
 
     def verify(self, limit: Limit | None = None) -> Verification:
-        """Score the model on every center's verification scans and add up.
+        """Score the model on the verification scans of all centers and add up.
 
         Args:
-            limit: None: score all of them; else scoring may end as soon as `limit.rejects` what was counted so far, or,
-                with a `risk`, as soon as what all would say is sure enough.
+            limit: None: score all scans; else scoring may stop as soon as `limit.rejects` the counts so far or, with a
+                `risk`, as soon as the verdict is sufficiently certain.
         """
 
     def hold_reference(self) -> None:
-        """From now on count flips against the last verification."""
+        """Make the last verification the reference for counting flips."""
 
     def margins(self, center: str, subjects: Sequence[str]) -> tuple[float, ...]:
-        """How strongly the model agrees with the labels of training scans of `center`, as `core.rates.margins`."""
+        """Margins (`core.rates.margins`) of training scans of `center`."""
 
     def snapshot(self) -> Any:
-        """All that training touches."""
+        """Copy everything that training changes."""
 
     def restore(self, snapshot: Any) -> None:
         """Undo everything since `snapshot`, bit for bit."""
 
 
 class PredictingCenters(Centers, Protocol):
-    """Centers that can decide a step by a part of the verification scans, if `Limit.risk` lets them."""
+    """Centers that can decide a step by some of the verification scans, as far as `Limit.risk` allows."""
 
     def sharpen(self, limit: Limit) -> None:
-        """Know the reference, whose model this is, as well as the verdict on the next step needs."""
+        """Score the reference, which must be the current model, as precisely as the next verdict requires."""
 
 
 class StatefulCenters(Centers, Protocol):
     """Centers whose model and memory can be saved."""
 
     def state(self) -> dict[str, NDArray[np.generic]]:
-        """All that training touches, and what the centers remember, as arrays."""
+        """Everything that training changes, and the memory of the centers, as arrays."""
 
     def load_state(self, state: Mapping[str, NDArray[np.generic]]) -> None:
-        """Inverse of `state`; other entries are left alone."""
+        """Restore the result of `state`; other entries are ignored."""
 
     def pack(self, snapshot: Any) -> dict[str, NDArray[np.generic]]:
-        """A snapshot as arrays."""
+        """Convert a snapshot to arrays."""
 
     def unpack(self, arrays: Mapping[str, NDArray[np.generic]]) -> Any:
-        """Inverse of `pack`."""
+        """Convert the arrays of `pack` back to a snapshot."""
 
 
 class Listener(Protocol):
-    """Sees what happens while it happens: the trace, the progress bar."""
+    """Receives events of a tour as they happen, such as the trace and the progress bar."""
 
     def visit(self, cycle: int, visit: Visit) -> None:
         """The model arrives at a center."""
 
     def step(self, step: Step) -> None:
-        """A training step is over and, if verified, decided."""
+        """A training step has ended and, if verified, has been decided."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run trains on, when, and by which rules.
+    """Training subjects, schedule and quality control of a run.
 
     Attributes:
         subjects: center -> its training subjects, both in CSV order.
-        qc: of a tour without control, only how rates are made of counts.
+        qc: a tour without control uses only its definition of the rates.
     """
 
     subjects: Mapping[str, tuple[str, ...]]
@@ -122,20 +122,20 @@ class Plan:
 
     @property
     def center_of(self) -> dict[str, str]:
-        """Subject -> its center."""
+        """Map every subject to its center."""
         return {subject: center for center, subjects in self.subjects.items() for subject in subjects}
 
 
 def with_logits(verification: Verification) -> Verification:
-    """The same verification, if it has logits to calibrate.
+    """Return `verification` if it has logits to calibrate.
 
     Raises:
-        StoppedError: sites keep theirs.
+        StoppedError: some sites withhold their logits.
     """
     if not verification.has_logits:
         raise StoppedError(
-            "the logits of some verification scans are not at hand, and control calibrates by them: have every site "
-            "set share_margins: true, or choose qc.calibrate=false and another qc.control than screen"
+            "control needs the logits of all verification scans for calibration, and some are not available: set "
+            "share_margins: true at every site, or choose qc.calibrate=false and a qc.control other than screen"
         )
     return verification
 
@@ -147,11 +147,11 @@ def verify(
     *,
     limit: Limit | None = None,
 ) -> Verification:
-    """Have the model verified.
+    """Verify the model at all centers.
 
     Args:
-        subjects: the model was trained on just before, for the message.
-        limit: as `Centers.verify`.
+        subjects: subjects of the last step, named in the error message.
+        limit: as in `Centers.verify`.
 
     Raises:
         NonFiniteError: a prediction is NaN or infinite.
@@ -161,5 +161,5 @@ def verify(
     except FloatingPointError as error:
         after = f" after the step on {', '.join(subjects)}" if subjects else ""
         raise NonFiniteError(
-            f"{error} in cycle {cycle}{after}: look at these scans, or lower schedule.learning_rate"
+            f"{error} in cycle {cycle}{after}: inspect these scans, or lower schedule.learning_rate"
         ) from error

@@ -1,4 +1,4 @@
-"""Ray: joining its cluster, and verification workers on its machines."""
+"""Connection to a Ray cluster, and verification workers on its machines."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from typing import Any
 
 from tmqc.errors import RunError
 
-_FREE_AFTER_S = 10.0  # what an earlier run had is free a while after its end
-# What of this process' environment holds for the others: backend, rounding, tracking, hidden addresses. It goes to them
-# as an argument, since Ray shows a runtime environment to whoever asks.
+_FREE_AFTER_S = 10.0  # Ray frees the resources of an earlier run some time after its end
+# Environment variables that other processes take over: backend, rounding, tracking, hidden addresses. They are passed
+# as an argument, since any user of Ray can read its runtime environments.
 _HANDED_ON = ("KERAS_", "MLFLOW_", "RAY_ADDRESS", "TF_", "TMQC_", "XLA_")
 
 
 @contextmanager
 def joined(address: str | None = None) -> Iterator[None]:
-    """Take part in a Ray cluster as long as the block lasts; signals stay ours.
+    """Connect to a Ray cluster for the duration of the block; this process keeps its signal handlers.
 
     Args:
-        address: as Ray takes it. None: `RAY_ADDRESS`, or the cluster that this machine belongs to, else one is made of
-            this machine; local: always the latter.
+        address: as for Ray. None: `RAY_ADDRESS`, else the cluster that this machine belongs to, else a new one on this
+            machine; local: always a new one.
 
     Raises:
         RunError: Ray is not installed, or there is no cluster.
@@ -36,13 +36,13 @@ def joined(address: str | None = None) -> Iterator[None]:
     except ImportError as error:
         raise RunError("Ray is not installed: pip install -e '.[ray]'") from error
     try:
-        # Output of its workers goes to its own logs; what jobs print has a file.
+        # Ray logs the output of its workers; the output of jobs goes to their own files.
         ray.init(address, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, ValueError) as error:
         place = address or os.environ.get("RAY_ADDRESS") or "of this machine"
         raise RunError(
             f"Ray cluster {place}: cannot be joined ({str(error).partition(chr(10))[0]}); "
-            "is it running, and does it ask for another RAY_AUTH_TOKEN?"
+            "is it running, and does it require another RAY_AUTH_TOKEN?"
         ) from error
     finally:
         if before is not None and threading.current_thread() is threading.main_thread():
@@ -54,12 +54,12 @@ def joined(address: str | None = None) -> Iterator[None]:
 
 
 def handed_on() -> dict[str, str]:
-    """What of this process' environment `take_over` is to set elsewhere."""
+    """Environment variables of this process that `take_over` sets in other processes."""
     return {name: value for name, value in os.environ.items() if name.startswith(_HANDED_ON)}
 
 
 def take_over(environment: Mapping[str, str]) -> None:
-    """In a process of Ray's: have the environment of the one that asked, and as many threads as there, not Ray's."""
+    """In a Ray process, set the environment of the requesting process, and its number of threads instead of Ray's."""
     import ray
 
     os.environ.update(environment)
@@ -68,19 +68,19 @@ def take_over(environment: Mapping[str, str]) -> None:
 
 
 class RayWorker(Executor):
-    """One process on some machine of the cluster that carries out calls in order, like a process pool of one."""
+    """One process on a machine of the cluster that executes calls in order, like a process pool of size one."""
 
     def __init__(self, *, n_gpus: int, environment: Mapping[str, str]) -> None:
-        """Ask for the process; nothing waits for it here."""
+        """Request the process without waiting for it."""
         import ray
 
         actor = ray.remote(num_cpus=1, num_gpus=n_gpus, scheduling_strategy="SPREAD")(_Caller)
         self._actor = actor.remote(dict(environment))
 
     def submit(self, call: Callable[..., Any], /, *arguments: Any, **named: Any) -> Future[Any]:
-        """Have it called there. An argument that Ray holds (`share`) arrives as what it is.
+        """Execute a call in the process. Arguments passed through `share` arrive as the values themselves.
 
-        The future raises BrokenExecutor if the process is gone.
+        The future raises BrokenExecutor if the process has died.
         """
         import ray
 
@@ -93,7 +93,7 @@ class RayWorker(Executor):
                 error = error.cause
             elif isinstance(error, ray.exceptions.RayError):
                 error = BrokenExecutor(str(error))
-            with suppress(InvalidStateError):  # cancelled meanwhile
+            with suppress(InvalidStateError):  # cancelled in the meantime
                 if error is None:
                     given.set_result(arrived.result())
                 else:
@@ -115,7 +115,7 @@ class RayWorker(Executor):
 
 
 def share(value: Any) -> Any:
-    """Hand a value to the cluster once, for any number of calls."""
+    """Store a value in the cluster once, for any number of calls."""
     import ray
 
     return ray.put(value)
@@ -123,14 +123,15 @@ def share(value: Any) -> Any:
 
 @contextmanager
 def workers(n: int, *, on_gpus: bool) -> Iterator[list[RayWorker]]:
-    """Processes on the machines of the cluster that `joined` finds.
+    """Start worker processes on the machines of the cluster that `joined` finds.
 
     Args:
-        n: how many; each takes a CPU.
-        on_gpus: each takes a GPU as well; without one it would compute other last digits than a process with one.
+        n: number of processes; each takes a CPU.
+        on_gpus: whether each takes a GPU, too; without one its results would differ in the last digits from those of a
+            process with one.
 
     Raises:
-        RunError: there is no cluster, or no room in it.
+        RunError: there is no cluster, or it has too few free resources.
     """
     with joined():
         kinds, until = ["CPU", "GPU"] if on_gpus else ["CPU"], time.monotonic() + _FREE_AFTER_S
@@ -147,7 +148,7 @@ def _lacking(n: int, kinds: Sequence[str]) -> list[str]:
 
     free = ray.available_resources()
     return [
-        f"run.verify_workers={n}: each takes a {kind} of the Ray cluster, of which {free.get(kind, 0):g} are free"
+        f"run.verify_workers={n}: each takes one {kind} of the Ray cluster, which has {free.get(kind, 0):g} free"
         for kind in kinds
         if not free.get(kind, 0) >= n
     ]

@@ -1,4 +1,4 @@
-"""The verification split: scored batch by batch, counted, and remembered for flips and for the order of scoring."""
+"""Scoring of the verification split, with memory of the reference for flips and for the order of scoring."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ Arrays = Mapping[str, NDArray[np.generic]]
 
 
 class Scorer:
-    """Verification scans of any number of centers, held in one array; a part of them by workers, if there are any.
+    """Scores the verification scans of all centers, held in one array and, with workers, partly by them.
 
-    An early stop that is certain scores the very batches of a full verification, the most doubtful first; in which
-    order is found anew after every full one. A confident one takes single scans and predicts the others; see
-    `core.confident`.
+    `qc.early_stop=certain` scores the same batches as a full verification, those with the most expected errors first;
+    every full verification updates this order. `qc.early_stop=confident` scores single scans and predicts the others,
+    see `core.confident`.
 
     Attributes:
         batch_size: scans scored at once.
-        order: numbers of the batches, the most doubtful first.
+        order: batch numbers, the batch with the most expected errors first.
     """
 
     def __init__(
@@ -42,25 +42,25 @@ class Scorer:
         batch_size: int,
         workers: VerificationWorkers | None = None,
     ) -> None:
-        """Begin without any memory.
+        """Start without a reference.
 
         Args:
-            volumes: (n, x, y, z, 1). labels: n of them, 1 = PD. centers: the center of every scan.
+            volumes: (n, x, y, z, 1). labels: n of them, 1 = PD. centers: center of every scan.
             batch_size: scans scored at once.
-            workers: hold the rest of the scans; None: all are scored here.
+            workers: hold and score some of the scans; None: this process scores all.
 
         Raises:
-            WorkerError: a worker is gone, or computes otherwise than this process.
+            WorkerError: a worker has died or its results differ from those of this process.
         """
         self.batch_size, self._learner, self._workers = batch_size, learner, workers
         self._labels = np.array(labels)
         studies = np.array(centers)
         self._centers = [np.flatnonzero(studies == study) for study in dict.fromkeys(centers)]
         self.order: tuple[int, ...] = tuple(range(-(-len(self._labels) // batch_size)))
-        # Logits in the last verification that may become the reference, and in the reference.
+        # Logits of the last complete verification and of the reference.
         self._last: Logits | None = None
         self._reference: Logits | None = None
-        self._n_drawn = 0  # confident verifications so far: the seed of the next
+        self._n_drawn = 0  # number of confident verifications so far; seeds the next one
         if workers is not None:
             workers.check(
                 self._weights(), lambda batch: learner.predict(volumes[self._rows(batch)], batch_size=batch_size)
@@ -68,7 +68,7 @@ class Scorer:
         self._held = learner.hold(volumes if workers is None else volumes[: workers.n_own * batch_size])
 
     def verify(self, limit: Limit | None = None) -> Verification:
-        """Score all scans, or, with a limit, until it is certain that they reject, or sure enough that they accept."""
+        """Score all scans or, with a limit, until rejection is certain or (with a risk) the verdict likely enough."""
         if limit is not None and limit.risk is not None:
             return self._verify_confidently(limit, limit.risk)
         order = sorted(self.order) if limit is None else self.order
@@ -85,7 +85,7 @@ class Scorer:
         return self.count(p)
 
     def _verify_confidently(self, limit: Limit, risk: float) -> Verification:
-        """Score scans drawn at random, then those that the verdict hangs on, until the risk is no larger."""
+        """Score scans drawn at random, then those that contribute most to the risk, until it is at most `risk`."""
         reference, labels, p = self._reference, self._labels, np.full(len(self._labels), np.nan, np.float32)
         assert reference is not None
         self._n_drawn += 1
@@ -107,9 +107,9 @@ class Scorer:
         return replace(self._count(expit(after.mean), after), before=old, n_predicted=n_left, risk=found)
 
     def sharpen(self, limit: Limit) -> None:
-        """Before a step, score scans of the reference that were predicted, until their errors cannot decide the step.
+        """Before a step, score predicted scans of the reference until their errors are unlikely to decide the step.
 
-        The model must be the reference's.
+        The current model must be the reference.
         """
         assert limit.risk is not None
         while self._reference is not None:
@@ -129,7 +129,7 @@ class Scorer:
         return p
 
     def _score(self, order: Sequence[int]) -> Generator[tuple[int, NDArray[np.float32]]]:
-        """Batches and their probabilities, in this order; while a worker is waited for, further ones are scored."""
+        """Yield batches and their probabilities in this order; own batches are scored while waiting for workers."""
         asked = {} if self._workers is None else self._workers.ask(self._weights(), order)
         own, found = [batch for batch in order if batch not in asked], dict[int, NDArray[np.float32]]()
         try:
@@ -155,7 +155,7 @@ class Scorer:
         return self._learner.pack_weights(self._learner.snapshot())
 
     def count(self, p: NDArray[np.float32]) -> Verification:
-        """Count the probabilities of all scans, shape (n,), center by center, add up, and remember them."""
+        """Count the probabilities of all scans, shape (n,), per center, add up, and store them."""
         self.order = order_batches(doubts(p, self._labels), self.batch_size)
         return self._count(p, Logits(log_odds(p), np.zeros(len(p))))
 
@@ -165,22 +165,22 @@ class Scorer:
         return whole
 
     def hold_reference(self) -> None:
-        """Count flips against the last verification that was not cut short from now on."""
+        """Make the last complete verification the reference for counting flips."""
         self._reference = self._last
 
     def _predicted_before(self, rows: NDArray[np.intp] | slice) -> NDArray[np.bool_] | None:
-        """Which of the scans the reference takes for PD; None without one."""
+        """Whether the reference predicts PD for each of the scans; None without a reference."""
         return None if self._reference is None else self._reference.mean[rows] >= 0.0
 
     def state(self) -> dict[str, NDArray[np.generic]]:
-        """What is remembered."""
+        """Everything that is stored between verifications, as arrays."""
         known = {"last": self._last, "reference": self._reference}
         arrays = {name: np.stack([found.mean, found.variance]) for name, found in known.items() if found is not None}
         arrays |= {"order": np.array(self.order), "n_drawn": np.array(self._n_drawn)}
         return {f"centers/{name}": array for name, array in arrays.items()}
 
     def load_state(self, state: Arrays) -> None:
-        """Inverse of `state`; other entries are left alone."""
+        """Restore the result of `state`; other entries are ignored."""
         self._last, self._reference = (
             Logits(*state[name].astype(np.float64)) if (name := f"centers/{which}") in state else None
             for which in ("last", "reference")

@@ -1,6 +1,6 @@
-"""The screen: every scan judged by itself from one trusted state, then an ordinary tour without the suspects.
+"""Quality control by screening: judge every scan by itself from one trusted state, then tour without the suspects.
 
-No accepted step can hide a harmful scan among good ones, and no reference can drift.
+Harmful scans cannot hide in accepted steps among good ones, and the reference cannot drift.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ from tmqc.training.tour import Travel
 
 
 class DifferentiableCenters(Centers, Protocol):
-    """Centers that give gradients, which are opaque, and can be held and saved as snapshots are."""
+    """Centers that compute gradients, which are opaque and can be kept and saved like snapshots."""
 
     def loss_gradient(self) -> Any:
-        """Of the mean verification loss in inference mode, by weights and BatchNorm's moving statistics."""
+        """Gradient of the mean verification loss in inference mode, by weights and BatchNorm's moving statistics."""
 
     def first_order(self, gradient: Any, origin: Any) -> float:
-        """What has changed since the snapshot `origin`, times `gradient`, in nats."""
+        """Change of the model since the snapshot `origin` times `gradient`, in nats."""
 
 
 class ScreenedTravel(Travel):
-    """Travel with a screening every few cycles."""
+    """A tour with a screening every few cycles."""
 
-    centers: DifferentiableCenters  # any will do where the screening is exact
+    centers: DifferentiableCenters  # an exact screening works with any `Centers`
 
     def __init__(
         self,
@@ -54,13 +54,13 @@ class ScreenedTravel(Travel):
         *listeners: Listener,
         unlikeness: Mapping[str, float] | None = None,
     ) -> None:
-        """As `Travel`. `unlikeness`: subject -> `core.likeness.unlikeness`; None: images are not looked at."""
+        """As `Travel`. `unlikeness`: subject -> `core.likeness.unlikeness`; None: images are not checked."""
         self._unlikeness = unlikeness
         super().__init__(plan, centers, *listeners)
 
     @property
     def judge(self) -> Judge:
-        """The model that judges; its snapshot is `snapshots["judge"]`."""
+        """The judging model; its snapshot is `snapshots["judge"]`."""
         assert self.state.judge is not None
         return self.state.judge
 
@@ -77,17 +77,17 @@ class ScreenedTravel(Travel):
         elif task.phase == GRADIENT:
             self._take_gradient()
         elif task.phase in (SCREEN, ESTIMATE):
-            self._keep(self._try_one(task))  # reported once there is evidence
+            self._keep(self._try_one(task))  # reported later, with its evidence
         elif task.phase == JUDGE:
             self._judge_all()
         else:
             super()._do(task)
 
     def _open_screening(self) -> list[Task]:
-        """Have all scans judged by a better model than before, or only who is due by the best one so far.
+        """Queue a screening: of all scans if the model is better than the judging one, else of those due.
 
-        A model that harmful scans have got at since must not acquit them: until it is as good again, the one that
-        accused them judges. Whatever its loss, one that may not judge takes no place of one that may.
+        A model that has become worse by harmful scans must not readmit them: until it is as good again, the model that
+        flagged them judges. A model that may not judge never replaces one that may.
         """
         state, verification = self.state, self._baseline()
         is_better = state.judge is None or self._rank(verification) >= self._rank(state.judge.verification)
@@ -114,11 +114,11 @@ class ScreenedTravel(Travel):
         return calibrate_counts(with_logits(verification).logits).is_informed
 
     def _rank(self, verification: Verification) -> float:
-        """Of two models, the one of lower calibrated loss is the better, and may judge if the other may."""
+        """Rank models by calibrated loss, higher is better: a better model may judge if a worse one may."""
         return -calibrate_counts(with_logits(verification).logits).loss
 
     def _screening_tasks(self, due: Container[str], *, all_scans: bool) -> list[Task]:
-        """Who is judged, center by center; few enough of them are verified in any case."""
+        """Queue the scans to judge, by center: verify all, or draw some to verify and estimate the others."""
         judged = dict[str, tuple[str, ...]]()
         for center, subjects in self.plan.subjects.items():
             free = set(self.state.ledger.eligible(subjects, self.state.cycle)) if all_scans else set()
@@ -141,7 +141,7 @@ class ScreenedTravel(Travel):
 
     @contextmanager
     def _judging(self) -> Iterator[None]:
-        """The centers have the model that judges; then the one that travels, as it was before."""
+        """Give the centers the judging model for the block, then restore the travelling one."""
         travelling = self.centers.snapshot()
         self.centers.restore(self.snapshots["judge"])
         yield
@@ -155,7 +155,7 @@ class ScreenedTravel(Travel):
         self.state.margins |= dict(zip(subjects, margins, strict=True))
 
     def _try_one(self, task: Task) -> Step:
-        """Take a scan's own steps from the model that judges, verify or estimate, undo."""
+        """Take training steps on one scan from the judging model, verify or estimate the change, undo."""
         judge, verification, rates = self.judge, None, None
         with self._judging():
             taken = [self._train(task, learning_rate=judge.learning_rate) for _ in range(self.qc.screen.steps)]
@@ -171,7 +171,7 @@ class ScreenedTravel(Travel):
         return replace(found, train_s=train_s, verify_s=verify_s)
 
     def _keep(self, step: Step) -> None:
-        """Of a scan that was estimated before, in the place of that."""
+        """Store a screening step; it replaces the step of a scan that was estimated before."""
         steps = self.state.steps
         for i, before in enumerate(steps):
             if before.phase == SCREEN and before.subjects == step.subjects:
@@ -181,7 +181,7 @@ class ScreenedTravel(Travel):
         steps.append(step)
 
     def _check(self, tried: Sequence[Step]) -> list[Task]:
-        """What has to be verified besides, for estimates to stand in for the rest; once there is nothing, they do."""
+        """Check the estimates against verified scans; return further scans to verify or, if none, use the estimates."""
         judge, state = self.judge, self.state
         base, estimates = judge.verification.loss, judge.estimates
         exact = {s.subjects[0]: s.verification.loss - base for s in tried if s.verification is not None}
@@ -198,7 +198,7 @@ class ScreenedTravel(Travel):
         return []
 
     def _judge_all(self) -> None:
-        """Weigh the evidence against all who were tried, decide on those that were due, set new suspects aside."""
+        """Weigh the evidence for all screened scans, decide on those that are due, set new suspects aside."""
         state, due = self.state, self.state.ledger.due(self.state.cycle)
         tried = [step for step in state.steps if step.phase == SCREEN]
         if GRADIENT in self.snapshots:
@@ -211,7 +211,7 @@ class ScreenedTravel(Travel):
         for step in self._weigh(tried):
             [subject], evidence = step.subjects, step.evidence
             assert evidence is not None
-            if subject not in known:  # the same model says the same again
+            if subject not in known:  # the same model gives the same evidence again
                 state.strengths.setdefault(subject, []).append(evidence.strength)
             if subject in due:
                 self._report(replace(step, outcome=self._decide(subject, suspect=evidence.suspect)))
@@ -222,7 +222,7 @@ class ScreenedTravel(Travel):
         state.margins = {}
 
     def _weigh(self, tried: Sequence[Step]) -> list[Step]:
-        """Add the evidence to the steps of a screening, in the light of all scans that the same model has seen."""
+        """Add the evidence to the steps of a screening, relative to all scans that the same model has judged."""
         if not tried:  # no scan is left
             return []
         judge = self.judge
@@ -237,7 +237,7 @@ class ScreenedTravel(Travel):
         return [replace(step, evidence=evidence[step.subjects[0]]) for step in tried]
 
     def _decide(self, subject: str, *, suspect: bool) -> str:
-        """Take a suspect back, eliminate it, or let it wait for one more screening."""
+        """Readmit or eliminate a scan that is due, or let it wait for another screening."""
         state = self.state
         condemned = condemns(state.strengths[subject])
         state.alarm = state.alarm or (self._find_runaway(1) if condemned else None)
@@ -256,5 +256,5 @@ class ScreenedTravel(Travel):
         self.state.ledger = self.state.ledger.postpone(subject, due=self._next_screening(), strike=strike)
 
     def _next_screening(self) -> int:
-        """When who comes under suspicion now is due."""
+        """Cycle in which scans that become suspect now are due."""
         return next_screening(self.schedule, self.qc.screen.every, self.state.cycle + self.qc.revisit)

@@ -1,4 +1,4 @@
-"""Where a tour is, as plain values: what a checkpoint holds besides the model, enough to go on with the next task."""
+"""State of a tour as plain values, which a checkpoint stores besides the model to continue with the next task."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ from tmqc.core.runaway import Alarm
 from tmqc.core.schedule import Visit
 from tmqc.core.verdicts import CenterVerdict
 
-# Phases of tasks that are no training step, besides `baseline`, which only verifies.
-TOUR = "tour"  # queue the regular tour, by the ledger as it is then
-CLOSE = "close"  # the regular tour is over: set the flagged aside, queue the revisits that are due
-GRADIENT = "gradient"  # of the verification loss under the judging model
+# Phases of tasks without a training step, besides `baseline`, which only verifies.
+TOUR = "tour"  # queue the regular tour according to the current ledger
+CLOSE = "close"  # after the regular tour: set flagged scans aside, queue the revisits that are due
+GRADIENT = "gradient"  # compute the gradient of the verification loss under the judging model
 ESTIMATE = "estimate"  # as `screen`, but the change of the loss is estimated to first order
-MARGINS = "margins"  # ask a center how strongly the judging model agrees with its labels
-SCORE = "score"  # have a center's training scans scored by a forward pass
-JUDGE = "judge"  # all scans of a screening have been tried: weigh the evidence
+MARGINS = "margins"  # request the margins of a center's scans under the judging model
+SCORE = "score"  # score a center's training scans by a forward pass
+JUDGE = "judge"  # after all scans of a screening: weigh the evidence
 
 
 @dataclass(frozen=True)
 class Task:
-    """One thing to do: mostly a step at a center, its batches trained on one after another, then verified once.
+    """One task of a tour, usually a step at a center: train on its batches in order, then verify once.
 
     Attributes:
-        phase: as of a `Step`, or one of the above.
-        center: None where it is at no center.
+        phase: as for `Step`, or one of the phases above.
+        center: None if the task is at no center.
         batches: each a tuple of subjects.
-        visit: that begins with this task; None: the model is there already, or it is no visit of a tour.
+        visit: the visit that begins with this task; None if none does.
     """
 
     phase: str
@@ -59,14 +59,14 @@ class Task:
 
 @dataclass
 class Judge:
-    """The model that judges in a screening; the model itself is a snapshot that the tour holds.
+    """Records of the judging model of a screening; the model itself is a snapshot of the tour.
 
-    One learning rate for all steps from it, whenever they are taken: changes are compared with one another.
+    All steps from it use the same learning rate, whenever they are taken, because their changes are compared.
 
     Attributes:
         verification: of the model.
-        seen: subject -> what its step changed the verification loss by, in nats, and its margin.
-        estimates: subject -> the same change to first order, of the scans tried since the gradient was taken.
+        seen: subject -> change of the verification loss by its step, in nats, and its margin.
+        estimates: subject -> the same change to first order, for scans tried since the gradient was computed.
     """
 
     verification: Verification
@@ -77,15 +77,14 @@ class Judge:
 
 @dataclass
 class Looks:
-    """What the screenings of `qc=evidence` have found so far.
+    """Results of the screenings of `qc=evidence` so far.
 
     Attributes:
-        n: screenings that have judged.
-        verification, train: scores in the screening under way, verification scans first.
-        sums: calibrated logits added up over all screenings so far; of training scans `train`, of verification scans
-            `verification`, each by subject.
+        n: number of screenings with verdicts.
+        verification, train: scores of the current screening, verification scans first.
+        sums: split (`train` or `verification`) -> subject -> sum of its calibrated logits over all screenings so far.
         accused: center under verdict -> cycle in which it is due.
-        centers: (cycle, center, verdict) of all screenings. review, power: of the last one.
+        centers: (cycle, center, verdict) of all screenings. review, power: of the last screening.
     """
 
     n: int = 0
@@ -100,20 +99,20 @@ class Looks:
 
 @dataclass
 class TourState:
-    """All that a tour knows; whole after every task.
+    """Complete state of a tour; consistent after every task.
 
     Attributes:
-        cycle: under way.
-        queue: tasks of this cycle that are left.
-        n_done: tasks done and cycles closed since the run began: how far it is.
-        steps: of this cycle so far. flagged, alarm, refused, estimated: as of `CycleReport`, of this cycle so far.
-        reports: of all cycles that are over.
-        rejected: of every batch, or visit, that the regular tours had verified so far, whether it was.
-        reference, began: what steps are compared with, now and at first, as the gate counts it. current: verification
-            of the model as it stands, at 0.5. Gates of steps only.
-        judge, margins, strengths: of the screen: margins known in the screening under way, strengths of the evidence in
-            all of them, by subject.
-        looks: of `qc=evidence`. n_scored: scans that it has screened in this cycle.
+        cycle: current cycle.
+        queue: remaining tasks of this cycle.
+        n_done: tasks done and cycles closed since the start of the run, a measure of progress.
+        steps: of this cycle so far. flagged, alarm, refused, estimated: as in `CycleReport`, for this cycle so far.
+        reports: of all finished cycles.
+        rejected: whether each verified batch, or visit, of the regular tours so far was rejected.
+        reference, began: current and first reference of the gate, counted as the gate does. current: verification of
+            the current model at threshold 0.5. For gates of steps only.
+        judge, margins, strengths: of screening: judging model, margins in the current screening, strengths of the
+            evidence in all screenings, by subject.
+        looks: of `qc=evidence`. n_scored: scans that it screened in this cycle.
     """
 
     cycle: int
@@ -137,27 +136,27 @@ class TourState:
     n_scored: int = 0
 
     def end_cycle(self, report: CycleReport, queue: list[Task]) -> None:
-        """Keep the report, and begin the next cycle with the tasks `queue`."""
+        """Store the report and begin the next cycle with the tasks `queue`."""
         self.reports.append(report)
         self.cycle, self.queue, self.n_done = self.cycle + 1, queue, self.n_done + 1
         self.steps, self.flagged, self.alarm, self.refused, self.n_scored = [], [], None, False, 0
         self.estimated = None
 
     def drop_visit(self, center: str | None) -> None:
-        """Leave out what is left of the visit under way at `center`."""
+        """Drop the remaining tasks of the current visit to `center`."""
         while self.queue and self.queue[0].center == center and self.queue[0].visit is None:
             self.queue.pop(0)
 
     def to_json(self) -> str:
-        """All of it; floats in full precision."""
+        """Serialize the state; floats keep full precision."""
         return json.dumps(_ADAPTER.dump_python(self, mode="json"))
 
     @classmethod
     def from_json(cls, text: str) -> TourState:
-        """Inverse of `to_json`.
+        """Restore a state from the result of `to_json`.
 
         Raises:
-            ValueError: it is not what `to_json` gives.
+            ValueError: `text` is not a result of `to_json`.
         """
         return _ADAPTER.validate_python(json.loads(text))
 
@@ -174,11 +173,11 @@ def summarize(
     closing_verify_s: float | None,
     drift: Rates | None,
 ) -> CycleReport:
-    """Add the steps of the cycle under way up.
+    """Summarize the steps of the current cycle.
 
     Args:
-        verification, rates: of the model as the cycle leaves it.
-        closing_verify_s: seconds of a verification made after the last step, if one was.
+        verification, rates: of the model at the end of the cycle.
+        closing_verify_s: seconds of a verification after the last step; None if there was none.
         drift: since control began; None without a gate of steps.
     """
     steps = [s for s in state.steps if s.finding is None]

@@ -1,7 +1,7 @@
-"""The tour without control, the clean and the dirty baseline, and the loop that every tour is: a queue of tasks.
+"""The tour without control (the clean and dirty baselines), and the task loop common to all tours.
 
-All that a tour knows is in its `TourState`, and in the snapshots it holds: saved after a task and put back, it goes on
-with the next one. `control.py` and `screening.py` add quality control.
+The complete state of a tour is its `TourState` and its snapshots: saved after a task and restored, it continues with
+the next one. `control.py`, `screening.py` and `evidence.py` add quality control.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from tmqc.training.state import TOUR, Task, TourState, summarize
 class Travel:
     """A tour. Iterate over `cycles()`, or over `run()` to save it between tasks.
 
-    To go on with one that was saved, give it the `state` and `snapshots` of then, and the centers the model.
+    To continue a saved tour, set its `state` and `snapshots` to the saved ones and load the model into the centers.
 
     Attributes:
-        state: where the tour is.
-        snapshots: by name, those that the tour will go back to; a checkpoint has to hold them, too.
+        state: current state of the tour.
+        snapshots: name -> snapshot that the tour will restore later; checkpoints must contain them.
     """
 
     def __init__(self, plan: Plan, centers: Centers, *listeners: Listener) -> None:
-        """At the beginning of `plan`."""
+        """Set up a tour at the beginning of `plan`."""
         self.plan, self.qc, self.schedule = plan, plan.qc, plan.schedule
         self.centers, self.listeners = centers, listeners
         self.state = TourState(self.schedule.start, self._opening(self.schedule.start))
@@ -41,15 +41,15 @@ class Travel:
 
     @property
     def ledger(self) -> Ledger:
-        """Who waits and who is out."""
+        """The revisit list and the eliminated subjects."""
         return self.state.ledger
 
     def cycles(self) -> Iterator[CycleReport]:
-        """Travel; yields after every cycle."""
+        """Run the tour; yields a report after every cycle."""
         return (report for report in self.run() if report is not None)
 
     def run(self) -> Iterator[CycleReport | None]:
-        """Travel; yields a report after every cycle, and None after every task: whenever the state is whole."""
+        """Run the tour; yields None after every task and a report after every cycle, when the state is consistent."""
         state = self.state
         while state.cycle < self.schedule.cycles:
             while state.queue:
@@ -61,11 +61,11 @@ class Travel:
             yield report
 
     def _opening(self, cycle: int) -> list[Task]:
-        """What a cycle begins with."""
+        """First tasks of a cycle."""
         return [Task(TOUR)]
 
     def _do(self, task: Task) -> None:
-        """Do one task, queue what follows from it, and only then report it to the listeners."""
+        """Execute one task, queue the tasks that follow from it, and only then report it to the listeners."""
         if task.phase == TOUR:
             self.state.queue[:0] = self._regular_tour(BATCH)
             return
@@ -78,9 +78,9 @@ class Travel:
             self._report(step)
 
     def _regular_tour(self, phase: str) -> list[Task]:
-        """A task a batch, or with the phase `visit` a task a visit, of all scans that may be trained on.
+        """Make a task for each batch, or with the phase `visit` for each visit, from all eligible scans.
 
-        Those that a screening before it has taken back are among them.
+        Scans that a screening has readmitted in this cycle are eligible, too.
         """
         cycle, ledger, tasks = self.state.cycle, self.state.ledger, list[Task]()
         readmitted = {step.subjects[0] for step in self.state.steps if step.outcome == READMITTED}
@@ -99,7 +99,7 @@ class Travel:
                 listener.visit(self.state.cycle, task.visit)
 
     def _train(self, task: Task, *, learning_rate: float | None = None) -> Step:
-        """Train on the first batch of a task, by the cycle's learning rate if none is given; nothing is verified.
+        """Train on the first batch of a task, by default with the cycle's learning rate; nothing is verified.
 
         Raises:
             NonFiniteError: the loss is NaN or infinite.
@@ -111,7 +111,7 @@ class Travel:
         if result.loss is not None and not math.isfinite(result.loss):
             raise NonFiniteError(
                 f"training loss {result.loss} in cycle {cycle} at center {task.center}, subjects "
-                f"{', '.join(subjects)}: look at these scans, or lower schedule.learning_rate"
+                f"{', '.join(subjects)}: inspect these scans, or lower schedule.learning_rate"
             )
         return Step(
             cycle,
@@ -125,7 +125,7 @@ class Travel:
         )
 
     def _leave(self, task: Task) -> None:
-        """The center of `task` does not answer: the rest of its visit is left out."""
+        """Skip the rest of the visit, because the center of `task` does not respond."""
         self.state.drop_visit(task.center)
         self._report_away(task)
 
@@ -140,18 +140,18 @@ class Travel:
             listener.step(step)
 
     def _close(self) -> tuple[Verification, Rates, float | None]:
-        """The verification of the model as a cycle leaves it, and seconds, if it was made for that."""
+        """Verification and rates of the model at the end of a cycle, and seconds if a verification was made for it."""
         started = perf_counter()
         verification = verify(self.centers, self.state.cycle)
         return verification, rates_of(self.qc, verification), perf_counter() - started
 
     def _find_runaway(self, n_more: int) -> Alarm | None:
-        """Whether control rejects too much, with `n_more` scans about to be eliminated."""
+        """Check whether control rejects too much, with `n_more` scans about to be eliminated."""
         n = len(self.state.ledger.eliminated) + n_more
         return find_runaway(self.qc.runaway, self.state.rejected, n_condemned=n, n_subjects=len(self._center_of))
 
     def _drift(self) -> Rates | None:
-        """How far a gate has let the rates move."""
+        """Drift of the rates since control began; None without a gate of steps."""
         return None
 
     def _summarize(self) -> CycleReport:

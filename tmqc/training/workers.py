@@ -1,6 +1,7 @@
-"""Verification shared among processes: each holds its own part of the verification scans, as a site that verifies does.
+"""Verification shared among processes, each of which holds a part of the verification scans, as a site does.
 
-Nothing is guessed: batches are those of scoring alone, and every process computes the very bits that this one would.
+Results are identical to those of a single process to the last bit: the batches are the same, and every process is
+checked to round in the same way.
 """
 
 from __future__ import annotations
@@ -22,23 +23,23 @@ from numpy.typing import NDArray
 
 from tmqc.errors import StoppedError
 
-if TYPE_CHECKING:  # this module is the first that a worker imports, before its environment is looked at
+if TYPE_CHECKING:  # a worker imports this module first, before Keras is set up
     from tmqc.model.learner import Learner
 
 Weights = Mapping[str, NDArray[np.generic]]
 
 
 class WorkerError(StoppedError):
-    """A verification worker died, or computes otherwise than the training process."""
+    """A verification worker died, or its results differ from those of the training process."""
 
     heading = "a verification worker failed:"
 
 
 class VerificationWorkers:
-    """The processes that verify. The first part of the batches is left to the process that trains; close it in the end.
+    """Worker processes that verify; a context manager that ends them. The training process scores the first batches.
 
     Attributes:
-        n_own: batches of that first part.
+        n_own: number of batches that the training process scores.
     """
 
     def __init__(
@@ -50,13 +51,13 @@ class VerificationWorkers:
         processes: Sequence[Executor],
         share: Callable[[Weights], Any] = dict,
     ) -> None:
-        """Hand each process its scans; nothing waits for them here.
+        """Send each process its scans, without waiting.
 
         Args:
-            build: makes the same learner in another process; is pickled.
+            build: builds the same learner in another process; is pickled.
             scans: the verification split, (n, x, y, z, 1).
-            processes: of which each carries out calls in order (`start_process`); closed with these workers.
-            share: makes of weights what goes to all processes as an argument.
+            processes: each executes calls in order (`start_process`); shut down together with this object.
+            share: converts weights to the argument that is passed to all processes.
         """
         first, *parts = np.array_split(np.arange(-(-len(scans) // batch_size)), len(processes) + 1)
         self.n_own, packed = len(first), pickle.dumps(build)
@@ -80,10 +81,10 @@ class VerificationWorkers:
             process.shutdown(cancel_futures=True)
 
     def ask(self, weights: Weights, order: Sequence[int]) -> dict[int, Future[NDArray[np.float32]]]:
-        """Have the model verified: weights go out once, batches are scored in this order, each by who holds it.
+        """Start scoring: send the weights once to each worker and submit its batches in this order.
 
         Returns:
-            Batch -> its probabilities to come, of all batches that a worker holds; for `result`, or to be cancelled.
+            Batch -> future of its probabilities, for the batches that workers hold; pass it to `result` or cancel it.
         """
         theirs = [batch for batch in order if batch in self._owner]
         shared = self._share(weights)
@@ -95,7 +96,7 @@ class VerificationWorkers:
         """Wait for the probabilities of a batch.
 
         Raises:
-            WorkerError: the worker is gone, or could not be made ready.
+            WorkerError: the worker has died or could not be prepared.
         """
         try:
             if self._getting_ready:
@@ -107,20 +108,20 @@ class VerificationWorkers:
             raise self._gone(self._owner[batch]) from error
 
     def check(self, weights: Weights, predict: Callable[[int], NDArray[np.float32]]) -> None:
-        """Make sure that every worker rounds as this process does, which another kind of device may not.
+        """Check that every worker rounds as this process does; a different kind of device may not.
 
         Args:
             predict: this process's probabilities for a batch.
 
         Raises:
-            WorkerError: one does not, or is gone.
+            WorkerError: a worker rounds differently or has died.
         """
-        ends = {number: batch for batch, number in self._owner.items()}  # the last batch may be a smaller one
+        ends = {number: batch for batch, number in self._owner.items()}  # each worker's last batch may be smaller
         for batch, asked in self.ask(weights, list(ends.values())).items():
             if not np.array_equal(self.result(batch, asked), predict(batch)):
                 raise WorkerError(
-                    f"verification worker {self._owner[batch]} computes other last digits than the training process; "
-                    "set run.verify_workers=0"
+                    f"verification worker {self._owner[batch]}: results differ from those of the training process in "
+                    "the last digits; set run.verify_workers=0"
                 )
 
     def _submit(self, number: int, call: Callable[..., Any], *arguments: object) -> Future[Any]:
@@ -131,18 +132,18 @@ class VerificationWorkers:
 
     def _gone(self, number: int) -> WorkerError:
         return WorkerError(
-            f"verification worker {number} died; the run is saved up to its last checkpoint, the same command goes on. "
-            "If memory was short, lower run.verify_workers"
+            f"verification worker {number} died; the run is saved up to its last checkpoint, and the same command "
+            "continues it. If memory was short, lower run.verify_workers"
         )
 
 
 def start_process(environment: Mapping[str, str]) -> ProcessPoolExecutor:
-    """Start a process of this machine that verifies.
+    """Start a verification process on this machine.
 
     Args:
-        environment: what it finds in its environment besides what is here.
+        environment: environment variables to add to those of this process.
     """
-    with _environment(environment):  # before the process is there, since TensorFlow reads it while it loads
+    with _environment(environment):  # set before the process starts, since TensorFlow reads it while it loads
         process = ProcessPoolExecutor(1, get_context("spawn"), _begin)
         process.submit(os.getpid)
     return process
@@ -162,13 +163,13 @@ def _environment(more: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-# In a worker. One process serves one split, so what it holds is the module's.
+# State of a worker process. A process serves one split, so module variables suffice.
 _learner: Learner
 _held: dict[int, Any] = {}
 
 
 def _begin() -> None:
-    """Leave signals to the training process, and end with it, however it ends."""
+    """Ignore signals, which the training process handles, and end when that process ends for any reason."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     if (parent := parent_process()) is not None:
