@@ -166,4 +166,4 @@ def test_the_table_fits_a_terminal_and_is_sorted(tmp_path):
     assert "22058 + 170" in shown
     assert "2 of 4" in shown
     print_rivals([rank(scores([1, 2, 3]), None)], note=None, directory=tmp_path, console=console)
-    assert "3 training scans, who is harmful is not known" in text.getvalue()
+    assert "3 training scans, the harmful ones unknown" in text.getvalue()

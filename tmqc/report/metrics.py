@@ -1,4 +1,4 @@
-"""How well one cycle's model diagnoses: overall and by sex, age group and center; `metrics.csv`, `predictions.csv`."""
+"""Diagnostic performance of one cycle's model, overall and by sex, age group and center: `metrics.csv`, `predictions.csv`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PREDICTION_COLUMNS = ("cycle", "Subject", "Study", "Group_bin", "Sex", "Age", "p
 
 @dataclass(frozen=True)
 class Prediction:
-    """One scan scored by the model of one cycle. `probability` is that of PD, 0..1."""
+    """Prediction of one cycle's model for one scan; `probability` of PD, 0..1."""
 
     cycle: int
     subject: Subject
@@ -32,16 +32,16 @@ class Prediction:
 
 @dataclass(frozen=True)
 class SubgroupMetrics:
-    """One row of `metrics.csv`; None where a value does not exist. All but the loss 0..1, higher is better.
+    """One row of `metrics.csv`; None where a value is undefined. All but the loss are 0..1, higher is better.
 
     Attributes:
-        accuracy: at 0.5; so are sensitivity, specificity and f1.
-        sensitivity: share of PD called PD; None without PD.
-        specificity: share of HC called HC; None without HC.
-        f1: None if no scan is PD and none was called PD.
+        accuracy, sensitivity, specificity, f1: at threshold 0.5.
+        sensitivity: share of PD predicted as PD; None without PD.
+        specificity: share of HC predicted as HC; None without HC.
+        f1: None if no scan is PD and none was predicted as PD.
         auroc: None if one class is missing.
-        calibrated_accuracy, calibrated_loss (nats, lower is better): once the logits are calibrated as the verification
-            scans say for the cycle's model; None where that is not known.
+        calibrated_accuracy, calibrated_loss (nats, lower is better): with logits calibrated on the verification scans of
+            the same cycle; None if their calibration is unknown.
     """
 
     cycle: int
@@ -66,7 +66,7 @@ def predictions_of(subjects: Sequence[Subject], probabilities: NDArray[np.floati
     Args:
         subjects: as they were scored, in order.
         probabilities: of PD, shape (n,).
-        cycle: whose model predicted.
+        cycle: of the model.
 
     Raises:
         ValueError: the lengths differ, or a probability is not within 0..1 (NaN is not).
@@ -92,12 +92,12 @@ def subgroup_metrics(
     Args:
         subjects: each once.
         probabilities: of PD, shape (n,).
-        cycle: whose model predicted.
-        age_bins: as `sexes_and_ages` takes them. None: the one row of `all`.
-        line: that calibrates the logits of this cycle's model; None: not known.
+        cycle: of the model.
+        age_bins: as in `sexes_and_ages`; None: only the row `all`.
+        line: calibrates the logits of this cycle's model; None if unknown.
 
     Raises:
-        ValueError: there are no subjects, or `predictions_of` refuses.
+        ValueError: there are no subjects, or as in `predictions_of`.
     """
     if not subjects:
         raise ValueError("no subjects to score")
@@ -117,9 +117,9 @@ def sexes_and_ages(
     """Yield name and members, shape (n,), of every sex and age group that is not empty: `sex=F`, `age=[60,70)`.
 
     Args:
-        sexes, ages: of n scans; None or NaN where not known: such a scan is in no group.
-        age_bins: ascending bounds in years; a group holds its lower bound and not its upper one, the last one both.
-            Who is younger or older than all of them is in `age<50` or `age>90`.
+        sexes, ages: of n scans; None or NaN if unknown, and then in no group.
+        age_bins: ascending bounds in years; a group contains its lower bound but not its upper one, the last group both.
+            Scans outside all groups are in `age<50` or `age>90`.
     """
     for sex in ("F", "M"):
         if (members := np.array([each == sex for each in sexes])).any():

@@ -1,4 +1,4 @@
-"""How well harmful scans were found, given the truth: cycle by cycle, by kind and by subgroup."""
+"""Detection of harmful scans compared with the truth: by cycle, kind of harm and subgroup."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tmqc.report.metrics import ALL, sexes_and_ages
 
 CENTER_SIZES = ((1, 1), (2, 4), (5, 9), (10, None))  # training scans of a center, both ends included
 
-# `cycle`, and every `detect/...` of the glossary; None where a score is undefined. A center counts as eliminated or
-# flagged when all its scans are.
+# `cycle` and every `detect/...` of the glossary; None where a score is undefined. A center counts as eliminated or
+# flagged if all of its scans are.
 DetectionRow = dict[str, float | None]
 
 
@@ -30,17 +30,17 @@ def score_detection(
     n_verifications: int,
     history: History | None = None,
 ) -> DetectionRow:
-    """Compare what quality control did up to the end of `cycle` with the truth.
+    """Compare the verdicts up to the end of `cycle` with the truth.
 
     Args:
-        cycle: the cycle that has just ended.
+        cycle: the last finished cycle.
         flagged_ever: subjects put on the revisit list at least once.
         eliminated: in the run so far.
         undecided: on the revisit list.
         center_of: center of every training subject.
-        truth_subjects: harmful ones; those that are not in training do not count.
-        n_verifications: made so far.
-        history: when which scan was flagged and eliminated; None leaves the numbers of cycles undefined.
+        truth_subjects: harmful subjects; those not in training are ignored.
+        n_verifications: number of verifications so far.
+        history: cycles in which scans were flagged and eliminated; None leaves the numbers of cycles undefined.
 
     Raises:
         ValueError: a subject flagged, eliminated or undecided is no training subject.
@@ -86,19 +86,19 @@ def write_detection(path: Path, rows: Sequence[DetectionRow]) -> None:
 
 
 def detection_metrics(row: DetectionRow) -> dict[str, float | None]:
-    """The scores without the cycle."""
+    """Scores without the cycle."""
     return {name: value for name, value in row.items() if name != "cycle"}
 
 
 @dataclass(frozen=True)
 class GoodLost:
-    """What became of the good training scans of a subgroup; lower is better.
+    """Good training scans of a subgroup that were flagged or eliminated; lower is better.
 
     Attributes:
         subgroup: `all`, `class=PD`, `sex=F`, `age=[60,70)`, `center_size=2-4` (training scans of the scan's center).
-        n_good: good scans among the training scans.
-        n_lost: of these, eliminated; share_lost: 0..1, None where nothing is good.
-        n_flagged: of these, flagged at least once.
+        n_good: good training scans.
+        n_lost: eliminated good scans; share_lost: their share, 0..1, None without good scans.
+        n_flagged: good scans flagged at least once.
     """
 
     subgroup: str
@@ -110,12 +110,12 @@ class GoodLost:
 
 @dataclass(frozen=True)
 class KindScore:
-    """How well the harmful scans of one kind were found; shares 0..1, higher is better.
+    """Detection of the harmful scans of one kind; shares 0..1, higher is better.
 
     Attributes:
-        n_harmful: of this kind, among the training scans.
-        n_flagged: of these, flagged at least once; flagged_recall: their share.
-        n_eliminated: of these, eliminated; recall: their share.
+        n_harmful: training scans of this kind.
+        n_flagged: those flagged at least once; flagged_recall: their share.
+        n_eliminated: those eliminated; recall: their share.
     """
 
     kind: str
@@ -127,7 +127,7 @@ class KindScore:
 
 
 Breakdown = tuple[Sequence[GoodLost], Sequence[KindScore]]
-"""The scores of a whole run in parts: the good scans lost by subgroup, the harmful ones found by kind."""
+"""Good scans lost by subgroup, and harmful scans found by kind, of a whole run."""
 
 
 def break_down(
@@ -138,14 +138,14 @@ def break_down(
     flagged_ever: Collection[str],
     age_bins: Sequence[float],
 ) -> Breakdown:
-    """Break detection down after the last cycle.
+    """Break the detection scores down after the last cycle.
 
     Args:
-        train: every training scan as it was trained on, each once.
-        kind_of: how a subject was corrupted, good ones not in it; those that are not in training do not count.
-        eliminated: subjects, in the whole run.
+        train: training scans as used in training, each once.
+        kind_of: harmful subject -> kind of harm; subjects not in training are ignored.
+        eliminated: subjects eliminated in the whole run.
         flagged_ever: subjects put on the revisit list at least once.
-        age_bins: ascending bounds in years; a group holds its lower bound and not its upper one.
+        age_bins: as in `sexes_and_ages`.
     """
     names = {subject.subject for subject in train}
     kind_of = {subject: kind for subject, kind in kind_of.items() if subject in names}
@@ -163,7 +163,7 @@ def break_down(
 
 
 def training_groups(train: Sequence[Subject], *, age_bins: Sequence[float]) -> Iterator[tuple[str, list[Subject]]]:
-    """Yield name and members of every subgroup that is not empty: all, by class, sex, age and size of the center."""
+    """Yield name and members of every nonempty subgroup: all scans, and by class, sex, age and center size."""
     yield ALL, list(train)
     for group, name in enumerate(("HC", "PD")):
         if members := [s for s in train if s.group == group]:

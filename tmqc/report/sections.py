@@ -1,4 +1,4 @@
-"""The sections of a run's page: figures, tables, and how to read them, as far as its files go."""
+"""Sections of a run's report: figures, tables and how to read them, as far as the run has the files."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _COST = ("train/steps", "verify/verifications", "train/seconds", "verify/seconds
 
 
 def list_sections(run: PastRun) -> list[Section]:
-    """All sections that the run's files give something for, in the order of the page.
+    """Sections for which the run has data, in the order of the page.
 
     Raises:
-        RunError: a file is not what a run writes.
+        RunError: a file is not in the format that runs write.
     """
     makers: tuple[Callable[[PastRun], Section | None], ...] = (
         *(_warnings, _steps, _cycles, _timeline, _ledger, _verdicts, _test),
@@ -61,8 +61,8 @@ def _steps(run: PastRun) -> Section | None:
     screened = is_screen(trace)
     if is_evidence(trace):
         lead = (
-            "A cross is a scan under verdict, because its center is, its image is odd, or its label is doubted; a "
-            "point is one taken back. Odder is higher; a lower margin contradicts the label more."
+            "A cross is a scan under verdict (suspect center, odd image or doubted label), a point one that was taken "
+            "back. Higher is odder; a lower margin contradicts the label more."
         )
     elif screened:
         lead = (
@@ -72,7 +72,7 @@ def _steps(run: PastRun) -> Section | None:
         )
     else:
         lead = (
-            "The line is what a step is compared with, the band above it the tolerance: a step that ends above the "
+            "The line is the reference of a step, the band above it the tolerance: a step that ends above the "
             "band is rejected (cross) and undone. Lower is better."
         )
         if run.settings.get("qc.signal") == "rates":
@@ -132,10 +132,10 @@ def _verdicts(run: PastRun) -> Section | None:
     if centers is None or power is None or review is None:
         return None
     lead = (
-        "What share of centers with flipped labels would have been found: each center's labels are flipped in turn, on "
-        "paper, and judged as the last screening judged. A center below its limit comes under verdict; one that has "
-        "waited is eliminated below the second. Single labels are not convicted but ranked: look at these scans first, "
-        "the least probable label leading."
+        "Share of centers with flipped labels that would have been found: each center's labels are flipped in turn, by "
+        "calculation only, and judged as in the last screening. A center below its limit comes under verdict; one that "
+        "has waited is eliminated below the second limit. Single labels are not eliminated but ranked: inspect these "
+        "scans first, the least probable label at the top."
     )
     tables = [("Would have been found", found_if_harmful(power))]
     if not (accused := accused_centers(centers)).empty:
@@ -156,8 +156,8 @@ def _test(run: PastRun) -> Section | None:
     }[verified_on_test(run.settings)]
     lead = (
         f"{split} Bands and intervals: {LEVEL:.0%} percentile intervals of {N_RESAMPLES} bootstrap resamples by class "
-        f"(seed {SEED}); a band holds at each point by itself. A curve without an error has an interval of no width, "
-        "however few its scans are."
+        f"(seed {SEED}); a band holds at each point by itself. A curve without errors has an interval of zero width, "
+        "however few scans it is based on."
     )
     areas = [(name, roc.auroc, roc.low, roc.high) for name, roc in rocs.items()]
     if len(rocs) == 2:
@@ -172,7 +172,7 @@ def _test(run: PastRun) -> Section | None:
 
 
 def _first_and_last(run: PastRun) -> dict[str, Roc]:
-    """Label -> curve of the first and the last model scored; those of one class have none."""
+    """Label -> ROC curve of the first and of the last scored model; none for a split with one class."""
     scored = [model for model in run.scored if model["Group_bin"].nunique() == 2]
     words = ("first", "last") if run.pipeline == "inference" else ("before this run", "after this run")
     shown = [(words[0], scored[0])] if len(scored) > 1 else []

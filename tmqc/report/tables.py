@@ -1,4 +1,4 @@
-"""Closing tables of a run on standard output."""
+"""Tables printed to standard output at the end of a run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CLOSING = (
     *("verify/calibrated_accuracy", "verify/auroc", "verify/calibrated_loss"),
 )
 _CONTROL = ("qc/eliminated_total", "qc/waiting")
-_NARROW = {  # heads of columns that would be too wide
+_NARROW = {  # headers that would make their columns too wide
     "accuracy": "accu-\nracy",
     "calibrated_accuracy": "calib.\naccu-\nracy",
     "calibrated_loss": "calib.\nloss",
@@ -42,16 +42,16 @@ def print_training(
     breakdown: Breakdown | None = None,
     console: Console | None = None,
 ) -> None:
-    """Print how a training run ended.
+    """Print the final results of a training run.
 
     Args:
         report: of the last cycle.
         test: metrics of the final model on the test split, 0..1; empty without one.
-        detection: scores after the last cycle; None where the truth is not known or nothing was controlled.
+        detection: scores after the last cycle; None if the truth is unknown or there was no control.
         note: printed above the table, such as that the cohort is a phantom.
         directory: of the run, named below the table.
-        breakdown: of the detection scores; only subgroups with a loss, and kinds if there are several, are shown.
-        console: where to; None is standard output.
+        breakdown: of the detection scores; shows subgroups with lost scans, and kinds if there are several.
+        console: None: standard output.
     """
     table = Table("number", "value", title=f"after cycle {report.cycle}", title_justify="left")
     numbers = cycle_numbers(report)
@@ -75,9 +75,9 @@ def print_training(
 def print_inference(
     rows: Sequence[SubgroupMetrics], *, note: str | None, directory: Path, console: Console | None = None
 ) -> None:
-    """Print the metrics of the last cycle, of all, the sexes and the age groups.
+    """Print the metrics of the last cycle for all scans, the sexes and the age groups.
 
-    Arguments are as of `print_training`.
+    Arguments are as in `print_training`.
     """
     cycle = max(row.cycle for row in rows)
     last = [row for row in rows if row.cycle == cycle and not row.subgroup.startswith("center=")]
@@ -94,12 +94,12 @@ def print_inference(
 def print_rivals(
     rows: Sequence[RivalRow], *, note: str | None, directory: Path, console: Console | None = None
 ) -> None:
-    """Print how well and at what cost every rival found the harmful scans, the best AUROC first.
+    """Print detection scores and costs of every rival, the best AUROC first.
 
-    Arguments are as of `print_training`.
+    Arguments are as in `print_training`.
     """
     n_harmful = rows[0].n_harmful
-    known = "who is harmful is not known" if n_harmful is None else f"{n_harmful} of them harmful"
+    known = "the harmful ones unknown" if n_harmful is None else f"{n_harmful} of them harmful"
     table = Table("Rival", title=f"{rows[0].n} training scans, {known}", title_justify="left")
     for name in ("AUROC", "average\nprecision", "harmful of\nnamed", "forward +\nbackward", "seconds"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -141,7 +141,7 @@ def _print(table: Table, note: str | None, directory: Path, console: Console | N
 
 
 def _standard_output() -> Console:
-    # A center named Zürich is not to end a run whose terminal knows ASCII only.
+    # On an ASCII terminal a center named Zürich must not raise an error.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     return Console()
