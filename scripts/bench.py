@@ -1,14 +1,14 @@
-"""Measure verification and a QC cycle beside bare Keras and the published way of working: `make bench`.
+"""Compare verification and a QC cycle with bare Keras and with the published implementation: `make bench`.
 
-Besides, on the field cohort, what first-order screening and confident verification save (`bench_passes.py`).
+Then, on the field cohort, measure the savings of first-order screening and confident verification (`bench_passes.py`).
 
-    python scripts/bench.py                      # small sizes; most of the time is the field cohort's
+    python scripts/bench.py                      # half an hour, most of it for the field cohort
     python scripts/bench.py --no-field           # minutes on two cores
     python scripts/bench.py --full               # 160 x 192 x 160 voxels, 9 GB a process on a CPU
     KERAS_BACKEND=jax python scripts/bench.py --full --n-verify 64 --verify-batch-size 32
 
-Each way is a process of its own: its memory is its own, and oneDNN is chosen for a whole process. They take the k-th
-step one after another, so that other load on the machine slows all of them alike. Writes summary.json and report.md.
+Each implementation runs in its own process, because oneDNN is chosen per process and peak memory is measured. They take
+the k-th step in turns, so that other load slows all of them alike. Writes summary.json and report.md.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-# Keras, and what imports it, is imported inside functions: a process must choose its kernels before.
+# Keras is only imported inside functions: each process must choose its kernels first.
 from tmqc.core.records import Step
 from tmqc.core.schedule import Visit
 from tmqc.data.cohort import Cohort, read_cohort
@@ -50,13 +50,13 @@ if TYPE_CHECKING:
 
 Item = dict[str, Any]
 TMQC, AS_SHIPPED, SAME_KERNELS = "tmqc", "published", "published, same kernels"
-HARMFUL = "center_z"  # its training labels are flipped
-_LEARNING_RATE = 1e-3  # many steps are rejected at this one
+HARMFUL = "center_z"  # center with flipped training labels
+_LEARNING_RATE = 1e-3  # high enough that steps are rejected
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is measured: voxels in x, y, z, filters of the SFCN, scans, steps."""
+    """Sizes of a measurement: voxels in x, y, z, filters of the SFCN, scans, steps."""
 
     shape: tuple[int, int, int] = (48, 56, 48)
     filters: tuple[int, ...] = (32, 64, 128, 256, 256, 64)
@@ -68,13 +68,13 @@ class Sizes:
     verify_batch_size: int = 8
 
 
-# Few scans at a time, for the sake of memory; fresh weights.
+# Few scans at a time to save memory; fresh weights.
 FULL = Sizes((160, 192, 160), n_verify=4, n_steps=2, n_pretrain=0, n_rounds=2, batch_size=1, verify_batch_size=2)
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One contender: the way it works, its cohort's folder, and the state that it starts from (None: fresh weights)."""
+    """An implementation to measure: its name, cohort folder and initial state (None: fresh weights)."""
 
     way: str
     folder: Path
@@ -83,7 +83,7 @@ class Setting:
 
 
 def make_cohort(outputs: Path, sizes: Sizes) -> Path:
-    """Write a phantom cohort of a strong effect: 25 training scans in three centers. Returns its folder."""
+    """Write a phantom cohort with a strong effect: 25 training scans at three centers. Returns its folder."""
     table = outputs / "centers.csv"
     share = -(-sizes.n_verify // 3)
     with table.open("w", newline="", encoding="utf-8") as file:
@@ -109,7 +109,7 @@ def _build(setting: Setting, device: Device) -> Learner:
     from tmqc.model.learner import Learner
     from tmqc.model.sfcn import sfcn
 
-    # BatchNorm's statistics have to follow within a short training.
+    # A low momentum lets BatchNorm's statistics follow within a short training.
     settings = ModelConfig(filters=list(setting.sizes.filters), batchnorm_momentum=0.9)
     jit = backend.jit_compile("auto", device, deterministic=True)
     learner = Learner(sfcn(setting.sizes.shape, settings, seed=0), jit_compile=jit)
@@ -128,7 +128,7 @@ def _hold(setting: Setting, learner: Learner, cohort: Cohort) -> tuple[LocalCent
 
 
 def pretrain(setting: Setting, device: Device) -> Iterator[Item]:
-    """Train on the good labels and save the state for all contenders to start from."""
+    """Train on correct labels and save the initial state of all implementations."""
     learner, cohort = _build(setting, device), _read(setting, flip=False)
     (centers, _), rng = _hold(setting, learner, cohort), np.random.default_rng(0)
     groups = [[s.subject for s in cohort.train if s.group == group] for group in (0, 1)]
@@ -140,7 +140,7 @@ def pretrain(setting: Setting, device: Device) -> Iterator[Item]:
 
 
 def verification(setting: Setting, device: Device) -> Iterator[Item]:
-    """Seconds of `predict_on_batch` over an array in memory and of a whole verification of the same scans, in turns."""
+    """Time `predict_on_batch` on an array in memory and a full verification of the same scans, in turns."""
     learner, cohort = _build(setting, device), _read(setting, flip=False)
     centers, volumes = _hold(setting, learner, cohort)
     array, size = volumes.batch([s.subject for s in cohort.verification]), setting.sizes.verify_batch_size
@@ -158,21 +158,21 @@ def verification(setting: Setting, device: Device) -> Iterator[Item]:
 
 
 class _Recorder:
-    """Keeps the last step."""
+    """Listener that keeps the steps."""
 
     def __init__(self) -> None:
         self.steps: list[Step] = []
 
     def visit(self, cycle: int, visit: Visit) -> None:
-        """Of no interest."""
+        """Ignore visits."""
 
     def step(self, step: Step) -> None:
-        """Keep it until it is taken."""
+        """Keep a step."""
         self.steps.append(step)
 
 
 def cycle(setting: Setting, device: Device) -> Iterator[Item]:
-    """A QC cycle, or its first steps, one an item; at last the files decoded after the first pass, and peak memory."""
+    """Run a QC cycle, or its first steps: one item per step, then decodes after the first pass and peak memory."""
     from bench_published import PublishedCenters
 
     from tmqc.training.control import ControlledTravel
@@ -193,7 +193,7 @@ def cycle(setting: Setting, device: Device) -> Iterator[Item]:
         centers = PublishedCenters(learner, cohort, setting.folder)
         count_decodes = partial(getattr, centers, "n_decodes")
     n_first_pass = count_decodes()
-    n_left = setting.sizes.n_steps + 1  # the verification before any step is one, too
+    n_left = setting.sizes.n_steps + 1  # includes the baseline verification
     started = time.perf_counter()
     for _ in ControlledTravel(plan, centers, recorder).run():
         if recorder.steps:
@@ -214,7 +214,7 @@ WORKS = {"pretrain": pretrain, "verification": verification, "cycle": cycle}
 
 
 def contend(work: str, setting: Setting) -> Iterator[Item]:
-    """The items of `work`, made in a process of its own, which takes its next step only when it is asked to.
+    """Yield the items of `work` from its own process, which takes the next step only on request.
 
     Raises:
         RuntimeError: it failed or died.
@@ -247,24 +247,24 @@ def _serve(connection: Connection, work: str, setting: Setting) -> None:
 
     try:
         if setting.way != TMQC:
-            os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # Keras' generators make it complain about every `predict`
+            os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # Keras' generators log a warning for every `predict`
         if setting.way == AS_SHIPPED:
             with backend.held_back_stderr():
-                import keras  # noqa: F401 -- with the kernels of a user who only imports it
+                import keras  # noqa: F401 -- with the default kernels
         device = backend.set_up(deterministic=True)
         items = WORKS[work](setting, device)
         while True:
             connection.recv()
             item = next(items, None)
             connection.send(("end", None) if item is None else ("item", item))
-    except EOFError:  # the parent has what it wants
+    except EOFError:  # the parent needs no more items
         return
     except Exception as error:
         connection.send(("error", repr(error)))
 
 
 def race(contenders: Mapping[str, Iterable[Item]]) -> dict[str, list[Item]]:
-    """The items of all, the k-th of each one after another."""
+    """Collect the items of all contenders, taking the k-th of each in turns."""
     found: dict[str, list[Item]] = {name: [] for name in contenders}
     for items in zip_longest(*contenders.values()):
         for name, item in zip(contenders, items, strict=True):
@@ -273,16 +273,16 @@ def race(contenders: Mapping[str, Iterable[Item]]) -> dict[str, list[Item]]:
 
 
 def ways() -> list[str]:
-    """Whose cycles are compared. Only TensorFlow computes with or without oneDNN."""
+    """Names of the implementations to compare. oneDNN can be switched only with TensorFlow."""
     is_tensorflow = os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow"
     return [*[AS_SHIPPED] * is_tensorflow, SAME_KERNELS, TMQC]
 
 
 def measure(sizes: Sizes, outputs: Path, *, at_once: bool) -> dict[str, Any]:
-    """All numbers of summary.json. `times as fast` is the median over the steps, so that no single hiccup counts.
+    """Measure all numbers of summary.json. Speed-ups are medians over the steps, which outliers do not affect.
 
     Args:
-        outputs: where the cohort is made. at_once: False: one contender after another, for the sake of memory.
+        outputs: folder for the cohort. at_once: False: run one implementation after another to save memory.
     """
     base = Setting(TMQC, make_cohort(outputs, sizes), sizes)
     if sizes.n_pretrain:
@@ -295,8 +295,8 @@ def measure(sizes: Sizes, outputs: Path, *, at_once: bool) -> dict[str, Any]:
 
 
 def summarize(rounds: Sequence[Item], cycles: Mapping[str, Sequence[Item]], sizes: Sizes) -> dict[str, Any]:
-    """The numbers of summary.json: of the rounds of `verification`, and of the items of `cycle` by way."""
-    steps = {way: items[1:-1] for way, items in cycles.items()}  # without the first verification and what comes last
+    """Compute the numbers of summary.json from the rounds of `verification` and the items of `cycle`."""
+    steps = {way: items[1:-1] for way, items in cycles.items()}  # without the baseline and the closing item
     ours, same = steps[TMQC], steps[SAME_KERNELS]
 
     def times_as_fast(way: str) -> float:
@@ -318,7 +318,7 @@ def summarize(rounds: Sequence[Item], cycles: Mapping[str, Sequence[Item]], size
 
 
 def measure_field(outputs: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
-    """The numbers of `bench_passes.py`, in a process of its own, and the published run's hours by number of devices.
+    """Run `bench_passes.py` in its own process, and model the hours of the published run by number of devices.
 
     Raises:
         CalledProcessError: it failed.
@@ -329,7 +329,7 @@ def measure_field(outputs: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
     subprocess.run([sys.executable, str(script), "--outputs", str(outputs)], check=True)
     found: dict[str, Any] = json.loads((outputs / "passes.json").read_text(encoding="utf-8"))
     voxels = [float(np.prod(shape)) for shape in (summary["sizes"]["shape"], FULL.shape)]
-    rate = summary["verify_volumes_per_s"] * voxels[0] / voxels[1]  # the work is proportional to the voxels
+    rate = summary["verify_volumes_per_s"] * voxels[0] / voxels[1]  # work is proportional to the number of voxels
     hours = {
         name: published_hours(rate, share=share)
         for name, share in (("full", 1.0), ("confident", found["step_scans_confident"]))
@@ -348,9 +348,9 @@ def write_report(summary: Mapping[str, Any], outputs: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code 0, or 1 if ways with the same kernels came to different verdicts."""
+    """Return 0, or 1 if implementations with the same kernels reached different verdicts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--full", action="store_true", help="at the published size, one way after another")
+    parser.add_argument("--full", action="store_true", help="at the published size, one implementation after another")
     parser.add_argument("--no-field", action="store_true", help="without the field cohort")
     parser.add_argument("--outputs", type=Path, default=Path("outputs/bench"), help="default: %(default)s")
     parser.add_argument("--shape", type=int, nargs=3, help="voxels in x, y, z")

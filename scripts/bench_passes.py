@@ -1,9 +1,9 @@
-"""What first-order screening and confident verification save on the field cohort: called by `bench.py`.
+"""Measure the savings of first-order screening and confident verification on the field cohort; called by `bench.py`.
 
-    python scripts/bench_passes.py --outputs outputs/bench    # by itself; trains the clean model where it is missing
+    python scripts/bench_passes.py --outputs outputs/bench    # trains the clean model if it is missing
 
-Passes are forward passes of one scan; a training step or a gradient counts as three a scan. Verdicts are compared with
-those of exact screening and full verification, from the same states.
+Costs are counted in forward passes of one scan; a training step or a gradient counts as three per scan. Verdicts are
+compared with those of exact screening and of full verification from the same states.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ from tmqc.training.scorer import Scorer
 from tmqc.training.screening import ScreenedTravel
 from tmqc.training.state import TOUR
 
-TRAINING = 3  # passes of one scan in a training step or a gradient
+TRAINING = 3  # forward passes that a training step or a gradient of one scan counts as
 # The published study: training scans, verification scans, batches a cycle, cycles under control.
 N_TRAIN, N_VERIFY, N_BATCHES, N_CYCLES = 1410, 407, 284, 20
-LIMITS = ScreenConfig(loss_z=40.0)  # as `qc=screen`, which looks at images besides
+LIMITS = ScreenConfig(loss_z=40.0)  # as `qc=screen`, without its check of images
 DEVICES = (1, 2, 4, 8)
 
 
 @dataclass(frozen=True)
 class Bed:
-    """A run that is ready to be measured."""
+    """A prepared run."""
 
     config: Config
     prepared: Inputs
@@ -61,7 +61,7 @@ class Bed:
 
 
 def make_bed(overrides: Sequence[str], folder: Path) -> Bed:
-    """Everything that a run of these settings computes with; harmful copies go to `folder`."""
+    """Prepare a run with these settings; harmful copies are written to `folder`."""
     store_schema()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         config = to_config(compose("config", list(overrides)))
@@ -74,23 +74,23 @@ def make_bed(overrides: Sequence[str], folder: Path) -> Bed:
 
 
 class Recorder:
-    """Keeps the verified steps, and calls what is to happen at each."""
+    """Listener that keeps the steps and calls `then` for each."""
 
     def __init__(self, then: Callable[[Step], None] = lambda step: None) -> None:
         self.steps: list[Step] = []
         self._then = then
 
     def visit(self, cycle: int, visit: Visit) -> None:
-        """Of no interest."""
+        """Ignore visits."""
 
     def step(self, step: Step) -> None:
-        """Keep it."""
+        """Keep a step."""
         self.steps.append(step)
         self._then(step)
 
 
 def screen(bed: Bed, *, n_scans: int, steps: int, exact: bool) -> tuple[dict[str, Step], float]:
-    """One screening of some scans, drawn at random; returns its steps by subject, and seconds."""
+    """Screen some scans, drawn at random; returns the steps by subject, and seconds."""
     all_scans = [scan for scans in bed.plan.subjects.values() for scan in scans]
     chosen = set(np.random.default_rng(0).permutation(all_scans)[:n_scans].tolist())
     subjects = {center: tuple(s for s in theirs if s in chosen) for center, theirs in bed.plan.subjects.items()}
@@ -105,14 +105,14 @@ def screen(bed: Bed, *, n_scans: int, steps: int, exact: bool) -> tuple[dict[str
 
 
 def compare_screenings(bed: Bed, *, n_scans: int, steps: int) -> dict[str, Any]:
-    """First-order beside exact screening of the same scans."""
+    """Compare first-order and exact screening of the same scans."""
     first, first_s = screen(bed, n_scans=n_scans, steps=steps, exact=False)
     exact, exact_s = screen(bed, n_scans=n_scans, steps=steps, exact=True)
     pairs = [(first[s].evidence, exact[s].evidence) for s in exact]
     verified = sum(step.verification is not None for step in first.values())
     same = [a.suspect == b.suspect for a, b in pairs if a is not None and b is not None]
     errors = [abs(a.loss_change - b.loss_change) for a, b in pairs if a is not None and b is not None]
-    # The sample and the two outermost are verified whatever the number of scans; what is undecided grows with it.
+    # The sample and the two most extreme scans are always verified; the number of undecided scans grows with n.
     fixed = N_SAMPLE + 2
     n_verified = fixed + max(0, verified - fixed) / len(exact) * N_TRAIN if verified < len(exact) else N_TRAIN
     return {
@@ -129,12 +129,12 @@ def compare_screenings(bed: Bed, *, n_scans: int, steps: int) -> dict[str, Any]:
 
 
 def passes_of_screenings(n_verified: float, *, steps: int) -> dict[str, float]:
-    """Passes of a screening of the published cohort, which the field cohort has the size of.
+    """Forward passes of a screening at the size of the published cohort and the field cohort.
 
     Args:
-        n_verified: scans that a first-order screening verifies. steps: training steps a scan.
+        n_verified: scans that first-order screening verifies. steps: training steps per scan.
     """
-    base = N_TRAIN + N_VERIFY  # margins, and the verification of the state that judges
+    base = N_TRAIN + N_VERIFY  # margins, and the verification of the judging model
     gradient = TRAINING * N_VERIFY
 
     def ratio(n_steps: int) -> float:
@@ -146,21 +146,21 @@ def passes_of_screenings(n_verified: float, *, steps: int) -> dict[str, float]:
         "screen_passes_first_order": base + TRAINING * steps * N_TRAIN + gradient + n_verified * N_VERIFY,
         "screen_passes_ratio": ratio(steps),
         "screen_passes_ratio_one_step": ratio(1),
-        # Without the training steps, which both take alike.
+        # Without the training steps, which are the same in both.
         "screen_verification_passes_ratio": N_TRAIN * N_VERIFY / (gradient + n_verified * N_VERIFY),
     }
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """A step of a run under full verification, with the probabilities of all verification scans after it."""
+    """A step under full verification, and the probabilities of all verification scans after it."""
 
     step: Step
     p: NDArray[np.float32]
 
 
 def record_steps(bed: Bed, n_steps: int) -> list[Recorded]:
-    """Run under the gate of the settings with full verification; the baseline comes first."""
+    """Record the steps of a run under full verification, the baseline first."""
     found, scorer = list[Recorded](), bed.centers.scorer
     count, last = scorer.count, list[NDArray[np.float32]]()
 
@@ -179,7 +179,7 @@ def record_steps(bed: Bed, n_steps: int) -> list[Recorded]:
 
 
 class _Replay:
-    """In place of a learner: says what was recorded; a scan's volume is its row. Counts scans scored."""
+    """Learner that returns recorded probabilities, where the volume of a scan is its row; counts scored scans."""
 
     def __init__(self, p: NDArray[np.float32]) -> None:
         self.p, self.n_scored = p, 0
@@ -196,10 +196,10 @@ class _Replay:
 def replay(
     recorded: Sequence[Recorded], labels: Sequence[int], qc: QcConfig, batch_size: int
 ) -> Iterator[tuple[bool, bool, int]]:
-    """The recorded steps once more, verified as `qc` says; each from the state that full verification led to.
+    """Repeat the recorded steps with verification according to `qc`, each from the state after full verification.
 
     Yields:
-        Whether it was accepted, whether it is now, and scans scored, those of the reference included.
+        Whether the step was accepted, whether it is now, and the number of scored scans, with those of the reference.
     """
     learner, rows = _Replay(recorded[0].p), np.arange(len(labels))
     scorer = Scorer(learner, rows, labels=labels, centers=["-"] * len(labels), batch_size=batch_size)  # type: ignore[arg-type]
@@ -222,7 +222,7 @@ def replay(
 def compare_steps(
     recorded: Sequence[Recorded], labels: Sequence[int], plan: Plan, *, batch_size: int
 ) -> dict[str, Any]:
-    """Scans scored by accepted and rejected steps, and share of verdicts that are those of full verification."""
+    """Compute the share of scans scored in accepted and rejected steps, and the share of equal verdicts."""
     found: dict[str, Any] = {"step_n": len(recorded) - 1, "step_confidence": plan.qc.confidence}
     found["step_rejected"] = sum(not one.step.accepted for one in recorded[1:])
     single = np.array([len(one.step.subjects) == 1 for one in recorded[1:]])
@@ -242,14 +242,14 @@ def compare_steps(
 
 
 def published_hours(volumes_per_s: float, *, share: float = 1.0) -> dict[str, float]:
-    """Hours of the published run by number of devices that share the verification as workers do.
+    """Model the hours of the published run by the number of devices that share verification as workers do.
 
-    Training stays on one device; each device scores its part, the largest of which is waited for. Sending the weights
-    is left out: about 12 MB a step.
+    Training stays on one device; a verification takes as long as its largest part. Sending the weights, about 12 MB per
+    step, is not included.
 
     Args:
-        volumes_per_s: that one device scores at the published size.
-        share: of the verification scans that a step scores on average.
+        volumes_per_s: scoring rate of one device at the published size.
+        share: average share of the verification scans that a step scores.
     """
     steps, batch = N_CYCLES * N_BATCHES, 2
     training = steps * 5 * TRAINING / volumes_per_s
@@ -263,7 +263,7 @@ def published_hours(volumes_per_s: float, *, share: float = 1.0) -> dict[str, fl
 def measure(
     outputs: Path, *, seed: int, n_scans: int, n_steps: int, confidence: float, more: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """All numbers of the field cohort; trains the clean model where it is missing."""
+    """Measure all numbers on the field cohort; trains the clean model if it is missing."""
     common = [f"cohort.phantom.seed={seed}", f"run.seed={seed}", f"run.outputs={outputs}", "run.progress=false", *more]
     clean = outputs / "clean" / "field"
     if not (clean / SUMMARY).is_file():
@@ -283,7 +283,7 @@ def measure(
 
 
 def field_qc_minutes(outputs: Path, common: Sequence[str]) -> float:
-    """Minutes of a `field_qc` run: of four of its 20 cycles, from one screening to the next, times five."""
+    """Minutes of a `field_qc` run: five times the duration of four of its 20 cycles, from screening to screening."""
     command = [sys.executable, "-m", "tmqc", "experiment=field_qc", "schedule.cycles=14", "run.name=bench_field_qc"]
     started = time.perf_counter()
     subprocess.run([*command, "run.overwrite=true", "tracking=none", *common], check=True)
@@ -291,14 +291,14 @@ def field_qc_minutes(outputs: Path, common: Sequence[str]) -> float:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the numbers to passes.json."""
+    """Write the numbers to passes.json; returns 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--outputs", type=Path, default=Path("outputs/bench"), help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="of cohort, model and harm")
-    parser.add_argument("--n-scans", type=int, default=400, help="screened both ways")
-    parser.add_argument("--n-steps", type=int, default=500, help="verified in all ways")
+    parser.add_argument("--n-scans", type=int, default=400, help="scans screened in both ways")
+    parser.add_argument("--n-steps", type=int, default=500, help="steps verified in all ways")
     parser.add_argument("--confidence", type=float, default=0.95)
-    parser.add_argument("settings", nargs="*", help="of the runs besides, as for tmqc")
+    parser.add_argument("settings", nargs="*", help="further settings of the runs, as for tmqc")
     given = parser.parse_args(arguments)
     outputs = given.outputs.absolute()
     outputs.mkdir(parents=True, exist_ok=True)

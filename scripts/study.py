@@ -1,13 +1,13 @@
-"""Run the study on the field cohort and write its report: sweeps of `tmqc -m`, then one table a scenario.
+"""Run the study on the field cohort, as sweeps of `tmqc -m`, and write its report: one table per scenario.
 
     python scripts/study.py                                          # seeds 100 to 104; about two hours
     python scripts/study.py --seeds 0 --scenarios none centers --arms clean evidence rivals
     python scripts/study.py --list                                   # only print the sweeps
-    python scripts/study.py --report                                 # of what has finished
+    python scripts/study.py --report                                 # only report the finished runs
 
-Seeds of cohort, model and harm move together. Runs lie in <outputs>/sweeps/study_..., the report and runs.csv in
-<outputs>/study. Sweeps skip what has finished, so the same command goes on where it was stopped. As many sweeps run at
-a time as there are cores, a thread each.
+A seed is that of cohort, model and harm. Runs are in <outputs>/sweeps/study_..., the report and runs.csv in
+<outputs>/study. Sweeps skip finished runs, so the same command resumes a stopped study. As many sweeps run in parallel
+as there are cores, with one thread each.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ SCENARIOS = {
 
 @dataclass(frozen=True)
 class Arm:
-    """What is compared: an experiment with overrides, over the first `n_seeds` seeds (None: all) of some scenarios."""
+    """One column of the comparison: an experiment with overrides, for some scenarios and the first `n_seeds` seeds."""
 
     experiment: str
     overrides: tuple[str, ...] = ()
@@ -62,15 +62,17 @@ class Arm:
     scenarios: tuple[str, ...] = tuple(SCENARIOS)
 
 
-# What takes long is kept short, so that all of it takes some two hours on two cores: a gate that verifies every step
-# does so 284 times a cycle, and ClipFL trains the model at each of 83 centers.
+# Slow arms are kept short, so that the whole study takes about two hours on two cores: a step gate verifies 284 times a
+# cycle, and ClipFL trains the model at each of 83 centers.
 _SLOW = ("none", "centers")
 _STEPS = ("schedule.cycles=20", "qc.early_stop=confident")
 ARMS = {
     "published": Arm("field_qc_published", _STEPS, 1, _SLOW),
     "loss": Arm("field_qc", ("qc=loss", "qc.loss_error=0.0005", *_STEPS), 1, _SLOW),
-    "clean": Arm("field_dirty", scenarios=("none",)),  # the schedule of all others, and nothing harmful
-    "dirty": Arm("field_dirty", scenarios=("centers", "flipped")),  # so little as elsewhere does no harm
+    "clean": Arm("field_dirty", scenarios=("none",)),  # the schedule of all others, without harm
+    "dirty": Arm(
+        "field_dirty", scenarios=("centers", "flipped")
+    ),  # elsewhere there is too little harm to affect the model
     "evidence": Arm("field_qc"),
     "rivals": Arm(
         "field_dirty",
@@ -83,12 +85,12 @@ RANKED = "average precision"
 TEST = {"test/auroc": "test AUROC", "test/calibrated_accuracy": "calibrated accuracy", "test/accuracy": "at 0.5"}
 NUMBERS = ("cycles", LOST, RECALL, FALSE, ACCUSED, RANKED, *TEST.values())
 COUNTS = ("cycles", LOST, ACCUSED)
-LEAST_ACCUSED = 5  # scans of a good center that is counted when it loses all of them
+LEAST_ACCUSED = 5  # least scans of a good center that counts as accused when it loses all of them
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """One command. Its jobs differ in the seed."""
+    """One command, with one job per seed."""
 
     arm: str
     scenario: str
@@ -96,13 +98,13 @@ class Sweep:
 
     @property
     def name(self) -> str:
-        """Of its directory."""
+        """Name of the sweep and its directory."""
         return f"study_{self.scenario}_{self.arm}"
 
     def command(self, outputs: Path) -> list[str]:
-        """Its command line."""
+        """Command line of the sweep."""
         arm = ARMS[self.arm]
-        seeds = f"run.seed=choice({','.join(map(str, self.seeds))})"  # choice: one seed is a sweep, too
+        seeds = f"run.seed=choice({','.join(map(str, self.seeds))})"  # choice: a single seed is a sweep, too
         together = ("cohort.phantom.seed=${run.seed}", "harmful.seed=${run.seed}")
         fixed = ("init.pretrain=true", "tracking=none", "run.progress=false", "run.threads=1")
         line = [sys.executable, "-m", "tmqc", "-m", f"sweep.name={self.name}", f"run.outputs={outputs}"]
@@ -118,7 +120,7 @@ class Sweep:
 
 
 def plan(arms: Collection[str], scenarios: Collection[str], seeds: Sequence[int]) -> list[Sweep]:
-    """The sweeps, those that take long first: at the end no core waits for them."""
+    """List the sweeps, slow ones first, so that no core is idle at the end."""
     return [
         Sweep(name, scenario, tuple(seeds[: arm.n_seeds]))
         for name, arm in ARMS.items()
@@ -128,11 +130,11 @@ def plan(arms: Collection[str], scenarios: Collection[str], seeds: Sequence[int]
 
 
 def read_runs(sweeps: Sequence[Sweep], outputs: Path) -> tuple[pd.DataFrame, list[str]]:
-    """One row a model or rival of every finished run, and the directories of the runs that are missing.
+    """Read one row per model or rival of every finished run, and list the directories of missing runs.
 
     Returns:
         Columns scenario, model, seed, `NUMBERS`, `recall of KIND`, `recall in centers of SIZES`, directory. Empty where
-        there is no value.
+        undefined.
     """
     rows: list[dict[str, Any]] = []
     missing: list[str] = []
@@ -172,12 +174,12 @@ def _read_run(run: PastRun, arm: str) -> Iterator[dict[str, Any]]:
 def judge(
     named: set[str] | None, order: pd.Series | None, kind_of: Mapping[str, str], center_of: Mapping[str, str]
 ) -> dict[str, float | None]:
-    """The numbers of one verdict against the truth.
+    """Compare the verdict of one method with the truth.
 
     Args:
-        named: scans to leave out; None: the method only ranks.
-        order: suspicion of every training scan, higher is more suspicious; None: the method does not rank.
-        kind_of: harmful scans. center_of: all training scans.
+        named: scans to eliminate; None if the method only ranks.
+        order: score of every training scan, higher is more suspicious; None if the method does not rank.
+        kind_of: harmful scan -> kind. center_of: training scan -> center.
     """
     row: dict[str, float | None] = {}
     if order is not None and kind_of:
@@ -221,7 +223,7 @@ def write_report(runs: pd.DataFrame, missing: Sequence[str], directory: Path, *,
     clean = runs[runs["model"] == "clean"]
     for scenario in runs["scenario"].unique():
         of = runs[(runs["scenario"] == scenario) & (runs["model"] != "clean")]
-        # Over the seeds that the scenario has, so that the models beside each other saw the same cohorts.
+        # Only the seeds of the scenario, so that all rows are from the same cohorts.
         beside = clean if of.empty else clean[clean["seed"].isin(of["seed"])]
         page += [f"## {scenario}", _tabulate(pd.concat([beside, of]))]
     write_text(report := directory / "report.md", "\n\n".join(page) + "\n")
@@ -248,19 +250,19 @@ def _cell(row: pd.Series, name: str) -> str:
 
 
 def run_all(commands: Sequence[Sequence[str]], *, jobs: int) -> bool:
-    """Run the sweeps, `jobs` at a time; False if they were interrupted. A failed one is left to the report."""
+    """Run the sweeps, `jobs` at a time; returns False if interrupted. The report lists failed runs as missing."""
     pool = ThreadPoolExecutor(jobs)
     try:
         running = [pool.submit(subprocess.run, one, check=False) for one in commands]
         return all(one.result().returncode != 128 + signal.SIGINT for one in as_completed(running))
     except KeyboardInterrupt:
         return False
-    finally:  # Ctrl-C reaches the sweeps, too: wait until they have saved, and begin no more
+    finally:  # Ctrl-C reaches the sweeps, too: wait until they have saved and start no others
         pool.shutdown(cancel_futures=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code 0, 1 if runs are missing, 2 if there is nothing to report, 130 if interrupted."""
+    """Return 0, 1 if runs are missing, 2 if there is nothing to report, 130 if interrupted."""
     given = _parse(arguments)
     outputs = given.outputs.absolute()
     sweeps = plan(given.arms, given.scenarios, given.seeds)
@@ -269,7 +271,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\n".join(map(shlex.join, commands)))
         return 0
     if not given.report and not run_all(commands, jobs=given.jobs):
-        print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
+        print("interrupted; the same command resumes the study", file=sys.stderr)
         return 130
     runs, missing = read_runs(sweeps, outputs)
     if runs.empty:

@@ -1,4 +1,4 @@
-"""Diagnostic performance of one cycle's model, overall and by sex, age group and center: `metrics.csv`, `predictions.csv`."""
+"""Diagnostic performance of one cycle's model, overall and by subgroup: `metrics.csv`, `predictions.csv`."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class SubgroupMetrics:
         specificity: share of HC predicted as HC; None without HC.
         f1: None if no scan is PD and none was predicted as PD.
         auroc: None if one class is missing.
-        calibrated_accuracy, calibrated_loss (nats, lower is better): with logits calibrated on the verification scans of
-            the same cycle; None if their calibration is unknown.
+        calibrated_accuracy, calibrated_loss (nats, lower is better): with logits calibrated on the verification scans
+            of the same cycle; None if their calibration is unknown.
     """
 
     cycle: int
@@ -118,8 +118,8 @@ def sexes_and_ages(
 
     Args:
         sexes, ages: of n scans; None or NaN if unknown, and then in no group.
-        age_bins: ascending bounds in years; a group contains its lower bound but not its upper one, the last group both.
-            Scans outside all groups are in `age<50` or `age>90`.
+        age_bins: ascending bounds in years; a group contains its lower bound but not its upper one, the last one
+            both. Scans outside all groups are in `age<50` or `age>90`.
     """
     for sex in ("F", "M"):
         if (members := np.array([each == sex for each in sexes])).any():

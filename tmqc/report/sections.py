@@ -156,7 +156,7 @@ def _test(run: PastRun) -> Section | None:
     }[verified_on_test(run.settings)]
     lead = (
         f"{split} Bands and intervals: {LEVEL:.0%} percentile intervals of {N_RESAMPLES} bootstrap resamples by class "
-        f"(seed {SEED}); a band holds at each point by itself. A curve without errors has an interval of zero width, "
+        f"(seed {SEED}); bands are pointwise. A curve without errors has an interval of zero width, "
         "however few scans it is based on."
     )
     areas = [(name, roc.auroc, roc.low, roc.high) for name, roc in rocs.items()]
