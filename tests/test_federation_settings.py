@@ -106,7 +106,7 @@ def test_invalid_site_settings_are_refused(tmp_path, text, message):
 @pytest.mark.parametrize("text", ["Token,Subject\n00,a\n00,b\n", "Token\n00\n", "Token,Subject\nxy,a\n"])
 def test_a_damaged_table_of_tokens_is_never_made_anew(tmp_path, text):
     (tmp_path / "tokens.csv").write_text(text)
-    with pytest.raises(InputError, match="bring"):
+    with pytest.raises(InputError, match="restore"):
         Tokens(tmp_path / "tokens.csv", [])
     assert (tmp_path / "tokens.csv").read_text() == text
 
