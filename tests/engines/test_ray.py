@@ -160,6 +160,6 @@ def test_jobs_of_a_killed_worker_and_of_a_lost_node_resume(cluster, undisturbed,
     code, told = sweep.end()
     assert code == 0 and "4 jobs: 4 finished" in told, told
     for job in JOBS[:2]:
-        assert "going on with a run that died" in (sweep.directory / "jobs" / f"{job}.txt").read_text()
+        assert "resuming an interrupted run" in (sweep.directory / "jobs" / f"{job}.txt").read_text()
         same(undisturbed / job, sweep.directory / job)
     assert logged(tmp_path, "s") == all_of("s", JOBS, N_CYCLES)
