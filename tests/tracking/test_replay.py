@@ -201,7 +201,7 @@ def test_a_finished_job_delivers_what_waits(unheard, store, tmp_path):
         (["absent"], "absent: is not the directory of a run"),
         (["empty"], "empty: is not the directory of a run"),
         (["other"], "other: is not the directory of a run; config.yaml has no pipeline.name, run.name, run.outputs"),
-        (["broken", "--uri", "STORE"], "is not the cycles.csv of a run"),
+        (["broken", "--uri", "STORE"], "not the cycles.csv of a run"),
         (["moved"], "gone: is not there any more; say with --uri where to log"),
         (["moved", "--uri", NOWHERE], f"tracking.uri={NOWHERE}: MLflow cannot be used there"),
     ],
