@@ -203,7 +203,7 @@ def test_a_uri_that_mlflow_cannot_use_is_an_error(tmp_path, uri):
 
 def test_a_file_that_is_no_database_is_an_error(tmp_path):
     (tmp_path / "mlflow.db").write_text("not a database at all")
-    with pytest.raises(RunError, match="no SQLite database"):
+    with pytest.raises(RunError, match="not an SQLite database"):
         start(make(tmp_path))
 
 
@@ -337,7 +337,7 @@ def test_a_server_that_asks_for_credentials_and_a_password_that_is_not_shown(ref
         start(make(outputs, uri=f"http://user:secret@{refusing_server}"))
     assert "secret" not in str(caught.value) and f"http://***@{refusing_server}" in str(caught.value)
     monkeypatch.setenv("TMQC_URIS", "{}")  # another process
-    with pytest.raises(RunError, match="give the whole URI again"):
+    with pytest.raises(RunError, match="give the complete URI again"):
         start(make(outputs, uri=f"http://***@{refusing_server}"))
 
 
