@@ -310,9 +310,7 @@ def test_what_cannot_go_on_is_left_as_it_is(outputs, cohort_csvs, whole, die):
     for path in (directory / "checkpoints").iterdir():
         to_format_1(path)
     left = {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
-    with pytest.raises(
-        RunError, match=r"npz: has format 1, .* resume with tmqc before 0.2.0, choose another run.name"
-    ):
+    with pytest.raises(RunError, match=r"npz: has format 1, .* resume with tmqc before 0.2.0, choose another run.name"):
         go(outputs, cohort_csvs, *settings, name="old")
     assert {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()} == left
 

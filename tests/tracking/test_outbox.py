@@ -118,7 +118,7 @@ def test_a_store_away_at_the_start_is_a_warning_where_it_is_not(caplog, tmp_path
     assert tracker.run_id.startswith("tmqc-")
     tracker.dataset({"n_subjects": 3}, split="train", digest="ab")
     cycles(tracker, tmp_path, 0, 1)
-    assert store.got == [] and len(warnings(caplog)) == 1 and "the run goes on" in warnings(caplog)[0]
+    assert store.got == [] and len(warnings(caplog)) == 1 and "the run continues" in warnings(caplog)[0]
     store.down = None
     cycles(tracker, tmp_path, 2)
     assert store.got == [("open", None), ("points", [0, 1, 2]), "train"] and tracker.run_id == "run"

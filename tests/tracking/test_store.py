@@ -239,7 +239,7 @@ def test_a_run_that_is_not_there_any_more_is_begun_anew_with_a_warning(outputs, 
         start(store, settings={"a": 1}, run_id=unknown)
     assert store.run_id != unknown and read(store).data.params == {"a": "1"} and store.last_cycle() is None
     [message] = caplog.messages
-    assert f"run {unknown} is not in" in message
+    assert f"run {unknown} is no longer in" in message
     nowhere = outputs / "nowhere"
     assert store.find(nowhere, unknown) is None and store.find(nowhere, store.run_id) == (store.run_id, "RUNNING")
 

@@ -144,9 +144,7 @@ def _save(path: Path, checkpoint: Checkpoint) -> None:
         _sync_folder(path.parent)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        raise StoppedError(
-            f"{path}: cannot be written ({error.strerror}); earlier checkpoints are intact"
-        ) from error
+        raise StoppedError(f"{path}: cannot be written ({error.strerror}); earlier checkpoints are intact") from error
 
 
 def _sync_folder(folder: Path) -> None:
