@@ -202,7 +202,7 @@ def test_a_finished_job_delivers_what_waits(unheard, store, tmp_path):
         (["empty"], "empty: not the directory of a run"),
         (["other"], "other: not the directory of a run; config.yaml has no pipeline.name, run.name, run.outputs"),
         (["broken", "--uri", "STORE"], "not the cycles.csv of a run"),
-        (["moved"], "gone: is not there any more; say with --uri where to log"),
+        (["moved"], "gone: no longer exists; give the tracking store with --uri"),
         (["moved", "--uri", NOWHERE], f"tracking.uri={NOWHERE}: MLflow cannot be used there"),
     ],
 )
