@@ -6,7 +6,7 @@ Example:
 
 It writes a directory with one checkpoint, for `init.from` and `inference.run`. The published scripts keep two Adam
 optimizers in these files, one per part: their moments and step count are merged into the one Adam of tmqc. If they are
-missing or do not fit, the optimizer starts from zero, and one line reports it. No code in the files is executed.
+missing or do not fit, the optimizer starts afresh, and one line reports it. No code in the files is executed.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if saved.fresh is None:
         print(f"optimizer: moments and step count {saved.n_steps} imported")
     else:
-        print(f"optimizer: starts from zero ({saved.fresh})")
+        print(f"optimizer: starts afresh ({saved.fresh})")
     shape, settings = ",".join(map(str, saved.shape)), saved.settings
     filters = ",".join(map(str, settings.filters))
     print(f"settings: cohort.shape=[{shape}] model.filters=[{filters}] model.dropout={settings.dropout:g}", end=" ")

@@ -32,7 +32,7 @@ WAIT, SKIP, STOP = ON_FAULT = ("wait", "skip", "stop")
 class PipelineConfig:
     """The pipeline to run, its first cycle, and its seed in the published scripts."""
 
-    name: str = one_of("qc", PIPELINES)
+    name: str = one_of("qc", PIPELINES)  # pipeline to run
     start: int = within(10, 0, 100_000)  # first cycle; default of schedule.start
     published_seed: int = within(42, 0, 2**31)  # seed of the visiting order with schedule=published
 
@@ -42,7 +42,7 @@ class PhantomConfig:
     """Parameters of a phantom cohort. Lengths in mm, intensities on a 0..255 scale."""
 
     centers: str = "demo"  # demo, real83, or the path of a CSV of counts per center
-    seed: int = within(0, 0, 2**32 - 1)
+    seed: int = within(0, 0, 2**32 - 1)  # seed of all random parameters
     effect: float = within(1.0, 0.0, 3.0)  # strength of the PD change; 0: no difference, 1: calibrated
     spread: str = one_of("easy", ("easy", "field"))  # variability of scans, scanners and centers
     directory: str | None = None  # null: <run.outputs>/phantom/<name derived from the settings>
@@ -58,7 +58,7 @@ class CohortConfig:
     test_csv: str | None = None  # table of the test split, for the final report
     truth_csv: str | None = None  # manifest of known harmful scans; read by evaluation only
     shape: list[int] = field(default_factory=lambda: [160, 192, 160])  # required shape of every scan
-    spacing_mm: list[float] | None = field(default_factory=lambda: [1.0, 1.0, 1.0])  # null: any, equal for all scans
+    spacing_mm: list[float] | None = field(default_factory=lambda: [1.0, 1.0, 1.0])  # null: any spacing, equal for all
     orientation: str | None = "RAS"  # axis codes of every scan; null: any, equal for all scans
     phantom: PhantomConfig = field(default_factory=PhantomConfig)
 
@@ -68,10 +68,10 @@ class ModelConfig:
     """Architecture of the SFCN (doi 10.1016/j.media.2020.101871)."""
 
     name: str = "sfcn"  # label for the records; no effect
-    filters: list[int] = field(default_factory=lambda: [32, 64, 128, 256, 256, 64])  # of the 3x3x3 blocks, then 1x1x1
+    filters: list[int] = field(default_factory=lambda: [32, 64, 128, 256, 256, 64])  # 3x3x3 blocks, then 1x1x1
     dropout: float = within(0.2, 0.0, 0.99)  # dropout rate before the classifier
     batchnorm_momentum: float = within(0.99, 0.0, 0.99999)  # momentum of the moving statistics, per training step
-    batchnorm_epsilon: float = within(1e-3, 1e-12, 1.0)  # added to the variance
+    batchnorm_epsilon: float = within(1e-3, 1e-12, 1.0)  # constant added to the variance
 
 
 @dataclass
@@ -84,7 +84,7 @@ class ScheduleConfig:
     batch_size: int = within(5, 1, 10_000)  # scans per training step
     local_epochs: int = within(1, 1, 10_000)  # epochs per visit
     keep_remainder: bool = False  # also train on a center's incomplete last batch
-    learning_rate: float = within(1e-4, 1e-12, 10.0)  # of Adam, in cycle decay_start
+    learning_rate: float = within(1e-4, 1e-12, 10.0)  # learning rate of Adam in cycle decay_start
     decay: float = within(0.1, 0.0, 100.0)  # lr(c) = learning_rate * exp(-decay * (c - decay_start))
     decay_start: int = within(0, 0, 100_000)  # cycle with the full learning rate
 
@@ -98,7 +98,7 @@ class ScreenConfig:
     loss_z: float = within(6.0, 1e-6, 1e6)  # limit of the rise in verification loss, in robust standard deviations
     unusual_loss_z: float = within(1.5, 1e-6, 1e6)  # the same limit for a scan whose margin exceeds margin_z
     image_loss_z: float = within(0.1, 1e-6, 1e6)  # the same limit for a scan whose image exceeds image_z
-    margin_z: float = within(3.0, 1e-6, 1e6)  # limit of the margin (agreement with the label), robust std. deviations
+    margin_z: float = within(3.0, 1e-6, 1e6)  # limit of the margin, the agreement with the label, in robust s.d.
     contradiction: float = within(0.25, 1e-6, 1e6)  # limit of disagreement with a label, relative to usual agreement
     image_z: float | None = within(None, 1e-6, 1e6)  # limit of image dissimilarity; null: no check
     image_alone_z: float | None = within(None, 1e-6, 1e6)  # dissimilarity that alone makes a scan a suspect
@@ -111,7 +111,7 @@ class EvidenceConfig:
     """Parameters of control that judges centers, images and labels by forward passes."""
 
     every: int = within(4, 1, 100_000)  # cycles between two screenings
-    compare: str = one_of("across", ("across", "within"))  # a center with all others; or its scans with each other
+    compare: str = one_of("across", ("across", "within"))  # a center with the others; or its scans with each other
 
 
 @dataclass
@@ -133,16 +133,16 @@ class RunawayConfig:
 class QcConfig:
     """Quality control: the rule that accepts or rejects, and how long a flagged subject waits."""
 
-    control: str = one_of("steps", ("steps", "screen", "evidence"))  # verify every step; or screen scans; or evidence
+    control: str = one_of("steps", ("steps", "screen", "evidence"))  # verify steps; screen single scans; or evidence
     error: float = within(0.02, 0.0, 1.0)  # acceptable error per sample
     revisit: int = within(2, 1, 100_000)  # cycles a flagged subject waits before it is tried again
-    rates: str = one_of("standard", RATES)  # published: FP / PD and FN / HC, as in the published scripts
+    rates: str = one_of("standard", RATES)  # divisors; published: FP / PD and FN / HC, as in the published scripts
     signal: str = one_of("rates", ("rates", "loss"))  # quantity that must not rise: FPR and FNR, or the loss
     loss_error: float = within(0.01, 0.0, 100.0)  # acceptable rise of the verification loss per sample, nats
     strikes: int = within(1, 1, 1000)  # consecutive failed revisits that eliminate a subject
     early_stop: Any = field(default="off", metadata={"one_of": EARLY_STOPS})  # end a verification once it is decided
-    confidence: float = within(0.95, 0.5, 0.999999)  # of a verdict from part of the scans (early_stop=confident)
-    verify: str = one_of("batch", ("batch", "visit"))  # after every batch, or once after every visit
+    confidence: float = within(0.95, 0.5, 0.999999)  # of verdicts from part of the scans, for early_stop=confident
+    verify: str = one_of("batch", ("batch", "visit"))  # verify after every batch, or after every visit
     calibrate: bool = False  # Platt-calibrate the verification logits before counting
     batchnorm: str = one_of("published", ("published", "frozen"))  # frozen: keep the statistics of the starting model
     screen: ScreenConfig = field(default_factory=ScreenConfig)
@@ -155,16 +155,16 @@ class QcConfig:
 class HarmfulConfig:
     """Scans to corrupt, the kind of corruption and its severity."""
 
-    scenario: str = one_of("none", SCENARIOS)
+    scenario: str = one_of("none", SCENARIOS)  # corrupt all scans of some centers, or single scans
     kind: Any = "inverted"  # one kind, a list used in turn, or a mapping of kinds to shares
-    severity: int | None = within(None, 1, 10)  # null: 5, but inverted and noise as published
+    severity: int | None = within(None, 1, 10)  # severity of the harm; null: 5, but inverted and noise as published
     placement: str = one_of(
         "in_place", PLACEMENTS
     )  # extra: keep the good scan and add its corrupted copy as another subject
-    ids: list[str] = field(default_factory=list)  # of centers or subjects; empty: drawn by count or fraction, and seed
+    ids: list[str] = field(default_factory=list)  # centers or subjects; empty: drawn by count or fraction
     count: int = within(1, 1, 1_000_000)  # number of centers or scans drawn
     fraction: float | None = within(None, 1e-6, 1.0)  # in place of count: share of the centers or scans
-    seed: int = within(0, 0, 2**63)
+    seed: int = within(0, 0, 2**63)  # seed of the draw and of the corruption
     mean: float = within(0.0, -1e6, 1e6)  # mean of the noise, on a 0..255 scale
     sigma: float = within(25.0, 1e-6, 1e6)  # standard deviation of the noise if severity is null
     replace: bool = False  # noise replaces the tissue instead of being added to it
@@ -174,7 +174,7 @@ class HarmfulConfig:
 class TrackingConfig:
     """The experiment tracker and its store."""
 
-    name: str = one_of("mlflow", ("mlflow", "none"))  # no effect on results
+    name: str = one_of("mlflow", ("mlflow", "none"))  # tracker; no effect on results
     uri: str | None = None  # null: sqlite:///<run.outputs>/mlflow.db
     experiment: str = "tmqc"  # name of the MLflow experiment
     register: str | None = None  # register the final model as a version of this model
@@ -188,29 +188,29 @@ class InferenceConfig:
     """Saved cycles to score on the test split, and bounds of the age groups in years."""
 
     run: str | None = None  # directory of the run to score
-    cycles: str = "all"  # all, last, one cycle (29) or a range, both ends included (10-29)
-    age_bins: list[float] = field(default_factory=lambda: [0.0, 50.0, 60.0, 70.0, 80.0, 120.0])  # ascending
+    cycles: str = "all"  # cycles to score: all, last, one (29) or a range with both ends included (10-29)
+    age_bins: list[float] = field(default_factory=lambda: [0.0, 50.0, 60.0, 70.0, 80.0, 120.0])  # bounds in years
 
 
 @dataclass
 class RivalsConfig:
     """Other methods that score the training scans, and their parameters."""
 
-    names: list[str] = field(default_factory=list)  # empty: all
-    neighbors: int = within(5, 1, 100_000)  # of knn_label and knn_distance
-    seed: int = within(0, 0, 2**32 - 1)  # of random, image_forest and aled
+    names: list[str] = field(default_factory=list)  # methods to run; empty: all
+    neighbors: int = within(5, 1, 100_000)  # number of neighbors of knn_label and knn_distance
+    seed: int = within(0, 0, 2**32 - 1)  # seed of random, image_forest and aled
 
 
 @dataclass
 class FederationConfig:
     """Location of the centers: in this process, or at sites that keep their scans."""
 
-    name: str = one_of("none", ("none", "local", "nvflare-sim", "nvflare-poc", "nvflare"))  # none: in this process
+    name: str = one_of("none", ("none", "local", "nvflare-sim", "nvflare-poc", "nvflare"))  # none: all centers here
     sites: list[str] = field(default_factory=list)  # real federation: names of the clients, in the order of the tour
     n_sites: int = within(3, 1, 1000)  # simulated federation: number of sites that share the cohort's centers
     min_cell: int = within(5, 1, 1_000_000)  # smallest count that a simulated site reports; a real site sets its own
     share_margins: bool = False  # simulated sites send margins of single scans; needed by qc.control=screen
-    on_fault: str = one_of("wait", ON_FAULT)  # for the site; skip its visit; or stop the run
+    on_fault: str = one_of("wait", ON_FAULT)  # wait for the site, skip its visit, or stop the run
     timeout_s: float = within(600.0, 1e-3, 1e9)  # seconds to wait for one answer
     patience_s: float | None = within(None, 0.0, 1e9)  # total seconds to wait for a site; null: no limit
     pause_s: float = within(2.0, 0.0, 1e6)  # seconds between attempts, also before a skipped site is tried again
@@ -239,7 +239,7 @@ class SweepConfig:
 
     name: str | None = None  # name of its directory; null: derived from the settings common to all jobs
     objective: str | None = None  # metric that a search optimizes, by its name in MLflow
-    direction: str = one_of("maximize", ("maximize", "minimize"))  # of the objective
+    direction: str = one_of("maximize", ("maximize", "minimize"))  # direction of the optimization
 
 
 @dataclass
