@@ -200,7 +200,7 @@ def test_a_torn_last_row_of_a_trace_is_no_row(tmp_path, with_away):
         path.write_text("\n".join([*rows, torn]))
         assert find_waits(read_trace(path))["subject"].tolist() == ["a"]
     path.write_text(",".join(COLUMNS))
-    with pytest.raises(RunError, match=r"is not the trace.csv"):
+    with pytest.raises(RunError, match=r"not the trace.csv"):
         read_trace(path)
 
 

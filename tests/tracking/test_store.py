@@ -160,7 +160,7 @@ def test_a_deleted_experiment_is_an_error(outputs):
     store = start(make(outputs, experiment="other"))
     client = mlflow.MlflowClient(store.uri)
     client.delete_experiment(read(store).info.experiment_id)
-    with pytest.raises(RunError, match="other: was deleted"):
+    with pytest.raises(RunError, match="other: deleted"):
         start(make(outputs, experiment="other"))
 
 

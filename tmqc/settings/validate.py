@@ -174,7 +174,7 @@ def _check_harm(settings: HarmfulConfig) -> list[str]:
     """Return faults of kinds and ids, whose allowed values are not in the schema."""
     faults = _check_kind(settings.kind)
     if twice := [name for name, n in Counter(map(normalize_name, settings.ids)).items() if n > 1]:
-        faults.append(f"harmful.ids has {', '.join(twice)} more than once: must have each id once")
+        faults.append(f"harmful.ids has {', '.join(twice)} more than once: each id must be unique")
     return faults
 
 
