@@ -1,8 +1,8 @@
-"""How the published scripts work, for `bench.py`: for every scan the CSV is parsed and its NIfTI file read again.
+"""Reimplements the published scripts for `bench.py`: they parse the CSV and read the NIfTI file again for every scan.
 
 Their `DataGeneratorTest` feeds `encoder.predict` one scan at a time and `classifier.predict` scores the features;
-weights are kept by `get_weights` and put back by `set_weights`. Two things differ, so that verdicts can be compared:
-voxels are transposed, not reshaped, and the optimizer and the dropout generator go back, too.
+weights are saved by `get_weights` and restored by `set_weights`. Two things differ, so that verdicts can be compared:
+voxels are transposed, not reshaped, and the optimizer and the dropout generator are restored as well.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class _OneByOne(keras.utils.PyDataset):  # type: ignore[misc]
 
 
 class PublishedCenters:
-    """Centers that hold nothing in memory but the model, for a tour that verifies steps.
+    """Centers that hold only the model in memory, for a tour that verifies steps.
 
     Attributes:
         n_decodes: files read so far.
@@ -56,10 +56,10 @@ class PublishedCenters:
         self._reference: NDArray[np.bool_] | None = None
         self._encoder, self._classifier = (learner.model.get_layer(name) for name in ("encoder", "classifier"))
         for part in (self._encoder, self._classifier):
-            part.jit_compile = learner.model.jit_compile  # Keras would turn XLA on, which is slower on a CPU
+            part.jit_compile = learner.model.jit_compile  # Keras would enable XLA, which is slower on a CPU
 
     def train(self, center: str, subjects: tuple[str, ...], *, learning_rate: float) -> TrainResult:
-        """One gradient step; every scan is read for it."""
+        """Take one gradient step, reading every scan again."""
         volumes = np.concatenate([self._read("train.csv", subject) for subject in subjects])
         labels = np.array([self._group[subject] for subject in subjects])
         return TrainResult(*self.learner.train_batch(volumes, labels, learning_rate=learning_rate))
@@ -72,22 +72,22 @@ class PublishedCenters:
         return score(p, self._labels, self._reference, centers=self._rows)
 
     def hold_reference(self) -> None:
-        """Count flips against the last verification from now on."""
+        """Make the last verification the reference for counting flips."""
         self._reference = self._last
 
     def snapshot(self) -> Any:
-        """Weights by `get_weights`, the rest as NumPy arrays, too."""
+        """Save weights by `get_weights`, and all other variables as NumPy arrays."""
         return self.learner.model.get_weights(), [np.array(variable.numpy()) for variable in self._others()]
 
     def restore(self, snapshot: Any) -> None:
-        """By `set_weights`."""
+        """Restore weights by `set_weights`, and all other variables."""
         weights, rest = snapshot
         self.learner.model.set_weights(weights)
         for variable, value in zip(self._others(), rest, strict=True):
             variable.assign(value)
 
     def _read(self, table: str, subject: str) -> NDArray[np.float32]:
-        """One scan, (1, x, y, z, 1), found by parsing the CSV anew."""
+        """Read one scan, (1, x, y, z, 1), after parsing the CSV again."""
         self.n_decodes += 1
         rows = pd.read_csv(self._folder / table, dtype=str, keep_default_na=False)
         path = rows.loc[rows["Subject"] == subject, "Path"].to_numpy()[0]

@@ -1,8 +1,8 @@
-"""Time what verification workers cost: weights to all of them and back, and small calls; a process pool beside Ray.
+"""Time the overhead of verification workers, in a process pool and on Ray: sending weights, and small calls.
 
     python scripts/bench_ray.py --megabytes 12 --workers 2     # Ray on this machine, or the cluster of RAY_ADDRESS
 
-The two take the k-th round in turns, so that other load on the machine slows both alike.
+The rounds of both alternate, so that other load on the machine affects both equally.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Way = tuple[Sequence[Executor], Callable[[Any], Any]]
 
 
 def seconds_of(way: Way, weights: dict[str, Any]) -> tuple[float, float]:
-    """Of the weights' round to all workers, and of a small call's."""
+    """Return the seconds to send the weights to all workers, and those of a small call."""
     processes, share = way
     begun = time.perf_counter()
     shared = share(weights)
@@ -38,7 +38,7 @@ def seconds_of(way: Way, weights: dict[str, Any]) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Print the medians in milliseconds, and the ratios of Ray's to the pool's."""
+    """Print the medians in milliseconds, and the ratios of Ray to the pool."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--megabytes", type=float, default=12, help="weights and statistics of the model")
     parser.add_argument("--workers", type=int, default=2)
@@ -50,7 +50,7 @@ def main() -> None:
         ways: dict[str, Way] = {"pool": (pool, dict)}
         ways["ray"] = (stack.enter_context(on_ray.workers(options.workers, on_gpus=False)), on_ray.share)
         for way in ways.values():
-            seconds_of(way, weights)  # until all are there
+            seconds_of(way, weights)  # waits until all workers have started
         rounds = [{name: seconds_of(way, weights) for name, way in ways.items()} for _ in range(options.rounds)]
     for what, at in (("weights", 0), ("small call", 1)):
         pool_ms, ray_ms = (1000 * median(each[name][at] for each in rounds) for name in ("pool", "ray"))

@@ -1,6 +1,6 @@
-"""Measure the field cohort against the field: how well models diagnose its test scans, and what their features tell.
+"""Measure how well models diagnose the test scans of the field cohort, and what their features disclose.
 
-Trains the clean runs of some seeds where they are missing, or takes runs that are there. Example:
+Trains missing clean runs of the given seeds, or uses existing runs. Examples:
     python scripts/calibrate_field.py --seeds 0 1 2 3 4 --cycles 10 30
     python scripts/calibrate_field.py --runs outputs/dirty/field --cycles 30
 """
@@ -29,12 +29,12 @@ from tmqc.runs.checkpoint import checkpoint_path, load_checkpoint
 from tmqc.runs.directory import CONFIG, SUMMARY
 from tmqc.settings.schema import Config
 
-FOLDS = 5  # of a probe; what has fewer scans is not asked for
+FOLDS = 5  # of a probe; labels with fewer scans are left out
 COLUMNS = ("accuracy at .5", "calibrated", "AUROC", "within centers", "sex", "scanner", "site")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print a row per run and number of cycles. Returns the exit code of a training run that failed, else 0."""
+    """Print a row per run and number of cycles; return the exit code of a failed training run, otherwise 0."""
     options = _parse(argv)
     import_keras()
     print(f"{PHANTOM_NOTE}\n| run | cycles | {' | '.join(COLUMNS)} |\n|{'---|' * (len(COLUMNS) + 2)}", flush=True)
@@ -49,11 +49,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="of cohort and model")
-    parser.add_argument("--cycles", type=int, nargs="+", default=[10, 30], help="after how many to measure")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="seeds of cohort and model")
+    parser.add_argument("--cycles", type=int, nargs="+", default=[10, 30], help="numbers of cycles to measure after")
     parser.add_argument("--runs", type=Path, nargs="+", default=[], help="directories, in place of clean runs")
     parser.add_argument("--outputs", type=Path, default=Path("outputs"))
-    parser.add_argument("--threads", type=int, help="of the CPU; if not given: one a core")
+    parser.add_argument("--threads", type=int, help="CPU threads; default: one per core")
     return parser.parse_args(argv)
 
 
@@ -69,11 +69,11 @@ def _train_clean(seed: int, options: argparse.Namespace) -> Path:
 
 
 def measure(run: Path, cycles: Sequence[int]) -> list[tuple[int, tuple[float, ...]]]:
-    """What COLUMNS name, of the model after so many cycles; all 0..1.
+    """Return (n, COLUMNS) of the models after n `cycles`; all values 0..1.
 
     Accuracy and AUROC are those of the test scans, calibrated by Platt scaling on the verification scans. `within
-    centers` is the share of all pairs of a PD and an HC scan of one center that are in the right order. Probes are
-    logistic regressions on the features of verification and test scans, cross-validated.
+    centers` is the share of correctly ordered pairs of a PD and an HC scan of the same center. Probes are
+    cross-validated logistic regressions on the features of verification and test scans.
     """
     from tmqc.model.sfcn import build_learner
     from tmqc.pipelines.prepare import find_cohort, load
@@ -95,7 +95,7 @@ def measure(run: Path, cycles: Sequence[int]) -> list[tuple[int, tuple[float, ..
 
 
 def diagnose(p: NDArray[np.floating], subjects: Sequence[Subject], *, n_verification: int) -> tuple[float, ...]:
-    """The first four COLUMNS, of probabilities of the verification scans followed by the test scans."""
+    """Return the first four COLUMNS, from probabilities of the verification scans followed by the test scans."""
     y, center = np.array([s.group for s in subjects]), np.array([s.study for s in subjects])[n_verification:]
     p = np.clip(p.astype(float), 1e-7, 1 - 1e-7)
     logit = np.log(p / (1 - p))[:, None]
@@ -112,7 +112,7 @@ def diagnose(p: NDArray[np.floating], subjects: Sequence[Subject], *, n_verifica
 
 
 def probe(features: NDArray[np.floating], labels: NDArray[np.str_]) -> float:
-    """Cross-validated accuracy of a logistic regression; labels with fewer scans than folds are left out."""
+    """Return the cross-validated accuracy of a logistic regression; labels with fewer scans than folds are left out."""
     _, which, n = np.unique(labels, return_inverse=True, return_counts=True)
     kept = n[which] >= FOLDS
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))

@@ -1,12 +1,12 @@
-"""Compare training runs: one page, `comparison.html`, and one table, `comparison.csv`.
+"""Compare training runs: writes a page, `comparison.html`, and a table, `comparison.csv`.
 
 Examples:
     python scripts/compare.py outputs/sweeps/NAME outputs/clean/demo outputs/dirty/demo
     python scripts/compare.py --mlflow tmqc --filter "tags.scenario = 'centers'"
 
-Give run directories, or folders that hold some, such as a sweep's; without any, `outputs` is searched. With `--mlflow`
-the runs are those of an MLflow experiment. Runs that differ in nothing but their seeds are averaged; those that have
-not finished, or cannot be read, are listed.
+Give run directories, or folders that hold some, such as a sweep's; by default `outputs` is searched. With `--mlflow`
+the runs of an MLflow experiment are compared. Runs that differ only in their seeds are averaged; unfinished and
+unreadable runs are listed.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ OUTPUTS = Path("outputs")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code 0; 1 if the page was written but some runs could not be read; 2 if there is nothing to compare."""
+    """Return exit code 0; 1 if some runs could not be read; 2 if there is nothing to compare and no page."""
     given = _parse(arguments)
-    from tmqc.report.compare.page import write_comparison  # takes seconds: --help is not to wait
+    from tmqc.report.compare.page import write_comparison  # local import, as it takes seconds: --help must be fast
 
     try:
         if given.mlflow is None:
@@ -54,17 +54,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, nargs="*", metavar="DIRECTORY", help="of a run, or of several below it")
+    parser.add_argument("runs", type=Path, nargs="*", metavar="DIRECTORY", help="run directory, or folder of several")
     parser.add_argument("--mlflow", metavar="EXPERIMENT", help="compare the runs of this MLflow experiment")
-    parser.add_argument("--filter", default="", help="an MLflow filter string: which of its runs")
-    parser.add_argument("--uri", help="of the tracking store; default: outputs/mlflow.db")
+    parser.add_argument("--filter", default="", help="MLflow filter string that selects runs of the experiment")
+    parser.add_argument("--uri", help="URI of the tracking store; default: outputs/mlflow.db")
     parser.add_argument("--output", type=Path, default=OUTPUTS / "comparison", help="default: %(default)s")
-    parser.add_argument("--title", default="Runs side by side", help="of the page")
+    parser.add_argument("--title", default="Runs side by side", help="title of the page")
     given = parser.parse_args(arguments)
     if given.mlflow is not None and given.runs:
         parser.error("give directories or --mlflow, not both")
     if given.mlflow is None and (given.filter or given.uri):
-        parser.error("--filter and --uri go with --mlflow EXPERIMENT")
+        parser.error("--filter and --uri need --mlflow EXPERIMENT")
     return given
 
 

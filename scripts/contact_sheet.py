@@ -1,4 +1,4 @@
-"""Draw every kind of corruption beside the original: a PNG with a row per kind and columns of rising severity.
+"""Draw every kind of corruption next to the original: a PNG with a row per kind and columns of increasing severity.
 
 Example:
     python scripts/contact_sheet.py --out outputs/contact_sheet.png
@@ -29,11 +29,11 @@ _CELL_IN, _LABEL_IN = 1.45, 1.1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; 0 when written, 2 when the scan cannot be read or the picture not be written."""
+    """Return exit code 0; 2 if the scan cannot be read or the picture cannot be written."""
     options = _parse(argv)
     try:
         scan = _make_scan(options.shape) if options.scan is None else read_scan(options.scan).voxels
-        # A phantom cohort's scans lie in volumes/, beside phantom.json.
+        # Scans of a phantom cohort are in volumes/, next to phantom.json.
         phantom = options.scan is None or is_phantom(options.scan.absolute().parent)
         draw_sheet(scan, options.out, NOTE if phantom else None, seed=options.seed)
     except InputError as error:
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def draw_sheet(scan: Array, path: Path, note: str | None, *, seed: int) -> None:
-    """Write the picture of one scan, (x, y, z) on a 0..255 scale. A kind without a strength is drawn once.
+    """Write the picture of one scan, (x, y, z) on a 0..255 scale. A kind without severities is drawn once.
 
     Raises:
         RunError: `path` cannot be written.
@@ -80,7 +80,7 @@ def _tell_fixed(kind: str) -> str:
 
 
 def _slices(scan: Array) -> Array:
-    """Axial and sagittal slice side by side, (rows, columns), nose and crown up, padded with NaN to one height."""
+    """Return axial and sagittal slice side by side, (rows, columns), nose and crown up, padded with NaN."""
     x, _, z = (n // 2 for n in scan.shape)
     views = [scan[:, :, z].T[::-1], scan[x].T[::-1]]
     height = max(view.shape[0] for view in views)
@@ -100,18 +100,18 @@ def _make_scan(shape: Sequence[int]) -> Array:
     settings = PhantomConfig()
     grid = (shape[0], shape[1], shape[2])
     if min(grid) < 8:
-        raise RunError(f"--shape {' '.join(map(str, grid))}: three sizes of 8 voxels or more are allowed")
+        raise RunError(f"--shape {' '.join(map(str, grid))}: must be three sizes of 8 voxels or more")
     first = draw_scans(settings, read_centers(settings.centers))[0]
     return apply_scan(build_anatomy(grid), first).astype(np.float32)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--scan", type=Path, help="any NIfTI file on a 0..255 scale; default: a phantom scan is made")
+    parser.add_argument("--scan", type=Path, help="a NIfTI file on a 0..255 scale; default: a phantom scan")
     parser.add_argument(
         "--shape", type=int, nargs=3, default=[80, 96, 80], metavar=("X", "Y", "Z"), help="of the phantom scan"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of what is drawn; %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="of random parameters; %(default)s")
     parser.add_argument("--out", type=Path, default=Path("outputs/contact_sheet.png"), help="PNG; %(default)s")
     return parser.parse_args(argv)
 

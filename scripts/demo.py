@@ -1,10 +1,10 @@
-"""Harm and control in the field's regime, on a phantom cohort: clean, dirty, published gate, recommended control.
+"""Demo on a phantom cohort as hard as the field's data: clean, dirty, published gate, recommended control.
 
-Run it with `make demo`. Extra arguments are handed on to every run, for example `cohort.phantom.seed=1 run.seed=1`.
+Run it with `make demo`. Extra arguments are passed to every run, for example `cohort.phantom.seed=1 run.seed=1`.
 
 The labels of four of the larger centers are flipped, a fifth of all scans. The published gate verifies the model after
-every batch, here by a part of the scans, so that it has two cycles, beside the ten of the others, and tries flagged
-scans again after one.
+every batch, which is slow: here it uses part of the verification scans, runs two cycles instead of ten, and revisits
+flagged scans after one cycle.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ FLIPPED = (
 )
 BEGIN = ("experiment=field_clean", "schedule.cycles=10", f"run.name={START.name}")
 PUBLISHED = "published gate"
-RUNS = {  # in the table -> directory and settings
+RUNS = {  # label in the table -> directory and settings
     "clean": (OUTPUTS / "dirty" / "field_demo_clean", ("experiment=field_dirty", "harmful=none", "schedule.cycles=20")),
     "dirty": (OUTPUTS / "dirty" / "field_demo", ("experiment=field_dirty", *FLIPPED, "schedule.cycles=20")),
     PUBLISHED: (
@@ -50,12 +50,12 @@ TEST = {"test AUROC": "test/auroc", "calibrated": "test/calibrated_accuracy", "a
 
 
 def command(settings: Sequence[str], extra: Sequence[str]) -> list[str]:
-    """The command of one run: a thread each, for two run at a time."""
+    """Return the command of one run, with one thread, as two runs are executed in parallel."""
     return [sys.executable, "-m", "tmqc", *settings, "run.overwrite=true", "run.threads=1", *extra]
 
 
 def commands(extra: Sequence[str]) -> dict[str, list[str]]:
-    """The commands of `RUNS`."""
+    """Return the commands of `RUNS` by label."""
     return {
         label: command((*settings, f"run.name={directory.name}", f"init.from={START}"), extra)
         for label, (directory, settings) in RUNS.items()
@@ -63,13 +63,13 @@ def commands(extra: Sequence[str]) -> dict[str, list[str]]:
 
 
 def run(line: Sequence[str]) -> None:
-    """Run one pipeline as a user would, showing the command."""
+    """Print and run the command of one pipeline."""
     print(f"\n$ {shlex.join(['tmqc', *line[3:]])}", flush=True)
     subprocess.run(line, check=True)
 
 
 def run_all(extra: Sequence[str]) -> None:
-    """The clean model; then two runs at a time, of which one shows its output."""
+    """Train the clean model, then execute the other runs, two in parallel, one of which shows its output."""
     run(command(BEGIN, extra))
     lines = commands(extra)
     running: list[subprocess.Popen[bytes]] = []
@@ -98,10 +98,10 @@ def run_all(extra: Sequence[str]) -> None:
 
 
 def print_results(console: Console) -> None:
-    """Print what each model is worth, what control found and lost, and what could have been found.
+    """Print test metrics of each model, what control found and lost, and what it could have found.
 
     Raises:
-        InputError: a run is not there or damaged.
+        InputError: a run is missing or damaged.
     """
     table = Table("", "cycles", *TEST, "harmful found", "good lost", title="test split, and training scans")
     for label, (directory, _) in RUNS.items():
@@ -118,13 +118,13 @@ def print_results(console: Console) -> None:
 
 
 def harmful_of(directory: Path) -> frozenset[str]:
-    """The harmful training scans of a run."""
+    """Return the harmful training scans of a run."""
     truth = truth_of(directory)
     return truth.subjects if truth else frozenset()
 
 
 def tabulate_eliminated(directory: Path) -> Table:
-    """The centers that lost scans under control."""
+    """Tabulate the centers with eliminated scans."""
     table = Table("center", "scans", "eliminated", "of them harmful", title="eliminated by evidence, by center")
     out, harmful = set(read_json(directory / LEDGER)["eliminated"]), harmful_of(directory)
     center_of = {s.subject: s.study for s in training_scans(read_run(directory))}
@@ -136,7 +136,7 @@ def tabulate_eliminated(directory: Path) -> Table:
 
 
 def tabulate_power(directory: Path) -> Table:
-    """What control would have found, from `power.csv`."""
+    """Tabulate what control would have found, from `power.csv`."""
     found = found_if_harmful(directory / POWER)
     table = Table(*found.columns, title="what would have been found")
     for row in found.itertuples(index=False):
@@ -145,7 +145,7 @@ def tabulate_power(directory: Path) -> Table:
 
 
 def main() -> int:
-    """Exit code of the first run that failed, else 0."""
+    """Return the exit code of the first run that failed, otherwise 0."""
     try:
         OUTPUTS.mkdir(exist_ok=True)
         run_all(sys.argv[1:])

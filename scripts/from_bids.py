@@ -5,8 +5,8 @@ Examples:
     python scripts/from_bids.py ds000123 --out cohort --derivatives fmriprep \
         --entities space=MNI152NLin2009cAsym desc=preproc res=none --every ses --pd patient --capped-ages bound
 
-The people are split by a seed, alike in centers and classes; all scans of a person are in one split. Every fault is
-listed at once, and then nothing is written. What is needed of the scans: docs/your-data.md.
+People are split at random with a seed, stratified by center and class; all scans of a person are in one split. All
+faults are listed at once; if there are any, nothing is written. docs/your-data.md describes the required scans.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tmqc.errors import InputError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code 0; 2 with one line per fault, and nothing written."""
+    """Return exit code 0; 2 with one line per fault, and nothing written."""
     given = vars(_parse(arguments))
     out, shares, seed, overwrite = (given.pop(name) for name in ("out", "shares", "seed", "overwrite"))
     lists = {name: tuple(given.pop(name)) for name in ("every", "pd", "hc", "other_groups")}
@@ -51,24 +51,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("dataset", type=Path, help="its directory, with participants.tsv")
+    add("dataset", type=Path, help="directory of the dataset, with participants.tsv")
     add("--out", type=Path, required=True, help="directory for train.csv, verification.csv and test.csv")
-    add("--derivatives", metavar="NAME", help="where the scans are, within DATASET/derivatives or any directory")
-    add("--suffix", default="T1w", help="of the scans; %(default)s")
-    add("--entities", type=_entity, nargs="+", default=[], metavar="KEY=VALUE", help=f"that scans have; {NONE}: not")
-    add("--every", nargs="+", default=[], metavar="ENTITY", help="take each ses (or run, ...) of a person as a scan")
+    add("--derivatives", metavar="NAME", help="folder of the scans in DATASET/derivatives, or any directory")
+    add("--suffix", default="T1w", help="suffix of the scans; %(default)s")
+    add("--entities", type=_entity, nargs="+", default=[], metavar="KEY=VALUE", help=f"of the scans; {NONE}: without")
+    add("--every", nargs="+", default=[], metavar="ENTITY", help="take every ses (or run, ...) of a person as a scan")
     center = parser.add_mutually_exclusive_group()
-    center.add_argument("--center", metavar="COLUMN", help=f"or a sidecar's field; {', '.join(CENTER_COLUMNS)}")
-    center.add_argument("--one-center", metavar="NAME", help="all scans are of this one")
-    add("--group", metavar="COLUMN", help=f"of the diagnosis; {', '.join(GROUP_COLUMNS)}")
+    center.add_argument("--center", metavar="COLUMN", help=f"or field of a sidecar; {', '.join(CENTER_COLUMNS)}")
+    center.add_argument("--one-center", metavar="NAME", help="center of all scans")
+    add("--group", metavar="COLUMN", help=f"column of the diagnosis; {', '.join(GROUP_COLUMNS)}")
     add("--pd", nargs="+", default=[], metavar="WORD", help=f"further words for PD besides {', '.join(PD_WORDS)}")
     add("--hc", nargs="+", default=[], metavar="WORD", help=f"further words for HC besides {', '.join(HC_WORDS)}")
-    add("--other-groups", nargs="+", default=[], metavar="WORD", help="leave people of these groups out")
-    add("--capped-ages", choices=("bound", "blank"), help="take 90+ for 90, or for not known; refused if not given")
-    add("--leave-out-incomplete", action="store_true", help="people without a scan, group or center are left out")
+    add("--other-groups", nargs="+", default=[], metavar="WORD", help="leave out people of these groups")
+    add("--capped-ages", choices=("bound", "blank"), help="read 90+ as 90, or as unknown; default: refuse it")
+    add("--leave-out-incomplete", action="store_true", help="leave out people without a scan, group or center")
     add("--shares", type=_shares, default=(0.7, 0.15, 0.15), metavar="A,B,C", help="of the splits; 0.7,0.15,0.15")
-    add("--seed", type=int, default=0, help="of the split; %(default)s")
-    add("--overwrite", action="store_true", help="replace CSVs that are there")
+    add("--seed", type=int, default=0, help="seed of the split; %(default)s")
+    add("--overwrite", action="store_true", help="replace existing CSVs")
     return parser.parse_args(arguments)
 
 
@@ -85,7 +85,7 @@ def _shares(text: str) -> tuple[float, ...]:
     except ValueError:
         shares = ()
     if len(shares) != 3 or not all(share > 0 for share in shares) or not abs(sum(shares) - 1) < 1e-9:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected three numbers above 0 that add up to 1, by commas")
+        raise argparse.ArgumentTypeError(f"{text!r}: expected three numbers above 0 that add up to 1, with commas")
     return shares
 
 

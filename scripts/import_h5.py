@@ -4,9 +4,9 @@ Example:
     python scripts/import_h5.py encoder_distributed_BS5_09.h5 classifier_PD_distributed_BS5_09.h5
     tmqc experiment=paper_qc_centers_noise init.from=outputs/imported/encoder_distributed_BS5_09 ...
 
-The directory it writes holds one checkpoint; `init.from` and `inference.run` take it as they take a run. The published
-scripts keep two Adam optimizers, one a part, in these files: their moments and step count become those of our one Adam.
-Where they are missing, or do not fit, it starts afresh, and one line reports it. Nothing that the files hold is run.
+It writes a directory with one checkpoint, for `init.from` and `inference.run`. The published scripts keep two Adam
+optimizers in these files, one per part: their moments and step count are merged into the one Adam of tmqc. If they are
+missing or do not fit, the optimizer starts afresh, and one line reports it. No code in the files is executed.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from tmqc.errors import ModelFileError, TmqcError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code 0; 2 with one line per fault if the model cannot be imported."""
+    """Return exit code 0; 2 with one line per fault if the model cannot be imported."""
     given = _parse(arguments)
-    from tmqc.model.backend import import_keras  # takes seconds: --help is not to wait
+    from tmqc.model.backend import import_keras  # local import, as it takes seconds: --help must be fast
 
     import_keras()
     from tmqc.model.h5 import read_pair, turn_axes
@@ -56,17 +56,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _cycle_of(paths: Sequence[Path]) -> int:
-    """The cycle in the files' names, as in `encoder_distributed_BS5_09.h5`.
+    """Return the cycle in the files' names, as in `encoder_distributed_BS5_09.h5`.
 
     Raises:
-        ModelFileError: there is none, or they differ.
+        ModelFileError: a name has no cycle, or the cycles differ.
     """
     found = {path.name: re.search(r"_(\d+)$", path.stem) for path in paths}
     if none := [name for name, match in found.items() if match is None]:
         raise ModelFileError([f"{name}: no cycle in its name; give it with --cycle" for name in none])
     cycles = {name: int(match.group(1)) for name, match in found.items() if match}
     if len(set(cycles.values())) > 1:
-        raise ModelFileError(f"the files are of different cycles: {cycles}; if they belong together, say --cycle")
+        raise ModelFileError(f"the files are of different cycles: {cycles}; if they belong together, give --cycle")
     return next(iter(cycles.values()))
 
 
@@ -79,10 +79,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("encoder", type=Path, help="encoder_*.h5")
     parser.add_argument("classifier", type=Path, help="classifier_PD_*.h5")
     parser.add_argument("--output", type=Path, help="directory; default: outputs/imported/<name of the encoder's file>")
-    parser.add_argument("--cycle", type=int, help="that the model has finished with; default: as the files' names say")
-    axes = "order in which the model was trained on the axes; default: %(default)s, as the published scripts do"
+    parser.add_argument("--cycle", type=int, help="last finished cycle of the model; default: from the files' names")
+    axes = "order of the axes in training; default: %(default)s, as in the published scripts"
     parser.add_argument("--axes", choices=("zyx", "xyz"), default="zyx", help=axes)
-    parser.add_argument("--seed", type=int, default=0, help="of the dropout generator; default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the dropout generator; default: %(default)s")
     return parser.parse_args(arguments)
 
 

@@ -1,14 +1,14 @@
-"""Make an NVIDIA FLARE start-up kit ready for tmqc: on the server's host, and at every hospital.
+"""Prepare an NVIDIA FLARE start-up kit for tmqc, on the server's host and at every hospital.
 
 Examples:
     python scripts/join_federation.py /opt/flare/server.example.org
     python scripts/join_federation.py /opt/flare/berlin --settings /data/tmqc/site.yaml
     python scripts/join_federation.py /opt/flare/berlin --settings site.yaml --shape 48 56 48 --spacing-mm 4 4 4
 
-Allows the two classes of tmqc's job in the kit's `local/resources.json`, and nothing else of tmqc. At a hospital the
-site's own settings are checked, its tables and all its scans read, and the kit linked to the settings; its log does not
-stream to the server, from where its files cannot be read and no code brought (`local/authorization.json`). Nothing is
-sent.
+Allows the two classes of tmqc's job in the kit's `local/resources.json`, and nothing else. At a hospital, also checks
+the site's settings, reads its tables and all of its scans, links the kit to the settings, disables streaming of the log
+to the server, and denies the server's administrator to read files or to bring code (`local/authorization.json`).
+Nothing is sent.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from tmqc.settings.schema import CohortConfig
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code 0; 2 with one line per fault if kit or settings cannot be used."""
+    """Return exit code 0; 2 with one line per fault if the kit or the settings cannot be used."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kit", type=Path, help="the unpacked start-up kit")
-    parser.add_argument("--settings", type=Path, help="of a hospital: its YAML file, see docs/across-sites.md")
+    parser.add_argument("--settings", type=Path, help="at a hospital: the site's YAML file, see docs/across-sites.md")
     grid = CohortConfig()
     parser.add_argument("--shape", type=int, nargs=3, default=grid.shape, help=f"voxels, default: {grid.shape}")
     parser.add_argument(
         "--spacing-mm", type=float, nargs=3, default=grid.spacing_mm, help=f"of voxels, default: {grid.spacing_mm}"
     )
-    parser.add_argument("--orientation", default=grid.orientation, help="where x, y, z run to, default: %(default)s")
+    parser.add_argument("--orientation", default=grid.orientation, help="directions of x, y, z, default: %(default)s")
     given = parser.parse_args(arguments)
     from tmqc.data.copies import refuse_copies
     from tmqc.data.volumes import load_volumes

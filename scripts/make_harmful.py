@@ -1,4 +1,4 @@
-"""Write corrupted copies of training scans, a training CSV that names them, and the manifest of the truth.
+"""Write corrupted copies of training scans, a training CSV that lists them, and the manifest of the truth.
 
 Example:
     python scripts/make_harmful.py --train-csv train.csv --out harmful --kind inverted noise --count 2
@@ -27,7 +27,7 @@ from tmqc.settings.schema import PLACEMENTS, HarmfulConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; 0 when written, 2 when the input cannot be used."""
+    """Return exit code 0; 2 if the input cannot be used."""
     options = _parse(argv)
     try:
         _make(options)
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _make(options: argparse.Namespace) -> None:
     out: Path = options.out
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise RunError(f"--out {out}: is there and not empty, expected a new or empty directory")
+        raise RunError(f"--out {out}: exists and is not empty, expected a new or empty directory")
     if options.scenario == "none" and options.ids:
         raise SettingsError(f"--ids {' '.join(options.ids)}: --scenario none corrupts no scan; leave one of them out")
     train = read_cohort(train_csv=options.train_csv, verification_csv=None, test_csv=None).train
@@ -54,9 +54,9 @@ def _make(options: argparse.Namespace) -> None:
 
 
 def _write(train: Sequence[Subject], truth: Truth, out: Path) -> None:
-    """Fill `out` once all is made: after a fault the same command can be given again. Raises OSError, CohortError."""
+    """Fill `out` after all files are made, so that a failed command can be repeated. Raises OSError, CohortError."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    # Beside it, or inside if it is there: it may be on a disk of its own.
+    # Next to `out`, or inside if it exists, to stay on the same disk.
     place = out if out.exists() else out.parent
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".building", dir=place) as building:
         made = Path(building)
@@ -77,18 +77,18 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--kind",
         nargs="+",
         default=[defaults.kind],
-        help=f"of {', '.join(KINDS)}; several are dealt out in turn",
+        help=f"of {', '.join(KINDS)}; several are used in turn",
     )
-    parser.add_argument("--severity", type=int, help="1 to 10; if not given: 5, but inverted and noise as published")
+    parser.add_argument("--severity", type=int, help="1 to 10; default: 5, but inverted and noise as published")
     parser.add_argument("--placement", default=defaults.placement, help=f"one of {', '.join(PLACEMENTS)}; %(default)s")
     who = parser.add_mutually_exclusive_group()
     who.add_argument("--ids", nargs="+", default=[], help="these centers or subjects")
-    who.add_argument("--count", type=int, default=defaults.count, help="so many, drawn; %(default)s")
-    who.add_argument("--fraction", type=float, help="so large a share of the centers or of the scans, drawn")
+    who.add_argument("--count", type=int, default=defaults.count, help="number of centers or scans drawn; %(default)s")
+    who.add_argument("--fraction", type=float, help="share of the centers or scans drawn")
     parser.add_argument("--seed", type=int, default=defaults.seed, help="%(default)s")
     parser.add_argument("--mean", type=float, default=defaults.mean, help="of the noise, 0..255; %(default)s")
     parser.add_argument("--sigma", type=float, default=defaults.sigma, help="of the noise, 0..255; %(default)s")
-    parser.add_argument("--replace", action="store_true", help="noise in place of the tissue, not on top of it")
+    parser.add_argument("--replace", action="store_true", help="noise replaces the tissue instead of being added to it")
     return parser.parse_args(argv)
 
 

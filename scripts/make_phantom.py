@@ -1,4 +1,4 @@
-"""Write a phantom cohort: synthetic scans made from the ICBM152 template. No patient is in it."""
+"""Write a phantom cohort: synthetic scans made from the ICBM152 template, without patients."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tmqc.settings.schema import PhantomConfig
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Read the command line; argparse itself leaves with exit code 2 on a word it does not know."""
+    """Parse the command line; argparse exits with code 2 on unknown arguments."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False
     )
@@ -22,16 +22,16 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--shape", type=int, nargs=3, default=[40, 48, 40], metavar=("X", "Y", "Z"), help="voxels")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--effect", type=float, default=1.0, help="strength of the PD change, 1 = calibrated")
-    parser.add_argument("--spread", default="easy", help="how much scans and centers differ: easy, field")
+    parser.add_argument("--spread", default="easy", help="variability of scans and centers: easy, field")
     parser.add_argument(
-        "--out", type=Path, help="directory; if not given: under outputs/phantom, named by the settings"
+        "--out", type=Path, help="directory; if not given: in outputs/phantom, named after the settings"
     )
-    parser.add_argument("--jobs", type=int, help="processes; if not given: one a core")
+    parser.add_argument("--jobs", type=int, help="processes; if not given: one per core")
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit code: 0, or 2 with one line per fault on bad input."""
+    """Return exit code 0; 2 with one line per fault if the input cannot be used."""
     args = parse(arguments)
     settings = PhantomConfig(centers=args.centers, seed=args.seed, effect=args.effect, spread=args.spread)
     shape = (args.shape[0], args.shape[1], args.shape[2])
@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
-    print(f"phantom cohort (synthetic, no patient in it): {directory}")
+    print(f"phantom cohort (synthetic, no patients): {directory}")
     for split in SPLITS:
         with (directory / f"{split}.csv").open(encoding="utf-8", newline="") as file:
             groups = [row["Group_bin"] for row in csv.DictReader(file)]

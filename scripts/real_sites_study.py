@@ -1,17 +1,17 @@
-"""Verdicts about real people at real sites: false sites where nothing is flipped, and how many flipped sites are found.
+"""Evaluate verdicts on data of real people and sites: false accusations of sites, and detection of flipped sites.
 
-Reads tables of out-of-sample scores, one a repeat, with the columns `subject, site, split, label, flipped, logit`:
-split is `train` or `verification`, label 0 or 1 as the control sees it, flipped 1 where it is wrong (read for scoring
-only), logit from a model that has not trained on the person's site. No scores are shipped with the project.
+Reads tables of out-of-sample scores, one per repeat, with the columns `subject, site, split, label, flipped, logit`:
+split is `train` or `verification`, label 0 or 1 as control sees it, flipped 1 if the label is wrong (read for scoring
+only), logit from a model that was not trained on the person's site. No scores are included in the project.
 
 Examples:
     python scripts/real_sites_study.py scores/*.csv --out docs/study-real-sites.md
     some_program | python scripts/real_sites_study.py -
 
-Rules compared: the control's comparison across sites with five scans or more (`qc.evidence.compare=across`) and its
-two tests within the site (`within`), both at q and at q / 4, a look's share in a run that may eliminate at four; the
-first of the tests alone; and, as what does not hold on real sites, the sum of a site's margins against the moments of
-all verification scans of the same classes (normal, one-sided), which takes any difference between sites for harm.
+Rules compared: the comparison across sites with five scans or more (`qc.evidence.compare=across`) and the two tests
+within a site (`within`), both at q and at q / 4, the share of one screening in a run with four that may eliminate; the
+first of the two tests alone; and, as a rule that fails on real sites, the sum of a site's margins against the moments
+of all verification scans of the same classes (normal, one-sided), which takes any difference between sites for harm.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ from tmqc.core.review import margins_at_centers
 
 COLUMNS = ("subject", "site", "split", "label", "flipped", "logit")
 EDGES = (16, 40)
-LOOKS = 4  # that share q in the field experiments' 20 cycles
+LOOKS = 4  # screenings that share q in the 20 cycles of the field experiments
 CONTROL = "T1 and T2"
 ACROSS = "across"
 
 
 @dataclass(frozen=True)
 class Repeat:
-    """One table: every site's tests, size, truth and p-values by rule; and what was said about single labels.
+    """Results of one table: tests, truth and p-values by rule for every site; counts of verdicts on single labels.
 
-    `is_flat`: the model classified the verification scans no better than chance, and no scan was judged.
+    `is_flat`: the model classified the verification scans no better than chance, so that no scan was judged.
     """
 
     tests: Mapping[str, CenterTest]
@@ -67,7 +67,7 @@ def judge(table: pd.DataFrame, *, rng: np.random.Generator, q: float, draws: int
     table = table.sort_values("subject", kind="stable")
     held = table[table["split"] == "verification"]
     line = calibrate_counts(count_logits(held["logit"], held["label"])).line
-    is_flat = line.slope == 0.0  # no scan is judged then: all margins are equal
+    is_flat = line.slope == 0.0  # all margins are equal, so that no scan is judged
     table = table.assign(z=0.0 if is_flat else line(table["logit"]))
     table = table.assign(margin=margins_of(table["z"], table["label"]))
     held, train = (table[table["split"] == split] for split in ("verification", "train"))
@@ -103,7 +103,7 @@ def _judge_singles(train: pd.DataFrame, q: float) -> tuple[int, int, int, float 
 
 
 def write_report(repeats: Sequence[Repeat], *, q: float) -> str:
-    """The tables as markdown."""
+    """Return the tables as Markdown."""
     levels = {
         f"{rule}, q{by}": (rule, q / n) for rule in (ACROSS, CONTROL) for by, n in (("", 1), (f" / {LOOKS}", LOOKS))
     }
@@ -214,7 +214,7 @@ def _mean(values: Sequence[float]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code 0; 2 if a table cannot be read."""
+    """Return exit code 0; 2 if a table cannot be read."""
     given = _parse(arguments)
     repeats = []
     for number, source in enumerate(given.tables):
@@ -239,11 +239,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("tables", nargs="+", help="CSVs of scores, one a repeat; - reads one from standard input")
-    parser.add_argument("--q", type=float, default=0.1, help="false discovery rate promised; %(default)s")
-    parser.add_argument("--draws", type=int, default=4999, help="splits drawn where they are too many; %(default)s")
-    parser.add_argument("--seed", type=int, default=0, help="of these draws; %(default)s")
-    parser.add_argument("--out", type=Path, help="a markdown file; default: standard output")
+    parser.add_argument("tables", nargs="+", help="CSVs of scores, one per repeat; - reads one from standard input")
+    parser.add_argument("--q", type=float, default=0.1, help="target false discovery rate; %(default)s")
+    parser.add_argument("--draws", type=int, default=4999, help="random splits if all are too many; %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="seed of these draws; %(default)s")
+    parser.add_argument("--out", type=Path, help="a Markdown file; default: standard output")
     return parser.parse_args(arguments)
 
 

@@ -1,12 +1,12 @@
-"""Log to MLflow what it missed of a finished or dead run, from the files of its directory.
+"""Log missing data of a finished or interrupted run to MLflow, from the files of its directory.
 
 Examples:
     python scripts/replay_tracking.py outputs/qc/NAME
     python scripts/replay_tracking.py outputs/qc/NAME --uri http://server:5000 --experiment study
 
-Cycles that MLflow does not have and what waits in the run's `tracking.json` are sent to the run they belong to. A run
-that it does not have is logged as a whole: settings, every cycle, files, final status. A password in the URI is not
-kept in the run's files: give it with --uri. Do not replay a run that is still going.
+Cycles missing in MLflow and unsent data in `tracking.json` are added to the existing MLflow run. A run that MLflow does
+not have is logged completely: settings, every cycle, files, final status. Passwords in the URI are not stored in the
+run's files: give the URI with --uri. Do not replay a run that is still running.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from tmqc.settings.schema import TrackingConfig
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code 0, also if the store had it all; 2 with one line per fault if run or store cannot be used."""
+    """Return exit code 0; 2 with one line per fault if the run or the store cannot be used."""
     given = _parse(arguments)
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("tmqc").setLevel(logging.INFO)
-    from tmqc.report.past_run import read_run  # takes seconds: --help is not to wait
+    from tmqc.report.past_run import read_run  # local import, as it takes seconds: --help must be fast
     from tmqc.report.replay import replay
     from tmqc.tracking.store import MlflowStore
 
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         experiment = given.experiment or run.settings.get("tracking.experiment") or TrackingConfig().experiment
         outputs = _outputs_of(run.directory, Path(str(run.settings["run.outputs"])))
         if uri is None and not outputs.is_dir():
-            raise RunError(f"run.outputs={outputs}: is not there any more; say with --uri where to log")
+            raise RunError(f"run.outputs={outputs}: no longer exists; give the tracking store with --uri")
         config = TrackingConfig(uri=None if uri is None else str(uri), experiment=str(experiment))
         replay(run, MlflowStore(config, outputs), again=given.again)
     except InputError as error:
@@ -46,17 +46,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _outputs_of(directory: Path, recorded: Path) -> Path:
-    """`run.outputs`, wherever that is now: a run lies at `<run.outputs>/<pipeline>/<name>` unless it is a job's."""
+    """Return the current location of `run.outputs`, as it may have moved with `<run.outputs>/<pipeline>/<name>`."""
     there = directory.absolute().parents[1]
     return there if (there / "mlflow.db").is_file() else recorded
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, metavar="RUN_DIRECTORY", help="as outputs/qc/NAME")
-    parser.add_argument("--uri", help="of the tracking store; default: the run's own, or mlflow.db in its run.outputs")
-    parser.add_argument("--experiment", help="default: the run's own")
-    parser.add_argument("--again", action="store_true", help="make another run of it even if the store has it")
+    parser.add_argument("run", type=Path, metavar="RUN_DIRECTORY", help="such as outputs/qc/NAME")
+    parser.add_argument("--uri", help="URI of the tracking store; default: the run's, or mlflow.db in its run.outputs")
+    parser.add_argument("--experiment", help="default: the run's experiment")
+    parser.add_argument("--again", action="store_true", help="log it as another run even if the store has it")
     return parser.parse_args(arguments)
 
 

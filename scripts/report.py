@@ -1,10 +1,10 @@
-"""Make figures and page again, `figures/*.png` and `report.html`, of a finished or dead run, from its files.
+"""Make figures and page (`figures/*.png`, `report.html`) of a finished or interrupted run again, from its files.
 
 Examples:
     python scripts/report.py outputs/qc/NAME
     python scripts/report.py outputs/qc/NAME --gallery 200
 
-Nothing else in the directory is touched, and nothing is sent to a tracking store.
+No other file in the directory is changed, and nothing is sent to a tracking store.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from tmqc.errors import InputError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code 0 when every page is written; 2 with one line per fault."""
+    """Return exit code 0; 2 with one line per fault if a page cannot be written."""
     given = _parse(arguments)
-    from tmqc.report.illustrate import write_figures  # takes seconds: --help is not to wait
+    from tmqc.report.illustrate import write_figures  # local import, as it takes seconds: --help must be fast
     from tmqc.report.page import write_report
 
     code = 0
@@ -39,14 +39,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN_DIRECTORY", help="as outputs/qc/NAME")
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN_DIRECTORY", help="such as outputs/qc/NAME")
     parser.add_argument("--gallery", type=_count, default=40, metavar="N", help="scans in the gallery; %(default)s")
     return parser.parse_args(arguments)
 
 
 def _count(text: str) -> int:
     if not (text.isdigit() and text.isascii()):
-        raise argparse.ArgumentTypeError(f"{text!r}: a whole number from 0 is allowed")
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number from 0")
     return int(text)
 
 

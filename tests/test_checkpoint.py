@@ -68,7 +68,7 @@ def test_pickles_are_never_loaded(tmp_path):
 def test_what_is_not_there_says_what_is(tmp_path):
     with pytest.raises(RunError, match="no such run directory"):
         find_checkpoint(tmp_path / "nowhere", 9)
-    with pytest.raises(RunError, match="no checkpoint at all"):
+    with pytest.raises(RunError, match="it holds no checkpoint"):
         find_checkpoint(tmp_path, 9)
     for cycle in (3, 4):
         save_checkpoint(tmp_path, Checkpoint(cycle, STATE, {}))
@@ -120,7 +120,7 @@ def test_damaged_checkpoints_are_reported_and_the_latest_intact_one_is_used(copi
     flipped.write_bytes(content)
     assert find_resumable(copied).facts["n_done"] == 20
     first, second = caplog.messages
-    assert "latest_000000024.npz: not an intact checkpoint" in first and first.endswith("it is passed over")
+    assert "latest_000000024.npz: not an intact checkpoint" in first and first.endswith("it is skipped")
     assert "latest_000000027.npz: not an intact checkpoint" in second and second.endswith("the one before it is used")
 
 
@@ -175,7 +175,7 @@ def test_points_of_which_none_is_intact_are_not_as_if_there_were_none(copied, tm
     for path in (copied / "checkpoints").iterdir():
         if path.name != "cycle_09.npz":  # the imported model: intact, but no point
             path.write_bytes(path.read_bytes()[:-50])
-    with pytest.raises(RunError, match=r"no point is intact \(cycle_03.npz, .*; bring one back, or run.overwrite=true"):
+    with pytest.raises(RunError, match=r"no checkpoint is intact \(cycle_03.npz, .*; restore one, .*run.overwrite"):
         find_resumable(copied)
 
 
@@ -225,7 +225,7 @@ def test_another_format_is_refused_with_the_version_that_can_go_on(tmp_path, fac
     (tmp_path / "checkpoints" / "cycle_04.npz").write_bytes(b"torn")
     check_format(tmp_path)
     write_facts(tmp_path / "checkpoints" / "latest_000000007.npz", {"cycle": 3, **facts})
-    with pytest.raises(RunError, match=f"latest_000000007.npz: is of format .* go on with tmqc {version}, choose"):
+    with pytest.raises(RunError, match=f"latest_000000007.npz: has format .* resume with tmqc {version}, choose"):
         check_format(tmp_path)
 
 

@@ -131,7 +131,7 @@ def test_ctrl_c_says_so_and_marks_the_run_killed(tmp_path, cohort_csvs):
     _, stderr = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130
     assert "Traceback" not in stderr
-    assert stderr.rstrip().endswith("stopped by SIGINT; the same command with the same run.name goes on from here")
+    assert stderr.rstrip().endswith("stopped by SIGINT; the same command with the same run.name resumes from here")
     client = MlflowClient(f"sqlite:///{outputs}/mlflow.db")
     ids = [e.experiment_id for e in client.search_experiments()]
     assert [r.info.status for r in client.search_runs(ids)] == ["KILLED"]

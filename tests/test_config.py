@@ -144,7 +144,7 @@ def test_names_of_runs_may_be_nested(name):
     [
         (["qc=screen", "qc.calibrate=true"], "qc.control=screen has none: set it to false"),
         (["qc.early_stop=true", "qc.calibrate=true"], "set qc.early_stop=off"),
-        (["qc.batchnorm=frozen", "schedule.start=0"], "no statistics to keep; start from init.from"),
+        (["qc.batchnorm=frozen", "schedule.start=0"], "no statistics to keep; set init.from"),
     ],
 )
 def test_what_does_not_go_with_calibration_or_frozen_statistics(overrides, message):
@@ -153,7 +153,7 @@ def test_what_does_not_go_with_calibration_or_frozen_statistics(overrides, messa
 
 def test_a_screen_has_nothing_to_stop_early():
     assert any(
-        "qc.early_stop ends verif" in f for f in faults(*OWN_DATA, "init.from=x", "qc=screen", "qc.early_stop=true")
+        "qc.early_stop applies" in f for f in faults(*OWN_DATA, "init.from=x", "qc=screen", "qc.early_stop=true")
     )
     validate(composed(*OWN_DATA, "init.from=x", "qc.early_stop=true", "run.verify_batch_size=auto"))
     assert [composed(f"qc.early_stop={word}").qc.early_stop for word in ("true", "false")] == ["certain", "off"]
@@ -200,7 +200,7 @@ def test_a_clean_run_refuses_harmful_data():
 @pytest.mark.parametrize("start", [0, 10])
 def test_rivals_need_a_state_to_judge_from(start):
     found = faults(*OWN_DATA, "pipeline=rivals", f"schedule.start={start}")
-    assert [f for f in found if "init.from" in f] == [f for f in found if "judges scans by a pre-trained model" in f]
+    assert [f for f in found if "init.from" in f] == [f for f in found if "scores scans with a pre-trained model" in f]
     validate(composed(*OWN_DATA, "pipeline=rivals", "init.from=x"))
 
 

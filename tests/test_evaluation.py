@@ -129,7 +129,7 @@ def test_harm_by_kind(planted):
 
 def test_a_good_center_that_vanished_is_reported_once(planted):
     [message] = [m for m in planted[1] if "no training scan left" in m]
-    assert message.startswith("cycle 2: center Gamma has no training scan left: all 1 eliminated; the whole center was")
+    assert message.startswith("cycle 2: center Gamma has no training scan left: all 1 eliminated; the center was good")
 
 
 def test_the_summary_has_the_last_row_of_detection(planted):

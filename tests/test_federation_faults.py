@@ -292,7 +292,7 @@ def test_what_is_too_little_or_too_much_stays_at_the_site(files, remote, tmp_pat
     assert step(centers).loss is None
     tokens = sites[1].subjects["B"]
     assert len(centers.margins("B", tokens)) == 4
-    with pytest.raises(FederationError, match="site site-2 refuses: a token that is there more than once"):
+    with pytest.raises(FederationError, match="site site-2 refuses: a token that occurs more than once"):
         centers.train("B", tokens[:1] * 6, learning_rate=0.1)  # min_cell is 6: one scan's loss would leave
     with pytest.raises(FederationError, match="more than once"):
         centers.margins("B", tokens[:1] * 2)
@@ -329,7 +329,7 @@ def test_a_site_that_names_a_center_or_a_group_twice_is_not_believed(opened, twi
     transport, _, _ = opened
     transport.faults = {"site-1": [with_fields(**twice)]}
     caller = Caller(transport, FederationConfig(on_fault="stop"), check_stop=lambda: None)
-    with pytest.raises(FederationError, match="site site-1: .* a center or a group is there twice"):
+    with pytest.raises(FederationError, match="site site-1: .* a center or a group occurs twice"):
         open_sites(caller, SITES, "{}")
 
 

@@ -175,7 +175,7 @@ def test_whatever_happens_to_sites_and_servers_changes_nothing(here, federation)
     process.wait()
 
     federation.spoil("site-1.verify.0-garbage")
-    with pytest.raises(FederationError, match=r"site site-1: its answer to verify.*\n.*the same command goes on"):
+    with pytest.raises(FederationError, match=r"site site-1: its answer to verify.*\n.*the same command resumes it"):
         federation.go("federation.on_fault=stop", name=name)
 
     federation.spoil("site-1.verify.0-nan", "site-1.train.0-stop", "site-2.train.0-die")

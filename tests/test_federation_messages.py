@@ -84,7 +84,7 @@ def test_parts_travel_apart_and_changed_ones_are_noticed():
     name = content_hash(model)
     message = pack_part(name, model) | pack_part(content_hash(optimizer), optimizer)
     assert unpack_parts(message).keys() == {name, content_hash(optimizer)}
-    with pytest.raises(MessageError, match="changed on its way"):
+    with pytest.raises(MessageError, match="altered in transit"):
         unpack_parts(message | {f"state/{name}/dense/kernel": np.zeros(2, np.float32)})
 
 
@@ -114,9 +114,9 @@ def test_fields_that_are_not_in_the_table_are_refused():
     check_reply("verify", reply)
     for wrong, message in [
         (reply | {"predictions": np.zeros(9)}, "predictions is not in the table"),
-        (reply | {"seconds": float("nan")}, "seconds is no number"),
+        (reply | {"seconds": float("nan")}, "seconds is not of kind number"),
         ({name: value for name, value in reply.items() if name != "counts"}, "counts is missing"),
-        ({"error": "failed", "detail": "/data/scan.nii"}, "detail is no texts"),
+        ({"error": "failed", "detail": "/data/scan.nii"}, "detail is not of kind texts"),
     ]:
         with pytest.raises(MessageError, match=message):
             check_reply("verify", wrong)

@@ -23,7 +23,7 @@ DATA = OWN_DATA[:2]
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["federation=local", "pipeline=inference"], "pipeline=inference scores scans of this machine only"),
+        (["federation=local", "pipeline=inference"], "pipeline=inference scores local scans only"),
         (
             ["federation=local", "federation.patience_s=-1"],
             "federation.patience_s=-1.0: must be null, or a number from 0",
@@ -31,9 +31,9 @@ DATA = OWN_DATA[:2]
         (["federation=local", "federation.on_fault=retry"], "must be one of wait, skip, stop"),
         (["federation=local", "federation.min_cell=0"], "federation.min_cell=0: must be a number from 1"),
         (["federation=local", "federation.timeout_s=nan"], "federation.timeout_s=nan: must be a number"),
-        (["federation=local", "qc=evidence"], "federation.share_scores=true, or a gate of steps"),
+        (["federation=local", "qc=evidence"], "federation.share_scores=true, or use a gate of steps"),
         (["federation=local", "qc=evidence", "federation.on_fault=skip"], "qc.control=evidence compares all scans"),
-        (["federation=local", "qc=screen"], "federation.share_margins=true, or another gate"),
+        (["federation=local", "qc=screen"], "federation.share_margins=true, or use another gate"),
         (["federation=local", "qc.calibrate=true"], "federation.share_margins=true, or qc.calibrate=false"),
         (["federation=local", "qc=screen", "federation.on_fault=skip"], "use federation.on_fault=wait or stop"),
         (["federation=local", "qc.early_stop=true"], "set qc.early_stop=off with federation=local"),
@@ -42,16 +42,16 @@ DATA = OWN_DATA[:2]
             "set qc.early_stop=off with federation=nvflare",
         ),
         (["federation=local", "qc=screen"], "set qc.screen.exact=true with federation=local"),
-        (["federation=local", "qc=screen"], "qc.screen.image_z=6: to compare images, sites would have to"),
-        (["federation=local", "run.verify_workers=2"], "sites have one model each"),
+        (["federation=local", "qc=screen"], "qc.screen.image_z=6: comparing images needs sums of the sites' scans"),
+        (["federation=local", "run.verify_workers=2"], "each site has one model"),
         (["federation=nvflare"], "federation.sites is not set: give the names of the FLARE clients"),
         (["federation=nvflare"], "federation.admin_kit is not set"),
         (
             ["federation=nvflare", "federation.admin_kit=kit"],
-            "federation.admin_kit=kit: no administrator's start-up kit",
+            "federation.admin_kit=kit: not an administrator's start-up kit",
         ),
         (["federation=nvflare", "federation.sites=[a,b,a]"], "federation.sites has a more than once"),
-        (["federation=nvflare", "harmful=centers"], "cannot be made harmful from here"),
+        (["federation=nvflare", "harmful=centers"], "cannot be corrupted from here"),
         (["federation=nvflare", "cohort.truth_csv=t.csv"], "cohort.truth_csv=t.csv: real sites do not send the ids"),
     ],
 )
@@ -108,7 +108,7 @@ def test_invalid_site_settings_are_refused(tmp_path, text, message):
 @pytest.mark.parametrize("text", ["Token,Subject\n00,a\n00,b\n", "Token\n00\n", "Token,Subject\nxy,a\n"])
 def test_a_damaged_table_of_tokens_is_never_made_anew(tmp_path, text):
     (tmp_path / "tokens.csv").write_text(text)
-    with pytest.raises(InputError, match="bring"):
+    with pytest.raises(InputError, match="restore"):
         Tokens(tmp_path / "tokens.csv", [])
     assert (tmp_path / "tokens.csv").read_text() == text
 

@@ -88,7 +88,7 @@ def test_a_plan_knows_its_jobs(composing):
     [("run.seed=0,0", []), ("run.name='a',a", []), ("run.seed=0,1", ["hydra.sweep.subdir=all"])],
 )
 def test_two_jobs_of_one_directory_are_refused(composing, swept, hydra):
-    with pytest.raises(SettingsError, match="would both have the directory"):
+    with pytest.raises(SettingsError, match="would both use the directory"):
         plan_of(*TABLES, "pipeline=clean", swept, hydra=hydra)
 
 

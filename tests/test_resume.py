@@ -303,16 +303,14 @@ def test_what_cannot_go_on_is_left_as_it_is(outputs, cohort_csvs, whole, die):
     trace = (directory / "trace.csv").read_text()
     (directory / "trace.csv").write_text(trace[:200])
     left = contents(directory)
-    with pytest.raises(RunError, match=r"trace.csv: has \d rows and the checkpoint knows \d+; bring the file back"):
+    with pytest.raises(RunError, match=r"trace.csv: has \d rows, but the checkpoint counts \d+; restore the file"):
         go(outputs, cohort_csvs, *settings, name="old")
     assert contents(directory) == left
     (directory / "trace.csv").write_text(trace)
     for path in (directory / "checkpoints").iterdir():
         to_format_1(path)
     left = {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
-    with pytest.raises(
-        RunError, match=r"npz: is of format 1, .* go on with tmqc before 0.2.0, choose another run.name"
-    ):
+    with pytest.raises(RunError, match=r"npz: has format 1, .* resume with tmqc before 0.2.0, choose another run.name"):
         go(outputs, cohort_csvs, *settings, name="old")
     assert {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()} == left
 
@@ -356,7 +354,7 @@ def test_a_full_disk_stops_the_run_with_its_checkpoints_whole(outputs, cohort_cs
 
 
 def test_two_processes_never_work_in_one_directory(outputs, cohort_csvs):
-    with locked(outputs / "dirty" / "taken"), pytest.raises(RunError, match=r"another process works in it .*pid"):
+    with locked(outputs / "dirty" / "taken"), pytest.raises(RunError, match=r"in use by another process .*pid"):
         go(outputs, cohort_csvs, "pipeline=dirty", *harm(outputs), "tracking=none", name="taken")
     assert not (outputs / "dirty" / "taken").exists()
 

@@ -70,7 +70,7 @@ def test_a_vanished_center_is_reported_once_in_its_cycle(caplog):
 def test_with_the_truth_it_is_said_whether_it_was_good(caplog):
     assert warnings_of(caplog, TRUTH) == [
         VANISHED["Gamma"] + "; all of them are harmful",
-        VANISHED["Beta"] + "; the whole center was good, none of its scans is harmful",
+        VANISHED["Beta"] + "; the center was good: none of its scans is harmful",
         VANISHED["Delta"] + "; 2 of them are harmful",
     ]
 

@@ -152,7 +152,7 @@ def test_stopped_by_ctrl_c_it_goes_on_where_it_was(cohort_csvs, tmp_path):
     assert not list(directory.glob("*/summary.json"))
     again = sweep(cohort_csvs, tmp_path, *tracked)
     assert again.returncode == 0, again.stderr
-    assert again.stderr.count("going on with a run that died") == 2
+    assert again.stderr.count("resuming an interrupted run") == 2
     whole = sweep(cohort_csvs, tmp_path, *settings, "tracking=none", f"run.outputs={tmp_path}/whole")
     assert whole.returncode == 0, whole.stderr
     for seed in (0, 1):

@@ -130,7 +130,7 @@ def test_a_slow_server_does_not_hold_training_up_and_is_named_once(between, capl
     assert len(between.asked) < N_CYCLES  # or it would have waited for answers
     tracker.finish("FINISHED")
     assert len(between.asked) < N_CYCLES  # several cycles in one call
-    assert len(warnings(caplog)) == 1 and "s for an answer" in warnings(caplog)[0]
+    assert len(warnings(caplog)) == 1 and "s to answer" in warnings(caplog)[0]
     between.delay_s = 0.0
     run, steps = logged(between, tmp_path)
     assert run.info.status == "FINISHED" and steps == list(range(N_CYCLES))

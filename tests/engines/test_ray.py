@@ -131,12 +131,12 @@ def test_a_signal_has_jobs_saved_and_the_same_command_goes_on(cluster, undisturb
     sweep.wait_for(has_begun, has_begun)
     sweep.process.send_signal(signal.SIGINT)
     code, told = sweep.end()
-    assert code == 130 and "4 jobs: 2 killed, 2 not begun" in told, told
+    assert code == 130 and "4 jobs: 2 killed, 2 not started" in told, told
     sweep = Launched(cohort_csvs, tmp_path, cluster)
     sweep.wait_for(lambda run: sweep.pid(run.name), lambda run: sweep.pid(run.name))
     sweep.process.send_signal(signal.SIGTERM)
     code, told = sweep.end()
-    assert code == 143 and "4 jobs: 2 killed, 2 not begun" in told, told
+    assert code == 143 and "4 jobs: 2 killed, 2 not started" in told, told
     code, told = Launched(cohort_csvs, tmp_path, cluster).end()
     assert code == 0 and "4 jobs: 4 finished" in told, told
     for job in JOBS[:2]:
@@ -160,6 +160,6 @@ def test_jobs_of_a_killed_worker_and_of_a_lost_node_resume(cluster, undisturbed,
     code, told = sweep.end()
     assert code == 0 and "4 jobs: 4 finished" in told, told
     for job in JOBS[:2]:
-        assert "going on with a run that died" in (sweep.directory / "jobs" / f"{job}.txt").read_text()
+        assert "resuming an interrupted run" in (sweep.directory / "jobs" / f"{job}.txt").read_text()
         same(undisturbed / job, sweep.directory / job)
     assert logged(tmp_path, "s") == all_of("s", JOBS, N_CYCLES)

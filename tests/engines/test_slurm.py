@@ -117,7 +117,7 @@ def whole(launch, outputs):
     wait_for((sweep / JOBS[0] / "checkpoints" / "cycle_00.npz").exists, command)
     command.terminate()
     code, told = end(command)
-    assert code == 143 and "the jobs go on in Slurm" in told
+    assert code == 143 and "the jobs continue in Slurm" in told
     submitted = tasks(sweep)
     code, told = end(launch("whole"))
     assert code == 0, told

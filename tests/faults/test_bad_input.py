@@ -173,7 +173,7 @@ def test_checkpoints(tmp_path, n):
             found = load_checkpoint(path)
         except RunError as error:
             assert str(path) in str(error)
-            with pytest.raises(RunError, match="no point is intact"):
+            with pytest.raises(RunError, match="no checkpoint is intact"):
                 find_resumable(tmp_path)
         else:
             assert np.array_equal(found.state["weights"], state["weights"])

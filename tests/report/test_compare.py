@@ -88,7 +88,7 @@ def test_the_same_run_twice_counts_once(tmp_path):
     make_run(tmp_path, "qc", "b", "checkpoint.every_s=1")
     assert group_runs(gather([tmp_path]).records)["counted"].tolist() == [True, False]
     text = write_comparison(gather([tmp_path]), tmp_path, title="t").read_text()
-    assert "counted once" in text
+    assert "which is counted" in text
 
 
 def test_a_seed_that_has_no_say_makes_no_second_run(tmp_path):

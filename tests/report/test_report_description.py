@@ -29,7 +29,7 @@ def test_what_was_run_and_what_came_out():
         "",
         "- Pipeline: qc",
         "- Harmful data: samples",
-        "- Gate: every step by rates, error 0.02 a sample, revisit after 2 cycles",
+        "- Gate: every step by rates, error 0.02 per sample, revisit after 2 cycles",
         "- Cycles: 10 to 29",
         "- Verification after the last cycle: FPR 0.050, FNR 0.100, AUROC -, accuracy 0.925, calibrated accuracy -, "
         "calibrated loss -",
@@ -56,18 +56,18 @@ def test_what_does_not_exist_is_left_out():
 
 
 def test_harm_that_only_a_manifest_names_is_no_lack_of_harm():
-    assert "Harmful data: as `t.csv` says\n" in describe_run(
+    assert "Harmful data: as listed in `t.csv`\n" in describe_run(
         SETTINGS | {"harmful.scenario": "none", "cohort.truth_csv": "t.csv"}, SUMMARY, note=None
     )
     text = describe_run(SETTINGS | {"cohort.truth_csv": "t.csv"}, SUMMARY, note=None)
-    assert "Harmful data: as `t.csv` says, and samples\n" in text
+    assert "Harmful data: as listed in `t.csv`, and samples\n" in text
 
 
 @pytest.mark.parametrize(
     ("gate", "said"),
     [
-        ({"control": "screen"}, "screen, every 2 cycles, 1 steps a scan"),
-        ({"signal": "loss"}, "every step by loss, loss 0.01 nats a sample, revisit after 2 cycles"),
+        ({"control": "screen"}, "screen, every 2 cycles, 1 steps per scan"),
+        ({"signal": "loss"}, "every step by loss, loss 0.01 nats per sample, revisit after 2 cycles"),
     ],
 )
 def test_gates(gate, said):
@@ -79,7 +79,7 @@ def test_calibration_drift_and_expectation():
     more = {"qc/fpr_drift": 0.65, "qc/fnr_drift": -0.1, "qc/expected_rejected": 2.04, "qc/expected_eliminated": 0.5}
     more |= {"test/auroc": 0.8, "test/calibrated_accuracy": 0.75, "test/calibrated_loss": None}
     text = describe_run(settings, SUMMARY | more, note=None)
-    assert "error 0.02 a sample, calibrated, BatchNorm statistics frozen, revisit after 2 cycles" in text
-    assert "- Rates now less those when control began: FPR 0.650, FNR -0.100\n" in text
-    assert "- Expected a cycle by chance alone: 2.0 steps rejected, 0.5 good scans eliminated\n" in text
+    assert "error 0.02 per sample, calibrated, BatchNorm statistics frozen, revisit after 2 cycles" in text
+    assert "- Change of rates since the start of control: FPR 0.650, FNR -0.100\n" in text
+    assert "- Expected per cycle by chance alone: 2.0 steps rejected, 0.5 good scans eliminated\n" in text
     assert "- Test split: AUROC 0.800, accuracy 0.900, calibrated accuracy 0.750, calibrated loss -\n" in text

@@ -173,7 +173,7 @@ def test_roc_leaves_subgroups_of_one_class_out(tmp_path, drawn):
 def test_roc_of_one_class_says_so(tmp_path, drawn):
     write_predictions(tmp_path / "p.csv", predictions_of(cohort(1), np.ones(1), cycle=0))
     save_figure(draw_roc(read_scored(tmp_path / "p.csv"), age_bins=[0, 90]), tmp_path / "roc.png", None)
-    assert "one class only: there is no ROC" in drawn[0]
+    assert "no ROC: one class only" in drawn[0]
 
 
 def test_pyplot_is_not_imported():
@@ -200,14 +200,14 @@ def test_a_torn_last_row_of_a_trace_is_no_row(tmp_path, with_away):
         path.write_text("\n".join([*rows, torn]))
         assert find_waits(read_trace(path))["subject"].tolist() == ["a"]
     path.write_text(",".join(COLUMNS))
-    with pytest.raises(RunError, match=r"is not the trace.csv"):
+    with pytest.raises(RunError, match=r"not the trace.csv"):
         read_trace(path)
 
 
 def test_a_verification_without_counts_is_an_error(tmp_path):
     rows = pd.DataFrame([{"Phase": "away"}, {"Phase": "retry"}], columns=[*COLUMNS])
     rows.to_csv(tmp_path / "trace.csv", index=False)
-    with pytest.raises(RunError, match="lacks its counts"):
+    with pytest.raises(RunError, match="has no counts"):
         read_trace(tmp_path / "trace.csv")
 
 

@@ -111,7 +111,7 @@ def test_names_are_text(run, page):
 def test_the_head_says_what_was_run_and_what_came_out(page):
     head = page.text[""]
     assert "Training scans 6 at 3 centers" in head and "Cycles 5 to 7" in head
-    assert "Gate every step by rates, error 0.02 a sample" in head
+    assert "Gate every step by rates, error 0.02 per sample" in head
     assert "Scans 4 flagged, 2 eliminated, 1 undecided" in head
     assert "In cycle 5, 7 more than half of the steps" in head
     assert "Cost 14 verifications; training 4 s, verifying 8 s" in head
@@ -169,7 +169,7 @@ def changed(copy):
 
 def test_how_the_truth_is_known_is_said(changed):
     page = changed(harmful__scenario="none", cohort__truth_csv="<b>/truth.csv")
-    assert "Harmful data as `<b>/truth.csv` says" in page.text[""]
+    assert "Harmful data as listed in `<b>/truth.csv`" in page.text[""]
     assert "only because a manifest names the harmful scans" in page.text["detection"]
     page = changed(harmful__scenario="samples", cohort__truth_csv="truth.csv")
     assert "only because harm was added on purpose and a manifest names" in page.text["detection"]
@@ -199,7 +199,7 @@ def test_the_page_of_an_inference_asks_the_run_it_scored(run, changed):
 def test_the_gallery_shows_and_says_what_it_does_not_show(copy, page):
     assert "not shown" not in page.text["gallery"]
     assert "Every training scan of this center was flagged" in page.text["gallery"]
-    assert "a3 (HC): never flagged, to compare with" in page.text["gallery"]
+    assert "a3 (HC): never flagged, for comparison" in page.text["gallery"]
     limited = read(copy, limit=1)
     assert "3 more flagged scans are not shown" in limited.text["gallery"]
     assert len(limited.of("img")) == len(page.of("img")) - 4  # two of A and one to compare with, one of the other
@@ -261,12 +261,12 @@ def test_without_matplotlib_there_are_no_pictures_and_the_run_is_whole(copy, cap
 
 
 def test_what_is_no_run_is_refused(tmp_path):
-    with pytest.raises(RunError, match="is not the directory of a run"):
+    with pytest.raises(RunError, match="not the directory of a run"):
         write_report(tmp_path)
 
 
 def test_the_script_makes_it_again(copy, tmp_path, capsys):
     (copy / "report.html").unlink(missing_ok=True)
     assert load_script("report").main([str(copy), str(tmp_path / "nothing"), "--gallery", "0"]) == 2
-    assert "nothing: is not the directory of a run" in capsys.readouterr().err
+    assert "nothing: not the directory of a run" in capsys.readouterr().err
     assert "4 more flagged scans are not shown" in (copy / "report.html").read_text("utf-8")

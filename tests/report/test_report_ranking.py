@@ -92,7 +92,7 @@ def test_what_does_not_exist_is_none():
 
 
 def test_another_number_of_scans_is_refused():
-    with pytest.raises(ValueError, match="the truth about 2 scans for 3 scores of loss"):
+    with pytest.raises(ValueError, match="truth of 2 scans for 3 scores of loss"):
         rank(scores([1, 2, 3]), [None] * 2)
 
 

@@ -75,5 +75,5 @@ def test_two_models_of_the_same_cycle_stay_separate(tmp_path):
 
 def test_what_are_no_predictions_is_refused(tmp_path):
     (tmp_path / "p.csv").write_text("cycle,Subject\n1,a\n")
-    with pytest.raises(RunError, match="is not the p.csv of a run"):
+    with pytest.raises(RunError, match="not the p.csv of a run"):
         read_scored(tmp_path / "p.csv")

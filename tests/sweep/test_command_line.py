@@ -104,7 +104,7 @@ def test_values_of_a_sweep_are_taken_one_by_one(typed, taken):
 )
 def test_a_number_that_came_another_way_is_refused(override):
     """As by a YAML file of the user's, of which nothing but the number is left."""
-    with pytest.raises(SettingsError, match="is no text, and may have been written otherwise: put it in quotes"):
+    with pytest.raises(SettingsError, match="is not text, and may differ from what was typed: put it in quotes"):
         read(override)
 
 

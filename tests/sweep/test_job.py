@@ -384,7 +384,7 @@ def test_the_board_tells_every_job_once_and_the_table_all(tmp_path):
     message = console.export_text()
     assert message.count("a=1: finished, 3 s, test AUROC 0.500, eliminated 2") == 1
     assert "[2/5] a=2: failed, 1 s: no such scan" in message
-    assert "5 jobs: 1 finished, 1 failed, 1 running, 2 not begun" in message
+    assert "5 jobs: 1 finished, 1 failed, 1 running, 2 not started" in message
     assert "a=4" not in message
     assert json.loads((tmp_path / "jobs" / "a=1.json").read_text())["status"] == FINISHED
 

@@ -108,7 +108,7 @@ def test_a_job_that_has_finished_takes_no_task(commands, launch, monkeypatch):
     assert json.loads((launch.sweep / "slurm.json").read_text()) == {"a=2": "7_0"}
 
 
-@pytest.mark.parametrize(("states", "words"), [("7_0 NODE_FAIL", "7_0 NODE_FAIL"), ("", "7_0 is not known any more")])
+@pytest.mark.parametrize(("states", "words"), [("7_0 NODE_FAIL", "7_0 NODE_FAIL"), ("", "7_0 is no longer known")])
 def test_a_lost_job_is_killed_and_hides_no_other(commands, launch, states, words):
     commands("squeue", states)
     commands("sbatch", "7")

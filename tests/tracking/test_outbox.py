@@ -81,7 +81,7 @@ def test_a_cycle_is_one_call_and_a_slow_store_gets_several_in_one(tracker, store
     store.gate.set()
     tracker.finish("FINISHED")
     assert sent(store) == [0, 1, 2, 3] and store.n_asked <= 2 + 2 + 1
-    assert len(warnings(caplog)) == 1 and "s for an answer" in warnings(caplog)[0]
+    assert len(warnings(caplog)) == 1 and "s to answer" in warnings(caplog)[0]
 
 
 def test_the_wait_in_the_end_is_bounded_and_what_is_left_is_written_down(store, caplog, tmp_path):
@@ -118,7 +118,7 @@ def test_a_store_away_at_the_start_is_a_warning_where_it_is_not(caplog, tmp_path
     assert tracker.run_id.startswith("tmqc-")
     tracker.dataset({"n_subjects": 3}, split="train", digest="ab")
     cycles(tracker, tmp_path, 0, 1)
-    assert store.got == [] and len(warnings(caplog)) == 1 and "the run goes on" in warnings(caplog)[0]
+    assert store.got == [] and len(warnings(caplog)) == 1 and "the run continues" in warnings(caplog)[0]
     store.down = None
     cycles(tracker, tmp_path, 2)
     assert store.got == [("open", None), ("points", [0, 1, 2]), "train"] and tracker.run_id == "run"
@@ -171,7 +171,7 @@ def test_what_is_refused_is_left_out_and_the_rest_goes_on(tracker, store, caplog
     store.down = None
     cycles(tracker, tmp_path, 1)
     assert store.got == [("open", None), ("points", [1])]
-    assert warnings(caplog) == ["tracking: text not logged (connection refused); it is left out"]
+    assert warnings(caplog) == ["tracking: text not logged (connection refused); it is omitted"]
 
 
 def test_a_store_that_takes_no_files_gets_the_numbers_all_the_same(tracker, store, caplog, tmp_path):

@@ -77,9 +77,9 @@ def test_unfinished_runs_parents_and_foreign_runs_are_distinguished(outputs):
 @pytest.mark.parametrize(
     ("experiment", "filter_string", "place", "words"),
     [
-        ("tmqc", "", "nowhere", "mlflow.db is not there"),
-        ("typo", "", None, "there are: Default, tmqc"),
-        ("tmqc", "qc.error is 3", None, "cannot be asked"),
+        ("tmqc", "", "nowhere", "mlflow.db does not exist"),
+        ("typo", "", None, "it has: Default, tmqc"),
+        ("tmqc", "qc.error is 3", None, "cannot be used there"),
     ],
 )
 def test_what_cannot_be_asked_is_said(outputs, experiment, filter_string, place, words):

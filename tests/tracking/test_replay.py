@@ -107,7 +107,7 @@ def test_a_replay_is_the_run(script, live, outputs, store, capsys):
 
 def test_a_run_that_is_there_is_replayed_again_only_if_asked(script, live, store, caplog):
     caplog.set_level("INFO", logger="tmqc")
-    for arguments, n, said in (([], 1, "is run"), ([], 1, "is there already"), (["--again"], 2, "is run")):
+    for arguments, n, said in (([], 1, "is run"), ([], 1, "is already logged"), (["--again"], 2, "is run")):
         assert script.main([str(live), "--uri", store, "--experiment", "later", *arguments]) == 0
         assert len(runs_in(store, live)[1]) == n and said in caplog.messages[-1]
 
@@ -115,7 +115,7 @@ def test_a_run_that_is_there_is_replayed_again_only_if_asked(script, live, store
 def test_a_live_run_is_there_already(script, live, outputs, caplog):
     caplog.set_level("INFO", logger="tmqc")
     assert script.main([str(live)]) == 0
-    assert "is there already" in caplog.messages[-1] and "FINISHED" in caplog.messages[-1]
+    assert "is already logged" in caplog.messages[-1] and "FINISHED" in caplog.messages[-1]
     assert len(runs_in(database_uri(outputs / "mlflow.db"), live)[1]) == 1
 
 
@@ -198,11 +198,11 @@ def test_a_finished_job_delivers_what_waits(unheard, store, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["absent"], "absent: is not the directory of a run"),
-        (["empty"], "empty: is not the directory of a run"),
-        (["other"], "other: is not the directory of a run; config.yaml has no pipeline.name, run.name, run.outputs"),
-        (["broken", "--uri", "STORE"], "is not the cycles.csv of a run"),
-        (["moved"], "gone: is not there any more; say with --uri where to log"),
+        (["absent"], "absent: not the directory of a run"),
+        (["empty"], "empty: not the directory of a run"),
+        (["other"], "other: not the directory of a run; config.yaml has no pipeline.name, run.name, run.outputs"),
+        (["broken", "--uri", "STORE"], "not the cycles.csv of a run"),
+        (["moved"], "gone: no longer exists; give the tracking store with --uri"),
         (["moved", "--uri", NOWHERE], f"tracking.uri={NOWHERE}: MLflow cannot be used there"),
     ],
 )

@@ -160,7 +160,7 @@ def test_a_deleted_experiment_is_an_error(outputs):
     store = start(make(outputs, experiment="other"))
     client = mlflow.MlflowClient(store.uri)
     client.delete_experiment(read(store).info.experiment_id)
-    with pytest.raises(RunError, match="other: was deleted"):
+    with pytest.raises(RunError, match="other: deleted"):
         start(make(outputs, experiment="other"))
 
 
@@ -203,7 +203,7 @@ def test_a_uri_that_mlflow_cannot_use_is_an_error(tmp_path, uri):
 
 def test_a_file_that_is_no_database_is_an_error(tmp_path):
     (tmp_path / "mlflow.db").write_text("not a database at all")
-    with pytest.raises(RunError, match="no SQLite database"):
+    with pytest.raises(RunError, match="not an SQLite database"):
         start(make(tmp_path))
 
 
@@ -239,7 +239,7 @@ def test_a_run_that_is_not_there_any_more_is_begun_anew_with_a_warning(outputs, 
         start(store, settings={"a": 1}, run_id=unknown)
     assert store.run_id != unknown and read(store).data.params == {"a": "1"} and store.last_cycle() is None
     [message] = caplog.messages
-    assert f"run {unknown} is not in" in message
+    assert f"run {unknown} is no longer in" in message
     nowhere = outputs / "nowhere"
     assert store.find(nowhere, unknown) is None and store.find(nowhere, store.run_id) == (store.run_id, "RUNNING")
 
@@ -337,7 +337,7 @@ def test_a_server_that_asks_for_credentials_and_a_password_that_is_not_shown(ref
         start(make(outputs, uri=f"http://user:secret@{refusing_server}"))
     assert "secret" not in str(caught.value) and f"http://***@{refusing_server}" in str(caught.value)
     monkeypatch.setenv("TMQC_URIS", "{}")  # another process
-    with pytest.raises(RunError, match="give the whole URI again"):
+    with pytest.raises(RunError, match="give the complete URI again"):
         start(make(outputs, uri=f"http://***@{refusing_server}"))
 
 

@@ -1,1 +1,1 @@
-"""The center Protocol across real sites: scans stay in their hospital, the model and counts travel."""
+"""Implements the `Centers` protocol across sites: scans stay in their hospital, the model and counts travel."""

@@ -29,7 +29,7 @@ from tmqc.settings.schema import SKIP, STOP, FederationConfig
 log = logging.getLogger("tmqc")
 
 Read = Callable[[str, Message], Any]
-"""Takes a site's name and its reply; returns what it says, or raises MessageError if the reply is invalid."""
+"""Parses the reply of the named site; raises MessageError if it is invalid."""
 
 
 class FederationError(StoppedError):
@@ -40,13 +40,13 @@ class FederationError(StoppedError):
 
 @dataclass
 class Traffic:
-    """What came and went since it was last asked for.
+    """Traffic since the last call of `take_traffic`.
 
     Attributes:
         sent, received: bytes of messages, as the server counts them.
-        site_s: seconds that sites computed; of several asked at once, the slowest.
-        waited_s: seconds lost to sites that did not answer as they should.
-        missing: sites that an answer went without.
+        site_s: seconds that sites computed; for simultaneous requests, those of the slowest site.
+        waited_s: seconds lost to sites without a valid answer.
+        missing: sites that were skipped.
     """
 
     sent: int = 0
@@ -57,41 +57,41 @@ class Traffic:
 
 
 class Caller:
-    """Sends requests to sites; tracks which parts of states each site holds, so that none is sent twice."""
+    """Sends requests to sites; tracks which parts of states each site holds, so that no part is sent twice."""
 
     def __init__(self, transport: Transport, rules: FederationConfig, *, check_stop: Callable[[], None]) -> None:
-        """Begin.
+        """Store the transport and the fault policy.
 
         Args:
-            transport: reaches the sites.
-            rules: `on_fault`, `timeout_s`, `patience_s` and `pause_s` of the settings.
-            check_stop: called while waiting; raises if the run was asked to end.
+            transport: the connection to the sites.
+            rules: settings `on_fault`, `timeout_s`, `patience_s` and `pause_s`.
+            check_stop: called while waiting; raises if the run was asked to stop.
         """
         self.rules = rules
         self.traffic = Traffic()
         self._transport, self._check_stop = transport, check_stop
         self._held: dict[str, set[str]] = {}
-        self._opening: dict[str, tuple[Message, Read]] = {}  # what opened sites, for those that are restarted
+        self._opening: dict[str, tuple[Message, Read]] = {}  # requests that opened the sites, repeated after a restart
         self._digests: dict[str, str] = {}
-        self._seconds = 0.0  # of the slowest site since it was last asked
-        self._skipped_until: dict[str, float] = {}  # monotonic clock; a site that answers is taken off
+        self._seconds = 0.0  # of the slowest site in the current call of `ask`
+        self._skipped_until: dict[str, float] = {}  # monotonic clock; a site that answers is removed
 
     def ask(
         self, requests: Mapping[str, Message], read: Read, *, parts: Mapping[str, Part], may_skip: bool = False
     ) -> dict[str, Any]:
-        """Ask several sites at once, and those that fail again, by the fault policy.
+        """Send requests to several sites at once; apply the fault policy to sites that fail.
 
         Args:
-            requests: by site, without the arrays of states.
-            read: a reply.
-            parts: by content hash, what the requests name; sent to sites that do not hold it.
-            may_skip: whether `on_fault=skip` applies: a site that fails is left out, and not asked for `pause_s`.
+            requests: site -> request, without the arrays of states.
+            read: parses a reply.
+            parts: content hash -> part of a state that the requests name; sent to sites that do not hold it.
+            may_skip: whether `on_fault=skip` applies: a failing site is left out, and not tried again for `pause_s`.
 
         Returns:
-            What `read` gave, by site; some are left out only if `may_skip`.
+            Site -> result of `read`; sites are left out only if `may_skip`.
 
         Raises:
-            FederationError: a site refuses, or fails and is not waited for any longer.
+            FederationError: a site refuses, or fails and the fault policy does not wait any longer.
             FloatingPointError: a site's predictions are not finite.
         """
         self._opening |= {site: (one, read) for site, one in requests.items() if one["task"] == "open"}
@@ -131,7 +131,7 @@ class Caller:
         return {site: replies[site] for site in requests if site in replies}
 
     def take_traffic(self) -> Traffic:
-        """What came and went since this was last called."""
+        """Return the traffic since the last call, and reset it."""
         taken, self.traffic = self.traffic, Traffic()
         return taken
 
@@ -142,10 +142,10 @@ class Caller:
     def _give_up(self, why: Mapping[str, str], waited_s: float) -> None:
         faults = [f"site {site}: {reason}" for site, reason in why.items()]
         if self.rules.on_fault == STOP:
-            raise FederationError([*faults, "federation.on_fault=stop; the run is saved, and the same command goes on"])
+            raise FederationError([*faults, "federation.on_fault=stop; the run is saved, the same command resumes it"])
         if self.rules.patience_s is not None and waited_s > self.rules.patience_s:
             limit = f"waited for longer than federation.patience_s={self.rules.patience_s:g}"
-            raise FederationError([*faults, f"{limit}; the run is saved, and the same command goes on"])
+            raise FederationError([*faults, f"{limit}; the run is saved, the same command resumes it"])
 
     def _pause(self, sites: Sequence[str]) -> None:
         until = time.monotonic() + self.rules.pause_s
@@ -156,11 +156,11 @@ class Caller:
         self._transport.reconnect(sites)
 
     def _exchange(self, requests: Mapping[str, Message], read: Read, parts: Mapping[str, Part]) -> dict[str, Any]:
-        """One attempt; a site that was restarted is opened again and sent all that it lacks."""
+        """Make one attempt; a restarted site is opened again and receives the parts that it lacks."""
         answers = self._send(requests, read, parts)
         closed = [site for site, answer in answers.items() if _error_of(answer) == CLOSED and site in self._opening]
         if closed:
-            log.info("site %s was restarted: opening it again", ", ".join(closed))
+            log.info("site %s was restarted: reopening it", ", ".join(closed))
             opening = {site: self._opening[site][0] for site in closed}
             answers |= self._send(opening, lambda site, reply: self._opening[site][1](site, reply), {})
             again = {site: requests[site] for site in closed if not isinstance(answers[site], NoAnswer)}
@@ -178,7 +178,7 @@ class Caller:
         return answers
 
     def _send(self, requests: Mapping[str, Message], read: Read, parts: Mapping[str, Part]) -> dict[str, Any]:
-        """By site what `read` gives, or NoAnswer."""
+        """Send the requests; return site -> result of `read`, or NoAnswer."""
         full, now_held = {}, {}
         for site, request in requests.items():
             check_request(request if request["task"] == "open" else request | {"keep": []})
@@ -198,7 +198,7 @@ class Caller:
             if not isinstance(answer, NoAnswer):
                 self._held[site] = now_held[site]
             elif answer.error is None:
-                self._held[site] = set()  # the site may be another process by now
+                self._held[site] = set()  # the site may have been restarted
         return answers
 
     def _read(self, site: str, request: Message, answer: bytes | NoAnswer, read: Read) -> Any:
@@ -209,13 +209,13 @@ class Caller:
             reply = decode_message(answer)
             check_reply(request["task"], reply)
             if (error := reply.get("error")) is not None:
-                why = f"the task failed there ({error}: {', '.join(reply['detail'])}); see its own log"
+                why = f"the task failed at the site ({error}: {', '.join(reply['detail'])}); see the site's log"
                 return NoAnswer(why, error, tuple(reply["detail"]))
             found = read(site, reply)
             if "digest" in reply and self._digests.setdefault(site, reply["digest"]) != reply["digest"]:
                 raise FederationError(
-                    f"site {site}: its tables, min_cell, share_margins or share_scores have changed while the run went "
-                    "on; have them brought back, and the same command goes on"
+                    f"site {site}: its tables, min_cell, share_margins or share_scores have changed during the run; "
+                    "have them restored, and repeat the command to resume"
                 )
         except MessageError as error:
             return NoAnswer(f"its answer to {request['task']} is invalid: {error}")
@@ -223,7 +223,7 @@ class Caller:
         return found
 
     def now_holds(self, site: str, *hashes: str) -> None:
-        """Note that a site has made these parts itself."""
+        """Record that a site has computed these parts itself."""
         self._held.setdefault(site, set()).update(hashes)
 
 

@@ -1,4 +1,4 @@
-"""NVIDIA FLARE as the transport: the tmqc process listens on a socket of this host, a FLARE job relays to the sites."""
+"""Transport over NVIDIA FLARE: the tmqc process listens on a local socket, a FLARE job relays to the sites."""
 
 from __future__ import annotations
 
@@ -23,35 +23,35 @@ from tmqc.federation.transport import NoAnswer
 
 log = logging.getLogger("tmqc")
 
-_START_S, _END_S = 300.0, 30.0  # for a FLARE job to come up, and to end
-_PROBE_S = 15.0  # for a site to answer a probe
+_START_S, _END_S = 300.0, 30.0  # time limits for a FLARE job to start and to end
+_PROBE_S = 15.0  # time limit for a site to answer a probe
 ROOM = "tmqc.federation.flare_job"
-NO_LOGS = {"allow_log_streaming": False}  # else FLARE sends a site's error log, whose tracebacks may name scans
-# What FLARE may build: nothing but our two classes.
+NO_LOGS = {"allow_log_streaming": False}  # otherwise FLARE sends a site's error log, whose tracebacks may name scans
+# FLARE may instantiate only the two classes of this package's job.
 ALLOWED = {"format_version": 2, "class_allow_list": [f"{ROOM}."], **NO_LOGS}
 
 
 class FlareError(Exception):
-    """FLARE, or the job in it, does not do what it should."""
+    """FLARE or its job has failed."""
 
 
 class FlareJob(Protocol):
-    """A FLARE job that was started."""
+    """A running FLARE job."""
 
     def check(self) -> None:
-        """Raise FlareError if it has ended."""
+        """Raise FlareError if the job has ended."""
 
     def connected(self) -> set[str] | None:
-        """Sites that could be in a job that is started now; None: all. FlareError: that cannot be found out."""
+        """Return the sites that a job started now would include; None: all. Raises FlareError if unknown."""
 
     def end(self) -> None:
-        """End it."""
+        """End the job."""
 
 
 def write_job(folder: Path, sites: Sequence[str], address: Path) -> Path:
-    """Write the FLARE job: classes of the installed package only, no code of its own.
+    """Write the FLARE job, which uses classes of the installed package and brings no code of its own.
 
-    Only the named sites are in it; those that are not connected when it starts are left out for the time being.
+    Only the named sites take part; those not connected when the job starts are left out of it.
     """
     app = folder / "tmqc" / "app" / "config"
     app.mkdir(parents=True, exist_ok=True)
@@ -66,9 +66,9 @@ def write_job(folder: Path, sites: Sequence[str], address: Path) -> Path:
 
 
 class FlareTransport:
-    """Reaches sites through the relay of a FLARE job that it starts, and starts again if need be.
+    """Reaches sites through the relay of a FLARE job, which it starts, and restarts if necessary.
 
-    `launch` starts FLARE's job, given the job's folder; `on_close` is called when all is over.
+    `launch` starts the FLARE job, given its folder; `on_close` is called at the end of `close`.
     """
 
     def __init__(
@@ -82,11 +82,11 @@ class FlareTransport:
         self._folder = Path(tempfile.mkdtemp(prefix="tmqc-"))
         self._connection: Connection | None = None
         self._launched: FlareJob | None = None
-        self._busy_with: dict[str, tuple[bytes, float]] = {}  # number of a site's request, and when first seen at it
+        self._busy_with: dict[str, tuple[bytes, float]] = {}  # site -> number of its request, and when first seen
         self._timeout_s = 0.0  # of the last exchange
 
     def exchange(self, requests: Mapping[str, bytes], *, timeout_s: float) -> dict[str, bytes | NoAnswer]:
-        """As `Transport.exchange`."""
+        """Send the requests through the relay, see `Transport.exchange`."""
         self._timeout_s = timeout_s
         try:
             if self._connection is None:
@@ -98,25 +98,24 @@ class FlareTransport:
         return {site: answer if answered else NoAnswer(answer) for site, (answered, answer) in found.items()}
 
     def reconnect(self, sites: Sequence[str]) -> None:
-        """Start the job anew if that can help: FLARE takes no client back into one that runs.
+        """Restart the job if a lost site can be reached again: FLARE does not readmit clients to a running job.
 
-        A site that is there but works on the same request as when it was looked after a time limit ago or more hangs.
-        A site that is still decoding its scans does not hang: that may take longer than any answer, and a new job would
-        begin it again.
+        A connected site hangs if it has worked on the same request for the time limit or longer. A site that is still
+        decoding its scans does not hang: decoding may take longer than any answer, and a new job would start it over.
         """
         if self._connection is None or self._launched is None or not (lost := self._lost(sites)):
             return
         try:
             connected = self._launched.connected()
-        except FlareError as error:  # a server that is started anew does not know this session: log in again
+        except FlareError as error:  # a restarted server does not know this session: log in again
             log.warning("%s", error)
             connected = None
         if connected is None or connected.intersection(lost):
-            log.info("starting the FLARE job anew, to reach site %s", ", ".join(lost))
+            log.info("restarting the FLARE job to reach site %s", ", ".join(lost))
             self._stop()
 
     def close(self) -> None:
-        """End the job."""
+        """End the job and remove its folder."""
         self._stop()
         shutil.rmtree(self._folder, ignore_errors=True)
         if self._on_close is not None:
@@ -131,19 +130,19 @@ class FlareTransport:
         return found
 
     def _lost(self, sites: Sequence[str]) -> list[str]:
-        """Those that do not answer, or hang."""
+        """Return the sites that do not answer, or hang."""
         try:
             found = self._ask(dict.fromkeys(sites, b""), _PROBE_S)
         except (EOFError, OSError, FlareError):
             return list(sites)
         busy = {site: answer for site, (answered, answer) in found.items() if answered and answer}
         for site in (site for site, number in busy.items() if number == OPENING):
-            log.info("site %s is still decoding its scans: waiting for it", site)
+            log.info("site %s is still decoding its scans; waiting", site)
         hanging = self._hanging({site: number for site, number in busy.items() if number != OPENING})
         return [site for site in sites if site in hanging or not found[site][0]]
 
     def _hanging(self, busy: Mapping[str, bytes]) -> list[str]:
-        """Those at the same request for a time limit or more. `busy`: site -> number of the request it is at now."""
+        """Return the sites that have worked on the same request for the time limit; `busy`: site -> its request."""
         now, hanging = time.monotonic(), []
         for site, number in busy.items():
             seen, since = self._busy_with.get(site, (b"", now))
@@ -164,7 +163,7 @@ class FlareTransport:
         self._wait_for([site for site in self._sites if connected is None or site in connected])
 
     def _wait_for(self, sites: Sequence[str]) -> None:
-        """Until all that FLARE took into the job are up: it leaves out those that it cannot reach."""
+        """Wait until all sites in the job answer; FLARE leaves out sites that it cannot reach."""
         until = time.monotonic() + _START_S
         while sites and time.monotonic() < until:
             found = self._ask(dict.fromkeys(sites, b""), 5.0)
@@ -181,7 +180,7 @@ class FlareTransport:
             self._launched = None
 
     def _accept(self, listener: Listener) -> Connection:
-        """Wait for the relay to call."""
+        """Wait for the relay to connect."""
         assert self._launched is not None
         found: list[Connection] = []
         waiter = threading.Thread(target=lambda: found.append(listener.accept()), daemon=True)
@@ -190,7 +189,7 @@ class FlareTransport:
         while waiter.is_alive():
             self._launched.check()
             if time.monotonic() > until:
-                raise FlareError(f"the FLARE job did not come up within {_START_S:g} s")
+                raise FlareError(f"the FLARE job did not start within {_START_S:g} s")
             waiter.join(0.2)
         if not found:
             raise FlareError("the relay was refused")
@@ -198,12 +197,12 @@ class FlareTransport:
 
 
 def launch_simulator(sites: Sequence[str], folder: Path, logs: Path) -> Callable[[Path], FlareJob]:
-    """FLARE's simulator: every site a process of its own on this machine.
+    """Return a function that starts FLARE's simulator, with one process per site on this machine.
 
     Args:
-        sites: names.
-        folder: of the sites' own settings.
-        logs: where FLARE's workspace goes.
+        sites: names of the sites.
+        folder: folder of the sites' own settings.
+        logs: folder of FLARE's workspace.
     """
 
     def launch(job: Path) -> FlareJob:
@@ -218,7 +217,7 @@ def launch_simulator(sites: Sequence[str], folder: Path, logs: Path) -> Callable
 
 
 class Process:
-    """A program of FLARE's that runs a job and ends by itself when the relay is gone."""
+    """A FLARE program that runs a job, and ends by itself once the relay has ended."""
 
     def __init__(self, command: Sequence[str], out: Path, variables: Mapping[str, str]) -> None:
         with out.open("wb") as file:
@@ -228,21 +227,21 @@ class Process:
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # a terminal's Ctrl-C is for the run: it saves first
+                start_new_session=True,  # Ctrl-C must reach the run only, which saves first
             )
         self._out = out
 
     def check(self) -> None:
-        """Raise FlareError if it has ended."""
+        """Raise FlareError if the program has ended."""
         if self._process.poll() is not None:
             raise FlareError(f"FLARE ended with exit code {self._process.returncode}; see {self._out}")
 
     def connected(self) -> None:
-        """A simulation has all its sites."""
+        """Return None: a simulation has all of its sites."""
         return
 
     def end(self) -> None:
-        """Wait for it to end; if it does not, end it and what it started."""
+        """Wait for the program to end; otherwise kill it and its child processes."""
         try:
             self._process.wait(_END_S)
         except subprocess.TimeoutExpired:

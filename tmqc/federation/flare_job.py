@@ -1,7 +1,7 @@
-"""What runs inside NVIDIA FLARE: a relay in the server's job process, an agent in every site's.
+"""The parts that run inside NVIDIA FLARE: a relay in the server's job process, an agent in that of every site.
 
-Requests go out as auxiliary messages, which FLARE delivers at once; its tasks are polled for. Neither side reads what
-it passes on: the relay hands bytes of the tmqc process to sites, an agent hands them to its `Site`.
+Requests are sent as auxiliary messages, which FLARE delivers at once, while its tasks are polled. The messages are not
+read on the way: the relay passes bytes from the tmqc process to the sites, an agent passes them to its `Site`.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ if TYPE_CHECKING:
     from tmqc.federation.site import Site
 
 TOPIC, DATA = "tmqc", "data"
-SITES_VARIABLE = "TMQC_SITES"  # of simulated sites: the folder that holds one folder a site
-SETTINGS = "tmqc_site.yaml"  # of a real one: in the folder `local` of its start-up kit
+SITES_VARIABLE = "TMQC_SITES"  # simulated sites: the folder that holds one folder per site
+SETTINGS = "tmqc_site.yaml"  # real sites: in the folder `local` of the start-up kit
 _KEY_SUFFIX = ".key"
-OPENING = b"opening"  # what a site is at that gets ready: reads tables, decodes scans, builds the model
+OPENING = b"opening"  # state of a site that reads its tables, decodes scans or builds the model
 NOT_IN_JOB = "is not connected to the FLARE server"
 _UNUSABLE = encode_message({"error": REFUSED, "detail": ["its own settings or tables cannot be used; see its own log"]})
 
 
 def write_key(address: Path) -> bytes:
-    """Draw the secret that the relay has to know to be talked to, and lay it beside the socket's address."""
+    """Draw the secret by which the relay authenticates, and write it next to the socket's address."""
     key = os.urandom(32)
     path = address.with_name(address.name + _KEY_SUFFIX)
     path.touch(mode=0o600)
@@ -48,30 +48,30 @@ def write_key(address: Path) -> bytes:
 
 
 class Relay(Controller):  # type: ignore[misc]
-    """Passes requests of the tmqc process on this host to the sites, as long as that process lives."""
+    """Passes requests of the tmqc process on this host to the sites until that process ends."""
 
     def __init__(self, address: str) -> None:
-        """Begin.
+        """Store the address.
 
         Args:
-            address: the socket that the tmqc process listens on; a file of the same name and `.key` holds its secret.
+            address: socket on which the tmqc process listens; the file `<address>.key` holds the secret.
         """
         super().__init__()
         self._address = Path(address)
 
     def start_controller(self, fl_ctx: FLContext) -> None:
-        """Nothing to prepare."""
+        """Do nothing."""
 
     def stop_controller(self, fl_ctx: FLContext) -> None:
-        """Nothing to end."""
+        """Do nothing."""
 
     def process_result_of_unknown_task(
         self, client: Any, task_name: str, client_task_id: str, result: Shareable, fl_ctx: FLContext
     ) -> None:
-        """There are no tasks."""
+        """Do nothing: no tasks are used."""
 
     def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
-        """Relay until the tmqc process is gone, or FLARE ends the job."""
+        """Relay until the tmqc process ends, or FLARE ends the job."""
         key = self._address.with_name(self._address.name + _KEY_SUFFIX).read_bytes()
         with Client(str(self._address), family="AF_UNIX", authkey=key) as connection:
             while not abort_signal.triggered:
@@ -85,7 +85,7 @@ class Relay(Controller):  # type: ignore[misc]
     def _exchange(
         self, requests: Mapping[str, bytes], timeout_s: float, fl_ctx: FLContext
     ) -> dict[str, tuple[bool, Any]]:
-        """Site -> whether it answered, and the answer, or else why not."""
+        """Return site -> whether it answered, and the answer or the reason why not."""
         known = {client.name for client in fl_ctx.get_engine().get_clients()}
         with ThreadPoolExecutor(max(len(requests), 1)) as pool:
             within = {site: data for site, data in requests.items() if site in known}
@@ -107,24 +107,24 @@ class Relay(Controller):  # type: ignore[misc]
 
 
 class Agent(Executor):  # type: ignore[misc]
-    """Keeps one `Site` for the length of the job and hands it what comes."""
+    """Holds one `Site` for the duration of the job and passes requests to it."""
 
     def __init__(self) -> None:
         super().__init__()
         self._site: Any = None
         self._prepared = threading.Event()
         self._lock = threading.Lock()  # one request at a time: there is one model
-        self._number = 0  # of the request that has the lock, or had it last
+        self._number = 0  # of the current request, or the last one
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
-        """From the start of the job on: read the site's tables, and listen for requests."""
+        """At the start of the job, read the site's tables and listen for requests."""
         if event_type == EventType.START_RUN:
             folder, name = Path(fl_ctx.get_workspace().get_site_config_dir()), fl_ctx.get_identity_name()
             threading.Thread(target=self._prepare, args=(folder, name), daemon=True).start()
             fl_ctx.get_engine().register_aux_message_handler(TOPIC, self._handle)
 
     def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
-        """There are no tasks."""
+        """Refuse: no tasks are used."""
         return make_reply(ReturnCode.TASK_UNKNOWN)
 
     def _prepare(self, folder: Path, name: str) -> None:
@@ -137,7 +137,7 @@ class Agent(Executor):  # type: ignore[misc]
 
     def _handle(self, topic: str, request: Shareable, fl_ctx: FLContext) -> Shareable:
         reply = make_reply(ReturnCode.OK)
-        if not request[DATA]:  # a probe: is the site up, and on which request
+        if not request[DATA]:  # a probe: whether the site answers, and which request it works on
             reply[DATA] = self._is_at()
             return reply
         self._prepared.wait()
@@ -147,14 +147,14 @@ class Agent(Executor):  # type: ignore[misc]
         return reply
 
     def _is_at(self) -> bytes:
-        """The number of the request that the site works on, or that it gets ready; nothing: it waits for requests."""
+        """Return the number of the request in progress, or `OPENING`; empty while the site is idle."""
         if self._prepared.is_set() and not self._lock.locked():
             return b""
         return str(self._number).encode() if self._site is not None and self._site.is_open else OPENING
 
 
 def _make_site(folder: Path, name: str) -> Site:
-    import_keras()  # before all that loads TensorFlow by itself, and not in the relay's process, which needs none
+    import_keras()  # before other imports of TensorFlow; not at module level, as the relay's process needs no Keras
     from tmqc.federation.simulated import SETTINGS as SIMULATED_SETTINGS
     from tmqc.federation.site import Site
     from tmqc.federation.site_model import build_site_model

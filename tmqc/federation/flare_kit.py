@@ -1,6 +1,6 @@
-"""A FLARE start-up kit made ready for tmqc: what a job may build, and what the administrator may see.
+"""Prepares a FLARE start-up kit for tmqc: the classes a job may use, and the rights of the administrator.
 
-FLARE's own kits let a site's error log stream to the server, and its administrator read files at the site.
+By default, FLARE streams a site's error log to the server and lets the administrator read files at the site.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from tmqc.federation.site_settings import read_site_settings
 from tmqc.runs.directory import write_text
 
 _STREAMERS = ("SiteLogStreamer", "JobLogStreamer")
-# In FLARE a role that may do "any" cannot be denied anything: so its rights are written out.
+# In FLARE a role with the right "any" cannot be denied anything, so the rights are listed one by one.
 _ALL = ("submit_job", "clone_job", "manage_job", "download_job", "view", "operate", "report_version")
-# Reading files of the site; code that comes with a job, for which there is no list of allowed classes.
+# Reading files of the site; code that a job brings, to which no list of allowed classes applies.
 _DENIED = (CommandCategory.SHELL_COMMANDS, "byoc", "server-predeployed-flwr")
 
 
 def prepare_kit(kit: Path, settings: Path | None) -> None:
-    """Make a start-up kit ready for tmqc: allow the job's two classes.
+    """Prepare a start-up kit for tmqc: allow the job's two classes.
 
-    At a hospital, link it to the site's settings, and prevent its logs and files from being read from outside.
+    At a hospital, also link the kit to the site's settings, and prevent reading its logs and files from outside.
 
     Args:
-        kit: the start-up kit's folder, of the server or of a client.
+        kit: folder of the start-up kit of the server or a client.
         settings: the site's YAML file; None for the server.
 
     Raises:
         SiteError: the settings cannot be used.
-        OSError: this is no start-up kit.
+        OSError: the folder is not a start-up kit.
     """
     local = kit / "local"
-    content = _read(local, "resources.json")  # read all of it, then write: what is odd in one file changes none
+    content = _read(local, "resources.json")  # read all files before writing any: a fault in one changes none
     allowed = content.setdefault("class_allow_list", [])
     if f"{ROOM}." not in allowed:
         allowed.append(f"{ROOM}.")
@@ -53,9 +53,9 @@ def prepare_kit(kit: Path, settings: Path | None) -> None:
 
 
 def _link(path: Path, settings: Path) -> None:
-    """A link and no copy: what a hospital changes in its settings holds from the next job on."""
+    """Link the settings instead of copying them, so that changes apply from the next job on."""
     if settings == path.parent.resolve() / path.name:
-        return  # a kit joined by an earlier version holds a copy, and this is it
+        return  # the copy of the settings in a kit that was joined by an earlier version
     new = path.with_name(f"{path.name}.new")
     new.unlink(missing_ok=True)
     new.symlink_to(settings)
@@ -63,7 +63,7 @@ def _link(path: Path, settings: Path) -> None:
 
 
 def _without_logs(resources: dict[str, Any]) -> dict[str, Any]:
-    """A traceback in a site's log may name scans: nothing of it is to leave by itself."""
+    """Disable streaming of the site's log, in which a traceback may name scans."""
     components = [one for one in resources.get("components", []) if not _class_of(one).endswith(_STREAMERS)]
     return resources | NO_LOGS | {"components": components}
 
@@ -73,21 +73,21 @@ def _class_of(component: dict[str, Any]) -> str:
 
 
 def _without_files(rights: Any) -> dict[str, Any]:
-    """A role's rights, without those to read a site's files or to bring code.
+    """Return a role's rights without those to read a site's files or to bring code.
 
     Args:
-        rights: as FLARE has them: a condition for all rights, or one per right or category of rights.
+        rights: in FLARE's format: a condition for all rights, or one per right or category of rights.
     """
     each = rights if isinstance(rights, dict) else {"*": rights}
     each = {" ".join(name.lower().split()): condition for name, condition in each.items()}  # as FLARE reads them
-    if "*" in each:  # FLARE asks for it first, whatever stands beside it
+    if "*" in each:  # in FLARE it takes precedence over all others
         each = dict.fromkeys(_ALL, each["*"])
     kept = {name: one for name, one in each.items() if COMMAND_CATEGORIES.get(name) != CommandCategory.SHELL_COMMANDS}
     return kept | dict.fromkeys(_DENIED, "none")
 
 
 def _read(local: Path, name: str) -> dict[str, Any]:
-    """What holds there now: the site's own file, or else the one that came with the kit."""
+    """Read the file in effect: the site's own, or otherwise the kit's default."""
     path = local / name
     content: dict[str, Any] = json.loads((path if path.exists() else local / f"{name}.default").read_text("utf-8"))
     return content

@@ -1,4 +1,4 @@
-"""A FLARE system with certificates: submit the job to one that runs, or run a whole one on this machine."""
+"""A FLARE system with certificates: submits the job to a running system, or runs a whole system on this machine."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tmqc.federation.flare_kit import prepare_kit
 
 ADMIN, SERVER = "admin@tmqc.org", "localhost"
 _LOGIN_S, _CONNECT_S, _END_S, _CHECK_S = 60.0, 300.0, 30.0, 2.0
-_SILENT_S = 30.0  # a site that FLARE's server has not heard of for as long is not there
+_SILENT_S = 30.0  # a site without contact to FLARE's server for this long counts as disconnected
 _IMPL = "nvflare.lighter.impl"
 
 
@@ -36,7 +36,7 @@ class SubmittedJob:
         self._checked_at = time.monotonic()
 
     def check(self) -> None:
-        """Raise FlareError if it has ended."""
+        """Raise FlareError if the job has ended."""
         if time.monotonic() - self._checked_at < _CHECK_S:
             return
         self._checked_at = time.monotonic()
@@ -44,17 +44,17 @@ class SubmittedJob:
             raise FlareError(f"FLARE's job {self._id} ended: {status}")
 
     def connected(self) -> set[str]:
-        """Sites that FLARE's server hears of.
+        """Return the sites connected to FLARE's server.
 
         Raises:
-            FlareError: the server cannot be asked.
+            FlareError: the server does not answer.
         """
         with _server_asked():
             return _connected(self._session)
 
     def end(self) -> None:
-        """Wait for it to end by itself, now that the relay is gone; else abort it."""
-        with suppress(Exception):  # the system itself may be gone: then so is the job
+        """Wait for the job to end after its relay; otherwise abort it."""
+        with suppress(Exception):  # if the system itself has ended, so has the job
             until = time.monotonic() + _END_S
             while not self._status().startswith("FINISHED"):
                 if time.monotonic() > until:
@@ -74,14 +74,13 @@ def _server_asked() -> Iterator[None]:
     try:
         yield
     except Exception as error:  # FLARE raises errors of any type
-        raise FlareError(f"FLARE's server cannot be asked: {type(error).__name__}: {error}") from error
+        raise FlareError(f"FLARE's server does not answer: {type(error).__name__}: {error}") from error
 
 
 def submit_with(kit: Path) -> Callable[[Path], FlareJob]:
-    """Submit the job as the administrator whose start-up kit this is.
+    """Return a function that submits the job as the administrator with this start-up kit.
 
-    Raises:
-        FlareError: when called: the server cannot be reached, or turns the administrator away.
+    The function raises FlareError if the server cannot be reached or refuses the administrator.
     """
 
     def launch(job: Path) -> SubmittedJob:
@@ -111,18 +110,18 @@ def _user_of(kit: Path) -> str:
         content: dict[str, Any] = json.loads((kit / "startup" / "fed_admin.json").read_text("utf-8"))
         return str(content["admin"]["username"])
     except (OSError, ValueError, KeyError, TypeError):
-        return kit.name  # the kit's folder is named after its user
+        return kit.name  # a kit's folder is named after its user
 
 
 def _connected(session: Session, *, since: float | None = None) -> set[str]:
-    # FLARE drops a client after ten minutes only; one that is there is heard of every few seconds.
+    # FLARE drops a client only after ten minutes; a connected one contacts the server every few seconds.
     heard_of = {client.name: client.last_connect_time for client in session.get_system_info().client_info}
     since = time.time() - _SILENT_S if since is None else since
     return {name for name, at in heard_of.items() if float(at or 0.0) >= since}
 
 
 def provision(folder: Path, sites: Sequence[str]) -> Path:
-    """Make certificates and start-up kits for a system on this machine. Returns the folder of all kits."""
+    """Make certificates and start-up kits for a system on this machine; return the folder of all kits."""
     ports = _free_ports(2)
     project = {
         "api_version": 3,
@@ -162,7 +161,7 @@ def _free_ports(n: int) -> list[int]:
 
 
 def _end_leftovers(folder: Path) -> None:
-    """End what an earlier system in this folder left running, whose tmqc process was killed."""
+    """Kill processes that an earlier system in this folder left running when its tmqc process was killed."""
     for process in psutil.process_iter():
         with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
             words = process.cmdline()
@@ -172,18 +171,18 @@ def _end_leftovers(folder: Path) -> None:
 
 
 class System:
-    """A whole FLARE system on this machine: a server, a process a site, mutual TLS between them."""
+    """A whole FLARE system on this machine: a server and one process per site, with mutual TLS."""
 
     def __init__(self, folder: Path, files: Mapping[str, Path], *, later: Sequence[str] = ()) -> None:
-        """Provision and start it.
+        """Provision and start the system.
 
         Args:
-            folder: of certificates, kits and logs; emptied first.
-            files: site -> its settings.
+            folder: folder of certificates, kits and logs; emptied first.
+            files: site -> its settings file.
             later: sites that are not started yet.
 
         Raises:
-            FlareError: it does not come up.
+            FlareError: the system does not start.
         """
         _end_leftovers(folder)
         self.kits = provision(folder, list(files))
@@ -200,10 +199,10 @@ class System:
             raise
 
     def wait_for(self, sites: Sequence[str]) -> None:
-        """Until FLARE's server has heard of all these sites since now.
+        """Wait until all these sites have contacted FLARE's server.
 
         Raises:
-            FlareError: that takes too long.
+            FlareError: a site has not connected within the time limit.
         """
         since, until = time.time(), time.monotonic() + _CONNECT_S
         session = _log_in(self.admin, timeout_s=_CONNECT_S)
@@ -219,7 +218,7 @@ class System:
         return self.kits / ADMIN
 
     def start(self, name: str) -> None:
-        """Start the server or a site; what it says goes to `<name>.log` beside the kits."""
+        """Start the server or a site; its output goes to `<name>.log` next to the kits."""
         environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
         with (self.kits / f"{name}.log").open("ab") as out:
             self._processes[name] = subprocess.Popen(
@@ -232,7 +231,7 @@ class System:
             )
 
     def kill(self, name: str) -> None:
-        """End the server or a site at once, with all that it started."""
+        """Kill the server or a site, including its child processes."""
         process = self._processes.pop(name)
         with suppress(psutil.NoSuchProcess):
             family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
@@ -242,6 +241,6 @@ class System:
         process.wait()
 
     def stop(self) -> None:
-        """End all of it, the sites first."""
+        """Kill all processes, the sites first."""
         for name in reversed(list(self._processes)):
             self.kill(name)

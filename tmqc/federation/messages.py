@@ -1,7 +1,7 @@
-"""What travels between the server and a site: the fields of every task and reply, and nothing else.
+"""Messages between the server and a site: the allowed fields of every request and reply, and their encoding.
 
 A message is a flat mapping of names to numbers, texts, lists of them, and arrays. Both sides check every message
-against `TASKS` before it is sent and after it has come: a field that is not in the table cannot leave a site.
+against `TASKS` before sending and after receiving it: a field that is not in the table cannot leave a site.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ Message = dict[str, Any]
 Part = Mapping[str, Array]
 
 STATE = "state/"  # prefix of the arrays of a state's parts
-OPTIMIZER = "optimizer/"  # prefix of the variables that only training needs
-# A site lacks parts of a state; was restarted and is to be opened again; may not answer; predicts NaN; failed.
+OPTIMIZER = "optimizer/"  # prefix of the variables needed only for training
+# The site lacks parts of a state; was restarted and must be reopened; refuses; predicts NaN or infinity; failed.
 MISSING, CLOSED, REFUSED, NOT_FINITE, FAILED = ERRORS = ("missing", "closed", "refused", "not finite", "failed")
 _LENGTH = struct.Struct("<Q")
 
 
 class MessageError(ValueError):
-    """Bytes that are no message, or a message with fields it may not have."""
+    """Bytes are not a message, or a message has invalid fields."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Field:
 
     Attributes:
         kind: `text`, `number`, `whole`, `texts`, `lists of texts`, `whole numbers`, or `array` of any shape and dtype.
-        meaning: for people.
-        optional: it may be left out.
+        meaning: description for docs/across-sites.md.
+        optional: whether the field may be left out.
     """
 
     kind: str
@@ -49,33 +49,33 @@ class Field:
 
 @dataclass(frozen=True)
 class TaskFields:
-    """What the server may ask a site, and what the site may answer."""
+    """Fields of a request of the server and of the site's reply."""
 
     request: Mapping[str, Field]
     reply: Mapping[str, Field]
 
 
 _PARTS = {
-    "keep": Field("texts", "hashes of the parts that the site is to hold on to; it forgets all others"),
-    f"{STATE}*": Field("array", "the parts that the site does not hold: weights, BatchNorm, optimizer", optional=True),
+    "keep": Field("texts", "hashes of the parts that the site must keep; it discards all others"),
+    f"{STATE}*": Field("array", "parts that the site does not hold: weights, BatchNorm, optimizer", optional=True),
 }
 _MODEL = Field("text", "content hash of the weights and BatchNorm statistics")
-_SECONDS = {"seconds": Field("number", "that the site computed")}
+_SECONDS = {"seconds": Field("number", "computing time at the site")}
 TASKS: dict[str, TaskFields] = {
     "open": TaskFields(
         request={"settings": Field("text", "grid, model, precision, batch size, pipeline and qc.batchnorm, as JSON")},
         reply={
-            "centers": Field("texts", "names of the centers that the site trains for"),
-            "tokens": Field("lists of texts", "per center one opaque token a training scan, in visiting order"),
-            "groups": Field("texts", "of centers whose verification counts are reported together"),
+            "centers": Field("texts", "names of the site's centers with training scans"),
+            "tokens": Field("lists of texts", "per center, one opaque token per training scan, in visiting order"),
+            "groups": Field("texts", "names of the groups of centers whose verification counts are reported together"),
             "n_hc": Field("whole numbers", "verification scans per group, healthy controls"),
             "n_pd": Field("whole numbers", "verification scans per group, Parkinson's disease"),
-            "left_out": Field("whole", "1: verification scans stay uncounted, being fewer than min_cell"),
-            "min_cell": Field("whole", "the smallest number of scans that the site gives counts of"),
+            "left_out": Field("whole", "1: verification scans are not counted, being fewer than min_cell"),
+            "min_cell": Field("whole", "smallest number of scans for which the site reports counts"),
             "digest": Field(
                 "text", "keyed hash of the site's tables and settings: shows whether they changed, not their content"
             ),
-            "versions": Field("text", "of tmqc, TensorFlow, Keras and NumPy, as JSON"),
+            "versions": Field("text", "versions of tmqc, TensorFlow, Keras and NumPy, as JSON"),
             **_SECONDS,
         },
     ),
@@ -83,35 +83,35 @@ TASKS: dict[str, TaskFields] = {
         request={
             "model": _MODEL,
             "optimizer": Field("text", "content hash of the optimizer's moments, step count and learning rate"),
-            "center": Field("text", "where the step is taken"),
-            "tokens": Field("texts", "of the scans of this step, in batch order"),
-            "learning_rate": Field("number", "of this step"),
+            "center": Field("text", "name of the center of the step"),
+            "tokens": Field("texts", "tokens of the scans of the step, in batch order"),
+            "learning_rate": Field("number", "learning rate of the step"),
             **_PARTS,
         },
         reply={
-            "loss": Field("number", "mean of the step, nats; withheld below min_cell scans", optional=True),
-            "n_correct": Field("whole", "of the step; withheld below min_cell scans", optional=True),
+            "loss": Field("number", "mean loss of the step, nats; withheld below min_cell scans", optional=True),
+            "n_correct": Field("whole", "correct scans of the step; withheld below min_cell scans", optional=True),
             "finite": Field("whole", "1: the loss is a finite number"),
             "model": _MODEL,
             "optimizer": Field("text", "content hash of the optimizer after the step"),
-            f"{STATE}*": Field("array", "both parts after the step"),
+            f"{STATE}*": Field("array", "both parts of the state after the step"),
             **_SECONDS,
         },
     ),
     "verify": TaskFields(
         request={
             "model": _MODEL,
-            "reference": Field("text", "content hash of the model to count flips against", optional=True),
+            "reference": Field("text", "content hash of the reference model for counting flips", optional=True),
             **_PARTS,
         },
         reply={
-            "counts": Field("array", "per group TP, FP, TN, FN"),
-            "flips": Field("array", "per group HC broken, HC fixed, PD broken, PD fixed"),
-            "loss_sums": Field("array", "per group, nats"),
+            "counts": Field("array", "TP, FP, TN, FN per group"),
+            "flips": Field("array", "HC broken, HC fixed, PD broken, PD fixed per group"),
+            "loss_sums": Field("array", "sum of losses per group, nats"),
             "logits": Field(
                 "array",
-                "bin of 1/64, HC and PD scans with such a logit, of all groups together; only where the site's own "
-                "settings say share_margins: true or share_scores: true",
+                "histogram of logits over all groups: bin of width 1/64, HC scans, PD scans; only if the site's own "
+                "settings have share_margins: true or share_scores: true",
                 optional=True,
             ),
             **_SECONDS,
@@ -120,40 +120,42 @@ TASKS: dict[str, TaskFields] = {
     "margins": TaskFields(
         request={
             "model": _MODEL,
-            "center": Field("text", "whose scans"),
-            "tokens": Field("texts", "of the scans, in order"),
+            "center": Field("text", "name of the center of the scans"),
+            "tokens": Field("texts", "tokens of the scans, in order"),
             **_PARTS,
         },
         reply={
-            "margins": Field("array", "per scan; only where the site's own settings say share_margins: true"),
+            "margins": Field("array", "margin per scan; only if the site's own settings have share_margins: true"),
             **_SECONDS,
         },
     ),
     "score": TaskFields(
         request={
             "model": _MODEL,
-            "center": Field("text", "whose training scans; without it: all verification scans", optional=True),
-            "tokens": Field("texts", "of the training scans, in order", optional=True),
+            "center": Field("text", "center of the training scans; if missing, all verification scans", optional=True),
+            "tokens": Field("texts", "tokens of the training scans, in order", optional=True),
             **_PARTS,
         },
-        reply={  # all of it only where the site's own settings say share_scores: true
-            "centers": Field("texts", "per scan, its center"),
-            "groups": Field("texts", "per scan, its scanner, or its center where that is not known"),
-            "labels": Field("array", "per scan, 1 = PD"),
-            "logits": Field("array", "per scan"),
-            "moments": Field("array", "per scan, mean and variance of what enters the first BatchNorm layer"),
+        reply={  # sent only if the site's own settings have share_scores: true
+            "centers": Field("texts", "center of each scan"),
+            "groups": Field("texts", "scanner of each scan, or its center if unknown"),
+            "labels": Field("array", "label of each scan, 1 = PD"),
+            "logits": Field("array", "logit of each scan"),
+            "moments": Field(
+                "array", "mean and variance per scan and channel of the input of the first BatchNorm layer"
+            ),
             **_SECONDS,
         },
     ),
 }
 ERROR_REPLY = {
     "error": Field("text", ", ".join(ERRORS)),
-    "detail": Field("texts", "hashes that are missing, or what is refused; of a failure only the error's type"),
+    "detail": Field("texts", "missing hashes, or the reason of a refusal; for a failure only the error's type"),
 }
 
 
 def content_hash(part: Part) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes: equal if and only if all of it is, bit for bit."""
+    """Return the SHA-256 of names, dtypes, shapes and bytes: equal if and only if the arrays are identical."""
     sha = hashlib.sha256()
     for name in sorted(part):
         array = np.asarray(part[name])
@@ -163,18 +165,18 @@ def content_hash(part: Part) -> str:
 
 
 def split(state: Part) -> tuple[dict[str, Array], dict[str, Array]]:
-    """A state's two parts: the model, which is enough to predict with, and the optimizer."""
+    """Split a state into the model, which suffices for prediction, and the optimizer."""
     optimizer = {name: array for name, array in state.items() if name.startswith(OPTIMIZER)}
     return {name: array for name, array in state.items() if name not in optimizer}, optimizer
 
 
 def pack_part(name: str, part: Part) -> Message:
-    """Fields of a message that carry the part whose content hash is `name`."""
+    """Return the fields of a message that carry the part with content hash `name`."""
     return {f"{STATE}{name}/{variable}": array for variable, array in part.items()}
 
 
 def unpack_parts(message: Message) -> dict[str, dict[str, Array]]:
-    """Inverse of `pack_part`: the parts in a message, by the hash they should have.
+    """Return content hash -> part of a message; inverse of `pack_part`.
 
     Raises:
         MessageError: a part's content does not match its hash.
@@ -186,12 +188,12 @@ def unpack_parts(message: Message) -> dict[str, dict[str, Array]]:
             parts.setdefault(name, {})[variable] = array
     for name, part in parts.items():
         if content_hash(part) != name:
-            raise MessageError(f"a part of the state was changed on its way ({name[:12]})")
+            raise MessageError(f"a part of the state was altered in transit ({name[:12]})")
     return parts
 
 
 def check_request(message: Message) -> None:
-    """See that a request is one of the table.
+    """Check that a request has the fields of its task.
 
     Raises:
         MessageError: names every field at fault.
@@ -203,7 +205,7 @@ def check_request(message: Message) -> None:
 
 
 def check_reply(task: str, message: Message) -> None:
-    """See that a reply has the fields of its task, or those of an error.
+    """Check that a reply has the fields of its task, or those of an error.
 
     Raises:
         MessageError: names every field at fault.
@@ -219,7 +221,7 @@ def _check(message: Message, fields: Mapping[str, Field]) -> None:
         if field is None:
             faults.append(f"{name} is not in the table of fields")
         elif not _IS[field.kind](value):
-            faults.append(f"{name} is no {field.kind}")
+            faults.append(f"{name} is not of kind {field.kind}")
     if faults:
         raise MessageError("; ".join(faults))
 
@@ -248,7 +250,7 @@ _IS: dict[str, Callable[[Any], bool]] = {
 
 
 def encode_message(message: Message) -> bytes:
-    """A message as bytes: the length of a JSON header, the header, the arrays' bytes one after another."""
+    """Encode a message: the length of a JSON header, the header, the bytes of the arrays one after another."""
     arrays = {name: np.asarray(value, order="C") for name, value in message.items() if isinstance(value, np.ndarray)}
     plain = {name: value for name, value in message.items() if name not in arrays}
     described = [[name, array.dtype.str, list(array.shape)] for name, array in arrays.items()]
@@ -257,10 +259,10 @@ def encode_message(message: Message) -> bytes:
 
 
 def decode_message(data: bytes) -> Message:
-    """Inverse of `encode_message`; never runs what it reads.
+    """Decode a message; inverse of `encode_message`. Never executes what it reads.
 
     Raises:
-        MessageError: these bytes are no message.
+        MessageError: the bytes are not a message.
     """
     try:
         (length,) = _LENGTH.unpack_from(data)
@@ -273,7 +275,7 @@ def decode_message(data: bytes) -> Message:
             message[name] = np.frombuffer(data, dtype, n, at).reshape(shape)
             at += n * dtype.itemsize
     except (struct.error, ValueError, TypeError, KeyError, OverflowError) as error:
-        raise MessageError(f"no message of tmqc: {error}") from None
+        raise MessageError(f"not a message of tmqc: {error}") from None
     if at != len(data):
-        raise MessageError(f"{len(data)} bytes, the header announces {at}")
+        raise MessageError(f"{len(data)} bytes, but the header announces {at}")
     return message

@@ -1,7 +1,7 @@
-"""`Centers` whose scans lie at sites: the model travels to them, counts come back.
+"""`Centers` whose scans are at sites: the model travels to the sites, counts are returned.
 
-The server holds the training state; every state is immutable and named by content hash, so that undoing a step only
-means naming the state before it, which the site still holds.
+The server holds the training state. Every state is immutable and named by content hash: to undo a step, the server
+names the earlier state, which the site still holds.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _REFERENCE = "centers/reference/"
 
 
 def open_sites(caller: Caller, names: Sequence[str], settings: str) -> tuple[OpenedSite, ...]:
-    """Open every site: it decodes its scans and builds the model.
+    """Open every site, which decodes its scans and builds the model.
 
     Raises:
-        FederationError: a site cannot, or two of them claim the same center.
+        FederationError: a site cannot be opened, or two sites claim the same center.
     """
     requests: dict[str, Message] = {name: {"task": "open", "settings": settings} for name in names}
     found = caller.ask(requests, read_opened, parts={})
@@ -48,7 +48,7 @@ def open_sites(caller: Caller, names: Sequence[str], settings: str) -> tuple[Ope
 
 
 class RemoteCenters:
-    """All sites, as the tour sees them. One state is current; each lives as long as a snapshot refers to it."""
+    """The centers of all sites, for the tour. Holds the current state and all states that snapshots refer to."""
 
     def __init__(
         self,
@@ -61,10 +61,10 @@ class RemoteCenters:
         """Begin from `state`.
 
         Args:
-            caller: asks.
-            sites: as opened.
-            state: `Learner.state()`.
-            order: of centers, in which verifications are added up; empty: as the sites named them.
+            caller: sends the requests.
+            sites: the opened sites.
+            state: result of `Learner.state`.
+            order: centers in the order in which verifications are added up; empty: the order of the sites.
         """
         self._caller = caller
         self._sites = {one.site: one for one in sites}
@@ -78,11 +78,11 @@ class RemoteCenters:
         self._reference: State | None = None
 
     def train(self, center: str, subjects: tuple[str, ...], *, learning_rate: float) -> TrainResult:
-        """One gradient step at the site of `center`.
+        """Take one gradient step at the site of `center`.
 
         Raises:
             AwayError: the site does not answer, and `on_fault` is skip.
-            FederationError: the site refuses, or `on_fault` is stop.
+            FederationError: the site refuses, or fails and the fault policy does not wait any longer.
         """
         before, site = self._state, self._home[center]
         request: Message = {
@@ -104,10 +104,10 @@ class RemoteCenters:
         return result
 
     def verify(self, limit: Limit | None = None) -> Verification:
-        """Have all sites score the model at once, and add up in a fixed order; all scans, whatever `limit` says.
+        """Have all sites score all of their scans at once, and add up in a fixed order; `limit` is ignored.
 
         Raises:
-            FederationError: a site fails and is not waited for any longer.
+            FederationError: a site fails and the fault policy does not wait any longer.
             FloatingPointError: predictions are not finite.
         """
         request: Message = {"task": "verify", "model": self._state.model}
@@ -124,20 +124,20 @@ class RemoteCenters:
         return replace(total, logits=reduce(add, (logits for _, logits in found.values())))
 
     def hold_reference(self) -> None:
-        """Count flips against the last verification from now on."""
+        """Make the model of the last verification the reference for counting flips."""
         self._reference = self._last
 
     def margins(self, center: str, subjects: Sequence[str]) -> tuple[float, ...]:
-        """How strongly the model agrees with single scans' labels; only sites that share this answer.
+        """Return how strongly the model agrees with the labels of single scans.
 
         Raises:
-            FederationError: the site does not share it.
+            FederationError: the site does not share margins.
         """
         request: Message = {"task": "margins", "model": self._state.model, "center": center, "tokens": list(subjects)}
 
         def read(_: str, reply: Message) -> tuple[float, ...]:
             if reply["margins"].shape != (len(subjects),) or not np.isfinite(reply["margins"]).all():
-                raise MessageError("margins that are not finite, or not one a scan")
+                raise MessageError("margins are not finite, or not one per scan")
             return tuple(reply["margins"].astype(float).tolist())
 
         site = self._home[center]
@@ -175,19 +175,19 @@ class RemoteCenters:
         return tuple(score for site in asked for score in found[site])
 
     def snapshot(self) -> State:
-        """The current state itself: it never changes."""
+        """Return the current state, which is immutable."""
         return self._state
 
     def restore(self, snapshot: State) -> None:
-        """Name an earlier state again; nothing is sent."""
+        """Make an earlier state current; nothing is sent."""
         self._state = snapshot
 
     def traffic(self) -> Traffic:
-        """What came and went since this was last called."""
+        """Return the traffic since the last call."""
         return self._caller.take_traffic()
 
     def state(self) -> dict[str, NDArray[np.generic]]:
-        """The current state, and the model that flips are counted against."""
+        """Return the arrays of the current state and of the reference model for counting flips."""
         state = self._state.arrays
         if self._reference is not None:
             part = self._reference.parts[self._reference.model]
@@ -195,7 +195,7 @@ class RemoteCenters:
         return state
 
     def load_state(self, state: Mapping[str, NDArray[np.generic]]) -> None:
-        """Inverse of `state`; other entries are left alone."""
+        """Restore the result of `state`; other entries are ignored."""
         current = {name: state[name] for name in self._state.arrays}
         self._state = self._keep(make_state(current))
         part = {name: state[f"{_REFERENCE}{name}"] for name in current if f"{_REFERENCE}{name}" in state}
@@ -203,11 +203,11 @@ class RemoteCenters:
         self._last = self._reference = self._keep(State(model, "", {model: part})) if part else None
 
     def pack(self, snapshot: State) -> dict[str, NDArray[np.generic]]:
-        """A snapshot as arrays."""
+        """Convert a snapshot to arrays."""
         return snapshot.arrays
 
     def unpack(self, arrays: Mapping[str, NDArray[np.generic]]) -> State:
-        """Inverse of `pack`."""
+        """Convert arrays to a snapshot; inverse of `pack`."""
         return self._keep(make_state(arrays))
 
     def _keep(self, state: State) -> State:
@@ -215,5 +215,5 @@ class RemoteCenters:
         return state
 
     def _parts(self) -> dict[str, Part]:
-        """Parts of all states that are still referenced, which sites have to keep, too."""
+        """Return the parts of all states that are still referenced and that sites must keep."""
         return {name: part for state in self._alive for name, part in state.parts.items()}

@@ -18,15 +18,15 @@ from tmqc.training.interfaces import TrainResult
 
 @dataclass(frozen=True)
 class OpenedSite:
-    """What a site reported when it was opened.
+    """A site's reply to being opened.
 
     Attributes:
         subjects: center -> tokens of its training scans, in visiting order.
-        groups: centers counted together -> verification scans, HC and PD.
-        left_out: whether it has verification scans that stay uncounted.
-        min_cell: the site's own.
-        digest: of its tables and its own settings.
-        versions: of its software.
+        groups: group of centers counted together -> numbers of verification scans, HC and PD.
+        left_out: whether the site has verification scans that are not counted.
+        min_cell: the site's own setting.
+        digest: keyed hash of the site's tables and settings.
+        versions: package -> version.
     """
 
     site: str
@@ -40,7 +40,7 @@ class OpenedSite:
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """A training state: its two parts, and their content hashes."""
+    """A training state: the content hashes of its two parts, and the parts."""
 
     model: str
     optimizer: str
@@ -48,31 +48,31 @@ class State:
 
     @property
     def arrays(self) -> dict[str, Array]:
-        """All of it by name, as `Learner.state`."""
+        """All arrays by name, as `Learner.state` returns them."""
         return {**self.parts[self.model], **self.parts[self.optimizer]}
 
 
 def make_state(arrays: Mapping[str, Array]) -> State:
-    """Name a state by its content."""
+    """Split a state and name its parts by their content hashes."""
     parts = split(arrays)
     model, optimizer = (content_hash(part) for part in parts)
     return State(model, optimizer, dict(zip((model, optimizer), parts, strict=True)))
 
 
 def read_opened(site: str, reply: Message) -> OpenedSite:
-    """The reply to `open` as a record.
+    """Convert the reply to `open` into a record.
 
     Raises:
-        MessageError: it is inconsistent.
+        MessageError: the reply is inconsistent.
     """
     tokens = [token for tokens in reply["tokens"] for token in tokens]
     groups = (reply["groups"], reply["n_hc"], reply["n_pd"])
     if len(reply["centers"]) != len(reply["tokens"]) or len({*map(len, groups)}) != 1:
         raise MessageError("lists of different lengths")
     if len(set(tokens)) != len(tokens) or not all(reply["tokens"]):
-        raise MessageError("a token is there twice, or a center has none")
+        raise MessageError("a token occurs twice, or a center has none")
     if any(len(set(names)) != len(names) for names in (reply["centers"], reply["groups"])):
-        raise MessageError("a center or a group is there twice")
+        raise MessageError("a center or a group occurs twice")
     if not all(n >= 0 for counts in groups[1:] for n in counts):
         raise MessageError("negative counts")
     try:
@@ -80,7 +80,7 @@ def read_opened(site: str, reply: Message) -> OpenedSite:
     except ValueError:
         versions = None
     if not isinstance(versions, dict):
-        raise MessageError("versions that are no JSON object")
+        raise MessageError("versions are not a JSON object")
     return OpenedSite(
         site=site,
         subjects={c: tuple(tokens) for c, tokens in zip(reply["centers"], reply["tokens"], strict=True)},
@@ -93,27 +93,27 @@ def read_opened(site: str, reply: Message) -> OpenedSite:
 
 
 def read_verified(groups: Mapping[str, tuple[int, int]], reply: Message) -> tuple[dict[str, Verification], LogitCounts]:
-    """The counts of every group, and the logits of all of them together; none if the site keeps these.
+    """Convert the reply to `verify` into counts per group and logits over all groups, empty if the site sends none.
 
     Raises:
-        MessageError: they are inconsistent.
+        MessageError: the reply is inconsistent.
     """
     counts, flips, loss_sums = (reply[name] for name in ("counts", "flips", "loss_sums"))
     for array in (counts, flips):
         if array.shape != (len(groups), 4) or array.dtype.kind != "i" or (array < 0).any():
-            raise MessageError("counts that are no whole numbers from 0, four a group")
+            raise MessageError("counts are not four non-negative whole numbers per group")
     if loss_sums.shape != (len(groups),) or not np.isfinite(loss_sums).all() or (loss_sums < 0).any():
-        raise MessageError("losses that are not finite, or not one a group")
+        raise MessageError("losses are not finite and non-negative, one per group")
     expected = np.array(list(groups.values()), np.int64).reshape(-1, 2)
     if not np.array_equal(np.stack([counts[:, 1] + counts[:, 2], counts[:, 0] + counts[:, 3]], axis=1), expected):
-        raise MessageError("counts that do not add up to the scans the site has")
+        raise MessageError("counts do not add up to the scans of the site")
     if (flips[:, :2].sum(axis=1) > expected[:, 0]).any() or (flips[:, 2:].sum(axis=1) > expected[:, 1]).any():
-        raise MessageError("more flips than the site has scans")
+        raise MessageError("more flips than scans of the site")
     if (logits := reply.get("logits")) is not None:
         if logits.ndim != 2 or logits.shape[1] != 3 or logits.dtype.kind != "i" or (logits[:, 1:] < 0).any():
-            raise MessageError("logits that are no bins with whole numbers of scans")
+            raise MessageError("logits are not bins with non-negative whole numbers of scans")
         if not np.array_equal(logits[:, 1:].sum(axis=0), expected.sum(axis=0)):
-            raise MessageError("logits of other scans than those counted")
+            raise MessageError("logits do not add up to the scans counted")
     found = {
         group: Verification(Counts(*map(int, c)), float(loss_sum), Flips(*map(int, f)))
         for group, c, loss_sum, f in zip(groups, counts, loss_sums, flips, strict=True)
@@ -137,16 +137,16 @@ def read_scores(reply: Message, subjects: Sequence[str]) -> tuple[ScanScore, ...
 
 
 def read_trained(reply: Message, before: State, *, n: int, min_cell: int) -> tuple[State, TrainResult]:
-    """The state after a training step, and what came of it.
+    """Convert the reply to `train` into the state after the step and the result of the step.
 
     Args:
-        reply: of the site.
-        before: the state that the step was taken from.
-        n: scans in the step.
-        min_cell: of the site; it reports the loss of steps of at least so many scans.
+        reply: the site's reply.
+        before: the state before the step.
+        n: number of scans in the step.
+        min_cell: the site's setting; the site reports the loss of steps on at least so many scans.
 
     Raises:
-        MessageError: it is inconsistent.
+        MessageError: the reply is inconsistent.
     """
     parts = unpack_parts(reply)  # verifies the content hashes
     if parts.keys() != {reply["model"], reply["optimizer"]}:

@@ -1,4 +1,4 @@
-"""Sites of a simulation: the centers of one cohort dealt out to folders, each with all that a hospital would have."""
+"""Simulated sites: distributes the centers of one cohort over folders that hold the files of a hospital."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ SETTINGS = "site.yaml"
 def write_sites(
     folder: Path, settings: FederationConfig, *, train: Sequence[Subject], verification: Sequence[Subject]
 ) -> dict[str, Path]:
-    """Write every site's settings and tables; scans stay where they are.
+    """Write the settings and tables of every site; scans are not copied.
 
-    Centers are dealt out in blocks, in the order of their first scans, so that the sites one after another visit them
-    in the cohort's own order.
+    Centers are distributed in consecutive blocks, in the order of their first scans, so that the order of centers over
+    all sites is that of the cohort.
 
     Returns:
-        Site -> its settings file; no more sites than there are centers.
+        Site -> its settings file; at most one site per center.
     """
     centers = list(dict.fromkeys(s.study for s in [*train, *verification]))
     n_sites = min(settings.n_sites, len(centers))

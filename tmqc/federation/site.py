@@ -1,6 +1,6 @@
-"""The process of one site: scans decoded once, one model, and answers to the tasks of `messages.TASKS`.
+"""One site: decodes its scans once, holds one model, and answers the tasks of `messages.TASKS`.
 
-Ids, paths, labels and predictions stay in this object. Replies are checked against the table of fields.
+Ids, paths, labels and predictions never leave this object. Replies are checked against the table of fields.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ log = logging.getLogger("tmqc")
 
 @dataclass(frozen=True)
 class SiteModel:
-    """Model and scans of an open site. `batch_size`: scans scored at once."""
+    """Model and decoded scans of an open site; `batch_size`: scans scored at once."""
 
     learner: Learner
     volumes: Volumes
@@ -59,15 +59,15 @@ class SiteModel:
 
 
 BuildSiteModel = Callable[[Mapping[str, Any], Cohort], SiteModel]
-"""From the run's settings and the site's cohort to a model and decoded volumes."""
+"""Makes the model and decoded volumes from the run's settings and the site's cohort."""
 
 
 class _NoReply(Exception):  # noqa: N818
-    """The site cannot or may not answer: one of `messages.ERRORS`, and the details of it."""
+    """The site cannot or may not answer. Arguments: one of `messages.ERRORS`, then its details."""
 
 
 class Site:
-    """One hospital. `handle` takes and gives bytes; nothing else is asked of it from outside."""
+    """A hospital. All requests from outside go through `handle`, which takes and returns bytes."""
 
     def __init__(self, settings: SiteSettings, build_site_model: BuildSiteModel) -> None:
         """Read the site's tables.
@@ -81,21 +81,21 @@ class Site:
         self._build = build_site_model
         self._open: SiteModel | None = None
         self._opened_with = ""
-        self._blocks: list[tuple[list[int], Any]] = []  # rows of a center's verification scans, and the scans
+        self._blocks: list[tuple[list[int], Any]] = []  # per center: rows of its verification scans, and the scans
         self._labels = {s.subject: s.group for s in self.cohort.train}
         self._center_of = {s.subject: s.study for s in self.cohort.train}
         self._groups = self._group()
         self._parts: dict[str, dict[str, Array]] = {}  # by content hash
-        self._loaded: dict[str, str] = {}  # hashes of the model and the optimizer that the learner has now
-        self._scores: dict[str, NDArray[np.float32]] = {}  # probabilities of the verification scans, by model
+        self._loaded: dict[str, str] = {}  # hashes of the model and the optimizer in the learner
+        self._scores: dict[str, NDArray[np.float32]] = {}  # model -> probabilities of the verification scans
 
     @property
     def is_open(self) -> bool:
-        """Whether its scans are decoded and its model is built."""
+        """Whether the scans are decoded and the model is built."""
         return self._open is not None
 
     def handle(self, data: bytes) -> bytes:
-        """Answer a request. An error is an answer too, and discloses its type only."""
+        """Answer a request. Errors are also sent as answers, and disclose only their type."""
         started = perf_counter()
         name = ""
         try:
@@ -110,7 +110,7 @@ class Site:
         except FloatingPointError:
             return _error(NOT_FINITE)
         except Exception as error:
-            # The text of an error may name scans and paths: it is for the site's own log. Its type may leave.
+            # The text of an error may name scans and paths: it stays in the site's own log.
             log.exception("task %s failed at this site", name or "unknown")
             return _error(FAILED, type(error).__name__)
 
@@ -122,7 +122,7 @@ class Site:
 
     def _answer_open(self, request: Message) -> Message:
         if self._open is None or request["settings"] != self._opened_with:
-            self._open = None  # until all is ready: a failure half way leaves nothing that could pass for it
+            self._open = None  # until all is ready: a failure must not leave a half-opened site
             opened = self._build(json.loads(request["settings"]), self.cohort)
             self._hold(opened)
             self._open, self._opened_with = opened, request["settings"]
@@ -151,7 +151,7 @@ class Site:
         ids = self._ids(request["center"], request["tokens"])
         self._load(opened, request["model"], request["optimizer"])
         labels = np.array([self._labels[subject] for subject in ids])
-        self._loaded = {}  # from here on the learner is on its way to another state
+        self._loaded = {}  # training changes the learner's state
         loss, n_correct = opened.learner.train_batch(
             opened.volumes.batch(ids), labels, learning_rate=request["learning_rate"]
         )
@@ -186,7 +186,7 @@ class Site:
 
     def _answer_margins(self, request: Message) -> Message:
         if not self.settings.share_margins:
-            raise _NoReply(REFUSED, "margins of single scans: not shared by this site (share_margins: false)")
+            raise _NoReply(REFUSED, "margins of single scans are not shared by this site (share_margins: false)")
         opened = self._take(request)
         ids = self._ids(request["center"], request["tokens"])
         self._load(opened, request["model"])
@@ -212,14 +212,14 @@ class Site:
         }
 
     def _count(self, p: NDArray[np.float32], reference: NDArray[np.bool_] | None, group: Group) -> Verification:
-        """Center by center, then added up: as the centers of one process do it."""
+        """Score center by center and add up, as centers of one process do."""
         studies = np.array([s.study for s in self.cohort.verification])
         labels = np.array([s.group for s in self.cohort.verification])
         rows = [np.flatnonzero(studies == center) for center in group]
         return reduce(add, (score(p[at], labels[at], None if reference is None else reference[at]) for at in rows))
 
     def _score(self, opened: SiteModel, model: str) -> NDArray[np.float32]:
-        """Probabilities of all verification scans, in batches that never hold scans of two centers."""
+        """Return the probabilities of all verification scans, predicted in batches of a single center each."""
         if model not in self._scores:
             self._load(opened, model)
             p = np.zeros(len(self.cohort.verification), np.float32)
@@ -229,7 +229,7 @@ class Site:
         return self._scores[model]
 
     def _hold(self, opened: SiteModel) -> None:
-        """Have the verification scans ready, center by center, wherever the model wants them."""
+        """Place the verification scans, center by center, where the learner needs them, such as on the GPU."""
         subjects = self.cohort.verification
         self._blocks = []
         for center in dict.fromkeys(s.study for s in subjects):
@@ -240,13 +240,13 @@ class Site:
     def _ids(self, center: str, tokens: list[str]) -> list[str]:
         ids = [self.tokens.subject_of.get(token, "") for token in tokens]
         if not ids or any(self._center_of.get(subject) != center for subject in ids):
-            raise _NoReply(REFUSED, f"tokens that are none of center {center}")
-        if len(set(ids)) != len(ids):  # a step of one scan alone could pass for one of min_cell scans
-            raise _NoReply(REFUSED, "a token that is there more than once")
+            raise _NoReply(REFUSED, f"tokens that do not belong to center {center}")
+        if len(set(ids)) != len(ids):  # one scan, repeated, could pass for min_cell scans
+            raise _NoReply(REFUSED, "a token that occurs more than once")
         return ids
 
     def _take(self, request: Message) -> SiteModel:
-        """Take in the parts that came along, and forget what is not to be kept."""
+        """Store the parts sent with the request, discard those not to be kept, and return the open site."""
         if self._open is None:
             raise _NoReply(CLOSED)
         received = unpack_parts(request)
@@ -256,7 +256,7 @@ class Site:
         return self._open
 
     def _load(self, opened: SiteModel, *names: str) -> None:
-        """Put parts into the learner that are not in it already."""
+        """Load the named parts into the learner, unless they are loaded already."""
         if missing := [name for name in names if name not in self._parts]:
             raise _NoReply(MISSING, *missing)
         variables = opened.learner.variables

@@ -1,4 +1,4 @@
-"""The settings that the server sends when it opens a site, and the model and scans that the site builds from them."""
+"""Settings that the server sends to open a site, and the model and volumes that the site makes of them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SHARED = {
 
 
 def run_settings(config: Config) -> str:
-    """The settings that a site needs, as JSON: no paths, no names, nothing about other sites."""
+    """Return the settings that a site needs, as JSON; without paths, names or anything about other sites."""
     shared = {
         group: {name: getattr(getattr(config, group), name) for name in names} for group, names in _SHARED.items()
     }
@@ -35,9 +35,9 @@ def build_site_model(settings: Mapping[str, Any], cohort: Cohort) -> SiteModel:
     """Build the run's model at a site and decode the site's scans.
 
     Raises:
-        CohortError: with every fault of the scans.
+        CohortError: lists every fault of the scans.
     """
-    from tmqc.model.sfcn import build_learner  # loads TensorFlow
+    from tmqc.model.sfcn import build_learner  # imports TensorFlow
 
     config = Config()
     for group, values in settings.items():

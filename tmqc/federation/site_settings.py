@@ -1,4 +1,4 @@
-"""A site's own settings, and its table of tokens: files that lie at the hospital and are read nowhere else."""
+"""A site's own settings and its table of tokens: files that are kept and read at the hospital only."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from tmqc.errors import InputError
 from tmqc.runs.directory import write_text
 from tmqc.settings.schema import FederationConfig
 
-TOKENS = "tokens.csv"  # beside a simulated site's settings; a real site chooses the name
+TOKENS = "tokens.csv"  # next to a simulated site's settings; a real site chooses the name
 TOKEN_COLUMNS = ("Token", "Subject", "Study")
-_KEY = "tmqc-key"  # in the column Subject: the row holds the site's secret key, no scan
+_KEY = "tmqc-key"  # in the column Subject: marks the row that holds the site's secret key instead of a scan
 
 
 class SiteError(InputError):
-    """A site's own settings or tables cannot be used. For the people at the site: it may name ids and paths."""
+    """A site's own settings or tables cannot be used. Shown at the site only, as it may name ids and paths."""
 
     heading = "this site cannot take part:"
 
 
 @dataclass(frozen=True)
 class SiteSettings:
-    """What a hospital decides for itself.
+    """Settings that a hospital controls.
 
     Attributes:
-        train_csv, verification_csv: as of a cohort (docs/your-data.md); None: no scans of that split here.
-        tokens_csv: the site's own list of tokens and the ids behind them, made at the first run and kept.
-        min_cell: counts of fewer verification scans, and losses of steps on fewer training scans, never leave.
-        share_margins: whether the model's agreement with single scans' labels may leave, which `qc=screen` needs.
-        share_scores: whether label, logit, scanner and image statistics of single scans may leave, which `qc=evidence`
+        train_csv, verification_csv: tables as of a cohort (docs/your-data.md); None: the site has no such scans.
+        tokens_csv: the site's table of tokens and subject ids, created by the first run and kept.
+        min_cell: counts of fewer verification scans, and losses of steps on fewer training scans, are not sent.
+        share_margins: whether the model's agreement with single scans' labels is sent, as `qc=screen` needs.
+        share_scores: whether label, logit, scanner and image statistics of single scans are sent, as `qc=evidence`
             needs.
     """
 
@@ -52,17 +52,17 @@ class SiteSettings:
 
 
 def read_site_settings(path: Path) -> SiteSettings:
-    """Read a site's YAML file; paths in it are absolute or relative to it, or to what it is a link to.
+    """Read a site's YAML file; paths in it are absolute, or relative to the file (a link's target).
 
     Raises:
-        SiteError: it cannot be read, or a setting is missing, unknown or out of range.
+        SiteError: the file cannot be read, or a setting is missing, unknown or out of range.
     """
     try:
         content = yaml.safe_load(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise SiteError(f"{path}: cannot be read as the site's settings: {error}") from None
     if not isinstance(content, dict):
-        raise SiteError(f"{path}: must hold settings such as train_csv: train.csv, one a line")
+        raise SiteError(f"{path}: must hold settings such as train_csv: train.csv, one per line")
     known = [field.name for field in fields(SiteSettings)]
     faults = [
         f"{path}: {name}: there is no such setting; there are {', '.join(known)}" for name in content.keys() - known
@@ -74,7 +74,7 @@ def read_site_settings(path: Path) -> SiteSettings:
             faults.append(f"{path}: {name}={value!r}: must be the path of a CSV")
         places[name] = path.resolve().parent / value if isinstance(value, str) else None
     if places["train_csv"] is None and places["verification_csv"] is None:
-        faults.append(f"{path}: neither train_csv nor verification_csv is set: the site has nothing to give")
+        faults.append(f"{path}: neither train_csv nor verification_csv is set: the site has no scans")
     min_cell = content.get("min_cell", FederationConfig.min_cell)
     shares = {name: content.get(name, getattr(FederationConfig, name)) for name in ("share_margins", "share_scores")}
     if isinstance(min_cell, bool) or not isinstance(min_cell, int) or not min_cell >= 1:
@@ -91,10 +91,10 @@ def read_site_settings(path: Path) -> SiteSettings:
 
 
 def read_site_cohort(settings: SiteSettings) -> Cohort:
-    """The site's scans; unlike a whole cohort, one site may have one class only.
+    """Read the site's tables; unlike a whole cohort, a site may have scans of one class only.
 
     Raises:
-        CohortError: every fault of the tables.
+        CohortError: lists every fault of the tables.
     """
     return read_cohort(
         train_csv=settings.train_csv,
@@ -105,10 +105,10 @@ def read_site_cohort(settings: SiteSettings) -> Cohort:
 
 
 class Tokens:
-    """Opaque names of the site's training scans: drawn at random, so that nothing about a scan is in its token."""
+    """Opaque names of the site's training scans, drawn at random so that a token discloses nothing about its scan."""
 
     def __init__(self, path: Path, subjects: Sequence[Subject]) -> None:
-        """Read the table at `path`, draw tokens for scans that have none yet, and write it back.
+        """Read the table at `path`, draw tokens for scans that have none, and write the table.
 
         Raises:
             SiteError: the table cannot be read or written.
@@ -124,11 +124,11 @@ class Tokens:
             _write_tokens(path, known, {s.subject: s.study for s in subjects})
 
     def fingerprint(self, cohort: Cohort, settings: SiteSettings) -> str:
-        """Keyed hash of the site's tables and of what it shares: equal as long as they are unchanged.
+        """Return a keyed hash of the site's tables and of what it shares, to detect changes.
 
-        Says nothing to those who lack the site's key.
+        It discloses nothing without the site's key.
         """
-        shared = f"min_cell={settings.min_cell} share_margins={settings.share_margins}"  # which scans count, and how
+        shared = f"min_cell={settings.min_cell} share_margins={settings.share_margins}"  # both affect the counts
         if settings.share_scores:
             shared += " share_scores=True"
         content = f"{digest(cohort.train)} {digest(cohort.verification)} {shared}".encode()
@@ -136,7 +136,7 @@ class Tokens:
 
 
 def read_tokens(path: Path) -> dict[str, str]:
-    """Id -> token, from a site's table.
+    """Read subject id -> token from a site's table.
 
     Raises:
         SiteError: the table cannot be read.
@@ -147,11 +147,11 @@ def read_tokens(path: Path) -> dict[str, str]:
         bytes.fromhex("".join(tokens.values()))
     except (OSError, UnicodeDecodeError, KeyError, TypeError, ValueError, csv.Error) as error:
         raise SiteError(
-            f"{path}: cannot be read as the site's table of tokens ({error}); bring it back: without it, the "
+            f"{path}: cannot be read as the site's table of tokens ({error}); restore it: without it, the "
             "eliminated scans cannot be identified"
         ) from None
     if len(set(tokens.values())) != len(rows):
-        raise SiteError(f"{path}: a token or an id is there twice; bring the table back as it was")
+        raise SiteError(f"{path}: a token or an id occurs twice; restore the table as it was")
     return tokens
 
 

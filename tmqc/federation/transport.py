@@ -1,4 +1,4 @@
-"""Carries bytes to the sites and back, without reading them."""
+"""Transports bytes to the sites and back, without reading them."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Protocol
 from tmqc.runs.directory import FLARE, SITES
 from tmqc.settings.schema import FederationConfig
 
-if TYPE_CHECKING:  # it loads TensorFlow, which a process that only relays bytes does not need
+if TYPE_CHECKING:  # imports TensorFlow, which a process that only relays bytes does not need
     from tmqc.federation.site import Site
 
 
 @dataclass(frozen=True)
 class NoAnswer:
-    """A site did not answer, or could not do what it was asked for.
+    """A site did not answer, or answered with an error.
 
     Attributes:
         why: the reason, for the log.
-        error: one of `messages.ERRORS`, of a site that answered; detail: as of `messages.ERROR_REPLY`.
+        error: one of `messages.ERRORS` if the site answered; detail: as in `messages.ERROR_REPLY`.
     """
 
     why: str
@@ -29,41 +29,41 @@ class NoAnswer:
 
 
 class Transport(Protocol):
-    """Reaches named sites."""
+    """A connection to named sites."""
 
     def exchange(self, requests: Mapping[str, bytes], *, timeout_s: float) -> Mapping[str, bytes | NoAnswer]:
-        """Send each site its request, all at once, and wait for the answers; one entry per site asked."""
+        """Send each site its request simultaneously and wait for the answers; one entry per requested site."""
 
     def reconnect(self, sites: Sequence[str]) -> None:
-        """Try to reach these sites again; called between two attempts."""
+        """Try to reconnect to these sites; called between two attempts."""
 
     def close(self) -> None:
         """Disconnect from all sites."""
 
 
 class LocalTransport:
-    """Sites within this process: the whole path of messages, without a network."""
+    """Sites within this process: the full message path without a network."""
 
     def __init__(self, sites: Mapping[str, Site]) -> None:
         self.sites = dict(sites)
 
     def exchange(self, requests: Mapping[str, bytes], *, timeout_s: float) -> dict[str, bytes | NoAnswer]:
-        """Ask one site after the other: there is nothing to wait for but their work."""
+        """Send the requests to one site after the other."""
         return {site: self.sites[site].handle(data) for site, data in requests.items()}
 
     def reconnect(self, sites: Sequence[str]) -> None:
-        """Nothing: they are here."""
+        """Do nothing: the sites are in this process."""
 
     def close(self) -> None:
-        """Nothing to disconnect from."""
+        """Do nothing."""
 
 
 def open_transport(settings: FederationConfig, files: Mapping[str, Path], directory: Path) -> Transport:
-    """The transport of `federation.name`. Only what it needs is imported: NVIDIA FLARE may not be installed.
+    """Open the transport for `federation.name`; imports are local because NVIDIA FLARE may not be installed.
 
     Args:
-        files: settings files of simulated sites, by site.
-        directory: of the run, in which the simulated sites and FLARE write.
+        files: simulated site -> its settings file.
+        directory: the run directory, where the simulated sites and FLARE write.
     """
     if settings.name == "local":
         from tmqc.federation.site import Site

@@ -1,4 +1,4 @@
-"""The pipelines: wiring only. The computations are in `core/`, `training/`, `rivals/` and `report/`."""
+"""The pipelines, which only connect the parts; computations are in `core/`, `training/`, `rivals/` and `report/`."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The clean and the dirty baseline: the travelling model without control. One function; only the settings differ."""
+"""The clean and the dirty baseline: training without control; they differ in their settings only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tmqc.training.tour import Travel
 
 
 def run_baseline(config: Config, directory: Path) -> None:
-    """Train without control, save and log every cycle.
+    """Train without control; save and log every cycle.
 
     Raises:
         InputError: the input cannot be used; nothing was written.

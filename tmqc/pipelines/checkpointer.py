@@ -1,4 +1,4 @@
-"""Saves a run: the tour's state and the model in checkpoints, its cycles in `cycles.csv` and with the tracker."""
+"""Runs a tour and saves it: state and model in checkpoints, every cycle in `cycles.csv` and the tracking store."""
 
 from __future__ import annotations
 
@@ -24,34 +24,34 @@ Numbers = dict[str, float | None]
 
 
 class Checkpointer:
-    """Runs a tour, from its beginning or where a checkpoint has it, and saves it.
+    """Runs a tour, from its beginning or a checkpoint, and saves it.
 
-    After every cycle, and in between every `checkpoint.every_s` seconds.
+    It saves after every cycle, and within a cycle every `checkpoint.every_s` seconds.
     """
 
     def __init__(
         self, run: RunContext, tour: Travel, setup: TrainingSetup, *, trace: TraceWriter | None = None
     ) -> None:
-        """Begin, or bring tour and centers to where `run.point` is.
+        """Restore tour and centers from `run.point`, if there is one.
 
         Args:
-            trace: a listener of the tour, whose rows a checkpoint counts.
+            trace: listener of the tour; checkpoints record the number of its rows.
         """
         self._run, self._tour, self._setup, self._trace = run, tour, setup, trace
         self._saved_at = time.monotonic()
         if run.point is None:
-            drop_latest(run.directory)  # what was being written when a run died before its first point
+            drop_latest(run.directory)  # partial files of a run that died before its first checkpoint
         else:
             self._restore(run.point.arrays)
 
     def cycles(self, numbers: Callable[[], Numbers] = dict) -> Iterator[CycleReport]:
-        """Travel; yields every cycle once it is saved, recorded in `cycles.csv` and logged.
+        """Run the tour; yield every cycle once it is saved, recorded in `cycles.csv` and logged.
 
         Args:
-            numbers: further ones of a cycle, as of detection; called before it is saved.
+            numbers: returns further numbers of a cycle, such as detection scores; called before the cycle is saved.
 
         Raises:
-            Interrupted: the run was asked to end, and is saved.
+            Interrupted: the run was asked to stop; it has been saved.
         """
         for report in self._tour.run():
             if report is None:
@@ -81,7 +81,7 @@ class Checkpointer:
         run.tracker.cycle()
 
     def _consider(self) -> None:
-        """Between two tasks: save if it is time, or if the run is to end."""
+        """Between two tasks, save if it is due or the run was asked to stop."""
         asked = self._run.stop.asked is not None
         if asked or time.monotonic() - self._saved_at >= self._run.config.checkpoint.every_s:
             save_latest(self._run.directory, self._point())

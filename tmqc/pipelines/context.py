@@ -1,4 +1,4 @@
-"""The context of a run: its directory, tracker, stop and resume point, closed however the run ends."""
+"""The context of a run: its directory, tracker, stop requests and resume point."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ log = logging.getLogger("tmqc")
 
 @dataclass(frozen=True)
 class RunContext:
-    """A run that is open.
+    """The context of an open run.
 
     Attributes:
-        config: with a number for `run.verify_batch_size=auto`.
-        stop: whether the run was asked to end.
-        point: where it goes on; None: from the beginning.
+        config: settings, with `run.verify_batch_size=auto` resolved to a number.
+        stop: reports requests to stop.
+        point: checkpoint to resume from; None: start at the beginning.
         data: digest of the cohort.
     """
 
@@ -46,19 +46,19 @@ class RunContext:
     data: str
 
     def log_files(self, *names: str) -> None:
-        """Give the tracker the named files of the run as far as they exist, and all figures."""
+        """Upload the named files of the run, if they exist, and all figures to the tracking store."""
         for path in artifacts(self.directory, names):
             self.tracker.artifact(path, folder="figures" if path.suffix == ".png" else None)
 
 
 @contextmanager
 def open_run(config: Config, directory: Path, inputs: Inputs) -> Iterator[RunContext]:
-    """Start tracking, claim the directory, write the resolved config; in the end report the run's status.
+    """Lock the directory, start tracking, write the resolved config; report the run's status at the end.
 
     Raises:
-        RunError: tracking is required and cannot be reached, or the directory cannot be used: nothing has been
-            touched then.
-        StoppedError: a file of the run could not be written or read: the disk is full, or gone.
+        RunError: tracking is required and cannot be reached, or the directory cannot be used; nothing has been
+            changed.
+        StoppedError: a file of the run could not be written or read, as on a full disk.
     """
     data = " ".join(digest(subjects) for subjects in inputs.splits.values())
     tracker = TRACKERS[config.tracking.name](config.tracking, Path(config.run.outputs), directory)
@@ -104,7 +104,7 @@ def open_run(config: Config, directory: Path, inputs: Inputs) -> Iterator[RunCon
             raise
         except OSError as error:
             where = error.filename or directory
-            fault = f"{where}: {error.strerror}; the last checkpoint is whole, the run can go on"
+            fault = f"{where}: {error.strerror}; the last checkpoint is intact, the run can be resumed"
             raise StoppedError(fault) from error
         finally:
             tracker.finish(status)
@@ -112,8 +112,8 @@ def open_run(config: Config, directory: Path, inputs: Inputs) -> Iterator[RunCon
 
 def _describe_resume(point: Checkpoint | None) -> str:
     if point is None:
-        return "a run of this name died before its first checkpoint: begun anew"
-    return f"going on with a run that died, after cycle {point.cycle} and {point.facts['n_done']} steps"
+        return "a run of this name was interrupted before its first checkpoint: starting over"
+    return f"resuming an interrupted run after cycle {point.cycle} and {point.facts['n_done']} steps"
 
 
 def _tags(config: Config, ran_with: Mapping[str, str], note: str | None) -> dict[str, str]:

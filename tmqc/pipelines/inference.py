@@ -1,4 +1,4 @@
-"""Inference: every saved cycle's model on the test split."""
+"""Inference: scores saved models of a run on the test split."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ _LOGGED = ("accuracy", "calibrated_accuracy", "auroc")
 
 
 def run_inference(config: Config, directory: Path) -> None:
-    """Score the chosen cycles of a run on the test split; metrics, predictions and pictures.
+    """Score the chosen cycles of a run on the test split; write metrics, predictions and figures.
 
-    The model is built from the scored run's own `config.yaml`, whatever the `model` group of this one.
+    The model is built from the scored run's `config.yaml`; this run's `model` group is ignored.
 
     Raises:
         InputError: the input cannot be used; nothing was written.
@@ -77,7 +77,7 @@ def _prepare(config: Config) -> Inputs:
 def _score(
     context: RunContext, inputs: Inputs, run: Path, cycles: Sequence[int]
 ) -> tuple[list[SubgroupMetrics], list[Prediction]]:
-    """Metrics and predictions of the models that `run` saved after `cycles`."""
+    """Compute metrics and predictions of the models that `run` saved after `cycles`."""
     test, settings, learner = inputs.cohort.test, context.config, inputs.learner
     scans = inputs.volumes.block([s.subject for s in test])
     rows: list[SubgroupMetrics] = []
@@ -102,13 +102,13 @@ def _find_cycles(settings: InferenceConfig) -> tuple[Path, list[int]]:
     saved = saved_cycles(run)
     chosen = select_cycles(settings.cycles, saved)
     if not chosen:
-        has = f"it holds cycles {saved[0]} to {saved[-1]}" if saved else "it holds no checkpoint at all"
+        has = f"it holds cycles {saved[0]} to {saved[-1]}" if saved else "it holds no checkpoint"
         raise RunError(f"inference.run={run}, inference.cycles={settings.cycles}: no such cycle, {has}")
     return run, chosen
 
 
 def select_cycles(choice: str, saved: list[int]) -> list[int]:
-    """The cycles of `saved` that `choice` names: all, last, one cycle (29) or a range with both ends (10-29)."""
+    """Select cycles of `saved`: all, last, one cycle (29) or a range with both ends (10-29)."""
     if choice == "all":
         return list(saved)
     if choice == "last":
@@ -118,8 +118,8 @@ def select_cycles(choice: str, saved: list[int]) -> list[int]:
 
 
 def _find_lines(run: Path) -> dict[int, Line]:
-    """Of every cycle, what calibrates its model's logits as the run's own verifications say."""
-    if not (run / CYCLES).is_file():  # imported weights have none
+    """Return cycle -> calibration line of its model's logits, as fitted in the run's own verifications."""
+    if not (run / CYCLES).is_file():  # an imported model
         return {}
     found = {row.cycle: row.numbers for row in read_rows(run / CYCLES)}
     lines = {cycle: line_of(of.get("verify/slope"), of.get("verify/offset")) for cycle, of in found.items()}
@@ -129,8 +129,8 @@ def _find_lines(run: Path) -> dict[int, Line]:
 def _find_warnings(config: Config) -> tuple[str, ...]:
     if not verified_on_test(flatten(config)):
         return ()
-    fault = f"inference.run={config.inference.run} was verified on the very scans of {config.cohort.test_csv}"
-    return (f"{fault}: reported numbers are optimistic. Give cohort.test_csv a split of its own.",)
+    fault = f"inference.run={config.inference.run} was verified on the scans of {config.cohort.test_csv}"
+    return (f"{fault}: reported numbers are optimistic. Set cohort.test_csv to a separate split.",)
 
 
 def _model_settings(run: Path) -> ModelConfig:

@@ -1,4 +1,4 @@
-"""Reads and checks the inputs of a run before anything is written: cohort, volumes, harm, model, starting state."""
+"""Reads and checks all inputs of a run before it writes anything: cohort, volumes, harm, model, starting state."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ log = logging.getLogger("tmqc")
 
 @dataclass(frozen=True)
 class Inputs:
-    """All that a run reads, checked and loaded.
+    """Checked and loaded inputs of a run.
 
     Attributes:
-        cohort: as read, before any scan was made harmful.
-        note: for every picture and table, if the cohort is a phantom; else None.
-        volumes: of all splits; of a federated run only the test scans.
-        device: that the learner computes on.
-        truth: who is harmful, for evaluation only; None if that is unknown.
-        drawn: those of them who are made harmful in this run.
-        start: the pre-trained state, None for random weights.
-        warnings: of the input, which `open_run` logs: before there is a run, there is no log.
+        cohort: as read, before scans are corrupted.
+        note: for every figure and table, if the cohort is a phantom; otherwise None.
+        volumes: scans of all splits; in a federated run only of the test split.
+        device: on which the learner computes.
+        truth: the harmful subjects, for evaluation only; None if unknown.
+        drawn: the part of the truth that is corrupted in this run.
+        start: the pre-trained state; None for random weights.
+        warnings: about the input; logged by `open_run`, because the log file is not open before.
     """
 
     cohort: Cohort
@@ -53,18 +53,18 @@ class Inputs:
 
     @property
     def splits(self) -> dict[str, tuple[Subject, ...]]:
-        """Rows of the cohort by split."""
+        """Split -> rows of the cohort."""
         return {"train": self.cohort.train, "verification": self.cohort.verification, "test": self.cohort.test}
 
 
 def find_cohort(settings: CohortConfig, outputs: Path, *, splits: tuple[str, ...]) -> tuple[Cohort, str | None]:
-    """Read the CSVs of `splits`, making the phantom cohort first if that is the source.
+    """Read the CSVs of `splits`; make the phantom cohort first if it is the source.
 
     Returns:
-        The cohort, and a note for every picture and table if it is a phantom.
+        The cohort, and a note for every figure and table if it is a phantom.
 
     Raises:
-        CohortError: with every fault of the tables.
+        CohortError: lists every fault of the tables.
     """
     if settings.source == "phantom":
         shape = (settings.shape[0], settings.shape[1], settings.shape[2])
@@ -86,19 +86,19 @@ def find_cohort(settings: CohortConfig, outputs: Path, *, splits: tuple[str, ...
 
 
 def load(settings: CohortConfig, subjects: list[Subject], cache: VolumeCache | None = None) -> Volumes:
-    """Have every scan from the cache, or decode it, checking each against the grid of the settings."""
+    """Load every scan from the cache or its file, and check it against the grid of the settings."""
     return load_volumes(
         subjects, shape=settings.shape, spacing_mm=settings.spacing_mm, orientation=settings.orientation, cache=cache
     )
 
 
 def prepare(config: Config) -> Inputs:
-    """Read, check and load all of a training run's input.
+    """Read, check and load all inputs of a training run.
 
-    Writes nothing but a missing phantom cohort and the cache of decoded scans.
+    Writes only a missing phantom cohort and the cache of decoded scans.
 
     Raises:
-        InputError: with every fault of the tables, then of the volumes, then of the harm and the starting state.
+        InputError: lists every fault of the tables, or otherwise of the harm, the starting state or the volumes.
     """
     cohort, note = find_cohort(config.cohort, Path(config.run.outputs), splits=("train", "verification", "test"))
     drawn = draw_truth(config.harmful, cohort)
@@ -107,10 +107,10 @@ def prepare(config: Config) -> Inputs:
     cache = open_cache(config.cache, Path(config.run.outputs))
     held = [*cohort.verification, *cohort.train, *cohort.test] if config.federation.name == "none" else [*cohort.test]
     volumes = load(config.cohort, held, cache)
-    # An extra scan with a flipped label, as scripts/make_harmful.py writes it, is its original's under another id.
+    # An extra scan with a flipped label, as from scripts/make_harmful.py, equals its original under another id.
     pairs = {frozenset((harm.subject, harm.source)) for harm in truth.harms} if truth else set()
     refuse_copies(held, volumes.read, allowed=pairs)
-    if config.federation.name not in ("none", "nvflare"):  # sites that are simulated: their files lie here
+    if config.federation.name not in ("none", "nvflare"):  # the files of simulated sites are on this machine
         refuse_same_files([*cohort.verification, *cohort.train, *held], volumes.cache.contents, allowed=pairs)
     learner, device = build_learner(config)
     if start is not None:
@@ -120,10 +120,10 @@ def prepare(config: Config) -> Inputs:
 
 
 def load_into(learner: Learner, checkpoint: Checkpoint, origin: object) -> None:
-    """Put a saved state into a learner.
+    """Load a saved state into a learner.
 
     Raises:
-        RunError: it is another model's.
+        RunError: the state belongs to another model.
     """
     try:
         learner.load_state(checkpoint.state)
@@ -142,10 +142,10 @@ def _find_start(config: Config) -> Checkpoint | None:
 
 
 def corrupt(inputs: Inputs, directory: Path, *, hold: bool = True) -> tuple[Subject, ...]:
-    """Write this run's harmful copies, hold them in place of the good scans or beside them, return the rows.
+    """Write this run's corrupted scans, hold them in place of the good scans or as extra ones; return the rows.
 
-    The truth is written to `truth.csv`, for the scores alone. Of it the rows contain only a path, which nothing below
-    reads again. Without `hold` the copies are only written, for the scans are held elsewhere.
+    The truth is written to `truth.csv`, which is read for detection scores only. The returned rows disclose it only by
+    the paths of corrupted scans, which training does not read. Without `hold` the corrupted scans are written only.
     """
     train = inputs.cohort.train
     held = inputs.volumes

@@ -1,4 +1,4 @@
-"""QC training: the travelling model under quality control."""
+"""QC training: a travelling model under quality control."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rivals of quality control: every training scan scored from the state that QC starts from, without travelling."""
+"""Rival methods: score every training scan with the pre-trained model from which QC starts, without a tour."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ log = logging.getLogger("tmqc")
 
 
 def run_rivals(config: Config, directory: Path) -> None:
-    """Score the training scans by every chosen rival, and where the truth is known, evaluate their rankings.
+    """Score the training scans by every chosen rival; if the truth is known, evaluate the rankings.
 
     Raises:
         InputError: the input cannot be used; nothing was written.
@@ -53,7 +53,7 @@ def run_rivals(config: Config, directory: Path) -> None:
 
 
 def make_case(config: Config, inputs: Inputs, train: tuple[Subject, ...]) -> Case:
-    """Settings, volumes and rows to what rivals are given: nothing of it shows who is harmful."""
+    """Make the input of the rivals, which does not disclose the harmful scans, from settings, volumes and rows."""
     schedule, verification = config.schedule, inputs.cohort.verification
     return Case(
         subjects=tuple(s.subject for s in train),
@@ -69,7 +69,7 @@ def make_case(config: Config, inputs: Inputs, train: tuple[Subject, ...]) -> Cas
 
 
 def _score(config: Config, inputs: Inputs, train: tuple[Subject, ...], path: Path) -> list[Scores]:
-    """Ask one rival after the other; `scores.csv` is written anew after each, for some take long."""
+    """Run one rival after the other; rewrite `scores.csv` after each, as some take long."""
     names = choose_rivals(config.rivals.names)
     case = make_case(config, inputs, train)
     scores: list[Scores] = []
@@ -85,7 +85,7 @@ def _score(config: Config, inputs: Inputs, train: tuple[Subject, ...], path: Pat
 
 def _evaluate(inputs: Inputs, train: tuple[Subject, ...], scores: list[Scores], directory: Path) -> list[RivalRow]:
     if inputs.truth is None:
-        log.info("which scans are harmful is not known: %s is the only result", SCORES)
+        log.info("the harmful scans are not known: %s is the only result", SCORES)
         return [rank(each, None) for each in scores]
     kinds = [inputs.truth.kind_of(s.subject) for s in train]
     rows = [rank(each, kinds) for each in scores]

@@ -1,4 +1,4 @@
-"""From the settings of the `qc` group to the tour under control; warnings, and what chance alone will reject."""
+"""Makes the controlled tour from the settings of the `qc` group; warnings, and the rejections expected by chance."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from tmqc.training.tour import Travel
 
 log = logging.getLogger("tmqc")
 
-# Robust standard deviations of so few values are uncertain: even normal ones may lie beyond 6 of them.
+# The robust standard deviation of fewer values is so uncertain that normal values may exceed 6 of them.
 _FEW_SCANS = 20
-# What harmless steps of a batch, and of one scan, flip of the verification predictions on the field cohort, as equally
-# likely shares, and how far their directions agree. At 0.5, and at the calibrated threshold (docs/step-gates.md).
+# Shares of verification predictions that harmless steps flip on the field cohort, equally likely: of a batch, of one
+# scan, and the agreement of the flips' directions. At threshold 0.5, and calibrated (docs/step-gates.md).
 _CHURN: dict[bool, tuple[tuple[float, ...], tuple[float, ...], float]] = {
     False: ((0.0, 0.0, 0.007, 0.036, 0.083), (0.005, 0.024, 0.053, 0.067, 0.081), 0.9),
     True: ((0.014,), (0.008,), 0.0),
@@ -47,25 +47,25 @@ class RunawayError(StoppedError):
 
 
 def is_published(qc: QcConfig) -> bool:
-    """Whether verdicts need nothing but the published columns of the trace."""
+    """Return whether all verdicts re-derive from the published columns of the trace."""
     exact = qc.early_stop != "confident" and not qc.calibrate
     return (qc.control, qc.signal) == ("steps", "rates") and exact and qc.strikes == 1 and not qc.runaway.pauses
 
 
 def unit_of(qc: QcConfig) -> str:
-    """What of the regular tour is verified, in the plural: `batches` or `visits`."""
+    """Return the verified unit of the regular tour: `batches` or `visits`."""
     return {"batch": "batches", "visit": "visits"}[qc.verify]
 
 
 def measure_unlikeness(plan: Plan, volumes: Volumes) -> dict[str, float] | None:
-    """How unlike the mean of all each training scan is, as `core.likeness`; None where control does not look at images.
+    """Return each training scan's dissimilarity to the mean scan (`core.likeness`); None if control does not use it.
 
-    The sums for the mean are made center by center.
+    The sums for the mean are computed center by center.
     """
     if plan.qc.control != "screen" or plan.qc.screen.image_z is None:
         return None
 
-    def scans(subjects: Sequence[str]) -> Iterator[NDArray[np.float32]]:  # all of them together may be many GB
+    def scans(subjects: Sequence[str]) -> Iterator[NDArray[np.float32]]:  # one by one: together they may take many GB
         return (volumes.batch([subject])[0] for subject in subjects)
 
     template = make_template(add_scans(scans(of_center)) for of_center in plan.subjects.values())
@@ -76,7 +76,7 @@ def measure_unlikeness(plan: Plan, volumes: Volumes) -> dict[str, float] | None:
 def make_travel(
     plan: Plan, centers: Centers, *listeners: Listener, images: Mapping[str, float] | None = None
 ) -> Travel:
-    """The tour under the control that the settings ask for; `images`: of `measure_unlikeness`."""
+    """Make the tour under the control of the settings; `images`: result of `measure_unlikeness`."""
     if plan.qc.control == "screen":
         assert plan.qc.screen.exact or isinstance(centers, LocalCenters)  # `validate_federation` refuses others
         return ScreenedTravel(plan, centers, *listeners, unlikeness=images)
@@ -86,17 +86,17 @@ def make_travel(
 
 
 def warn_or_stop(report: CycleReport, qc: QcConfig) -> None:
-    """Warn if no scan could be judged in this cycle, or if the runaway guard is triggered; stop if so configured.
+    """Warn if no scan could be judged in this cycle or the runaway guard is triggered; stop if so configured.
 
-    The alarm is not repeated in cycles without a training step.
+    In cycles without a training step the alarm is not repeated.
 
     Raises:
         RunawayError: `qc.runaway.action=stop`.
     """
     if report.refused:
         log.warning(
-            "cycle %d: no scan was judged: the model separates the classes of the verification scans no better than "
-            "chance might: train the clean model for longer",
+            "cycle %d: no scan was judged, because the model does not separate the classes of the verification scans "
+            "better than chance: train the clean model for longer",
             report.cycle,
         )
     if (estimated := report.estimated) is not None:
@@ -105,8 +105,8 @@ def warn_or_stop(report: CycleReport, qc: QcConfig) -> None:
         return
     message = explain_alarm(report.alarm, report.cycle, qc)
     if qc.runaway.action == "stop":
-        raise RunawayError(f"{message}. The run is saved up to here")
-    held = "; no scan is eliminated meanwhile" if qc.runaway.action == "pause" else ""
+        raise RunawayError(f"{message}. The run is saved")
+    held = "; eliminations are suspended" if qc.runaway.action == "pause" else ""
     log.warning("%s%s", message, held)
 
 
@@ -114,20 +114,20 @@ def _log_estimated(cycle: int, estimated: Estimated) -> None:
     n = estimated.n_estimated + estimated.n_verified
     if estimated.n_estimated == 0:
         log.info(
-            "cycle %d: all %d scans screened were verified, for first-order estimates are not good enough here "
+            "cycle %d: all %d screened scans were verified, because first-order estimates are too inaccurate "
             "(largest error %.2g of the limit)",
             *(cycle, n, estimated.error),
         )
         return
     log.info(
-        "cycle %d: of %d scans screened %d were verified, the others estimated to first order (largest error %.2g of "
+        "cycle %d: of %d screened scans %d were verified, the others estimated to first order (largest error %.2g of "
         "the limit)",
         *(cycle, n, estimated.n_verified, estimated.error),
     )
 
 
 def explain_alarm(alarm: Alarm, cycle: int, qc: QcConfig) -> str:
-    """Describe a triggered runaway guard: the figures, and what to change."""
+    """Describe a triggered runaway guard: its figures and remedies."""
     what = []
     if alarm.by_rejections:
         what.append(
@@ -136,54 +136,54 @@ def explain_alarm(alarm: Alarm, cycle: int, qc: QcConfig) -> str:
         )
     if alarm.by_elimination:
         what.append(
-            f"{alarm.n_condemned} of {alarm.n_subjects} training scans would be out "
+            f"{alarm.n_condemned} of {alarm.n_subjects} training scans would be eliminated "
             f"(qc.runaway.eliminated={qc.runaway.eliminated:g})"
         )
     return (
-        f"cycle {cycle}: the runaway guard is triggered: {' and '.join(what)}. The cause is "
-        "more likely the starting model or the threshold than the data: train the clean model for longer, lower "
+        f"cycle {cycle}: the runaway guard is triggered: {' and '.join(what)}. The starting model or the threshold "
+        "is a more likely cause than the data: train the clean model for longer, lower "
         f"schedule.learning_rate, or {_remedy(qc)}"
     )
 
 
 def _remedy(qc: QcConfig) -> str:
-    """Advice on the settings by which harm is tolerated."""
+    """Return which settings to change so that fewer scans are rejected."""
     if qc.control == "evidence":
-        return "lower qc.fdr and look at review.csv and centers.csv"
+        return "lower qc.fdr and inspect review.csv and centers.csv"
     if qc.control == "screen":
         return "raise the limits of qc.screen"
     return "raise " + {"rates": "qc.error", "loss": "qc.loss_error"}[qc.signal]
 
 
 def warn_of_settings(plan: Plan, *, n_hc: int, n_pd: int) -> None:
-    """Warn where good scans will stand out by chance: few are compared, or one flipped prediction rejects a step.
+    """Warn if good scans will be flagged by chance: few scans are compared, or one flipped prediction rejects a step.
 
     Args:
-        n_hc, n_pd: verification scans.
+        n_hc, n_pd: numbers of verification scans.
     """
     qc, n_train = plan.qc, len(plan.center_of)
     if qc.control == "screen" and n_train < _FEW_SCANS:
         log.warning(
-            "qc.control=screen compares %d training scans with each other: among fewer than %d a good one may stand "
-            "out by chance; look at what is eliminated, or choose a gate of steps, as qc=loss",
+            "qc.control=screen compares %d training scans with each other: with fewer than %d, a good scan may be "
+            "flagged by chance; inspect the eliminated scans, or choose a gate of steps such as qc=loss",
             *(n_train, _FEW_SCANS),
         )
     worth = flip_worth(Counts(tp=n_pd, tn=n_hc))
     if (qc.control, qc.signal) == ("steps", "rates") and qc.error < max(worth.fpr, worth.fnr):
         log.warning(
-            "qc.error=%g is less than one scan's worth of a rate (FPR %.4f, FNR %.4f with %d HC and %d PD verification "
-            "scans): a single flipped prediction rejects a single scan; expect good scans to be flagged",
+            "qc.error=%g is less than the change of a rate by one scan (FPR %.4f, FNR %.4f with %d HC and %d PD "
+            "verification scans): one flipped prediction rejects a single scan; expect good scans to be flagged",
             *(qc.error, worth.fpr, worth.fnr, n_hc, n_pd),
         )
 
 
 def expect_by_chance(plan: Plan, *, n_hc: int, n_pd: int) -> dict[str, float]:
-    """What the published gate will reject by chance alone: `EXPECTED` of a cycle without harm, and a line in the log.
+    """Compute and log what the published gate will reject by chance: `EXPECTED` per cycle without harm.
 
-    Empty for gates without such a theory.
+    The result is empty for gates without such a theory.
 
     Args:
-        n_hc, n_pd: verification scans.
+        n_hc, n_pd: numbers of verification scans.
     """
     qc, schedule = plan.qc, plan.schedule
     is_known = (qc.control, qc.signal, qc.rates) == ("steps", "rates", "standard")
@@ -202,9 +202,9 @@ def expect_by_chance(plan: Plan, *, n_hc: int, n_pd: int) -> dict[str, float]:
         together=together,
     )
     log.info(
-        "expected by chance alone: %.1f of %d batches a cycle rejected, %.1f good scans flagged, %.1f of them "
+        "expected by chance alone: %.1f of %d batches per cycle rejected, %.1f good scans flagged, %.1f of them "
         "eliminated, if harmless steps flip as large a share of the predictions of %d HC and %d PD scans as on "
-        "the field cohort; more wherever the threshold moves",
+        "the field cohort; more if the threshold drifts",
         *(found.batches, n_batches, found.flagged, found.eliminated, n_hc, n_pd),
     )
     return dict(zip(EXPECTED, (found.batches, found.eliminated), strict=True))

@@ -1,4 +1,4 @@
-"""Evaluates a QC run against the truth while it runs. Control has no access to any of this."""
+"""Evaluates a QC run against the truth while it runs; control has no access to these results."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ log = logging.getLogger("tmqc")
 
 
 def record_cycle(run: RunContext, setup: TrainingSetup, state: TourState) -> Numbers:
-    """Write what a cycle changed besides the trace (ledger, tables of screenings, detection scores).
+    """Write the ledger, the tables of screenings and the detection scores after a cycle.
 
     Returns:
         Detection scores, as further numbers of the cycle; empty if the truth is not known.
@@ -47,12 +47,12 @@ def record_cycle(run: RunContext, setup: TrainingSetup, state: TourState) -> Num
 
 
 def score_cycle(reports: Sequence[CycleReport], plan: Plan, *, truth: Truth) -> DetectionRow:
-    """Compare all that was done up to the last of `reports` with the truth.
+    """Compare all verdicts up to the last of `reports` with the truth.
 
     Args:
         reports: of all cycles so far.
         plan: of the run.
-        truth: who is harmful.
+        truth: the harmful subjects.
     """
     history = make_history(reports, start=plan.schedule.start)
     return score_detection(
@@ -68,9 +68,9 @@ def score_cycle(reports: Sequence[CycleReport], plan: Plan, *, truth: Truth) -> 
 
 
 def warn_of_vanished(reports: Sequence[CycleReport], plan: Plan, *, truth: Truth | None) -> None:
-    """Warn of every center whose last training scan was eliminated in the last of `reports`, once per center.
+    """Warn of every center whose last training scan was eliminated in the last of `reports`.
 
-    With the truth it is also said whether the center was good, as far as is known.
+    If the truth is known, the warning says how many of the center's scans are harmful.
     """
     eliminated = [subject for report in reports for subject in report.eliminated]
     before = eliminated[: len(eliminated) - len(reports[-1].eliminated)]
@@ -85,7 +85,7 @@ def warn_of_vanished(reports: Sequence[CycleReport], plan: Plan, *, truth: Truth
 def evaluate_run(
     run: RunContext, setup: TrainingSetup, reports: Sequence[CycleReport]
 ) -> tuple[DetectionRow, Breakdown]:
-    """Score a whole run and break the scores down; writes `good_lost.csv` and `detection_by_kind.csv`."""
+    """Score a whole run and break the scores down; write `good_lost.csv` and `detection_by_kind.csv`."""
     assert setup.truth is not None
     history = make_history(reports, start=setup.plan.schedule.start)
     breakdown = break_down(
@@ -105,12 +105,12 @@ def _judge(subjects: Sequence[str], truth: Truth | None) -> str:
         return ""
     n_harmful = sum(subject in truth.subjects for subject in subjects)
     if n_harmful == 0:
-        return "; the whole center was good, none of its scans is harmful"
+        return "; the center was good: none of its scans is harmful"
     return "; all of them are harmful" if n_harmful == len(subjects) else f"; {n_harmful} of them are harmful"
 
 
 def _waiting(reports: Sequence[CycleReport]) -> set[str]:
-    """Subjects on the revisit list when the next cycle starts."""
+    """Return the subjects on the revisit list at the start of the next cycle."""
     waiting: set[str] = set()
     for report in reports:
         waiting = (waiting | {*report.flagged}) - {*report.readmitted, *report.eliminated}

@@ -1,4 +1,4 @@
-"""What a run travels with: its centers, local or at sites, the plan of the tour, and rows to evaluate by."""
+"""Sets up training: the centers, local or at sites, the plan of the tour, and the rows for evaluation."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ _MUST_AGREE = ("tmqc", "tensorflow", "keras", "numpy")
 
 @dataclass(frozen=True)
 class TrainingSetup:
-    """What a tour is made of, and rows to evaluate it by.
+    """Parts of a tour, and the rows for its evaluation.
 
     Attributes:
-        train: rows of the training scans, by the names that the tour has for them; empty if only the sites have them.
-        truth: who of them is harmful, by the same names; None if that is not known.
-        n_hc, n_pd: verification scans.
-        traffic: a listener of the tour; counts nothing where the centers are local.
+        train: rows of the training scans under the names that the tour uses; empty if only the sites have them.
+        truth: the harmful ones among them, under the same names; None if unknown.
+        n_hc, n_pd: numbers of verification scans.
+        traffic: a listener of the tour; counts nothing if the centers are local.
     """
 
     centers: StatefulCenters
@@ -61,7 +61,7 @@ class TrainingSetup:
 
 @contextmanager
 def open_centers(run: RunContext, inputs: Inputs) -> Iterator[TrainingSetup]:
-    """Prepare the centers, here or at sites, and close them in the end.
+    """Prepare the centers, local or at sites; close them at the end.
 
     Raises:
         InputError: a site cannot take part.
@@ -88,7 +88,7 @@ def _open_local(run: RunContext, inputs: Inputs, train: tuple[Subject, ...]) -> 
 
 @contextmanager
 def _open_workers(run: RunContext, inputs: Inputs, n: int) -> Iterator[VerificationWorkers]:
-    """`n` further processes that verify, on this machine or on those of a Ray cluster."""
+    """Start `n` further processes that verify, on this machine or on a Ray cluster."""
     config, is_on_ray = run.config, run.config.run.verify_on == "ray"
     with ExitStack() as stack:
         processes: Sequence[Executor]
@@ -131,7 +131,7 @@ def _set_up(
 ) -> TrainingSetup:
     n_hc, n_pd = (sum(counts[i] for one in sites for counts in one.groups.values()) for i in (0, 1))
     if not (n_hc and n_pd):
-        raise RunError(f"the sites count {n_hc} HC and {n_pd} PD verification scans: no rates without both")
+        raise RunError(f"the sites count {n_hc} HC and {n_pd} PD verification scans: rates need both classes")
     subjects = {center: tokens for one in sites for center, tokens in one.subjects.items()}
     if not subjects:
         raise RunError("no site has scans to train on")
@@ -143,13 +143,13 @@ def _set_up(
         order=list(dict.fromkeys(s.study for s in inputs.cohort.verification)),
     )
     truth = None
-    if inputs.truth is not None:  # never of real sites, whose scans only they know by their ids
+    if inputs.truth is not None:  # never with real sites, which do not send the ids of their scans
         truth = inputs.truth.renamed({id_: row.subject for id_, row in train.items()})
     return TrainingSetup(centers, plan, tuple(train.values()), truth, n_hc, n_pd, TrafficMeter(centers, run.point))
 
 
 def _by_token(train: Sequence[Subject], files: Mapping[str, Path]) -> dict[str, Subject]:
-    """Id -> the row under its token. Simulated sites' tables lie here, so that their runs can be evaluated."""
+    """Return id -> row under its token, for simulated sites, whose tables are available for evaluation."""
     token_of: dict[str, str] = {}
     for path in files.values():
         token_of |= read_tokens(path.with_name(TOKENS))
@@ -163,7 +163,7 @@ def _check_unchanged(sites: Sequence[OpenedSite], run: RunContext) -> None:
         changed = [site for site in sorted({*there, *now}) if there.get(site) != now.get(site)]
         raise RunError(
             f"{run.directory}: the tables, min_cell, share_margins or share_scores of site {', '.join(changed)} have "
-            "changed since this run began; have them restored, or choose another run.name"
+            "changed since this run started; have them restored, or choose another run.name"
         )
     write_json(path, now)
 
@@ -178,20 +178,20 @@ def _log_sites(sites: Sequence[OpenedSite], verification: Sequence[Subject]) -> 
         )
         if one.left_out:
             log.warning(
-                "site %s: its verification scans are left out of all counts, being fewer than its min_cell=%d",
+                "site %s: its verification scans are not counted, being fewer than its min_cell=%d",
                 *(one.site, one.min_cell),
             )
         others = [
             f"{n} {one.versions.get(n)} there, {own[n]} here" for n in _MUST_AGREE if one.versions.get(n) != own[n]
         ]
         if others:
-            log.warning("site %s: other versions (%s): it may round differently", one.site, ", ".join(others))
+            log.warning("site %s: different versions (%s); it may round differently", one.site, ", ".join(others))
     if verification and (n := sum(sum(c) for one in sites for c in one.groups.values())) != len(verification):
         log.warning("the sites count %d of %d verification scans", n, len(verification))
 
 
 def make_plan(config: Config, train: tuple[Subject, ...]) -> Plan:
-    """Settings and training rows to what `travel` takes."""
+    """Make the plan of the tour from the settings and the training rows."""
     by_center: dict[str, list[str]] = {}
     for subject in train:
         by_center.setdefault(subject.study, []).append(subject.subject)
@@ -202,7 +202,7 @@ def make_plan(config: Config, train: tuple[Subject, ...]) -> Plan:
 def make_centers(
     inputs: Inputs, train: tuple[Subject, ...], *, batch_size: int, workers: VerificationWorkers | None = None
 ) -> LocalCenters:
-    """The centers of this process."""
+    """Make the centers of this process."""
     return LocalCenters(
         inputs.learner,
         train=train,
@@ -214,5 +214,5 @@ def make_centers(
 
 
 def _build_verifier(config: Config) -> Learner:
-    """The same model in another process, to predict with only."""
+    """Build the same model in another process, for prediction only."""
     return build_learner(config, trains=False)[0]

@@ -1,4 +1,4 @@
-"""Traffic of a federated run: bytes and seconds of every step for the trace, of every cycle for the tracker."""
+"""Measures traffic of a federated run: bytes and seconds per step for the trace, per cycle for the tracker."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ TRAFFIC_METRICS = tuple(
 
 
 class TrafficMeter:
-    """A `Listener` that measures the traffic of every step; before the trace among several, which writes what it found.
+    """A `Listener` that measures the traffic of every step; must precede the trace, which writes its cells.
 
     Attributes:
         totals: of the cycle so far, in the order of `TRAFFIC_METRICS`.
     """
 
     def __init__(self, remote: RemoteCenters | None, point: Checkpoint | None) -> None:
-        """Begin; `remote`: None where nothing travels; `point`: where the run goes on."""
+        """Start counting; `remote`: None if the run is not federated; `point`: checkpoint to resume from."""
         self._remote = remote
         self._last = Traffic()
         self.totals = [0.0] * len(TRAFFIC_METRICS) if point is None else list(point.facts["traffic"])
@@ -34,20 +34,20 @@ class TrafficMeter:
         return self._remote is not None
 
     def visit(self, cycle: int, visit: Visit) -> None:
-        """Nothing to ask."""
+        """Do nothing."""
 
     def step(self, step: Step) -> None:
-        """Ask what this step cost."""
+        """Measure the traffic of this step."""
         self._ask()
 
     def cells(self) -> dict[str, object]:
-        """What the last step cost, as the trace has it."""
+        """Return the traffic of the last step as cells of the trace."""
         last = self._last
         values = (last.sent, last.received, last.site_s, last.waited_s, SEPARATOR.join(dict.fromkeys(last.missing)))
         return dict(zip(TRAFFIC_COLUMNS, values, strict=True))
 
     def take_metrics(self) -> dict[str, float | None]:
-        """What the cycle cost, for the tracker; empty if nothing travels."""
+        """Return the traffic of the cycle as metrics, and reset the totals; empty if the run is not federated."""
         if not self.is_on:
             return {}
         self._ask()

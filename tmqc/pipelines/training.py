@@ -1,4 +1,4 @@
-"""Shared by the baselines and QC: how a run is shown and closed."""
+"""Functions shared by the baselines and QC: opening the trace and progress bars, predicting, closing a run."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ log = logging.getLogger("tmqc")
 
 
 def open_trace(run: RunContext, traffic: TrafficMeter) -> TraceWriter:
-    """The run's trace, with the columns that its verdicts need, and those of traffic where something travels."""
+    """Open the run's trace with the columns that its verdicts need, and columns of traffic if it is federated."""
     cells = traffic.cells if traffic.is_on else None
     return TraceWriter(run.directory / TRACE, further=not is_published(run.config.qc), traffic=cells)
 
 
 def open_progress(run: RunContext, plan: Plan) -> Progress:
-    """Bars for a run over `plan`, or for what is left of it."""
+    """Make progress bars for the remaining cycles of `plan`."""
     config, point = run.config, run.point
     return Progress(
         start=plan.schedule.start if point is None else point.cycle + 1,
@@ -63,17 +63,17 @@ def close_training(
     before: Sequence[Prediction],
     expected: Mapping[str, float] | None = None,
 ) -> None:
-    """Score the final model on the test split, write and hand over all results, then draw, then print the last table.
+    """Score the final model on the test split, write and log all results, draw figures, print the closing table.
 
-    The last result written is `summary.json`: where it lies, the run has finished. Figures and page come after it, made
-    from the files; if they fail, that is a warning.
+    `summary.json` is the last result written and marks the run as finished. Figures and page follow, made from the
+    files; if they fail, a warning is logged.
 
     Args:
-        before: the test split as the model scored it that the run started from.
-        expected: of control, by chance alone.
+        before: predictions of the starting model on the test split.
+        expected: numbers that control is expected to reject by chance.
     """
     config, directory, tracker, last = run.config, run.directory, run.tracker, reports[-1]
-    state = setup.centers.state()  # the final model, wherever it was trained
+    state = setup.centers.state()  # the final model, also if it was trained at sites
     inputs.learner.load_state({name: state[name] for name in inputs.learner.variables})
     after = predict_test(run, inputs, cycle=last.cycle)
     if after:
@@ -101,20 +101,20 @@ def close_training(
     run.log_files(REPORT)
     if last.fpr_drift is not None and last.fnr_drift is not None:
         log.info(
-            "since control began FPR has changed by %+.3f and FNR by %+.3f, as the gate counts them; no step need have "
-            "been rejected for that",
+            "since the start of control, FPR has changed by %+.3f and FNR by %+.3f, as counted by the gate; such drift "
+            "may occur without rejected steps",
             *(last.fpr_drift, last.fnr_drift),
         )
     print_training(last, test=test, detection=detection, breakdown=breakdown, note=inputs.note, directory=directory)
 
 
 def predict_start(run: RunContext, inputs: Inputs) -> list[Prediction]:
-    """The test split as scored by the pre-trained model; empty if the run starts from random weights."""
+    """Score the test split with the pre-trained model; empty if the run starts from random weights."""
     return predict_test(run, inputs, cycle=inputs.start.cycle) if inputs.start else []
 
 
 def predict_test(run: RunContext, inputs: Inputs, *, cycle: int) -> list[Prediction]:
-    """Have the model as it stands, after `cycle`, score the test split; nothing is trained or changed.
+    """Score the test split with the current model, that of `cycle`, which is not changed.
 
     Raises:
         NonFiniteError: a prediction is NaN or infinite.
@@ -129,7 +129,7 @@ def predict_test(run: RunContext, inputs: Inputs, *, cycle: int) -> list[Predict
 
 
 def line_of(slope: float | None, offset: float | None) -> Line | None:
-    """What calibrates the logits of the model that a cycle has left; None where that is not known."""
+    """Return the calibration line of the logits of a cycle's final model; None if unknown."""
     return None if slope is None or offset is None else Line(slope, offset)
 
 

@@ -1,1 +1,1 @@
-"""Figures, tables and scores from a run's records and files. Nothing here changes a run."""
+"""Figures, tables and scores from a run's records and files; they have no effect on a run."""

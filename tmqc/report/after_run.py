@@ -1,4 +1,4 @@
-"""Figures and page of a run that has just ended: results do not depend on them, nor on the drawing library."""
+"""Makes figures and page at the end of a run; a failure in drawing does not affect the results."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ log = logging.getLogger("tmqc")
 
 
 def illustrate(directory: Path) -> None:
-    """Make figures and page of a run. Whatever fails is one warning: the run's results are on disk already."""
+    """Make figures and page of a run; failures are reported in one warning, as the results are already on disk."""
     makers: dict[str, Callable[[Path], object]] = {rundir.FIGURES: _write_figures, rundir.REPORT: _write_page}
     faults = []
     for name, make in makers.items():
         try:
             make(directory)
-        except Exception as error:  # of a font, a full disk, a cohort that is gone, or Matplotlib itself
+        except Exception as error:  # such as a missing font or table, a full disk, a fault of Matplotlib
             faults.append(f"{name}: {type(error).__name__}: {' '.join(str(error).split())}")
     if faults:
-        log.warning("not drawn (%s); `python scripts/report.py %s` makes them later", "; ".join(faults), directory)
+        log.warning("not drawn (%s); `python scripts/report.py %s` draws them later", "; ".join(faults), directory)
 
 
-# Imported here, for Matplotlib itself may be what fails: an installation that does not load, a matplotlibrc that is no
-# text. At the head of this module that would keep the run from beginning.
+# Imports are local because importing Matplotlib may fail, as with a broken installation or matplotlibrc; at module
+# level such a failure would prevent the run from starting.
 
 
 def _write_figures(directory: Path) -> None:

@@ -1,4 +1,4 @@
-"""Curves over cycles: of a training run, and of the models that an inference run scored."""
+"""Curves over cycles, of a training run and of the models scored by an inference run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tmqc.report.metrics import ALL, SHARES
 from tmqc.report.style import MARKERS, PALETTE, count_cycles, new_figure, style_axes
 from tmqc.runs.cycles import CycleRow
 
-_OF_ALL = 5  # series of every run; those of a higher number are drawn where they exist
+_OF_ALL = 5  # series below this index are always drawn, others only if they have values
 _LOSSES = {  # number -> label, and place in the palette
     "train/loss": ("training", 0),
     "verify/loss": ("verification", 1),
@@ -30,7 +30,7 @@ _METRIC_LABELS = {"f1": "F1", "auroc": "AUROC", "calibrated_accuracy": "calibrat
 
 
 def draw_cycles(cycles: Sequence[CycleRow]) -> Figure:
-    """Draw losses and verification rates after every cycle, at least one: FPR, FNR, accuracy, AUROC."""
+    """Draw losses and verification numbers (FPR, FNR, accuracy, AUROC) of at least one cycle."""
     figure = new_figure(9.0, 3.6)
     panels = figure.subplots(1, 2)
     for axes, shown in zip(panels, (_LOSSES, _SHARES), strict=True):
@@ -54,10 +54,10 @@ def _highest(cycles: Sequence[CycleRow], names: Sequence[str]) -> float:
 
 
 def draw_inference(rows: pd.DataFrame) -> Figure:
-    """Draw the test metrics of subgroup `all` after every cycle; a value that does not exist leaves a gap.
+    """Draw the test metrics of all scans after every cycle; missing values leave gaps.
 
     Args:
-        rows: of `metrics.csv`, at least one of them of subgroup `all`.
+        rows: rows of `metrics.csv`, at least one of them of subgroup `all`.
     """
     of_all = rows[rows["subgroup"] == ALL].sort_values("cycle")
     figure = new_figure(7.0, 4.0)

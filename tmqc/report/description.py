@@ -1,4 +1,4 @@
-"""A run in a few lines, for its own page and for the tracker: what was run, and what came out."""
+"""Describes a run in a few lines, for its page and for the tracker: settings and results."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _STATE = {
 
 
 def describe_run(settings: Mapping[str, Any], summary: Mapping[str, Any], *, note: str | None) -> str:
-    """Markdown of a finished training run.
+    """Describe a finished training run in Markdown.
 
     Args:
-        settings: flattened, as `schema.flatten` does.
-        summary: of `summarize_run`, or as read from `summary.json`.
+        settings: flattened, as by `schema.flatten`.
+        summary: result of `summarize_run`, or content of `summary.json`.
         note: the first line, such as that the cohort is a phantom.
     """
     facts = describe_settings(settings) | describe_results(summary)
@@ -39,11 +39,11 @@ def describe_run(settings: Mapping[str, Any], summary: Mapping[str, Any], *, not
 
 
 def describe_settings(settings: Mapping[str, Any]) -> dict[str, str]:
-    """What a training run was asked to do: label -> text."""
+    """Describe the main settings of a run: label -> text."""
     pipeline = settings.get("pipeline.name")
     facts = {"Pipeline": str(pipeline)}
     if pipeline == "inference":
-        return facts | {"Models": f"those saved by {settings.get('inference.run')}"}
+        return facts | {"Models": f"saved by {settings.get('inference.run')}"}
     if start := settings.get("init.from"):
         facts["Starts from"] = str(start)
     if pipeline != "rivals":
@@ -54,7 +54,7 @@ def describe_settings(settings: Mapping[str, Any]) -> dict[str, str]:
 
 
 def describe_results(summary: Mapping[str, Any]) -> dict[str, str]:
-    """Results of a finished training run, without detection scores: label -> text; an unknown number is a dash."""
+    """Describe results of a finished training run, without detection scores: label -> text; unknown numbers are `-`."""
     facts = {}
     if "last_cycle" in summary:
         facts["Cycles"] = f"{summary['first_cycle']} to {summary['last_cycle']}"
@@ -63,11 +63,11 @@ def describe_results(summary: Mapping[str, Any]) -> dict[str, str]:
     if "test/auroc" in summary:
         facts["Test split"] = _list(summary, _of("test"))
     if summary.get("qc/fpr_drift") is not None:
-        facts["Rates now less those when control began"] = _list(
+        facts["Change of rates since the start of control"] = _list(
             summary, {"FPR": "qc/fpr_drift", "FNR": "qc/fnr_drift"}
         )
     if "qc/expected_rejected" in summary:
-        facts["Expected a cycle by chance alone"] = (
+        facts["Expected per cycle by chance alone"] = (
             f"{summary['qc/expected_rejected']:.1f} steps rejected, "
             f"{summary['qc/expected_eliminated']:.1f} good scans eliminated"
         )
@@ -81,11 +81,11 @@ def describe_results(summary: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _describe_harm(settings: Mapping[str, Any]) -> str:
-    """The scenario of added harm, and the manifest that names scans already harmful."""
+    """Describe the scenario of added harm, and the manifest of scans that are already harmful."""
     scenario, manifest = settings.get("harmful.scenario", "-"), settings.get("cohort.truth_csv")
     if manifest is None:
         return str(scenario)
-    return f"as `{manifest}` says" + ("" if scenario in ("none", "-") else f", and {scenario}")
+    return f"as listed in `{manifest}`" + ("" if scenario in ("none", "-") else f", and {scenario}")
 
 
 def _describe_gate(settings: Mapping[str, Any]) -> str:
@@ -93,12 +93,12 @@ def _describe_gate(settings: Mapping[str, Any]) -> str:
         return settings.get(f"qc.{name}", "-")
 
     if get("control") == "screen":
-        return f"screen, every {get('screen.every')} cycles, {get('screen.steps')} steps a scan"
+        return f"screen, every {get('screen.every')} cycles, {get('screen.steps')} steps per scan"
     if get("control") == "evidence":
         return f"evidence, every {get('evidence.every')} cycles, false discovery rate {get('fdr')}"
     by_loss = get("signal") == "loss"
     parts = [f"every step by {get('signal')}"]
-    parts += [f"loss {get('loss_error')} nats a sample" if by_loss else f"error {get('error')} a sample"]
+    parts += [f"loss {get('loss_error')} nats per sample" if by_loss else f"error {get('error')} per sample"]
     parts += ["calibrated"] if get("calibrate") is True else []
     parts += ["BatchNorm statistics frozen"] if get("batchnorm") == "frozen" else []
     return ", ".join([*parts, f"revisit after {get('revisit')} cycles"])

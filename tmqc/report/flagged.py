@@ -1,4 +1,4 @@
-"""What became of every scan that was ever flagged, from `trace.csv` alone."""
+"""Finds every scan that was ever flagged, and its outcome, from `trace.csv` alone."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from tmqc.core.records import ELIMINATED, READMITTED, RETRY, REVISIT, SCREEN
 from tmqc.data.cohort import Subject
 
 UNDECIDED = "undecided"
-OUTCOMES = (ELIMINATED, UNDECIDED, READMITTED)  # the gravest first
+OUTCOMES = (ELIMINATED, UNDECIDED, READMITTED)  # most severe first
 MARKS = {ELIMINATED: "■", UNDECIDED: "▲", READMITTED: "○"}
-# What a gate judges by: value of a step, what it is compared with, and the tolerance, columns of the trace.
+# Columns of the trace by which a gate judges: value of a step, its reference, and the tolerance.
 COMPARED = {
     "FPR": ("PFP", "RefPFP", "Tolerance"),
     "FNR": ("PFN", "RefPFN", "Tolerance"),
@@ -26,14 +26,14 @@ COMPARED = {
 
 @dataclass(frozen=True)
 class FlaggedScan:
-    """One scan that was flagged at least once.
+    """A scan that was flagged at least once.
 
     Attributes:
-        scan: its row of the cohort's table; None where the table is no longer available.
+        scan: its row of the cohort's table; None if the table is no longer available.
         flagged: the cycles in which it was flagged.
-        decided: the cycle of the last revisit; None while it is undecided.
+        decided: the cycle of the last revisit; None if undecided.
         outcome: `eliminated`, `undecided` or `readmitted`, at the end of the run.
-        evidence: what the last rejected step on this scan alone did, in words; empty if not known.
+        evidence: description of the last rejected step on this scan alone; empty if unknown.
     """
 
     subject: str
@@ -52,7 +52,7 @@ def find_waits(trace: pd.DataFrame) -> pd.DataFrame:
         trace: columns of `trace.csv`, rows in the order written.
 
     Returns:
-        Columns subject, center, flagged (the cycle it was put on the list), decided (the cycle of its revisit, or NaN),
+        Columns subject, center, flagged (cycle of being put on the list), decided (cycle of the revisit, or NaN),
         outcome (`readmitted`, `eliminated` or `undecided`).
     """
     rows = trace[trace["Phase"].isin((RETRY, REVISIT, SCREEN))]
@@ -70,7 +70,7 @@ def find_waits(trace: pd.DataFrame) -> pd.DataFrame:
 
 
 def _outcomes(rows: pd.DataFrame) -> Sequence[str | None]:
-    """Of revisits; None for other steps. The published method's traces need no column for it."""
+    """Return the outcomes of revisits, None for other steps; traces of the published method have no such column."""
     if "Outcome" in rows:
         return [outcome if isinstance(outcome, str) else None for outcome in rows["Outcome"]]
     verdicts = zip(rows["Phase"], rows["Ignored"], strict=True)
@@ -78,11 +78,11 @@ def _outcomes(rows: pd.DataFrame) -> Sequence[str | None]:
 
 
 def find_flagged(trace: pd.DataFrame, scans: Iterable[Subject]) -> list[FlaggedScan]:
-    """List every scan ever flagged: the eliminated first, then the undecided; each in the order first flagged.
+    """List every scan ever flagged, by outcome in the order of `OUTCOMES`, then in the order first flagged.
 
     Args:
-        trace: as `read_trace` gives it.
-        scans: training scans, as far as they are known.
+        trace: result of `read_trace`.
+        scans: the known training scans.
     """
     rejected = trace[trace["Phase"].isin((RETRY, REVISIT, SCREEN)) & (trace["Ignored"] == 1)]
     evidence = {row["Subject"]: _describe_evidence(row) for row in rejected.to_dict("records")}
@@ -105,7 +105,7 @@ def find_flagged(trace: pd.DataFrame, scans: Iterable[Subject]) -> list[FlaggedS
 
 
 def count_by_center(flagged: Sequence[FlaggedScan], scans: Iterable[Subject]) -> pd.DataFrame:
-    """Columns center, training scans (None where not known), flagged, and `OUTCOMES`; most scans eliminated first."""
+    """Count scans per center: columns center, training scans (None if unknown), flagged, `OUTCOMES`; worst first."""
     sizes = Counter(scan.study for scan in scans)
     centers = pd.Series([scan.center for scan in flagged], name="center")
     counts = pd.crosstab(centers, pd.Series([scan.outcome for scan in flagged]))

@@ -1,4 +1,4 @@
-"""Pictures of flagged scans, for finding out what went wrong at a center."""
+"""Pictures of flagged scans, to find the cause of problems at a center."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tmqc.data.cohort import Subject
 from tmqc.data.nifti import Array, UnusableError
 from tmqc.report.flagged import OUTCOMES, FlaggedScan
 
-LIMIT = 40  # scans; each takes 10 to 80 kB of the page
+LIMIT = 40  # scans; each adds 10 to 80 kB to the page
 _MAX_SIDE = 192  # pixels of one slice
 _GAP = 4
 _AXES = ("RL", "AP", "SI")
@@ -27,8 +27,8 @@ class Picture:
     """Three slices of one scan.
 
     Attributes:
-        views: sagittal, coronal and axial slice through the middle; none if the scan cannot be read.
-        low, high: the scan's own intensities.
+        views: sagittal, coronal and axial slice through the middle; empty if the scan cannot be read.
+        low, high: range of the scan's intensities.
         fault: why there are no views.
     """
 
@@ -38,7 +38,7 @@ class Picture:
     fault: str = ""
 
     def png(self, window: tuple[float, float]) -> bytes:
-        """The views side by side; `window`: the intensities drawn black and white."""
+        """Encode the views side by side as PNG; `window`: the intensities shown as black and white."""
         low, high = window
         rows = max(view.shape[0] for view in self.views)
         columns = sum(view.shape[1] for view in self.views) + _GAP * (len(self.views) - 1)
@@ -60,18 +60,18 @@ def make_gallery(
     cache: VolumeCache | None = None,
     limit: int = LIMIT,
 ) -> dict[str, Any]:
-    """Pictures of at most `limit` of `flagged`, by center: the gravest outcomes, and of these all centers in turn.
+    """Make pictures of at most `limit` flagged scans: the most severe outcomes first, taken from all centers in turn.
 
     Args:
-        flagged: all flagged scans, the gravest outcome first; those without a row in the table are left out.
+        flagged: all flagged scans, the most severe outcome first; those without a row in the table are left out.
         scans: all training scans.
-        cache: where decoded scans may be found.
-        limit: most scans to draw, without those to compare with.
+        cache: cache of decoded scans.
+        limit: maximum number of flagged scans to draw.
 
     Returns:
-        `centers`, the one with the gravest outcome first: name -> `n_flagged`, in all; `flagged`, those drawn with
-        their pictures; `compared`, a scan never flagged with its picture, or None. `window`: the intensities drawn
-        black and white, the same for all; None without pictures. `left_out`: flagged scans beyond the limit.
+        `centers`, the most severe outcome first: name -> `n_flagged`, number of flagged scans; `flagged`, the drawn
+        ones with their pictures; `compared`, a scan never flagged with its picture, or None. `window`: intensities
+        shown as black and white in all pictures, if any. `left_out`: number of flagged scans not drawn.
     """
     shown, names = _choose([scan for scan in flagged if scan.scan is not None], limit), {s.subject for s in flagged}
     compared = {scan.study: scan for scan in reversed(scans) if scan.subject not in names}  # the first of each center
@@ -102,12 +102,12 @@ def _choose(flagged: Sequence[FlaggedScan], limit: int) -> list[FlaggedScan]:
 
 
 def three_slices(scan: Voxels, orientation: str, spacing_mm: Sequence[float]) -> list[Array]:
-    """Sagittal, coronal and axial slice through the middle, (rows, columns), crown or nose up, pixels square.
+    """Extract the sagittal, coronal and axial middle slices, (rows, columns), crown or nose up, with square pixels.
 
     Args:
         scan: (x, y, z).
-        orientation: where x, y, z run to, three letters such as RAS. In coronal and axial slices the patient's left
-            is on the left; sagittal ones look to the right.
+        orientation: directions of x, y, z as three letters such as RAS. In coronal and axial slices the patient's left
+            is on the left; sagittal slices face right.
         spacing_mm: of x, y, z.
     """
     order = [next(i for i, letter in enumerate(orientation) if letter in pair) for pair in _AXES]
@@ -120,7 +120,7 @@ def three_slices(scan: Voxels, orientation: str, spacing_mm: Sequence[float]) ->
 
 
 def _square(view: Array, wide_mm: float, high_mm: float) -> Array:
-    """Resample to square pixels of the finer spacing, nothing invented in between, at most `_MAX_SIDE` a side."""
+    """Resample to square pixels of the finer spacing, by nearest neighbor, with at most `_MAX_SIDE` per side."""
     rows, columns = view.shape
     pixel = max(min(wide_mm, high_mm), max(columns * wide_mm, rows * high_mm) / _MAX_SIDE)
     wide, high = (max(1, round(n * mm / pixel)) for n, mm in ((columns, wide_mm), (rows, high_mm)))
@@ -139,7 +139,7 @@ def _read(scan: Subject, cache: VolumeCache) -> Picture:
 
 
 def _find_window(pictures: Sequence[Picture]) -> tuple[float, float] | None:
-    """Black and white for all pictures: of most scans, so that one far off the scale shows as that."""
+    """Return the median intensity window of all pictures, so that a scan on another scale is visible as such."""
     if not pictures:
         return None
     ends = [np.quantile(np.concatenate([view.ravel() for view in one.views]), (0.005, 0.995)) for one in pictures]

@@ -1,6 +1,6 @@
-"""Pages: templates filled in, tables of data frames, pictures inlined. A page loads nothing and runs one script, ours.
+"""Renders HTML pages from templates, data frames and pictures. A page loads no other files and runs only our script.
 
-Ids, centers' names and all else that comes from a table are untrusted text: pandas and the templates escape them.
+Ids, names of centers and other text from tables are untrusted: pandas and the templates escape them.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ Tables = Sequence[tuple[str, pd.DataFrame]]  # title, rows
 
 @dataclass(frozen=True)
 class Section:
-    """Part of a page.
+    """A section of a page.
 
     Attributes:
-        lead: how to read it.
-        figures: SVG, and what it shows in words.
-        tables, folded: shown, and opened on demand.
-        needs_truth: it exists only because the truth is known, and is set apart.
+        lead: introductory text.
+        figures: SVG and caption.
+        tables, folded: tables shown, and tables expanded on demand.
+        needs_truth: whether the section depends on the truth, which is highlighted.
     """
 
     anchor: str
@@ -44,12 +44,12 @@ class Section:
 
 
 def render_page(title: str, sections: Sequence[Section], **values: Any) -> str:
-    """Put a page together.
+    """Render a page.
 
     Args:
-        title: of the page.
+        title: title of the page.
         sections: in order.
-        values: `notes`, which a reader has to know first; `facts`, label -> text; `gallery` of a run, and its `marks`.
+        values: `notes`, shown at the top; `facts`, label -> text; `gallery` of a run, and its `marks`.
     """
     environment = Environment(
         loader=FunctionLoader(_load), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -68,14 +68,14 @@ def render_page(title: str, sections: Sequence[Section], **values: Any) -> str:
 
 
 def to_table(frame: pd.DataFrame) -> Markup:
-    """A data frame as a sortable table; cells as `show` writes them."""
+    """Convert a data frame to a sortable table, with cells formatted by `show`."""
     cells = frame.astype(object).map(show)
     with pd.option_context("display.max_colwidth", None):
         return Markup(cells.to_html(index=False, border=0, classes="sortable"))  # pandas has escaped the text
 
 
 def show(value: object) -> str:
-    """A cell: three digits of a fraction, none of a whole number, a dash for what does not exist."""
+    """Format a cell: fractions with three digits, whole numbers without, missing values as a dash."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
     if isinstance(value, float):

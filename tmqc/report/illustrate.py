@@ -1,4 +1,4 @@
-"""Figures of a run, made from its files once its results are on disk."""
+"""Makes the figures of a run from its files."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from tmqc.runs import directory as rundir
 
 
 def write_figures(directory: Path) -> list[Path]:
-    """Draw into `figures/` what the files of a run give something for.
+    """Draw all figures for which a run has data, into `figures/`; return their paths.
 
     Raises:
-        InputError: it is not the directory of a run, or a file in it is not what a run writes.
+        InputError: `directory` is not the directory of a run, or a file in it is invalid.
     """
     run, paths = read_run(directory), []
     for name, figure in _draw(run):

@@ -1,4 +1,4 @@
-"""A run's own page, `report.html`: one file made from the run's files, viewed without a network."""
+"""Writes the page of a run, `report.html`: one file, made from the run's files, that needs no network."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from tmqc.settings.schema import CacheConfig
 
 
 def write_report(directory: Path, *, limit: int = LIMIT) -> Path:
-    """Write `report.html` of a finished or dead run; the same files give the same bytes.
+    """Write `report.html` of a finished or interrupted run; the same files give the same bytes.
 
     Args:
-        directory: of the run.
-        limit: most scans in the gallery.
+        directory: directory of the run.
+        limit: maximum number of scans in the gallery.
 
     Returns:
-        Where it is.
+        Path of the page.
 
     Raises:
-        InputError: it is not the directory of a run, or a file in it is not what a run writes.
+        InputError: `directory` is not the directory of a run, or a file in it is invalid.
     """
     run = read_run(directory)
-    drawable = any(scan.scan is not None for scan in run.flagged)  # sites' tokens have no rows here
+    drawable = any(scan.scan is not None for scan in run.flagged)  # tokens of sites have no rows here
     page = render_page(
         f"{run.pipeline}/{run.settings['run.name']}",
         list_sections(run),
@@ -45,7 +45,7 @@ def write_report(directory: Path, *, limit: int = LIMIT) -> Path:
 
 
 def _find_cache(run: PastRun) -> VolumeCache:
-    """The cache that the run used, if it is still there: a page makes none."""
+    """Open the cache that the run used, if it still exists; otherwise one in memory."""
     used = CacheConfig(
         run.settings.get("cache.enabled") is not False, cast(str | None, run.settings.get("cache.directory"))
     )
@@ -54,17 +54,17 @@ def _find_cache(run: PastRun) -> VolumeCache:
 
 
 def _list_notes(run: PastRun) -> list[str]:
-    """What a reader has to know before anything else."""
+    """Return the notes at the top of the page."""
     notes = [] if run.note is None else [run.note]
     if run.status != "FINISHED":
-        notes.append("This run has not finished: the page shows how far its files go.")
+        notes.append("This run has not finished: the page shows its results so far.")
     if run.fault_of_scans is not None:
         notes.append(f"The table of the training scans is no longer available ({run.fault_of_scans}).")
     steps = [(row.cycle, row.numbers.get("qc/batches_rejected"), row.numbers.get("qc/batches")) for row in run.cycles]
     if unsteady := [str(cycle) for cycle, rejected, n in steps if (rejected or 0.0) > (n or 0.0) / 2]:
         notes.append(
             f"In cycle {', '.join(unsteady)} more than half of the steps of the regular tour were rejected: the gate "
-            "was rejecting good steps as well, and what it eliminated from then on needs a careful look."
+            "was rejecting good steps as well, and scans eliminated from then on need careful inspection."
         )
     return notes
 

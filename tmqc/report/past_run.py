@@ -1,4 +1,4 @@
-"""A run as its directory has it, whether it finished or died: settings, summary, and what its tables hold."""
+"""Reads a finished or interrupted run from its directory: settings, summary and tables."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ Setting = str | int | float | bool | None
 
 @dataclass(frozen=True)
 class PastRun:
-    """A run as its files have it. A table is read when it is first asked for; one that is not there is empty or None.
+    """A run, as read from its files. Tables are read on first access; a missing table is empty or None.
 
     Attributes:
         settings: flattened.
-        summary: None if it did not finish, or leaves none.
-        environment: device, revision and versions it last ran with; empty if they were not written down.
+        summary: None if the run did not finish, or its pipeline writes none.
+        environment: device, revision and versions of its last process; empty if not recorded.
     """
 
     directory: Path
@@ -50,23 +50,23 @@ class PastRun:
 
     @property
     def pipeline(self) -> str:
-        """Its name."""
+        """Name of the pipeline."""
         return str(self.settings["pipeline.name"])
 
     @property
     def status(self) -> str:
-        """FINISHED if the file that such a run writes last is there, else KILLED."""
+        """FINISHED if the file that its pipeline writes last exists, otherwise KILLED."""
         return "KILLED" if self.file(_LAST.get(self.pipeline, rundir.SUMMARY)) is None else "FINISHED"
 
     @property
     def note(self) -> str | None:
-        """That the cohort is a phantom, if it is."""
+        """A note if the cohort is a phantom, otherwise None."""
         csvs = [self.settings.get(f"cohort.{split}_csv") for split in ("train", "verification", "test")]
         made = self.settings.get("cohort.source") == "phantom" or any(is_phantom(Path(str(csv))) for csv in csvs if csv)
         return PHANTOM_NOTE if made else None
 
     def file(self, name: str) -> Path | None:
-        """A file of the run, if it is there."""
+        """Return the path of a file of the run, if it exists."""
         return path if (path := self.directory / name).is_file() else None
 
     @cached_property
@@ -76,7 +76,7 @@ class PastRun:
 
     @cached_property
     def trace(self) -> pd.DataFrame | None:
-        """Of a run under control, if it has a row. Raises RunError."""
+        """The trace of a run under control; None if it has no row. Raises RunError."""
         path = self.file(rundir.TRACE)
         return None if path is None or (trace := read_trace(path)).empty else trace
 
@@ -95,12 +95,12 @@ class PastRun:
 
     @cached_property
     def scored(self) -> Sequence[pd.DataFrame]:
-        """The models that scored the test split, as `read_scored`. Raises RunError."""
+        """Predictions on the test split, one frame per model (`read_scored`). Raises RunError."""
         return () if (path := self.file(rundir.PREDICTIONS)) is None else read_scored(path)
 
     @cached_property
     def rankings(self) -> tuple[pd.DataFrame, pd.DataFrame] | None:
-        """Rows of `rivals.csv` and `rivals_by_kind.csv`; None unless both are there. Raises RunError."""
+        """Rows of `rivals.csv` and `rivals_by_kind.csv`; None unless both exist. Raises RunError."""
         overall, by_kind = self.file(rundir.RANKING), self.file(rundir.RANKING_BY_KIND)
         if overall is None or by_kind is None:
             return None
@@ -111,7 +111,7 @@ class PastRun:
 
     @property
     def scans(self) -> Sequence[Subject]:
-        """The training scans, as far as their table is still available."""
+        """The training scans; empty if their table is not available."""
         return self._scans[0]
 
     @property
@@ -133,38 +133,38 @@ def read_run(directory: Path) -> PastRun:
     """Read settings and summary of a run directory.
 
     Raises:
-        RunError: it holds no run.
+        RunError: the directory does not hold a run.
     """
     path, summary = directory / rundir.CONFIG, directory / rundir.SUMMARY
     try:
         settings = flatten(OmegaConf.to_container(OmegaConf.load(path)))
     except (OSError, AttributeError, ValueError, YAMLError, OmegaConfBaseException) as error:
-        raise RunError(f"{directory}: is not the directory of a run; {path.name} cannot be read ({error})") from None
+        raise RunError(f"{directory}: not the directory of a run; {path.name} cannot be read ({error})") from None
     if missing := [name for name in ("pipeline.name", "run.name", "run.outputs") if name not in settings]:
-        raise RunError(f"{directory}: is not the directory of a run; {path.name} has no {', '.join(missing)}")
+        raise RunError(f"{directory}: not the directory of a run; {path.name} has no {', '.join(missing)}")
     found = rundir.read_json(summary) if summary.exists() else None
     return PastRun(directory.absolute(), settings, found, _read_environment(directory / rundir.RUN))
 
 
 def verified_on_test(settings: Mapping[str, Setting]) -> bool | None:
-    """Whether a run's test split is the one it is verified on, or, if it scores another run, that one was.
+    """Return whether a run was verified on its test split; for an inference, whether the scored run was.
 
     Args:
         settings: flattened.
 
     Returns:
-        None: not known from its settings.
+        None if the settings do not tell.
     """
     trained, scored = settings, Path(str(settings.get("inference.run")))
     if settings.get("pipeline.name") == "inference":
         try:
             trained = read_run(scored).settings
         except RunError:
-            return None  # an imported model, or a run that is gone
+            return None  # an imported model, or a run that no longer exists
     if "phantom" in (settings.get("cohort.source"), trained.get("cohort.source")):
         return False
     train, verification = trained.get("cohort.train_csv"), trained.get("cohort.verification_csv")
-    # As `read_cohort` does: without a verification split, it is verified on the test split.
+    # As in `read_cohort`: without a verification split, the test split is used for verification.
     table = trained.get("cohort.test_csv") if verification is None and train is not None else verification
     test = settings.get("cohort.test_csv")
     if table is None or test is None:
@@ -179,14 +179,14 @@ def _read_environment(path: Path) -> dict[str, str]:
         found = json.loads(path.read_text(encoding="utf-8"))["environment"]
         return {str(name): str(value) for name, value in found.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}  # an older run, or one that died before it was written
+        return {}  # a run of an earlier version, or one that died before the file was written
 
 
 def training_scans(run: PastRun) -> tuple[Subject, ...]:
-    """The training scans as they were trained on, harmful copies in place of the originals.
+    """Return the training scans as used in training, with corrupted scans in place of the originals.
 
     Raises:
-        InputError: the table is gone, or is faulty by now.
+        InputError: the table no longer exists or is invalid.
     """
     copies = run.directory / rundir.HARMFUL / "train.csv"
     path = copies if copies.is_file() else _train_csv(run)
@@ -197,7 +197,7 @@ def _train_csv(run: PastRun) -> Path:
     settings = run.settings
     if settings.get("cohort.source") != "phantom":
         if (given := settings.get("cohort.train_csv")) is None:
-            raise RunError(f"{run.directory}: its settings name no cohort.train_csv")
+            raise RunError(f"{run.directory}: its settings have no cohort.train_csv")
         return rundir.resolve(run.directory, str(given))
     if (directory := settings.get("cohort.phantom.directory")) is not None:
         return rundir.resolve(run.directory, str(directory)) / "train.csv"
@@ -206,22 +206,22 @@ def _train_csv(run: PastRun) -> Path:
         centers=str(settings["cohort.phantom.centers"]),
         seed=int(str(settings["cohort.phantom.seed"])),
         effect=float(str(settings["cohort.phantom.effect"])),
-        spread=str(settings.get("cohort.phantom.spread", "easy")),  # of a run made before there was a choice,
+        spread=str(settings.get("cohort.phantom.spread", "easy")),  # runs of earlier versions have no such setting
     )
     return default_directory(phantom, (x, y, z), Path(str(settings["run.outputs"]))) / "train.csv"
 
 
 def truth_of(directory: Path) -> Truth | None:
-    """The run's `truth.csv`, by the names of its `trace.csv` and `ledger.json`.
+    """Read the run's `truth.csv`, with scans named as in its `trace.csv` and `ledger.json`.
 
-    Sites name their scans by tokens. Simulated ones have their tables of tokens in the run directory; real ones keep
-    them, and without the table of even one site its harmful scans would count as good ones.
+    In a federated run scans are named by tokens. The tables of tokens of simulated sites are in the run directory; real
+    sites keep theirs, and without the table of a site its harmful scans would count as good.
 
     Args:
-        directory: of the run.
+        directory: directory of the run.
 
     Returns:
-        None where the truth is not known, or the run's scans cannot be matched to it.
+        None if the truth is unknown, or cannot be matched to the run's scans.
 
     Raises:
         InputError: a file cannot be read.

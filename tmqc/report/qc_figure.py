@@ -1,4 +1,4 @@
-"""The figure of a QC run: what decided at every verification, and the outcome of every flagged scan."""
+"""Figure of a QC run: the quantities that decided each verification, and the outcome of every flagged scan."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ from tmqc.report.flagged import COMPARED, find_waits
 from tmqc.report.style import BLUE, GRAY, ORANGE, VERMILION, new_figure, style_axes
 from tmqc.report.timeline_figure import draw_timeline, timeline_height_in
 
-_MANY_STEPS = 400  # from here on markers of accepted steps would be a smear
+_MANY_STEPS = 400  # from here on markers of accepted steps would overlap
 _RATES_IN = 2.1
 _TOO_MANY_STEPS = 2000
 _RATES = {rate: COMPARED[rate] for rate in ("FPR", "FNR")}
 _STEPS = {**_RATES, "loss in nats": COMPARED["loss"]}
-_EVIDENCE = {  # of a screen: what it judges by; the rates hardly move by a single scan
+_EVIDENCE = {  # criteria of a screen; a single scan hardly changes the rates
     "rise of the verification\nloss, robust sd": ("LossZ",),
     "contradiction\nof the label": ("Contradiction",),
     "image unlike the\nothers, robust sd": ("ImageZ",),
 }
-_FINDINGS = {  # the same of `qc=evidence`
+_FINDINGS = {  # criteria of `qc=evidence`
     "odd image,\nrobust sd": ("OddZ",),
     "calibrated margin\nof the label": ("Margin",),
 }
-_LINEAR_TO = 10.0  # robust standard deviations; beyond that harm reaches into the hundreds, and the axis is logarithmic
-_MOST_NUMBERS = 30  # of cycles side by side; more would run into each other
+_LINEAR_TO = 10.0  # robust standard deviations; beyond, as harm reaches hundreds of them, the axis is logarithmic
+_MOST_NUMBERS = 30  # numbers of cycles side by side; more would overlap
 
 
 def draw_qc(trace: pd.DataFrame) -> Figure:
-    """Draw what decided at every verification, and the timeline of every subject ever flagged.
+    """Draw the criteria of every verification, and the timeline of every subject ever flagged.
 
-    With a gate these are FPR and FNR with the tolerance, with the screen the evidence on every scan.
+    For a gate the criteria are FPR and FNR with the tolerance, for a screen the evidence on every scan.
 
     Args:
-        trace: columns of `trace.csv`, as `read_trace` gives them, at least one row.
+        trace: result of `read_trace`, at least one row.
     """
     waits = find_waits(trace)
     shown = _shown(trace, _RATES)
@@ -59,7 +59,7 @@ def draw_steps(trace: pd.DataFrame) -> Figure:
     """Draw FPR, FNR and mean loss of every verification with their tolerances, or a screen's evidence on every scan.
 
     Args:
-        trace: as of `draw_qc`, at least one row.
+        trace: result of `read_trace`, at least one row.
     """
     shown = _shown(trace, _STEPS)
     figure = new_figure(10.0, len(shown) * _RATES_IN + 0.6)
@@ -67,12 +67,12 @@ def draw_steps(trace: pd.DataFrame) -> Figure:
     _draw_panels(trace, shown, panels)
     if len(trace) > _TOO_MANY_STEPS:
         for axes in panels:
-            axes.set_rasterization_zorder(5)  # else every single one of them is a path in a vector graphic
+            axes.set_rasterization_zorder(5)  # otherwise the vector graphic has a path per step
     return figure
 
 
 def _shown(trace: pd.DataFrame, of_steps: Mapping[str, Sequence[str]]) -> Mapping[str, Sequence[str]]:
-    """The panels of a gate, or those of a screen that it has looked at."""
+    """Return the panels of a gate, or those criteria of a screen that have values: label -> columns."""
     if not is_screen(trace):
         return of_steps
     if is_evidence(trace):
@@ -81,12 +81,12 @@ def _shown(trace: pd.DataFrame, of_steps: Mapping[str, Sequence[str]]) -> Mappin
 
 
 def _numbers(trace: pd.DataFrame, column: str) -> pd.Series:
-    """A column as numbers, NaN where it has none: the baseline has no reference, the published gate no loss's."""
+    """Return a column as numbers, NaN where it has none; the published gate has no reference loss, for example."""
     return pd.to_numeric(trace.get(column, pd.Series(np.nan, index=trace.index)), errors="coerce")
 
 
 def _draw_panels(trace: pd.DataFrame, shown: Mapping[str, Sequence[str]], panels: Sequence[Axes]) -> None:
-    """Draw the columns shown, a panel each; cycles are numbered above the first, steps below the last."""
+    """Draw one panel per entry of `shown`; cycles are numbered above the first panel, steps below the last."""
     first, *others = panels
     for axes, (label, columns) in zip(panels, shown.items(), strict=True):
         _draw_steps(axes, trace, columns[0], label)
@@ -103,7 +103,7 @@ def _draw_panels(trace: pd.DataFrame, shown: Mapping[str, Sequence[str]], panels
 
 
 def _draw_steps(axes: Axes, trace: pd.DataFrame, column: str, label: str) -> None:
-    """Draw one value of every verification, rejected ones and suspects as crosses; x = row of the trace."""
+    """Draw one value per verification, rejected steps and suspects as crosses; x is the row of the trace."""
     x, y, rejected = np.arange(len(trace)), _numbers(trace, column), _numbers(trace, "Ignored") == 1
     if _shows_accepted(trace):
         size = 4 if len(trace) < _MANY_STEPS else 2
@@ -120,7 +120,7 @@ def _draw_steps(axes: Axes, trace: pd.DataFrame, column: str, label: str) -> Non
 
 
 def _draw_tolerance(axes: Axes, trace: pd.DataFrame, columns: Sequence[str]) -> None:
-    """Draw the reference, the last accepted value, and the tolerance above that."""
+    """Draw the reference, which is the last accepted value, and the tolerance above it."""
     y, base, tolerance = (_numbers(trace, column).to_numpy(float) for column in columns)
     top = base + tolerance
     edges = np.arange(len(trace) + 1) - 0.5
@@ -135,7 +135,7 @@ def _cycle_starts(trace: pd.DataFrame) -> list[int]:
 
 
 def _label_cycles(axes: Axes, trace: pd.DataFrame) -> None:
-    """Write the cycles' numbers above their steps."""
+    """Write the number of each cycle above its steps."""
     starts = _cycle_starts(trace)
     ends = [*starts[1:], len(trace)]
     place = blended_transform_factory(axes.transData, axes.transAxes)
@@ -151,23 +151,23 @@ def _label_cycles(axes: Axes, trace: pd.DataFrame) -> None:
 
 
 def is_screen(trace: pd.DataFrame) -> bool:
-    """Whether scans were judged by themselves, and no steps by a gate."""
+    """Return whether single scans were judged instead of steps."""
     return bool((trace["Phase"] == SCREEN).any())
 
 
 def is_evidence(trace: pd.DataFrame) -> bool:
-    """Whether it is a trace of `qc=evidence` that has found something."""
+    """Return whether the trace is of `qc=evidence` and has findings."""
     return bool(_numbers(trace, "OddZ").notna().any())
 
 
 def _shows_accepted(trace: pd.DataFrame) -> bool:
-    """Where many steps are accepted, the line of the reference stands for them; a screen has no such line."""
+    """Return whether to draw accepted steps; the line of the reference replaces many, but a screen has no such line."""
     return len(trace) < _MANY_STEPS or is_screen(trace)
 
 
 def _rate_legend(trace: pd.DataFrame) -> list[Line2D | Patch]:
     screened = is_screen(trace)
-    words = ("a scan", "a suspect") if screened else ("accepted step", "rejected step")
+    words = ("scan", "suspect") if screened else ("accepted step", "rejected step")
     if not screened and (trace["Scored"] < trace["Scored"].max()).any():
         words = (words[0], f"{words[1]} (early stop: at least this rate)")
     accepted = Line2D([], [], color=BLUE, marker=".", linestyle="", label=words[0])

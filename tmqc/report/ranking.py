@@ -1,4 +1,4 @@
-"""How well rivals rank the harmful scans first, given the truth: `rivals.csv`, `rivals_by_kind.csv`."""
+"""Evaluates the rankings of rivals against the truth: `rivals.csv`, `rivals_by_kind.csv`."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _SAME_FOR_ALL = ("rival", "n", "n_harmful")
 
 @dataclass(frozen=True)
 class RivalRow:
-    """One rival's row of `rivals.csv`. Scores are 0..1, higher is better, None where undefined or the truth unknown.
+    """One rival's row of `rivals.csv`. Scores are 0..1, higher is better; None if undefined or the truth is unknown.
 
     Attributes:
-        n, n_harmful: training scans, and the harmful ones among them.
-        auroc: chance that a harmful scan scores above a good one; 0.5 is guessing. None if all or none are.
-        average_precision: guessing gives n_harmful / n. None if no scan is harmful.
-        precision_at_k, recall_at_k: of naming the k = n_harmful most suspicious scans; as many are named as are
-            harmful, so that the two are one number. None if no scan is harmful.
-        n_named: scans above its own cut-off; None without one. n_found: harmful ones among them.
-        forward_passes, backward_passes: scans put through the model, and gradients taken back through it.
+        n, n_harmful: number of training scans, and of harmful ones among them.
+        auroc: probability that a harmful scan scores above a good one; 0.5 by chance. None if all or none are harmful.
+        average_precision: n_harmful / n by chance. None if no scan is harmful.
+        precision_at_k, recall_at_k: for the k = n_harmful most suspicious scans, for which the two are equal. None if
+            no scan is harmful.
+        n_named: number of scans above the rival's cut-off; None without one. n_found: harmful ones among them.
+        forward_passes, backward_passes: number of scans passed through the model, and of gradients computed.
     """
 
     rival: str
@@ -47,7 +47,7 @@ class RivalRow:
 
 @dataclass(frozen=True)
 class KindRow:
-    """One row of `rivals_by_kind.csv`: AUROC of the scans harmed in one way against all good ones; None without any."""
+    """One row of `rivals_by_kind.csv`: AUROC of the scans with one kind of harm against all good ones, if any."""
 
     rival: str
     kind: str
@@ -59,8 +59,8 @@ def rank(scores: Scores, kinds: Sequence[str | None] | None) -> RivalRow:
     """Compare a rival's scores with the truth.
 
     Args:
-        scores: of n training scans.
-        kinds: how each of them was harmed, None for a good one; None in place of all: the truth is not known.
+        scores: scores of n training scans.
+        kinds: kind of harm of each scan, None for a good one; None in place of the sequence if the truth is unknown.
 
     Raises:
         ValueError: the lengths differ.
@@ -86,7 +86,7 @@ def rank(scores: Scores, kinds: Sequence[str | None] | None) -> RivalRow:
 
 
 def rank_by_kind(scores: Scores, kinds: Sequence[str | None]) -> list[KindRow]:
-    """One row per kind, in order of first appearance; arguments as of `rank`.
+    """Compare a rival's scores with the truth by kind of harm, in order of first appearance; arguments as for `rank`.
 
     Raises:
         ValueError: the lengths differ.
@@ -101,13 +101,13 @@ def rank_by_kind(scores: Scores, kinds: Sequence[str | None]) -> list[KindRow]:
 
 
 def share_at_k(values: NDArray[np.floating], harmful: NDArray[np.bool_]) -> float | None:
-    """Share of the harmful ones that are among the k most suspicious scans, k being how many are harmful.
+    """Return the share of harmful scans that are among the k most suspicious scans, where k is their number.
 
-    Of scans that tie for the last places so many are named, each as likely as the other: the share expected.
+    If scans tie for the last places, the result is the expected share with ties broken at random.
 
     Args:
         values: scores (n,), higher = more suspicious.
-        harmful: which scans are, (n,).
+        harmful: whether each scan is harmful, (n,).
 
     Returns:
         None if there is no harmful scan.
@@ -121,7 +121,7 @@ def share_at_k(values: NDArray[np.floating], harmful: NDArray[np.bool_]) -> floa
 
 def _harmful(scores: Scores, kinds: Sequence[str | None]) -> NDArray[np.bool_]:
     if len(kinds) != len(scores.values):
-        raise ValueError(f"the truth about {len(kinds)} scans for {len(scores.values)} scores of {scores.rival}")
+        raise ValueError(f"truth of {len(kinds)} scans for {len(scores.values)} scores of {scores.rival}")
     return np.array([kind is not None for kind in kinds], bool)
 
 
@@ -130,7 +130,7 @@ def _auroc(harmful: NDArray[np.bool_], values: NDArray[np.floating]) -> float | 
 
 
 def write_scores(path: Path, subjects: Sequence[Subject], scores: Sequence[Scores]) -> None:
-    """Write `scores.csv`: a row per training scan, a column per rival, in full precision; higher = more suspicious."""
+    """Write `scores.csv`: one row per training scan, one column per rival, full precision; higher = more suspicious."""
     columns = [each.values.tolist() for each in scores]
     rows = ((s.subject, s.study, *values) for s, *values in zip(subjects, *columns, strict=True))
     write_table(path, ("Subject", "Study", *(each.rival for each in scores)), rows)

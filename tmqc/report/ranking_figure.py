@@ -1,4 +1,4 @@
-"""The figure of a run of rivals: who ranks the harmful scans first, of all kinds and of each."""
+"""Figure of a run of rivals: AUROC and average precision of every rival."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from matplotlib.figure import Figure
 
 from tmqc.report.style import BLACK, MARKERS, PALETTE, VERMILION, new_figure, style_axes
 
-_KIND_COLORS, _KIND_MARKERS = PALETTE[1:], MARKERS[1:]  # black dots are those of all kinds together
-_SPREAD = 0.7  # of the distance between two rivals
+_KIND_COLORS, _KIND_MARKERS = PALETTE[1:], MARKERS[1:]  # black dots are for all kinds together
+_SPREAD = 0.7  # share of the distance between two rivals
 
 
 def draw_ranking(rows: pd.DataFrame, by_kind: pd.DataFrame) -> Figure:
-    """Draw every rival's AUROC, of all kinds of harm and of each if there are several, and its average precision.
+    """Draw every rival's AUROC, for all kinds of harm and for each if there are several, and its average precision.
 
     Args:
-        rows: of `rivals.csv`, at least one; the best rival is drawn at the top.
-        by_kind: of `rivals_by_kind.csv`, of the same rivals.
+        rows: rows of `rivals.csv`, at least one; the best rival is drawn at the top.
+        by_kind: rows of `rivals_by_kind.csv` of the same rivals.
     """
     ranked = rows.sort_values("auroc", na_position="first", kind="stable")
     height_of = {str(rival): height for height, rival in enumerate(ranked["rival"])}
@@ -45,10 +45,10 @@ def draw_ranking(rows: pd.DataFrame, by_kind: pd.DataFrame) -> Figure:
 
 
 def _draw_kinds(axes: Axes, height_of: Mapping[str, int], by_kind: pd.DataFrame, kinds: Sequence[str]) -> None:
-    """One small marker a rival and kind; those of one rival stand above each other, the first kind on top."""
+    """Draw one small marker per rival and kind; markers of one rival are stacked, the first kind on top."""
     for index, kind in enumerate(kinds):
         rows = by_kind[by_kind["kind"] == kind]
-        # There are more kinds than colors: every other round of them is hollow, and each pairs them with other markers.
+        # There are more kinds than colors: each round of colors has other markers, every second one hollow markers.
         turn, place = divmod(index, len(_KIND_COLORS))
         color = _KIND_COLORS[place]
         axes.plot(

@@ -1,7 +1,7 @@
-"""A run directory logged to a tracking store after the fact, from its files alone.
+"""Logs a run directory to a tracking store afterwards, from its files alone.
 
-Names, steps and times of cycles are those of a live run. What is not in the files is left out: the data sets' digests
-and the model, but for those that wait in the directory.
+Names, steps and times of cycles are those of a live run. Digests of data sets and the model are logged only if they are
+still unsent in the directory.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def other_numbers(run: PastRun) -> Iterator[tuple[int | None, dict[str, float | 
     """Yield step and numbers of everything that a live run logs besides its cycles.
 
     Raises:
-        RunError: a file is not what a run writes.
+        RunError: a file of the run is invalid.
     """
     if run.summary is not None:
         yield run.summary["last_cycle"], dict(closing_numbers(run.summary))
@@ -48,20 +48,20 @@ def other_numbers(run: PastRun) -> Iterator[tuple[int | None, dict[str, float | 
 
 
 def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows by column; None where a cell is empty."""
+    """Return rows as dictionaries; empty cells are None."""
     return frame.astype(object).where(frame.notna(), None).to_dict("records")  # type: ignore[return-value]
 
 
 def replay(run: PastRun, store: MlflowStore, *, again: bool = False) -> None:
-    """Bring `run` into the store: what it misses of it, or all of it if it does not have it.
+    """Log `run` to the store, or only the data that the store lacks if it has the run.
 
     Args:
-        run: finished or dead; one that is still going is not to be replayed.
+        run: a finished or interrupted run; must not be running.
         store: not opened.
-        again: as another run, even if the store has it.
+        again: log as another run even if the store has it.
 
     Raises:
-        RunError: the store cannot be used, or a file is not what a run writes.
+        RunError: the store cannot be used, or a file of the run is invalid.
     """
     tracker = MlflowTracker(store, directory=run.directory, last_wait_s=None)
     left = read_outbox(run.directory)
@@ -69,19 +69,19 @@ def replay(run: PastRun, store: MlflowStore, *, again: bool = False) -> None:
     if again or (run_id is None and not (left is not None and left.run_id is None)):
         _replay_all(run, tracker, left)
     elif left is None and status != "RUNNING":
-        log.info("%s is there already, run %s, %s; --again makes another one", run.directory, run_id, status)
+        log.info("%s is already logged, run %s, %s; --again logs it as another one", run.directory, run_id, status)
         return
     else:
         left = left or Outbox(run_id=run_id)
         left.status = left.status or run.status
         tracker.deliver(left)
     if not tracker.is_up_to_date():
-        raise RunError(f"{store.shown}: stopped answering; the rest still waits in {run.directory}")
+        raise RunError(f"{store.shown}: stopped answering; unsent data is kept in {run.directory}")
     log.info("%s is run %s, %s", run.directory, store.run_id, run.status)
 
 
 def _replay_all(run: PastRun, tracker: MlflowTracker, left: Outbox | None) -> None:
-    others, _ = list(other_numbers(run)), run.cycles  # read before anything is sent: a file may be at fault
+    others, _ = list(other_numbers(run)), run.cycles  # read before anything is sent, as a file may be invalid
     name = f"{run.pipeline}/{run.settings['run.name']}"
     tracker.start(name=name, tags=_tags(run), settings=run.settings, description=run.note or "")
     if left is not None:

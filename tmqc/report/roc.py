@@ -26,13 +26,13 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Roc:
-    """A curve; all values 0..1, higher is better.
+    """A ROC curve; all values are 0..1, higher is better.
 
     Attributes:
         fpr, tpr: 1 - specificity and sensitivity at every threshold.
-        auroc, low, high: the area and its interval.
-        grid, band_low, band_high: the interval of the sensitivity at each 1 - specificity of `grid`, by itself.
-        resampled: the areas that the interval is of.
+        auroc, low, high: area under the curve and its interval.
+        grid, band_low, band_high: pointwise interval of the sensitivity at each 1 - specificity of `grid`.
+        resampled: areas of the bootstrap resamples.
     """
 
     n_pd: int
@@ -49,14 +49,14 @@ class Roc:
 
 
 def bootstrap_roc(scored: pd.DataFrame, *, seed: int = SEED) -> Roc:
-    """The curve, and percentile intervals from scans drawn anew with replacement, each class by itself.
+    """Compute a ROC curve with percentile intervals from a bootstrap of the scans, stratified by class.
 
-    The draws depend on the seed and the classes alone: two models scored on the same scans get the same ones, and the
-    differences of their `resampled` are paired.
+    The resamples depend only on the seed and the class sizes: they are equal for two models scored on the same scans,
+    so that the differences of their `resampled` are paired.
 
     Args:
-        scored: columns Group_bin, 1 (PD) or 0 (HC), both among them, and probability, of PD, 0..1.
-        seed: of the draws.
+        scored: columns Group_bin, 1 (PD) or 0 (HC), with both classes, and probability of PD, 0..1.
+        seed: seed of the resampling.
 
     Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
     """
@@ -79,29 +79,29 @@ def bootstrap_roc(scored: pd.DataFrame, *, seed: int = SEED) -> Roc:
 
 
 def _summarize(of_pd: Floats, of_hc: Floats) -> Floats:
-    """The area, and the sensitivities at `_GRID`: the upper end where the curve rises straight up."""
+    """Return the area, and the sensitivities at `_GRID`, the upper ends of vertical segments."""
     fpr, tpr = _curve(of_pd, of_hc)
     return np.append(np.trapezoid(tpr, fpr), np.interp(_GRID, fpr, tpr))
 
 
 def _curve(of_pd: Floats, of_hc: Floats) -> tuple[Floats, Floats]:
-    """1 - specificity and sensitivity at every threshold, from the probabilities of either class."""
+    """Return 1 - specificity and sensitivity at every threshold, from the probabilities of both classes."""
     thresholds = np.unique(np.concatenate([of_pd, of_hc]))[::-1]
     passed = [1 - np.searchsorted(np.sort(of), thresholds) / len(of) for of in (of_hc, of_pd)]
     return np.append(0.0, passed[0]), np.append(0.0, passed[1])
 
 
 def difference(later: Roc, earlier: Roc) -> tuple[float, float, float]:
-    """AUROC of `later` minus that of `earlier`, and the interval's ends; above 0 is better.
+    """Return the AUROC of `later` minus that of `earlier`, and the interval's ends; above 0 is better.
 
-    Both were scored on the same scans in the same order, and resampled with the same seed.
+    Both must be scored on the same scans in the same order, and resampled with the same seed.
     """
     low, high = np.quantile(later.resampled - earlier.resampled, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
     return later.auroc - earlier.auroc, float(low), float(high)
 
 
 def draw_rocs(rocs: Mapping[str, Roc], *, title: str = "", bands: bool = True) -> Figure:
-    """Draw labelled curves, with their bands if wanted, distinct by line style and hatching as well as by color."""
+    """Draw labeled curves, with their intervals if `bands`, distinct by line style and hatching as well as by color."""
     figure = new_figure(7.2, 4.4)
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="0.7", linewidth=0.8, linestyle=":", zorder=1)
@@ -119,15 +119,15 @@ def draw_rocs(rocs: Mapping[str, Roc], *, title: str = "", bands: bool = True) -
     if rocs:
         figure.legend(loc="outside right center", fontsize=8, frameon=False, labelspacing=1.2)
     else:
-        axes.text(0.5, 0.5, "one class only: there is no ROC", ha="center", va="center", color=BLACK)
+        axes.text(0.5, 0.5, "no ROC: one class only", ha="center", va="center", color=BLACK)
     return figure
 
 
 def draw_roc(models: Sequence[pd.DataFrame], *, age_bins: Sequence[float]) -> Figure:
-    """Draw the ROC of the last cycle for all, each sex and each age group; those of one class are left out.
+    """Draw the ROC of the last cycle for all scans, each sex and each age group; groups of one class are left out.
 
     Args:
-        models: as `PastRun.scored` has them, at least one.
+        models: `PastRun.scored`, at least one.
         age_bins: ascending bounds in years.
     """
     last = max(models, key=lambda model: model["cycle"].iloc[0])

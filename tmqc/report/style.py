@@ -1,4 +1,4 @@
-"""The style of all figures: Matplotlib's own defaults, no pyplot, colors that the color-blind can distinguish."""
+"""Style of all figures: Matplotlib's defaults, no pyplot, a palette safe for color blindness."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ BLUE, VERMILION, PURPLE, GRAY = "#0072B2", "#D55E00", "#CC79A7", "#5F5F5F"
 PALETTE = (BLACK, BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, GRAY)
 MARKERS = "osD^vPX*"
 
-rcdefaults()  # in place of the user's matplotlibrc, which may lie in the working directory, too
+rcdefaults()  # overrides a matplotlibrc of the user or the working directory
 
 _DPI = 150
 _FOOTER_IN = 0.28
 
 
 def new_figure(width_in: float, height_in: float) -> Figure:
-    """Return an empty figure that lays itself out."""
+    """Return an empty figure with constrained layout."""
     return Figure(figsize=(width_in, height_in), layout="constrained")
 
 
 def series_style(at: int) -> tuple[str, str]:
-    """Color and marker of the series number `at`, which repeat together only after 56: eight colors, seven markers."""
+    """Return color and marker of series `at`; combinations repeat after 56 (eight colors, seven markers)."""
     return PALETTE[at % len(PALETTE)], MARKERS[at % (len(MARKERS) - 1)]
 
 
 def save_figure(figure: Figure, path: Path, note: str | None) -> None:
-    """Print `note` at the foot of the figure and write it in the format of the suffix of `path`."""
+    """Add `note` at the bottom of the figure and save it in the format given by the suffix of `path`."""
     if note is not None:
         engine = figure.get_layout_engine()
         if engine is not None:
@@ -45,7 +45,7 @@ def save_figure(figure: Figure, path: Path, note: str | None) -> None:
 
 
 def to_svg(figure: Figure) -> bytes:
-    """Draw the figure as a vector graphic that needs no fonts; the same figure gives the same bytes."""
+    """Render the figure as SVG that needs no fonts; the same figure gives the same bytes."""
     buffer = io.BytesIO()
     with rc_context({"svg.hashsalt": "tmqc"}):
         figure.savefig(buffer, format="svg", dpi=_DPI, metadata={"Date": None})
@@ -53,7 +53,7 @@ def to_svg(figure: Figure) -> bytes:
 
 
 def style_axes(axes: Axes, *, title: str = "", xlabel: str = "", ylabel: str = "") -> None:
-    """Give `axes` its labels, a light grid and no box."""
+    """Set labels and a light grid, and remove the box."""
     axes.set_title(title, fontsize=10, loc="left", fontweight="bold")
     axes.set_xlabel(xlabel, fontsize=9)
     axes.set_ylabel(ylabel, fontsize=9)
@@ -64,6 +64,6 @@ def style_axes(axes: Axes, *, title: str = "", xlabel: str = "", ylabel: str = "
 
 
 def count_cycles(axes: Axes) -> None:
-    """Tick the x axis at whole cycles only."""
+    """Place the ticks of the x axis at whole cycles."""
     axes.xaxis.set_major_locator(MaxNLocator(nbins=15, integer=True, min_n_ticks=1))
     axes.set_xlabel("cycle", fontsize=9)

@@ -1,4 +1,4 @@
-"""A training run on one page, for tools that compare many: `summary.json`."""
+"""The summary of a training run, `summary.json`, for tools that compare runs."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ def summarize_run(
     detection: DetectionRow | None,
     expected: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
-    """Put the numbers of a finished training run together, under their names. What does not exist is None.
+    """Collect the numbers of a finished training run by name; a number that does not exist is None.
 
     Args:
-        reports: of all cycles, at least one.
-        pipeline: its name.
+        reports: reports of all cycles, at least one.
+        pipeline: name of the pipeline.
         test: metrics of the final model on the test split; empty without one.
-        controlled: whether there was quality control: a first verification before any step, and a ledger.
-        detection: scores after the last cycle; None where the truth is not known or nothing was controlled.
-        expected: what control was expected to do by chance alone, under the names `EXPECTED`.
+        controlled: whether the run was under quality control.
+        detection: scores after the last cycle; None if the truth is unknown or the run was not controlled.
+        expected: numbers that control is expected to reject by chance, under the names `EXPECTED`.
 
     Returns:
         `pipeline`, `first_cycle`, `last_cycle`, `n_cycles`; the numbers of the last cycle as in `cycles.csv`, `qc/...`
-        only under control; `test/...`; `detect/...`; and totals over all cycles (`..._total`), the first verification
-        of a run under control not included in its seconds.
+        only under control; `test/...`; `detect/...`; and totals over all cycles (`..._total`), whose seconds do not
+        include the first verification of a run under control.
     """
     last = reports[-1]
     flagged = {subject for report in reports for subject in report.flagged}
@@ -62,17 +62,17 @@ def summarize_run(
 
 
 def numbers_of(summary: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers in `summary.json` that exist."""
+    """Return the numbers in `summary.json` that exist."""
     return {name: float(value) for name, value in summary.items() if "/" in name and value is not None}
 
 
 def closing_numbers(summary: Mapping[str, Any]) -> dict[str, float]:
-    """Those of them that are no cycle's: of the test split, and totals."""
+    """Return the numbers that belong to no cycle: of the test split, totals and expectations."""
     numbers = numbers_of(summary)
     return {name: value for name, value in numbers.items() if name in (*TOTALS, *EXPECTED) or name.startswith("test/")}
 
 
 def write_summary(path: Path, summary: Mapping[str, Any]) -> None:
-    """Write `summary.json`, whole or not at all; None, and a number that is not finite, as null."""
-    # JSON has no NaN: a reader that keeps to the standard would refuse the whole file.
+    """Write `summary.json` atomically; None and numbers that are not finite become null."""
+    # JSON has no NaN: a standard-compliant reader would refuse the file.
     write_json(path, {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in summary.items()})

@@ -1,4 +1,4 @@
-"""The timeline of flagged scans: one row per subject, from being flagged to being readmitted or eliminated."""
+"""Timeline of flagged scans: one row per subject, from being flagged to being readmitted or eliminated."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tmqc.core.records import ELIMINATED, READMITTED
 from tmqc.report.flagged import find_waits
 from tmqc.report.style import BLACK, GRAY, GREEN, ORANGE, count_cycles, new_figure, style_axes
 
-_MANY_ROWS = 150  # from here on subjects' names would be unreadable
+_MANY_ROWS = 150  # from here on names of subjects would be unreadable
 _PAGE_ROWS = 60
 _ROW_IN, _MAX_TIMELINE_IN = 0.17, 16.0
 
@@ -32,9 +32,9 @@ _ELIMINATED: dict[str, Any] = {"color": BLACK, "marker": "s", "linewidth": 0.9}
 
 
 def draw_timelines(trace: pd.DataFrame) -> list[Figure]:
-    """Draw what became of every subject ever flagged, as the lower part of `draw_qc`, on as many pages as it takes.
+    """Draw the timeline of every subject ever flagged, as in `draw_qc`, on as many pages as necessary.
 
-    A center is never divided. Without anyone flagged there is no page.
+    A center is never split between pages. If no subject was flagged, there is no page.
     """
     pages: list[pd.DataFrame] = []
     for _, center in find_waits(trace).groupby("center"):
@@ -51,17 +51,17 @@ def draw_timelines(trace: pd.DataFrame) -> list[Figure]:
 
 
 def timeline_height_in(waits: pd.DataFrame) -> float:
-    """Height in inches that a timeline needs."""
+    """Return the height of a timeline in inches."""
     n_rows, n_centers = waits["subject"].nunique(), waits["center"].nunique()
     return min(_MAX_TIMELINE_IN, 0.9 + _ROW_IN * max(n_rows + 0.3 * n_centers, 3))
 
 
 def draw_timeline(axes: Axes, waits: pd.DataFrame, *, first: int, last: int) -> None:
-    """Draw a row per subject ever flagged, centers in alphabetical order, subjects in the order first flagged.
+    """Draw one row per subject ever flagged, centers in alphabetical order, subjects in the order first flagged.
 
     Args:
-        axes: to draw on.
-        waits: as `find_waits` gives them.
+        axes: axes to draw on.
+        waits: result of `find_waits`.
         first, last: cycles of the run.
     """
     style_axes(axes)
@@ -86,13 +86,13 @@ def draw_timeline(axes: Axes, waits: pd.DataFrame, *, first: int, last: int) -> 
 
 
 def _place_rows(waits: pd.DataFrame) -> pd.DataFrame:
-    """Center and y of every subject, which is the index; a small gap between centers."""
+    """Return center and y of every subject, indexed by subject, with a small gap between centers."""
     rows = waits.drop_duplicates("subject").sort_values("center", kind="stable").set_index("subject")[["center"]]
     return rows.assign(y=np.arange(len(rows)) + 0.3 * pd.factorize(rows["center"])[0])
 
 
 def _draw_wait(axes: Axes, wait: Mapping[Any, Any], y: float, last: int, size: float) -> None:
-    """Draw one stay on the revisit list and its end; `size` of the marks in points."""
+    """Draw one stay on the revisit list and its end; `size`: of the markers in points."""
     end = last + 0.5 if pd.isna(wait["decided"]) else wait["decided"]
     axes.plot([wait["flagged"], end], [y, y], linewidth=0.75 * size, solid_capstyle="butt", **_WAITING)
     axes.plot([wait["flagged"]], [y], markersize=size, zorder=3, **_FLAGGED)
@@ -103,7 +103,7 @@ def _draw_wait(axes: Axes, wait: Mapping[Any, Any], y: float, last: int, size: f
 
 
 def _label_rows(axes: Axes, rows: pd.DataFrame) -> None:
-    """Name subjects at the left and centers at the right, with a band behind every second center."""
+    """Label subjects at the left and centers at the right, with a band behind every second center."""
     named = rows if len(rows) < _MANY_ROWS else rows[:0]
     axes.set_yticks(named["y"], [*named.index], fontsize=7, parse_math=False)  # an id may hold dollars
     axes.tick_params(axis="y", length=0)

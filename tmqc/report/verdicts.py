@@ -1,4 +1,4 @@
-"""What `qc=evidence` says of centers and labels, from `centers.csv`, `power.csv` and `review.csv`."""
+"""Tables of the verdicts of `qc=evidence` on centers and labels, from `centers.csv`, `power.csv` and `review.csv`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import pandas as pd
 from tmqc.core.verdicts import SOUND, TOO_SMALL
 from tmqc.report.results import read_frame
 
-N_REVIEW = 20  # scans of the head of the ranking that a page shows
+N_REVIEW = 20  # top scans of the ranking shown on a page
 
 
 def accused_centers(path: Path) -> pd.DataFrame:
-    """The centers that a screening had something against, a row per screening."""
+    """List the verdicts on centers other than sound or too small, one row per center and screening."""
     rows = read_frame(path, {"center": str})
     rows = rows[~rows["state"].isin((SOUND, TOO_SMALL))]
     names = {"n": "scans", "v": "verification scans", "limit": "under verdict below", "eliminate_limit": "out below"}
@@ -21,10 +21,10 @@ def accused_centers(path: Path) -> pd.DataFrame:
 
 
 def found_if_harmful(path: Path) -> pd.DataFrame:
-    """What the last screening would have found, by size of center; the interval is of 95 %."""
+    """Tabulate what the last screening would have found, by size of center, with 95 % intervals."""
     rows = [
         {
-            "harm planted": row["kind"],
+            "simulated harm": row["kind"],
             "scans of the center": _range(row["smallest"], row["largest"]),
             "would be found": f"{row['n_found']} of {row['n']}",
             "share": f"{row['n_found'] / row['n']:.2f} ({row['low']:.2f} to {row['high']:.2f})",
@@ -35,7 +35,7 @@ def found_if_harmful(path: Path) -> pd.DataFrame:
 
 
 def first_to_review(path: Path) -> pd.DataFrame:
-    """The scans whose labels are the least probable."""
+    """List the scans with the least probable labels."""
     rows = read_frame(path, {"subject": str, "center": str}).head(N_REVIEW)
     names = {"subject": "scan", "probability": "probability of its label"}
     return rows[["rank", "subject", "center", "probability"]].rename(columns=names)

@@ -1,1 +1,1 @@
-"""A run's directory, checkpoint and resume, trace, signals, progress."""
+"""The files of a run: directory, checkpoints and resume, trace; also signals and progress."""

@@ -1,6 +1,6 @@
-"""Checkpoints: files holding all that training touches, written atomically, read without pickle.
+"""Checkpoints: files with all state that training changes, written atomically, read without pickle.
 
-One a cycle stays; between two of them the latest two points at which a run can be resumed are kept.
+One checkpoint per cycle is kept, and between cycles the latest two points from which a run can be resumed.
 """
 
 from __future__ import annotations
@@ -26,32 +26,32 @@ from tmqc.errors import RunError, StoppedError
 log = logging.getLogger("tmqc")
 
 FOLDER = "checkpoints"
-# Of what a run needs to go on: raised whenever `TourState`, the arrays beside it or their meaning change. What it was
-# before there was a number, in tmqc 0.1, is 1.
+# Version of the state from which a run resumes: raised whenever `TourState`, the arrays stored with it or their meaning
+# change. Checkpoints of tmqc 0.1, which have no number, count as 1.
 FORMAT = 7
 _META = "meta"
 _NAME = re.compile(r"cycle_(\d+)\.npz")
 _LATEST = re.compile(r"latest_(\d+)\.npz")
 _N_LATEST = 2
-# What reading a damaged archive raises; RuntimeError and its kind where a flipped bit asks for what zipfile lacks:
-# encryption, an unknown compression or version.
+# Errors raised when reading a damaged archive; RuntimeError and its subclasses if a flipped bit requests what zipfile
+# does not support: encryption, an unknown compression or version.
 _DAMAGED = (ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile)
-_RESUME = ("centers/", "held/", "tour")  # what only resuming needs
+_RESUME = ("centers/", "held/", "tour")  # prefixes of arrays that only resuming needs
 
 
 class _DamagedError(RunError):
-    """A checkpoint is missing or damaged; a file that the system refuses to read counts as neither."""
+    """A checkpoint is missing or damaged; a file that cannot be read for reasons of the system is neither."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A point of a run.
+    """The state of a run at one point.
 
     Attributes:
-        cycle: finished with it, or, between cycles, the last one finished.
-        arrays: the model's, and what else is needed to go on from here.
-        facts: about the run, JSON values; of a point to go on from: `n_done`, how far it is, and `rows`, how many of
-            them the run's records have.
+        cycle: the last finished cycle.
+        arrays: the model's arrays, and others needed to resume from here.
+        facts: JSON values about the run; to resume from here, `n_done`, the number of tasks and cycles done, and
+            `rows`, the number of rows in each of the run's records.
     """
 
     cycle: int
@@ -60,25 +60,25 @@ class Checkpoint:
 
     @property
     def state(self) -> dict[str, NDArray[np.generic]]:
-        """The model: `Learner.state()`."""
+        """The arrays of the model, as `Learner.state` returns them."""
         return {name: array for name, array in self.arrays.items() if not name.startswith(_RESUME)}
 
     @property
     def is_resumable(self) -> bool:
-        """Whether a run can go on from here."""
+        """Whether a run can be resumed from here."""
         return any(name.startswith(_RESUME) for name in self.arrays)
 
 
 def checkpoint_path(run: Path, cycle: int) -> Path:
-    """Where the checkpoint of `cycle` lies in the run directory `run`."""
+    """Return the path of the checkpoint of `cycle` in the run directory `run`."""
     return run / FOLDER / f"cycle_{cycle:02d}.npz"
 
 
 def save_checkpoint(run: Path, checkpoint: Checkpoint) -> Path:
-    """Write the checkpoint that stays after a cycle.
+    """Write the checkpoint of a finished cycle.
 
     Raises:
-        StoppedError: it cannot be written; the ones before are untouched.
+        StoppedError: it cannot be written; earlier checkpoints are unchanged.
     """
     path = checkpoint_path(run, checkpoint.cycle)
     _save(path, checkpoint)
@@ -86,30 +86,30 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint) -> Path:
 
 
 def save_latest(run: Path, checkpoint: Checkpoint) -> None:
-    """Write a point to resume from, and remove all such points but this and the one before it.
+    """Write a checkpoint between cycles, and remove all such checkpoints but this one and the one before it.
 
     Raises:
-        StoppedError: it cannot be written; the ones before are untouched.
+        StoppedError: it cannot be written; earlier checkpoints are unchanged.
     """
     path = run / FOLDER / f"latest_{checkpoint.facts['n_done']:09d}.npz"
     _save(path, checkpoint)
     points = _latest(run)
     n_up_to_this = points.index(path) + 1
-    # A run only goes on: a point beyond this one was damaged when the run was resumed, and has been warned of.
+    # A point beyond this one was damaged when the run was resumed, and a warning was logged then.
     for other in [*points[: max(n_up_to_this - _N_LATEST, 0)], *points[n_up_to_this:]]:
         other.unlink()
 
 
 def drop_latest(run: Path) -> None:
-    """Remove the points between cycles, once a run has finished; also one that was being written when a run died."""
+    """Remove the checkpoints between cycles once a run has finished, including partially written ones."""
     for path in [*_latest(run), *(run / FOLDER).glob("latest_*.npz.part")]:
         path.unlink()
 
 
 def keep_cycles(run: Path, keep: int | None, *, until: int) -> None:
-    """Of the cycles up to `until`, the one just saved, remove all checkpoints but the last `keep`; None keeps all.
+    """Remove all but the last `keep` checkpoints of cycles up to `until`, the one just saved; None keeps all.
 
-    Later ones were damaged when the run was resumed: they do not count, and stay until their cycle is saved again.
+    Later checkpoints were damaged when the run was resumed: they are ignored until their cycle is saved again.
     """
     if keep is not None:
         for cycle in [cycle for cycle in saved_cycles(run) if cycle <= until][:-keep]:
@@ -121,17 +121,17 @@ def _latest(run: Path) -> list[Path]:
 
 
 def _names(run: Path) -> list[str]:
-    # Not by a glob: to that a folder that cannot be read is an empty one.
+    # Not by glob, which treats an unreadable folder as empty.
     try:
         return [path.name for path in (run / FOLDER).iterdir()]
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise RunError(f"{run / FOLDER}: cannot be read ({error.strerror}); try again once it can be") from error
+        raise RunError(f"{run / FOLDER}: cannot be read ({error.strerror}); try again when it is readable") from error
 
 
 def _save(path: Path, checkpoint: Checkpoint) -> None:
-    # Under a temporary name, synced, renamed: a reader sees a whole file or none.
+    # Written under a temporary name, synced and renamed, so that a reader sees a complete file or none.
     partial = path.with_name(path.name + ".part")
     meta = json.dumps({"cycle": checkpoint.cycle, "format": FORMAT, "tmqc": __version__, **checkpoint.facts})
     try:
@@ -144,13 +144,11 @@ def _save(path: Path, checkpoint: Checkpoint) -> None:
         _sync_folder(path.parent)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        raise StoppedError(
-            f"{path}: cannot be written ({error.strerror}); the checkpoints before it are whole"
-        ) from error
+        raise StoppedError(f"{path}: cannot be written ({error.strerror}); earlier checkpoints are intact") from error
 
 
 def _sync_folder(folder: Path) -> None:
-    # Without this the rename itself may not survive a power cut.
+    # Otherwise the rename itself may not survive a power failure.
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -159,13 +157,13 @@ def _sync_folder(folder: Path) -> None:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint back.
+    """Read a checkpoint.
 
     Raises:
-        RunError: there is no such file, it cannot be read, or it is not an intact checkpoint.
+        RunError: the file does not exist, cannot be read, or is not an intact checkpoint.
     """
     with _opened(path) as archive:
-        content = dict(archive)  # every member's CRC is checked here
+        content = dict(archive)  # checks the CRC of every member
         facts = json.loads(str(content.pop(_META)))
         for name in ("format", "tmqc"):
             facts.pop(name, None)
@@ -174,11 +172,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Mapping[str, NDArray[np.generic]]]:
-    """The arrays of a checkpoint, each read when it is asked for.
+    """Open a checkpoint as a mapping of arrays, each read on access.
 
     Raises:
-        _DamagedError: there is no such file, or what is read of it within the block is not intact.
-        RunError: the system does not let it be read; it may well be intact.
+        _DamagedError: the file does not exist, or the parts read within the block are not intact.
+        RunError: the file cannot be read, but may be intact.
     """
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
@@ -187,14 +185,14 @@ def _opened(path: Path) -> Iterator[Mapping[str, NDArray[np.generic]]]:
         raise _DamagedError(f"{path}: no such checkpoint") from None
     except (OSError, *_DAMAGED) as error:
         if refusal := _find_refusal(error):
-            raise RunError(f"{path}: cannot be read ({refusal.strerror}); try again once it can be") from error
+            raise RunError(f"{path}: cannot be read ({refusal.strerror}); try again when it is readable") from error
         raise _DamagedError(f"{path}: not an intact checkpoint ({error}); use another cycle's") from error
 
 
 def _find_refusal(error: BaseException | None) -> OSError | None:
-    """The system's refusal to open or read a file, also where zipfile took it for damage; None if there was none."""
+    """Return the OSError of opening or reading a file, also if zipfile reported it as damage; None if there is none."""
     while error is not None:
-        # EINVAL: the file's list of arrays points before its beginning.
+        # EINVAL is damage: the archive's directory points before the beginning of the file.
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             return error
         error = error.__context__
@@ -202,13 +200,13 @@ def _find_refusal(error: BaseException | None) -> OSError | None:
 
 
 def find_resumable(run: Path) -> Checkpoint | None:
-    """The farthest point that the run in directory `run` can go on from; None if none was ever saved.
+    """Return the latest intact checkpoint from which the run in `run` can be resumed; None if none was ever saved.
 
-    A torn or corrupted file is warned of, and the one before it used. How far a file is, it says itself: names can be
-    changed, and times are not kept by every copy.
+    Damaged files are skipped with a warning. The order is that of `n_done` in the files: names can be changed, and
+    copying may change file times.
 
     Raises:
-        RunError: a file cannot be read, and may be the farthest point; or there are points, but none is intact.
+        RunError: a file that may be the latest checkpoint cannot be read; or no checkpoint is intact.
     """
     damaged: list[Path] = []
     ranked: list[tuple[int, Path]] = []
@@ -217,7 +215,7 @@ def find_resumable(run: Path) -> Checkpoint | None:
             n_done = _read_facts(path).get("n_done")  # none in an imported model
         except _DamagedError as error:
             damaged.append(path)
-            _warn_of_damage(error, "it is passed over")
+            _warn_of_damage(error, "it is skipped")
             continue
         if n_done is not None:
             ranked.append((n_done, path))
@@ -233,27 +231,27 @@ def find_resumable(run: Path) -> Checkpoint | None:
     if damaged:
         names = ", ".join(sorted(path.name for path in damaged))
         raise RunError(
-            f"{run / FOLDER}: no point is intact ({names}); bring one back, or run.overwrite=true begins anew"
+            f"{run / FOLDER}: no checkpoint is intact ({names}); restore one, or start over with run.overwrite=true"
         )
     return None
 
 
 def check_format(run: Path) -> None:
-    """Refuse to go on with a run of another format, before anything is touched.
+    """Refuse to resume a run whose checkpoints have another format, before anything is changed.
 
     Raises:
-        RunError: names the version of tmqc that can go on. Or a checkpoint cannot be read.
+        RunError: the format differs (names the version of tmqc to use), or a checkpoint cannot be read.
     """
     for path in _points(run):
         try:
             facts = _read_facts(path)
         except _DamagedError:
-            continue  # is warned of when a point is chosen
+            continue  # `find_resumable` warns of it
         is_point = "n_done" in facts or "entries" in facts
         if is_point and (found := facts.get("format", 1)) != FORMAT:
             raise RunError(
-                f"{path}: is of format {found}, and tmqc {__version__} goes on with format {FORMAT} only: go on with "
-                f"tmqc {facts.get('tmqc', 'before 0.2.0')}, choose another run.name, or run.overwrite=true begins anew"
+                f"{path}: has format {found}, and tmqc {__version__} resumes format {FORMAT} only: resume with tmqc "
+                f"{facts.get('tmqc', 'before 0.2.0')}, choose another run.name, or start over with run.overwrite=true"
             )
 
 
@@ -262,11 +260,11 @@ def _points(run: Path) -> list[Path]:
 
 
 def _read_facts(path: Path) -> dict[str, Any]:
-    """Facts of a checkpoint alone.
+    """Read only the facts of a checkpoint.
 
     Raises:
-        _DamagedError: the file's list of arrays or its facts are not intact.
-        RunError: it cannot be read.
+        _DamagedError: the archive's directory or the facts are not intact.
+        RunError: the file cannot be read.
     """
     with _opened(path) as archive:
         facts: dict[str, Any] = json.loads(str(archive[_META]))
@@ -278,7 +276,7 @@ def _warn_of_damage(error: RunError, done: str) -> None:
 
 
 def saved_cycles(run: Path) -> list[int]:
-    """Cycles that have a checkpoint in the run directory `run`, ascending.
+    """Return the cycles that have a checkpoint in the run directory `run`, ascending.
 
     Raises:
         RunError: the folder of checkpoints cannot be read.

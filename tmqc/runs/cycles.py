@@ -1,4 +1,4 @@
-"""`cycles.csv`: one row per cycle, the record from which pages are made and tracking stores are brought up to date."""
+"""`cycles.csv`: one row per cycle, from which reports are made and tracking stores are updated."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ _SEPARATOR = "|"
 
 @dataclass(frozen=True)
 class CycleRow:
-    """One row: `numbers` under their names, None where there is none; `subjects`: ids of those flagged, ...
+    """One row of `cycles.csv`.
 
     Attributes:
-        time_ms: when the cycle ended, milliseconds since 1970.
+        time_ms: end of the cycle, milliseconds since 1970.
+        numbers, subjects: by name; a number that does not exist is None, subjects are ids.
     """
 
     cycle: int
@@ -32,10 +33,9 @@ class CycleRow:
 
 
 def append_cycle(path: Path, report: CycleReport, further: Mapping[str, float | None] | None = None) -> None:
-    """Add one row: cycle, time, the numbers of `report` and `further` ones, ids joined by `|`; empty: does not exist.
+    """Append one row: cycle, time, numbers, ids joined by `|`; a cell is empty if the value does not exist.
 
-    Args:
-        further: as of detection and traffic, by name; the same names in every cycle.
+    `further` numbers, such as detection scores, must have the same names in every cycle.
     """
     row: dict[str, object] = {"cycle": report.cycle, "time_ms": int(time.time() * 1000)}
     row |= {**cycle_numbers(report), **(further or {})}
@@ -51,18 +51,18 @@ def append_cycle(path: Path, report: CycleReport, further: Mapping[str, float | 
 
 
 def read_rows(path: Path) -> list[CycleRow]:
-    """Read what `append_cycle` wrote. A last row cut off by the end of the process is left out.
+    """Read the rows written by `append_cycle`; an incomplete last row is left out.
 
     Raises:
-        RunError: the file is missing, or is not such a file.
+        RunError: the file is missing or not valid.
     """
     try:
         whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
         return [_parse(row) for row in csv.DictReader(io.StringIO(whole, newline=""))]
     except OSError as error:
-        raise RunError(f"{path}: cannot be read ({error.strerror}); it is written by every training run") from None
+        raise RunError(f"{path}: cannot be read ({error.strerror}); every training run writes it") from None
     except (KeyError, ValueError, TypeError, AttributeError) as error:
-        raise RunError(f"{path}: is not the cycles.csv of a run of this version ({error!r})") from None
+        raise RunError(f"{path}: not the cycles.csv of a run of this version ({error!r})") from None
 
 
 def _parse(row: dict[str, str]) -> CycleRow:

@@ -1,4 +1,4 @@
-"""The directory of a run: its files, and the check that no run writes over another."""
+"""The directory of a run: names of its files, and protection against overwriting another run."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ TRACE, LEDGER, CYCLES, DETECTION, TRUTH = "trace.csv", "ledger.json", "cycles.cs
 GOOD_LOST, BY_KIND, SUMMARY = "good_lost.csv", "detection_by_kind.csv", "summary.json"
 CENTERS, REVIEW, POWER = "centers.csv", "review.csv", "power.csv"  # of qc=evidence
 METRICS, PREDICTIONS, REPORT = "metrics.csv", "predictions.csv", "report.html"
-TRACKING, MODEL = "tracking.json", "model"  # what waits for the tracking store, besides cycles.csv, while it is away
+TRACKING, MODEL = "tracking.json", "model"  # data not sent yet to the tracking store, besides cycles.csv
 SCORES, RANKING, RANKING_BY_KIND = "scores.csv", "rivals.csv", "rivals_by_kind.csv"
 FIGURES, HARMFUL, CHECKPOINTS = "figures", "harmful", "checkpoints"
-SITES_FILE, SITES = "sites.json", "sites"  # which tables the sites had; the sites of a simulation
-FLARE, FLARE_LOG = "flare", "flare.log"  # what NVIDIA FLARE writes on this machine
-# What a tracker gets a copy of, once a run has its results.
+SITES_FILE, SITES = "sites.json", "sites"  # digests of the sites' tables; folder of simulated sites
+FLARE, FLARE_LOG = "flare", "flare.log"  # files that NVIDIA FLARE writes on this machine
+# Results that are uploaded to the tracking store.
 RESULTS = (
     *(TRACE, LEDGER, CYCLES, DETECTION, GOOD_LOST, BY_KIND, TRUTH, METRICS, PREDICTIONS),
     *(SCORES, RANKING, RANKING_BY_KIND, CENTERS, REVIEW, POWER),
 )
 _SCORES = (DETECTION, GOOD_LOST, BY_KIND, TRUTH)
-# The summary first: it marks a finished run, so it must be removed before anything else.
+# The summary marks a finished run, so it must be removed first.
 _FILES = (
     *(SUMMARY, CONFIG, RUN, LOG, TRACE, LEDGER, CYCLES, *_SCORES, METRICS, PREDICTIONS, REPORT),
     *(SCORES, RANKING, RANKING_BY_KIND),
@@ -38,10 +38,10 @@ _FOLDERS = (FIGURES, HARMFUL, CHECKPOINTS, MODEL, SITES, FLARE)
 
 
 def check_free(directory: Path, *, overwrite: bool) -> None:
-    """Refuse a directory that holds a run, unless it may be replaced.
+    """Refuse a directory that holds a run, unless `overwrite` is set.
 
     Raises:
-        RunError: it holds a run already.
+        RunError: the directory holds a run.
     """
     if (held := _held(directory)) and not overwrite:
         raise RunError(
@@ -51,10 +51,10 @@ def check_free(directory: Path, *, overwrite: bool) -> None:
 
 
 def clear_for_run(directory: Path, *, overwrite: bool) -> None:
-    """Make the directory, without an earlier run in it. Only files that a run writes are ever removed.
+    """Create the directory and remove an earlier run in it; other files are kept.
 
     Raises:
-        RunError: it holds a run already, and `overwrite` is off.
+        RunError: the directory holds a run, and `overwrite` is not set.
     """
     check_free(directory, overwrite=overwrite)
     for name in _held(directory):
@@ -68,7 +68,7 @@ def _held(directory: Path) -> list[str]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a whole file atomically: a reader sees the old one or the new one."""
+    """Write a file atomically: a reader sees either the old content or the new."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".part")
     with partial.open("w", encoding="utf-8") as file:
@@ -84,10 +84,10 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """What `write_json` wrote.
+    """Read a JSON file.
 
     Raises:
-        RunError: it is missing or damaged.
+        RunError: the file is missing or damaged.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -96,9 +96,9 @@ def read_json(path: Path) -> Any:
 
 
 def resolve(directory: Path, place: str) -> Path:
-    """A path in the settings of the run in `directory`: a relative one counts from the folder of the run's command.
+    """Resolve a path in the settings of the run in `directory`, relative to the working directory of that run.
 
-    Where that folder is not known, or there is no such file by now, it counts from here.
+    If that directory is not known, or the file does not exist there, the current working directory is used.
     """
     try:
         there = Path(read_json(directory / RUN)["folder"]) / place
@@ -108,5 +108,5 @@ def resolve(directory: Path, place: str) -> Path:
 
 
 def artifacts(directory: Path, names: Sequence[str]) -> list[Path]:
-    """Those of the named files that exist, and every figure."""
+    """Return the paths of the named files that exist, and of all figures."""
     return [p for name in names if (p := directory / name).is_file()] + sorted((directory / FIGURES).glob("*.png"))

@@ -1,4 +1,4 @@
-"""What `qc=evidence` writes besides the trace: `centers.csv`, `review.csv` and `power.csv`, whole after every cycle."""
+"""Further tables of `qc=evidence`: `centers.csv`, `review.csv` and `power.csv`, rewritten after every cycle."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _POWER = ("kind", "smallest", "largest", "n", "n_found", "low", "high")
 
 
 def write_looks(directory: Path, looks: Looks) -> None:
-    """Write the three tables; nothing as long as there was no screening. Cells of what does not exist are empty.
+    """Write the three tables once there has been a screening; a cell is empty if its value does not exist.
 
-    `centers.csv`: a row per center and screening; `contradicted` is T1's share of pairs in the wrong order, `gap` T2's
-    difference of mean margins, `z` that of `core.center_effects`. `review.csv`: all scans at the last screening, the
-    most suspicious label first.
-    `power.csv`: of centers with so many scans, how many would have come under verdict with all labels flipped.
+    `centers.csv`: one row per center and screening; `contradicted` is the share of pairs in the wrong order (test T1),
+    `gap` the difference of mean margins (T2), `z` that of `core.center_effects`. `review.csv`: all scans at the last
+    screening, the most suspicious label first. `power.csv`: by number of scans, how many centers would have been
+    flagged with all labels flipped.
     """
     if not looks.n:
         return

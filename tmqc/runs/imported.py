@@ -1,4 +1,4 @@
-"""A model read from elsewhere as a run directory that `init.from` and `inference.run` take."""
+"""Writes an imported model as a run directory for `init.from` and `inference.run`."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from tmqc.runs.checkpoint import Checkpoint, save_checkpoint
 from tmqc.runs.directory import CONFIG, check_free, write_text
 from tmqc.settings.schema import CohortConfig, Config, PipelineConfig, RunConfig
 
-PIPELINE = "imported"  # so that no tool takes it for a training run
+PIPELINE = "imported"  # distinguishes it from training runs
 
 
 def write_imported(saved: SavedModel, directory: Path, *, cycle: int, facts: Mapping[str, Any]) -> Path:
     """Write a run directory with one checkpoint, and a `config.yaml` that describes the model.
 
     Args:
-        saved: axes in x, y, z order.
-        directory: of the run; must hold none.
-        cycle: that the model has finished with.
-        facts: kept with the checkpoint, JSON values.
+        saved: the model, with axes in x, y, z order.
+        directory: the run directory; must not hold a run.
+        cycle: the last cycle on which the model was trained.
+        facts: JSON values stored in the checkpoint.
 
     Returns:
         Path of the checkpoint.
 
     Raises:
-        RunError: the directory holds a run already.
+        RunError: the directory holds a run.
         StoppedError: the checkpoint cannot be written.
     """
     check_free(directory, overwrite=False)

@@ -17,10 +17,10 @@ logger = logging.getLogger("tmqc")
 
 
 class Progress:
-    """A `Listener` with bars over cycles, visits and the batches of a visit. Use as a context manager.
+    """A `Listener` that shows bars of cycles, visits and the batches of a visit. Use as a context manager.
 
-    One line per cycle goes to the logger `tmqc` in any case, for the log file; without a terminal, or turned off, it
-    is the only output. While bars are drawn, what is written to `sys.stderr` appears above them.
+    One line per cycle is always logged to the logger `tmqc`; without a terminal, or if disabled, it is the only output.
+    While bars are drawn, text written to `sys.stderr` appears above them.
 
     Attributes:
         enabled: whether bars are drawn.
@@ -36,15 +36,15 @@ class Progress:
         enabled: bool = True,
         console: Console | None = None,
     ) -> None:
-        """Prepare; nothing is drawn before `with`.
+        """Prepare the bars; they are drawn from `with` on.
 
         Args:
             start: first cycle of the run.
-            cycles: the run ends before this cycle.
-            n_centers: visits a cycle at most (centers without eligible subjects are skipped); None: not known.
-            unit: what of the regular tour is verified, if anything is: `batches` or `visits`.
-            enabled: False: no bars, whatever the terminal.
-            console: for the bars; None is standard error.
+            cycles: end of the range of cycles, exclusive.
+            n_centers: maximum number of visits per cycle (centers without eligible subjects are skipped), if known.
+            unit: verified unit of the regular tour: `batches` or `visits`.
+            enabled: False disables the bars.
+            console: for the bars; None: standard error.
         """
         console = console or Console(file=sys.stderr)
         self.enabled = enabled and console.is_terminal
@@ -66,7 +66,7 @@ class Progress:
         self._n_visits = self._n_rejected = self._n_flagged = self._n_eliminated = 0
 
     def visit(self, cycle: int, visit: Visit) -> None:
-        """The model arrives at a center."""
+        """Show the center that the model visits."""
         if cycle != self._of:
             self._begin(cycle)
         self._bars.update(self._visits, completed=self._n_visits)
@@ -75,7 +75,7 @@ class Progress:
         self._bars.reset(self._batches, total=n_steps, description=escape(visit.center))
 
     def step(self, step: Step) -> None:
-        """A training step is over: advance, show its rates and the cycle's counts."""
+        """Advance the bars by one step; show its rates and the counts of the cycle."""
         if step.cycle != self._of:  # a cycle may begin with revisits only
             self._begin(step.cycle)
         self._n_rejected += step.phase in (BATCH, VISIT) and not step.accepted
@@ -95,7 +95,7 @@ class Progress:
             self._bars.update(self._visits, state=f"loss {step.loss:.4f}")
 
     def cycle(self, report: CycleReport) -> None:
-        """A cycle is over: advance, and log its line."""
+        """Advance the bars by one cycle, and log its line."""
         logger.info("%s", cycle_line(report, self._unit))
         self._bars.update(self._cycle, description=f"cycle {min(report.cycle + 1, self._cycles - 1)}")
         self._bars.advance(self._cycle)
@@ -120,7 +120,7 @@ class Progress:
 
 
 def cycle_line(report: CycleReport, unit: str = "batches") -> str:
-    """Summarize a cycle in one line: rates, what quality control did, seconds. `unit`: as of `Progress`."""
+    """Summarize a cycle in one line: rates, actions of quality control, seconds. `unit`: as in `Progress`."""
     accuracy = report.verification.counts.accuracy
     line = f"cycle {report.cycle}: FPR {report.rates.fpr:.3f} FNR {report.rates.fnr:.3f} accuracy {accuracy:.3f} | "
     if report.train_loss is not None:

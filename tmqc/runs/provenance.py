@@ -1,4 +1,4 @@
-"""Where a result comes from: code revision and library versions."""
+"""Provenance of results: code revision, device and library versions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LIBRARIES = ("tensorflow", "keras", "jax", "numpy", "nibabel", "pandas", "sciki
 
 
 def git_revision() -> str | None:
-    """The commit this package runs from, `+changes` if the tree differs; None outside of a clone or without git."""
+    """Return the commit of the package, with `+changes` if the tree differs; None outside a clone or without git."""
     package = Path(__file__).resolve().parents[1]
     if not (package.parent / ".git").exists():
         return None
@@ -28,7 +28,7 @@ def git_revision() -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of tmqc, Python and the libraries that are installed."""
+    """Return the versions of tmqc, Python and the installed libraries."""
     found = {"tmqc": __version__, "python": platform.python_version()}
     for name in _LIBRARIES:
         try:
@@ -42,12 +42,12 @@ _FACTS = ("device", "backend", "platform", "git_revision")
 
 
 def environment(*, device: str, backend: str) -> dict[str, str]:
-    """What a run runs on: device, operating system, the revision if it is known, versions."""
+    """Describe the environment of a run: device, operating system, code revision if known, versions."""
     revision = git_revision()
     facts = {"device": device, "backend": backend, "platform": platform.platform()}
     return {**facts, **({"git_revision": revision} if revision else {}), **versions()}
 
 
 def environment_tags(found: Mapping[str, str]) -> dict[str, str]:
-    """Name what `environment` gave for the tracker: versions as `version.keras`."""
+    """Convert the result of `environment` to tags of the tracker, with versions as `version.keras`."""
     return {name if name in _FACTS else f"version.{name}": value for name, value in found.items()}

@@ -1,4 +1,4 @@
-"""Where a run begins: whether its directory can be used, which checkpoint it resumes or starts from."""
+"""The start of a run: whether its directory can be used, and the checkpoint from which it resumes or starts."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from tmqc.settings.schema import Config, flatten
 
 
 def check_place(config: Config, directory: Path) -> bool:
-    """See whether the run may have its directory, before anything is loaded.
+    """Check whether the run can use its directory, before anything is loaded.
 
     Returns:
-        Whether a run that died lies there, to go on from.
+        Whether the directory holds an interrupted run to resume.
 
     Raises:
-        RunError: it holds a finished run, one with other settings, of which all differences are listed, or one that
-            only another version of tmqc can go on with.
+        RunError: the directory holds a finished run, a run with other settings (all differences are listed), or a run
+            that only another version of tmqc can resume.
     """
     path = directory / CONFIG
     travels = config.pipeline.name in ("clean", "dirty", "qc")
@@ -39,7 +39,7 @@ def check_place(config: Config, directory: Path) -> bool:
         check_free(directory, overwrite=config.run.overwrite)
         return False
     there, now = _read_settings(path), flatten(config)
-    # The looks of qc=evidence share its error rate by their planned number, which further cycles would change.
+    # qc=evidence divides its error rate by the planned number of screenings, which further cycles would change.
     is_planned = (now["pipeline.name"], now["qc.control"]) == ("qc", "evidence")
     extended = _is_more(there.get("schedule.cycles"), now["schedule.cycles"]) and not is_planned
     finished = (directory / SUMMARY).is_file() and not extended
@@ -61,19 +61,19 @@ def check_place(config: Config, directory: Path) -> bool:
 
 
 def find_point(directory: Path, data: str) -> Checkpoint | None:
-    """The farthest intact point of the run in `directory`; None if it died before there was any.
+    """Return the latest intact checkpoint of the run in `directory`; None if none was ever saved.
 
     Args:
-        data: digest of the cohort as it is now.
+        data: digest of the current cohort.
 
     Raises:
-        RunError: the cohort is not the one that the run began with, a point cannot be read, or none is intact; or the
-            run's records lack rows that the point knows.
+        RunError: the cohort has changed since the run started, a checkpoint cannot be read, no checkpoint is intact, or
+            the run's records lack rows that the checkpoint counts.
     """
     checkpoint = find_resumable(directory)
     if checkpoint is not None and checkpoint.facts.get("data") != data:
         raise RunError(
-            f"{directory}: the tables of the cohort have changed since this run began; bring them back, or choose "
+            f"{directory}: the tables of the cohort have changed since this run started; restore them, or choose "
             "another run.name"
         )
     _known_rows(directory, checkpoint)
@@ -81,10 +81,10 @@ def find_point(directory: Path, data: str) -> Checkpoint | None:
 
 
 def find_checkpoint(source: Path, cycle: int) -> Path:
-    """The checkpoint of `cycle` in the run directory `source`, or `source` itself if it is a checkpoint file.
+    """Return the path of the checkpoint of `cycle` in the run directory `source`; or `source`, if it is a file.
 
     Raises:
-        RunError: it is not there; names the cycles that are.
+        RunError: the checkpoint does not exist; names the cycles that do.
     """
     if source.is_file():
         return source
@@ -93,7 +93,7 @@ def find_checkpoint(source: Path, cycle: int) -> Path:
     path = checkpoint_path(source, cycle)
     if not path.is_file():
         cycles = saved_cycles(source)
-        has = f"it holds cycles {cycles[0]} to {cycles[-1]}" if cycles else "it holds no checkpoint at all"
+        has = f"it holds cycles {cycles[0]} to {cycles[-1]}" if cycles else "it holds no checkpoint"
         raise RunError(
             f"init.from={source}: no checkpoint of cycle {cycle}, {has}; set init.cycle, or schedule.start to the "
             "cycle after the checkpoint's"
@@ -102,10 +102,10 @@ def find_checkpoint(source: Path, cycle: int) -> Path:
 
 
 def truncate_records(directory: Path, point: Checkpoint | None) -> None:
-    """Cut the records of a run, `trace.csv` and `cycles.csv`, back to the rows that the point knows; None: to nothing.
+    """Truncate `trace.csv` and `cycles.csv` to the rows that the checkpoint `point` counts; None removes the files.
 
     Raises:
-        RunError: they lack some of them.
+        RunError: they have fewer rows.
     """
     for path, text in _known_rows(directory, point).items():
         if text:
@@ -115,7 +115,7 @@ def truncate_records(directory: Path, point: Checkpoint | None) -> None:
 
 
 def _known_rows(directory: Path, point: Checkpoint | None) -> dict[Path, str]:
-    """By record, its text with the header and the rows that `point` knows; empty without any."""
+    """Return record -> its text with the header and the rows that `point` counts; empty if there are none."""
     known = {} if point is None else point.facts["rows"]
     return {directory / name: _first_rows(directory / name, known.get(name, 0)) for name in (TRACE, CYCLES)}
 
@@ -126,33 +126,33 @@ def _first_rows(path: Path, n_rows: int) -> str:
     try:
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     except OSError as error:
-        raise RunError(f"{path}: cannot be read ({error.strerror}), and the run cannot go on without it") from None
+        raise RunError(f"{path}: cannot be read ({error.strerror}), and the run cannot resume without it") from None
     rows = csv.reader(lines)
     n_found = sum(1 for _ in islice(rows, 1 + n_rows)) - 1
     kept = "".join(lines[: rows.line_num])
     if n_found < n_rows or not kept.endswith("\n"):
         raise RunError(
-            f"{path}: has {max(n_found, 0)} rows and the checkpoint knows {n_rows}; bring the file back, or "
-            "run.overwrite=true begins anew"
+            f"{path}: has {max(n_found, 0)} rows, but the checkpoint counts {n_rows}; restore the file, or "
+            "start over with run.overwrite=true"
         )
     return kept
 
 
 def read_run_id(directory: Path) -> str | None:
-    """The tracker's name of the run in `directory`; None if it is not known."""
+    """Return the tracking store's id of the run in `directory`; None if unknown."""
     try:
         found = json.loads((directory / RUN).read_text(encoding="utf-8"))["run_id"]
     except (OSError, ValueError, KeyError, TypeError):
-        return None  # the run died before it was written: it becomes another one in the tracking store
+        return None  # the run died before the file was written: the store gets a new run
     return str(found) if found is not None else None
 
 
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Hold a run's directory against other processes. The lock goes with the process, however it ends.
+    """Lock a run's directory against other processes; the lock is released when the process ends.
 
     Raises:
-        RunError: another process works in it, or it cannot be written to or locked.
+        RunError: another process holds the lock, or the directory cannot be written to or locked.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -167,7 +167,7 @@ def locked(directory: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            if [path.name for path in directory.iterdir()] == [LOCK]:  # nothing came of it
+            if [path.name for path in directory.iterdir()] == [LOCK]:  # the run wrote nothing
                 (directory / LOCK).unlink()
                 directory.rmdir()
 
@@ -177,7 +177,7 @@ def _lock(file: TextIO, directory: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.seek(0)
-        raise RunError(f"{directory}: another process works in it ({file.read().strip() or 'unknown'})") from None
+        raise RunError(f"{directory}: in use by another process ({file.read().strip() or 'unknown'})") from None
     except OSError as error:  # a file system without locks
         raise RunError(f"{directory}: cannot be locked ({error.strerror}); set run.outputs to another disk") from None
 

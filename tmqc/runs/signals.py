@@ -1,6 +1,6 @@
 """Requests to stop: Ctrl-C, a scheduler's SIGTERM, Slurm's notice by SIGUSR1.
 
-During the tour a run finishes the step, saves and ends; otherwise it ends at once, as it does at a second Ctrl-C.
+During the tour a run finishes the current step, saves and ends; at other times, or at a second Ctrl-C, it ends at once.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-WAITING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # for those who only wait for a job's process
+WAITING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # handled by processes that wait for a job
 _SIGNALS = (*WAITING, signal.SIGUSR2)
 
 
@@ -19,7 +19,7 @@ class Interrupted(BaseException):  # not an Exception: error handlers must not c
     """The run was asked to stop.
 
     Attributes:
-        number: of the signal; by convention the exit code is 128 more.
+        number: of the signal; by convention the exit code is 128 + number.
     """
 
     def __init__(self, number: int) -> None:
@@ -28,10 +28,10 @@ class Interrupted(BaseException):  # not an Exception: error handlers must not c
 
 
 class Stop:
-    """Listens for signals.
+    """Handles signals that request a stop.
 
     Attributes:
-        asked: the first signal that came; None as long as there was none.
+        asked: the first signal received; None if there was none.
     """
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class Stop:
 
     @contextmanager
     def listening(self, numbers: Sequence[signal.Signals] = _SIGNALS) -> Iterator[Stop]:
-        """Handle signals inside of the block. In threads other than the main one there are none to handle."""
+        """Handle signals within the block; only possible, and done, in the main thread."""
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
@@ -53,7 +53,7 @@ class Stop:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Inside of the block a signal only sets `asked`; the tour checks it after every step."""
+        """Within the block, a signal only sets `asked`, which the tour checks after every step."""
         self._waits = True
         try:
             yield
@@ -61,16 +61,16 @@ class Stop:
             self._waits = False
 
     def check(self) -> None:
-        """End here if that was asked for.
+        """Raise Interrupted if a signal was received.
 
         Raises:
-            Interrupted: a signal came.
+            Interrupted: the run was asked to stop.
         """
         if self.asked is not None:
             raise Interrupted(self.asked)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        # A scheduler's notice may arrive twice, also from the parent process: only a second Ctrl-C ends at once.
+        # A scheduler's signal may arrive twice, also from the parent process: only a second Ctrl-C ends at once.
         is_first, self.asked = self.asked is None, self.asked or number
         if self._waits and (is_first or number != signal.SIGINT):
             return

@@ -1,4 +1,4 @@
-"""`trace.csv`: one row per verification, written as it happens; enough to re-derive every verdict."""
+"""`trace.csv`: one row per verification, written at once; sufficient to re-derive every verdict."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COLUMNS = (
     *(*PUBLISHED_COLUMNS, "Phase", "Subjects", "TP", "TN", "RefPFP", "RefPFN", "Tolerance"),
     *("LR", "Loss", "VerifyLoss", "Scored", "Seconds"),
 )
-# Of gates beyond the published one only: what their verdicts need besides.
+# Further columns that verdicts of gates other than the published one need.
 _FLIPS = ("BrokenHC", "FixedHC", "BrokenPD", "FixedPD")
 _EVIDENCE = ("Margin", "LossZ", "MarginZ", "Strength", "ImageZ", "Contradiction")
 _FINDING = (
@@ -27,24 +27,24 @@ _FINDING = (
 FURTHER_COLUMNS = (
     *("RefVerifyLoss", "LossTolerance", *_FLIPS, "Outcome", "Slope", "Offset", *_EVIDENCE, *_FINDING, "Risk"),
 )
-# Of federated runs only: bytes of messages since the row before, seconds that sites computed (the slowest counts),
-# seconds lost to sites that did not answer as they should, and sites that the verification went without.
+# Columns of federated runs: bytes of messages since the previous row, computing time of the slowest site, seconds
+# lost to sites without a valid answer, and sites that were skipped.
 TRAFFIC_COLUMNS = ("BytesSent", "BytesReceived", "SiteSeconds", "WaitedSeconds", "Missing")
 NOT_APPLICABLE = "n/a"
-SEPARATOR = "|"  # between the ids in `Subjects`; no id may hold it
+SEPARATOR = "|"  # between the ids in `Subjects`; not allowed in an id
 
 
 def trace_row(step: Step) -> dict[str, object]:
-    """One row of the trace. Floats are written with `repr`, so that reading gives back the same number.
+    """Return one row of the trace. Floats are written with `repr`, so that reading gives back the same number.
 
-    `FP`, `FN`, `TP`, `TN` count the scans that were scored. Where some were left out (`qc.early_stop=certain`), the
-    verdict re-derives from `PFP`, `PFN` and `VerifyLoss`, lower bounds over all scans; `ACC` is an upper bound.
-    With `qc.calibrate` all of these were counted once logits had become `Slope` * logit + `Offset`.
-    With `qc.early_stop=confident` all scans are counted, of which only `Scored` were scored and the others predicted;
-    `RefPFP`, `RefPFN` and `RefVerifyLoss` are the reference's by what is known of it by then.
-    Of a first-order screening step none was scored: `VerifyLoss` is the estimate, and counts and rates are empty. Of a
-    step that was due and could not be taken there is nothing but who was due; of a scan that was due where no state
-    could judge, that and the outcome.
+    `FP`, `FN`, `TP`, `TN` count the scored scans. If a verification ended early (`qc.early_stop=certain`), `PFP`, `PFN`
+    and `VerifyLoss` are lower bounds over all scans, from which the verdict re-derives, and `ACC` is an upper bound.
+    With `qc.calibrate` all of these are computed from the calibrated logits, `Slope` * logit + `Offset`.
+    With `qc.early_stop=confident` all scans are counted, of which `Scored` were scored and the others predicted;
+    `RefPFP`, `RefPFN` and `RefVerifyLoss` are the estimates of the reference at that time.
+    For a first-order screening step no scan is scored: `VerifyLoss` is the estimate; counts and rates are empty. For a
+    step that could not be taken the row names the subjects only; for a scan that no state could judge, also the
+    outcome.
     """
     many = step.phase in (BATCH, VISIT) or len(step.subjects) > 1
     row: dict[str, object] = dict.fromkeys(COLUMNS) | {
@@ -82,7 +82,7 @@ def trace_row(step: Step) -> dict[str, object]:
 
 
 def further_cells(step: Step) -> dict[str, object]:
-    """The `FURTHER_COLUMNS` of gates beyond the published one, as far as they exist."""
+    """Return the cells of `FURTHER_COLUMNS`, for gates other than the published one, that exist for this step."""
     cells: dict[str, object] = {"Outcome": step.outcome}
     if (verdict := step.verdict) is not None:
         cells |= {"RefVerifyLoss": verdict.loss_reference, "LossTolerance": verdict.loss_tolerance}
@@ -106,7 +106,7 @@ def further_cells(step: Step) -> dict[str, object]:
 
 
 def has_values(step: Step) -> bool:
-    """Whether the verification loss after the step is known, measured or estimated."""
+    """Return whether the verification loss after the step was measured or estimated."""
     return step.verification is not None or step.estimated_loss is not None
 
 
@@ -114,7 +114,7 @@ class TraceWriter:
     """A `Listener` that appends every verified step to a CSV and flushes it, so that a killed run keeps its rows.
 
     Attributes:
-        n_rows: in the file.
+        n_rows: number of rows in the file, without the header.
     """
 
     def __init__(
@@ -124,14 +124,14 @@ class TraceWriter:
         further: bool = False,
         traffic: Callable[[], Mapping[str, object]] | None = None,
     ) -> None:
-        """Begin the file, or go on with the rows that are there.
+        """Create the file, or append to an existing one.
 
         Args:
-            further: write `FURTHER_COLUMNS` too.
-            traffic: gives the cells of `TRAFFIC_COLUMNS` for the step that is reported; None: there are none.
+            further: also write `FURTHER_COLUMNS`.
+            traffic: returns the cells of `TRAFFIC_COLUMNS` for the reported step; None: no such columns.
         """
         self._further, self._traffic = further, traffic
-        self.n_rows = -1  # the header is none
+        self.n_rows = -1  # the header does not count
         if path.exists():
             with path.open(newline="", encoding="utf-8") as file:
                 self.n_rows += sum(1 for _ in csv.reader(file))
@@ -143,10 +143,10 @@ class TraceWriter:
             self.n_rows = 0
 
     def visit(self, cycle: int, visit: Visit) -> None:
-        """Nothing to write."""
+        """Do nothing."""
 
     def step(self, step: Step) -> None:
-        """Append a row if the step was verified, could not be taken, or only says that a scan was postponed."""
+        """Append a row if the step was verified, could not be taken, or postpones a scan."""
         if not has_values(step) and step.phase != AWAY and step.outcome is None:
             return
         row = trace_row(step)
@@ -157,7 +157,7 @@ class TraceWriter:
         self.n_rows += 1
 
     def sync(self) -> None:
-        """Make sure that the rows outlast a power cut, as the checkpoint that knows them does."""
+        """Flush the rows to disk before a checkpoint that counts them is saved."""
         os.fsync(self._file.fileno())
 
     def __enter__(self) -> TraceWriter:

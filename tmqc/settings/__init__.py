@@ -1,1 +1,1 @@
-"""Schemas of the settings, one dataclass per config group; all checks; the fingerprint of a run's settings."""
+"""Schemas of the settings, one dataclass per config group; their checks; the fingerprint of a run's settings."""

@@ -1,4 +1,4 @@
-"""Translates errors of Hydra and OmegaConf: which setting, its value, what is allowed."""
+"""Translates errors of Hydra and OmegaConf into the setting at fault, its value and the allowed values."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TYPES = {"to Float": "a number", "to Integer": "a whole number", "valid bool": 
 
 
 def explain(error: BaseException) -> list[str]:
-    """One line per fault, of an error raised while the settings were composed."""
+    """Return one line per fault of an error that was raised while composing the settings."""
     message, cause = str(error), str(error.__cause__ or "")
     if match := _UNKNOWN.search(message):
         return [_explain_unknown(match.group(1))]
@@ -32,9 +32,9 @@ def explain(error: BaseException) -> list[str]:
         name, value = match.group(1).lstrip("+~"), match.group(2).strip()
         return [f"{name}={value}: must be {_allowed(cause)}"]
     if match := _SEVERAL.search(message):
-        return [f"{match[1]}: several values are a sweep: tmqc -m ...; a list is [1,2], and text with commas is quoted"]
+        return [f"{match[1]}: several values need a sweep (tmqc -m ...); write a list as [1,2], quote text with commas"]
     if match := _INTERPOLATED.search(message):
-        return [f"{match[1][0].lower()}{match[1][1:]}: ${{...}} stands for another setting; a name cannot have it"]
+        return [f"{match[1][0].lower()}{match[1][1:]}: ${{...}} refers to another setting; a name cannot contain it"]
     return [" ".join(text.split()) for text in dict.fromkeys((message, cause)) if text.strip()]
 
 

@@ -1,4 +1,4 @@
-"""Which settings affect a run's result, and a digest of them: equal digests, equal results."""
+"""Digest of the settings that affect a run's result: equal digests mean equal results."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 
 from tmqc.settings.schema import CENTER_TABLES, Config, flatten
 
-# Version of what the settings make a run compute. Raise it with every change after which the same settings give other
-# numbers: no sweep and no `init.pretrain` then takes a result of the code before for one of this.
+# Version of the computation. Raise it with every change after which the same settings give other numbers, so that
+# sweeps and `init.pretrain` do not reuse results of earlier code.
 COMPUTATION = 3
 
 HARMLESS = (
@@ -21,37 +21,37 @@ HARMLESS = (
     *(f"federation.{name}" for name in ("on_fault", "timeout_s", "patience_s", "pause_s", "admin_kit")),
 )
 HARMLESS_GROUPS = ("tracking.", "checkpoint.", "sweep.")
-_OF_ONE_PIPELINE = ("inference", "rivals")  # groups that only the pipeline of that name reads
+_OF_ONE_PIPELINE = ("inference", "rivals")  # groups read only by the pipeline of the same name
 _PREFIX, _N_DIGITS = "pretrained-", 12
 _PRETRAINED = re.compile(f"{_PREFIX}[0-9a-f]{{{_N_DIGITS}}}")
 _TABLES = ("train_csv", "verification_csv", "test_csv", "truth_csv")
 
 
 def is_harmless(name: str, *, pipeline: str) -> bool:
-    """Whether the setting has no effect on what the pipeline computes."""
+    """Return whether the setting has no effect on the results of the pipeline."""
     others = tuple(f"{group}." for group in _OF_ONE_PIPELINE if group != pipeline)
     return name in HARMLESS or name.startswith((*HARMLESS_GROUPS, *others))
 
 
 def effective_value(name: str, value: Any) -> Any:
-    """A setting's value as far as it affects the result; equal for values that have the same effect."""
-    # Its name identifies the settings it was trained with; where it is kept, as `run.outputs`, makes no difference.
+    """Return a canonical value of a setting: equal for values that have the same effect on the result."""
+    # The name of a pre-trained run identifies the settings it was trained with; its folder makes no difference.
     if name == "init.from" and isinstance(value, str) and _PRETRAINED.fullmatch(Path(value).name):
         return Path(value).name
     return value
 
 
 def pretrained_name(clean: Config) -> str:
-    """Name of the clean run that is trained for those that start from it, made of its settings."""
+    """Return the name of the clean run trained by `init.pretrain`, derived from its settings."""
     return f"{_PREFIX}{settings_digest(clean)[:_N_DIGITS]}"
 
 
 def settings_digest(config: Config, *, without: Collection[str] = ()) -> str:
-    """Hexadecimal digest of the settings that affect the result, of the cohort's tables and `COMPUTATION`.
+    """Return a hexadecimal digest of the settings that affect the result, the cohort's tables and `COMPUTATION`.
 
     Args:
-        config: resolved.
-        without: settings or groups to be left out, as those that a sweep varies.
+        config: the resolved settings.
+        without: settings or groups to leave out, such as those that a sweep varies.
     """
     settings: dict[str, Any] = {"computation": COMPUTATION} | {
         name: effective_value(name, value)

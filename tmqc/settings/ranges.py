@@ -1,4 +1,4 @@
-"""Allowed values of single settings: stated with the setting in the schema, checked here."""
+"""Allowed values of single settings: declared with the setting in the schema, checked here."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Any
 
 
 def one_of(default: str, allowed: tuple[str, ...]) -> Any:
-    """A setting that is one of a few words."""
+    """Declare a setting that is one of the `allowed` words."""
     return field(default=default, metadata={"one_of": allowed})
 
 
 def within(default: float | None, low: float, high: float) -> Any:
-    """A setting that is a number from `low` to `high`, both allowed; with None as default, that too."""
+    """Declare a setting that is a number from `low` to `high`, both included; None is allowed if it is the default."""
     return field(default=default, metadata={"within": (low, high)})
 
 
 def check_each(group: Any, prefix: str = "") -> list[str]:
-    """Each setting by itself, against the words or the range that the schema allows."""
+    """Check each setting by itself against the words or the range that the schema allows; return the faults."""
     faults = []
     for each in fields(group):
         name, value = f"{prefix}{each.name}", getattr(group, each.name)

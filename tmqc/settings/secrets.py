@@ -1,4 +1,4 @@
-"""User names, passwords and tokens in URIs: never written to files, and still known to the run and its jobs."""
+"""Keeps user names, passwords and tokens in URIs out of files, but available to the run and its jobs."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from collections.abc import Sequence
 from typing import Any
 
 MARK = "***"
-# Jobs of a sweep run in processes of their own, on other machines too: they inherit the environment.
+# Jobs of a sweep run in processes of their own, also on other machines: they inherit the environment.
 _ENVIRONMENT = "TMQC_URIS"
-# A URI to its end, but not into the next one of a list.
+# Up to the end of the URI, but not into the next one of a list.
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://(?:(?![A-Za-z][A-Za-z0-9+.-]*://)[^\s'\"<>])+")
-_ONE = r"[A-Za-z][A-Za-z0-9+.-]*://(?:(?!://).)+"  # whatever a password holds, blanks and quotes too
+_ONE = r"[A-Za-z][A-Za-z0-9+.-]*://(?:(?!://).)+"  # a password may contain any character, also blanks and quotes
 _WHOLE = re.compile(_ONE)
 _SETTING = re.compile(rf"""(?P<before>['"]?[^\s'"=]+=)(?P<quote>['"]?)(?P<uri>{_ONE}?)(?P<after>(?P=quote)['"]?)""")
-_USER = re.compile(r"(://)(?!/).*@")  # greedy: a password may hold @, / and ? as well
+_USER = re.compile(r"(://)(?!/).*@")  # greedy: a password may also contain @, / and ?
 _VALUE = re.compile(r"([?&;][^=&;#?]+=)[^&;#,)\]}]+")
 _PLAIN = re.compile(r"[?&;](?:timeout|connect_timeout|sslmode|charset|mode|uri|cache|check_same_thread)=$")
 
 
 def redact(text: str) -> str:
-    """The text with `***` in place of the user information, and of the values in the query, of every URI in it."""
+    """Replace the user information and the query values of every URI in the text by `***`."""
     for short, uri in _known().items():
         text = text.replace(uri, short)
-    if _WHOLE.fullmatch(text):  # a setting: its end is known
+    if _WHOLE.fullmatch(text):  # the text is a single URI: its end is known
         return _redact_uri(text)
     return _URI.sub(lambda found: _redact_uri(found[0]), text)
 
@@ -36,7 +36,7 @@ def _redact_uri(uri: str) -> str:
 
 
 def redact_all(value: Any) -> Any:
-    """`redact` for every text in plain nested data."""
+    """Apply `redact` to every text in nested dictionaries and lists."""
     if isinstance(value, str):
         return redact(value)
     if isinstance(value, dict):
@@ -45,9 +45,9 @@ def redact_all(value: Any) -> Any:
 
 
 def hide(arguments: Sequence[str]) -> list[str]:
-    """Redact the arguments of a command before anything writes them down; `reveal` finds what stood there.
+    """Redact the arguments of a command before they are written anywhere; `reveal` returns the original URIs.
 
-    The whole URIs are kept in this process' environment.
+    The original URIs are kept in the environment of this process.
     """
     known, hidden = _known(), []
     for text in arguments:
@@ -65,7 +65,7 @@ def hide(arguments: Sequence[str]) -> list[str]:
 
 
 def reveal(uri: str) -> str:
-    """The whole URI of a redacted one, if this process or one that started it was given it; else `uri` as it is."""
+    """Return the original of a redacted URI if this process or an ancestor received it; otherwise `uri` itself."""
     return _known().get(uri, uri)
 
 

@@ -1,4 +1,4 @@
-"""Names and paths stay as they were typed: every setting that the schema declares as text, found by its type."""
+"""Keeps names and paths as they were typed: finds and checks all settings that the schema declares as text."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ from typing import Any, TypeGuard, get_type_hints
 from tmqc.settings.schema import Config
 
 _TEXT, _OPTIONAL, _LIST = str, str | None, list[str]
-# Drawn as nothing, yet letters or marks to Unicode: joiners, fillers, variation selectors.
+# Invisible characters that Unicode classifies as letters or marks: joiners, fillers, variation selectors.
 _BLANK_LETTERS = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0]")
 
 
 def normalize_name(text: str) -> str:
-    """The name that a reader sees: NFC, no invisible characters, single spaces of one kind, none around it.
+    """Normalize a name to what a reader sees: NFC, no invisible characters, single plain spaces, none at the ends.
 
-    Control characters stay, for the caller to refuse: a line break within a name is a fault of the table.
+    Control characters are kept so that the caller can refuse them: a line break within a name is a fault of the table.
     """
     composed = unicodedata.normalize("NFC", _BLANK_LETTERS.sub("", text))
     shown = "".join(c for c in composed if unicodedata.category(c) != "Cf")
-    # Once more: a mark behind an invisible character joins the letter before it.
+    # NFC again: once an invisible character is removed, a mark behind it combines with the letter before it.
     return unicodedata.normalize("NFC", re.sub(r"[^\S\x00-\x1f\x7f-\x9f]+", " ", shown).strip())
 
 
 @cache
 def text_settings(kind: type = Config) -> dict[str, Any]:
-    """Name of each setting that is text -> `str`, `str | None` or `list[str]`."""
+    """Map the name of each text setting to its type: `str`, `str | None` or `list[str]`."""
     found: dict[str, Any] = {}
     for name, hint in get_type_hints(kind).items():
         if _is_group(hint):
             found |= {f"{name}.{inner}": type_ for inner, type_ in text_settings(hint).items()}
         elif hint in (_TEXT, _OPTIONAL, _LIST):
             found[name] = hint
-    return found | ({"init.from": _OPTIONAL} if kind is Config else {})  # which stands in a plain dict
+    return found | ({"init.from": _OPTIONAL} if kind is Config else {})  # `init` is a dict, not a dataclass
 
 
 def lenient_schema(kind: type = Config) -> type:
-    """The schema with any value where text belongs: OmegaConf would make text of what YAML has read as a number."""
+    """Return the schema with type Any for text settings: OmegaConf would convert numbers read by YAML to text."""
     hints, made = get_type_hints(kind), []
     for each in fields(kind):
         hint = hints[each.name]
@@ -58,7 +58,7 @@ def lenient_schema(kind: type = Config) -> type:
 
 
 def check_composed(composed: Any, kind: type = Config, prefix: str = "") -> list[str]:
-    """Faults of composed settings that the typed schema would not see: unknown ones, and text that is none.
+    """Return faults of composed settings that the typed schema misses: unknown settings, and numbers given as text.
 
     Args:
         composed: plain dictionaries and lists, interpolations not resolved.
@@ -87,7 +87,7 @@ def _check_text(name: str, value: Any, *, optional: bool) -> list[str]:
     if isinstance(value, str) or (optional and value is None):
         return []
     hint = "put it in quotes" if isinstance(value, bool | int | float) else "give a name or a path"
-    return [f"{name}: {value!r} is no text, and may have been written otherwise: {hint}"]
+    return [f"{name}: {value!r} is not text, and may differ from what was typed: {hint}"]
 
 
 def _is_group(hint: Any) -> TypeGuard[type]:

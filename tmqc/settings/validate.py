@@ -1,4 +1,4 @@
-"""One check of all settings before anything else: every fault at once, each with name, value and what is allowed.
+"""Checks all settings before a run; reports all faults at once, each with its name, value and the allowed values.
 
 Single settings are checked against the schema; range checks are written so that NaN fails.
 """
@@ -27,14 +27,14 @@ from tmqc.settings.schema import (
 from tmqc.settings.text import normalize_name
 from tmqc.settings.validate_federation import check_federation
 
-_SMALLEST_GRID = 2  # voxels an axis in front of the average pooling
+_SMALLEST_GRID = 2  # voxels per axis at the input of the average pooling
 
 
 def validate(config: Config) -> None:
     """Check every setting that can be checked without data.
 
     Raises:
-        SettingsError: names every setting at fault, its value and what is allowed.
+        SettingsError: names every setting at fault, its value and the allowed values.
     """
     faults = check_each(config) + _check_grid(config) + _check_span(config) + _check_sources(config)
     faults += _check_run(config.run) + _check_qc(config) + check_federation(config) + _check_harm(config.harmful)
@@ -59,7 +59,7 @@ def _check_grid(config: Config) -> list[str]:
     axes = {"R": 0, "L": 0, "A": 1, "P": 1, "S": 2, "I": 2}
     code = config.cohort.orientation
     if code is not None and sorted(axes.get(letter, -1) for letter in code) != [0, 1, 2]:
-        faults.append(f"cohort.orientation={code}: must be three letters as RAS or LPS, one of each axis, or null")
+        faults.append(f"cohort.orientation={code}: must be three letters, one per axis, such as RAS or LPS; or null")
     return faults
 
 
@@ -75,8 +75,8 @@ def _check_span(config: Config) -> list[str]:
     source, cycle = config.init.get("from"), config.init.get("cycle")
     if name == "rivals" and source is None:
         faults.append(
-            "init.from is not set: pipeline=rivals judges scans by a pre-trained model; give the directory of a clean "
-            "run (init.from=outputs/clean/NAME)"
+            "init.from is not set: pipeline=rivals scores scans with a pre-trained model; give the directory of a "
+            "clean run (init.from=outputs/clean/NAME)"
         )
     elif schedule.start > 0 and source is None:
         faults.append(
@@ -115,66 +115,66 @@ def _check_sources(config: Config) -> list[str]:
 
 def _check_run(run: RunConfig) -> list[str]:
     faults = []
-    # Nested names are fine, as group/first; the parts of a path that leads out of run.outputs, or nowhere, are not.
+    # Nested names such as group/first are fine; empty parts, and dots, which may lead out of run.outputs, are not.
     if not all(part.strip(". ") for part in run.name.split("/")):
         faults.append(
-            f"run.name={run.name}: must be the name of a folder, or several with / between them, none of them empty or "
-            "only dots"
+            f"run.name={run.name}: must be the name of a folder, or several separated by /, none of them empty or only "
+            "dots"
         )
     size = run.verify_batch_size
     if size != AUTO and not (isinstance(size, int) and not isinstance(size, bool) and 1 <= size <= 100_000):
         faults.append(f"run.verify_batch_size={size}: must be auto, or a whole number from 1 to 100000")
     if run.verify_on == "ray" and not run.verify_workers:
-        faults.append(f"run.verify_on=ray: give run.verify_workers, a number from 1, and not {run.verify_workers}")
+        faults.append(f"run.verify_on=ray: run.verify_workers must be a number from 1, not {run.verify_workers}")
     return faults
 
 
 def _check_qc(config: Config) -> list[str]:
-    """Settings of quality control that are invalid or contradict each other, one line per fault."""
+    """Return faults of quality control settings that are invalid or contradict each other."""
     qc, is_qc = config.qc, config.pipeline.name == "qc"
     faults = _check_steps(qc) if qc.control != "steps" else []
     if qc.calibrate and qc.early_stop != "off":
-        faults.append("qc.calibrate=true fits a line to all verification scans at once: set qc.early_stop=off")
+        faults.append("qc.calibrate=true needs the logits of all verification scans: set qc.early_stop=off")
     if qc.batchnorm == "frozen" and config.schedule.start == 0 and is_qc:
-        faults.append("qc.batchnorm=frozen: a run from random weights has no statistics to keep; start from init.from")
+        faults.append("qc.batchnorm=frozen: a run from random weights has no statistics to keep; set init.from")
     if qc.control == "evidence" and qc.strikes != 1:
-        faults.append(f"qc.strikes={qc.strikes}: qc.control=evidence promises its rate by looks instead; use 1")
+        faults.append(f"qc.strikes={qc.strikes}: qc.control=evidence bounds its error rate by screenings; use 1")
     if qc.early_stop == "confident" and config.run.verify_workers:
         faults.append(
-            f"run.verify_workers={config.run.verify_workers}: workers hold whole batches, and qc.early_stop=confident "
+            f"run.verify_workers={config.run.verify_workers}: workers score whole batches, but qc.early_stop=confident "
             "scores single scans: set run.verify_workers=0, or qc.early_stop=certain"
         )
     return faults
 
 
 def _check_steps(qc: QcConfig) -> list[str]:
-    """Settings of steps that are verified, under a control that verifies none."""
+    """Return faults of settings that apply to verified steps only, for a control that verifies none."""
     faults = []
     if qc.early_stop != "off":
         faults.append(
-            f"qc.early_stop ends verifications that reject a step, and qc.control={qc.control} has none: leave it off"
+            f"qc.early_stop applies to verified steps only, and qc.control={qc.control} has none: set it to off"
         )
     if qc.calibrate:
         faults.append(
-            f"qc.calibrate=true is about verified steps, and qc.control={qc.control} has none: set it to false"
+            f"qc.calibrate=true: applies to verified steps only, and qc.control={qc.control} has none: set it to false"
         )
     if qc.verify == "visit":
         faults.append(
-            f"qc.verify=visit is about steps that are verified, and qc.control={qc.control} has none: use batch"
+            f"qc.verify=visit: applies to verified steps only, and qc.control={qc.control} has none: use batch"
         )
     return faults
 
 
 def check_harmful(settings: HarmfulConfig) -> list[str]:
-    """Faults of the settings by themselves; `draw_harm` checks that the ids exist."""
+    """Return the faults of the settings by themselves; `draw_harm` checks that the ids exist."""
     return check_each(settings, "harmful.") + _check_harm(settings)
 
 
 def _check_harm(settings: HarmfulConfig) -> list[str]:
-    """Faults of kinds and ids, whose allowed values the schema does not state."""
+    """Return faults of kinds and ids, whose allowed values are not in the schema."""
     faults = _check_kind(settings.kind)
     if twice := [name for name, n in Counter(map(normalize_name, settings.ids)).items() if n > 1]:
-        faults.append(f"harmful.ids has {', '.join(twice)} more than once: must be each once")
+        faults.append(f"harmful.ids has {', '.join(twice)} more than once: each id must be unique")
     return faults
 
 
@@ -196,7 +196,7 @@ def _check_inference(config: Config) -> list[str]:
     settings: InferenceConfig = config.inference
     faults = []
     if config.pipeline.name == "inference" and settings.run is None:
-        faults.append("inference.run is not set: give the directory of a finished run, as outputs/qc/NAME")
+        faults.append("inference.run is not set: give the directory of a finished run, such as outputs/qc/NAME")
     bins = settings.age_bins
     if len(bins) < 2 or not all(a < b for a, b in pairwise(bins)):
         faults.append(f"inference.age_bins={bins}: must be two or more ages in years, ascending")

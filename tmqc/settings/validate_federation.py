@@ -10,20 +10,20 @@ from tmqc.settings.schema import SKIP, TRAINING, Config
 
 
 def check_federation(config: Config) -> list[str]:
-    """Faults of the `federation` group, one line per setting."""
+    """Return the faults of the `federation` group, and of other settings in combination with it."""
     name = config.federation.name
     if name == "none":
         return []
     faults = []
     if config.pipeline.name not in TRAINING:
         faults.append(
-            f"federation={name}: pipeline={config.pipeline.name} scores scans of this machine only; use federation=none"
+            f"federation={name}: pipeline={config.pipeline.name} scores local scans only; use federation=none"
         )
     if config.pipeline.name == "qc":
         faults += _CHECKS[config.qc.control](config)
     if config.run.verify_workers:
         faults.append(
-            f"run.verify_workers={config.run.verify_workers}: sites have one model each; leave it null with "
+            f"run.verify_workers={config.run.verify_workers}: each site has one model; leave it null with "
             f"federation={name}"
         )
     if name.startswith("nvflare") and find_spec("nvflare") is None:
@@ -36,18 +36,18 @@ def _check_screen(config: Config) -> list[str]:
     faults = _check_comparing(config)
     if image_z is not None:
         faults.append(
-            f"qc.screen.image_z={image_z:g}: to compare images, sites would have to share "
-            "sums of their scans, which no site does; set qc.screen.image_z=null, and qc.screen.loss_z=6 with it"
+            f"qc.screen.image_z={image_z:g}: comparing images needs sums of the sites' scans, which no site shares; "
+            "set qc.screen.image_z=null, and qc.screen.loss_z=6 with it"
         )
     if not config.qc.screen.exact:
         faults.append(
-            f"qc.screen.exact=false: sites give no gradient of their verification loss; set qc.screen.exact=true with "
+            f"qc.screen.exact=false: sites share no gradient of their verification loss; set qc.screen.exact=true with "
             f"federation={settings.name}"
         )
     if settings.name != "nvflare" and not settings.share_margins:
         faults.append(
-            "qc.control=screen needs margins of single scans, which sites keep to themselves: "
-            "federation.share_margins=true, or another gate"
+            "qc.control=screen needs margins of single scans, which sites do not share by default: set "
+            "federation.share_margins=true, or use another gate"
         )
     return faults
 
@@ -57,13 +57,13 @@ def _check_steps(config: Config) -> list[str]:
     faults = []
     if qc.early_stop != "off":
         faults.append(
-            f"qc.early_stop={qc.early_stop}: sites score at the same time, each all of its scans, and none could stop "
-            f"the others; set qc.early_stop=off with federation={settings.name}"
+            f"qc.early_stop={qc.early_stop}: sites score all of their scans at the same time and cannot stop each "
+            f"other; set qc.early_stop=off with federation={settings.name}"
         )
     if qc.calibrate and settings.name != "nvflare" and not settings.share_margins:
         faults.append(
-            "qc.calibrate=true needs to know how many verification scans have which logit, which shows that of single "
-            "scans and which sites keep to themselves: federation.share_margins=true, or qc.calibrate=false"
+            "qc.calibrate=true needs a histogram of the verification logits, which discloses single scans and which "
+            "sites do not share by default: set federation.share_margins=true, or qc.calibrate=false"
         )
     return faults
 
@@ -72,8 +72,8 @@ def _check_evidence(config: Config) -> list[str]:
     settings, faults = config.federation, _check_comparing(config)
     if settings.name != "nvflare" and not settings.share_scores:
         faults.append(
-            "qc.control=evidence needs labels, logits and image statistics of single scans, which sites keep to "
-            "themselves: federation.share_scores=true, or a gate of steps"
+            "qc.control=evidence needs labels, logits and image statistics of single scans, which sites do not send by "
+            "default: set federation.share_scores=true, or use a gate of steps"
         )
     return faults
 
@@ -91,20 +91,20 @@ def _check_real(config: Config) -> list[str]:
     settings = config.federation
     faults = []
     if not settings.sites:
-        faults.append("federation.sites is not set: give the names of the FLARE clients, as [berlin,calgary]")
+        faults.append("federation.sites is not set: give the names of the FLARE clients, such as [berlin,calgary]")
     if twice := [site for site, n in Counter(settings.sites).items() if n > 1]:
         faults.append(f"federation.sites has {', '.join(twice)} more than once")
     if settings.admin_kit is None:
         faults.append("federation.admin_kit is not set: give the directory of an administrator's start-up kit")
     elif not (Path(settings.admin_kit) / "startup" / "fed_admin.json").is_file():
         faults.append(
-            f"federation.admin_kit={settings.admin_kit}: no administrator's start-up kit (no startup/fed_admin.json)"
+            f"federation.admin_kit={settings.admin_kit}: not an administrator's start-up kit: no startup/fed_admin.json"
         )
     if config.harmful.scenario != "none":
-        faults.append("harmful: the scans of real sites cannot be made harmful from here; use harmful=none")
+        faults.append("harmful: scans of real sites cannot be corrupted from here; use harmful=none")
     if config.cohort.truth_csv is not None:
         faults.append(
-            f"cohort.truth_csv={config.cohort.truth_csv}: real sites do not send the ids of their scans, so it cannot "
-            "be compared with what they flag; set cohort.truth_csv=null"
+            f"cohort.truth_csv={config.cohort.truth_csv}: real sites do not send the ids of their scans, so flagged "
+            "scans cannot be compared with it; set cohort.truth_csv=null"
         )
     return faults

@@ -1,4 +1,4 @@
-"""What the terminal shows of a sweep: a line as each job ends, and a closing table."""
+"""Terminal output of a sweep: one line when a job ends, and a closing table."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from rich.text import Text
 from tmqc.sweep.outcome import DONE, FAILED, NOT_STARTED, RUNNING, Outcome, output_path, read_outcomes
 
 _LOOK_S = 0.5
-_HEADS = {  # 80 columns are few
+_HEADS = {  # wrapped, to fit 80 columns
     "test AUROC": "test\nAUROC",
     "accuracy": "accu-\nracy",
     "eliminated": "elimi-\nnated",
     "precision": "preci-\nsion",
 }
-# Shown of every job that has them, in this order.
+# Numbers shown for every job that has them, in this order.
 _SHOWN = {
     "test/auroc": "test AUROC",
     "test/accuracy": "accuracy",
@@ -33,13 +33,13 @@ _COLORS = {"failed": "red", "could not start": "red", "killed": "yellow", "skipp
 
 
 class Board:
-    """Watches a sweep's directory, wherever its jobs run, from `start` to `stop`.
+    """Watches the directory of a sweep, from `start` to `stop`, and reports its jobs, also of other machines.
 
     Args:
-        sweep: its directory.
-        launch: whose jobs are shown.
-        n_jobs: how many there will be; None: not known.
-        objective: a further number to be shown.
+        sweep: directory of the sweep.
+        launch: id of the launch whose jobs are shown.
+        n_jobs: number of jobs; None: unknown.
+        objective: a further number to show.
     """
 
     def __init__(
@@ -49,16 +49,16 @@ class Board:
         self._shown = _SHOWN if objective is None or objective in _SHOWN else {objective: objective, **_SHOWN}
         self._console = console or Console()
         self._reported: set[str] = set()
-        self._looking = threading.Lock()  # not two at once: or a job would be reported twice
+        self._looking = threading.Lock()  # otherwise two threads might report the same job
         self._over = threading.Event()
         self._watcher = threading.Thread(target=self._watch, daemon=True)
 
     def start(self) -> None:
-        """Begin to look."""
+        """Start watching."""
         self._watcher.start()
 
     def stop(self) -> None:
-        """Look a last time."""
+        """Stop watching, after a last look."""
         self._over.set()
         self._watcher.join()
         self.look()
@@ -72,11 +72,11 @@ class Board:
                     self.say(self._line(outcome))
 
     def say(self, line: str) -> None:
-        """Print a line as it is."""
+        """Print a line without markup."""
         self._console.print(Text(line), soft_wrap=True)
 
     def table(self, outcomes: Sequence[Outcome]) -> None:
-        """Print all jobs, those that did not finish with the reason."""
+        """Print a table of all jobs, and the reasons of those that did not finish."""
         self.say(f"{self._sweep.name}: {count(outcomes, self._n_jobs)}")
         table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False, show_edge=False)
         table.add_column("job", overflow="fold")
@@ -112,11 +112,11 @@ class Board:
 
 
 def count(outcomes: Sequence[Outcome], n_jobs: int | None) -> str:
-    """How the jobs ended, as `4 jobs: 2 finished, 1 skipped, 1 not begun`."""
+    """Summarize the outcomes, such as `4 jobs: 2 finished, 1 skipped, 1 not started`."""
     n_all = max(len(outcomes), n_jobs or 0)
     counts = [f"{n} {status}" for status, n in Counter(o.status for o in outcomes).items()]
-    counts += [f"{missing} not begun"] if (missing := n_all - len(outcomes)) else []
-    return f"{n_all} jobs: {', '.join(counts) or 'none begun'}"
+    counts += [f"{missing} not started"] if (missing := n_all - len(outcomes)) else []
+    return f"{n_all} jobs: {', '.join(counts) or 'none started'}"
 
 
 def _seconds(outcome: Outcome) -> str:
@@ -126,4 +126,4 @@ def _seconds(outcome: Outcome) -> str:
 def _number(name: str, value: float | None) -> str:
     if value is None:
         return ""
-    return f"{value:.0f}" if name.startswith("qc/") else f"{value:.3f}"  # the former are counts
+    return f"{value:.0f}" if name.startswith("qc/") else f"{value:.3f}"  # numbers of qc/ are counts

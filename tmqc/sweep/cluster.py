@@ -1,4 +1,4 @@
-"""What launchers of a cluster have in common: jobs as Hydra composes them, and what came of them, by their outcomes."""
+"""Base of the launchers for clusters: composes jobs as Hydra does, and reads their results from their outcomes."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ from tmqc.sweep.outcome import read_outcome
 
 @dataclass(frozen=True)
 class Job:
-    """A job of the sweep: its name, its run's directory, its settings together with Hydra's."""
+    """A job of a sweep: its name, run directory and settings, including Hydra's."""
 
     name: str
     directory: Path
     config: DictConfig
 
     def is_skipped(self) -> bool:
-        """Whether an earlier launch has finished it; its outcome then says so."""
-        from tmqc.sweep.multirun import skip  # which knows the launchers
+        """Return whether an earlier launch has finished the job; if so, record it in the job's outcome."""
+        from tmqc.sweep.multirun import skip  # multirun imports the launchers
 
         return (self.directory / CONFIG).is_file() and skip(self.config, self.directory)
 
 
 class ClusterLauncher(Launcher):
-    """Runs jobs in other processes, on whatever machine, which report by their outcomes."""
+    """Runs jobs in other processes, on any machine, which report by their outcomes."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Hydra hands over what the jobs need."""
+        """Store what the jobs need; called by Hydra."""
         self._context, self._task, self._config = hydra_context, task_function, config
         self._sweep = Path(str(config.hydra.sweep.dir)).absolute()
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run the jobs; each returns its objective."""
+        """Run the jobs and return their objectives."""
         setup_globals()
         jobs = [self._compose(list(overrides), initial_job_idx + i) for i, overrides in enumerate(job_overrides)]
         self.run(jobs)
@@ -50,10 +50,10 @@ class ClusterLauncher(Launcher):
 
     @abstractmethod
     def run(self, jobs: Sequence[Job]) -> None:
-        """See that each job has an outcome of this launch, and wait for all."""
+        """Run all jobs, wait for them, and ensure that each has an outcome of this launch."""
 
     def payload(self) -> tuple[Any, ...]:
-        """What of this process a job needs elsewhere, besides its settings; for `run_there`."""
+        """Return the state of this process that `run_there` needs besides a job's settings."""
         return self._context, self._task, Singleton.get_state()
 
     def _compose(self, overrides: list[str], number: int) -> Job:
@@ -70,7 +70,7 @@ class ClusterLauncher(Launcher):
 
 
 def run_there(payload: tuple[Any, ...], config: DictConfig) -> None:
-    """Run a job in the process that has been given it. Raises what the job raises."""
+    """Run a job in another process; re-raise the job's exception."""
     context, task, state = payload
     Singleton.set_state(state)
     setup_globals()

@@ -1,7 +1,7 @@
-"""The command line before Hydra reads it: names and paths stay as typed, and nothing is given twice.
+"""Prepares the command line for Hydra: quotes names and paths, refuses settings that are given twice.
 
-Hydra takes 1.10 for the number 1.1 and 2024_01_15 for 20240115, which may be another run's name, and stumbles over
-`=`, `(`, `#` or an umlaut in a path. Quoted, both are taken as they are.
+Hydra reads 1.10 as the number 1.1 and 2024_01_15 as 20240115, which may be another run's name, and fails on `=`, `(`,
+`#` or an umlaut in a path. Quoted values are read unchanged.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.utils import get_args_parser  # there is no public way to separate overrides from flags
+from hydra._internal.utils import get_args_parser  # no public function separates overrides from flags
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString, RangeSweep
 from hydra.errors import HydraException
@@ -20,16 +20,16 @@ from hydra.errors import HydraException
 from tmqc.errors import SettingsError
 from tmqc.settings.text import text_settings
 
-_CALL = re.compile(r"\w+\(.*\)")  # sort(a) and str(3), which are functions to Hydra, and folders to a shell
+_CALL = re.compile(r"\w+\(.*\)")  # such as sort(a) and str(3): functions for Hydra, but possible names of folders
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
 
 
 def read_command_line(arguments: Sequence[str]) -> list[str]:
-    """The arguments with every name and path quoted that Hydra would take for something else.
+    """Return the arguments, with quotes around every name and path that Hydra would misread.
 
     Raises:
-        SettingsError: a value that Hydra cannot read without quotes; or a setting or a group that is given twice, with
-            values that differ or are swept.
+        SettingsError: Hydra cannot read a value without quotes; or a setting or group is given twice, with different
+            or swept values.
     """
     options = get_args_parser().parse_args(arguments)
     sweeps = options.multirun or "hydra.mode=MULTIRUN" in options.overrides
@@ -56,7 +56,7 @@ def read_command_line(arguments: Sequence[str]) -> list[str]:
 
 
 def quote(text: str) -> str:
-    """The text as Hydra takes it for just that."""
+    """Quote a text so that Hydra reads it unchanged."""
     return QuotedString(text, Quote.single).with_quotes()
 
 
@@ -78,7 +78,7 @@ def _explain(argument: str) -> str:
     if _parse(f"{key}=x") is None:
         return f"{key}: there is no such setting; --help lists all of them"
     quoted = shlex.quote(f"{key}={QuotedString(text, Quote.double).with_quotes()}")
-    return f"{key}={text}: Hydra cannot read this value; if it is text, put it in quotes twice: {quoted}"
+    return f"{key}={text}: Hydra cannot read this value; if it is text, quote it for Hydra and the shell: {quoted}"
 
 
 def _as_typed(argument: str, *, sweeps: bool) -> str:
@@ -88,7 +88,7 @@ def _as_typed(argument: str, *, sweeps: bool) -> str:
         return argument
     parsed = _parse(f"x={text}")
     parts = list(_split(text))
-    # Without -m, several values are for Hydra to refuse, unless they are none to it.
+    # Without -m, Hydra refuses several values, so these stay unquoted unless Hydra cannot parse them.
     if len(parts) > 1 and (sweeps or parsed is not None):
         return f"{key}={','.join(_value(part, kind) for part in parts)}"
     if sweeps and (choice := re.fullmatch(r"\s*choice\((.*)\)\s*", text)):
@@ -114,12 +114,12 @@ def _value(text: str, kind: Any) -> str:
 
 
 def _split(text: str) -> Iterator[str]:
-    """The parts between commas that stand neither in quotes nor in brackets which are closed."""
+    """Split at commas outside of quotes and closed brackets."""
     start, at, closes = 0, 0, ""
     while at < len(text):
         char = text[at]
         if char == "\\":
-            at += 1  # whatever follows is a letter
+            at += 1  # the next character is escaped
         elif char in "'\"" and (end := _end_of_quoted(text, at)):
             at = end
         elif char in _CLOSING and _CLOSING[char] in text[at + 1 :]:
@@ -134,7 +134,7 @@ def _split(text: str) -> Iterator[str]:
 
 
 def _end_of_quoted(text: str, at: int) -> int:
-    # A quote begins a quoted part only where a value may begin; elsewhere it is a letter, as in it's.
+    # A quotation mark starts a quoted part only where a value may start; elsewhere it is a letter, as in it's.
     if at and text[:at].rstrip()[-1:] not in ("", ",", "[", "(", "{", ":"):
         return 0
     quoted = re.compile(rf"{text[at]}(?:\\.|(?!{text[at]}).)*{text[at]}").match(text, at)

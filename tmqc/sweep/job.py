@@ -1,4 +1,4 @@
-"""One job of a sweep: skipped if it has finished, resumed if it died, and its outcome recorded."""
+"""Runs one job of a sweep: skips it if it has finished, resumes it if it was interrupted, records its outcome."""
 
 from __future__ import annotations
 
@@ -44,19 +44,19 @@ from tmqc.sweep.pretrain import pretrain
 from tmqc.sweep.run_process import EXIT_INPUT, EXIT_SIGNAL, first_faults, run_in_own_process
 from tmqc.tracking import deliver
 
-_asked: list[int] = []  # signals that this process was sent while it worked for a sweep: no further job is begun
+_asked: list[int] = []  # signals received by this process while working for a sweep; afterwards no job is started
 
 
 @dataclass(frozen=True)
 class JobLocation:
-    """Where a job belongs.
+    """The place of a job in its sweep.
 
     Attributes:
-        sweep: the sweep's directory.
-        launch: of the sweep.
-        directory: of the job's run.
-        terminal: whether its output may go to the terminal: not if other jobs run at the same time.
-        task_id: the task of Slurm that it is. Such a job may go on after a signal: whether it does, its launcher sees.
+        sweep: directory of the sweep.
+        launch: id of the launch.
+        directory: directory of the job's run.
+        terminal: whether its output may go to the terminal, which is not the case for parallel jobs.
+        task_id: task of Slurm that runs the job; Slurm may resume such a job after a signal.
     """
 
     sweep: Path
@@ -67,22 +67,22 @@ class JobLocation:
 
     @property
     def name(self) -> str:
-        """Of the job: its folder in the sweep's directory."""
+        """The job's name: its folder in the sweep's directory."""
         inside = self.directory.is_relative_to(self.sweep)
         return "_".join(self.directory.relative_to(self.sweep).parts) if inside else self.directory.name
 
 
 Settings = tuple[Config, Config | None]
-"""Checked settings of a job, and those of the clean run that it needs, if it needs one to be trained."""
+"""Checked settings of a job, and those of the clean run to train before it; None if there is none."""
 
 
 def handle_signals() -> None:
-    """Let a signal end this process' jobs and not the process: the launcher it works for would take that badly."""
+    """Make a signal end the job of this process but not the process, whose death would fail its launcher."""
     launcher = os.getppid()
 
     def warn_or_stop(number: int, frame: FrameType | None) -> None:
         _asked.append(number)
-        if os.getppid() != launcher:  # which was killed outright: there is no sweep left to work for
+        if os.getppid() != launcher:  # the launcher was killed, so the sweep has ended
             sys.exit(EXIT_SIGNAL + number)
 
     if threading.current_thread() is threading.main_thread():
@@ -92,19 +92,19 @@ def handle_signals() -> None:
 
 
 def was_asked() -> bool:
-    """Whether this process has been sent a signal while it worked for a sweep."""
+    """Return whether this process has received a signal while working for a sweep."""
     return bool(_asked)
 
 
 def carry_out(place: JobLocation, make: Callable[[], Settings]) -> Outcome | None:
-    """Do what is left of a job; None if this process has been asked to stop before.
+    """Run, resume or skip a job; return None if this process was asked to stop before.
 
     Args:
-        place: where it belongs.
-        make: gives its settings, or raises InputError.
+        place: its place in the sweep.
+        make: returns its settings, or raises InputError.
 
     Raises:
-        Interrupted: it was asked to stop; its outcome says so.
+        Interrupted: the job was asked to stop; its outcome is recorded as killed.
     """
     if _asked:
         return None
@@ -113,7 +113,7 @@ def carry_out(place: JobLocation, make: Callable[[], Settings]) -> Outcome | Non
     outcome = Outcome(place.name, str(place.directory), place.launch, RUNNING, host=host, pid=os.getpid())
     begun = time.monotonic()
     try:
-        with Stop().listening(WAITING):  # from here on: a signal before the run has its process ends the job as well
+        with Stop().listening(WAITING):  # a signal before the run has its process must end the job as well
             _end_if_asked()
             config, clean = make()
             _end_if_asked()
@@ -122,7 +122,7 @@ def carry_out(place: JobLocation, make: Callable[[], Settings]) -> Outcome | Non
                 outcome = skipped
             else:
                 if config.pipeline.name not in TRAINING and before is not None and before.digest == outcome.digest:
-                    config.run.overwrite = True  # these begin anew instead of going on
+                    config.run.overwrite = True  # these pipelines start over, as they cannot resume
                 if before is not None and (before.launch, before.status) == (place.launch, RUNNING):
                     _end_left_over(place.directory)
                 write_outcome(place.sweep, outcome)
@@ -141,13 +141,13 @@ def carry_out(place: JobLocation, make: Callable[[], Settings]) -> Outcome | Non
         _asked.append(number)
         raise
     if place.task_id and outcome.code > EXIT_SIGNAL:
-        raise Interrupted(outcome.code - EXIT_SIGNAL)  # it reached the run before it reached us
+        raise Interrupted(outcome.code - EXIT_SIGNAL)  # the signal reached the run before this process
     write_outcome(place.sweep, outcome)
     return outcome
 
 
 def skip_finished(place: JobLocation, make: Callable[[], Settings]) -> bool:
-    """Whether an earlier launch has finished the job; its outcome then says so. False for faulty settings."""
+    """Return whether an earlier launch has finished the job, and record it as skipped; False for faulty settings."""
     try:
         config, _ = make()
     except TmqcError:
@@ -160,7 +160,7 @@ def skip_finished(place: JobLocation, make: Callable[[], Settings]) -> bool:
 
 
 def _skipped(place: JobLocation, config: Config, outcome: Outcome) -> Outcome | None:
-    """The outcome of a job that has finished before, whose numbers are delivered; None of one that is to run."""
+    """Return the outcome of a job that has finished before, after sending its numbers to tracking; None otherwise."""
     before = read_outcome(place.sweep, place.name)
     if config.run.overwrite or not _has_finished(place, before, outcome.digest):
         return None
@@ -170,15 +170,15 @@ def _skipped(place: JobLocation, config: Config, outcome: Outcome) -> Outcome | 
 
 
 def _end_if_asked() -> None:
-    # Threads have no signals to handle: theirs are heard by the main one.
+    # Threads cannot handle signals; the main thread does so for them.
     if _asked:
         raise Interrupted(_asked[0])
 
 
 def _end_left_over(directory: Path) -> None:
-    """Of a job that begins again because who waited for it was killed: let its run save and end.
+    """Make a run save and end that is still running from an attempt whose parent process was killed.
 
-    A run on another machine, which gets no signal from here, is waited for.
+    A run on another machine cannot be signaled from here; this function waits for it.
     """
     try:
         file = (directory / LOCK).open("r+", encoding="utf-8")
@@ -218,14 +218,14 @@ def _has_finished(place: JobLocation, before: Outcome | None, digest: str | None
         return False
     if before is not None and before.status in DONE:
         return before.digest == digest
-    return (place.directory / SUMMARY).is_file() and _digest_of(there) == digest  # it ended, but not in this way
+    return (place.directory / SUMMARY).is_file() and _digest_of(there) == digest  # finished outside of a sweep
 
 
 def _digest_of(path: Path) -> str | None:
     try:
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path)))
     except (OSError, ValueError, YAMLError, OmegaConfBaseException):
-        return None  # the run says what is the matter with it
+        return None  # the run will report the fault
     assert isinstance(config, Config)
     return settings_digest(config)
 

@@ -1,4 +1,4 @@
-"""Hydra's side of a run and of sweeps: settings of a job, a sweep opened and closed around its jobs."""
+"""Integration with Hydra: makes the settings of runs and jobs, opens and closes sweeps."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
     from tmqc.sweep.job import JobLocation, Settings
     from tmqc.sweep.sweep import Sweep
 
-# What a clean run has in common with the run that starts from it, but how far it goes.
+# Groups that a clean run shares with the run that starts from it, and exceptions.
 _SHARED = ("experiment", "cohort", "cache", "model", "schedule", "tracking", "checkpoint", "run")
 _NOT_SHARED = ("schedule.start", "schedule.cycles", "run.name", "run.overwrite", "run.resume")
 
-opened: list[Sweep] = []  # the sweep of this process, if it is the one that launched it
+opened: list[Sweep] = []  # the sweep that this process has launched, if any
 
 
 class OpeningError(BaseException):
-    """Carries an error past Hydra, which makes a warning of every Exception that a callback raises."""
+    """Carries an error past Hydra, which turns every Exception raised by a callback into a warning."""
 
     def __init__(self, error: Exception) -> None:
         self.error = error
@@ -45,10 +45,10 @@ class OpeningError(BaseException):
 
 
 class OpenSweep(Callback):
-    """Hydra calls it before it sweeps, in the process that was launched only."""
+    """Callback of Hydra that opens the sweep, called only in the process that launches it."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Open the sweep, and give Hydra its directory and what the jobs' names are made of."""
+        """Open the sweep, and set its directory and the parts of the jobs' names in Hydra's config."""
         from tmqc.sweep.sweep import open_sweep
 
         try:
@@ -56,16 +56,16 @@ class OpenSweep(Callback):
             opened.append(open_sweep(plan))
             if any(line.startswith("run.name=") for line in lines_of(config.hydra.overrides.task)):
                 opened[0].board.say(
-                    "run.name has no effect here: jobs are named by what they vary, the sweep by sweep.name"
+                    "run.name has no effect here: jobs are named after their swept settings, the sweep by sweep.name"
                 )
             if "n_jobs" in config.hydra.launcher and plan.base.run.threads is None:
-                opened[0].board.say("every job takes all cores of this machine; run.threads=N gives each N of them")
+                opened[0].board.say("every job uses all cores of this machine; run.threads=N limits each to N cores")
         except Exception as error:
             raise OpeningError(error) from error
 
 
 def store_schema() -> None:
-    """Register the settings and our plugins with Hydra, which takes those of a package `hydra_plugins` only."""
+    """Register the schema and our plugins, under the package `hydra_plugins`, as Hydra accepts no other."""
     from tmqc.sweep.ray_launcher import RayLauncher
     from tmqc.sweep.search import Search
 
@@ -75,10 +75,10 @@ def store_schema() -> None:
 
 
 def make(composed: DictConfig) -> tuple[Config, Config | None]:
-    """Checked settings of a run, and of the clean run that has to be trained before it, if any.
+    """Make and check the settings of a run, and of the clean run to train before it, if any.
 
     Raises:
-        SettingsError: of either.
+        SettingsError: settings of either run are invalid.
     """
     from tmqc.settings.validate import validate
 
@@ -97,7 +97,7 @@ def make(composed: DictConfig) -> tuple[Config, Config | None]:
 
 
 def task(composed: DictConfig, directory: Path) -> float | None:
-    """One job of a sweep, in whichever process Hydra's launcher runs it; returns its objective, if there is one."""
+    """Run one job of a sweep in the process chosen by Hydra's launcher; return its objective, if there is one."""
     from tmqc.sweep.job import carry_out, handle_signals
 
     place, make_job = _job(composed, directory)
@@ -108,14 +108,14 @@ def task(composed: DictConfig, directory: Path) -> float | None:
     except Interrupted:
         if opened or task_ids:
             raise
-        return None  # the outcome says so; raised here, it would make the launcher kill the other jobs outright
+        return None  # recorded in the outcome; raising would make the launcher kill the other jobs
     if opened:
         opened[0].board.look()
     return None if outcome is None else outcome.numbers.get(str(composed.sweep.objective))
 
 
 def skip(whole: DictConfig, directory: Path) -> bool:
-    """Whether an earlier launch has finished the job of these settings and Hydra's, which then has its outcome."""
+    """Return whether an earlier launch has finished the job of these settings, and record it in its outcome."""
     from tmqc.sweep.job import skip_finished
 
     HydraConfig.instance().set_config(whole)
@@ -124,7 +124,7 @@ def skip(whole: DictConfig, directory: Path) -> bool:
 
 
 def _job(composed: DictConfig, directory: Path) -> tuple[JobLocation, Callable[[], Settings]]:
-    """Where the job lies that Hydra's config is set to, and what gives its settings."""
+    """Return the place of the job of Hydra's current config, and a function that makes its settings."""
     from tmqc.sweep.job import JobLocation
     from tmqc.sweep.sweep import parent_id, read_sweep
 
@@ -146,7 +146,7 @@ def _job(composed: DictConfig, directory: Path) -> tuple[JobLocation, Callable[[
 
 @contextmanager
 def closing() -> Iterator[None]:
-    """Close the sweep that is opened inside of the block, if one is, and leave with its exit code."""
+    """Close the sweep opened within the block, if any, and exit with its exit code."""
     try:
         try:
             yield
@@ -166,10 +166,10 @@ def closing() -> Iterator[None]:
 
 
 def compose_clean(config: Config) -> Config | None:
-    """Settings of the clean run that this job wants to be trained for it; None if it wants none.
+    """Compose the settings of the clean run to train before this job; None if there is none.
 
-    They are the job's own, with pipeline=clean and harmful=none, up to the cycle it starts from: the published seed and
-    rates follow the pipeline.
+    They are the job's own up to its starting cycle, with pipeline=clean and harmful=none; they are composed, because
+    the published seed and rates depend on the pipeline.
 
     Raises:
         SettingsError: they do not fit together.

@@ -1,4 +1,4 @@
-"""The outcome of a job, in a file per job: `jobs/<name>.json` of the sweep's directory."""
+"""Outcomes of jobs, one file per job: `jobs/<name>.json` in the sweep's directory."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ DONE = (FINISHED, SKIPPED)
 
 @dataclass(frozen=True)
 class Outcome:
-    """A job of a sweep.
+    """The outcome of a job of a sweep.
 
     Attributes:
-        name: made of its overrides.
-        launch: which launch of the sweep it is from (`Sweep.launch`).
-        status: running; finished; skipped, for an earlier launch has finished it; could not start, for what it was
-            given cannot be used; failed on the way; or killed.
-        digest: of its settings; None if they could not be used.
-        seconds: that the run took, when it ran.
+        name: derived from its overrides.
+        launch: id of the launch (`Sweep.launch`).
+        status: running; finished; skipped, as an earlier launch has finished it; could not start, as its input is
+            invalid; failed; or killed.
+        digest: digest of its settings; None if they are invalid.
+        seconds: duration of the run.
         code: exit code.
         reason: why it did not finish.
-        numbers: of the finished run, by their names in MLflow.
-        host, pid: who waits for it; in place of a host the task of Slurm that it is, as `123_4`.
+        numbers: results of the finished run, by their names in MLflow.
+        host, pid: the process that waits for the job; for a job of Slurm, `host` is the task, such as `123_4`.
     """
 
     name: str
@@ -46,22 +46,22 @@ class Outcome:
 
 
 def output_path(sweep: Path, name: str) -> Path:
-    """Where a job's output goes that does not go to the terminal."""
+    """Return the file for the output of a job that does not write to the terminal."""
     return sweep / JOBS / f"{name}.txt"
 
 
 def write_outcome(sweep: Path, outcome: Outcome) -> None:
-    """Write it, whole or not at all."""
+    """Write an outcome atomically."""
     write_json(sweep / JOBS / f"{outcome.name}.json", asdict(outcome))
 
 
 def read_outcome(sweep: Path, name: str) -> Outcome | None:
-    """A job's outcome; None if there is none that can be read."""
+    """Read a job's outcome; None if it does not exist or cannot be read."""
     return _read(sweep / JOBS / f"{name}.json")
 
 
 def read_outcomes(sweep: Path, launch: str) -> list[Outcome]:
-    """The outcomes of one launch, by name."""
+    """Read the outcomes of one launch, sorted by name."""
     found = (_read(path) for path in sorted((sweep / JOBS).glob("*.json")))
     return [outcome for outcome in found if outcome is not None and outcome.launch == launch]
 
@@ -70,4 +70,4 @@ def _read(path: Path) -> Outcome | None:
     try:
         return Outcome(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
-        return None  # not there, or of another version: the job is run, and says for itself what lies there
+        return None  # missing, or of another version: the job runs and checks its directory itself

@@ -1,4 +1,4 @@
-"""What is swept: the settings that all jobs share, a directory that a rerun finds again, names made of what differs."""
+"""Plans a sweep: settings shared by all jobs, a directory that a rerun finds, and names of the jobs."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ _QUOTED = re.compile(r"""(?<==)(['"])((?:\\.|(?!\1).)*)\1""")
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """What a sweep is made of.
+    """The plan of a sweep.
 
     Attributes:
-        name: of the sweep.
-        base: the settings that its jobs share; of those that are swept, the value is any.
+        name: name of the sweep.
+        base: settings shared by all jobs; values of swept settings are arbitrary.
         swept: setting -> its values as written on the command line.
-        n_jobs: None: not known before.
-        study: name of what a search remembers: the settings, what is searched and what for, wherever the sweep lies.
+        n_jobs: number of jobs; None: unknown in advance.
+        study: name of a search's study: a digest of settings, search space and objective, but not of the directory.
     """
 
     name: str
@@ -51,7 +51,7 @@ class SweepPlan:
 
 
 def folder_name(overrides: str) -> str:
-    """Name of a job's folder: its overrides without quotes, cut to `_LONGEST` bytes, and never a path."""
+    """Return the name of a job's folder: its overrides without quotes and slashes, cut to `_LONGEST` bytes."""
     plain = _QUOTED.sub(lambda match: match[2].replace(f"\\{match[1]}", match[1]), overrides)
     name = plain.replace("/", "_")
     if name == plain and len(name.encode()) <= _LONGEST:
@@ -64,10 +64,10 @@ OmegaConf.register_new_resolver("tmqc.folder", folder_name, replace=True)
 
 
 def to_config(composed: DictConfig) -> Config:
-    """Composed YAML to the typed record everything below works with.
+    """Convert composed YAML to the typed settings.
 
     Raises:
-        SettingsError: a setting is unknown or has the wrong type, an interpolation leads nowhere.
+        SettingsError: a setting is unknown or has the wrong type, or an interpolation cannot be resolved.
     """
     plain = OmegaConf.to_container(composed)
     assert isinstance(plain, dict)
@@ -79,26 +79,26 @@ def to_config(composed: DictConfig) -> Config:
     except OmegaConfBaseException as error:
         raise SettingsError(explain(error)) from error
     assert isinstance(config, Config)
-    # As it was set before it had three values.
+    # Earlier versions had a boolean here.
     if isinstance(config.qc.early_stop, bool):
         config.qc.early_stop = "certain" if config.qc.early_stop else "off"
     return config
 
 
 def plan_sweep(config: DictConfig) -> SweepPlan:
-    """Read what is swept from Hydra's config, and set the directory and the parts of the jobs' names in it.
+    """Plan the sweep of Hydra's config, and set the directory and the parts of the jobs' names in it.
 
     Raises:
-        SettingsError: the settings that all jobs share cannot be used.
+        SettingsError: settings shared by all jobs are invalid.
     """
     hydra = config.hydra
     searched = [f"{key}={values}" for key, values in (hydra.sweeper.get("params") or {}).items()]
     parsed = OverridesParser.create().parse_overrides([*searched, *lines_of(hydra.overrides.task)])
-    overrides = list({o.get_key_element(): o for o in parsed}.values())  # the command line wins over the sweeper's
+    overrides = list({o.get_key_element(): o for o in parsed}.values())  # the command line wins over the sweeper
     fixed = [o for o in overrides if not o.is_sweep_override()]
     swept = {o.key_or_group: str(o.input_line).partition("=")[2] for o in overrides if o.is_sweep_override()}
     shared_by_all = [str(o.input_line) for o in fixed]
-    # A misspelt one is refused before the sweep opens.
+    # Composing refuses misspelled settings before the sweep opens.
     compose(hydra.job.config_name, [*shared_by_all, *_first_values(overrides)])
     base = to_config(compose(hydra.job.config_name, shared_by_all))
     what = hydra.runtime.choices.get("experiment") or base.pipeline.name
@@ -122,7 +122,7 @@ def plan_sweep(config: DictConfig) -> SweepPlan:
 
 
 def _check_sweep(config: Config) -> list[str]:
-    """Faults of the `sweep` group."""
+    """Return the faults of the `sweep` group."""
     sweep, faults = config.sweep, []
     if sweep.name is not None and (not sweep.name.strip(". ") or "/" in sweep.name):
         faults.append(f"sweep.name={sweep.name}: must be the name of a folder, without /")
@@ -132,8 +132,8 @@ def _check_sweep(config: Config) -> list[str]:
         faults.append(f"sweep.objective={sweep.objective}: must be one of {', '.join(RUN_NUMBERS)}")
     if config.pipeline.name not in TRAINING:
         faults.append(
-            f"sweep.objective={sweep.objective}: pipeline={config.pipeline.name} has no such number, only those that "
-            f"train have: {', '.join(TRAINING)}"
+            f"sweep.objective={sweep.objective}: not available for pipeline={config.pipeline.name}, only for those "
+            f"that train: {', '.join(TRAINING)}"
         )
     return faults
 
@@ -145,7 +145,7 @@ def _check_search(sweeper: DictConfig, base: Config) -> list[str]:
         if not isinstance(sweeper[name], int) or not sweeper[name] >= 1
     ]
     if base.sweep.objective is None:
-        faults.append("a search needs sweep.objective, as test/auroc or detect/f1: the number to optimize")
+        faults.append("a search needs sweep.objective, the number to optimize, such as test/auroc or detect/f1")
     if not _is_optuna_there():
         faults.append("hydra/sweeper=search needs Optuna 4 or later: pip install -e '.[search]'")
     return faults
@@ -159,12 +159,12 @@ def _is_optuna_there() -> bool:
 
 
 def lines_of(overrides: Any) -> list[str]:
-    """As they were typed: `${...}` in them is not for now to be resolved."""
+    """Return overrides as typed, without resolving `${...}`."""
     return [str(line) for line in OmegaConf.to_container(overrides) or ()]
 
 
 def _set_hydra(config: DictConfig, name: str, value: str | list[str]) -> None:
-    # Here for the launcher, and as an override for the jobs, whose settings are composed anew.
+    # In the config for the launcher, and as an override for the jobs, whose settings are composed again.
     quoted = [quote(each) for each in ([value] if isinstance(value, str) else value)]
     with read_write(config), open_dict(config):
         OmegaConf.update(config, name, value, merge=False)
@@ -178,7 +178,7 @@ def _first_values(overrides: Sequence[Override]) -> list[str]:
 
 
 def _jobs(overrides: Sequence[Override]) -> list[tuple[str, ...]] | None:
-    """What each job of a grid varies; None if the sweeper chooses that."""
+    """Return the varied overrides of each job of a grid; None if the sweeper chooses them."""
     swept = [o for o in overrides if o.is_sweep_override()]
     if not all(o.is_discrete_sweep() for o in swept):
         return None
@@ -186,10 +186,10 @@ def _jobs(overrides: Sequence[Override]) -> list[tuple[str, ...]] | None:
 
 
 def _check_places(hydra: DictConfig, jobs: Sequence[tuple[str, ...]], fixed: Sequence[str]) -> None:
-    """Refuse a sweep of which two jobs would have the same directory.
+    """Refuse a sweep in which two jobs would have the same directory.
 
     Raises:
-        SettingsError: names them.
+        SettingsError: names these jobs.
     """
     is_ours = not any(line.startswith("hydra.sweep.subdir=") for line in lines_of(hydra.overrides.hydra))
     first: dict[str, str] = {}
@@ -198,7 +198,7 @@ def _check_places(hydra: DictConfig, jobs: Sequence[tuple[str, ...]], fixed: Seq
         varied = ",".join(sorted(job))
         place = folder_name(varied) if is_ours else _folder_of(hydra, [*fixed, *job], number)
         if place in first:
-            faults.append(f"{first[place] or 'a job'} and {varied or 'another'} would both have the directory {place}")
+            faults.append(f"{first[place] or 'a job'} and {varied or 'another'} would both use the directory {place}")
         first.setdefault(place, varied)
     if faults:
         raise SettingsError([*faults[:3], "give each value once" if is_ours else "hydra.sweep.subdir must differ"])
@@ -214,6 +214,6 @@ def _folder_of(hydra: DictConfig, overrides: Sequence[str], number: int) -> str:
     before = HydraConfig.instance().cfg
     HydraConfig.instance().set_config(whole)
     try:
-        return "_".join(Path(str(whole.hydra.sweep.subdir)).parts)  # as `JobLocation.name`
+        return "_".join(Path(str(whole.hydra.sweep.subdir)).parts)  # as in `JobLocation.name`
     finally:
         HydraConfig.instance().cfg = before

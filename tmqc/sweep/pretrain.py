@@ -1,4 +1,4 @@
-"""The clean model that runs start from, trained once for all that need it (`init.pretrain`)."""
+"""Trains the clean model from which runs start, once for all runs that need it (`init.pretrain`)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FOLDER = "clean"
 
 
 def last_clean_cycle(config: Config) -> int | None:
-    """The cycle whose model the run is to start from, if it wants one to be trained; else None."""
+    """Return the cycle from whose model the run starts, if `init.pretrain` applies; otherwise None."""
     if config.init.get("pretrain") is not True or config.pipeline.name in ("clean", "inference"):
         return None
     cycle = config.init["cycle"]
@@ -27,8 +27,8 @@ def last_clean_cycle(config: Config) -> int | None:
 
 
 def name_clean(clean: Config) -> Path:
-    """Name the clean run by its settings, so that all runs with the same ones share it; returns its directory."""
-    clean.harmful, clean.qc, clean.cohort.truth_csv = HarmfulConfig(), QcConfig(), None  # of the run that needs it
+    """Name the clean run by its settings, so that equal runs share it; return its directory."""
+    clean.harmful, clean.qc, clean.cohort.truth_csv = HarmfulConfig(), QcConfig(), None  # no effect on a clean run
     clean.sweep.name = clean.sweep.objective = None
     clean.run.overwrite, clean.run.resume = False, "auto"
     clean.run.name = pretrained_name(clean)
@@ -36,16 +36,16 @@ def name_clean(clean: Config) -> Path:
 
 
 def pretrain(clean: Config, directory: Path, *, output: Path | None = None) -> None:
-    """Train the clean run in a process of its own unless it has finished; of several callers one does, the others wait.
+    """Train the clean run in a process of its own unless it has finished; concurrent callers wait for the first.
 
     Args:
         clean: its settings, named by `name_clean`.
-        directory: of the clean run.
-        output: a file for what it prints; None: where we print.
+        directory: directory of the clean run.
+        output: file for its output; None: the output of this process.
 
     Raises:
-        JobError: it could not be trained.
-        Interrupted: we were asked to stop.
+        JobError: the clean run failed.
+        Interrupted: this process was asked to stop.
     """
     if (directory / SUMMARY).is_file():
         return
@@ -54,7 +54,7 @@ def pretrain(clean: Config, directory: Path, *, output: Path | None = None) -> N
             return
         ended = run_in_own_process(clean, directory, output=output, holds=[lock])
     if ended.code != 0:
-        is_reason = ended.code == EXIT_INPUT or ended.code > EXIT_SIGNAL  # others only mean that it crashed
+        is_reason = ended.code == EXIT_INPUT or ended.code > EXIT_SIGNAL  # other codes only mean that it crashed
         raise JobError(
             f"{directory}, the clean model to start from: {ended.reason}", code=ended.code if is_reason else EXIT_FAULT
         )
@@ -62,8 +62,8 @@ def pretrain(clean: Config, directory: Path, *, output: Path | None = None) -> N
 
 @contextmanager
 def _only_one(lock: Path) -> Iterator[int]:
-    # The lock goes with this process and the one that trains, which is given the file: if we are killed outright, the
-    # others wait for what is still being trained. A process that waited goes on with what is there.
+    # The training process inherits the lock: if this process is killed, others wait until training has ended, and then
+    # resume or use its result.
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("a") as file:
         with Stop().listening():

@@ -1,4 +1,4 @@
-"""Jobs of a sweep as tasks of a Ray cluster, whose machines share a file system."""
+"""Hydra's launcher for Ray: jobs of a sweep as tasks of a cluster whose machines share a file system."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ _LOOK_S = 0.5
 
 
 class JobStopped(Exception):  # noqa: N818
-    """A job was asked to stop by somebody else than its sweep, as by a machine that is taken back; it has saved."""
+    """A job was asked to stop from outside of its sweep, as when a machine is preempted; it has saved."""
 
 
 class RayLauncher(ClusterLauncher):
-    """`hydra/launcher=ray`. A job whose worker or machine is lost begins again elsewhere and resumes its run."""
+    """Launcher `hydra/launcher=ray`; a job whose worker or machine is lost is retried elsewhere and resumes its run."""
 
     def __init__(self, address: str | None, num_cpus: float, num_gpus: float, max_retries: int) -> None:
-        """Take `conf/hydra/launcher/ray.yaml`, which says what each is."""
+        """Store the settings of `conf/hydra/launcher/ray.yaml`, which documents them."""
         self._address, self._takes = address, {"num_cpus": num_cpus, "num_gpus": num_gpus, "max_retries": max_retries}
 
     def run(self, jobs: Sequence[Job]) -> None:
-        """Run the jobs that have not finished, as many at a time as the cluster has room for.
+        """Run the jobs that have not finished, as many in parallel as the cluster has resources for.
 
         Raises:
-            RunError: there is no Ray, or no cluster.
-            Interrupted: a second signal came.
+            RunError: Ray is not installed, or there is no cluster.
+            Interrupted: a second signal was received.
         """
         [sweep] = opened
         left = [job for job in jobs if not job.is_skipped()]
@@ -50,13 +50,13 @@ class RayLauncher(ClusterLauncher):
 
             if (line := lack_of_room(ray.nodes(), self._takes)) is not None:
                 sweep.board.say(line)
-            # A process of its own for each task: one that was asked to stop begins no further job.
+            # One process per task, because a process that was asked to stop starts no further job.
             run = ray.remote(max_calls=1, retry_exceptions=[JobStopped], **self._takes)(_run)
             environment, payload = handed_on(), ray.put(self.payload())
             waiting = {run.remote(environment, job.config, payload): job for job in left}
             is_passed_on = False
             while waiting:
-                time.sleep(_LOOK_S)  # here and not in Ray, which swallows what a handler of signals raises
+                time.sleep(_LOOK_S)  # not in Ray, which swallows exceptions of signal handlers
                 arrived, _ = ray.wait(list(waiting), num_returns=len(waiting), timeout=0)
                 for task in arrived:
                     _collect(task, waiting.pop(task), sweep)
@@ -67,7 +67,7 @@ class RayLauncher(ClusterLauncher):
 
 
 def lack_of_room(nodes: Sequence[Mapping[str, Any]], takes: Mapping[str, float]) -> str | None:
-    """A line for the user if no machine of the cluster is large enough for a job: Ray lets jobs wait without a word."""
+    """Return a warning if no machine of the cluster is large enough for a job, as Ray then waits silently."""
     sizes = [node["Resources"] for node in nodes if node["Alive"]]
     wanted = {"CPU": takes["num_cpus"], "GPU": takes["num_gpus"]}
     if any(all(size.get(kind, 0) >= n for kind, n in wanted.items()) for size in sizes):
@@ -75,12 +75,12 @@ def lack_of_room(nodes: Sequence[Mapping[str, Any]], takes: Mapping[str, float])
     largest = ", ".join(f"{size.get('CPU', 0):g} and {size.get('GPU', 0):g}" for size in sizes)
     return (
         f"hydra.launcher.num_cpus={wanted['CPU']:g} and num_gpus={wanted['GPU']:g}: no machine of the Ray cluster has "
-        f"as many (theirs: {largest}); jobs wait until one joins it"
+        f"as many (available: {largest}); jobs wait until one joins"
     )
 
 
 def _collect(task: Any, job: Job, sweep: Sweep) -> None:
-    """See to the outcome of a job whose task did not come to its end."""
+    """Record the outcome of a job whose task did not complete."""
     import ray
 
     status, reason = KILLED, "its sweep was stopped"
@@ -106,7 +106,7 @@ def _collect(task: Any, job: Job, sweep: Sweep) -> None:
 
 
 def _run(environment: Mapping[str, str], config: DictConfig, payload: tuple[Any, ...]) -> None:
-    """One job, in a process of Ray's."""
+    """Run one job in a worker process of Ray."""
     from tmqc.sweep.job import was_asked
 
     take_over(environment)
@@ -116,14 +116,14 @@ def _run(environment: Mapping[str, str], config: DictConfig, payload: tuple[Any,
 
 
 def _stop(tasks: Sequence[Any], sweep: Sweep) -> None:
-    """Take back what waits, and have what runs save and end, on whatever machine."""
+    """Cancel waiting jobs, and make running jobs save and end, on all machines."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     from tmqc.sweep.sweep import signal_jobs
 
     assert sweep.asked is not None
-    for task in tasks:  # Ray's interrupt does not wake one that waits for its run, so there is a signal as well
+    for task in tasks:  # Ray's interrupt does not wake a task that waits for its run, so a signal is sent as well
         ray.cancel(task)
     asked = (sweep.plan.directory, sweep.launch, sweep.asked)
     signal_jobs(*asked)

@@ -1,4 +1,4 @@
-"""One run, in this process or in one of its own."""
+"""Runs a pipeline, in this process or in one of its own."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from tmqc.runs.signals import WAITING, Interrupted, Stop
 from tmqc.settings.schema import Config
 
 EXIT_FAULT, EXIT_INPUT, EXIT_INTERRUPTED, EXIT_SIGNAL = 1, InputError.code, 130, 128
-# Not by multiprocessing, which cannot start processes from inside of joblib's.
 _N_FAULTS = 3
+# Not multiprocessing, which cannot start processes within joblib's.
 _COMMAND = [sys.executable, "-c", "from tmqc.sweep.run_process import work; work()"]
 
 
 @dataclass(frozen=True)
 class ProcessResult:
-    """How a job's process ended: its exit code, and why, in one line; None for a run that finished."""
+    """Exit code of a job's process, and the reason of a failure in one line; None for a finished run."""
 
     code: int
     reason: str | None
 
 
 def run(config: Config, directory: Path) -> None:
-    """Run one pipeline. Heavy libraries are loaded here and below, so that --help and completion stay quick."""
+    """Run one pipeline; heavy libraries are imported here, so that --help and completion stay fast."""
     from tmqc.model.backend import import_keras
 
     import_keras(config.run.onednn)
@@ -47,19 +47,19 @@ def run(config: Config, directory: Path) -> None:
 def run_in_own_process(
     config: Config, directory: Path, *, output: Path | None = None, holds: Sequence[int] = ()
 ) -> ProcessResult:
-    """Run in a process of its own: nothing of one job's model or device state reaches the next.
+    """Run a pipeline in a process of its own, so that no model or device state of one job reaches the next.
 
     Args:
-        config: of the run.
-        directory: of the run.
-        output: a file for what it prints, at its end; None: where we print.
-        holds: file descriptors that stay open for as long as the process lives, even if we do not.
+        config: settings of the run.
+        directory: directory of the run.
+        output: file to which its output is appended; None: the output of this process.
+        holds: file descriptors that the process inherits and keeps open.
 
     Raises:
-        Interrupted: we were asked to stop; the job got the signal, has saved and ended.
+        Interrupted: this process was asked to stop; the job received the signal, has saved and ended.
     """
     stop = Stop()
-    # A file, for a pipe that is read at the end holds no more than 64 KiB: a job with many faults would wait for ever.
+    # A file, because a pipe holds only 64 KiB until it is read: a job with many faults would block forever.
     with tempfile.TemporaryFile("w+", encoding="utf-8") as reason, stop.listening(WAITING):
         descriptor = reason.fileno()
         appended = nullcontext() if output is None else output.open("a", encoding="utf-8")
@@ -78,7 +78,7 @@ def run_in_own_process(
             process.send_signal(
                 error.number if isinstance(error, Interrupted) and error.number != signal.SIGINT else signal.SIGTERM
             )
-            with stop.waiting():  # a notice that comes twice is not to leave the job alone
+            with stop.waiting():  # a repeated signal must not end the wait for the job
                 process.wait()
             raise
         code = process.returncode
@@ -93,7 +93,7 @@ def _name_end(code: int) -> str:
 
 
 def work() -> None:
-    """What a job's own process does: settings from standard input, why it failed to the file descriptor given."""
+    """Main function of a job's process: reads settings from standard input, writes a failure's reason to a file."""
     config, directory = pickle.load(sys.stdin.buffer)
     with os.fdopen(int(sys.argv[1]), "w", encoding="utf-8", errors="backslashreplace") as reason:
         try:
@@ -111,7 +111,7 @@ def work() -> None:
 
 
 class _StderrHandler(logging.Handler):
-    # Looks sys.stderr up for every record: while bars are drawn, it is theirs, and lines appear above them.
+    # Looks up sys.stderr for every record, because progress bars replace it to show lines above them.
 
     def emit(self, record: logging.LogRecord) -> None:
         print(self.format(record), file=sys.stderr)
@@ -125,18 +125,18 @@ def _log_to_stderr() -> None:
 
 
 def end(interrupted: Interrupted) -> NoReturn:
-    """Leave with the exit code of a signal."""
-    print(f"tmqc: stopped by {interrupted}; the same command with the same run.name goes on from here", file=sys.stderr)
+    """Exit with the code of a signal."""
+    print(f"tmqc: stopped by {interrupted}; the same command with the same run.name resumes from here", file=sys.stderr)
     sys.exit(EXIT_SIGNAL + interrupted.number)
 
 
 def fail(error: TmqcError) -> NoReturn:
-    """Say what is wrong and leave with the error's exit code."""
+    """Print the error and exit with its code."""
     print(f"tmqc: {error}", file=sys.stderr)
     sys.exit(error.code)
 
 
 def first_faults(error: TmqcError) -> str:
-    """The first faults in one line: of a cohort there may be hundreds, and all of them have been printed."""
+    """Join the first faults in one line; a cohort may have hundreds, all of which have been printed."""
     more = len(error.faults) - _N_FAULTS
     return "; ".join(error.faults[:_N_FAULTS]) + (f"; and {more} more" if more > 0 else "")

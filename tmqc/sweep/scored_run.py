@@ -1,4 +1,4 @@
-"""Inference takes from the run that it scores what the command does not give: cohort, model and tracking."""
+"""Completes the settings of an inference by those of the scored run: cohort, model and tracking."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _PLACES = _TABLES | {"cohort.truth_csv", "cohort.phantom.directory"}
 
 
 def take_from_scored_run(config: Config, default: Config, given: Collection[str]) -> Config:
-    """The settings of an inference, completed by those of `inference.run`.
+    """Complete the settings of an inference by those of `inference.run`.
 
     Args:
-        config: as the command composes it.
-        default: as it is composed without any setting: what differs was given, by an experiment if not by hand.
+        config: settings composed from the command.
+        default: settings composed without any override; values that differ were given, possibly by an experiment.
         given: settings and groups on the command line.
 
     Raises:
@@ -39,7 +39,7 @@ def take_from_scored_run(config: Config, default: Config, given: Collection[str]
         for name, value in flatten(config).items():
             is_given = value != usual[name] or any(name == key or name.startswith(f"{key}.") for key in given)
             if name == "cohort.source" and not _TABLES.isdisjoint(given):
-                is_given = True  # a table, in place of the phantom that the run may have had
+                is_given = True  # a given table replaces a phantom of the scored run
             if name.startswith(_GROUPS) and name not in _ITS_OWN and not is_given:
                 taken = OmegaConf.select(there, name, default=value)
                 if isinstance(taken, str) and name in _PLACES:

@@ -1,4 +1,4 @@
-"""A search: Optuna chooses the next jobs from the results of those before."""
+"""Hydra's sweeper for searches: Optuna chooses the next jobs from earlier results."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ if TYPE_CHECKING:
     from tmqc.sweep.plan import SweepPlan
 
 MEMORY, RESULTS = "search.log", "optimization_results.yaml"
-_PLACE, _AGAIN = "sweep", "again"  # attributes of a trial: the sweep that ran it; the one that it is another try of
+_PLACE, _AGAIN = "sweep", "again"  # attributes of a trial: the sweep that ran it; the failed trial that it repeats
 
 
 class Search(Sweeper):
-    """`hydra/sweeper=search`. A search that is launched again goes on; several share one `storage`, each its sweep."""
+    """Sweeper `hydra/sweeper=search`: a repeated launch continues the search; several sweeps can share `storage`."""
 
     def __init__(
         self, n_trials: int, n_jobs: int, seed: int, storage: str | None, params: Mapping[str, str] | None
     ) -> None:
-        """Take `conf/hydra/sweeper/search.yaml`, which says what each is."""
+        """Store the settings of `conf/hydra/sweeper/search.yaml`, which documents them."""
         self._n_trials, self._n_jobs, self._seed, self._storage = n_trials, n_jobs, seed, storage
         self._params = [f"{key!s}={values}" for key, values in (params or {}).items()]
         self._n_launched = 0
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """What Hydra calls first."""
+        """Set up the launcher; called by Hydra before `sweep`."""
         self._launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
 
     def sweep(self, arguments: list[str]) -> None:
-        """Finish the trials of this sweep that are there, then ask for more until there are `n_trials`."""
+        """Finish the existing trials of this sweep, then ask for new ones until there are `n_trials`."""
         from optuna.trial import TrialState
 
         [sweep] = opened
@@ -56,7 +56,7 @@ class Search(Sweeper):
         study = self._study = self._open(sweep.plan)
         ours = [trial for trial in self._asked() if trial.user_attrs[_PLACE] == self._place]
         done = [trial for trial in ours if trial.state == TrialState.COMPLETE]
-        if done:  # at once, since they are skipped
+        if done:  # all at once, since they are skipped
             self._launch(done)
         left = [trial for trial in ours if trial.state != TrialState.COMPLETE]
         for first in range(0, len(left), self._n_jobs):
@@ -91,7 +91,7 @@ class Search(Sweeper):
     def _ask(self, space: Mapping[str, BaseDistribution]) -> Trial:
         from optuna.samplers import TPESampler
 
-        # By number, or a search that goes on would draw again what its beginning drew.
+        # The seed depends on the number of trials; otherwise a continued search would repeat earlier draws.
         seed = self._seed + len(self._study.get_trials(deepcopy=False))
         self._study.sampler = TPESampler(seed=seed, constant_liar=True)
         trial = self._study.ask(dict(space))
@@ -99,7 +99,7 @@ class Search(Sweeper):
         return trial
 
     def _launch(self, trials: Sequence[Trial | FrozenTrial]) -> None:
-        """Run trials, equal ones once, and report their results to the study."""
+        """Run trials, identical ones only once, and report their results to the study."""
         alike: dict[tuple[str, ...], list[int]] = {}
         for trial in trials:
             alike.setdefault(tuple(f"{key}={value}" for key, value in trial.params.items()), []).append(trial.number)
@@ -107,7 +107,7 @@ class Search(Sweeper):
         ended = self._launcher.launch(jobs, initial_job_idx=self._n_launched)
         self._n_launched += len(jobs)
         for numbers, job in zip(alike.values(), ended, strict=True):
-            value = job.return_value  # raises what the job raised
+            value = job.return_value  # re-raises the job's exception
             for number in numbers:
                 self._tell(number, value if value is not None and math.isfinite(value) else None)
 
@@ -117,17 +117,17 @@ class Search(Sweeper):
         trials = self._study.get_trials(deepcopy=False)
         trial, complete = trials[number], [t for t in trials if t.state == TrialState.COMPLETE]
         if trial.state == TrialState.RUNNING:
-            if value is not None or opened[0].asked is None:  # one that was stopped stays open, to go on
+            if value is not None or opened[0].asked is None:  # a stopped trial stays open, to be resumed
                 self._study.tell(number, value, TrialState.FAIL if value is None else None)
         elif value is not None and not any(t.user_attrs.get(_AGAIN, t.number) == number for t in complete):
-            again = {**trial.user_attrs, _AGAIN: number}  # it had failed, and a trial that has ended stays as it is
+            again = {**trial.user_attrs, _AGAIN: number}  # the trial had failed, and an ended trial cannot be changed
             self._study.add_trial(
                 create_trial(params=trial.params, distributions=trial.distributions, value=value, user_attrs=again)
             )
 
 
 def distribution(override: Override) -> BaseDistribution:
-    """What Optuna chooses from: the values that a sweep over all of them would have, or what lies in an interval."""
+    """Convert a swept override to the distribution from which Optuna chooses: values of a sweep, or an interval."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     value = override.value()

@@ -1,7 +1,7 @@
-"""Hydra's launcher for Slurm: every job of a sweep is a task of one array; they are waited for, lost ones are named.
+"""Hydra's launcher for Slurm: submits the jobs of a sweep as one array, waits for them, and reports lost ones.
 
-Jobs report by their outcomes, as everywhere; `squeue`, which every cluster has, says whether one is still to come. How
-a job is queued again stands in `slurm.sh`.
+Jobs report by their outcomes; `squeue`, which every cluster has, shows whether a job is still queued or running.
+`slurm.sh` requeues jobs.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ from tmqc.sweep.sweep import read_sweep
 
 log = logging.getLogger("tmqc")
 
-_FOLDER, _IDS = "slurm", "slurm.json"  # in the sweep's directory: what tasks print; the task of each job
-_POLL_S, _LOST_AFTER_S = 5.0, 30.0  # a shared file system shows late what was written elsewhere
+_FOLDER, _IDS = "slurm", "slurm.json"  # in the sweep's directory: output of the tasks; task of each job
+_POLL_S, _LOST_AFTER_S = 5.0, 30.0  # files written on other machines appear late on a shared file system
 _SCRIPT = Path(__file__).with_name("slurm.sh")
 _COMMAND = [sys.executable, "-c", "from tmqc.sweep.slurm import work; work()"]
 _ENDED = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY"}
 _ENDED |= {"PREEMPTED", "REVOKED", "TIMEOUT"}
 
-task_ids: list[str] = []  # the task of an array that this process is, if it is one
+task_ids: list[str] = []  # the task of an array that this process runs, if any
 
 
 class SlurmLauncher(ClusterLauncher):
-    """Submits jobs by sbatch.
+    """Submits jobs with sbatch.
 
     Args:
-        array_parallelism: jobs at a time.
-        notice_s: seconds between Slurm's notice and the time limit.
-        options: of sbatch; None leaves one out, True gives it without a value.
+        array_parallelism: number of jobs that run in parallel.
+        notice_s: seconds between Slurm's signal and the time limit.
+        options: options of sbatch; None omits one, True passes it without a value.
     """
 
     def __init__(self, *, array_parallelism: int, notice_s: int, **options: str | int | float | bool | None) -> None:
@@ -57,10 +57,10 @@ class SlurmLauncher(ClusterLauncher):
         ]
 
     def run(self, jobs: Sequence[Job]) -> None:
-        """Submit the jobs that have not finished and are not in Slurm's queue from an earlier launch; wait for all.
+        """Submit the jobs that are neither finished nor still queued from an earlier launch; wait for all.
 
         Raises:
-            RunError: Slurm does not take them.
+            RunError: Slurm refuses the array.
         """
         known, states = self._read_ids(), _states()
         ids = {job.name: known[job.name] for job in jobs if _is_alive(known.get(job.name), states)}
@@ -72,7 +72,7 @@ class SlurmLauncher(ClusterLauncher):
             self._wait({ids[job.name]: job for job in jobs if job.name in ids})
         except BaseException:
             arrays = " ".join(sorted({task_id.partition("_")[0] for task_id in ids.values()}))
-            log.warning("the jobs go on in Slurm, and the same command waits for them; scancel %s ends them", arrays)
+            log.warning("the jobs continue in Slurm; the same command waits for them, scancel %s ends them", arrays)
             raise
 
     def _read_ids(self) -> dict[str, str]:
@@ -98,7 +98,7 @@ class SlurmLauncher(ClusterLauncher):
                 states, is_away = _states(), False
             except RunError as error:
                 if not is_away:
-                    log.warning("%s; the jobs are waited for", error.faults[0])
+                    log.warning("%s; still waiting for the jobs", error.faults[0])
                 states, is_away = dict.fromkeys(left, "UNKNOWN"), True
             for task_id, job in list(left.items()):
                 if _is_alive(task_id, states):
@@ -106,7 +106,7 @@ class SlurmLauncher(ClusterLauncher):
                 if self._has_reported(task_id, job):
                     del left[task_id]
                 elif time.monotonic() - seen[task_id] > _LOST_AFTER_S:
-                    self._report_lost(job, f"{task_id} {states.get(task_id, 'is not known any more')}")
+                    self._report_lost(job, f"{task_id} {states.get(task_id, 'is no longer known')}")
                     del left[task_id]
             if left:
                 time.sleep(_POLL_S)
@@ -115,7 +115,7 @@ class SlurmLauncher(ClusterLauncher):
         outcome, launch = read_outcome(self._sweep, job.name), self._launch()
         if outcome is None or outcome.host != task_id or outcome.status == RUNNING:
             return False
-        if outcome.launch != launch:  # the one that submitted it
+        if outcome.launch != launch:  # submitted by an earlier launch
             write_outcome(self._sweep, replace(outcome, launch=launch))
         return True
 
@@ -129,16 +129,16 @@ class SlurmLauncher(ClusterLauncher):
 
 
 def _ask(command: Sequence[str]) -> str:
-    """What a command of Slurm prints.
+    """Run a command of Slurm and return its output.
 
     Raises:
-        RunError: it is not there, or says no.
+        RunError: the command does not exist, or fails.
     """
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError as error:
         raise RunError(
-            f"{command[0]}: {error.strerror}; Slurm's commands are needed where a sweep is launched"
+            f"{command[0]}: {error.strerror}; Slurm's commands are needed on the machine that launches a sweep"
         ) from None
     if done.returncode:
         raise RunError(f"{command[0]}: {' '.join(done.stderr.split())}")
@@ -146,7 +146,7 @@ def _ask(command: Sequence[str]) -> str:
 
 
 def _states() -> dict[str, str]:
-    """Task -> its state, of all of this user's that Slurm remembers."""
+    """Return task -> state, for all tasks of this user that Slurm still lists."""
     listed = _ask(["squeue", "--me", "--noheader", "--array", "--states=all", "--format=%i %T"])
     return dict(line.split() for line in listed.splitlines())
 
@@ -156,7 +156,7 @@ def _is_alive(task_id: str | None, states: Mapping[str, str]) -> bool:
 
 
 def work() -> None:
-    """What a task of the array does: its job. Left by a signal, it has that signal's exit code: see `slurm.sh`."""
+    """Main function of a task of the array: runs its job; a signal becomes the exit code, which `slurm.sh` reads."""
     payload, configs = cloudpickle.loads(Path(sys.argv[1]).read_bytes())
     number = os.environ["SLURM_ARRAY_TASK_ID"]
     task_ids.append(f"{os.environ['SLURM_ARRAY_JOB_ID']}_{number}")

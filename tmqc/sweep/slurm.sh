@@ -1,13 +1,13 @@
 #!/bin/bash
 #SBATCH --requeue --open-mode=append --signal=USR1@120
-# A run as a job of Slurm: sbatch [options] slurm.sh tmqc ... run.name=NAME
+# Runs tmqc as a Slurm job: sbatch [options] slurm.sh tmqc ... run.name=NAME
 #
-# Slurm gives notice before the time limit (USR1) and before a preemption (TERM): the run saves and ends. Where Slurm does
-# not queue the job again itself, it is done here, once the run has ended. A job that was canceled ends.
-trap : TERM USR1 # bash is to wait for the run
+# Slurm sends a signal before the time limit (USR1) and before a preemption (TERM): the run saves and ends. If Slurm does
+# not requeue the job itself, this script does so after the run has ended. A canceled job is not requeued.
+trap : TERM USR1 # bash must wait for the run
 job=$SLURM_JOB_ID
 if [[ $SLURM_ARRAY_JOB_ID ]]; then job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID; fi
-if [[ $SLURM_CPUS_PER_TASK ]]; then export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK; fi # srun does not take it from sbatch
+if [[ $SLURM_CPUS_PER_TASK ]]; then export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK; fi # srun does not inherit it from sbatch
 
 srun "$@"
 code=$?

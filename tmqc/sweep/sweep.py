@@ -1,4 +1,4 @@
-"""A sweep: its directory, its run in the tracking store, its signals and how it ended."""
+"""A sweep: its directory, its run in the tracking store, its signals and its closing report."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SWEEP = "sweep.json"
 
 @dataclass
 class Sweep:
-    """A sweep that is open. Its files hold all that its jobs need to know, wherever they run."""
+    """An open sweep; jobs on any machine read what they need from its files."""
 
     plan: SweepPlan
     tracker: Tracker
@@ -39,16 +39,16 @@ class Sweep:
     _is_launchers: bool = False
 
     def listen(self) -> None:
-        """Hand signals on to jobs of this machine, and wait for them; a second one, or without such jobs, does not."""
+        """Pass a first signal on to jobs on this machine and wait for them; without such jobs, or at a second, end."""
         if threading.current_thread() is threading.main_thread():
             self._handlers = {number: signal.signal(number, self._handle) for number in WAITING}
 
     def close(self, *, stopped_by: int | None = None, failed: bool = False) -> int:
-        """Report how all jobs ended, on the terminal and in the tracking store. Returns the exit code.
+        """Report the outcomes of all jobs on the terminal and in the tracking store; return the exit code.
 
         Args:
             stopped_by: the signal that ended the sweep.
-            failed: it ended by an error of its own.
+            failed: whether the sweep ended by an error of its own.
         """
         for number, handler in self._handlers.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
@@ -67,7 +67,7 @@ class Sweep:
 
     @contextmanager
     def handing_on(self) -> Iterator[None]:
-        """Inside of the block a first signal only sets `asked`: the launcher hands it on to its jobs itself."""
+        """Within the block a first signal only sets `asked`: the launcher passes it on to its jobs itself."""
         self._is_launchers = True
         try:
             yield
@@ -84,7 +84,7 @@ class Sweep:
 
 
 def signal_jobs(directory: Path, launch: str, number: int) -> int:
-    """Hand a signal on to the jobs of a launch that run on this machine. Returns how many there are."""
+    """Send a signal to the jobs of a launch that run on this machine; return their number."""
     running = [
         o
         for o in read_outcomes(directory, launch)
@@ -97,7 +97,7 @@ def signal_jobs(directory: Path, launch: str, number: int) -> int:
 
 
 def open_sweep(plan: SweepPlan) -> Sweep:
-    """Open the sweep's run in the tracking store, making the store if need be, before any job does.
+    """Open a sweep: start its run in the tracking store, which may create the store before jobs use it.
 
     Raises:
         RunError: tracking is required and cannot be reached.
@@ -130,12 +130,12 @@ def open_sweep(plan: SweepPlan) -> Sweep:
 
 
 def parent_id(run_id: str | None) -> str | None:
-    """The run to nest jobs under; None as long as the tracking store does not know it."""
+    """Return the id of the parent run for the jobs; None while the tracking store does not have it."""
     return None if run_id is None or run_id.startswith(OWN_ID) else run_id
 
 
 def read_sweep(directory: Path) -> dict[str, str]:
-    """What a sweep's file holds for its jobs: name, launch, run_id; empty if there is none."""
+    """Read name, launch and run_id from a sweep's file; empty if there is no file."""
     try:
         content = json.loads((directory / SWEEP).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -144,7 +144,7 @@ def read_sweep(directory: Path) -> dict[str, str]:
 
 
 def describe_sweep(plan: SweepPlan, outcomes: Sequence[Outcome]) -> str:
-    """A sweep in a few lines of Markdown: what was swept, and how its jobs ended."""
+    """Describe a sweep in Markdown: swept settings and outcomes of the jobs."""
     lines = [f"Sweep **{plan.name}** over", *(f"- `{name}`: {values}" for name, values in plan.swept.items()), ""]
     if outcomes:
         lines += [count(outcomes, plan.n_jobs), ""]
@@ -154,7 +154,7 @@ def describe_sweep(plan: SweepPlan, outcomes: Sequence[Outcome]) -> str:
 
 
 def best(plan: SweepPlan, outcomes: Sequence[Outcome]) -> list[str]:
-    """A line on the job with the best objective, the first of equals; none without an objective."""
+    """Return a line on the job with the best objective, the first of equals; empty without an objective."""
     name, sign = plan.base.sweep.objective, -1.0 if plan.base.sweep.direction == "minimize" else 1.0
     scored = [o for o in outcomes if o.status in DONE and name in o.numbers]
     if name is None or not scored:
@@ -164,7 +164,7 @@ def best(plan: SweepPlan, outcomes: Sequence[Outcome]) -> list[str]:
 
 
 def where_to_look(plan: SweepPlan, outcomes: Sequence[Outcome]) -> list[str]:
-    """The commands and places to look at next."""
+    """Return the lines that show where results are and how to continue."""
     lines = [*best(plan, outcomes), f"runs: {plan.directory}"]
     if plan.base.tracking.name == "mlflow":
         uri = (
@@ -173,9 +173,9 @@ def where_to_look(plan: SweepPlan, outcomes: Sequence[Outcome]) -> list[str]:
         place = uri if uri.startswith("http") else f"mlflow ui --backend-store-uri '{uri}'"
         lines.append(f"MLflow: {place}")
     if any(o.status == SKIPPED for o in outcomes):
-        lines.append("skipped jobs had finished before; run.overwrite=true runs them again")
+        lines.append("skipped jobs had already finished; run.overwrite=true runs them again")
     if any(o.status not in (*DONE, FAILED, NOT_STARTED) for o in outcomes) or len(outcomes) < (plan.n_jobs or 0):
-        lines.append("the same command goes on with what has not finished")
+        lines.append("the same command resumes the jobs that have not finished")
     return lines
 
 

@@ -1,6 +1,6 @@
-"""Where a run's numbers are logged in addition to its own files. Turning it off changes no result.
+"""Logs a run to a tracking store, in addition to the run's own files; no effect on results.
 
-A tracker computes nothing, and what it is given is in the run's own files, or will be: it never stops a run.
+A tracker computes nothing and never stops a run: all that it logs is also in the run's own files.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ log = logging.getLogger("tmqc")
 
 Setting = str | int | float | bool | None
 STATUSES = ("FINISHED", "FAILED", "KILLED")
-# Tags of every run: its directory, by which a replay finds it, and a name of its own that does not depend on the store.
+# Tags of every run: its directory, by which a replay finds it, and a key that does not depend on the store.
 DIRECTORY_TAG, KEY_TAG = "tmqc.directory", "tmqc.key"
-OWN_ID = "tmqc-"  # begins our own name of a run that the store may not know yet
-# Of the jobs of a sweep: the run that shows them nested under it, and the sweep's name.
+OWN_ID = "tmqc-"  # prefix of such a key, which serves as the id of a run that the store does not have yet
+# Tags of the jobs of a sweep: the parent run, and the name of the sweep.
 PARENT_TAG, SWEEP_TAG = "mlflow.parentRunId", "tmqc.sweep"
-# Of every run: its pipeline. The parent of a sweep has the settings of its jobs, and differs from them by this alone.
+# Tag of every run: its pipeline. It distinguishes the parent run of a sweep, which has the settings of its jobs.
 PIPELINE_TAG, SWEEP_PARENT = "pipeline", "sweep"
-# Of a run that goes on: tags of ours are brought up to date; a setting that has changed stands in a tag of this prefix.
+# When a run resumes, tags with the first prefix are updated; changed settings become tags with the second.
 OWN_TAGS, SETTING_TAG = "tmqc.", "tmqc.setting."
 
 
 class RunOpening(TypedDict):
-    """How a run is opened.
+    """Data with which a run is opened.
 
     Attributes:
-        name: shown to people.
-        tags: to search by.
-        settings: of the run, flattened: `qc.error` -> 0.02.
-        description: what it is, Markdown.
+        name: display name.
+        tags: tags for searching.
+        settings: flattened settings of the run: `qc.error` -> 0.02.
+        description: Markdown text.
     """
 
     name: str
@@ -51,8 +51,8 @@ class RunOpening(TypedDict):
     description: NotRequired[str]
 
 
-# Read by MLflow while it is imported: no usage reports from a hospital's network, no prints between our bars. Without
-# a pool a database that was away and is back is opened anew; a pooled connection would write to the file that is gone.
+# Read by MLflow at import: no telemetry from a hospital's network, no prints between progress bars, no connection pool,
+# because a pooled connection would keep writing to a database file that has been removed and restored.
 for _name, _value in {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
@@ -63,59 +63,59 @@ for _name, _value in {
 
 
 class Tracker:
-    """Where a run is logged; this one logs nothing. `start` first, `finish` last, the rest in between.
+    """Interface of trackers, which itself logs nothing. Call `start` first and `finish` last.
 
     Attributes:
-        run_id: the tracker's own name of the run, for `start`; None before `start` and where there is no such thing.
+        run_id: the tracker's id of the run, for `start`; None before `start` and for trackers without ids.
     """
 
     run_id: str | None = None
 
     def start(self, *, run_id: str | None = None, **opening: Unpack[RunOpening]) -> None:
-        """Open a run and log its settings. Passwords in URIs are left out.
+        """Open a run and log its settings; passwords in URIs are left out.
 
         Args:
-            run_id: go on with this run of an earlier process. If it is not there any more, a new run is opened, with
-                a warning.
-            opening: of the run.
+            run_id: id of an earlier process' run to resume. If it no longer exists, a new run is opened with a
+                warning.
+            opening: data of the run.
 
         Raises:
-            RunError: the place to log to cannot be reached or used; nothing has been computed yet.
+            RunError: the store cannot be reached or used.
         """
 
     def dataset(self, profile: Mapping[str, int], *, split: str, digest: str) -> None:
-        """Log which subjects a split holds, by digest and numbers (`cohort.digest`, `cohort.profile`)."""
+        """Log a split of the cohort by its digest and numbers (`cohort.digest`, `cohort.profile`)."""
 
     def cycle(self) -> None:
-        """Log the rows that `cycles.csv` of the run has by now and that were not logged yet."""
+        """Log the rows of the run's `cycles.csv` that have not been logged yet."""
 
     def metrics(self, values: Mapping[str, float | None], *, step: int | None = None) -> None:
-        """Log numbers that are no cycle's, under their names; None is a number that does not exist and is left out.
+        """Log numbers outside of `cycles.csv`; None values are left out.
 
         Args:
-            values: the numbers.
-            step: the cycle they belong to, as of the final model.
+            values: name -> number.
+            step: the cycle of the numbers, such as that of the final model.
         """
 
     def artifact(self, path: Path, *, folder: str | None = None) -> None:
-        """Keep a copy of the file `path`, as it is when it is sent."""
+        """Upload the file `path`, with its content at the time of sending."""
 
     def model(self, model: keras.Model, *, example: NDArray[np.generic]) -> None:
-        """Keep the final model with its signature. `example`: a batch as it takes it, for shape and dtype."""
+        """Log the final model with its signature; `example`: a batch of inputs, for shape and dtype."""
 
     def describe(self, text: str) -> None:
-        """Describe the run, in Markdown, in place of what `start` was given."""
+        """Replace the description of the run, in Markdown."""
 
     def finish(self, status: str) -> None:
-        """Close the run: FINISHED, FAILED or KILLED. Waits for what has not been sent, up to a time limit.
+        """Close the run as FINISHED, FAILED or KILLED; wait for unsent data, up to a time limit.
 
         Raises:
-            ValueError: another status.
+            ValueError: `status` is another word.
         """
 
 
 def _mlflow(config: TrackingConfig, outputs: Path, directory: Path) -> Tracker:
-    # Importing MLflow takes seconds: only those who use it pay.
+    # Imported here because importing MLflow takes seconds.
     from tmqc.tracking.store import MlflowStore
     from tmqc.tracking.tracker import MlflowTracker
 
@@ -127,7 +127,7 @@ def _mlflow(config: TrackingConfig, outputs: Path, directory: Path) -> Tracker:
     )
 
 
-# By `tracking.name`; made of the settings, `run.outputs` and the run directory.
+# `tracking.name` -> function of the settings, `run.outputs` and the run directory.
 TRACKERS: dict[str, Callable[[TrackingConfig, Path, Path], Tracker]] = {
     "mlflow": _mlflow,
     "none": lambda config, outputs, directory: Tracker(),
@@ -135,7 +135,7 @@ TRACKERS: dict[str, Callable[[TrackingConfig, Path, Path], Tracker]] = {
 
 
 def deliver(config: TrackingConfig, outputs: Path, directory: Path) -> None:
-    """Send what the store still lacks of a run that has ended; a warning if that fails."""
+    """Send unsent data of a run that has ended; log a warning if that fails."""
     if config.name != "mlflow" or not (directory / TRACKING).is_file():
         return
     from tmqc.tracking.outbox import read_outbox
@@ -144,10 +144,10 @@ def deliver(config: TrackingConfig, outputs: Path, directory: Path) -> None:
 
     if (box := read_outbox(directory)) is None:
         return
-    box.status = box.status or "FINISHED"  # of a run that is closed but for its files; opening it marks it RUNNING
+    box.status = box.status or "FINISHED"  # opening marks the run as RUNNING, also if only files are unsent
     if config.parent is not None:
-        box.opening["tags"].setdefault(PARENT_TAG, config.parent)  # which the store may not have known before
+        box.opening["tags"].setdefault(PARENT_TAG, config.parent)  # may have been unknown to the store before
     if MlflowTracker(MlflowStore(config, outputs), directory=directory).deliver(box):
-        log.info("tracking: what waited in %s is in MLflow", directory)
+        log.info("tracking: unsent data of %s is now in MLflow", directory)
     else:
-        log.warning("tracking: %s is not all in MLflow yet; it waits there", directory)
+        log.warning("tracking: some data of %s is not in MLflow yet; it is kept there", directory)

@@ -1,6 +1,6 @@
-"""MLflow's client: time limits of a server, experiments and runs. Explicit clients only: no global URI, no active run.
+"""Access to MLflow with explicit clients: experiments, runs, time limits.
 
-So an inherited MLFLOW_RUN_ID or MLFLOW_TRACKING_URI captures nothing.
+No global URI and no active run are used, so an inherited MLFLOW_RUN_ID or MLFLOW_TRACKING_URI has no effect.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from tmqc.core.glossary import glossary
 from tmqc.tracking.database import artifact_folder, move_artifacts
 from tmqc.tracking.faults import TrackingError
 
-logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"])  # if it was imported before us
+logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"])  # in case MLflow was imported earlier
 
 _ACTIVE = "active"
-# What the UI reads when an experiment is opened: explained, shown as training and not as chats, ranked by what counts.
+# Tags read by the UI: description, kind of experiment (training, not chats), metric by which runs are ranked.
 _EXPERIMENT_TAGS = {
     "mlflow.note.content": glossary(),
     "mlflow.experimentKind": "custom_model_development",
     "mlflow.experiment.primaryMetric.name": "test/auroc",
     "mlflow.experiment.primaryMetric.greaterIsBetter": "True",
 }
-_TALKERS = ("mlflow.store.db.utils", "urllib3.connectionpool")  # tracebacks and retries, which we report in one line
+_TALKERS = ("mlflow.store.db.utils", "urllib3.connectionpool")  # log tracebacks and retries, reported here in one line
 
 
 def find_experiment(client: MlflowClient, name: str, database: Path | None) -> str:
-    """Id of the experiment, made if it is not there: with the files beside `database`, if that is where runs go.
+    """Return the id of the experiment; create it if necessary, with its files next to `database`, if that is given.
 
     Raises:
-        TrackingError: it was deleted.
+        TrackingError: the experiment was deleted.
     """
     found = client.get_experiment_by_name(name)
     location = artifact_folder(database).as_uri() if database else None
@@ -44,12 +44,12 @@ def find_experiment(client: MlflowClient, name: str, database: Path | None) -> s
         try:
             return str(client.create_experiment(name, location, _EXPERIMENT_TAGS))
         except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another client of the server was faster
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":  # created meanwhile by another client of the server
                 raise
         found = client.get_experiment_by_name(name)
     if found is None or found.lifecycle_stage != _ACTIVE:
         raise TrackingError(
-            f"tracking.experiment={name}: was deleted in MLflow; restore it with `mlflow experiments "
+            f"tracking.experiment={name}: deleted in MLflow; restore it with `mlflow experiments "
             "restore`, or choose another name"
         )
     if database is not None and location is not None:
@@ -58,7 +58,7 @@ def find_experiment(client: MlflowClient, name: str, database: Path | None) -> s
 
 
 def find_run(client: MlflowClient, run_id: str) -> Run | None:
-    """The run of this id; None if it is not there or was deleted."""
+    """Return the run with this id; None if it does not exist or was deleted."""
     try:
         run = client.get_run(run_id)
     except MlflowException as error:
@@ -69,14 +69,14 @@ def find_run(client: MlflowClient, run_id: str) -> Run | None:
 
 
 def find_tagged(client: MlflowClient, experiment_id: str, tag: str, value: str) -> list[Run]:
-    """Runs of the experiment with this value of a tag, the newest first."""
-    quote = '"' if "'" in value else "'"  # there is no escaping in MLflow's filters
+    """Return the runs of the experiment with this value of a tag, newest first."""
+    quote = '"' if "'" in value else "'"  # MLflow's filters have no escaping
     query = f"tags.`{tag}` = {quote}{value}{quote}"
     return list(client.search_runs([experiment_id], query, order_by=["start_time DESC"]))
 
 
 def limit_database_retries() -> None:
-    """Fail within a second if a database server is unreachable: MLflow would try to connect for minutes."""
+    """Make MLflow fail within a second, instead of minutes, if a database server is unreachable."""
     from mlflow.store.db import utils
 
     utils.MAX_RETRY_COUNT = 3
@@ -84,9 +84,9 @@ def limit_database_retries() -> None:
 
 @contextmanager
 def patience(timeout_s: int) -> Iterator[None]:
-    """Limit the wait for a server's answer, with two attempts and no log lines; MLflow's own limit is four minutes.
+    """Limit the wait for a server to two attempts of `timeout_s`, without log lines; MLflow's limit is four minutes.
 
-    What the user has set in the environment stays.
+    Variables set by the user in the environment are kept.
     """
     wanted = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(timeout_s), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
     ours = {k: v for k, v in wanted.items() if k not in os.environ}

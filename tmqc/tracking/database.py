@@ -1,4 +1,4 @@
-"""The SQLite file behind local tracking: where it lies, and one process at a time while it is being made."""
+"""The SQLite file of local tracking: its location, and a lock while it is created."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from urllib.parse import unquote
 from tmqc.tracking.faults import TrackingError
 
 _SCHEME = "sqlite:///"
-_PATIENCE_S = 10.0  # with another process that is writing
+_PATIENCE_S = 10.0  # to wait for another process that is writing
 
 
 def database_path(uri: str) -> Path | None:
-    """Absolute path of a SQLite URI's file; None for other URIs and for databases in memory."""
+    """Return the absolute path of a SQLite URI's file; None for other URIs and databases in memory."""
     path = uri.removeprefix(_SCHEME).partition("?")[0]
     return None if not uri.startswith(_SCHEME) or path in ("", ":memory:") else Path(unquote(path)).absolute()
 
 
 def database_uri(path: Path) -> str:
-    """SQLite URI of a file."""
-    # Only what SQLAlchemy would misread; its versions before 2.1 do not unquote.
+    """Return the SQLite URI of a file."""
+    # Quotes only what SQLAlchemy would misread; its versions before 2.1 do not unquote.
     return _SCHEME + str(path.absolute()).replace("%", "%25").replace("?", "%3F").replace("#", "%23")
 
 
 def artifact_folder(database: Path) -> Path:
-    """Where files go: beside the database."""
+    """Return the folder for artifacts, next to the database."""
     return database.with_name("mlartifacts")
 
 
 @contextmanager
 def creating(database: Path) -> Iterator[None]:
-    """Hold a lock beside `database`: of several processes starting at once one makes it, the others wait.
+    """Hold a lock next to `database`, so that one of several starting processes creates it and the others wait.
 
     Raises:
-        TrackingError: the folder cannot be written to, or the file is there and is no SQLite database, or it is
-            locked. (MLflow would try again for minutes before it reports an error.)
+        TrackingError: the folder cannot be written to, or the file is not an SQLite database, or it is locked
+            (MLflow would retry for minutes before it reports an error).
     """
     try:
         database.parent.mkdir(parents=True, exist_ok=True)
@@ -62,13 +62,13 @@ def _check_usable(database: Path) -> None:
             connection.execute("ROLLBACK")
     except sqlite3.DatabaseError as error:
         if error.sqlite_errorcode == sqlite3.SQLITE_NOTADB:
-            reason = "is there and is no SQLite database; move it away or set tracking.uri"
+            reason = "is not an SQLite database; move it away or set tracking.uri"
         else:
-            reason = f"cannot be written to ({error}); free it or set tracking.uri"
+            reason = f"cannot be written to ({error}); unlock it or set tracking.uri"
         raise TrackingError(f"tracking: {database} {reason}") from None
 
 
-# Where MLflow's own tables keep places of files.
+# Columns of MLflow's tables that hold the locations of files.
 _PLACES = (
     *(("experiments", "artifact_location"), ("runs", "artifact_uri"), ("logged_models", "artifact_location")),
     *(("model_versions", "source"), ("model_versions", "storage_location")),
@@ -76,15 +76,15 @@ _PLACES = (
 
 
 def move_artifacts(database: Path, *, before: str, now: str) -> None:
-    """Correct the places of files in a database that was moved or copied: they lie beside it, wherever that is.
+    """Correct the locations of files in a database that was moved or copied together with them.
 
     Args:
-        before: the experiment's place, a URI. Unless it ends as `artifact_folder` does, it was chosen by the user and
-            stays.
-        now: the place as it should be, a URI.
+        before: stored location of the experiment, a URI; kept, as chosen by the user, unless it ends as
+            `artifact_folder` does.
+        now: correct location, a URI.
 
     Raises:
-        sqlite3.DatabaseError: it cannot be written to.
+        sqlite3.DatabaseError: the database cannot be written to.
     """
     if before == now or before.rpartition("/")[2] != artifact_folder(database).name:
         return

@@ -1,4 +1,4 @@
-"""Errors of a tracking store, by how they are handled."""
+"""Errors of a tracking store, one type per way of handling."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ from tmqc.errors import RunError
 from tmqc.settings.secrets import redact
 
 _CREDENTIALS = (
-    "the server asks for credentials: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
+    "the server requires credentials: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
     "MLFLOW_TRACKING_TOKEN, in the environment"
 )
 
 
 class TrackingError(RunError):
-    """The tracking store cannot be used now. It may be later: keep what was to be sent and send it again."""
+    """The tracking store cannot be used now: keep the data and send it later."""
 
 
 class ArtifactError(TrackingError):
-    """The store takes numbers but no files now: keep the files, go on with the numbers."""
+    """The store accepts numbers but no files now: keep the files, continue with the numbers."""
 
 
 class RefusedError(TrackingError):
-    """The store refuses this for good: leave it out."""
+    """The store refuses the data permanently: omit it."""
 
 
 def first_line(error: Exception) -> str:
-    """Say what went wrong in one line, without the heading of tmqc's errors and without passwords."""
+    """Return the message of an error in one line, without the heading of tmqc's errors and without passwords."""
     if isinstance(error, RunError):
         return redact("; ".join(error.faults))
     text = str(error)

@@ -1,4 +1,4 @@
-"""A Keras model as MLflow keeps it: files, signature and requirements in a folder of our own, without its globals."""
+"""Writes and logs a Keras model in MLflow's format, without using MLflow's global state."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _NAME = "model"
 
 
 def write_model(model: keras.Model, folder: Path, *, example: NDArray[np.generic]) -> None:
-    """Write the model with a signature made of shapes: (-1, ...) of `example` in, (-1, ...) out.
+    """Write the model with a signature of input shape (-1, ...) as `example` and output shape (-1, ...).
 
     Args:
-        model: to be kept.
-        folder: not there yet.
-        example: a batch as the model takes it.
+        model: the model.
+        folder: destination; must not exist.
+        example: a batch of inputs.
     """
-    # MLflow's log_model works on the global URI and, without an active run, in the default experiment.
+    # MLflow's log_model uses the global URI and, without an active run, the default experiment.
     import keras
     from mlflow.keras import save_model
 
@@ -38,13 +38,13 @@ def write_model(model: keras.Model, folder: Path, *, example: NDArray[np.generic
         model,
         str(folder),
         signature=ModelSignature(Schema([inputs]), Schema([outputs])),
-        # Named here, or MLflow loads the model in another process for a minute to find out.
+        # Otherwise MLflow loads the model in another process for a minute to infer them.
         pip_requirements=[f"{name}=={version(name)}" for name in ("keras", keras.backend.backend(), "numpy")],
     )
 
 
 def send_model(client: MlflowClient, folder: Path, *, experiment_id: str, run_id: str, register: str | None) -> None:
-    """Log what `write_model` wrote as the model of a run, and register it, if `register` names a registered model."""
+    """Log the result of `write_model` as the model of a run, and as a version of the model `register`, if given."""
     logged = client.create_logged_model(experiment_id, _NAME, source_run_id=run_id)
     described = Model.load(str(folder))
     described.artifact_path, described.run_id = logged.artifact_location, run_id
@@ -60,5 +60,5 @@ def send_model(client: MlflowClient, folder: Path, *, experiment_id: str, run_id
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    # Not by models:/ID, which is looked for in the store of MLflow's global URI.
+    # Not as models:/ID, which MLflow looks up in the store of its global URI.
     client.create_model_version(register, logged.artifact_location, run_id=run_id, model_id=logged.model_id)

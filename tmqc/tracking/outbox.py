@@ -1,4 +1,4 @@
-"""What has not been sent to a tracking store yet: in memory and, while the store is unreachable, in `tracking.json`."""
+"""Unsent data of a tracking store: in memory and, while the store is unreachable, in `tracking.json`."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ log = logging.getLogger("tmqc")
 
 @dataclass
 class Outbox:
-    """What has not been sent to the store yet.
+    """Data not yet sent to the store.
 
     Attributes:
-        opening: how to open the run; run_id: the store's own of it, None as long as it does not know the run.
-        cycles: rows of `cycles.csv` may be missing.
-        points: numbers that are no cycle's, as (step, milliseconds since 1970, values).
-        datasets: split -> (digest, profile). files: path, in the run directory if it is relative -> folder or None.
-        model: it lies in the folder `model`.
+        opening: data to open the run; run_id: the store's id of the run, None while the store does not have it.
+        cycles: whether rows of `cycles.csv` may be missing in the store.
+        points: numbers outside of `cycles.csv`, as (step, milliseconds since 1970, values).
+        datasets: split -> (digest, profile). files: path, absolute or in the run directory -> folder or None.
+        model: whether the folder `model` holds an unsent model.
     """
 
     opening: RunOpening = field(default_factory=lambda: RunOpening(name="", tags={}, settings={}, description=""))
@@ -39,13 +39,13 @@ class Outbox:
     status: str | None = None
 
     def is_empty(self) -> bool:
-        """Whether everything was sent."""
+        """Return whether everything was sent."""
         waiting = (self.cycles, self.points, self.datasets, self.text, self.files, self.model, self.status)
         return not any(waiting)
 
 
 def write_outbox(directory: Path, box: Outbox) -> None:
-    """Write what is unsent, except system metrics; if there is nothing, the file is removed."""
+    """Write unsent data, except system metrics, to the file; remove the file if there is none."""
     path = directory / TRACKING
     try:
         if box.is_empty():
@@ -58,7 +58,7 @@ def write_outbox(directory: Path, box: Outbox) -> None:
 
 
 def read_outbox(directory: Path) -> Outbox | None:
-    """What a run left in its directory that MLflow does not have; None if there is nothing that can be read."""
+    """Read unsent data from a run directory; None if there is none or it cannot be read."""
     path = directory / TRACKING
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -67,5 +67,5 @@ def read_outbox(directory: Path) -> Outbox | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, KeyError) as error:
-        log.warning("tracking: %s cannot be read (%s) and is left out", path, error)
+        log.warning("tracking: %s cannot be read (%s) and is ignored", path, error)
         return None

@@ -1,4 +1,4 @@
-"""Runs of an MLflow experiment, as the store has them: no files, nothing about what they mean."""
+"""Reads the runs of an MLflow experiment from the store, without files."""
 
 from __future__ import annotations
 
@@ -23,35 +23,35 @@ _PATIENCE_S, _PAGE = 30, 1000
 
 
 def stored_runs(experiment: str, *, filter_string: str, uri: str | None, outputs: Path) -> list[Run]:
-    """All runs of an experiment, nested ones and parents too, in the order in which they began.
+    """Return all runs of an experiment, including nested ones and parents, in order of their start.
 
     Args:
-        experiment: its name.
-        filter_string: in MLflow's syntax; empty for all.
-        uri: of the tracking store; None: `mlflow.db` in `outputs`.
-        outputs: of the runs.
+        experiment: name of the experiment.
+        filter_string: filter in MLflow's syntax; empty: all runs.
+        uri: URI of the tracking store; None: `mlflow.db` in `outputs`.
+        outputs: folder of all runs.
 
     Raises:
-        ComparisonError: the store cannot be used, there is no such experiment, or the filter is not understood.
+        ComparisonError: the store cannot be used, the experiment does not exist, or the filter is invalid.
     """
     store = MlflowStore(TrackingConfig(uri=uri), outputs)
     database = database_path(store.uri)
-    if database is not None and not database.is_file():  # MLflow would make an empty one
-        raise ComparisonError(f"tracking: {database} is not there; give the tracking store with --uri")
+    if database is not None and not database.is_file():  # MLflow would create an empty one
+        raise ComparisonError(f"tracking: {database} does not exist; give the tracking store with --uri")
     with patience(_PATIENCE_S):
         try:
             client = MlflowClient(store.uri)
             found = client.get_experiment_by_name(experiment)
             if found is None:
                 known = ", ".join(sorted(e.name for e in client.search_experiments()))
-                raise ComparisonError(f"{store.shown}: there is no experiment {experiment}, there are: {known}")
+                raise ComparisonError(f"{store.shown}: there is no experiment {experiment}; it has: {known}")
             return list(
                 get_results_from_paginated_fn(partial(_page, client, found.experiment_id, filter_string), _PAGE)
             )
         except ComparisonError:
             raise
-        except Exception as error:  # not listed anywhere: requests, SQLAlchemy, drivers, a proxy's HTML read as JSON
-            raise ComparisonError(f"{store.shown}: MLflow cannot be asked there ({first_line(error)})") from error
+        except Exception as error:  # of many types: requests, SQLAlchemy, drivers, a proxy's HTML read as JSON
+            raise ComparisonError(f"{store.shown}: MLflow cannot be used there ({first_line(error)})") from error
 
 
 def _page(client: MlflowClient, experiment_id: str, filter_string: str, n: int, token: str | None) -> PagedList[Run]:
@@ -59,12 +59,12 @@ def _page(client: MlflowClient, experiment_id: str, filter_string: str, n: int, 
 
 
 def settings_of(run: Run) -> dict[str, Setting]:
-    """The settings of a run, as they were last."""
+    """Return the latest settings of a run."""
     return {name: _value(text) for name, text in {**run.data.params, **settings_in_tags(run.data.tags)}.items()}
 
 
 def _value(text: str) -> Setting:
-    # Parameters were logged as JSON, but for text.
+    # Parameters other than text were logged as JSON.
     try:
         value = json.loads(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""One attempt to bring an MLflow run up to date: cycles that it lacks, then all else that waits, the status last."""
+"""Sends unsent data to an MLflow run: first missing cycles, then all else, the status last."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from tmqc.tracking.store import MlflowStore, Point
 
 log = logging.getLogger("tmqc")
 
-SLOW_S = 2.0  # an answer that takes longer is worth a warning
+SLOW_S = 2.0  # an answer that takes longer causes a warning
 
 
 class Sender:
-    """Sends what an outbox holds; what is sent is taken out of it.
+    """Sends the content of an outbox and removes what has been sent.
 
     Attributes:
-        asks_last: the store is asked for the last cycle that it has, as when a run goes on or the store was away.
+        asks_last: whether to query the last cycle in the store, as after a resume or an outage.
     """
 
     def __init__(self, store: MlflowStore, directory: Path, lock: threading.Condition) -> None:
-        """Begin. `lock`: held by whoever changes an outbox; never while the store is waited for."""
+        """Store the arguments. `lock`: held while an outbox is changed, but not while waiting for the store."""
         self._store, self._directory, self._lock = store, directory, lock
         self.asks_last = self._warned_of_slowness = False
-        self._last_cycle: int | None = None  # that the store has
+        self._last_cycle: int | None = None  # in the store
 
     def send(self, box: Outbox) -> None:
-        """Send all that waits, in order; files that are not taken wait and hold nothing else up.
+        """Send all unsent data in order; files that the store does not accept now do not block the rest.
 
         Raises:
-            TrackingError: the rest still waits.
+            TrackingError: some data is still unsent.
         """
         self._send_points(box)
         with self._lock:
@@ -73,12 +73,12 @@ class Sender:
         if box.model:
             self._call(partial(self._store.log_model, self._directory / MODEL), files=True)
             box.model = False
-            shutil.rmtree(self._directory / MODEL, ignore_errors=True)  # it lay there for this only
+            shutil.rmtree(self._directory / MODEL, ignore_errors=True)  # it was written for sending only
 
     def _send_points(self, box: Outbox) -> None:
         n, rows = len(box.points), []
         if box.cycles:
-            box.cycles = False  # before reading: a row that comes now calls for another look
+            box.cycles = False  # before reading, as a row appended meanwhile sets it again
             try:
                 if self.asks_last:
                     self._last_cycle, self.asks_last = self._store.last_cycle(), False
@@ -92,7 +92,7 @@ class Sender:
                 self._call(partial(self._store.log_points, points))
         except TrackingError:
             box.cycles = box.cycles or bool(rows)
-            self.asks_last = self.asks_last or bool(rows)  # the answer may be all that was lost
+            self.asks_last = self.asks_last or bool(rows)  # possibly only the answer was lost
             raise
         del box.points[:n]
         self._last_cycle = max((int(row.step or 0) for row in rows), default=self._last_cycle)
@@ -103,12 +103,12 @@ class Sender:
         return [Point(row.cycle, row.time_ms, row.numbers) for row in rows if last is None or row.cycle > last]
 
     def _call(self, send: Callable[[], None], *, files: bool = False) -> None:
-        """Send one thing; what the store refuses is left out with a warning. Files may take their time."""
+        """Send one item; drop it with a warning if the store refuses it; warn of a slow answer, except for files."""
         begun = time.monotonic()
         try:
             send()
         except RefusedError as error:
-            log.warning("tracking: %s; it is left out", first_line(error))
+            log.warning("tracking: %s; it is omitted", first_line(error))
         if (took := time.monotonic() - begun) > SLOW_S and not (files or self._warned_of_slowness):
             self._warned_of_slowness = True
-            log.warning("tracking: MLflow took %.1f s for an answer; it is sent to beside training", took)
+            log.warning("tracking: MLflow took %.1f s to answer; data is sent in parallel to training", took)

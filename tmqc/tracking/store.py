@@ -1,6 +1,6 @@
-"""One run in MLflow. `TrackingError`: sending may succeed later; `RefusedError`: it never will.
+"""One run in MLflow. `TrackingError` means that sending may succeed later, `RefusedError` that it never will.
 
-What could not be sent is kept by `tracker.py`.
+`tracker.py` keeps data that could not be sent.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from tmqc.tracking.models import send_model
 
 log = logging.getLogger("tmqc")
 
-# MLflow's own limits (mlflow.utils.validation, 3.17); a longer parameter it would cut off without a word.
+# MLflow's own limits (mlflow.utils.validation, 3.17); it truncates longer parameters silently.
 _MAX_PARAMS, _MAX_METRICS, _MAX_PARAM_LENGTH, _MAX_DIGEST_LENGTH = 100, 1000, 6000, 36
-_NUMBERS_S, _FILES_S = 10, 60  # patience with a server; it may hand files on to a place of its own
+_NUMBERS_S, _FILES_S = 10, 60  # time limits for a server, which may forward files to another store
 _NOTE = "mlflow.note.content"
 
 
 class Point(NamedTuple):
-    """Numbers of one moment. `time_ms`: since 1970; the same ones of the same time sent twice are logged once."""
+    """Numbers at one time. `time_ms`: since 1970; if the same point is sent twice, it is logged once."""
 
     step: int | None
     time_ms: int
@@ -43,19 +43,19 @@ class Point(NamedTuple):
 
 
 class MlflowStore:
-    """One MLflow run. By default in `<outputs>/mlflow.db`, files in `<outputs>/mlartifacts`.
+    """One MLflow run, by default in `<outputs>/mlflow.db` with files in `<outputs>/mlartifacts`.
 
-    Every method raises nothing but TrackingError and its kinds.
+    Methods raise only TrackingError and its subclasses.
 
     Attributes:
         run_id: None before `open`.
-        started_ms: when the run began, milliseconds since 1970.
+        started_ms: start of the run, milliseconds since 1970.
         shown: the store's URI without passwords.
     """
 
     def __init__(self, config: TrackingConfig, outputs: Path) -> None:
         self.uri = database_uri(outputs / "mlflow.db") if config.uri is None else reveal(config.uri)
-        [self.shown] = hide([self.uri])  # from now on it is redacted in other messages, too
+        [self.shown] = hide([self.uri])  # redacts the URI in other messages as well
         self.run_id: str | None = None
         self.started_ms = 0
         self._database = database_path(self.uri)
@@ -64,11 +64,11 @@ class MlflowStore:
         self._client: MlflowClient
 
     def open(self, opening: RunOpening, run_id: str | None) -> None:
-        """Make the run, or go on with `run_id` or with the one that has the key of `opening`.
+        """Create the run, or reopen the run `run_id` or the one with the key of `opening`.
 
-        Settings are parameters, None as null, as YAML has it; those too long for one are named in the tag
-        `tmqc.settings_left_out`. Parameters are write-once: a setting that has changed since becomes a tag
-        (`SETTING_TAG`), which wins. A start whose answer was lost can be repeated.
+        Settings become parameters, with None as null; those too long for a parameter are named in the tag
+        `tmqc.settings_left_out`. Parameters are write-once, so a setting that has changed becomes a tag
+        (`SETTING_TAG`), which takes precedence. An opening whose answer was lost can be repeated.
 
         Raises:
             TrackingError: the tracking store cannot be reached or used.
@@ -99,7 +99,7 @@ class MlflowStore:
                 raise
 
     def find(self, directory: Path, run_id: str | None) -> tuple[str, str] | None:
-        """Id and status of the run with this id or else of the newest of this run directory; None if there is none.
+        """Return id and status of the run with this id, or of the newest run of this directory; None if there is none.
 
         Raises:
             TrackingError: the tracking store cannot be reached or used.
@@ -111,13 +111,13 @@ class MlflowStore:
         return next(((str(run.info.run_id), str(run.info.status)) for run in runs), None)
 
     def last_cycle(self) -> int | None:
-        """The highest step of a cycle's numbers; None if there is none."""
+        """Return the last cycle whose numbers are in the store; None if there is none."""
         with self._sending("the last cycle"):
             history = self._client.get_metric_history(self._opened(), CYCLE_MARK)
         return max((metric.step for metric in history), default=None)
 
     def log_points(self, points: Sequence[Point]) -> None:
-        """Log the numbers that exist, in one call for every 1000 of them; a point is never divided."""
+        """Log the numbers that exist, with at most 1000 per call; a point is never split."""
         batches: list[list[Metric]] = [[]]
         for step, time_ms, values in points:
             metrics = [Metric(k, float(v), time_ms, step or 0) for k, v in values.items() if v is not None]
@@ -129,7 +129,7 @@ class MlflowStore:
                 self._client.log_batch(self._opened(), metrics=batch)
 
     def log_dataset(self, split: str, digest: str, profile: Mapping[str, int]) -> None:
-        """Log a split by its digest and its numbers; neither ids nor paths leave the run directory."""
+        """Log a split by its digest and numbers, without ids or paths."""
         entity = Dataset(
             name=split,
             digest=digest[:_MAX_DIGEST_LENGTH],
@@ -149,7 +149,7 @@ class MlflowStore:
             self._client.log_artifact(self._opened(), str(path), folder)
 
     def log_model(self, folder: Path) -> None:
-        """Log the model that `models.write_model` wrote into `folder`, and register it where that was asked for."""
+        """Log the model that `models.write_model` wrote to `folder`; register it if configured."""
         if not folder.is_dir():
             raise RefusedError(f"{folder}: no such model")
         ids = {"experiment_id": self._experiment_id, "run_id": self._opened()}
@@ -162,7 +162,7 @@ class MlflowStore:
             self._client.set_tag(self._opened(), _NOTE, text)
 
     def close(self, status: str) -> None:
-        """Close the run: FINISHED, FAILED or KILLED."""
+        """Close the run as FINISHED, FAILED or KILLED."""
         with self._sending(f"status {status}"):
             self._client.set_terminated(self._opened(), status)
 
@@ -174,7 +174,7 @@ class MlflowStore:
     def _find(self, run_id: str | None, key: str | None) -> Run | None:
         if run_id is not None:
             if (run := find_run(self._client, run_id)) is None:
-                log.warning("tracking: run %s is not in %s any more; a new one is started", run_id, self.shown)
+                log.warning("tracking: run %s is no longer in %s; a new one is started", run_id, self.shown)
             return run
         return next(iter(find_tagged(self._client, self._experiment_id, KEY_TAG, key)), None) if key else None
 
@@ -182,7 +182,7 @@ class MlflowStore:
     def _connecting(self) -> Iterator[None]:
         """Connect and find the experiment; errors there or within the block become `TrackingError`."""
         if f"//{MARK}@" in self.uri or f"={MARK}" in self.uri:
-            raise TrackingError(f"tracking.uri={self.uri}: its password is not kept anywhere; give the whole URI again")
+            raise TrackingError(f"tracking.uri={self.uri}: passwords are not stored; give the complete URI again")
         try:
             with patience(_NUMBERS_S):
                 if not self.uri.startswith("http"):
@@ -193,7 +193,7 @@ class MlflowStore:
                 yield
         except TrackingError:
             raise
-        except Exception as error:  # not listed anywhere: requests, SQLAlchemy, drivers, a proxy's HTML read as JSON
+        except Exception as error:  # of many types: requests, SQLAlchemy, drivers, a proxy's HTML read as JSON
             raise TrackingError(
                 f"tracking.uri={self.shown}: MLflow cannot be used there ({first_line(error)}); start the server "
                 "or correct tracking.uri"
@@ -214,7 +214,7 @@ class MlflowStore:
             raise TrackingError(message) from error
 
     def _answers(self) -> bool:
-        """Whether the store answers and has the run."""
+        """Return whether the store answers and has the run."""
         try:
             self._check_there()
             with patience(_NUMBERS_S):
@@ -223,12 +223,12 @@ class MlflowStore:
             return False
 
     def _check_there(self) -> None:
-        if self._database and not self._database.exists():  # SQLite would make an empty one
-            raise FileNotFoundError(f"{self._database} is gone")
+        if self._database and not self._database.exists():  # SQLite would create an empty one
+            raise FileNotFoundError(f"{self._database} no longer exists")
 
 
 def _all_tags(opening: RunOpening, left_out: Sequence[str]) -> dict[str, str]:
-    """Tags of a new run, with those that MLflow's run table shows (user, source)."""
+    """Return the tags of a new run, including those shown in MLflow's table of runs (user, source)."""
     ours = opening["tags"]
     tags = {
         "mlflow.user": os.environ.get("MLFLOW_TRACKING_USERNAME") or _user(),
@@ -244,16 +244,16 @@ def _all_tags(opening: RunOpening, left_out: Sequence[str]) -> dict[str, str]:
 def _user() -> str:
     try:
         return getpass.getuser()
-    except (OSError, KeyError):  # a container without an entry for this number
+    except (OSError, KeyError):  # a container without an entry for this user id
         return str(os.getuid())
 
 
 def _changed(run: Run, values: Mapping[str, str]) -> dict[str, str]:
-    """Tags for settings that differ from what the run knows: as when it is prolonged."""
+    """Return tags for settings that have changed since the run was logged, such as more cycles."""
     known = run.data.params | settings_in_tags(run.data.tags)
     return {SETTING_TAG + k: v for k, v in values.items() if k in known and known[k] != v}
 
 
 def settings_in_tags(tags: Mapping[str, str]) -> dict[str, str]:
-    """Settings that changed after the run had begun: they stand in tags, as parameters are write-once."""
+    """Return the settings that changed after the start of the run, from tags, as parameters are write-once."""
     return {k.removeprefix(SETTING_TAG): v for k, v in tags.items() if k.startswith(SETTING_TAG)}

@@ -1,4 +1,4 @@
-"""Use of processor, memory, disk, network and GPU while a run lasts, for MLflow's own tab of system metrics."""
+"""Samples the use of CPU, memory, disk, network and GPU during a run, for MLflow's tab of system metrics."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def _monitors() -> list[BaseMetricsMonitor]:
     monitors: list[BaseMetricsMonitor] = [CPUMonitor(), DiskMonitor(), NetworkMonitor()]
     try:
         monitors.append(GPUMonitor())
-    except Exception as error:  # no GPU, or its library is not installed: MLflow raises whatever that library does
+    except Exception as error:  # no GPU, or its library is missing: of any type that the library raises
         log.debug("no system metrics of a GPU (%s)", error)
     return monitors
 
 
 class SystemSampler(threading.Thread):
-    """Samples with MLflow's own monitors, and hands the numbers on: MLflow's sender would end at the first failure."""
+    """Samples with MLflow's monitors and passes the numbers on, as MLflow's own sender ends at the first failure."""
 
     def __init__(self, started_ms: int, send: Callable[[Point], None]) -> None:
         super().__init__(name="system metrics", daemon=True)
@@ -46,24 +46,24 @@ class SystemSampler(threading.Thread):
 
     @classmethod
     def begin(cls, started_ms: int, send: Callable[[Point], None]) -> Self | None:
-        """Start sampling; None where psutil is not installed.
+        """Start sampling; return None if psutil is not installed.
 
         Args:
-            started_ms: when the run began, milliseconds since 1970: steps go on in a run that goes on.
-            send: takes every sample.
+            started_ms: start of the run, milliseconds since 1970, so that steps continue in a resumed run.
+            send: receives every sample.
         """
         if find_spec("psutil") is None:
             return None
         try:
             sampler = cls(started_ms, send)
-        except Exception as error:  # whatever psutil makes of a container without /proc
+        except Exception as error:  # psutil may raise any type in a container without /proc
             log.warning("tracking: no system metrics (%s)", first_line(error))
             return None
         sampler.start()
         return sampler
 
     def stop(self) -> None:
-        """Sample no more."""
+        """Stop sampling."""
         self._stopped.set()
 
     def run(self) -> None:

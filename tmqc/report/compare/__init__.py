@@ -1,1 +1,1 @@
-"""Many runs side by side: one table, one page."""
+"""Comparison of runs: one table and one page."""

@@ -1,4 +1,4 @@
-"""The pictures of a comparison, from its tables."""
+"""Figures of a comparison, from its tables."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _MAPS = (
     *("test/accuracy", "detect/recall", "detect/precision", "detect/good_lost", "qc/waiting"),
     "verify/verifications_total",
 )
-# Readable for the color-blind and in gray. Yellow is the better end of every map.
+# Safe for color blindness and grayscale. Yellow is the better end of every map.
 _MORE_IS_BETTER, _FEWER_IS_BETTER = mpl.colormaps["cividis"], mpl.colormaps["cividis_r"]
 
 
 def draw_models(runs: pd.DataFrame, means: pd.DataFrame) -> Figure | None:
-    """Draw the test metrics of every group side by side: single runs, their mean, its interval. None without any.
+    """Draw the test metrics of every group side by side: single runs, mean and interval; None if there are no metrics.
 
     Args:
-        runs: as `tabulate_runs`.
-        means: as `average_groups`, in the order in which they are drawn.
+        runs: result of `tabulate_runs`.
+        means: result of `average_groups`, in the order of drawing.
     """
     names = [name for name in _TEST if means[name].notna().any()]
     if not names:
@@ -50,7 +50,7 @@ def draw_models(runs: pd.DataFrame, means: pd.DataFrame) -> Figure | None:
 
 
 def draw_mean(axes: Axes, y: int, values: Sequence[float], mean: float, half: float | None, *, pipeline: str) -> None:
-    """Draw a mean of shares at `y`, its interval (mean +- half, within 0..1), and single values or their ends."""
+    """Draw a mean of shares at `y`, its interval (mean +- half, clipped to 0..1), and the single values."""
     color = _COLORS[pipeline]
     if len(values) > 1:
         axes.plot(values, [y] * len(values), "|", color=GRAY, markersize=9, markeredgewidth=1.2)
@@ -61,14 +61,14 @@ def draw_mean(axes: Axes, y: int, values: Sequence[float], mean: float, half: fl
 
 
 def draw_heat_maps(runs: pd.DataFrame) -> list[tuple[str, Figure]]:
-    """Draw maps over acceptable error and revisit, one figure per gate in which either of them varies.
+    """Draw maps over acceptable error and revisit, one figure per gate for which either of them varies.
 
     Args:
-        runs: as `tables.gate_runs`.
+        runs: result of `tables.gate_runs`.
 
     Returns:
-        Gate and figure. A cell holds the mean over the seeds and their number n; it is empty where nothing was run, or
-        where no run has such a number.
+        Gate and figure. A cell shows the mean over the seeds and their number n, or a dash if there is no such run or
+        number.
     """
     figures = []
     for gate, of in runs.groupby("gate", sort=False):
@@ -80,9 +80,9 @@ def draw_heat_maps(runs: pd.DataFrame) -> list[tuple[str, Figure]]:
 
 
 def heat_map(runs: pd.DataFrame, name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Means over seeds of `name`, and number of seeds: one row per acceptable error, one column per revisit.
+    """Return means over seeds of `name`, and numbers of seeds: one row per acceptable error, one column per revisit.
 
-    A combination that was not run, or has no such number, is empty in the first and 0 in the second.
+    For a combination without runs or without such a number, the mean is empty and the number 0.
     """
     values = runs.assign(value=pd.to_numeric(runs[name]))
     means, counts = (
@@ -107,7 +107,7 @@ def _draw_maps(runs: pd.DataFrame, maps: Sequence[tuple[str, pd.DataFrame, pd.Da
 
 
 def _draw_map(axes: Axes, means: pd.DataFrame, counts: pd.DataFrame, name: str) -> None:
-    is_share = TERMS[name].unit == "0..1"  # else a count, of which fewer is better
+    is_share = TERMS[name].unit == "0..1"  # otherwise a count, for which fewer is better
     values, n = means.to_numpy(float), counts.to_numpy(int)
     top = 1.0 if is_share else max(float(np.nanmax(values)), 1.0)
     axes.imshow(values, cmap=_MORE_IS_BETTER if is_share else _FEWER_IS_BETTER, vmin=0.0, vmax=top, aspect="auto")
@@ -132,13 +132,13 @@ def _tick(value: float) -> str:
 
 
 def draw_precision_recall(runs: pd.DataFrame) -> Figure | None:
-    """Draw precision against recall of elimination: small marks for runs, large ones for means at each setting.
+    """Draw precision against recall of elimination: small markers for runs, large ones for means at each setting.
 
-    The means are joined over the errors, one line per revisit.
+    Lines connect the means over the errors, one line per revisit.
 
     Args:
-        runs: with columns gate, error, revisit, detect/precision and detect/recall. Nothing eliminated has no precision
-            and is drawn hollow at precision 1: no good scan was lost either.
+        runs: columns gate, error, revisit, detect/precision and detect/recall. A run that eliminated no scan has no
+            precision and is drawn hollow at precision 1, as it lost no good scan.
 
     Returns:
         None if no run has scores.
@@ -160,18 +160,18 @@ def draw_precision_recall(runs: pd.DataFrame) -> Figure | None:
 
 
 def draw_gate(axes: Axes, runs: pd.DataFrame, gate: str, at: int) -> None:
-    """Draw one gate's runs and the means at each of its settings, as `draw_precision_recall` describes."""
+    """Draw the runs of one gate and their means at each setting, see `draw_precision_recall`."""
     color, marker = series_style(at)
     y = runs["detect/precision"].astype(float)
     none = y.isna()
     x = runs["detect/recall"].astype(float)
     axes.plot(x[~none], y[~none], marker, color=color, markersize=3, alpha=0.45)
     axes.plot(x[none], np.ones(none.sum()), marker, color=color, markersize=4, alpha=0.45, markerfacecolor="white")
-    # As in the tables, the mean precision is that of the runs that have one.
+    # As in the tables, the mean precision is over the runs that have one.
     means = runs.assign(x=x, y=y).groupby(["revisit", "error"], dropna=False)[["x", "y"]].mean().reset_index()
     none, means["y"] = means["y"].isna(), means["y"].fillna(1.0)
     for i, (_, of) in enumerate(means.groupby("revisit", dropna=False)):
-        label = gate if i == 0 else None  # once in the legend
+        label = gate if i == 0 else None  # one entry in the legend
         axes.plot(of["x"], of["y"], "-", marker=marker, color=color, markersize=8, linewidth=1, label=label)
     axes.plot(means["x"][none], means["y"][none], marker, color=color, markersize=8, markerfacecolor="white")
     if len(means) > 1:
@@ -181,6 +181,6 @@ def draw_gate(axes: Axes, runs: pd.DataFrame, gate: str, at: int) -> None:
 
 
 def _describe_point(error: Any, revisit: Any) -> str:
-    """Acceptable error and revisit as a label: `0.02, R 2`; without an error, as a screen is, `R 2`."""
+    """Return a label of acceptable error and revisit: `0.02, R 2`; without an error, as for a screen, `R 2`."""
     parts = [] if pd.isna(error) else [f"{error:g}"]
     return ", ".join(parts if pd.isna(revisit) else [*parts, f"R {revisit:g}"])

@@ -1,4 +1,4 @@
-"""Runs of an MLflow experiment as a comparison takes them."""
+"""Gathers the runs of an MLflow experiment for a comparison."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from tmqc.tracking.query import settings_of, stored_runs
 
 
 def query(experiment: str, *, filter_string: str, uri: str | None, outputs: Path) -> Gathered:
-    """The training runs of an experiment, nested ones too; the parent of a sweep is no run of its own.
+    """Gather the training runs of an experiment, including nested ones; the parent run of a sweep is left out.
 
-    Args and errors are those of `stored_runs`.
+    Arguments and errors are those of `stored_runs`.
     """
     runs = stored_runs(experiment, filter_string=filter_string, uri=uri, outputs=outputs)
     found = [_read(run, settings_of(run)) for run in runs]
@@ -25,12 +25,12 @@ def query(experiment: str, *, filter_string: str, uri: str | None, outputs: Path
 
 
 def _read(run: Any, settings: Mapping[str, Setting]) -> RunRecord | LeftOut:
-    """One run of MLflow's."""
+    """Convert one MLflow run."""
     run_id, name, tags = str(run.info.run_id), str(run.info.run_name), run.data.tags
-    if tags.get(PIPELINE_TAG) == SWEEP_PARENT:  # its settings are those that its jobs share
-        return LeftOut(run_id, f"{name}: the parent of a sweep's runs", faulty=False)
+    if tags.get(PIPELINE_TAG) == SWEEP_PARENT:
+        return LeftOut(run_id, f"{name}: the parent run of a sweep", faulty=False)
     if (pipeline := settings.get("pipeline.name")) is None:
-        return LeftOut(run_id, f"{name} ({run_id}): has no parameter pipeline.name: not a run of tmqc", faulty=True)
+        return LeftOut(run_id, f"{name} ({run_id}): no parameter pipeline.name: not a run of tmqc", faulty=True)
     if pipeline not in PIPELINES:
         return LeftOut(run_id, f"{name}: pipeline={pipeline}: not a training run", faulty=False)
     finished = run.info.status == "FINISHED"

@@ -1,4 +1,4 @@
-"""Find the training runs to compare, and list what is left out and why."""
+"""Gathers the training runs to compare, and the reasons why others are left out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tmqc.report.past_run import PastRun, Setting, read_run
 from tmqc.runs.directory import CONFIG, CYCLES
 
 TEST = tuple(f"test/{name}" for name in METRIC_NAMES)
-LEDGER = ("qc/flagged_total", "qc/eliminated_total", "qc/waiting")  # known without the truth, too
+LEDGER = ("qc/flagged_total", "qc/eliminated_total", "qc/waiting")  # also known without the truth
 DETECTION = (
     *("detect/harmful", "detect/precision", "detect/recall", "detect/f1", "detect/flagged_precision"),
     *("detect/flagged_recall", "detect/center_precision", "detect/center_recall", "detect/good_lost"),
@@ -25,8 +25,8 @@ NUMBERS = (*(f"verify/{name}" for name in _VERIFY), *TEST, *LEDGER, *DETECTION, 
 PIPELINES = ("clean", "dirty", "qc")
 FINISHED = "finished"
 
-# Below these lie no runs, but scans, or copies of a run's files, unless one is a run of that name; a hidden folder is
-# Hydra's or a tool's.
+# Folders without runs, which hold scans or copies of a run's files, unless the folder is itself a run; hidden folders
+# belong to Hydra or other tools.
 _CLOSED = ("phantom", "mlartifacts", "checkpoints", "figures", "harmful")
 _DEPTH = 6
 
@@ -36,11 +36,11 @@ class RunRecord:
     """One training run.
 
     Attributes:
-        origin: where it was read: its directory, or its id in the tracking store.
-        state: `FINISHED`, or how far it got; only a finished run has numbers.
+        origin: its directory, or its id in the tracking store.
+        state: `FINISHED`, or its progress; only a finished run has numbers.
         settings: flattened, `qc.error` -> 0.02.
-        numbers: name (`NUMBERS`) -> value, None where there is none. Rates and scores 0..1, loss in nats.
-        note: that its cohort is a phantom, if it is.
+        numbers: name (`NUMBERS`) -> value, None if it does not exist. Rates and scores 0..1, loss in nats.
+        note: a note if its cohort is a phantom, otherwise None.
     """
 
     origin: str
@@ -51,26 +51,26 @@ class RunRecord:
 
     @property
     def name(self) -> str:
-        """Of the run, as displayed."""
+        """Display name of the run."""
         return str(self.settings["run.name"])
 
     @property
     def pipeline(self) -> str:
-        """Its name."""
+        """Name of the pipeline."""
         return str(self.settings["pipeline.name"])
 
     @property
     def finished(self) -> bool:
-        """Whether it is to be compared."""
+        """Whether the run has finished and is compared."""
         return self.state == FINISHED
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Something that is not compared.
+    """A run or directory that is not compared.
 
     Attributes:
-        faulty: it should have been readable.
+        faulty: whether this is due to a fault, such as an unreadable file.
     """
 
     origin: str
@@ -80,20 +80,20 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Gathered:
-    """What was found: clean before dirty before QC, by name."""
+    """Gathered runs, sorted clean, dirty, QC, then by name; and those left out."""
 
     records: tuple[RunRecord, ...]
     left_out: tuple[LeftOut, ...]
 
 
 def gather(paths: Sequence[Path]) -> Gathered:
-    """Read the run directories among `paths` and below them, such as all jobs of a sweep.
+    """Read the run directories among and below `paths`, such as all jobs of a sweep.
 
     Raises:
-        ComparisonError: a path is no directory; names all such.
+        ComparisonError: lists the paths that are not directories.
     """
     if wrong := [str(path) for path in paths if not path.is_dir()]:
-        raise ComparisonError([f"{path}: no such directory; give a run's, or one that holds some" for path in wrong])
+        raise ComparisonError([f"{path}: no such directory; give a run's, or one that holds runs" for path in wrong])
     records: list[RunRecord] = []
     left_out: list[LeftOut] = []
     found = dict.fromkeys(run for path in paths for run in _run_directories(path.absolute(), 0))
@@ -111,7 +111,7 @@ def gather(paths: Sequence[Path]) -> Gathered:
 
 
 def sort_records(records: Sequence[RunRecord]) -> tuple[RunRecord, ...]:
-    """Clean before dirty before QC, by name."""
+    """Sort clean, dirty, QC, then by name."""
     return tuple(sorted(records, key=lambda r: (PIPELINES.index(r.pipeline), r.name, r.origin)))
 
 
@@ -129,10 +129,10 @@ def _run_directories(folder: Path, depth: int) -> Iterator[Path]:
 
 
 def record_of(run: PastRun) -> RunRecord:
-    """A training run's directory as a record.
+    """Convert a training run's directory to a record.
 
     Raises:
-        RunError: `summary.json` is not what a training run writes.
+        RunError: `summary.json` is not that of a training run.
     """
     if run.summary is not None and "verify/accuracy" not in run.summary:
         raise RunError(f"{run.directory}: its summary.json is not that of a training run of this version")
@@ -146,7 +146,7 @@ def record_of(run: PastRun) -> RunRecord:
 
 
 def _how_far(run: PastRun) -> str:
-    """In words, from the number of lines of `cycles.csv`, which is all that a run still going has of one."""
+    """Describe the progress of an unfinished run, from the number of lines in `cycles.csv`."""
     path, total = run.directory / CYCLES, run.settings.get("schedule.cycles")
     first = run.settings.get("schedule.start")
     if not (isinstance(total, int) and isinstance(first, int)):

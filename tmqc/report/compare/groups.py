@@ -1,4 +1,4 @@
-"""Which settings differ between runs, and which runs differ in their seeds only."""
+"""Groups runs that differ only in their seeds, and finds the settings in which others differ."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from tmqc.report.compare.gather import RunRecord
 from tmqc.report.past_run import Setting
 from tmqc.settings.fingerprint import is_harmless
 
-# Not compared, besides settings without effect on results: the pipeline has a column of its own.
+# Ignored in addition to settings without effect on results; the pipeline has a column of its own.
 _NOT_COMPARED = ("pipeline.", "cohort.phantom.directory")
 _START = "init.from"
 ERROR, LOSS_ERROR, REVISIT = "qc.error", "qc.loss_error", "qc.revisit"
 
 
 def effective_settings(settings: Mapping[str, Setting]) -> dict[str, Setting]:
-    """The settings that had an effect on the run: none of the gate without control, none of harm without harm."""
+    """Return the settings with an effect on the run: none of the gate without control, none of harm without harm."""
     idle = list(_NOT_COMPARED)
     if settings.get("pipeline.name") != "qc":
         idle.append("qc.")
@@ -42,27 +42,27 @@ def _idle_in_gate(settings: Mapping[str, Setting]) -> list[str]:
 
 
 def effective_table(records: Sequence[RunRecord]) -> pd.DataFrame:
-    """The effective settings as text, one row per run in order; empty where a setting has no effect on the run."""
+    """Tabulate the effective settings as text, one row per run; a cell is empty if the setting has no effect."""
     texts = [{name: format_value(v) for name, v in effective_settings(record.settings).items()} for record in records]
     return pd.DataFrame(texts, dtype=object)
 
 
 def differing_settings(table: pd.DataFrame) -> list[str]:
-    """Names of the settings with more than one value among the runs that they affect, in order."""
+    """Return the names of settings with more than one value among the runs that they affect, in order."""
     return [str(name) for name in table if len(set(table[name].dropna())) > 1]
 
 
 def group_runs(records: Sequence[RunRecord]) -> pd.DataFrame:
-    """Put runs together that differ in nothing but their seeds.
+    """Group runs that differ only in their seeds.
 
-    The run that they start from differs with the seed as a rule, each seed having a pre-trained model of its own. Only
-    where runs of the same settings and seeds start from different ones it is a setting like any other.
+    The starting run (`init.from`) usually differs with the seed, as each seed has its own pre-trained model. It counts
+    as a setting only if runs with the same settings and seeds start from different runs.
 
     Returns:
-        One row per run that has finished, under its number in `records`: group (the pipeline, and the settings in which
-        it differs from other runs of this pipeline), counted (False: an earlier run has the same settings and seeds),
-        and of runs under control gate (the group's settings but acceptable error and revisit) and error_name (of the
-        setting of its acceptable error, of the gate's own signal; None for a screen).
+        One row per finished run, indexed by its number in `records`: group (the pipeline and the settings in which it
+        differs from other runs of this pipeline), counted (False if an earlier run has the same settings and seeds),
+        and for runs under control gate (the group's settings except acceptable error and revisit) and error_name (name
+        of the setting of the acceptable error for the gate's signal; None for a screen).
     """
     finished = [i for i, record in enumerate(records) if record.finished]
     table = effective_table(records).loc[finished]
@@ -87,7 +87,7 @@ def group_runs(records: Sequence[RunRecord]) -> pd.DataFrame:
 
 
 def _keys(table: pd.DataFrame, names: Sequence[str]) -> pd.Series:
-    """The values of the settings of every run, to group by."""
+    """Return the values of the named settings of every run as keys for grouping."""
     keys = [tuple(row) for row in table[[*names]].fillna("").to_numpy().tolist()]
     return pd.Series(keys, index=table.index, dtype=object)
 
@@ -101,14 +101,14 @@ def _is_given(runs: pd.DataFrame, name: str) -> bool:
 
 
 def _name_settings(settings: Mapping[str, str]) -> str:
-    """Settings in words: `error 0.01, revisit 2`; the whole name where two share its last part."""
+    """Describe settings, as `error 0.01, revisit 2`; with full names if two share the last part."""
     last = [name.rpartition(".")[2] for name in settings]
     short = [part if last.count(part) == 1 else name for name, part in zip(settings, last, strict=True)]
     return ", ".join(f"{name} {text}" for name, text in zip(short, settings.values(), strict=True))
 
 
 def format_value(value: Setting) -> str:
-    """A setting's value as on the command line."""
+    """Format a setting's value as on the command line."""
     if isinstance(value, bool) or value is None:
         return "null" if value is None else str(value).lower()
     return f"{value:.10g}" if isinstance(value, float) else str(value)

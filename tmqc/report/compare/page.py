@@ -1,4 +1,4 @@
-"""A comparison of runs: `comparison.csv`, and one page that needs nothing else, `comparison.html`."""
+"""Writes a comparison of runs: `comparison.csv` and a self-contained page, `comparison.html`."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ _OF_RUNS = (
     *("detect/recall", "detect/precision", "detect/good_lost", "qc/waiting", *COST),
 )
 _MEANS = (
-    "Means over seeds. In parentheses: their 95 % interval (Student's t), where there are two seeds or more; in "
-    "brackets: the least and the most. n: runs, and where a number has its own n, those that have it. A number that "
-    "does not exist is a dash: where no scan was eliminated there is no precision."
+    "Means over seeds. In parentheses: 95 % interval (Student's t), for two seeds or more; in brackets: minimum and "
+    "maximum. n: number of runs; a number's own n: runs that have it. A number that does not exist is a dash: there is "
+    "no precision if no scan was eliminated, for example."
 )
 _MODELS_FIGURE = (
-    "Test split. Green circles: clean; orange crosses: dirty, no control; blue squares: under control. Ticks: single "
-    "runs; line: 95 % interval of the mean."
+    "Test split. Green circles: clean; orange crosses: dirty, no control; blue squares: QC. Ticks: single runs; line: "
+    "95 % interval of the mean."
 )
 _SCATTER_FIGURE = (
-    "Elimination of harmful scans. Small: runs; large: means over seeds, labeled with acceptable error and revisit R. "
-    "Hollow: no scan was eliminated, so there is no precision."
+    "Elimination of harmful scans. Small markers: runs; large: means over seeds, labeled with acceptable error and "
+    "revisit R. Hollow: no scan was eliminated, so there is no precision."
 )
 _MAP_FIGURE = (
-    "Means over n seeds. Yellow is better and dark blue worse, in every map. A dash: there is no such run, or no run "
-    "has such a number."
+    "Means over n seeds. Yellow is better and dark blue worse in every map. A dash: no such run, or no run has this "
+    "number."
 )
 
 
@@ -52,9 +52,9 @@ def write_comparison(gathered: Gathered, directory: Path, *, title: str, command
 
     Args:
         gathered: the runs.
-        directory: made if it is not there; earlier files of these names are replaced.
-        title: of the page.
-        command: that makes the page again, shown on it.
+        directory: destination, created if necessary; earlier files of these names are replaced.
+        title: title of the page.
+        command: command that makes the page, shown on it.
 
     Returns:
         Path of the page.
@@ -75,7 +75,7 @@ def write_comparison(gathered: Gathered, directory: Path, *, title: str, command
     notes = noted[:1] if len(noted) == len(finished) else []
     found = f"{len(finished)} finished training runs" + (f", {len(noted)} of them on a phantom cohort" if noted else "")
     n_groups = len(set(groups["group"]))
-    facts = {"Compared": f"{found}, in {n_groups} groups that differ in more than their seeds"}
+    facts = {"Compared": f"{found}, in {n_groups} groups with different settings"}
     if command:
         facts["Made by"] = command
     path = directory / HTML
@@ -110,17 +110,17 @@ def _list_sections(gathered: Gathered, groups: pd.DataFrame, runs: pd.DataFrame)
 
 
 def _missing(gathered: Gathered, groups: pd.DataFrame) -> Section:
-    """What is in no mean, and why."""
+    """Make the section of runs that are not in the means, with reasons."""
     rows = [(r.name, r.state, r.origin) for r in gathered.records if not r.finished]
     repeats = [gathered.records[i] for i in groups.index[~groups["counted"]]]
-    rows += [(r.name, "same settings and seeds as another run, which is counted once", r.origin) for r in repeats]
+    rows += [(r.name, "same settings and seeds as another run, which is counted", r.origin) for r in repeats]
     rows += [("", item.reason, item.origin) for item in gathered.left_out]
     tables = [("", pd.DataFrame(rows, columns=["run", "why", "origin"]))] if rows else []
     return Section("missing", "What is not compared", "", tables=tables)
 
 
 def _means_table(means: pd.DataFrame, names: Sequence[str], cell: Callable[[Any, str], str]) -> pd.DataFrame:
-    """One row per group: n, and every number that any group has."""
+    """Tabulate one row per group: n, and every number that exists in any group."""
     kept = [name for name in names if means[name].notna().any()]
     table = means[["group", "n"]].copy()
     for name in kept:
@@ -133,7 +133,7 @@ def _fewer(row: dict[Any, Any], name: str) -> str:
 
 
 def _interval(row: dict[Any, Any], name: str) -> str:
-    """Mean (interval) of a share, within 0..1."""
+    """Format mean (interval) of a share, clipped to 0..1."""
     mean, half = row[name], row[f"{name}_half"]
     if pd.isna(mean):
         return "-"
@@ -144,7 +144,7 @@ def _interval(row: dict[Any, Any], name: str) -> str:
 
 
 def _range(row: dict[Any, Any], name: str) -> str:
-    """Mean [least, most]: an interval of a count of a few runs would reach below 0."""
+    """Format mean [minimum, maximum]; for counts of a few runs an interval would extend below 0."""
     if pd.isna(row[name]):
         return "-"
     mean, least, most = (f"{row[key]:.3f}".rstrip("0").rstrip(".") for key in (name, f"{name}_least", f"{name}_most"))
@@ -152,7 +152,7 @@ def _range(row: dict[Any, Any], name: str) -> str:
 
 
 def _settings(records: Sequence[RunRecord], groups: pd.DataFrame) -> Section:
-    """One row per group; a setting that varies within it, as a seed does, shows all its values."""
+    """Make the section of settings: one row per group, with all values of a setting that varies within it."""
     finished = effective_table(records).loc[groups.index]
     counted = finished[groups["counted"]]
     by_group = counted[names := differing_settings(counted)].groupby(groups["group"], sort=False)
@@ -168,6 +168,6 @@ def _list_values(texts: pd.Series) -> str:
 
 
 def _runs_table(runs: pd.DataFrame) -> pd.DataFrame:
-    """Of `tabulate_runs`, what a reader wants to see of every run."""
+    """Select the columns of `tabulate_runs` to show for every run."""
     kept = [name for name in _OF_RUNS if runs[name].notna().any()]
     return runs[["run", "pipeline", "state", *kept]]

@@ -1,4 +1,4 @@
-"""The runs as one table, and means over seeds with their intervals."""
+"""Tables of a comparison: all runs, and means over seeds with their intervals."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ INTERVAL = 0.95  # of a mean over seeds, by Student's t
 
 
 def tabulate_runs(records: Sequence[RunRecord], groups: pd.DataFrame) -> pd.DataFrame:
-    """One row per run, unfinished ones too, as the CSV has it.
+    """Tabulate all runs, including unfinished ones, as in the CSV.
 
     Args:
         records: the runs.
-        groups: as `group_runs` gives them.
+        groups: result of `group_runs`.
 
     Returns:
-        Columns run, pipeline, state, group, counted (in the means: finished, and no repeat of another), the settings
-        that differ under their full names, `NUMBERS`, origin. Empty where unknown.
+        Columns run, pipeline, state, group, counted (in the means: finished, and not a repeat of another run), the
+        settings that differ under their full names, `NUMBERS`, origin. Unknown values are empty.
     """
     names = differing_settings(effective_table(records).loc[groups.index])
     rows = []
@@ -43,22 +43,22 @@ def tabulate_runs(records: Sequence[RunRecord], groups: pd.DataFrame) -> pd.Data
 
 
 def average_groups(runs: pd.DataFrame) -> pd.DataFrame:
-    """Means over the seeds, one row per group, in their order.
+    """Compute means over the seeds, one row per group, in order.
 
     Args:
-        runs: as `tabulate_runs` gives them.
+        runs: result of `tabulate_runs`.
 
     Returns:
-        Columns group, pipeline, n, and `NUMBERS` as `average` gives them.
+        Columns group, pipeline, n, and those of `average` for `NUMBERS`.
     """
     return average(runs[runs["counted"]], ["group", "pipeline"], NUMBERS)
 
 
 def gate_runs(records: Sequence[RunRecord], groups: pd.DataFrame) -> pd.DataFrame:
-    """The runs under control that count, for pictures over acceptable error and revisit.
+    """Tabulate the counted runs under control, for figures over acceptable error and revisit.
 
     Returns:
-        One row per run: gate and error_name as of `group_runs`, error (a sample; empty for a screen), revisit, and
+        One row per run: gate and error_name as in `group_runs`, error (per sample; empty for a screen), revisit, and
         `NUMBERS`.
     """
     rows = []
@@ -70,11 +70,11 @@ def gate_runs(records: Sequence[RunRecord], groups: pd.DataFrame) -> pd.DataFram
 
 
 def average(frame: pd.DataFrame, by: Sequence[str], values: Sequence[str]) -> pd.DataFrame:
-    """Mean over the seeds, with the half-width of its interval.
+    """Compute means over the seeds, with the half-widths of their intervals.
 
     Returns:
-        One row for each combination of `by`: n (seeds), and for every value its mean, `..._n` (seeds that have one),
-        `..._half` (empty with fewer than two of them), `..._least` and `..._most`.
+        One row per combination of `by`: n (seeds), and for every value its mean, `..._n` (seeds that have one),
+        `..._half` (empty for fewer than two), `..._least` and `..._most` (minimum and maximum).
     """
     of = frame.assign(**{name: pd.to_numeric(frame[name]) for name in values}).groupby(
         list(by), sort=False, dropna=False
@@ -87,7 +87,7 @@ def average(frame: pd.DataFrame, by: Sequence[str], values: Sequence[str]) -> pd
 
 
 def half_width(values: pd.Series) -> float | None:
-    """Half the width of the interval of a mean, by Student's t; None with fewer than two values. NaN does not count."""
+    """Return the half-width of the interval of a mean, by Student's t, ignoring NaN; None for fewer than two values."""
     if (n := values.count()) < 2:
         return None
     return float(stats.t.ppf((1 + INTERVAL) / 2, n - 1) * values.sem())

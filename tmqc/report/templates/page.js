@@ -1,5 +1,5 @@
 "use strict";
-// A column of numbers and dashes is set to the right. Pressing a head sorts by its column, pressing again reverses the order.
+// Right-aligns columns of numbers and dashes. A click on a header sorts by its column, another one reverses the order.
 for (const table of document.querySelectorAll("table.sortable")) {
   const heads = [...table.tHead.rows[0].cells];
   const body = table.tBodies[0];
@@ -34,7 +34,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
     });
   });
 }
-// On paper everything is unfolded and loaded.
+// For printing, expand all sections and load all pictures.
 addEventListener("beforeprint", () => {
   for (const each of document.querySelectorAll("details")) each.open = true;
   for (const each of document.querySelectorAll("img")) each.loading = "eager";
