@@ -53,6 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             refuse_copies(scans, volumes.read)
             n_train, n_verification = len(cohort.train), len(cohort.verification)
             print(f"{n_train} training and {n_verification} verification scans can be read, and stay here")
+            if settings.share_scores:
+                print("share_scores: true: label, logit, scanner and image statistics of every scan will be sent")
         prepare_kit(given.kit, given.settings)
     except (InputError, OSError) as error:
         print(error, file=sys.stderr)

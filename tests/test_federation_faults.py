@@ -104,7 +104,7 @@ def remote(opened):
         caller = Caller(transport, FederationConfig(**{"pause_s": 0.0} | rules), check_stop=check_stop)
         caller.ask(dict.fromkeys(SITES, OPEN), lambda site, reply: None, parts={})
         transport.requests.clear()
-        return transport, RemoteCenters(caller, sites, state)
+        return transport, RemoteCenters(caller, sites, state, n_moments=2)
 
     return make
 
@@ -211,7 +211,7 @@ def test_a_site_that_comes_back_with_other_settings_ends_the_run(remote, files, 
 def test_what_a_restarted_site_says_of_itself_is_held_against_the_table_too(opened, files, monkeypatch):
     transport, _, state = opened
     caller = Caller(transport, FederationConfig(on_fault="stop"), check_stop=lambda: None)
-    centers = RemoteCenters(caller, open_sites(caller, SITES, "{}"), state)
+    centers = RemoteCenters(caller, open_sites(caller, SITES, "{}"), state, n_moments=2)
     monkeypatch.setitem(transport.sites, "site-2", Site(read_site_settings(files["site-2"]), build_site_model))
     transport.faults = {"site-2": [None, with_fields(n_hc=[-3])]}
     with pytest.raises(FederationError, match="site site-2: its answer to open is invalid: negative counts"):
@@ -287,7 +287,7 @@ def test_what_is_too_little_or_too_much_stays_at_the_site(files, remote, tmp_pat
     caller = Caller(transport, FederationConfig(pause_s=0.0), check_stop=lambda: None)
     sites = open_sites(caller, list(laid), "{}")
     assert [(one.groups, one.left_out) for one in sites] == [({}, True), ({"B+C": (6, 4)}, False)]
-    centers = RemoteCenters(caller, sites, centers.state())
+    centers = RemoteCenters(caller, sites, centers.state(), n_moments=2)
     assert centers.verify().counts.n == 10
     assert step(centers).loss is None
     tokens = sites[1].subjects["B"]
@@ -314,7 +314,7 @@ def test_no_scan_is_lost_if_a_center_is_called_as_others_together_are(remote, tm
     caller = Caller(transport, FederationConfig(pause_s=0.0), check_stop=lambda: None)
     sites = open_sites(caller, list(laid), "{}")
     assert sites[0].groups == {"A+B": (5, 5), "A+B (together)": (4, 2)}
-    assert RemoteCenters(caller, sites, centers.state()).verify().counts.n == 16
+    assert RemoteCenters(caller, sites, centers.state(), n_moments=2).verify().counts.n == 16
 
 
 @pytest.mark.parametrize(

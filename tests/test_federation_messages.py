@@ -26,7 +26,7 @@ from tmqc.federation.messages import (
     split,
     unpack_parts,
 )
-from tmqc.federation.replies import read_verified
+from tmqc.federation.replies import read_scores, read_verified
 
 ARRAYS = arrays.arrays(
     st.sampled_from([np.float32, np.float64, np.int64, np.uint32, np.bool_]),
@@ -146,6 +146,35 @@ def test_no_group_is_smaller_than_allowed_and_no_center_is_lost(sizes, min_cell)
     assert all(sum(sizes[center] for center in group) >= min_cell for group in groups)
     members = sorted(center for group in groups for center in group)
     assert members == (sorted(sizes) if sum(sizes.values()) >= min_cell else [])
+
+
+SCORES = {
+    **{"centers": ["A", "A"], "groups": ["s1", "A"], "labels": np.array([0, 1])},
+    **{"logits": np.array([-0.5, np.nan]), "moments": np.zeros((2, 4))},
+}
+
+
+def test_scores_are_one_per_scan_within_range():
+    first, second = read_scores(SCORES, ["x", "y"], n_moments=4)
+    assert (first.subject, first.center, first.group, first.label, first.logit) == ("x", "A", "s1", 0, -0.5)
+    assert np.isnan(second.logit) and second.moments == (0.0,) * 4  # the tour stops at NaN
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"centers": ["A"]},
+        {"labels": np.array([0, 2])},
+        {"labels": np.array([[0], [1]])},
+        {"logits": np.array([0.1, 1e300])},
+        {"logits": np.zeros(3)},
+        {"moments": np.zeros((2, 3))},
+        {"moments": np.full((2, 4), 1e300)},
+    ],
+)
+def test_scores_that_cannot_be_are_refused(wrong):
+    with pytest.raises(MessageError):
+        read_scores(SCORES | wrong, ["x", "y"], n_moments=4)
 
 
 @given(st.dictionaries(st.text("AB+", min_size=1, max_size=5), st.integers(1, 9), max_size=8), st.integers(1, 12))

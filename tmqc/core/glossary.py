@@ -112,7 +112,7 @@ TERMS: dict[str, Term] = {
     "federation/bytes_received": Term("bytes", LOWER, "from sites"),
     "federation/site_seconds": Term("s", LOWER, "computing, slowest site"),
     "federation/waited_seconds": Term("s", LOWER, "waiting for sites"),
-    "federation/answers_missing": Term("answers", LOWER, "missing from verifications"),
+    "federation/answers_missing": Term("answers", LOWER, "skipped in training steps"),
     "rivals/*_auroc": Term("0..1", HIGHER, "harmful above good; chance: 0.5"),
     "rivals/*_average_precision": Term("0..1", HIGHER, "chance: harmful share"),
     "rivals/*_precision_at_k": Term("0..1", HIGHER, "k: number of harmful scans"),

@@ -97,7 +97,7 @@ class CycleReport:
         refused: whether a screening was due but no model was good enough to judge.
         estimated: summary of a first-order screening; None without one.
         auroc, calibrated_loss, calibrated_accuracy: of the verification after calibrating its logits (`core.platt`);
-            None if the logits are not available, as for remote sites.
+            None if the logits are not available, as from sites that withhold them.
         slope, offset: of that calibration, slope * logit + offset.
         fpr_drift, fnr_drift: the gate's rates minus those when control began; None without such a gate.
     """

@@ -38,7 +38,7 @@ class Field:
 
     Attributes:
         kind: `text`, `number`, `whole`, `texts`, `lists of texts`, `whole numbers`, or `array` of any shape and dtype.
-        meaning: description for docs/across-sites.md.
+        meaning: content of the field.
         optional: whether the field may be left out.
     """
 

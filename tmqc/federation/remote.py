@@ -56,6 +56,7 @@ class RemoteCenters:
         sites: Sequence[OpenedSite],
         state: Mapping[str, Array],
         *,
+        n_moments: int,
         order: Sequence[str] = (),
     ) -> None:
         """Begin from `state`.
@@ -64,9 +65,10 @@ class RemoteCenters:
             caller: sends the requests.
             sites: the opened sites.
             state: result of `Learner.state`.
+            n_moments: image moments per scan, as of `Learner.examine`.
             order: centers in the order in which verifications are added up; empty: the order of the sites.
         """
-        self._caller = caller
+        self._caller, self._n_moments = caller, n_moments
         self._sites = {one.site: one for one in sites}
         self._home = {center: one.site for one in sites for center in one.subjects}
         rank = {center: i for i, center in enumerate(order)}
@@ -145,30 +147,40 @@ class RemoteCenters:
         return found
 
     def score(self, center: str, subjects: Sequence[str]) -> tuple[ScanScore, ...]:
-        """Raw logits and image moments of training scans of `center`; only sites that share scores answer.
+        """Return raw logits and image moments of training scans of `center`.
 
         Raises:
-            FederationError: the site does not share them.
+            FederationError: the site does not share scores.
         """
         request: Message = {"task": "score", "model": self._state.model, "center": center, "tokens": list(subjects)}
 
         def read(_: str, reply: Message) -> tuple[ScanScore, ...]:
-            return read_scores(reply, subjects)
+            if {*reply["centers"]} != {center}:
+                raise MessageError("scores of another center")
+            return read_scores(reply, subjects, n_moments=self._n_moments)
 
         site = self._home[center]
         found: tuple[ScanScore, ...] = self._caller.ask({site: request}, read, parts=self._parts())[site]
         return found
 
     def score_verification(self) -> tuple[ScanScore, ...]:
-        """The same of all verification scans, which are named by their site and number.
+        """Return raw logits and image moments of all verification scans, named by site and number.
 
         Raises:
-            FederationError: a site does not share them.
+            FederationError: a site does not share scores, or has verification scans of another site's center.
         """
         request: Message = {"task": "score", "model": self._state.model}
 
         def read(site: str, reply: Message) -> tuple[ScanScore, ...]:
-            return read_scores(reply, [f"{site}/{i}" for i in range(len(reply["centers"]))])
+            if taken := {center for center in reply["centers"] if self._home.get(center, site) != site}:
+                raise FederationError(
+                    [f"center {c}: claimed by both site {self._home[c]} and site {site}" for c in taken]
+                )
+            n_hc, n_pd = map(sum, zip(*self._sites[site].groups.values(), strict=True))
+            scores = read_scores(reply, [f"{site}/{i}" for i in range(n_hc + n_pd)], n_moments=self._n_moments)
+            if sum(score.label for score in scores) != n_pd:
+                raise MessageError("scores do not add up to the scans of the site")
+            return scores
 
         asked = {site: request for site, one in self._sites.items() if one.groups}
         found = self._caller.ask(asked, read, parts=self._parts())

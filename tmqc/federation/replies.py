@@ -15,6 +15,9 @@ from tmqc.core.rates import Counts, Flips, Verification
 from tmqc.federation.messages import Array, Message, MessageError, Part, content_hash, split, unpack_parts
 from tmqc.training.interfaces import TrainResult
 
+_LARGEST_LOGIT = 17.0  # `core.rates.margins` clips probabilities, so that logits stay below 16.2
+_LARGEST_MOMENT = 1e9  # in standard deviations: larger than any image gives
+
 
 @dataclass(frozen=True)
 class OpenedSite:
@@ -121,17 +124,21 @@ def read_verified(groups: Mapping[str, tuple[int, int]], reply: Message) -> tupl
     return found, LogitCounts(tuple((int(k), int(hc), int(pd)) for k, hc, pd in reply.get("logits", ())))
 
 
-def read_scores(reply: Message, subjects: Sequence[str]) -> tuple[ScanScore, ...]:
-    """Scores of single scans, under the names `subjects`.
+def read_scores(reply: Message, subjects: Sequence[str], *, n_moments: int) -> tuple[ScanScore, ...]:
+    """Convert the reply to `score` into scores under the names `subjects`, each with `n_moments` moments.
+
+    NaN is let through: it is a fault of the model, not of the site.
 
     Raises:
-        MessageError: they are inconsistent.
+        MessageError: the reply is inconsistent.
     """
     labels, logits, moments, n = reply["labels"], reply["logits"], reply["moments"], len(subjects)
     if {len(reply["centers"]), len(reply["groups"])} != {n} or labels.shape != (n,) or logits.shape != (n,):
-        raise MessageError("not one score a scan")
-    if not np.isin(labels, (0, 1)).all() or moments.ndim != 2 or len(moments) != n:
-        raise MessageError("labels other than 0 and 1, or no moments of every scan")
+        raise MessageError("not one score per scan")
+    if not np.isin(labels, (0, 1)).all() or moments.shape != (n, n_moments):
+        raise MessageError("labels other than 0 and 1, or not the moments of this model")
+    if (np.abs(logits) > _LARGEST_LOGIT).any() or (np.abs(moments) > _LARGEST_MOMENT).any():
+        raise MessageError("logits or moments out of range")
     rows = zip(subjects, reply["centers"], labels, reply["groups"], logits, moments, strict=True)
     return tuple(ScanScore(s, c, int(y), g, float(z), tuple(m.tolist())) for s, c, y, g, z, m in rows)
 

@@ -1,6 +1,7 @@
 """One site: decodes its scans once, holds one model, and answers the tasks of `messages.TASKS`.
 
-Ids, paths, labels and predictions never leave this object. Replies are checked against the table of fields.
+Ids and paths never leave this object; labels, logits and image moments of single scans only with `share_scores`,
+margins only with `share_margins`. Replies are checked against the table of fields.
 """
 
 from __future__ import annotations
@@ -195,7 +196,10 @@ class Site:
 
     def _answer_score(self, request: Message) -> Message:
         if not self.settings.share_scores:
-            raise _NoReply(REFUSED, "scores of single scans: not shared by this site (share_scores: false)")
+            raise _NoReply(
+                REFUSED,
+                "scores of single scans are not shared by this site (share_scores: false); qc=evidence needs them",
+            )
         opened = self._take(request)
         rows = self.cohort.verification
         if "center" in request:

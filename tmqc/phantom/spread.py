@@ -43,7 +43,7 @@ FIELD = Spread(
     atrophy_per_year=0.002,  # after 60 the brain loses some 0.2 to 0.5 % a year
     warp_sd_mm=1.5,  # of anatomy, after an affine registration
     # Men's intracranial volume is 12 % larger, 3.8 % in length (doi 10.1016/j.neubiorev.2013.12.004); three quarters of
-    # it represent the differences in size and shape that remain after an affine registration.
+    # it represents the differences in size and shape that remain after an affine registration.
     sex_scale=0.028,
     scale_sd=0.015,  # the sexes overlap: 1.9 standard deviations apart
     # Grey to white matter contrast depends on field strength, TI and TR: tissue signal differs by several percent

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +22,8 @@ from tmqc.errors import StoppedError
 from tmqc.settings.schema import QcConfig
 from tmqc.training.centers import LocalCenters
 from tmqc.training.control import ControlledTravel
-from tmqc.training.evidence import EvidenceTravel, ScoringCenters
-from tmqc.training.interfaces import Centers, Listener, Plan
+from tmqc.training.evidence import EvidenceTravel
+from tmqc.training.interfaces import Listener, Plan, StatefulCenters
 from tmqc.training.screening import ScreenedTravel
 from tmqc.training.tour import Travel
 
@@ -74,14 +73,14 @@ def measure_unlikeness(plan: Plan, volumes: Volumes) -> dict[str, float] | None:
 
 
 def make_travel(
-    plan: Plan, centers: Centers, *listeners: Listener, images: Mapping[str, float] | None = None
+    plan: Plan, centers: StatefulCenters, *listeners: Listener, images: Mapping[str, float] | None = None
 ) -> Travel:
     """Make the tour under the control of the settings; `images`: result of `measure_unlikeness`."""
     if plan.qc.control == "screen":
         assert plan.qc.screen.exact or isinstance(centers, LocalCenters)  # `validate_federation` refuses others
         return ScreenedTravel(plan, centers, *listeners, unlikeness=images)
     if plan.qc.control == "evidence":
-        return EvidenceTravel(plan, cast(ScoringCenters, centers), *listeners)
+        return EvidenceTravel(plan, centers, *listeners)
     return ControlledTravel(plan, centers, *listeners)
 
 

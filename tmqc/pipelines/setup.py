@@ -140,6 +140,7 @@ def _set_up(
         caller,
         sites,
         inputs.learner.state(),
+        n_moments=2 * run.config.model.filters[0],
         order=list(dict.fromkeys(s.study for s in inputs.cohort.verification)),
     )
     truth = None

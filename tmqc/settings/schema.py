@@ -208,7 +208,9 @@ class FederationConfig:
     name: str = one_of("none", ("none", "local", "nvflare-sim", "nvflare-poc", "nvflare"))  # none: all centers here
     sites: list[str] = field(default_factory=list)  # real federation: names of the clients, in the order of the tour
     n_sites: int = within(3, 1, 1000)  # simulated federation: number of sites that share the cohort's centers
-    min_cell: int = within(5, 1, 1_000_000)  # smallest count that a simulated site reports; a real site sets its own
+    min_cell: int = within(
+        5, 1, 1_000_000
+    )  # least scans for which a simulated site reports counts; a real site sets its own
     share_margins: bool = False  # simulated sites send margins of single scans; needed by qc.control=screen
     share_scores: bool = False  # simulated sites send scores of single scans; needed by qc.control=evidence
     on_fault: str = one_of("wait", ON_FAULT)  # wait for the site, skip its visit, or stop the run

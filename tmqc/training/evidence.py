@@ -15,7 +15,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from time import perf_counter
-from typing import Protocol
 
 from tmqc.core.evidence import (
     Finding,
@@ -32,25 +31,15 @@ from tmqc.core.review import rank_for_review
 from tmqc.core.schedule import next_screening
 from tmqc.core.verdicts import ELIMINATED as OUT
 from tmqc.core.verdicts import SUSPECT
-from tmqc.training.interfaces import Centers, NonFiniteError, verify
+from tmqc.training.interfaces import NonFiniteError, StatefulCenters, verify
 from tmqc.training.state import JUDGE, SCORE, TOUR, Looks, Task
 from tmqc.training.tour import Travel
-
-
-class ScoringCenters(Centers, Protocol):
-    """Centers that score single scans by forward passes."""
-
-    def score(self, center: str, subjects: Sequence[str]) -> tuple[ScanScore, ...]:
-        """Score training scans of `center`; logits are raw."""
-
-    def score_verification(self) -> tuple[ScanScore, ...]:
-        """Score the verification scans of all centers; logits are raw."""
 
 
 class EvidenceTravel(Travel):
     """A tour with a screening by forward passes every few cycles."""
 
-    centers: ScoringCenters
+    centers: StatefulCenters
 
     @property
     def looks(self) -> Looks:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tmqc.core.early_stop import Limit
+from tmqc.core.evidence import ScanScore
 from tmqc.core.rates import Verification
 from tmqc.core.records import Step
 from tmqc.core.schedule import Visit
@@ -82,7 +83,13 @@ class PredictingCenters(Centers, Protocol):
 
 
 class StatefulCenters(Centers, Protocol):
-    """Centers whose model and memory can be saved."""
+    """Centers of a run: they also score single scans, and their model and memory can be saved."""
+
+    def score(self, center: str, subjects: Sequence[str]) -> tuple[ScanScore, ...]:
+        """Score training scans of `center` by a forward pass; logits are raw."""
+
+    def score_verification(self) -> tuple[ScanScore, ...]:
+        """Score the verification scans of all centers; logits are raw."""
 
     def state(self) -> dict[str, NDArray[np.generic]]:
         """Everything that training changes, and the memory of the centers, as arrays."""
