@@ -62,8 +62,8 @@ class Arm:
     scenarios: tuple[str, ...] = tuple(SCENARIOS)
 
 
-# Slow arms are kept short, so that the whole study takes about three hours on two cores: a step gate verifies 284 times a
-# cycle, and ClipFL trains the model at each of 83 centers.
+# Slow arms are kept short, so that the whole study takes about three hours on two cores: a step gate verifies 284 times
+# a cycle, and ClipFL trains the model at each of 83 centers.
 _SLOW = ("none", "centers")
 _STEPS = ("schedule.cycles=20", "qc.early_stop=confident")
 ARMS = {
