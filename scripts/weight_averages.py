@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -34,9 +35,10 @@ class Averages:
     """Exponential average, and mean over the second half of a tour, of weights and BatchNorm statistics."""
 
     def __init__(self, bed: Bed) -> None:
-        self._learner, self._half = bed.prepared.learner, len(bed.plan.center_of) // bed.plan.schedule.batch_size // 2
+        self._learner = bed.prepared.learner
         self.exponential: dict[str, NDArray[np.float64]] = {}
-        self.recent: list[dict[str, NDArray[np.float64]]] = []
+        half = len(bed.plan.center_of) // bed.plan.schedule.batch_size // 2
+        self.recent = deque[dict[str, NDArray[np.float64]]](maxlen=half)
 
     def step(self, step: Step) -> None:
         """Add the state after a training step."""
@@ -46,7 +48,7 @@ class Averages:
         now = {name: array.astype(np.float64) for name, array in state.items() if not name.startswith(OPTIMIZER)}
         before = self.exponential or now
         self.exponential = {name: DECAY * before[name] + (1.0 - DECAY) * array for name, array in now.items()}
-        self.recent = [*self.recent[1 - self._half :], now]
+        self.recent.append(now)
 
     def states(self) -> Iterator[tuple[str, State]]:
         """Yield label and state of every model to compare; missing parts are those of the last state."""
