@@ -40,7 +40,9 @@ class LearnerPool:
         device = backend.set_up(deterministic=run.deterministic, threads=run.threads)
         frozen = config.pipeline.name == "qc" and config.qc.batchnorm == "frozen"
         made_of = (config.cohort.shape, config.model, run.seed, run.precision, run.jit, run.deterministic)
-        return self.take((*made_of, frozen, trains), lambda: _build(config, trains=trains)[0]), device
+        return self.take(
+            (*made_of, frozen, trains, config.schedule.ema), lambda: _build(config, trains=trains)[0]
+        ), device
 
 
 POOL = LearnerPool()

@@ -144,6 +144,7 @@ def test_names_of_runs_may_be_nested(name):
     [
         (["qc=screen", "qc.calibrate=true"], "qc.control=screen has none: set it to false"),
         (["qc.early_stop=true", "qc.calibrate=true"], "set qc.early_stop=off"),
+        (["pipeline=qc", "schedule.ema=0.9"], "schedule.ema=0.9: qc.control=steps judges single steps"),
         (["qc.batchnorm=frozen", "schedule.start=0"], "no statistics to keep; set init.from"),
     ],
 )

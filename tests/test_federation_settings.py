@@ -34,6 +34,7 @@ DATA = OWN_DATA[:2]
         (["federation=local", "qc=evidence"], "federation.share_scores=true, or use a gate of steps"),
         (["federation=local", "qc=evidence", "federation.on_fault=skip"], "qc.control=evidence compares all scans"),
         (["federation=local", "qc=screen"], "federation.share_margins=true, or use another gate"),
+        (["federation=local", "schedule.ema=0.9"], "schedule.ema=0.9: sites keep no average of the weights"),
         (["federation=local", "qc.calibrate=true"], "federation.share_margins=true, or qc.calibrate=false"),
         (["federation=local", "qc=screen", "federation.on_fault=skip"], "use federation.on_fault=wait or stop"),
         (["federation=local", "qc.early_stop=true"], "set qc.early_stop=off with federation=local"),

@@ -342,3 +342,19 @@ def test_inference_of_what_is_not_there(runs, cohort_csvs):
         go(runs["outputs"], cohort_csvs, *base, "inference.run=nowhere", name="x")
     with pytest.raises(RunError, match="holds cycles 8 to 11"):
         go(runs["outputs"], cohort_csvs, *base, f"inference.run={runs['qc']}", "inference.cycles='3'", name="x")
+
+
+def test_the_averaged_model_is_the_one_that_is_evaluated(tmp_path, cohort_csvs):
+    """The test predictions of the run, and of an inference on its checkpoint, are those of the average."""
+    settings = ["pipeline=clean", "schedule.cycles=2", "schedule.learning_rate=1e-2", "tracking=none"]
+    plain = go(tmp_path, cohort_csvs, *settings, name="plain")
+    run_ = go(tmp_path, cohort_csvs, *settings, "schedule.ema=0.9", name="averaged")
+    inference = ("pipeline=inference", f"inference.run={run_}", "inference.cycles=last", "tracking=none")
+    scored = go(tmp_path, cohort_csvs, *inference, name="scored")
+    p = {d.name: pd.read_csv(d / "predictions.csv")["probability"].to_numpy() for d in (plain, run_, scored)}
+    assert np.array_equal(p["averaged"], p["scored"]) and not np.allclose(p["averaged"], p["plain"], atol=1e-3)
+    first, second = (load_checkpoint(checkpoint_path(d, 1)).state for d in (plain, run_))
+    assert all(np.array_equal(array, second[name]) for name, array in first.items())  # training is the same
+    numbers = [json.loads((d / "summary.json").read_text()) for d in (plain, run_)]
+    assert numbers[0]["train/loss"] == numbers[1]["train/loss"]
+    assert numbers[0]["verify/loss"] != numbers[1]["verify/loss"]

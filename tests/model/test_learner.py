@@ -139,6 +139,30 @@ def test_state_round_trip_between_learners(data):
     assert all(a[name].tobytes() == b[name].tobytes() for name in a)
 
 
+def test_the_average_of_the_weights_by_hand(data):
+    x, y = data
+    averaging = Learner(sfcn(SHAPE, SMALL, seed=0), ema=0.9)
+    first, kernel = averaging.fit_averages(learner().state()), "encoder/conv1/kernel"
+    averaging.load_state(first)  # a state without averages, which begin at its weights
+    expected = None
+    for _ in range(3):
+        averaging.train_batch(x, y, learning_rate=1e-2)
+        weight = averaging.state()[kernel].astype(float)
+        expected = weight if expected is None else 0.9 * expected + 0.1 * weight  # Keras begins at the first step
+    last = averaging.state()
+    with averaging.averaged():
+        state = averaging.state()
+        assert state[kernel] == pytest.approx(expected, abs=1e-6)
+        assert not np.allclose(state[kernel], last[kernel], atol=1e-3)
+        norm = "encoder/norm1/moving_mean"
+        assert np.array_equal(state[norm], last[norm])
+    assert all(np.array_equal(last[name], array) for name, array in averaging.state().items())
+    plain = learner()
+    plain.load_state(plain.fit_averages(last))
+    with plain.averaged():
+        assert np.array_equal(plain.state()[kernel], last[kernel])
+
+
 def test_a_foreign_state_is_refused_whole():
     one, other = learner(), learner(settings=ModelConfig(filters=[4, 8, 16]))
     before = one.state()

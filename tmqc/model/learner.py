@@ -10,6 +10,7 @@ import math
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -26,6 +27,7 @@ log = logging.getLogger("tmqc")
 Snapshot = tuple[object, ...]
 """Device copies of all variables, in the order of `Learner.variables`."""
 _MOMENT = re.compile("optimizer/.*_momentum")  # Adam's first moments
+_AVERAGE = re.compile("optimizer/.*_average")  # of the weights, in the order of the trainable variables
 
 
 class Learner:
@@ -37,11 +39,19 @@ class Learner:
             dropout generator, moments, step count and learning rate of the optimizer.
     """
 
-    def __init__(self, model: keras.Model, *, jit_compile: bool = False, trains: bool = True) -> None:
-        """Compile `model`. `trains`: whether it will be trained; if not, training is not compiled in advance."""
+    def __init__(
+        self, model: keras.Model, *, jit_compile: bool = False, trains: bool = True, ema: float | None = None
+    ) -> None:
+        """Compile `model`.
+
+        Args:
+            jit_compile: whether XLA compiles it.
+            trains: whether it will be trained; if not, training is not compiled in advance.
+            ema: decay per training step of an exponential moving average of the weights; None: no average.
+        """
         self.model = model
         self._most_at_once = sys.maxsize  # scans scored at once; lowered when a batch does not fit into memory
-        optimizer = keras.optimizers.Adam(name="adam")
+        optimizer = keras.optimizers.Adam(name="adam", use_ema=ema is not None, ema_momentum=ema or 0.0)
         model.compile(optimizer, "binary_crossentropy", metrics=["binary_accuracy"], jit_compile=jit_compile)
         optimizer.build(model.trainable_variables)
         self.variables: dict[str, keras.Variable] = dict(named_variables(model, optimizer))
@@ -82,6 +92,19 @@ class Learner:
                 self.train_batch(volumes, np.zeros(n, np.int64), learning_rate=0.0)
             self.predict(volumes, batch_size=n)
         self.restore(before)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within this context the model has the average of its weights, if one is kept. BatchNorm is unchanged."""
+        if not self.model.optimizer.use_ema:
+            yield
+            return
+        before = self.snapshot()
+        self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
+        try:
+            yield
+        finally:
+            self.restore(before)
 
     def hold(self, x: NDArray[np.float32]) -> Any:
         """Move volumes to the device if they fit, so that `predict` need not copy them; else return them unchanged."""
@@ -296,3 +319,13 @@ class Learner:
             raise ValueError("this state belongs to another model: " + "; ".join(sorted(faults)))
         for name, variable in self.variables.items():
             variable.assign(state[name])
+
+    def fit_averages(self, state: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:
+        """Fit a state of a learner with or without averages to this one; new averages begin at the weights."""
+        fitted = {name: a for name, a in state.items() if name in self.variables or not _AVERAGE.fullmatch(name)}
+        names = {id(variable): name for name, variable in self.variables.items()}
+        averages = [name for name in self.variables if _AVERAGE.fullmatch(name)]
+        for average, variable in zip(averages, self.model.trainable_variables if averages else (), strict=True):
+            if (weight := names[id(variable)]) in state:
+                fitted.setdefault(average, state[weight])
+        return fitted

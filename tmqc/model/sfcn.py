@@ -92,4 +92,4 @@ def build_learner(config: Config, *, trains: bool = True) -> tuple[Learner, back
         frozen_norms=config.pipeline.name == "qc" and config.qc.batchnorm == "frozen",
     )
     jit = backend.jit_compile(config.run.jit, device, deterministic=config.run.deterministic)
-    return Learner(model, jit_compile=jit, trains=trains), device
+    return Learner(model, jit_compile=jit, trains=trains, ema=config.schedule.ema), device

@@ -52,7 +52,7 @@ def run_inference(config: Config, directory: Path) -> None:
     """
     check_free(directory, overwrite=config.run.overwrite)
     run, cycles = _find_cycles(config.inference)
-    config = replace(config, model=_model_settings(run))
+    config = _with_model_of(run, config)
     inputs = _prepare(config)
     load_into(inputs.learner, load_checkpoint(checkpoint_path(run, cycles[0])), run)
     with open_run(config, directory, inputs) as context:
@@ -85,7 +85,8 @@ def _score(
     lines = _find_lines(run)
     for cycle in cycles:
         load_into(learner, load_checkpoint(checkpoint_path(run, cycle)), run)
-        p = learner.predict(scans, batch_size=settings.run.verify_batch_size)
+        with learner.averaged():
+            p = learner.predict(scans, batch_size=settings.run.verify_batch_size)
         rows += subgroup_metrics(test, p, cycle=cycle, age_bins=settings.inference.age_bins, line=lines.get(cycle))
         predictions += predictions_of(test, p, cycle=cycle)
         overall = next(row for row in rows if row.cycle == cycle and row.subgroup == ALL)
@@ -133,12 +134,14 @@ def _find_warnings(config: Config) -> tuple[str, ...]:
     return (f"{fault}: reported numbers are optimistic. Set cohort.test_csv to a separate split.",)
 
 
-def _model_settings(run: Path) -> ModelConfig:
+def _with_model_of(run: Path, config: Config) -> Config:
     path = run / CONFIG
     try:
-        saved = OmegaConf.select(OmegaConf.load(path), "model", throw_on_missing=True)
-        settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelConfig), saved))
+        saved = OmegaConf.load(path)
+        model = OmegaConf.select(saved, "model", throw_on_missing=True)
+        settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelConfig), model))
     except (OSError, TypeError, ValueError, OmegaConfBaseException) as error:
         raise RunError(f"{path}: not the config.yaml of a run ({error})") from error
     assert isinstance(settings, ModelConfig)
-    return settings
+    schedule = replace(config.schedule, ema=OmegaConf.select(saved, "schedule.ema"))
+    return replace(config, model=settings, schedule=schedule)

@@ -126,7 +126,7 @@ def load_into(learner: Learner, checkpoint: Checkpoint, origin: object) -> None:
         RunError: the state belongs to another model.
     """
     try:
-        learner.load_state(checkpoint.state)
+        learner.load_state(learner.fit_averages(checkpoint.state))
     except ValueError as error:
         raise RunError(f"{origin}: {error}; use the same model and cohort.shape") from error
 

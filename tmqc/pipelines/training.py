@@ -93,7 +93,8 @@ def close_training(
     example = np.zeros((1, *config.cohort.shape, 1), np.float32)
     if config.federation.name == "none":
         example = inputs.volumes.batch([inputs.cohort.verification[0].subject])
-    tracker.model(inputs.learner.model, example=example)
+    with inputs.learner.averaged():
+        tracker.model(inputs.learner.model, example=example)
     tracker.describe(describe_run(flatten(config), summary, note=inputs.note))
     write_summary(directory / SUMMARY, summary)
     drop_latest(directory)
@@ -122,7 +123,8 @@ def predict_test(run: RunContext, inputs: Inputs, *, cycle: int) -> list[Predict
     if not (test := inputs.cohort.test):
         return []
     volumes = inputs.volumes.block([s.subject for s in test])
-    p = inputs.learner.predict(volumes, batch_size=run.config.run.verify_batch_size)
+    with inputs.learner.averaged():
+        p = inputs.learner.predict(volumes, batch_size=run.config.run.verify_batch_size)
     if not np.isfinite(p).all():
         raise NonFiniteError(f"the model of cycle {cycle} predicts NaN or infinity for scans of the test split")
     return predictions_of(test, p, cycle=cycle)

@@ -87,6 +87,9 @@ class ScheduleConfig:
     learning_rate: float = within(1e-4, 1e-12, 10.0)  # learning rate of Adam in cycle decay_start
     decay: float = within(0.1, 0.0, 100.0)  # lr(c) = learning_rate * exp(-decay * (c - decay_start))
     decay_start: int = within(0, 0, 100_000)  # cycle with the full learning rate
+    ema: float | None = within(
+        None, 0.0, 0.99999
+    )  # decay per step of the weights' average that is evaluated; null: none
 
 
 @dataclass

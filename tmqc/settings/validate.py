@@ -139,6 +139,11 @@ def _check_qc(config: Config) -> list[str]:
         faults.append("qc.batchnorm=frozen: a run from random weights has no statistics to keep; set init.from")
     if qc.control == "evidence" and qc.strikes != 1:
         faults.append(f"qc.strikes={qc.strikes}: qc.control=evidence bounds its error rate by screenings; use 1")
+    if config.schedule.ema is not None and is_qc and qc.control != "evidence":
+        faults.append(
+            f"schedule.ema={config.schedule.ema:g}: qc.control={qc.control} judges single steps, which hardly change "
+            "an average; use schedule.ema=null, or qc=evidence"
+        )
     if qc.early_stop == "confident" and config.run.verify_workers:
         faults.append(
             f"run.verify_workers={config.run.verify_workers}: workers score whole batches, but qc.early_stop=confident "

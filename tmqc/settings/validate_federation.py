@@ -21,6 +21,11 @@ def check_federation(config: Config) -> list[str]:
         )
     if config.pipeline.name == "qc":
         faults += _CHECKS[config.qc.control](config)
+    if config.schedule.ema is not None:
+        faults.append(
+            f"schedule.ema={config.schedule.ema:g}: sites keep no average of the weights; leave it null with "
+            f"federation={name}"
+        )
     if config.run.verify_workers:
         faults.append(
             f"run.verify_workers={config.run.verify_workers}: each site has one model; leave it null with "

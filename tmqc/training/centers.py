@@ -63,7 +63,8 @@ class LocalCenters:
 
     def verify(self, limit: Limit | None = None) -> Verification:
         """Score the verification scans of all centers, count per center, add up; a limit may end scoring early."""
-        return self.scorer.verify(limit)
+        with self.learner.averaged():
+            return self.scorer.verify(limit)
 
     def hold_reference(self) -> None:
         """Make the last full verification the reference for counting flips."""
@@ -124,7 +125,8 @@ def score_scans(
     learner: Learner, volumes: Volumes, rows: Sequence[Subject], *, batch_size: int
 ) -> tuple[ScanScore, ...]:
     """Raw logits and image moments of scans, in inference mode."""
-    p, moments = learner.examine(volumes.block([s.subject for s in rows]), batch_size=batch_size)
+    with learner.averaged():
+        p, moments = learner.examine(volumes.block([s.subject for s in rows]), batch_size=batch_size)
     logits = margins(p, np.ones(len(rows), np.int64))
     return tuple(
         ScanScore(s.subject, s.study, s.group, s.scanner or s.study, float(z), tuple(moment.tolist()))
