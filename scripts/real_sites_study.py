@@ -162,7 +162,7 @@ def _write_power(repeats: Sequence[Repeat], q: float) -> list[str]:
     for repeat in repeats:
         judged = {name for name, able in zip(repeat.tests, _able(repeat, q), strict=True) if able}
         planted += plant_flips(repeat.tests, judged=judged, q=q)
-    head = "| foretold where nothing is flipped, each site in turn as if it were |"
+    head = "| predicted where nothing is flipped, by flipping each site in turn |"
     cells = _cells(measure_power(planted, edges=EDGES))
     return [
         head + "".join(f" found of {_name_bin(low, high)} scans |" for low, high in _bins()),

@@ -118,7 +118,7 @@ def _generator(seed: int, *key: int) -> np.random.Generator:
 
 
 def _draw_scanner(rng: np.random.Generator, spread: Spread) -> tuple[NDArray[np.float64], float, Appearance]:
-    """Draw a scanner type: relative changes of grey and white matter signal, blur in mm, and appearance."""
+    """Draw a scanner type: relative changes of gray and white matter signal, blur in mm, and appearance."""
     tissue = rng.normal(0.0, spread.scanner_sd, 2)
     return tissue, float(rng.uniform(0.0, spread.blur_high_mm)), _draw_look(rng, spread)
 
@@ -171,7 +171,7 @@ def _draw_body(
 
 
 def build_anatomy(shape: tuple[int, int, int]) -> Anatomy:
-    """Resample the template's maps to the cohort's grid; deep grey matter is modeled by smooth ellipsoids."""
+    """Resample the template's maps to the cohort's grid; deep gray matter is modeled by smooth ellipsoids."""
     spacing = [extent / n for extent, n in zip(FOV_MM, shape, strict=True)]
     axes = [low + (np.arange(n) + 0.5) * mm for low, n, mm in zip(FOV_LOW_MM, shape, spacing, strict=True)]
     x, y, z = np.meshgrid(*axes, indexing="ij", sparse=True)

@@ -10,17 +10,17 @@ class Spread:
     """Standard deviations and shares. The defaults are those of the easy phantom, calibrated at 4 mm voxels."""
 
     version: int = 2  # of the generator; raise it when the same numbers give another image
-    pd_mean: float = 0.30  # relative darkening of deep grey matter in PD at effect 1
+    pd_mean: float = 0.30  # relative darkening of deep gray matter in PD at effect 1
     pd_sd: float = 0.04  # over patients
     pd_least: float = 0.08  # minimum over patients
-    deep_sd: float = 0.035  # of deep grey matter signal between individuals, relative
-    tissue_sd: float = 0.005  # of grey and of white matter signal between individuals, relative
-    atrophy_per_year: float = 0.001  # relative loss of grey matter signal per year above 60
+    deep_sd: float = 0.035  # of deep gray matter signal between individuals, relative
+    tissue_sd: float = 0.005  # of gray and of white matter signal between individuals, relative
+    atrophy_per_year: float = 0.001  # relative loss of gray matter signal per year above 60
     warp_sd_mm: float = 1.0  # of the displacement along each axis
     warp_knots_mm: float = 32.0
     sex_scale: float = 0.0  # relative difference in length between men's and women's brains
     scale_sd: float = 0.0  # of brain size between individuals, relative
-    scanner_sd: float = 0.005  # of grey and of white matter signal over scanner types, relative
+    scanner_sd: float = 0.005  # of gray and of white matter signal over scanner types, relative
     blur_high_mm: float = 0.0  # a scanner type's Gaussian blur is uniform between 0 and this
     scanner_share: float = 0.0  # share of the variance of the following fields that is between scanner types
     gamma_sd: float = 0.01
@@ -33,12 +33,12 @@ class Spread:
 
 # Variation as in a multicenter study; measured in docs/field-cohort.md.
 FIELD = Spread(
-    # PD and HC overlap: 1.8 standard deviations apart, so the true deep grey signal of every scan would give an AUROC
+    # PD and HC overlap: 1.8 standard deviations apart, so the true deep gray signal of every scan would give an AUROC
     # of .90; published models of PD reach .80 to .83 (doi 10.3389/frai.2024.1301997).
     pd_mean=0.22,
     pd_sd=0.07,  # duration and subtype of the disease differ
     pd_least=0.0,
-    deep_sd=0.11,  # iron and age also change deep grey matter in healthy people
+    deep_sd=0.11,  # iron and age also change deep gray matter in healthy people
     tissue_sd=0.015,  # T1 differs by 1 to 3 % between healthy people
     atrophy_per_year=0.002,  # after 60 the brain loses some 0.2 to 0.5 % a year
     warp_sd_mm=1.5,  # of anatomy, after an affine registration
