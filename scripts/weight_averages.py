@@ -26,6 +26,7 @@ from tmqc.pipelines.prepare import load
 from tmqc.training.tour import Travel
 
 DECAY = 0.995  # per training step, of which a cycle has 284
+HALF = 142  # steps of the second half of a cycle
 FIRST, CYCLES = 10, 14
 METRICS = ("accuracy at .5", "calibrated", "AUROC")
 State = Mapping[str, NDArray[np.generic]]
@@ -37,8 +38,7 @@ class Averages:
     def __init__(self, bed: Bed) -> None:
         self._learner = bed.prepared.learner
         self.exponential: dict[str, NDArray[np.float64]] = {}
-        half = len(bed.plan.center_of) // bed.plan.schedule.batch_size // 2
-        self.recent = deque[dict[str, NDArray[np.float64]]](maxlen=half)
+        self.recent = deque[dict[str, NDArray[np.float64]]](maxlen=HALF)
 
     def step(self, step: Step) -> None:
         """Add the state after a training step."""

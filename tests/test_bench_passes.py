@@ -54,12 +54,11 @@ def test_weight_averages_by_hand(monkeypatch):
     states = iter(
         [{"w": np.array([v]), "norm/moving_mean": np.array([-v]), "optimizer/m": np.ones(1)} for v in (1.0, 3.0)]
     )
-    learner, schedule = SimpleNamespace(state=lambda: next(states)), SimpleNamespace(batch_size=5)
-    plan = SimpleNamespace(center_of=dict.fromkeys(range(10)), schedule=schedule)
-    averages = script.Averages(SimpleNamespace(prepared=SimpleNamespace(learner=learner), plan=plan))
+    learner = SimpleNamespace(state=lambda: next(states))
+    averages = script.Averages(SimpleNamespace(prepared=SimpleNamespace(learner=learner)))
     for cycle in (script.FIRST - 2, script.FIRST - 1, script.FIRST):  # the first is too early to count
         averages.step(SimpleNamespace(cycle=cycle))
     models = dict(averages.states())
     assert models["exponential average of the weights"] == {"w": pytest.approx([0.995 * 1.0 + 0.005 * 3.0])}
     assert models["BatchNorm statistics only"] == {"norm/moving_mean": pytest.approx([-1.01])}
-    assert models["mean of the second half of the tour"]["w"] == [3.0]  # a tour of two steps
+    assert models["mean of the second half of the tour"]["w"] == [2.0]
