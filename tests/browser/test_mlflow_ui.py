@@ -43,7 +43,7 @@ def test_runs_and_nested_children_are_listed(browser, experiment, sweep):
 def test_the_experiment_explains_its_numbers(browser, experiment):
     browser.open(f"{experiment}/runs")
     for text in ("batches_rejected", "runaway guard's alarm", "false positive rate"):
-        browser.wait(f"return document.body.textContent.includes('{text}')", text)
+        browser.wait(f"return document.body.textContent.includes({text!r})", text)
 
 
 def test_a_runs_page_explains_itself(browser, experiment, sweep):
