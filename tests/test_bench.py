@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+from dataclasses import astuple
 from pathlib import Path
 
 import pytest
@@ -59,6 +61,8 @@ def test_the_summary_by_hand(other):
 
 
 @pytest.mark.slow
-def test_a_contender_that_fails_is_named():
+def test_a_contender_that_fails_is_named(monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPTS)  # its process imports the script by name
+    script = importlib.import_module("bench")
     with pytest.raises(RuntimeError, match="tmqc: cycle: .*nowhere"):
-        list(bench.contend("cycle", bench.Setting(bench.TMQC, Path("nowhere"), TINY)))
+        list(script.contend("cycle", script.Setting(script.TMQC, Path("nowhere"), script.Sizes(*astuple(TINY)))))
