@@ -137,8 +137,10 @@ def test_stopped_by_ctrl_c_it_goes_on_where_it_was(cohort_csvs, tmp_path):
     """Two jobs at a time, stopped in the middle of both; then the same command, one after another."""
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     settings = ["pipeline=clean", "schedule.cycles=60", "run.seed=0,1", "checkpoint.every_s=0"]
-    tracked = [*settings, f"run.outputs={tmp_path}/stopped"]
-    command = [*command_of(cohort_csvs, tmp_path, *tracked), "hydra/launcher=parallel"]
+    stopped, whole_ = tmp_path / "stopped", tmp_path / "whole"
+    stopped.mkdir()
+    whole_.mkdir()
+    command = [*command_of(cohort_csvs, stopped, *settings), "hydra/launcher=parallel"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, start_new_session=True)
     until = time.monotonic() + PATIENCE_S
     while len(list(tmp_path.glob("stopped/sweeps/*/*/checkpoints/cycle_02.npz"))) < 2 and time.monotonic() < until:
@@ -150,10 +152,10 @@ def test_stopped_by_ctrl_c_it_goes_on_where_it_was(cohort_csvs, tmp_path):
     assert "2 jobs: 2 killed" in message
     directory = the_sweep(tmp_path / "stopped")
     assert not list(directory.glob("*/summary.json"))
-    again = sweep(cohort_csvs, tmp_path, *tracked)
+    again = sweep(cohort_csvs, stopped, *settings)
     assert again.returncode == 0, again.stderr
     assert again.stderr.count("resuming an interrupted run") == 2
-    whole = sweep(cohort_csvs, tmp_path, *settings, "tracking=none", f"run.outputs={tmp_path}/whole")
+    whole = sweep(cohort_csvs, whole_, *settings, "tracking=none")
     assert whole.returncode == 0, whole.stderr
     for seed in (0, 1):
         tables = [
