@@ -12,7 +12,7 @@ from test_pipelines import START, go, harm
 from test_resume import SAVE_ALWAYS, Death, die  # noqa: F401
 
 from tmqc.federation.messages import STATE, check_reply, check_request, decode_message
-from tmqc.federation.transport import LocalTransport
+from tmqc.federation.site import Site
 from tmqc.runs.checkpoint import checkpoint_path, load_checkpoint, saved_cycles
 from tmqc.runs.trace import TRAFFIC_COLUMNS
 
@@ -32,15 +32,14 @@ def outputs(tmp_path_factory, cohort_csvs):
 def exchanged():
     """Every message of the module's runs: requests and replies, as bytes."""
     kept = []
-    exchange = LocalTransport.exchange
+    handle = Site.handle
 
-    def listen(self, requests, *, timeout_s):
-        answers = exchange(self, requests, timeout_s=timeout_s)
-        kept.extend((site, data, answers[site]) for site, data in requests.items())
-        return answers
+    def listen(self, data):
+        kept.append((data, answer := handle(self, data)))
+        return answer
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(LocalTransport, "exchange", listen)
+        patch.setattr(Site, "handle", listen)
         yield kept
 
 
@@ -143,7 +142,7 @@ def test_no_message_holds_what_must_stay_at_a_site(outputs, cohort_csvs, exchang
     ids = [row.split(",")[0] for csv_ in cohort_csvs.values() for row in csv_.read_text().splitlines()[1:]]
     forbidden = [*ids, "scans/", ".nii", str(outputs), str(cohort_csvs["train"].parent), "site.yaml", "tokens.csv"]
     replies = 0
-    for _, request, answer in exchanged:
+    for request, answer in exchanged:
         for data in (request, answer):
             assert not [text for text in forbidden if text.encode() in data]
         asked, reply = decode_message(request), decode_message(answer)
@@ -156,7 +155,7 @@ def test_no_message_holds_what_must_stay_at_a_site(outputs, cohort_csvs, exchang
             assert ("loss" in reply) == ("n_correct" in reply) == (len(asked["tokens"]) >= 5)
         replies += "error" not in reply
     assert replies > 20
-    opened = [decode_message(answer) for _, request, answer in exchanged if decode_message(request)["task"] == "open"]
+    opened = [decode_message(answer) for request, answer in exchanged if decode_message(request)["task"] == "open"]
     assert all(hc + pd >= 5 for one in opened for hc, pd in zip(one["n_hc"], one["n_pd"], strict=True))
     trace = pd.read_csv(directory / "trace.csv", keep_default_na=False)
     assert set(trace["Subjects"].str.split("|").explode()) <= {*ids_of(directory / "sites"), ""}

@@ -19,13 +19,13 @@ from tmqc.errors import RunError
 from tmqc.federation.caller import Caller, FederationError
 from tmqc.federation.messages import STATE, decode_message, encode_message
 from tmqc.federation.remote import RemoteCenters, open_sites
-from tmqc.federation.simulated import write_sites
-from tmqc.federation.site import Site, SiteModel
-from tmqc.federation.site_settings import TOKENS, read_site_settings, read_tokens
-from tmqc.federation.transport import LocalTransport, NoAnswer
+from tmqc.federation.site import Site
+from tmqc.federation.site_settings import TOKENS, read_site_settings, read_tokens, write_sites
+from tmqc.federation.transport import NoAnswer
 from tmqc.pipelines.setup import _check_unchanged
 from tmqc.runs.trace import TRAFFIC_COLUMNS, TraceWriter
-from tmqc.settings.schema import FederationConfig, QcConfig
+from tmqc.settings.schema import Config, FederationConfig, QcConfig
+from tmqc.training.centers import LocalCenters
 from tmqc.training.control import ControlledTravel
 from tmqc.training.interfaces import AwayError
 
@@ -43,37 +43,49 @@ def rows(split, n):
     ]
 
 
-def build_site_model(settings, cohort):
+def build_centers(settings, cohort):
+    """In place of the run's model and of scans in files."""
     subjects = [*cohort.verification, *cohort.train]
     seeds = [sum(s.subject.encode()) for s in subjects]
     voxels = [np.random.default_rng(seed).normal(size=(N_VOXELS, 1, 1, 1)) for seed in seeds]
     volumes = np.array([v + (s.group - 0.5) for v, s in zip(voxels, subjects, strict=True)], np.float32)[..., None]
-    learner = logistic_learner(N_VOXELS, weights=[0.3, -0.2, 0.1, 0.4])
-    return SiteModel(learner, Volumes(volumes[..., 0], [s.subject for s in subjects]), 1)
+    return LocalCenters(
+        logistic_learner(N_VOXELS, weights=[0.3, -0.2, 0.1, 0.4]),
+        train=cohort.train,
+        verification=cohort.verification,
+        volumes=Volumes(volumes[..., 0], [s.subject for s in subjects]),
+        verify_batch_size=1,
+    )
 
 
-class Unreliable(LocalTransport):
+@pytest.fixture(scope="module", autouse=True)
+def _logistic_models():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tmqc.federation.site.build_centers", build_centers)
+        yield
+
+
+class Unreliable:
     """Sites whose next answers are set: `faults[site]` is used up one by one."""
 
-    def __init__(self, sites):
-        super().__init__(sites)
-        self.faults, self.revived, self.requests = {}, [], []
+    def __init__(self, files):
+        self.sites = {name: Site(read_site_settings(path)) for name, path in files.items()}
+        self.faults, self.requests = {}, []
 
-    def exchange(self, requests, *, timeout_s):
-        found = {}
-        for site, data in requests.items():
-            self.requests.append((site, decode_message(data), len(data)))
-            spoil = self.faults[site].pop(0) if self.faults.get(site) else None
-            if spoil == "silent":
-                found[site] = NoAnswer("gave no answer within 1 s")
-            elif callable(spoil):
-                found[site] = spoil(self.sites[site].handle(data))
-            else:
-                found |= super().exchange({site: data}, timeout_s=timeout_s)
-        return found
+    def __call__(self, requests, timeout_s):
+        return {site: self.ask(site, data) for site, data in requests.items()}
 
-    def reconnect(self, sites):
-        self.revived += sites
+    def ask(self, site, data):
+        self.requests.append((site, decode_message(data)["task"], data))
+        spoil = self.faults[site].pop(0) if self.faults.get(site) else None
+        if spoil == "silent":
+            return NoAnswer("gave no answer within 1 s")
+        answer = self.sites[site].handle(data)
+        return spoil(answer) if callable(spoil) else answer
+
+    def asked(self, site):
+        """Tasks of its requests so far."""
+        return [task for name, task, _ in self.requests if name == site]
 
 
 @pytest.fixture(scope="module")
@@ -89,16 +101,16 @@ def files(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def opened(files):
-    transport = Unreliable({name: Site(read_site_settings(path), build_site_model) for name, path in files.items()})
-    sites = open_sites(Caller(transport, FederationConfig(), check_stop=lambda: None), SITES, "{}")
-    return transport, sites, transport.sites["site-1"]._open.learner.state()
+    transport = Unreliable(files)
+    sites = open_sites(Caller(transport, FederationConfig(), check_stop=lambda: None), SITES, Config())
+    return transport, sites, transport.sites["site-1"].centers.learner.state()
 
 
 @pytest.fixture
 def remote(opened):
     """Makes centers under the given rules, from the same state, at the same sites."""
     transport, sites, state = opened
-    transport.faults, transport.revived, transport.requests = {}, [], []
+    transport.faults, transport.requests = {}, []
 
     def make(*, check_stop=lambda: None, **rules):
         caller = Caller(transport, FederationConfig(**{"pause_s": 0.0} | rules), check_stop=check_stop)
@@ -121,7 +133,7 @@ def with_fields(**fields):
 def test_tokens_are_drawn_once_and_tell_nothing(files, opened):
     for path in files.values():
         tokens = read_tokens(path.with_name(TOKENS))
-        again = Site(read_site_settings(path), build_site_model).tokens
+        again = Site(read_site_settings(path)).tokens
         assert all(tokens[subject] == token for subject, token in again.of.items())
         assert path.with_name(TOKENS).stat().st_mode & 0o077 == 0
         assert all(len(token) == 16 for token in again.of.values())
@@ -137,7 +149,7 @@ def test_a_state_travels_once_and_going_back_sends_nothing(remote):
     transport.requests.clear()
     assert centers.verify() == first
     assert step(centers).loss > 0
-    assert not [name for _, request, _ in transport.requests for name in request if name.startswith(STATE)]
+    assert not [name for *_, data in transport.requests for name in decode_message(data) if name.startswith(STATE)]
     assert centers.verify() == second
 
 
@@ -158,7 +170,8 @@ def test_a_site_that_does_not_answer_as_it_should_is_asked_again(remote, caplog,
     expected = centers.verify()
     transport.faults["site-2"] = list(faults)
     assert centers.verify() == expected
-    assert transport.revived == ["site-2"] * len(faults)
+    asked = [len(transport.asked(site)) for site in SITES]
+    assert asked == [2, 2 + len(faults), 2]  # a site that has answered is not asked again
     assert caplog.text.count("site site-2:") == (1 if faults == ["silent", "silent"] else len(faults))
     traffic = centers.traffic()
     assert traffic.waited_s > 0
@@ -176,7 +189,7 @@ def test_a_changed_state_is_not_taken(remote):
 
     transport.faults["site-2"] = [change]
     step(centers)
-    assert transport.revived == ["site-2"]
+    assert transport.asked("site-2") == ["train", "train"]
     assert centers.state()[name].shape == (N_VOXELS, 1)
 
 
@@ -186,11 +199,10 @@ def test_a_site_that_was_restarted_is_sent_the_states_again(remote, files):
     centers.hold_reference()
     step(centers)
     expected = centers.verify()
-    transport.sites["site-2"] = Site(read_site_settings(files["site-2"]), build_site_model)
+    transport.sites["site-2"] = Site(read_site_settings(files["site-2"]))
     transport.requests.clear()
     assert centers.verify() == expected
-    asked = [request["task"] for site, request, _ in transport.requests if site == "site-2"]
-    assert asked == ["verify", "open", "verify"]
+    assert transport.asked("site-2") == ["verify", "open", "verify"]
 
 
 OTHERS = [{"min_cell": 3}, {"share_margins": True}, {"share_scores": True}, {"verification_csv": None}]
@@ -201,7 +213,7 @@ def test_a_site_that_comes_back_with_other_settings_ends_the_run(remote, files, 
     transport, centers = remote()
     centers.verify()
     settings = replace(read_site_settings(files["site-2"]), **other)
-    monkeypatch.setitem(transport.sites, "site-2", Site(settings, build_site_model))
+    monkeypatch.setitem(transport.sites, "site-2", Site(settings))
     with pytest.raises(
         FederationError, match="site site-2: its tables, min_cell, share_margins or share_scores have changed"
     ):
@@ -211,8 +223,8 @@ def test_a_site_that_comes_back_with_other_settings_ends_the_run(remote, files, 
 def test_what_a_restarted_site_says_of_itself_is_held_against_the_table_too(opened, files, monkeypatch):
     transport, _, state = opened
     caller = Caller(transport, FederationConfig(on_fault="stop"), check_stop=lambda: None)
-    centers = RemoteCenters(caller, open_sites(caller, SITES, "{}"), state, n_moments=2)
-    monkeypatch.setitem(transport.sites, "site-2", Site(read_site_settings(files["site-2"]), build_site_model))
+    centers = RemoteCenters(caller, open_sites(caller, SITES, Config()), state, n_moments=2)
+    monkeypatch.setitem(transport.sites, "site-2", Site(read_site_settings(files["site-2"])))
     transport.faults = {"site-2": [None, with_fields(n_hc=[-3])]}
     with pytest.raises(FederationError, match="site site-2: its answer to open is invalid: negative counts"):
         centers.verify()
@@ -283,9 +295,8 @@ def test_what_is_too_little_or_too_much_stays_at_the_site(files, remote, tmp_pat
         train=rows("train", 4),
         verification=rows("verify", 5),
     )
-    transport = Unreliable({name: Site(read_site_settings(path), build_site_model) for name, path in laid.items()})
-    caller = Caller(transport, FederationConfig(pause_s=0.0), check_stop=lambda: None)
-    sites = open_sites(caller, list(laid), "{}")
+    caller = Caller(Unreliable(laid), FederationConfig(pause_s=0.0), check_stop=lambda: None)
+    sites = open_sites(caller, list(laid), Config())
     assert [(one.groups, one.left_out) for one in sites] == [({}, True), ({"B+C": (6, 4)}, False)]
     centers = RemoteCenters(caller, sites, centers.state(), n_moments=2)
     assert centers.verify().counts.n == 10
@@ -310,9 +321,8 @@ def test_no_scan_is_lost_if_a_center_is_called_as_others_together_are(remote, tm
     _, centers = remote()
     table = verification_of({"A+B": 10, "A": 3, "B": 3})
     laid = write_sites(tmp_path, FederationConfig(n_sites=1, min_cell=5), train=[], verification=table)
-    transport = Unreliable({name: Site(read_site_settings(path), build_site_model) for name, path in laid.items()})
-    caller = Caller(transport, FederationConfig(pause_s=0.0), check_stop=lambda: None)
-    sites = open_sites(caller, list(laid), "{}")
+    caller = Caller(Unreliable(laid), FederationConfig(pause_s=0.0), check_stop=lambda: None)
+    sites = open_sites(caller, list(laid), Config())
     assert sites[0].groups == {"A+B": (5, 5), "A+B (together)": (4, 2)}
     assert RemoteCenters(caller, sites, centers.state(), n_moments=2).verify().counts.n == 16
 
@@ -330,7 +340,7 @@ def test_a_site_that_names_a_center_or_a_group_twice_is_not_believed(opened, twi
     transport.faults = {"site-1": [with_fields(**twice)]}
     caller = Caller(transport, FederationConfig(on_fault="stop"), check_stop=lambda: None)
     with pytest.raises(FederationError, match="site site-1: .* a center or a group occurs twice"):
-        open_sites(caller, SITES, "{}")
+        open_sites(caller, SITES, Config())
 
 
 class Leaving(ScriptedCenters):

@@ -22,7 +22,7 @@ from tiny import CENTERS, tiny_overrides
 
 from tmqc.data.cohort import read_cohort
 from tmqc.federation.caller import FederationError
-from tmqc.federation.simulated import write_sites
+from tmqc.federation.site_settings import write_sites
 from tmqc.runs.checkpoint import checkpoint_path, load_checkpoint
 from tmqc.settings.schema import FederationConfig
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from test_federation_faults import OPEN, build_site_model, files  # noqa: F401
+from test_federation_faults import OPEN, _logistic_models, build_centers, files  # noqa: F401
 
 from tmqc.federation.messages import decode_message, encode_message
 from tmqc.federation.site import Site
@@ -57,10 +57,10 @@ class Relayed:
 
 
 class Federation:
-    """Two sites: the first answers, and says that it is at `state`; the second is away."""
+    """Two sites: the first answers at first, and says that it is at `state`; the second is away."""
 
     def __init__(self, clock):
-        self.clock, self.state, self.jobs = clock, b"1", []
+        self.clock, self.state, self.jobs, self.silent = clock, b"1", [], False
         self.transport = flare.FlareTransport(["site-1", "site-2"], self._launch)
 
     def _launch(self, job):
@@ -69,16 +69,17 @@ class Federation:
 
     def _answer(self, site, data):
         if site == "site-2":
-            return False, NOT_IN_JOB
-        return True, b"an answer" if data else self.state
+            return NoAnswer(NOT_IN_JOB)
+        if not data:
+            return self.state
+        return NoAnswer("gave no answer") if self.silent else b"an answer"
 
     def exchange(self):
-        return self.transport.exchange(ASK, timeout_s=TIMEOUT_S)
+        return self.transport.exchange(ASK, TIMEOUT_S)
 
     def n_jobs_after(self, seconds):
-        """Jobs so far, after these seconds, a look at the first site and a question."""
+        """Jobs so far, after these seconds and another question, before which it looks at sites that were silent."""
         self.clock.now += seconds
-        self.transport.reconnect(["site-1"])
         self.exchange()
         return len(self.jobs)
 
@@ -89,13 +90,14 @@ def federation(monkeypatch):
     monkeypatch.setattr(flare, "time", SimpleNamespace(monotonic=lambda: clock.now, sleep=time.sleep))
     federation = Federation(clock)
     assert federation.exchange() == {"site-1": b"an answer", "site-2": NoAnswer(NOT_IN_JOB)}
+    federation.silent = True
+    federation.exchange()
     yield federation
     federation.transport.close()
 
 
 def test_a_job_is_started_anew_for_hanging_sites_only(federation):
     assert federation.n_jobs_after(TIMEOUT_S) == 1
-    federation.transport.reconnect(["site-2"])  # away, and not back yet
     federation.state = b"2"
     assert federation.n_jobs_after(TIMEOUT_S) == 1  # slow: it has come to the next one
     assert federation.n_jobs_after(TIMEOUT_S) == 2
@@ -126,22 +128,23 @@ def wait_until(condition):
         time.sleep(0.01)
 
 
-def test_a_site_says_that_it_opens_and_an_open_that_waited_finds_it_ready(files):  # noqa: F811
+def test_a_site_says_that_it_opens_and_an_open_that_waited_finds_it_ready(files, monkeypatch):  # noqa: F811
     began, go_on, equipped = threading.Event(), threading.Event(), []
 
     def slowly(settings, cohort):
         began.set()
         assert go_on.wait(PATIENCE_S)
         equipped.append(cohort)
-        return build_site_model(settings, cohort)
+        return build_centers(settings, cohort)
 
+    monkeypatch.setattr("tmqc.federation.site.build_centers", slowly)
     agent, replies = Agent(), []
 
     def ask(data):
         return agent._handle(TOPIC, Shareable({DATA: data}), None)[DATA]
 
     assert ask(b"") == OPENING  # it reads its tables
-    agent._site = Site(read_site_settings(files["site-1"]), slowly)
+    agent._site = Site(read_site_settings(files["site-1"]))
     agent._prepared.set()
     assert ask(b"") == b""
     asked = [
@@ -161,17 +164,12 @@ def test_a_site_says_that_it_opens_and_an_open_that_waited_finds_it_ready(files)
 
 
 def test_an_open_that_failed_half_way_leaves_nothing_that_passes_for_an_open_site(files, monkeypatch):  # noqa: F811
-    failing = ["the device is full"]
-
-    def equip_on_a_full_device(settings, cohort):
-        equipment = build_site_model(settings, cohort)
-        if failing:
-            monkeypatch.setattr(equipment.learner, "hold", lambda scans: 1 / 0)
-            failing.pop()
-        return equipment
-
-    site = Site(read_site_settings(files["site-1"]), equip_on_a_full_device)
-    assert decode_message(site.handle(encode_message(OPEN)))["detail"] == ["ZeroDivisionError"]
-    assert not site.is_open
+    site = Site(read_site_settings(files["site-1"]))
     assert decode_message(site.handle(encode_message(OPEN)))["centers"] == ["A"]
-    assert len(site._blocks) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr("tmqc.federation.site.build_centers", lambda settings, cohort: 1 / 0)
+        other = encode_message(OPEN | {"settings": '{"run": {}}'})
+        assert decode_message(site.handle(other))["detail"] == ["ZeroDivisionError"]
+    assert site.centers is None
+    assert decode_message(site.handle(encode_message(OPEN)))["centers"] == ["A"]
+    assert site.centers is not None

@@ -15,15 +15,16 @@ from tmqc.core.cells import group_centers, name_groups
 from tmqc.core.platt import LogitCounts
 from tmqc.federation.messages import (
     ERROR_REPLY,
-    TASKS,
+    REPLIES,
+    REQUESTS,
     MessageError,
     check_reply,
     check_request,
     content_hash,
     decode_message,
     encode_message,
-    pack_part,
-    split,
+    make_state,
+    pack_parts,
     unpack_parts,
 )
 from tmqc.federation.replies import read_scores, read_verified
@@ -79,13 +80,13 @@ def test_a_hash_names_content_and_nothing_else():
 
 def test_parts_travel_apart_and_changed_ones_are_noticed():
     state = {"dense/kernel": np.ones(2, np.float32), "optimizer/momentum": np.zeros(2, np.float32)}
-    model, optimizer = split(state)
-    assert (list(model), list(optimizer)) == (["dense/kernel"], ["optimizer/momentum"])
-    name = content_hash(model)
-    message = pack_part(name, model) | pack_part(content_hash(optimizer), optimizer)
-    assert unpack_parts(message).keys() == {name, content_hash(optimizer)}
+    made = make_state(state)
+    model, optimizer = made.parts[made.model], made.parts[made.optimizer]
+    assert (list(model), list(optimizer), made.arrays) == (["dense/kernel"], ["optimizer/momentum"], state)
+    message = pack_parts(made.parts)
+    assert unpack_parts(message).keys() == {made.model, made.optimizer}
     with pytest.raises(MessageError, match="altered in transit"):
-        unpack_parts(message | {f"state/{name}/dense/kernel": np.zeros(2, np.float32)})
+        unpack_parts(message | {f"state/{made.model}/dense/kernel": np.zeros(2, np.float32)})
 
 
 def test_logits_have_to_be_those_of_the_scans_counted():
@@ -122,7 +123,7 @@ def test_fields_that_are_not_in_the_table_are_refused():
             check_reply("verify", wrong)
     with pytest.raises(MessageError, match="must be one of open, train, verify, margins, score"):
         check_request({"task": "predict"})
-    assert set(TASKS) == {"open", "train", "verify", "margins", "score"}
+    assert REQUESTS.keys() == REPLIES.keys() == {"open", "train", "verify", "margins", "score"}
 
 
 @pytest.mark.parametrize(
@@ -196,7 +197,7 @@ def test_the_page_lists_every_field():
         listed.setdefault(task, set()).update(re.findall(r"`(.+?)`", row[2]))
     everywhere = {*listed.pop("any")}
     assert everywhere == {"seconds", *ERROR_REPLY}
-    assert {name: {*task.reply} for name, task in TASKS.items()} == {
-        name: fields | {"seconds"} for name, fields in listed.items() if name in TASKS
+    assert {name: {*fields} for name, fields in REPLIES.items()} == {
+        name: fields | {"seconds"} for name, fields in listed.items() if name in REPLIES
     }
-    assert all(f"`{field}`" in section for task in TASKS.values() for field in task.request)
+    assert all(f"`{field}`" in section for fields in REQUESTS.values() for field in fields)

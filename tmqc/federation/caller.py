@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,9 +21,10 @@ from tmqc.federation.messages import (
     check_request,
     decode_message,
     encode_message,
-    pack_part,
+    named_parts,
+    pack_parts,
 )
-from tmqc.federation.transport import NoAnswer, Transport
+from tmqc.federation.transport import Exchange, NoAnswer
 from tmqc.settings.schema import SKIP, STOP, FederationConfig
 
 log = logging.getLogger("tmqc")
@@ -59,17 +60,17 @@ class Traffic:
 class Caller:
     """Sends requests to sites; tracks which parts of states each site holds, so that no part is sent twice."""
 
-    def __init__(self, transport: Transport, rules: FederationConfig, *, check_stop: Callable[[], None]) -> None:
-        """Store the transport and the fault policy.
+    def __init__(self, exchange: Exchange, rules: FederationConfig, *, check_stop: Callable[[], None]) -> None:
+        """Store the connection and the fault policy.
 
         Args:
-            transport: the connection to the sites.
+            exchange: the connection to the sites.
             rules: settings `on_fault`, `timeout_s`, `patience_s` and `pause_s`.
             check_stop: called while waiting; raises if the run was asked to stop.
         """
         self.rules = rules
         self.traffic = Traffic()
-        self._transport, self._check_stop = transport, check_stop
+        self._exchange, self._check_stop = exchange, check_stop
         self._held: dict[str, set[str]] = {}
         self._opening: dict[str, tuple[Message, Read]] = {}  # requests that opened the sites, repeated after a restart
         self._digests: dict[str, str] = {}
@@ -100,29 +101,28 @@ class Caller:
         resting = [site for site in requests if may_skip and self._skipped_until.get(site, began) > began]
         self.traffic.missing += resting
         waiting = {site: request for site, request in requests.items() if site not in resting}
-        if skipped := [site for site in waiting if site in self._skipped_until]:
-            self._transport.reconnect(skipped)
         replies: dict[str, Any] = {}
         self._seconds = 0.0
         first_fault: float | None = None
         known: dict[str, str] = {}
         while waiting:
             sent_at = time.monotonic()
-            answers = self._exchange(waiting, read, parts)
+            answers = self._try(waiting, read, parts)
             replies |= {site: answer for site, answer in answers.items() if not isinstance(answer, NoAnswer)}
             waiting = {site: request for site, request in waiting.items() if site not in replies}
             if not waiting:
                 break
             first_fault = first_fault or sent_at
             why = {site: answer.why for site, answer in answers.items() if isinstance(answer, NoAnswer)}
-            _warn({site: reason for site, reason in why.items() if known.get(site) != reason})
+            for site in (site for site, reason in why.items() if known.get(site) != reason):
+                log.warning("site %s: %s", site, why[site])
             known = why
             if may_skip:
                 self.traffic.missing += waiting
                 self._skipped_until |= dict.fromkeys(waiting, time.monotonic() + self.rules.pause_s)
                 break
             self._give_up(why, time.monotonic() - began)
-            self._pause(list(waiting))
+            self._pause()
         for site in replies:
             self._skipped_until.pop(site, None)
         if first_fault is not None:
@@ -135,10 +135,6 @@ class Caller:
         taken, self.traffic = self.traffic, Traffic()
         return taken
 
-    def close(self) -> None:
-        """Disconnect from all sites."""
-        self._transport.close()
-
     def _give_up(self, why: Mapping[str, str], waited_s: float) -> None:
         faults = [f"site {site}: {reason}" for site, reason in why.items()]
         if self.rules.on_fault == STOP:
@@ -147,15 +143,14 @@ class Caller:
             limit = f"waited for longer than federation.patience_s={self.rules.patience_s:g}"
             raise FederationError([*faults, f"{limit}; the run is saved, the same command resumes it"])
 
-    def _pause(self, sites: Sequence[str]) -> None:
+    def _pause(self) -> None:
         until = time.monotonic() + self.rules.pause_s
         while (left := until - time.monotonic()) > 0:
             self._check_stop()
             time.sleep(min(left, 0.2))
         self._check_stop()
-        self._transport.reconnect(sites)
 
-    def _exchange(self, requests: Mapping[str, Message], read: Read, parts: Mapping[str, Part]) -> dict[str, Any]:
+    def _try(self, requests: Mapping[str, Message], read: Read, parts: Mapping[str, Part]) -> dict[str, Any]:
         """Make one attempt; a restarted site is opened again and receives the parts that it lacks."""
         answers = self._send(requests, read, parts)
         closed = [site for site, answer in answers.items() if _error_of(answer) == CLOSED and site in self._opening]
@@ -181,19 +176,15 @@ class Caller:
         """Send the requests; return site -> result of `read`, or NoAnswer."""
         full, now_held = {}, {}
         for site, request in requests.items():
-            check_request(request if request["task"] == "open" else request | {"keep": []})
-            held = self._held.setdefault(site, set())
-            message = dict(request)
-            if request["task"] != "open":
-                message["keep"] = sorted(parts)
-                for name, part in parts.items():
-                    if name in _named(request) and name not in held:
-                        message |= pack_part(name, part)
+            held, named = self._held.setdefault(site, set()), named_parts(request)
+            lacking = {name: part for name, part in parts.items() if name in named and name not in held}
+            message = request if request["task"] == "open" else request | {"keep": sorted(parts)} | pack_parts(lacking)
+            check_request(message)
             full[site] = encode_message(message)
-            now_held[site] = {*(held & parts.keys()), *(_named(request) & parts.keys())}
+            now_held[site] = (held | named) & parts.keys()
         self.traffic.sent += sum(map(len, full.values()))
         answers: dict[str, Any] = {}
-        for site, data in self._transport.exchange(full, timeout_s=self.rules.timeout_s).items():
+        for site, data in self._exchange(full, self.rules.timeout_s).items():
             answers[site] = answer = self._read(site, requests[site], data, read)
             if not isinstance(answer, NoAnswer):
                 self._held[site] = now_held[site]
@@ -225,15 +216,6 @@ class Caller:
     def now_holds(self, site: str, *hashes: str) -> None:
         """Record that a site has computed these parts itself."""
         self._held.setdefault(site, set()).update(hashes)
-
-
-def _warn(why: Mapping[str, str]) -> None:
-    for site, reason in why.items():
-        log.warning("site %s: %s", site, reason)
-
-
-def _named(request: Message) -> set[str]:
-    return {request[name] for name in ("model", "optimizer", "reference") if name in request}
 
 
 def _error_of(answer: Any) -> str | None:

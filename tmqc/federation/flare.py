@@ -1,4 +1,4 @@
-"""Transport over NVIDIA FLARE: the tmqc process listens on a local socket, a FLARE job relays to the sites."""
+"""Connection over NVIDIA FLARE: the tmqc process listens on a local socket, a FLARE job relays to the sites."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, Listener
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from tmqc.federation.flare_job import NOT_IN_JOB, OPENING, SITES_VARIABLE, write_key
 from tmqc.federation.transport import NoAnswer
@@ -66,44 +66,45 @@ def write_job(folder: Path, sites: Sequence[str], address: Path) -> Path:
 
 
 class FlareTransport:
-    """Reaches sites through the relay of a FLARE job, which it starts, and restarts if necessary.
+    """Reaches sites through the relay of a FLARE job, which it starts, and restarts if necessary."""
 
-    `launch` starts the FLARE job, given its folder; `on_close` is called at the end of `close`.
-    """
-
-    def __init__(
-        self,
-        sites: Sequence[str],
-        launch: Callable[[Path], FlareJob],
-        *,
-        on_close: Callable[[], None] | None = None,
-    ) -> None:
-        self._sites, self._launch, self._on_close = list(sites), launch, on_close
+    def __init__(self, sites: Sequence[str], launch: Callable[[Path], FlareJob]) -> None:
+        """Store the names of all sites, and the function that starts the FLARE job, given its folder."""
+        self._sites, self._launch = list(sites), launch
         self._folder = Path(tempfile.mkdtemp(prefix="tmqc-"))
         self._connection: Connection | None = None
         self._launched: FlareJob | None = None
+        self._silent: set[str] = set()  # sites that gave no answer to their last request
         self._busy_with: dict[str, tuple[bytes, float]] = {}  # site -> number of its request, and when first seen
-        self._timeout_s = 0.0  # of the last exchange
 
-    def exchange(self, requests: Mapping[str, bytes], *, timeout_s: float) -> dict[str, bytes | NoAnswer]:
-        """Send the requests through the relay, see `Transport.exchange`."""
-        self._timeout_s = timeout_s
+    def exchange(self, requests: Mapping[str, bytes], timeout_s: float) -> dict[str, bytes | NoAnswer]:
+        """Send the requests through the relay, see `transport.Exchange`."""
         try:
+            if again := [site for site in requests if site in self._silent]:
+                self._reconnect(again, timeout_s)
             if self._connection is None:
                 self._start()
             found = self._ask(requests, timeout_s)
         except (EOFError, OSError, FlareError) as error:
             self._stop()
-            return {site: NoAnswer(f"the FLARE job has ended ({error or type(error).__name__})") for site in requests}
-        return {site: answer if answered else NoAnswer(answer) for site, (answered, answer) in found.items()}
+            away = NoAnswer(f"the FLARE job has ended ({error or type(error).__name__})")
+            found = dict.fromkeys(requests, away)
+        self._silent -= requests.keys()
+        self._silent |= {site for site, answer in found.items() if isinstance(answer, NoAnswer)}
+        return found
 
-    def reconnect(self, sites: Sequence[str]) -> None:
+    def close(self) -> None:
+        """End the job and remove its folder."""
+        self._stop()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _reconnect(self, sites: Sequence[str], timeout_s: float) -> None:
         """Restart the job if a lost site can be reached again: FLARE does not readmit clients to a running job.
 
         A connected site hangs if it has worked on the same request for the time limit or longer. A site that is still
         decoding its scans does not hang: decoding may take longer than any answer, and a new job would start it over.
         """
-        if self._connection is None or self._launched is None or not (lost := self._lost(sites)):
+        if self._connection is None or self._launched is None or not (lost := self._lost(sites, timeout_s)):
             return
         try:
             connected = self._launched.connected()
@@ -114,43 +115,33 @@ class FlareTransport:
             log.info("restarting the FLARE job to reach site %s", ", ".join(lost))
             self._stop()
 
-    def close(self) -> None:
-        """End the job and remove its folder."""
-        self._stop()
-        shutil.rmtree(self._folder, ignore_errors=True)
-        if self._on_close is not None:
-            self._on_close()
-
-    def _ask(self, requests: Mapping[str, bytes], timeout_s: float) -> dict[str, tuple[bool, Any]]:
+    def _ask(self, requests: Mapping[str, bytes], timeout_s: float) -> dict[str, bytes | NoAnswer]:
         assert self._connection is not None
         self._connection.send((dict(requests), timeout_s))
         if not self._connection.poll(timeout_s + 30.0):
             raise FlareError("the relay does not answer")
-        found: dict[str, tuple[bool, Any]] = self._connection.recv()
+        found: dict[str, bytes | NoAnswer] = self._connection.recv()
         return found
 
-    def _lost(self, sites: Sequence[str]) -> list[str]:
+    def _lost(self, sites: Sequence[str], timeout_s: float) -> list[str]:
         """Return the sites that do not answer, or hang."""
         try:
             found = self._ask(dict.fromkeys(sites, b""), _PROBE_S)
         except (EOFError, OSError, FlareError):
             return list(sites)
-        busy = {site: answer for site, (answered, answer) in found.items() if answered and answer}
-        for site in (site for site, number in busy.items() if number == OPENING):
-            log.info("site %s is still decoding its scans; waiting", site)
-        hanging = self._hanging({site: number for site, number in busy.items() if number != OPENING})
-        return [site for site in sites if site in hanging or not found[site][0]]
-
-    def _hanging(self, busy: Mapping[str, bytes]) -> list[str]:
-        """Return the sites that have worked on the same request for the time limit; `busy`: site -> its request."""
-        now, hanging = time.monotonic(), []
-        for site, number in busy.items():
-            seen, since = self._busy_with.get(site, (b"", now))
-            if seen != number:
-                self._busy_with[site] = number, now
-            elif now - since >= self._timeout_s:
-                hanging.append(site)
-        return hanging
+        now, lost = time.monotonic(), []
+        for site, number in found.items():
+            if isinstance(number, NoAnswer):
+                lost.append(site)
+            elif number == OPENING:
+                log.info("site %s is still decoding its scans; waiting", site)
+            elif number:
+                seen, since = self._busy_with.get(site, (b"", now))
+                if seen != number:
+                    self._busy_with[site] = number, now
+                elif now - since >= timeout_s:
+                    lost.append(site)
+        return lost
 
     def _start(self) -> None:
         address = self._folder / "relay"
@@ -167,7 +158,7 @@ class FlareTransport:
         until = time.monotonic() + _START_S
         while sites and time.monotonic() < until:
             found = self._ask(dict.fromkeys(sites, b""), 5.0)
-            sites = [site for site, (answered, why) in found.items() if not answered and why != NOT_IN_JOB]
+            sites = [site for site, one in found.items() if isinstance(one, NoAnswer) and one.why != NOT_IN_JOB]
             time.sleep(0.2 if sites else 0.0)
 
     def _stop(self) -> None:
@@ -196,24 +187,21 @@ class FlareTransport:
         return found[0]
 
 
-def launch_simulator(sites: Sequence[str], folder: Path, logs: Path) -> Callable[[Path], FlareJob]:
-    """Return a function that starts FLARE's simulator, with one process per site on this machine.
+def simulate(sites: Sequence[str], folder: Path, logs: Path, job: Path) -> FlareJob:
+    """Start FLARE's simulator, with one process per site on this machine.
 
     Args:
         sites: names of the sites.
         folder: folder of the sites' own settings.
         logs: folder of FLARE's workspace.
+        job: folder of the job.
     """
-
-    def launch(job: Path) -> FlareJob:
-        shutil.rmtree(logs, ignore_errors=True)
-        (logs / "local").mkdir(parents=True)
-        (logs / "local" / "resources.json").write_text(json.dumps(ALLOWED))
-        command = [sys.executable, "-m", "nvflare.cli", "simulator", str(job), "-w", str(logs)]
-        command += ["-c", ",".join(sites), "-t", str(len(sites))]
-        return Process(command, logs.with_name(f"{logs.name}.log"), {SITES_VARIABLE: str(folder)})
-
-    return launch
+    shutil.rmtree(logs, ignore_errors=True)
+    (logs / "local").mkdir(parents=True)
+    (logs / "local" / "resources.json").write_text(json.dumps(ALLOWED))
+    command = [sys.executable, "-m", "nvflare.cli", "simulator", str(job), "-w", str(logs)]
+    command += ["-c", ",".join(sites), "-t", str(len(sites))]
+    return Process(command, logs.with_name(f"{logs.name}.log"), {SITES_VARIABLE: str(folder)})
 
 
 class Process:

@@ -24,6 +24,7 @@ from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
 
 from tmqc.federation.messages import REFUSED, encode_message
+from tmqc.federation.transport import NoAnswer
 from tmqc.model.backend import import_keras
 
 if TYPE_CHECKING:
@@ -84,26 +85,25 @@ class Relay(Controller):  # type: ignore[misc]
 
     def _exchange(
         self, requests: Mapping[str, bytes], timeout_s: float, fl_ctx: FLContext
-    ) -> dict[str, tuple[bool, Any]]:
-        """Return site -> whether it answered, and the answer or the reason why not."""
+    ) -> dict[str, bytes | NoAnswer]:
         known = {client.name for client in fl_ctx.get_engine().get_clients()}
         with ThreadPoolExecutor(max(len(requests), 1)) as pool:
             within = {site: data for site, data in requests.items() if site in known}
             asked = {site: pool.submit(self._ask, site, data, timeout_s, fl_ctx) for site, data in within.items()}
-            away = (False, NOT_IN_JOB)
-            return {site: asked[site].result() if site in asked else away for site in requests}
+            return {site: asked[site].result() if site in asked else NoAnswer(NOT_IN_JOB) for site in requests}
 
-    def _ask(self, site: str, data: bytes, timeout_s: float, fl_ctx: FLContext) -> tuple[bool, Any]:
+    def _ask(self, site: str, data: bytes, timeout_s: float, fl_ctx: FLContext) -> bytes | NoAnswer:
         engine, asked_at = fl_ctx.get_engine(), time.monotonic()
         with engine.new_context() as context:
             replies = engine.send_aux_request([site], TOPIC, Shareable({DATA: data}), timeout_s, context, optional=True)
         reply = (replies or {}).get(site)
         code = ReturnCode.COMMUNICATION_ERROR if reply is None else reply.get_return_code()
         if reply is not None and code == ReturnCode.OK:
-            return True, reply[DATA]
+            answer: bytes = reply[DATA]
+            return answer
         self.log_warning(fl_ctx, f"no answer of {site}: {code}")
         is_late = time.monotonic() - asked_at >= timeout_s
-        return False, f"gave no answer within {timeout_s:g} s" if is_late else f"is not reachable ({code})"
+        return NoAnswer(f"gave no answer within {timeout_s:g} s" if is_late else f"is not reachable ({code})")
 
 
 class Agent(Executor):  # type: ignore[misc]
@@ -111,7 +111,7 @@ class Agent(Executor):  # type: ignore[misc]
 
     def __init__(self) -> None:
         super().__init__()
-        self._site: Any = None
+        self._site: Site | None = None
         self._prepared = threading.Event()
         self._lock = threading.Lock()  # one request at a time: there is one model
         self._number = 0  # of the current request, or the last one
@@ -150,16 +150,13 @@ class Agent(Executor):  # type: ignore[misc]
         """Return the number of the request in progress, or `OPENING`; empty while the site is idle."""
         if self._prepared.is_set() and not self._lock.locked():
             return b""
-        return str(self._number).encode() if self._site is not None and self._site.is_open else OPENING
+        return str(self._number).encode() if self._site is not None and self._site.centers is not None else OPENING
 
 
 def _make_site(folder: Path, name: str) -> Site:
     import_keras()  # before other imports of TensorFlow; not at module level, as the relay's process needs no Keras
-    from tmqc.federation.simulated import SETTINGS as SIMULATED_SETTINGS
     from tmqc.federation.site import Site
-    from tmqc.federation.site_model import build_site_model
-    from tmqc.federation.site_settings import read_site_settings
+    from tmqc.federation.site_settings import SIMULATED, read_site_settings
 
     simulated = os.environ.get(SITES_VARIABLE)
-    path = folder / SETTINGS if simulated is None else Path(simulated) / name / SIMULATED_SETTINGS
-    return Site(read_site_settings(path), build_site_model)
+    return Site(read_site_settings(folder / SETTINGS if simulated is None else Path(simulated) / name / SIMULATED))

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import psutil
 import yaml
 from nvflare.fuel.flare_api.flare_api import Session, new_secure_session
 
-from tmqc.federation.flare import FlareError, FlareJob
+from tmqc.federation.flare import FlareError
 from tmqc.federation.flare_kit import prepare_kit
 
 ADMIN, SERVER = "admin@tmqc.org", "localhost"
@@ -77,21 +77,18 @@ def _server_asked() -> Iterator[None]:
         raise FlareError(f"FLARE's server does not answer: {type(error).__name__}: {error}") from error
 
 
-def submit_with(kit: Path) -> Callable[[Path], FlareJob]:
-    """Return a function that submits the job as the administrator with this start-up kit.
+def submit(kit: Path, job: Path) -> SubmittedJob:
+    """Submit the job as the administrator with this start-up kit.
 
-    The function raises FlareError if the server cannot be reached or refuses the administrator.
+    Raises:
+        FlareError: the server cannot be reached, or refuses the administrator or the job.
     """
-
-    def launch(job: Path) -> SubmittedJob:
-        try:
-            return SubmittedJob(_log_in(kit, timeout_s=_LOGIN_S), job)
-        except FlareError:
-            raise
-        except Exception as error:  # FLARE raises errors of any type
-            raise FlareError(f"the job cannot be submitted: {type(error).__name__}: {error}") from error
-
-    return launch
+    try:
+        return SubmittedJob(_log_in(kit, timeout_s=_LOGIN_S), job)
+    except FlareError:
+        raise
+    except Exception as error:  # FLARE raises errors of any type
+        raise FlareError(f"the job cannot be submitted: {type(error).__name__}: {error}") from error
 
 
 def _log_in(kit: Path, *, timeout_s: float) -> Session:

@@ -1,7 +1,7 @@
 """Messages between the server and a site: the allowed fields of every request and reply, and their encoding.
 
 A message is a flat mapping of names to numbers, texts, lists of them, and arrays. Both sides check every message
-against `TASKS` before sending and after receiving it: a field that is not in the table cannot leave a site.
+against `REQUESTS` or `REPLIES` before sending and after receiving it: a field that is not listed cannot leave a site.
 """
 
 from __future__ import annotations
@@ -32,126 +32,75 @@ class MessageError(ValueError):
     """Bytes are not a message, or a message has invalid fields."""
 
 
-@dataclass(frozen=True)
-class Field:
-    """One field of a message.
-
-    Attributes:
-        kind: `text`, `number`, `whole`, `texts`, `lists of texts`, `whole numbers`, or `array` of any shape and dtype.
-        meaning: content of the field.
-        optional: whether the field may be left out.
-    """
-
-    kind: str
-    meaning: str
-    optional: bool = False
-
-
-@dataclass(frozen=True)
-class TaskFields:
-    """Fields of a request of the server and of the site's reply."""
-
-    request: Mapping[str, Field]
-    reply: Mapping[str, Field]
-
+Fields = Mapping[str, str]
+"""Field -> its kind, one of `_IS`, with "?" if the field may be left out. An array has any shape and dtype."""
 
 _PARTS = {
-    "keep": Field("texts", "hashes of the parts that the site must keep; it discards all others"),
-    f"{STATE}*": Field("array", "parts that the site does not hold: weights, BatchNorm, optimizer", optional=True),
+    "keep": "texts",  # hashes of the parts that the site must keep; it discards all others
+    f"{STATE}*": "array?",  # parts that the site does not hold: weights, BatchNorm, optimizer
 }
-_MODEL = Field("text", "content hash of the weights and BatchNorm statistics")
-_SECONDS = {"seconds": Field("number", "computing time at the site")}
-TASKS: dict[str, TaskFields] = {
-    "open": TaskFields(
-        request={"settings": Field("text", "grid, model, precision, batch size, pipeline and qc.batchnorm, as JSON")},
-        reply={
-            "centers": Field("texts", "names of the site's centers with training scans"),
-            "tokens": Field("lists of texts", "per center, one opaque token per training scan, in visiting order"),
-            "groups": Field("texts", "names of the groups of centers whose verification counts are reported together"),
-            "n_hc": Field("whole numbers", "verification scans per group, healthy controls"),
-            "n_pd": Field("whole numbers", "verification scans per group, Parkinson's disease"),
-            "left_out": Field("whole", "1: verification scans are not counted, being fewer than min_cell"),
-            "min_cell": Field("whole", "smallest number of scans for which the site reports counts"),
-            "digest": Field(
-                "text", "keyed hash of the site's tables and settings: shows whether they changed, not their content"
-            ),
-            "versions": Field("text", "versions of tmqc, TensorFlow, Keras and NumPy, as JSON"),
-            **_SECONDS,
-        },
-    ),
-    "train": TaskFields(
-        request={
-            "model": _MODEL,
-            "optimizer": Field("text", "content hash of the optimizer's moments, step count and learning rate"),
-            "center": Field("text", "name of the center of the step"),
-            "tokens": Field("texts", "tokens of the scans of the step, in batch order"),
-            "learning_rate": Field("number", "learning rate of the step"),
-            **_PARTS,
-        },
-        reply={
-            "loss": Field("number", "mean loss of the step, nats; withheld below min_cell scans", optional=True),
-            "n_correct": Field("whole", "correct scans of the step; withheld below min_cell scans", optional=True),
-            "finite": Field("whole", "1: the loss is a finite number"),
-            "model": _MODEL,
-            "optimizer": Field("text", "content hash of the optimizer after the step"),
-            f"{STATE}*": Field("array", "both parts of the state after the step"),
-            **_SECONDS,
-        },
-    ),
-    "verify": TaskFields(
-        request={
-            "model": _MODEL,
-            "reference": Field("text", "content hash of the reference model for counting flips", optional=True),
-            **_PARTS,
-        },
-        reply={
-            "counts": Field("array", "TP, FP, TN, FN per group"),
-            "flips": Field("array", "HC broken, HC fixed, PD broken, PD fixed per group"),
-            "loss_sums": Field("array", "sum of losses per group, nats"),
-            "logits": Field(
-                "array",
-                "histogram of logits over all groups: bin of width 1/64, HC scans, PD scans; only if the site's own "
-                "settings have share_margins: true or share_scores: true",
-                optional=True,
-            ),
-            **_SECONDS,
-        },
-    ),
-    "margins": TaskFields(
-        request={
-            "model": _MODEL,
-            "center": Field("text", "name of the center of the scans"),
-            "tokens": Field("texts", "tokens of the scans, in order"),
-            **_PARTS,
-        },
-        reply={
-            "margins": Field("array", "margin per scan; only if the site's own settings have share_margins: true"),
-            **_SECONDS,
-        },
-    ),
-    "score": TaskFields(
-        request={
-            "model": _MODEL,
-            "center": Field("text", "center of the training scans; if missing, all verification scans", optional=True),
-            "tokens": Field("texts", "tokens of the training scans, in order", optional=True),
-            **_PARTS,
-        },
-        reply={  # sent only if the site's own settings have share_scores: true
-            "centers": Field("texts", "center of each scan"),
-            "groups": Field("texts", "scanner of each scan, or its center if unknown"),
-            "labels": Field("array", "label of each scan, 1 = PD"),
-            "logits": Field("array", "logit of each scan"),
-            "moments": Field(
-                "array", "mean and variance per scan and channel of the input of the first BatchNorm layer"
-            ),
-            **_SECONDS,
-        },
-    ),
+REQUESTS: dict[str, Fields] = {
+    "open": {"settings": "text"},  # grid, model, precision, batch size, pipeline and qc.batchnorm, as JSON
+    "train": {
+        "model": "text",  # content hash of the weights and BatchNorm statistics
+        "optimizer": "text",  # content hash of the optimizer's moments, step count and learning rate
+        "center": "text",
+        "tokens": "texts",  # of the scans of the step, in batch order
+        "learning_rate": "number",
+        **_PARTS,
+    },
+    "verify": {
+        "model": "text",
+        "reference": "text?",  # content hash of the reference model for counting flips
+        **_PARTS,
+    },
+    "margins": {"model": "text", "center": "text", "tokens": "texts", **_PARTS},
+    # Without a center: all verification scans.
+    "score": {"model": "text", "center": "text?", "tokens": "texts?", **_PARTS},
 }
-ERROR_REPLY = {
-    "error": Field("text", ", ".join(ERRORS)),
-    "detail": Field("texts", "missing hashes, or the reason of a refusal; for a failure only the error's type"),
+_SECONDS = {"seconds": "number"}  # computing time at the site
+REPLIES: dict[str, Fields] = {
+    "open": {
+        "centers": "texts",  # the site's centers with training scans
+        "tokens": "lists of texts",  # per center, one opaque token per training scan, in visiting order
+        "groups": "texts",  # names of the groups of centers whose verification counts are reported together
+        "n_hc": "whole numbers",  # verification scans per group, healthy controls
+        "n_pd": "whole numbers",  # verification scans per group, Parkinson's disease
+        "left_out": "whole",  # 1: verification scans are not counted, being fewer than min_cell
+        "min_cell": "whole",  # smallest number of scans for which the site reports counts
+        "digest": "text",  # keyed hash of the site's tables and settings: shows whether they changed, not their content
+        "versions": "text",  # of tmqc, TensorFlow, Keras and NumPy, as JSON
+        **_SECONDS,
+    },
+    "train": {
+        "loss": "number?",  # mean loss of the step, nats; withheld below min_cell scans
+        "n_correct": "whole?",  # correct scans of the step; withheld below min_cell scans
+        "finite": "whole",  # 1: the loss is a finite number
+        "model": "text",
+        "optimizer": "text",
+        f"{STATE}*": "array",  # both parts of the state after the step
+        **_SECONDS,
+    },
+    "verify": {
+        "counts": "array",  # TP, FP, TN, FN per group
+        "flips": "array",  # HC broken, HC fixed, PD broken, PD fixed per group
+        "loss_sums": "array",  # per group, nats
+        # Histogram over all groups: bin of width 1/64, HC scans, PD scans; only with share_margins or share_scores.
+        "logits": "array?",
+        **_SECONDS,
+    },
+    "margins": {"margins": "array", **_SECONDS},  # per scan; only with share_margins
+    "score": {  # per scan; only with share_scores
+        "centers": "texts",
+        "groups": "texts",  # the scanner, or the center if unknown
+        "labels": "array",  # 1 = PD
+        "logits": "array",
+        "moments": "array",  # mean and variance per channel of the input of the first BatchNorm layer
+        **_SECONDS,
+    },
 }
+# One of ERRORS; missing hashes, or the reason of a refusal, and for a failure only the error's type.
+ERROR_REPLY: Fields = {"error": "text", "detail": "texts"}
 
 
 def content_hash(part: Part) -> str:
@@ -164,19 +113,40 @@ def content_hash(part: Part) -> str:
     return sha.hexdigest()
 
 
-def split(state: Part) -> tuple[dict[str, Array], dict[str, Array]]:
-    """Split a state into the model, which suffices for prediction, and the optimizer."""
-    optimizer = {name: array for name, array in state.items() if name.startswith(OPTIMIZER)}
-    return {name: array for name, array in state.items() if name not in optimizer}, optimizer
+@dataclass(frozen=True, eq=False)
+class State:
+    """A training state: the content hashes of its two parts, the model and the optimizer, and the parts."""
+
+    model: str
+    optimizer: str
+    parts: Mapping[str, Part]
+
+    @property
+    def arrays(self) -> dict[str, Array]:
+        """All arrays by name, as `Learner.state` returns them."""
+        return {**self.parts[self.model], **self.parts[self.optimizer]}
 
 
-def pack_part(name: str, part: Part) -> Message:
-    """Return the fields of a message that carry the part with content hash `name`."""
-    return {f"{STATE}{name}/{variable}": array for variable, array in part.items()}
+def make_state(arrays: Mapping[str, Array]) -> State:
+    """Split a state into the model, which suffices for prediction, and the optimizer; name both by their content."""
+    optimizer = {name: array for name, array in arrays.items() if name.startswith(OPTIMIZER)}
+    model = {name: array for name, array in arrays.items() if name not in optimizer}
+    hashes = content_hash(model), content_hash(optimizer)
+    return State(*hashes, dict(zip(hashes, (model, optimizer), strict=True)))
+
+
+def named_parts(message: Message) -> set[str]:
+    """Return the hashes of the parts that a request needs."""
+    return {message[name] for name in ("model", "optimizer", "reference") if name in message}
+
+
+def pack_parts(parts: Mapping[str, Part]) -> Message:
+    """Return the fields of a message that carry these parts, by content hash."""
+    return {f"{STATE}{name}/{variable}": array for name, part in parts.items() for variable, array in part.items()}
 
 
 def unpack_parts(message: Message) -> dict[str, dict[str, Array]]:
-    """Return content hash -> part of a message; inverse of `pack_part`.
+    """Return content hash -> part of a message; inverse of `pack_parts`.
 
     Raises:
         MessageError: a part's content does not match its hash.
@@ -198,10 +168,10 @@ def check_request(message: Message) -> None:
     Raises:
         MessageError: names every field at fault.
     """
-    task = TASKS.get(str(message.get("task")))
-    if task is None:
-        raise MessageError(f"task {message.get('task')!r}: must be one of {', '.join(TASKS)}")
-    _check({name: value for name, value in message.items() if name != "task"}, task.request)
+    task = message.get("task")
+    if not isinstance(task, str) or task not in REQUESTS:
+        raise MessageError(f"task {task!r}: must be one of {', '.join(REQUESTS)}")
+    _check({name: value for name, value in message.items() if name != "task"}, REQUESTS[task])
 
 
 def check_reply(task: str, message: Message) -> None:
@@ -210,24 +180,20 @@ def check_reply(task: str, message: Message) -> None:
     Raises:
         MessageError: names every field at fault.
     """
-    _check(message, ERROR_REPLY if "error" in message else TASKS[task].reply)
+    _check(message, ERROR_REPLY if "error" in message else REPLIES[task])
 
 
-def _check(message: Message, fields: Mapping[str, Field]) -> None:
-    patterns = {name.removesuffix("*"): field for name, field in fields.items() if name.endswith("*")}
-    faults = [f"{name} is missing" for name, f in fields.items() if not f.optional and name not in _seen(message)]
+def _check(message: Message, fields: Fields) -> None:
+    seen = {f"{STATE}*" if name.startswith(STATE) else name for name in message}
+    faults = [f"{name} is missing" for name, kind in fields.items() if not kind.endswith("?") and name not in seen]
     for name, value in message.items():
-        field = fields.get(name) or next((f for prefix, f in patterns.items() if name.startswith(prefix)), None)
-        if field is None:
+        kind = fields.get(f"{STATE}*" if name.startswith(STATE) else name)
+        if kind is None:
             faults.append(f"{name} is not in the table of fields")
-        elif not _IS[field.kind](value):
-            faults.append(f"{name} is not of kind {field.kind}")
+        elif not _IS[kind.removesuffix("?")](value):
+            faults.append(f"{name} is not of kind {kind.removesuffix('?')}")
     if faults:
         raise MessageError("; ".join(faults))
-
-
-def _seen(message: Message) -> set[str]:
-    return {*message, *(f"{STATE}*" for name in message if name.startswith(STATE))}
 
 
 def _is_whole(value: object) -> bool:

@@ -6,10 +6,12 @@ names the earlier state, which the site still holds.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import reduce
 from operator import add
+from typing import Any
 from weakref import WeakSet
 
 import numpy as np
@@ -19,22 +21,30 @@ from tmqc.core.early_stop import Limit
 from tmqc.core.evidence import ScanScore
 from tmqc.core.platt import LogitCounts
 from tmqc.core.rates import Verification
-from tmqc.federation.caller import Caller, FederationError, Traffic
-from tmqc.federation.messages import Array, Message, MessageError, Part, content_hash
-from tmqc.federation.replies import OpenedSite, State, make_state, read_opened, read_scores, read_trained, read_verified
+from tmqc.federation.caller import Caller, FederationError, Read, Traffic
+from tmqc.federation.messages import Array, Message, MessageError, Part, State, content_hash, make_state
+from tmqc.federation.replies import OpenedSite, read_opened, read_scores, read_trained, read_verified
+from tmqc.settings.schema import Config
 from tmqc.training.interfaces import AwayError, TrainResult
 
 _REFERENCE = "centers/reference/"
+_SHARED = {  # settings sent to the sites, besides those of the model; none with paths, names or about other sites
+    "cohort": ("shape", "spacing_mm", "orientation"),
+    "run": ("deterministic", "precision", "jit", "verify_batch_size", "threads"),
+    "pipeline": ("name",),
+    "qc": ("batchnorm",),
+}
 
 
-def open_sites(caller: Caller, names: Sequence[str], settings: str) -> tuple[OpenedSite, ...]:
+def open_sites(caller: Caller, names: Sequence[str], config: Config) -> tuple[OpenedSite, ...]:
     """Open every site, which decodes its scans and builds the model.
 
     Raises:
         FederationError: a site cannot be opened, or two sites claim the same center.
     """
-    requests: dict[str, Message] = {name: {"task": "open", "settings": settings} for name in names}
-    found = caller.ask(requests, read_opened, parts={})
+    groups = {group: {name: getattr(getattr(config, group), name) for name in _SHARED[group]} for group in _SHARED}
+    request: Message = {"task": "open", "settings": json.dumps(groups | {"model": asdict(config.model)})}
+    found = caller.ask(dict.fromkeys(names, request), read_opened, parts={})
     opened = tuple(found[site] for site in names)
     homes: dict[str, str] = {}
     faults = []
@@ -135,15 +145,13 @@ class RemoteCenters:
         Raises:
             FederationError: the site does not share margins.
         """
-        request: Message = {"task": "margins", "model": self._state.model, "center": center, "tokens": list(subjects)}
 
         def read(_: str, reply: Message) -> tuple[float, ...]:
             if reply["margins"].shape != (len(subjects),) or not np.isfinite(reply["margins"]).all():
                 raise MessageError("margins are not finite, or not one per scan")
             return tuple(reply["margins"].astype(float).tolist())
 
-        site = self._home[center]
-        found: tuple[float, ...] = self._caller.ask({site: request}, read, parts=self._parts())[site]
+        found: tuple[float, ...] = self._ask_about("margins", center, subjects, read)
         return found
 
     def score(self, center: str, subjects: Sequence[str]) -> tuple[ScanScore, ...]:
@@ -152,16 +160,19 @@ class RemoteCenters:
         Raises:
             FederationError: the site does not share scores.
         """
-        request: Message = {"task": "score", "model": self._state.model, "center": center, "tokens": list(subjects)}
 
         def read(_: str, reply: Message) -> tuple[ScanScore, ...]:
             if {*reply["centers"]} != {center}:
                 raise MessageError("scores of another center")
             return read_scores(reply, subjects, n_moments=self._n_moments)
 
-        site = self._home[center]
-        found: tuple[ScanScore, ...] = self._caller.ask({site: request}, read, parts=self._parts())[site]
+        found: tuple[ScanScore, ...] = self._ask_about("score", center, subjects, read)
         return found
+
+    def _ask_about(self, task: str, center: str, subjects: Sequence[str], read: Read) -> Any:
+        request = {"task": task, "model": self._state.model, "center": center, "tokens": list(subjects)}
+        site = self._home[center]
+        return self._caller.ask({site: request}, read, parts=self._parts())[site]
 
     def score_verification(self) -> tuple[ScanScore, ...]:
         """Return raw logits and image moments of all verification scans, named by site and number.

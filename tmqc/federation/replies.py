@@ -12,7 +12,7 @@ import numpy as np
 from tmqc.core.evidence import ScanScore
 from tmqc.core.platt import LogitCounts
 from tmqc.core.rates import Counts, Flips, Verification
-from tmqc.federation.messages import Array, Message, MessageError, Part, content_hash, split, unpack_parts
+from tmqc.federation.messages import Message, MessageError, Part, State, unpack_parts
 from tmqc.training.interfaces import TrainResult
 
 _LARGEST_LOGIT = 17.0  # `core.rates.margins` clips probabilities, so that logits stay below 16.2
@@ -39,27 +39,6 @@ class OpenedSite:
     min_cell: int
     digest: str
     versions: Mapping[str, str]
-
-
-@dataclass(frozen=True, eq=False)
-class State:
-    """A training state: the content hashes of its two parts, and the parts."""
-
-    model: str
-    optimizer: str
-    parts: Mapping[str, Part]
-
-    @property
-    def arrays(self) -> dict[str, Array]:
-        """All arrays by name, as `Learner.state` returns them."""
-        return {**self.parts[self.model], **self.parts[self.optimizer]}
-
-
-def make_state(arrays: Mapping[str, Array]) -> State:
-    """Split a state and name its parts by their content hashes."""
-    parts = split(arrays)
-    model, optimizer = (content_hash(part) for part in parts)
-    return State(model, optimizer, dict(zip((model, optimizer), parts, strict=True)))
 
 
 def read_opened(site: str, reply: Message) -> OpenedSite:

@@ -1,25 +1,27 @@
-"""A site's own settings and its table of tokens: files that are kept and read at the hospital only."""
+"""A site's own settings and its table of tokens: files that are kept and read at the hospital only.
+
+Simulated sites have the same files, with the centers of one cohort distributed over them.
+"""
 
 from __future__ import annotations
 
 import csv
 import hmac
 import io
-import json
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import yaml
 
-from tmqc.data.cohort import Cohort, Subject, digest, read_cohort
+from tmqc.data.cohort import Cohort, Subject, digest, read_cohort, write_split
 from tmqc.data.tables import write_table
 from tmqc.errors import InputError
 from tmqc.runs.directory import write_text
 from tmqc.settings.schema import FederationConfig
 
-TOKENS = "tokens.csv"  # next to a simulated site's settings; a real site chooses the name
+SIMULATED, TOKENS = "site.yaml", "tokens.csv"  # in the folder of a simulated site; a real site chooses the names
 TOKEN_COLUMNS = ("Token", "Subject", "Study")
 _KEY = "tmqc-key"  # in the column Subject: marks the row that holds the site's secret key instead of a scan
 
@@ -165,6 +167,35 @@ def _write_tokens(path: Path, tokens: dict[str, str], studies: dict[str, str]) -
 
 def write_site_settings(path: Path, settings: SiteSettings) -> None:
     """Write a site's YAML file."""
-    content = {f.name: getattr(settings, f.name) for f in fields(settings)}
-    plain = {name: str(value) if isinstance(value, Path) else value for name, value in content.items()}
-    write_text(path, yaml.safe_dump(json.loads(json.dumps(plain)), sort_keys=False))
+    content = {name: str(one) if isinstance(one, Path) else one for name, one in asdict(settings).items()}
+    write_text(path, yaml.safe_dump(content, sort_keys=False))
+
+
+def write_sites(
+    folder: Path, settings: FederationConfig, *, train: Sequence[Subject], verification: Sequence[Subject]
+) -> dict[str, Path]:
+    """Write the settings and tables of every simulated site; scans are not copied.
+
+    Centers are distributed in consecutive blocks, in the order of their first scans, so that the order of centers over
+    all sites is that of the cohort.
+
+    Returns:
+        Site -> its settings file; at most one site per center.
+    """
+    centers = list(dict.fromkeys(s.study for s in [*train, *verification]))
+    n_sites = min(settings.n_sites, len(centers))
+    found = {}
+    for k in range(n_sites):
+        own = centers[k * len(centers) // n_sites : (k + 1) * len(centers) // n_sites]
+        site = folder / f"site-{k + 1}"
+        tables: dict[str, Path | None] = {}
+        for split, subjects in (("train", train), ("verification", verification)):
+            rows = [s for s in subjects if s.study in own]
+            tables[split] = site / f"{split}.csv" if rows else None
+            if rows:
+                write_split(site / f"{split}.csv", rows)
+        shares = settings.min_cell, settings.share_margins, settings.share_scores
+        own_settings = SiteSettings(tables["train"], tables["verification"], site / TOKENS, *shares)
+        write_site_settings(site / SIMULATED, own_settings)
+        found[site.name] = site / SIMULATED
+    return found

@@ -1,17 +1,19 @@
-"""Transports bytes to the sites and back, without reading them."""
+"""Connections to the sites, which carry bytes without reading them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from tmqc.runs.directory import FLARE, SITES
 from tmqc.settings.schema import FederationConfig
 
-if TYPE_CHECKING:  # imports TensorFlow, which a process that only relays bytes does not need
-    from tmqc.federation.site import Site
+if TYPE_CHECKING:
+    from tmqc.federation.flare import FlareJob
 
 
 @dataclass(frozen=True)
@@ -28,57 +30,43 @@ class NoAnswer:
     detail: tuple[str, ...] = ()
 
 
-class Transport(Protocol):
-    """A connection to named sites."""
+Exchange = Callable[[Mapping[str, bytes], float], Mapping[str, bytes | NoAnswer]]
+"""Sends each site its request simultaneously and waits this many seconds; returns an entry for each of these sites.
 
-    def exchange(self, requests: Mapping[str, bytes], *, timeout_s: float) -> Mapping[str, bytes | NoAnswer]:
-        """Send each site its request simultaneously and wait for the answers; one entry per requested site."""
-
-    def reconnect(self, sites: Sequence[str]) -> None:
-        """Try to reconnect to these sites; called between two attempts."""
-
-    def close(self) -> None:
-        """Disconnect from all sites."""
+A repeated request to a site that gave no answer also tries to reconnect to it.
+"""
 
 
-class LocalTransport:
-    """Sites within this process: the full message path without a network."""
-
-    def __init__(self, sites: Mapping[str, Site]) -> None:
-        self.sites = dict(sites)
-
-    def exchange(self, requests: Mapping[str, bytes], *, timeout_s: float) -> dict[str, bytes | NoAnswer]:
-        """Send the requests to one site after the other."""
-        return {site: self.sites[site].handle(data) for site, data in requests.items()}
-
-    def reconnect(self, sites: Sequence[str]) -> None:
-        """Do nothing: the sites are in this process."""
-
-    def close(self) -> None:
-        """Do nothing."""
-
-
-def open_transport(settings: FederationConfig, files: Mapping[str, Path], directory: Path) -> Transport:
-    """Open the transport for `federation.name`; imports are local because NVIDIA FLARE may not be installed.
+@contextmanager
+def open_transport(settings: FederationConfig, files: Mapping[str, Path], directory: Path) -> Iterator[Exchange]:
+    """Connect to the sites; imports are local because NVIDIA FLARE may not be installed.
 
     Args:
+        settings: `name` says how the sites are reached.
         files: simulated site -> its settings file.
         directory: the run directory, where the simulated sites and FLARE write.
     """
     if settings.name == "local":
         from tmqc.federation.site import Site
-        from tmqc.federation.site_model import build_site_model
         from tmqc.federation.site_settings import read_site_settings
 
-        return LocalTransport({name: Site(read_site_settings(path), build_site_model) for name, path in files.items()})
-    from tmqc.federation.flare import FlareTransport, launch_simulator
+        sites = {name: Site(read_site_settings(path)) for name, path in files.items()}
+        yield lambda requests, timeout_s: {name: sites[name].handle(data) for name, data in requests.items()}
+        return
+    from tmqc.federation.flare import FlareTransport, simulate
+    from tmqc.federation.flare_system import System, submit
 
-    if settings.name == "nvflare-sim":
-        return FlareTransport(list(files), launch_simulator(list(files), directory / SITES, directory / FLARE))
-    from tmqc.federation.flare_system import System, submit_with
-
-    if settings.name == "nvflare-poc":
-        system = System(directory / FLARE, files)
-        return FlareTransport(list(files), submit_with(system.admin), on_close=system.stop)
-    assert settings.admin_kit is not None  # checked with the settings
-    return FlareTransport(settings.sites, submit_with(Path(settings.admin_kit)))
+    launch: Callable[[Path], FlareJob]
+    with ExitStack() as stack:
+        if settings.name == "nvflare-sim":
+            launch = partial(simulate, list(files), directory / SITES, directory / FLARE)
+        elif settings.name == "nvflare-poc":
+            system = System(directory / FLARE, files)
+            stack.callback(system.stop)
+            launch = partial(submit, system.admin)
+        else:
+            assert settings.admin_kit is not None  # checked with the settings
+            launch = partial(submit, Path(settings.admin_kit))
+        transport = FlareTransport(list(files) or settings.sites, launch)
+        stack.callback(transport.close)
+        yield transport.exchange

@@ -16,9 +16,7 @@ from tmqc.errors import RunError
 from tmqc.federation.caller import Caller, FederationError
 from tmqc.federation.remote import RemoteCenters, open_sites
 from tmqc.federation.replies import OpenedSite
-from tmqc.federation.simulated import write_sites
-from tmqc.federation.site_model import run_settings
-from tmqc.federation.site_settings import TOKENS, read_tokens
+from tmqc.federation.site_settings import TOKENS, read_tokens, write_sites
 from tmqc.federation.transport import open_transport
 from tmqc.model import backend
 from tmqc.model.learner import Learner
@@ -113,17 +111,15 @@ def _open_sites(run: RunContext, inputs: Inputs, train: tuple[Subject, ...]) -> 
     if settings.name != "nvflare":
         verification = inputs.cohort.verification
         files = write_sites(run.directory / SITES, settings, train=train, verification=verification)
-    caller = Caller(open_transport(settings, files, run.directory), settings, check_stop=run.stop.check)
-    try:
+    with open_transport(settings, files, run.directory) as exchange:
+        caller = Caller(exchange, settings, check_stop=run.stop.check)
         try:
-            sites = open_sites(caller, list(files) or settings.sites, run_settings(run.config))
+            sites = open_sites(caller, list(files) or settings.sites, run.config)
         except FederationError as error:  # nothing has been computed yet
             raise RunError(error.faults) from error
         _check_unchanged(sites, run)
         _log_sites(sites, inputs.cohort.verification)
         yield _set_up(run, inputs, caller=caller, sites=sites, train=_by_token(train, files))
-    finally:
-        caller.close()
 
 
 def _set_up(

@@ -91,7 +91,7 @@ class Scorer:
         self._n_drawn += 1
         rows = draw_first(labels, max(N_FIRST, self.batch_size), seed=self._n_drawn)
         while True:
-            p[rows] = self._predict_rows(rows)
+            p[rows] = self.predict_rows(rows)
             scored = np.flatnonzero(np.isfinite(p))
             logits, n_left = log_odds(p[scored]), len(p) - len(scored)
             if n_left == 0 and not reference.variance.any():
@@ -119,10 +119,11 @@ class Scorer:
                 return
             rows = guessed[np.argsort(-weights[guessed], kind="stable")[: self.batch_size]]
             mean, variance = self._reference.mean.copy(), self._reference.variance.copy()
-            mean[rows], variance[rows] = log_odds(self._predict_rows(rows)), 0.0
+            mean[rows], variance[rows] = log_odds(self.predict_rows(rows)), 0.0
             self._reference = Logits(mean, variance)
 
-    def _predict_rows(self, rows: NDArray[np.intp]) -> NDArray[np.float32]:
+    def predict_rows(self, rows: NDArray[np.intp]) -> NDArray[np.float32]:
+        """Probabilities of PD of these scans, which have to be finite; only without workers."""
         p = self._learner.predict(backend.take(self._held, rows), batch_size=self.batch_size)
         if not np.isfinite(p).all():
             raise FloatingPointError(f"{np.count_nonzero(~np.isfinite(p))} of {p.size} predictions are not finite")
