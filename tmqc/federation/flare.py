@@ -7,18 +7,18 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from multiprocessing.connection import Connection, Listener
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Protocol
 
-from tmqc.federation.flare_job import NOT_IN_JOB, OPENING, SITES_VARIABLE, write_key
+from tmqc.federation.flare_job import NOT_IN_JOB, OPENING, SITES_VARIABLE
 from tmqc.federation.transport import NoAnswer
 
 log = logging.getLogger("tmqc")
@@ -146,10 +146,12 @@ class FlareTransport:
     def _start(self) -> None:
         address = self._folder / "relay"
         address.unlink(missing_ok=True)
-        key = write_key(address)
-        with Listener(str(address), family="AF_UNIX", authkey=key) as listener:
+        with socket.socket(socket.AF_UNIX) as listener:  # in a folder that only this user may enter
+            listener.bind(str(address))
+            listener.listen(1)
+            listener.settimeout(0.2)
             self._launched = self._launch(write_job(self._folder, self._sites, address))
-            self._connection = self._accept(listener)
+            self._connection = self._accept(listener, self._launched)
         connected = self._launched.connected()
         self._wait_for([site for site in self._sites if connected is None or site in connected])
 
@@ -170,21 +172,15 @@ class FlareTransport:
             self._launched.end()
             self._launched = None
 
-    def _accept(self, listener: Listener) -> Connection:
+    def _accept(self, listener: socket.socket, job: FlareJob) -> Connection:
         """Wait for the relay to connect."""
-        assert self._launched is not None
-        found: list[Connection] = []
-        waiter = threading.Thread(target=lambda: found.append(listener.accept()), daemon=True)
-        waiter.start()
         until = time.monotonic() + _START_S
-        while waiter.is_alive():
-            self._launched.check()
+        while True:
+            job.check()
             if time.monotonic() > until:
                 raise FlareError(f"the FLARE job did not start within {_START_S:g} s")
-            waiter.join(0.2)
-        if not found:
-            raise FlareError("the relay was refused")
-        return found[0]
+            with suppress(TimeoutError):
+                return Connection(listener.accept()[0].detach())
 
 
 def simulate(sites: Sequence[str], folder: Path, logs: Path, job: Path) -> FlareJob:

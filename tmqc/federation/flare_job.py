@@ -33,32 +33,18 @@ if TYPE_CHECKING:
 TOPIC, DATA = "tmqc", "data"
 SITES_VARIABLE = "TMQC_SITES"  # simulated sites: the folder that holds one folder per site
 SETTINGS = "tmqc_site.yaml"  # real sites: in the folder `local` of the start-up kit
-_KEY_SUFFIX = ".key"
 OPENING = b"opening"  # state of a site that reads its tables, decodes scans or builds the model
 NOT_IN_JOB = "is not connected to the FLARE server"
 _UNUSABLE = encode_message({"error": REFUSED, "detail": ["its own settings or tables cannot be used; see its own log"]})
-
-
-def write_key(address: Path) -> bytes:
-    """Draw the secret by which the relay authenticates, and write it next to the socket's address."""
-    key = os.urandom(32)
-    path = address.with_name(address.name + _KEY_SUFFIX)
-    path.touch(mode=0o600)
-    path.write_bytes(key)
-    return key
 
 
 class Relay(Controller):  # type: ignore[misc]
     """Passes requests of the tmqc process on this host to the sites until that process ends."""
 
     def __init__(self, address: str) -> None:
-        """Store the address.
-
-        Args:
-            address: socket on which the tmqc process listens; the file `<address>.key` holds the secret.
-        """
+        """Store the address of the socket on which the tmqc process listens."""
         super().__init__()
-        self._address = Path(address)
+        self._address = address
 
     def start_controller(self, fl_ctx: FLContext) -> None:
         """Do nothing."""
@@ -73,8 +59,7 @@ class Relay(Controller):  # type: ignore[misc]
 
     def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
         """Relay until the tmqc process ends, or FLARE ends the job."""
-        key = self._address.with_name(self._address.name + _KEY_SUFFIX).read_bytes()
-        with Client(str(self._address), family="AF_UNIX", authkey=key) as connection:
+        with Client(self._address, family="AF_UNIX") as connection:
             while not abort_signal.triggered:
                 try:
                     if connection.poll(0.5):
