@@ -34,8 +34,8 @@ from tmqc.pipelines.prepare import Inputs, corrupt, prepare
 from tmqc.pipelines.setup import make_centers, make_plan
 from tmqc.runs.directory import SUMMARY
 from tmqc.settings.schema import Config, QcConfig, ScreenConfig
+from tmqc.sweep.compose import to_config
 from tmqc.sweep.multirun import store_schema
-from tmqc.sweep.plan import to_config
 from tmqc.training.centers import LocalCenters
 from tmqc.training.control import ControlledTravel
 from tmqc.training.interfaces import Plan

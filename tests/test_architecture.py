@@ -13,9 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "tmqc"
 # From the ground to the roof; a module may import from its own room and those before it.
 ROOMS = ["errors", "settings", "core", "data", "phantom", "harm", "model", "rivals", "training", "runs", "federation"]
 ROOMS += ["tracking", "report", "pipelines", "sweep", "cli", "__main__"]
-HYDRAS = {
-    f"tmqc.sweep.{name}" for name in ("cluster", "multirun", "plan", "command_line", "ray_launcher", "search", "slurm")
-}
+HYDRAS = {f"tmqc.sweep.{name}" for name in ("multirun", "compose", "plan", "command_line", "search")}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 

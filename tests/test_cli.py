@@ -33,7 +33,6 @@ def leave(tmp_path, monkeypatch, capsys):
 
     def run(*arguments):
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(cli, "_failed", [])
         monkeypatch.setattr(sys, "argv", ["tmqc", *arguments])
         with pytest.raises(SystemExit) as left:
             cli.main()

@@ -12,7 +12,7 @@ from tmqc.runs.resume import check_place
 from tmqc.settings import fingerprint
 from tmqc.settings.fingerprint import pretrained_name, settings_digest
 from tmqc.settings.schema import Config
-from tmqc.sweep.pretrain import name_clean
+from tmqc.sweep.compose import name_clean
 
 
 def digest_with(centers):

@@ -14,9 +14,10 @@ from tmqc.cli import conf_dir
 from tmqc.errors import RunError, SettingsError
 from tmqc.runs.directory import write_json, write_text
 from tmqc.settings.fingerprint import settings_digest
-from tmqc.sweep.multirun import make, skip, store_schema
-from tmqc.sweep.outcome import read_outcome
-from tmqc.sweep.plan import plan_sweep, to_config
+from tmqc.sweep.compose import make, to_config
+from tmqc.sweep.multirun import skip, store_schema
+from tmqc.sweep.plan import plan_sweep
+from tmqc.sweep.state import read_outcome
 
 CLEAN = ["pipeline=clean", "cohort=phantom", "model=sfcn_small", "tracking=none"]
 TABLES = ["cohort.train_csv=train.csv", "cohort.verification_csv=verification.csv"]

@@ -24,15 +24,10 @@ from tmqc.settings.explain import explain
 from tmqc.settings.secrets import hide
 from tmqc.sweep import multirun
 from tmqc.sweep.command_line import read_command_line
-from tmqc.sweep.multirun import make, store_schema
-from tmqc.sweep.plan import to_config
-from tmqc.sweep.pretrain import pretrain
-from tmqc.sweep.run_process import EXIT_INTERRUPTED, end, fail, run
-
-__all__ = ["conf_dir", "main", "run", "to_config"]
+from tmqc.sweep.compose import make
+from tmqc.sweep.run_process import EXIT_INTERRUPTED, end, fail, pretrain, run
 
 _begun: list[str] = []  # names of the output directories of all runs that Hydra has started in this process
-_failed: list[int] = []  # exit codes of the runs that could not start or had to stop
 
 
 def conf_dir() -> Path:
@@ -44,17 +39,17 @@ def conf_dir() -> Path:
 def task(composed: DictConfig) -> float | None:
     """Check the settings of one run or sweep job and run its pipeline in the output directory; called by Hydra.
 
-    Errors are printed and their exit codes collected instead of raised: Hydra would add its own lines to the message,
+    Errors are printed, and end the process of a single run; Hydra would add its own lines to an error that is raised,
     and the other jobs of a sweep must still run.
 
     Returns:
         In a sweep, the value that a search optimizes (`sweep.objective`).
     """
-    directory = Path(HydraConfig.get().runtime.output_dir)
+    directory, is_job = Path(HydraConfig.get().runtime.output_dir), HydraConfig.get().mode == RunMode.MULTIRUN
     _begun.append(directory.name)
     try:
         _return_to(Path(HydraConfig.get().runtime.cwd))
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
+        if is_job:
             return multirun.task(composed, directory)
         config, clean = make(composed)
         if clean is not None:
@@ -62,8 +57,9 @@ def task(composed: DictConfig) -> float | None:
             pretrain(clean, Path(config.init["from"]))
         run(config, directory)
     except TmqcError as error:
+        if not is_job:
+            fail(error)
         print(f"tmqc: {error}", file=sys.stderr)
-        _failed.append(error.code)
     finally:
         _remove_if_empty(directory)
     return None
@@ -71,7 +67,7 @@ def task(composed: DictConfig) -> float | None:
 
 def main() -> None:
     """Run the console script `tmqc` or `python -m tmqc`."""
-    store_schema()
+    multirun.store_schema()
     sys.argv[1:] = hide(sys.argv[1:])  # Hydra writes the arguments to files
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises errors instead of printing them and exiting with code 1
     launch = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(task)
@@ -79,8 +75,6 @@ def main() -> None:
         sys.argv[1:] = read_command_line(sys.argv[1:])
         with multirun.closing():
             launch()
-        if _failed:
-            sys.exit(max(_failed))
     except TmqcError as error:
         fail(error)
     except (CompactHydraException, OmegaConfBaseException) as error:

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import threading
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,15 +21,26 @@ from tmqc.runs.directory import write_json, write_text
 from tmqc.runs.signals import WAITING, Interrupted
 from tmqc.settings.schema import Config
 from tmqc.sweep import job as module
-from tmqc.sweep import pretrain as pretrain_module
 from tmqc.sweep import run_process as jobs
-from tmqc.sweep.board import Board
-from tmqc.sweep.job import JobLocation, carry_out, handle_signals, skip_finished
-from tmqc.sweep.outcome import FAILED, FINISHED, KILLED, NOT_STARTED, SKIPPED, Outcome, read_outcome, write_outcome
+from tmqc.sweep.board import best, table_of
+from tmqc.sweep.compose import last_clean_cycle, name_clean
+from tmqc.sweep.job import carry_out, handle_signals, skip_finished
 from tmqc.sweep.plan import SweepPlan
-from tmqc.sweep.pretrain import last_clean_cycle, name_clean, pretrain
-from tmqc.sweep.run_process import ProcessResult
-from tmqc.sweep.sweep import best
+from tmqc.sweep.run_process import pretrain
+from tmqc.sweep.state import (
+    FAILED,
+    FINISHED,
+    KILLED,
+    NOT_STARTED,
+    SKIPPED,
+    Job,
+    Outcome,
+    process,
+    read_outcome,
+    write_outcome,
+)
+from tmqc.sweep.sweep import Sweep
+from tmqc.tracking import Tracker
 
 SUMMARY = {"pipeline": "qc", "test/auroc": 0.75, "test/f1": None, "qc/eliminated_total": 3, "qc/waiting": 0}
 
@@ -40,15 +50,15 @@ class Runs:
 
     def __init__(self):
         self.of: list[Path] = []
-        self.ends: list[ProcessResult | BaseException] = []
+        self.ends: list[tuple[int, str | None] | BaseException] = []
 
     def __call__(self, config, directory, *, output=None, holds=()):
         self.of.append(directory)
         write_text(directory / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
-        ends = self.ends.pop(0) if self.ends else ProcessResult(0, None)
+        ends = self.ends.pop(0) if self.ends else (0, None)
         if isinstance(ends, BaseException):
             raise ends
-        if ends.code == 0:
+        if ends[0] == 0:
             write_json(directory / "summary.json", SUMMARY)
         return ends
 
@@ -57,14 +67,14 @@ class Runs:
 def runs(monkeypatch):
     runs = Runs()
     monkeypatch.setattr(module, "run_in_own_process", runs)
-    monkeypatch.setattr(pretrain_module, "run_in_own_process", runs)
-    monkeypatch.setattr(module, "_asked", [])
+    monkeypatch.setattr(jobs, "run_in_own_process", runs)
+    monkeypatch.setattr(process, "asked", None)
     return runs
 
 
 def place_in(sweep, *, launch="first"):
     (sweep / "jobs").mkdir(parents=True, exist_ok=True)
-    return JobLocation(sweep, launch, sweep / "qc.error=0.02", terminal=True)
+    return Job(sweep, launch, sweep / "qc.error=0.02")
 
 
 def made(*, error=0.02, overwrite=False):
@@ -121,9 +131,9 @@ def test_a_table_that_has_changed_does(runs, tmp_path):
 
 def test_a_job_that_failed_or_died_is_run_again(runs, tmp_path):
     runs.ends = [
-        ProcessResult(2, "no such scan"),
-        ProcessResult(-9, "killed by SIGKILL"),
-        ProcessResult(143, "stopped by SIGTERM"),
+        (2, "no such scan"),
+        (-9, "killed by SIGKILL"),
+        (143, "stopped by SIGTERM"),
     ]
     for status, code in ((NOT_STARTED, 2), (FAILED, -9), (KILLED, 143), (FINISHED, 0)):
         outcome = carry_out(place_in(tmp_path), made)
@@ -177,10 +187,11 @@ def test_after_a_signal_no_further_job_is_begun(runs, tmp_path):
     assert len(runs.of) == 1
 
 
-@pytest.mark.parametrize("ends", [Interrupted(15), ProcessResult(143, "stopped by SIGTERM")])
-def test_a_task_of_slurm_may_go_on_after_a_signal(runs, tmp_path, ends):
+@pytest.mark.parametrize("ends", [Interrupted(15), (143, "stopped by SIGTERM")])
+def test_a_task_of_slurm_may_go_on_after_a_signal(runs, tmp_path, monkeypatch, ends):
     runs.ends = [ends]
-    place = replace(place_in(tmp_path), task_id="7_0")
+    place = place_in(tmp_path)
+    monkeypatch.setattr(process, "task_id", "7_0")
     with pytest.raises(Interrupted):  # its exit code is for the script that queues it again
         carry_out(place, made)
     left = read_outcome(tmp_path, place.name)
@@ -203,7 +214,7 @@ def test_a_signal_before_the_run_has_its_process_is_not_lost(runs, tmp_path, mon
     def train(*_, **__):
         if when == "pretraining":
             signal.raise_signal(signal.SIGINT)
-        module._asked.append(signal.SIGINT)  # as another thread's handler does
+        process.asked = signal.SIGINT  # as another thread's handler does
 
     monkeypatch.setattr(module, "pretrain", train)
     try:
@@ -220,7 +231,7 @@ def test_a_signal_before_the_run_has_its_process_is_not_lost(runs, tmp_path, mon
 def test_a_run_with_many_faults_ends(tmp_path, monkeypatch):
     tells = "import os, sys; os.write(int(sys.argv[1]), b'x' * 1_000_000); sys.exit(2)"
     monkeypatch.setattr(jobs, "_COMMAND", [sys.executable, "-c", tells])
-    assert jobs.run_in_own_process(Config(), tmp_path) == ProcessResult(2, "x" * 1_000_000)
+    assert jobs.run_in_own_process(Config(), tmp_path) == (2, "x" * 1_000_000)
 
 
 def test_the_reason_is_short_however_many_faults_there_are():
@@ -262,7 +273,7 @@ def test_inference_begins_anew_where_it_died(runs, tmp_path):
         overwritten.append(job.run)
         return job, None
 
-    runs.ends = [ProcessResult(-9, "killed by SIGKILL")]
+    runs.ends = [(-9, "killed by SIGKILL")]
     carry_out(place_in(tmp_path), inference)
     assert carry_out(place_in(tmp_path), inference).status == FINISHED
     assert [run.overwrite for run in overwritten] == [False, True]
@@ -297,9 +308,9 @@ def test_a_clean_model_is_waited_for_though_whoever_had_it_trained_was_killed(tm
     trains = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
     waits = (
         "import sys; from pathlib import Path; from tmqc.settings.schema import Config; "
-        "from tmqc.sweep import pretrain, run_process as jobs; "
+        "from tmqc.sweep import run_process as jobs; "
         f"jobs._COMMAND = [sys.executable, '-c', {trains!r}]; "
-        "pretrain.pretrain(Config(), Path(sys.argv[1]))"
+        "jobs.pretrain(Config(), Path(sys.argv[1]))"
     )
     waiter = subprocess.Popen([sys.executable, "-c", waits, directory], stdout=subprocess.PIPE, text=True)
     trainer = int(waiter.stdout.readline())
@@ -327,7 +338,7 @@ def test_each_clean_model_has_its_own_place(tmp_path):
 
 
 def test_a_clean_model_that_cannot_be_trained_is_the_reason(runs, tmp_path):
-    runs.ends = [ProcessResult(2, "no such scan")]
+    runs.ends = [(2, "no such scan")]
     clean, directory = clean_in(tmp_path)
     with pytest.raises(JobError, match="the clean model to start from: no such scan"):
         pretrain(clean, directory)
@@ -337,7 +348,7 @@ def test_a_clean_model_that_cannot_be_trained_is_the_reason(runs, tmp_path):
     ("ends", "code", "status"), [(2, 2, NOT_STARTED), (1, 1, FAILED), (-9, 1, FAILED), (143, 143, KILLED)]
 )
 def test_a_clean_model_that_was_not_trained_says_whose_fault_it_was(runs, tmp_path, capsys, ends, code, status):
-    runs.ends = [ProcessResult(ends, "as reported")]
+    runs.ends = [(ends, "as reported")]
     job, _ = made()
     clean, directory = clean_in(tmp_path)
     job.init["from"] = str(directory)
@@ -365,6 +376,12 @@ def test_which_clean_cycle_is_wanted(pipeline, wanted, start, cycle, last):
     assert last_clean_cycle(config) == last
 
 
+def scored_by(objective):
+    config = Config()
+    config.sweep.objective = objective
+    return config
+
+
 def test_the_board_tells_every_job_once_and_the_table_all(tmp_path):
     console = Console(record=True, width=120)
     jobs = [
@@ -375,12 +392,11 @@ def test_the_board_tells_every_job_once_and_the_table_all(tmp_path):
     ]
     for outcome in jobs:
         write_outcome(tmp_path, outcome)
-    board = Board(tmp_path, "now", n_jobs=5, objective="detect/f1", console=console)
-    board.start()
-    board.look()
-    board.look()
-    board.stop()
-    board.table(jobs[:3])
+    sweep = Sweep(SweepPlan("s", tmp_path, scored_by("detect/f1"), {}, 5), Tracker(), "now", console=console)
+    sweep.start()
+    sweep.look()
+    sweep.look()
+    assert sweep.close() == 1
     message = console.export_text()
     assert message.count("a=1: finished, 3 s, test AUROC 0.500, eliminated 2") == 1
     assert "[2/5] a=2: failed, 1 s: no such scan" in message
@@ -394,7 +410,7 @@ def test_the_closing_table_fits_into_80_columns(tmp_path):
     numbers = {"test/auroc": 1.0, "test/accuracy": 0.942, "qc/eliminated_total": 170.0}
     numbers |= {"detect/precision": 0.417, "detect/recall": 0.308}
     job = Outcome("qc.error=0.01,qc.revisit=1,run.seed=0", "d", "now", FINISHED, seconds=1111.0, numbers=numbers)
-    Board(tmp_path, "now", n_jobs=1, objective=None, console=console).table([job])
+    console.print(table_of(SweepPlan("s", tmp_path, Config(), {}, 1), [job]))
     message = console.export_text()
     assert "finished  1111  1.000  0.942     170   0.417   0.308" in message
     assert all(part in message for part in ("qc.error=0.01,", "qc.revisit=1,", "run.seed=0"))
@@ -410,8 +426,8 @@ def test_the_closing_table_fits_into_80_columns(tmp_path):
     ],
 )
 def test_the_best_job_by_the_objective_is_reported(tmp_path, objective, direction, message):
-    base = Config()
-    base.sweep.objective, base.sweep.direction = objective, direction
+    base = scored_by(objective)
+    base.sweep.direction = direction
     jobs = [
         Outcome("a=1", "d", "now", FINISHED, numbers={"detect/f1": 0.5}),
         Outcome("a=2", "d", "now", SKIPPED, numbers={"detect/f1": 0.75}),

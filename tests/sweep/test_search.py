@@ -12,9 +12,9 @@ from tmqc.settings.schema import Config
 
 pytest.importorskip("optuna.storages.journal", reason="a search needs Optuna 4 or later")
 
-from tmqc.sweep import search as module
 from tmqc.sweep.plan import SweepPlan
 from tmqc.sweep.search import RESULTS, Search
+from tmqc.sweep.state import process
 
 SPACE = ["qc.error=interval(0.0,1.0)", "qc.revisit=range(1,4)", "run.threads=1"]
 
@@ -46,7 +46,8 @@ def go(monkeypatch):
         base = Config()
         base.sweep.objective, base.sweep.direction = "verify/loss", "minimize"
         plan = SweepPlan("s", directory, base, {}, n_trials, "study")
-        monkeypatch.setattr(module, "opened", [SimpleNamespace(plan=plan, asked=None)])
+        monkeypatch.setattr(process, "sweep", SimpleNamespace(plan=plan))
+        monkeypatch.setattr(process, "asked", None)
         one = Search(n_trials=n_trials, n_jobs=n_jobs, seed=0, storage=storage, params=None)
         one._launcher = launcher
         one.sweep(list(space))

@@ -12,10 +12,10 @@ import pytest
 from omegaconf import OmegaConf
 
 from tmqc.errors import RunError
+from tmqc.sweep import multirun
 from tmqc.sweep import slurm as module
-from tmqc.sweep.cluster import Job
-from tmqc.sweep.outcome import FINISHED, KILLED, RUNNING, SKIPPED, Outcome, read_outcome, write_outcome
 from tmqc.sweep.slurm import SlurmLauncher
+from tmqc.sweep.state import FINISHED, KILLED, RUNNING, SKIPPED, Outcome, read_outcome, write_outcome
 
 SCRIPT = Path(module.__file__).with_name("slurm.sh")
 
@@ -96,10 +96,7 @@ def test_a_job_that_waits_in_the_queue_is_waited_for_and_not_submitted_again(com
 
 
 def test_a_job_that_has_finished_takes_no_task(commands, launch, monkeypatch):
-    def is_skipped(job):
-        return job.name == "a=1"
-
-    monkeypatch.setattr(Job, "is_skipped", is_skipped)
+    monkeypatch.setattr(multirun, "skip", lambda config, directory: directory.name == "a=1")
     commands("squeue", "7_0 COMPLETED")
     commands("sbatch", "7")
     report(launch.sweep, "a=1", SKIPPED, "host", numbers={"test/auroc": 0.5})

@@ -14,13 +14,14 @@ from tmqc.errors import RunError
 from tmqc.runs.signals import Interrupted
 from tmqc.settings.schema import Config
 from tmqc.sweep import multirun
-from tmqc.sweep.outcome import FAILED, FINISHED, RUNNING, Outcome, write_outcome
 from tmqc.sweep.plan import SweepPlan
+from tmqc.sweep.state import FAILED, FINISHED, RUNNING, Outcome, process, write_outcome
 from tmqc.sweep.sweep import open_sweep
 
 
 @pytest.fixture
-def sweep(tmp_path):
+def sweep(tmp_path, monkeypatch):
+    monkeypatch.setattr(process, "asked", None)
     base = Config()
     base.tracking.name, base.run.outputs = "none", str(tmp_path)
     before = signal.getsignal(signal.SIGTERM)
@@ -53,7 +54,7 @@ def test_without_jobs_on_this_machine_it_ends_at_once(sweep):
 def test_a_launcher_may_hand_the_first_signal_on_itself(sweep):
     with sweep.handing_on():
         signal.raise_signal(signal.SIGINT)
-        assert sweep.asked == signal.SIGINT
+        assert process.asked == signal.SIGINT
         with pytest.raises(Interrupted):
             signal.raise_signal(signal.SIGINT)
 
@@ -76,7 +77,7 @@ def test_the_exit_code_says_how_bad_it_was(sweep, ends, code):
 def test_a_sweep_that_ends_by_an_error_has_failed(sweep, monkeypatch):
     ends = []
     monkeypatch.setattr(sweep.tracker, "finish", ends.append)
-    monkeypatch.setattr(multirun, "opened", [sweep])
+    monkeypatch.setattr(process, "sweep", sweep)
     with pytest.raises(RunError), multirun.closing():
         raise RunError("sbatch: invalid partition")
     assert ends == ["FAILED"]

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -27,7 +27,9 @@ from tmqc.runs.resume import check_place
 from tmqc.runs.signals import WAITING, Interrupted, Stop
 from tmqc.settings.fingerprint import settings_digest
 from tmqc.settings.schema import TRAINING, Config
-from tmqc.sweep.outcome import (
+from tmqc.sweep.compose import Settings
+from tmqc.sweep.run_process import EXIT_INPUT, EXIT_SIGNAL, first_faults, pretrain, run_in_own_process
+from tmqc.sweep.state import (
     DONE,
     FAILED,
     FINISHED,
@@ -35,82 +37,44 @@ from tmqc.sweep.outcome import (
     NOT_STARTED,
     RUNNING,
     SKIPPED,
+    Job,
     Outcome,
     output_path,
+    process,
     read_outcome,
     write_outcome,
 )
-from tmqc.sweep.pretrain import pretrain
-from tmqc.sweep.run_process import EXIT_INPUT, EXIT_SIGNAL, first_faults, run_in_own_process
 from tmqc.tracking import deliver
-
-_asked: list[int] = []  # signals received by this process while working for a sweep; afterwards no job is started
-
-
-@dataclass(frozen=True)
-class JobLocation:
-    """The place of a job in its sweep.
-
-    Attributes:
-        sweep: directory of the sweep.
-        launch: id of the launch.
-        directory: directory of the job's run.
-        terminal: whether its output may go to the terminal, which is not the case for parallel jobs.
-        task_id: task of Slurm that runs the job; Slurm may resume such a job after a signal.
-    """
-
-    sweep: Path
-    launch: str
-    directory: Path
-    terminal: bool
-    task_id: str | None = None
-
-    @property
-    def name(self) -> str:
-        """The job's name: its folder in the sweep's directory."""
-        inside = self.directory.is_relative_to(self.sweep)
-        return "_".join(self.directory.relative_to(self.sweep).parts) if inside else self.directory.name
-
-
-Settings = tuple[Config, Config | None]
-"""Checked settings of a job, and those of the clean run to train before it; None if there is none."""
 
 
 def handle_signals() -> None:
     """Make a signal end the job of this process but not the process, whose death would fail its launcher."""
     launcher = os.getppid()
 
-    def warn_or_stop(number: int, frame: FrameType | None) -> None:
-        _asked.append(number)
+    def stop(number: int, frame: FrameType | None) -> None:
+        process.asked = process.asked or number
         if os.getppid() != launcher:  # the launcher was killed, so the sweep has ended
             sys.exit(EXIT_SIGNAL + number)
 
     if threading.current_thread() is threading.main_thread():
         for each in WAITING:
             if signal.getsignal(each) in (signal.SIG_DFL, signal.default_int_handler):
-                signal.signal(each, warn_or_stop)
+                signal.signal(each, stop)
 
 
-def was_asked() -> bool:
-    """Return whether this process has received a signal while working for a sweep."""
-    return bool(_asked)
-
-
-def carry_out(place: JobLocation, make: Callable[[], Settings]) -> Outcome | None:
+def carry_out(job: Job, make: Callable[[], Settings]) -> Outcome | None:
     """Run, resume or skip a job; return None if this process was asked to stop before.
 
     Args:
-        place: its place in the sweep.
+        job: its place in the sweep.
         make: returns its settings, or raises InputError.
 
     Raises:
         Interrupted: the job was asked to stop; its outcome is recorded as killed.
     """
-    if _asked:
+    if process.asked is not None:
         return None
-    before = read_outcome(place.sweep, place.name)
-    host = place.task_id or os.uname().nodename
-    outcome = Outcome(place.name, str(place.directory), place.launch, RUNNING, host=host, pid=os.getpid())
+    outcome = job.outcome(RUNNING, host=process.task_id or os.uname().nodename, pid=os.getpid())
     begun = time.monotonic()
     try:
         with Stop().listening(WAITING):  # a signal before the run has its process must end the job as well
@@ -118,61 +82,53 @@ def carry_out(place: JobLocation, make: Callable[[], Settings]) -> Outcome | Non
             config, clean = make()
             _end_if_asked()
             outcome = replace(outcome, digest=settings_digest(config))
-            if (skipped := _skipped(place, config, outcome)) is not None:
+            if (skipped := _skipped(job, config, outcome)) is not None:
                 outcome = skipped
             else:
-                if config.pipeline.name not in TRAINING and before is not None and before.digest == outcome.digest:
-                    config.run.overwrite = True  # these pipelines start over, as they cannot resume
-                if before is not None and (before.launch, before.status) == (place.launch, RUNNING):
-                    _end_left_over(place.directory)
-                write_outcome(place.sweep, outcome)
-                outcome = _run(place, config, clean, outcome)
-                outcome = replace(outcome, seconds=time.monotonic() - begun)
+                outcome = replace(_run(job, config, clean, outcome), seconds=time.monotonic() - begun)
     except TmqcError as error:
-        print(f"tmqc: {place.name}: {error}", file=sys.stderr)
+        print(f"tmqc: {job.name}: {error}", file=sys.stderr)
         outcome = replace(outcome, status=_status_of(error.code), code=error.code, reason=first_faults(error))
     except BaseException as error:
-        if place.task_id:
+        if process.task_id:
             raise
-        number = error.number if isinstance(error, Interrupted) else signal.SIGTERM
+        process.asked = error.number if isinstance(error, Interrupted) else signal.SIGTERM
         reason = f"stopped by {error}" if isinstance(error, Interrupted) else f"stopped: {type(error).__name__}"
-        killed = replace(outcome, status=KILLED, code=EXIT_SIGNAL + number, reason=reason)
-        write_outcome(place.sweep, replace(killed, seconds=time.monotonic() - begun))
-        _asked.append(number)
+        killed = replace(outcome, status=KILLED, code=EXIT_SIGNAL + process.asked, reason=reason)
+        write_outcome(job.sweep, replace(killed, seconds=time.monotonic() - begun))
         raise
-    if place.task_id and outcome.code > EXIT_SIGNAL:
+    if process.task_id and outcome.code > EXIT_SIGNAL:
         raise Interrupted(outcome.code - EXIT_SIGNAL)  # the signal reached the run before this process
-    write_outcome(place.sweep, outcome)
+    write_outcome(job.sweep, outcome)
     return outcome
 
 
-def skip_finished(place: JobLocation, make: Callable[[], Settings]) -> bool:
+def skip_finished(job: Job, make: Callable[[], Settings]) -> bool:
     """Return whether an earlier launch has finished the job, and record it as skipped; False for faulty settings."""
     try:
         config, _ = make()
     except TmqcError:
         return False
-    outcome = Outcome(place.name, str(place.directory), place.launch, RUNNING, digest=settings_digest(config))
-    if (skipped := _skipped(place, config, outcome)) is None:
-        return False
-    write_outcome(place.sweep, skipped)
-    return True
+    skipped = _skipped(job, config, job.outcome(RUNNING, digest=settings_digest(config)))
+    if skipped is not None:
+        write_outcome(job.sweep, skipped)
+    return skipped is not None
 
 
-def _skipped(place: JobLocation, config: Config, outcome: Outcome) -> Outcome | None:
+def _skipped(job: Job, config: Config, outcome: Outcome) -> Outcome | None:
     """Return the outcome of a job that has finished before, after sending its numbers to tracking; None otherwise."""
-    before = read_outcome(place.sweep, place.name)
-    if config.run.overwrite or not _has_finished(place, before, outcome.digest):
+    before = read_outcome(job.sweep, job.name)
+    if config.run.overwrite or not _has_finished(job, before, outcome.digest):
         return None
-    deliver(config.tracking, Path(config.run.outputs), place.directory)
+    deliver(config.tracking, Path(config.run.outputs), job.directory)
     seconds = None if before is None else before.seconds
-    return replace(outcome, status=SKIPPED, seconds=seconds, numbers=_numbers(place.directory))
+    return replace(outcome, status=SKIPPED, seconds=seconds, numbers=_numbers(job.directory))
 
 
 def _end_if_asked() -> None:
     # Threads cannot handle signals; the main thread does so for them.
-    if _asked:
-        raise Interrupted(_asked[0])
+    if process.asked is not None:
+        raise Interrupted(process.asked)
 
 
 def _end_left_over(directory: Path) -> None:
@@ -195,30 +151,34 @@ def _end_left_over(directory: Path) -> None:
             fcntl.flock(file, fcntl.LOCK_EX)
 
 
-def _run(place: JobLocation, config: Config, clean: Config | None, outcome: Outcome) -> Outcome:
-    output = None if place.terminal else output_path(place.sweep, place.name)
+def _run(job: Job, config: Config, clean: Config | None, outcome: Outcome) -> Outcome:
+    before = read_outcome(job.sweep, job.name)
+    if before is not None and config.pipeline.name not in TRAINING and before.digest == outcome.digest:
+        config.run.overwrite = True  # these pipelines start over, as they cannot resume
+    if before is not None and (before.launch, before.status) == (job.launch, RUNNING):
+        _end_left_over(job.directory)
+    write_outcome(job.sweep, outcome)
+    output = None if process.sweep is not None else output_path(job.sweep, job.name)  # parallel jobs share no terminal
     if clean is not None:
-        check_place(config, place.directory)
+        check_place(config, job.directory)
         pretrain(clean, Path(config.init["from"]), output=output)
         _end_if_asked()
-    ended = run_in_own_process(config, place.directory, output=output)
-    outcome = replace(outcome, code=ended.code, reason=ended.reason)
-    if ended.code == 0:
-        return replace(outcome, status=FINISHED, numbers=_numbers(place.directory))
-    return replace(outcome, status=_status_of(ended.code))
+    code, reason = run_in_own_process(config, job.directory, output=output)
+    numbers = _numbers(job.directory) if code == 0 else {}
+    return replace(outcome, status=_status_of(code), code=code, reason=reason, numbers=numbers)
 
 
 def _status_of(code: int) -> str:
-    return KILLED if code > EXIT_SIGNAL else NOT_STARTED if code == EXIT_INPUT else FAILED
+    return {0: FINISHED, EXIT_INPUT: NOT_STARTED}.get(code, KILLED if code > EXIT_SIGNAL else FAILED)
 
 
-def _has_finished(place: JobLocation, before: Outcome | None, digest: str | None) -> bool:
-    there = place.directory / CONFIG
+def _has_finished(job: Job, before: Outcome | None, digest: str | None) -> bool:
+    there = job.directory / CONFIG
     if not there.is_file():
         return False
     if before is not None and before.status in DONE:
         return before.digest == digest
-    return (place.directory / SUMMARY).is_file() and _digest_of(there) == digest  # finished outside of a sweep
+    return (job.directory / SUMMARY).is_file() and _digest_of(there) == digest  # finished outside of a sweep
 
 
 def _digest_of(path: Path) -> str | None:

@@ -1,39 +1,33 @@
-"""Integration with Hydra: makes the settings of runs and jobs, opens and closes sweeps."""
+"""Integration with Hydra: its callback, the task of a job, the plugins and the base of launchers for clusters."""
 
 from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from hydra import compose
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict
 
+from tmqc.runs.directory import CONFIG
 from tmqc.runs.signals import Interrupted
-from tmqc.settings.schema import Config
 from tmqc.settings.text import lenient_schema
-from tmqc.sweep.plan import lines_of, plan_sweep, to_config
-from tmqc.sweep.pretrain import last_clean_cycle, name_clean
-from tmqc.sweep.scored_run import take_from_scored_run
-from tmqc.sweep.slurm import SlurmLauncher, task_ids
-
-if TYPE_CHECKING:
-    from tmqc.sweep.job import JobLocation, Settings
-    from tmqc.sweep.sweep import Sweep
-
-# Groups that a clean run shares with the run that starts from it, and exceptions.
-_SHARED = ("experiment", "cohort", "cache", "model", "schedule", "tracking", "checkpoint", "run")
-_NOT_SHARED = ("schedule.start", "schedule.cycles", "run.name", "run.overwrite", "run.resume")
-
-opened: list[Sweep] = []  # the sweep that this process has launched, if any
+from tmqc.sweep.compose import Settings, lines_of, make
+from tmqc.sweep.plan import plan_sweep
+from tmqc.sweep.state import Job, Outcome, process, read_outcome, read_sweep
+from tmqc.tracking import OWN_ID
 
 
 class OpeningError(BaseException):
@@ -52,138 +46,138 @@ class OpenSweep(Callback):
         from tmqc.sweep.sweep import open_sweep
 
         try:
-            plan = plan_sweep(config)
-            opened.append(open_sweep(plan))
+            process.sweep = sweep = open_sweep(plan_sweep(config))
             if any(line.startswith("run.name=") for line in lines_of(config.hydra.overrides.task)):
-                opened[0].board.say(
+                sweep.say(
                     "run.name has no effect here: jobs are named after their swept settings, the sweep by sweep.name"
                 )
-            if "n_jobs" in config.hydra.launcher and plan.base.run.threads is None:
-                opened[0].board.say("every job uses all cores of this machine; run.threads=N limits each to N cores")
+            if "n_jobs" in config.hydra.launcher and sweep.plan.base.run.threads is None:
+                sweep.say("every job uses all cores of this machine; run.threads=N limits each to N cores")
         except Exception as error:
             raise OpeningError(error) from error
-
-
-def store_schema() -> None:
-    """Register the schema and our plugins, under the package `hydra_plugins`, as Hydra accepts no other."""
-    from tmqc.sweep.ray_launcher import RayLauncher
-    from tmqc.sweep.search import Search
-
-    ConfigStore.instance().store(name="schema", node=lenient_schema())
-    for plugin in (RayLauncher, Search, SlurmLauncher):
-        Plugins.instance().class_name_to_class[f"hydra_plugins.tmqc.{plugin.__name__}"] = plugin
-
-
-def make(composed: DictConfig) -> tuple[Config, Config | None]:
-    """Make and check the settings of a run, and of the clean run to train before it, if any.
-
-    Raises:
-        SettingsError: settings of either run are invalid.
-    """
-    from tmqc.settings.validate import validate
-
-    config = to_config(composed)
-    if config.pipeline.name == "inference" and config.inference.run is not None:
-        job = HydraConfig.get()
-        given = [o.key_or_group for o in OverridesParser.create().parse_overrides(lines_of(job.overrides.task))]
-        config = take_from_scored_run(config, to_config(compose(job.job.config_name, ["pipeline=inference"])), given)
-    clean = compose_clean(config)
-    if clean is not None:
-        config.init["from"] = str(name_clean(clean))
-    for each in [config] if clean is None else [config, clean]:
-        validate(each)
-        each.run.outputs = str(Path(each.run.outputs).absolute())
-    return config, clean
-
-
-def task(composed: DictConfig, directory: Path) -> float | None:
-    """Run one job of a sweep in the process chosen by Hydra's launcher; return its objective, if there is one."""
-    from tmqc.sweep.job import carry_out, handle_signals
-
-    place, make_job = _job(composed, directory)
-    if not opened and not task_ids:
-        handle_signals()
-    try:
-        outcome = carry_out(place, make_job)
-    except Interrupted:
-        if opened or task_ids:
-            raise
-        return None  # recorded in the outcome; raising would make the launcher kill the other jobs
-    if opened:
-        opened[0].board.look()
-    return None if outcome is None else outcome.numbers.get(str(composed.sweep.objective))
-
-
-def skip(whole: DictConfig, directory: Path) -> bool:
-    """Return whether an earlier launch has finished the job of these settings, and record it in its outcome."""
-    from tmqc.sweep.job import skip_finished
-
-    HydraConfig.instance().set_config(whole)
-    composed = OmegaConf.masked_copy(whole, [str(group) for group in whole if group != "hydra"])
-    return skip_finished(*_job(composed, directory))
-
-
-def _job(composed: DictConfig, directory: Path) -> tuple[JobLocation, Callable[[], Settings]]:
-    """Return the place of the job of Hydra's current config, and a function that makes its settings."""
-    from tmqc.sweep.job import JobLocation
-    from tmqc.sweep.sweep import parent_id, read_sweep
-
-    root = Path(HydraConfig.get().sweep.dir).absolute()
-    sweep = read_sweep(root)
-    place = JobLocation(
-        root, sweep.get("launch", ""), directory, terminal=bool(opened), task_id=next(iter(task_ids), None)
-    )
-
-    def make_job() -> Settings:
-        config, clean = make(composed)
-        config.run.name, config.sweep.name = place.name, sweep.get("name")
-        for each in [config] if clean is None else [config, clean]:
-            each.tracking.parent = parent_id(sweep.get("run_id"))
-        return config, clean
-
-    return place, make_job
 
 
 @contextmanager
 def closing() -> Iterator[None]:
     """Close the sweep opened within the block, if any, and exit with its exit code."""
     try:
-        try:
-            yield
-        except OpeningError as carried:
-            raise carried.error from None
+        yield
+    except OpeningError as carried:
+        raise carried.error from None
     except BaseException as error:
-        if opened and not isinstance(error, Exception):
-            number = error.number if isinstance(error, Interrupted) else signal.SIGINT
-            sys.exit(opened[0].close(stopped_by=number))
-        if opened:
-            code = opened[0].close(failed=True)
-            if code and opened[0].asked is not None:
-                sys.exit(code)
-        raise
-    if opened:
-        sys.exit(opened[0].close())
+        if process.sweep is None:
+            raise
+        if not isinstance(error, Exception):
+            process.asked = error.number if isinstance(error, Interrupted) else signal.SIGINT
+        code = process.sweep.close(failed=True)
+        if process.asked is None:
+            raise
+        sys.exit(code)
+    if process.sweep is not None:
+        sys.exit(process.sweep.close())
 
 
-def compose_clean(config: Config) -> Config | None:
-    """Compose the settings of the clean run to train before this job; None if there is none.
+def store_schema() -> None:
+    """Register the schema and our plugins, under the package `hydra_plugins`, as Hydra accepts no other."""
+    from tmqc.sweep.ray_launcher import RayLauncher
+    from tmqc.sweep.search import Search
+    from tmqc.sweep.slurm import SlurmLauncher
 
-    They are the job's own up to its starting cycle, with pipeline=clean and harmful=none; they are composed, because
-    the published seed and rates depend on the pipeline.
+    ConfigStore.instance().store(name="schema", node=lenient_schema())
+    for plugin in (RayLauncher, Search, SlurmLauncher):
+        Plugins.instance().class_name_to_class[f"hydra_plugins.tmqc.{plugin.__name__}"] = plugin
 
-    Raises:
-        SettingsError: they do not fit together.
-    """
-    last = last_clean_cycle(config)
-    if last is None:
-        return None
-    job = HydraConfig.get()
-    overrides = OverridesParser.create().parse_overrides(lines_of(job.overrides.task))
-    shared = [
-        str(o.input_line)
-        for o in overrides
-        if o.key_or_group.partition(".")[0] in _SHARED and o.key_or_group not in _NOT_SHARED
-    ]
-    of_clean = ["pipeline=clean", "pipeline.start=0", "harmful=none", "schedule.start=0", f"schedule.cycles={last + 1}"]
-    start = ["init.from=null", "init.cycle=null", "init.pretrain=false"]
-    return to_config(compose(job.job.config_name, [*shared, *of_clean, *start]))
+
+def task(composed: DictConfig, directory: Path) -> float | None:
+    """Run one job of a sweep in the process chosen by Hydra's launcher; return its objective, if there is one."""
+    from tmqc.sweep.job import carry_out, handle_signals
+
+    job, is_worker = _job_in(directory), process.sweep is None and process.task_id is None
+    if is_worker:
+        handle_signals()
+    try:
+        outcome = carry_out(job, partial(_settings_of, job, composed))
+    except Interrupted:
+        if not is_worker:
+            raise
+        return None  # recorded in the outcome; raising would make the launcher kill the other jobs
+    if process.sweep is not None:
+        process.sweep.look()
+    return _objective(outcome, composed)
+
+
+def skip(whole: DictConfig, directory: Path) -> bool:
+    """Return whether an earlier launch has finished the job of these settings, and record it in its outcome."""
+    if not (directory / CONFIG).is_file():
+        return False
+    from tmqc.sweep.job import skip_finished
+
+    HydraConfig.instance().set_config(whole)
+    job, composed = _job_in(directory), OmegaConf.masked_copy(whole, [str(name) for name in whole if name != "hydra"])
+    return skip_finished(job, partial(_settings_of, job, composed))
+
+
+def _job_in(directory: Path) -> Job:
+    sweep = Path(HydraConfig.get().sweep.dir).absolute()
+    return Job(sweep, read_sweep(sweep).get("launch", ""), directory)
+
+
+def _settings_of(job: Job, composed: DictConfig) -> Settings:
+    """Make the settings of a job of Hydra's current config."""
+    config, clean = make(composed)
+    sweep = read_sweep(job.sweep)
+    config.run.name, config.sweep.name = job.name, sweep.get("name")
+    parent = sweep.get("run_id", OWN_ID)
+    for each in [config] if clean is None else [config, clean]:
+        each.tracking.parent = None if parent.startswith(OWN_ID) else parent  # the store does not have it yet
+    return config, clean
+
+
+def _objective(outcome: Outcome | None, config: DictConfig) -> float | None:
+    return None if outcome is None else outcome.numbers.get(str(config.sweep.objective))
+
+
+class ClusterLauncher(Launcher):
+    """Runs jobs in other processes, on any machine, which report by their outcomes."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Store what the jobs need; called by Hydra."""
+        self._context, self._task, self._config = hydra_context, task_function, config
+        self._sweep = Path(str(config.hydra.sweep.dir)).absolute()
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run the jobs and return their objectives."""
+        setup_globals()
+        launch, jobs = read_sweep(self._sweep).get("launch", ""), list[tuple[Job, DictConfig]]()
+        for number, overrides in enumerate(job_overrides, start=initial_job_idx):
+            config = self._context.config_loader.load_sweep_config(self._config, list(overrides))
+            with open_dict(config):
+                config.hydra.job.num = config.hydra.job.id = number
+            jobs.append((Job(self._sweep, launch, self._sweep / str(config.hydra.sweep.subdir)), config))
+        if left := {job: config for job, config in jobs if not skip(config, job.directory)}:
+            self.run(left)
+        values = [_objective(read_outcome(self._sweep, job.name), config) for job, config in jobs]
+        return [JobReturn(_return_value=value, status=JobStatus.COMPLETED) for value in values]
+
+    @abstractmethod
+    def run(self, jobs: Mapping[Job, DictConfig]) -> None:
+        """Run jobs that have not finished, wait for them, and ensure that each has an outcome of this launch."""
+
+    def payload(self) -> tuple[Any, ...]:
+        """Return the state of this process that `run_there` needs besides a job's settings."""
+        return self._context, self._task, Singleton.get_state()
+
+
+def run_there(payload: tuple[Any, ...], config: DictConfig) -> None:
+    """Run a job in another process; re-raise the job's exception."""
+    context, task, state = payload
+    Singleton.set_state(state)
+    setup_globals()
+    done = run_job(
+        hydra_context=context,
+        task_function=task,
+        config=config,
+        job_dir_key="hydra.sweep.dir",
+        job_subdir_key="hydra.sweep.subdir",
+    )
+    _ = done.return_value

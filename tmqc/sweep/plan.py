@@ -9,22 +9,19 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
-from omegaconf.errors import OmegaConfBaseException
 
 from tmqc.core.glossary import RUN_NUMBERS
 from tmqc.errors import SettingsError
-from tmqc.settings.explain import explain
 from tmqc.settings.fingerprint import settings_digest
 from tmqc.settings.schema import TRAINING, Config
-from tmqc.settings.text import check_composed
 from tmqc.sweep.command_line import quote
+from tmqc.sweep.compose import lines_of, to_config
 
 _LONGEST, _N_DIGITS = 120, 8
 _QUOTED = re.compile(r"""(?<==)(['"])((?:\\.|(?!\1).)*)\1""")
@@ -61,28 +58,6 @@ def folder_name(overrides: str) -> str:
 
 
 OmegaConf.register_new_resolver("tmqc.folder", folder_name, replace=True)
-
-
-def to_config(composed: DictConfig) -> Config:
-    """Convert composed YAML to the typed settings.
-
-    Raises:
-        SettingsError: a setting is unknown or has the wrong type, or an interpolation cannot be resolved.
-    """
-    plain = OmegaConf.to_container(composed)
-    assert isinstance(plain, dict)
-    if faults := check_composed(plain):
-        raise SettingsError(faults)
-    try:
-        resolved = OmegaConf.to_container(composed, resolve=True)
-        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), resolved))
-    except OmegaConfBaseException as error:
-        raise SettingsError(explain(error)) from error
-    assert isinstance(config, Config)
-    # Earlier versions had a boolean here.
-    if isinstance(config.qc.early_stop, bool):
-        config.qc.early_stop = "certain" if config.qc.early_stop else "off"
-    return config
 
 
 def plan_sweep(config: DictConfig) -> SweepPlan:
@@ -156,11 +131,6 @@ def _is_optuna_there() -> bool:
         return int(version("optuna").partition(".")[0]) >= 4
     except PackageNotFoundError:
         return False
-
-
-def lines_of(overrides: Any) -> list[str]:
-    """Return overrides as typed, without resolving `${...}`."""
-    return [str(line) for line in OmegaConf.to_container(overrides) or ()]
 
 
 def _set_hydra(config: DictConfig, name: str, value: str | list[str]) -> None:

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from tmqc.sweep.cluster import ClusterLauncher, Job, run_there
-from tmqc.sweep.multirun import opened
-from tmqc.sweep.outcome import FAILED, KILLED, RUNNING, Outcome, read_outcome, write_outcome
+from tmqc.sweep.multirun import ClusterLauncher, run_there
 from tmqc.sweep.run_process import EXIT_FAULT, EXIT_SIGNAL
+from tmqc.sweep.state import FAILED, KILLED, RUNNING, Job, process, read_outcome, write_outcome
 from tmqc.training.on_ray import handed_on, joined, take_over
 
 if TYPE_CHECKING:
@@ -34,36 +33,34 @@ class RayLauncher(ClusterLauncher):
         """Store the settings of `conf/hydra/launcher/ray.yaml`, which documents them."""
         self._address, self._takes = address, {"num_cpus": num_cpus, "num_gpus": num_gpus, "max_retries": max_retries}
 
-    def run(self, jobs: Sequence[Job]) -> None:
-        """Run the jobs that have not finished, as many in parallel as the cluster has resources for.
+    def run(self, jobs: Mapping[Job, DictConfig]) -> None:
+        """Run the jobs, as many in parallel as the cluster has resources for.
 
         Raises:
             RunError: Ray is not installed, or there is no cluster.
             Interrupted: a second signal was received.
         """
-        [sweep] = opened
-        left = [job for job in jobs if not job.is_skipped()]
-        if not left:
-            return
+        assert process.sweep is not None
+        sweep = process.sweep
         with joined(self._address), sweep.handing_on():
             import ray
 
             if (line := lack_of_room(ray.nodes(), self._takes)) is not None:
-                sweep.board.say(line)
+                sweep.say(line)
             # One process per task, because a process that was asked to stop starts no further job.
             run = ray.remote(max_calls=1, retry_exceptions=[JobStopped], **self._takes)(_run)
             environment, payload = handed_on(), ray.put(self.payload())
-            waiting = {run.remote(environment, job.config, payload): job for job in left}
+            waiting = {run.remote(environment, config, payload): job for job, config in jobs.items()}
             is_passed_on = False
             while waiting:
                 time.sleep(_LOOK_S)  # not in Ray, which swallows exceptions of signal handlers
                 arrived, _ = ray.wait(list(waiting), num_returns=len(waiting), timeout=0)
                 for task in arrived:
-                    _collect(task, waiting.pop(task), sweep)
-                    sweep.board.look()
-                if sweep.asked is not None and not is_passed_on:
+                    _collect(task, waiting.pop(task))
+                    sweep.look()
+                if process.asked is not None and not is_passed_on:
                     is_passed_on = True
-                    _stop(list(waiting), sweep)
+                    _stop(list(waiting), sweep, process.asked)
 
 
 def lack_of_room(nodes: Sequence[Mapping[str, Any]], takes: Mapping[str, float]) -> str | None:
@@ -79,7 +76,7 @@ def lack_of_room(nodes: Sequence[Mapping[str, Any]], takes: Mapping[str, float])
     )
 
 
-def _collect(task: Any, job: Job, sweep: Sweep) -> None:
+def _collect(task: Any, job: Job) -> None:
     """Record the outcome of a job whose task did not complete."""
     import ray
 
@@ -96,36 +93,32 @@ def _collect(task: Any, job: Job, sweep: Sweep) -> None:
         reason = f"lost by Ray: {' '.join(str(error).split())[:200]}"
     else:
         return
-    directory = sweep.plan.directory
-    there = read_outcome(directory, job.name)
-    if there is None or there.launch != sweep.launch:
-        there = Outcome(job.name, str(job.directory), sweep.launch, RUNNING) if is_lost else None
+    there = read_outcome(job.sweep, job.name)
+    if there is None or there.launch != job.launch:
+        there = job.outcome(RUNNING) if is_lost else None
     if there is not None and there.status == RUNNING:
         code = EXIT_FAULT if status == FAILED else EXIT_SIGNAL + signal.SIGKILL
-        write_outcome(directory, replace(there, status=status, code=code, reason=reason))
+        write_outcome(job.sweep, replace(there, status=status, code=code, reason=reason))
 
 
 def _run(environment: Mapping[str, str], config: DictConfig, payload: tuple[Any, ...]) -> None:
     """Run one job in a worker process of Ray."""
-    from tmqc.sweep.job import was_asked
-
     take_over(environment)
     run_there(payload, config)
-    if was_asked():
+    if process.asked is not None:
         raise JobStopped("asked to stop; it has saved")
 
 
-def _stop(tasks: Sequence[Any], sweep: Sweep) -> None:
+def _stop(tasks: Sequence[Any], sweep: Sweep, number: int) -> None:
     """Cancel waiting jobs, and make running jobs save and end, on all machines."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     from tmqc.sweep.sweep import signal_jobs
 
-    assert sweep.asked is not None
     for task in tasks:  # Ray's interrupt does not wake a task that waits for its run, so a signal is sent as well
         ray.cancel(task)
-    asked = (sweep.plan.directory, sweep.launch, sweep.asked)
+    asked = (sweep.plan.directory, sweep.launch, number)
     signal_jobs(*asked)
     hosts = {node["NodeManagerHostname"]: node["NodeID"] for node in ray.nodes() if node["Alive"]}
     hosts.pop(os.uname().nodename, None)

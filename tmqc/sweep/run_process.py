@@ -1,7 +1,8 @@
-"""Runs a pipeline, in this process or in one of its own."""
+"""Runs a pipeline, in this process or in one of its own, and before it the clean model from which it starts."""
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import pickle
@@ -11,11 +12,11 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from tmqc.errors import InputError, TmqcError
+from tmqc.errors import InputError, JobError, TmqcError
+from tmqc.runs.directory import SUMMARY
 from tmqc.runs.signals import WAITING, Interrupted, Stop
 from tmqc.settings.schema import Config
 
@@ -23,14 +24,6 @@ EXIT_FAULT, EXIT_INPUT, EXIT_INTERRUPTED, EXIT_SIGNAL = 1, InputError.code, 130,
 _N_FAULTS = 3
 # Not multiprocessing, which cannot start processes within joblib's.
 _COMMAND = [sys.executable, "-c", "from tmqc.sweep.run_process import work; work()"]
-
-
-@dataclass(frozen=True)
-class ProcessResult:
-    """Exit code of a job's process, and the reason of a failure in one line; None for a finished run."""
-
-    code: int
-    reason: str | None
 
 
 def run(config: Config, directory: Path) -> None:
@@ -46,7 +39,7 @@ def run(config: Config, directory: Path) -> None:
 
 def run_in_own_process(
     config: Config, directory: Path, *, output: Path | None = None, holds: Sequence[int] = ()
-) -> ProcessResult:
+) -> tuple[int, str | None]:
     """Run a pipeline in a process of its own, so that no model or device state of one job reaches the next.
 
     Args:
@@ -54,6 +47,9 @@ def run_in_own_process(
         directory: directory of the run.
         output: file to which its output is appended; None: the output of this process.
         holds: file descriptors that the process inherits and keeps open.
+
+    Returns:
+        Its exit code, and the reason of a failure in one line; None for a finished run.
 
     Raises:
         Interrupted: this process was asked to stop; the job received the signal, has saved and ended.
@@ -83,7 +79,35 @@ def run_in_own_process(
             raise
         code = process.returncode
         reason.seek(0)
-        return ProcessResult(code, None if code == 0 else reason.read() or _name_end(code))
+        return code, None if code == 0 else reason.read() or _name_end(code)
+
+
+def pretrain(clean: Config, directory: Path, *, output: Path | None = None) -> None:
+    """Train the clean run in a process of its own unless it has finished; concurrent callers wait for the first.
+
+    Args:
+        clean: its settings, named by `compose.name_clean`.
+        directory: directory of the clean run.
+        output: file for its output; None: the output of this process.
+
+    Raises:
+        JobError: the clean run failed.
+        Interrupted: this process was asked to stop.
+    """
+    if (directory / SUMMARY).is_file():
+        return
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with directory.with_name(directory.name + ".lock").open("a") as lock:
+        with Stop().listening():
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if (directory / SUMMARY).is_file():
+            return
+        # The training process inherits the lock: if this process is killed, others wait until training has ended, and
+        # then resume or use its result.
+        code, reason = run_in_own_process(clean, directory, output=output, holds=[lock.fileno()])
+    if code != 0:
+        is_reason = code == EXIT_INPUT or code > EXIT_SIGNAL  # other codes only mean that it crashed
+        raise JobError(f"{directory}, the clean model to start from: {reason}", code=code if is_reason else EXIT_FAULT)
 
 
 def _name_end(code: int) -> str:

@@ -13,7 +13,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from tmqc.sweep.multirun import opened
+from tmqc.sweep.state import process
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -47,26 +47,27 @@ class Search(Sweeper):
         """Finish the existing trials of this sweep, then ask for new ones until there are `n_trials`."""
         from optuna.trial import TrialState
 
-        [sweep] = opened
+        assert process.sweep is not None
+        plan = process.sweep.plan
         parsed = OverridesParser.create().parse_overrides([*self._params, *arguments])
         given = {o.get_key_element(): o for o in parsed}
         self._fixed = [f"{key}={o.get_value_element_as_str()}" for key, o in given.items() if not o.is_sweep_override()]
         space = {key: distribution(o) for key, o in given.items() if o.is_sweep_override()}
-        self._place = str(sweep.plan.directory)
-        study = self._study = self._open(sweep.plan)
+        self._place = str(plan.directory)
+        study = self._study = self._open(plan)
         ours = [trial for trial in self._asked() if trial.user_attrs[_PLACE] == self._place]
         done = [trial for trial in ours if trial.state == TrialState.COMPLETE]
         if done:  # all at once, since they are skipped
             self._launch(done)
         left = [trial for trial in ours if trial.state != TrialState.COMPLETE]
         for first in range(0, len(left), self._n_jobs):
-            if sweep.asked is None:
+            if process.asked is None:
                 self._launch(left[first : first + self._n_jobs])
-        while sweep.asked is None and (n := self._n_trials - len(self._asked())) > 0:
+        while process.asked is None and (n := self._n_trials - len(self._asked())) > 0:
             self._launch([self._ask(space) for _ in range(min(n, self._n_jobs))])
         if any(trial.state == TrialState.COMPLETE for trial in study.get_trials(deepcopy=False)):
             best = {"name": "optuna", "best_params": study.best_params, "best_value": study.best_value}
-            OmegaConf.save(OmegaConf.create(best), sweep.plan.directory / RESULTS)
+            OmegaConf.save(OmegaConf.create(best), plan.directory / RESULTS)
 
     def _open(self, plan: SweepPlan) -> Study:
         import optuna
@@ -117,7 +118,7 @@ class Search(Sweeper):
         trials = self._study.get_trials(deepcopy=False)
         trial, complete = trials[number], [t for t in trials if t.state == TrialState.COMPLETE]
         if trial.state == TrialState.RUNNING:
-            if value is not None or opened[0].asked is None:  # a stopped trial stays open, to be resumed
+            if value is not None or process.asked is None:  # a stopped trial stays open, to be resumed
                 self._study.tell(number, value, TrialState.FAIL if value is None else None)
         elif value is not None and not any(t.user_attrs.get(_AGAIN, t.number) == number for t in complete):
             again = {**trial.user_attrs, _AGAIN: number}  # the trial had failed, and an ended trial cannot be changed

@@ -18,14 +18,14 @@ from pathlib import Path
 from uuid import uuid4
 
 import cloudpickle
+from omegaconf import DictConfig
 
 from tmqc.errors import RunError
 from tmqc.runs.directory import write_json
 from tmqc.runs.signals import Interrupted
-from tmqc.sweep.cluster import ClusterLauncher, Job, run_there
-from tmqc.sweep.outcome import KILLED, RUNNING, Outcome, read_outcome, write_outcome
+from tmqc.sweep.multirun import ClusterLauncher, run_there
 from tmqc.sweep.run_process import EXIT_SIGNAL
-from tmqc.sweep.sweep import read_sweep
+from tmqc.sweep.state import KILLED, RUNNING, Job, process, read_outcome, write_outcome
 
 log = logging.getLogger("tmqc")
 
@@ -35,8 +35,6 @@ _SCRIPT = Path(__file__).with_name("slurm.sh")
 _COMMAND = [sys.executable, "-c", "from tmqc.sweep.slurm import work; work()"]
 _ENDED = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY"}
 _ENDED |= {"PREEMPTED", "REVOKED", "TIMEOUT"}
-
-task_ids: list[str] = []  # the task of an array that this process runs, if any
 
 
 class SlurmLauncher(ClusterLauncher):
@@ -56,20 +54,20 @@ class SlurmLauncher(ClusterLauncher):
             if value is not None and value is not False
         ]
 
-    def run(self, jobs: Sequence[Job]) -> None:
-        """Submit the jobs that are neither finished nor still queued from an earlier launch; wait for all.
+    def run(self, jobs: Mapping[Job, DictConfig]) -> None:
+        """Submit the jobs that are not still queued from an earlier launch; wait for all.
 
         Raises:
             RunError: Slurm refuses the array.
         """
         known, states = self._read_ids(), _states()
-        ids = {job.name: known[job.name] for job in jobs if _is_alive(known.get(job.name), states)}
-        if new := [job for job in jobs if job.name not in ids and not job.is_skipped()]:
-            number = self._submit(new)
-            ids |= {job.name: f"{number}_{i}" for i, job in enumerate(new)}
-            write_json(self._sweep / _IDS, known | ids)
+        ids = {job: known[job.name] for job in jobs if _is_alive(known.get(job.name), states)}
+        if new := [job for job in jobs if job not in ids]:
+            number = self._submit([jobs[job] for job in new])
+            ids |= {job: f"{number}_{i}" for i, job in enumerate(new)}
+            write_json(self._sweep / _IDS, known | {job.name: task_id for job, task_id in ids.items()})
         try:
-            self._wait({ids[job.name]: job for job in jobs if job.name in ids})
+            self._wait({task_id: job for job, task_id in ids.items()})
         except BaseException:
             arrays = " ".join(sorted({task_id.partition("_")[0] for task_id in ids.values()}))
             log.warning("the jobs continue in Slurm; the same command waits for them, scancel %s ends them", arrays)
@@ -81,12 +79,12 @@ class SlurmLauncher(ClusterLauncher):
         except FileNotFoundError:
             return {}
 
-    def _submit(self, jobs: Sequence[Job]) -> str:
+    def _submit(self, configs: Sequence[DictConfig]) -> str:
         folder = self._sweep / _FOLDER
         folder.mkdir(exist_ok=True)
         payload = folder / f"{uuid4().hex}.pkl"
-        payload.write_bytes(cloudpickle.dumps((self.payload(), [job.config for job in jobs])))
-        array = f"--array=0-{len(jobs) - 1}%{self._parallel}"
+        payload.write_bytes(cloudpickle.dumps((self.payload(), configs)))
+        array = f"--array=0-{len(configs) - 1}%{self._parallel}"
         where = f"--output={folder}/%A_%a.txt"
         command = ["sbatch", "--parsable", array, where, *self._options, str(_SCRIPT), *_COMMAND, str(payload)]
         return _ask(command).strip().partition(";")[0]
@@ -103,29 +101,24 @@ class SlurmLauncher(ClusterLauncher):
             for task_id, job in list(left.items()):
                 if _is_alive(task_id, states):
                     seen[task_id] = time.monotonic()
-                if self._has_reported(task_id, job):
+                if _has_reported(task_id, job):
                     del left[task_id]
                 elif time.monotonic() - seen[task_id] > _LOST_AFTER_S:
-                    self._report_lost(job, f"{task_id} {states.get(task_id, 'is no longer known')}")
+                    state = f"{task_id} {states.get(task_id, 'is no longer known')}"
+                    reason = f"Slurm: {state}; see {self._sweep / _FOLDER}"
+                    write_outcome(self._sweep, job.outcome(KILLED, code=1, reason=reason))
                     del left[task_id]
             if left:
                 time.sleep(_POLL_S)
 
-    def _has_reported(self, task_id: str, job: Job) -> bool:
-        outcome, launch = read_outcome(self._sweep, job.name), self._launch()
-        if outcome is None or outcome.host != task_id or outcome.status == RUNNING:
-            return False
-        if outcome.launch != launch:  # submitted by an earlier launch
-            write_outcome(self._sweep, replace(outcome, launch=launch))
-        return True
 
-    def _report_lost(self, job: Job, state: str) -> None:
-        reason = f"Slurm: {state}; see {self._sweep / _FOLDER}"
-        lost = Outcome(job.name, str(job.directory), self._launch(), KILLED, code=1, reason=reason)
-        write_outcome(self._sweep, lost)
-
-    def _launch(self) -> str:
-        return read_sweep(self._sweep).get("launch", "")
+def _has_reported(task_id: str, job: Job) -> bool:
+    outcome = read_outcome(job.sweep, job.name)
+    if outcome is None or outcome.host != task_id or outcome.status == RUNNING:
+        return False
+    if outcome.launch != job.launch:  # submitted by an earlier launch
+        write_outcome(job.sweep, replace(outcome, launch=job.launch))
+    return True
 
 
 def _ask(command: Sequence[str]) -> str:
@@ -159,7 +152,7 @@ def work() -> None:
     """Main function of a task of the array: runs its job; a signal becomes the exit code, which `slurm.sh` reads."""
     payload, configs = cloudpickle.loads(Path(sys.argv[1]).read_bytes())
     number = os.environ["SLURM_ARRAY_TASK_ID"]
-    task_ids.append(f"{os.environ['SLURM_ARRAY_JOB_ID']}_{number}")
+    process.task_id = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{number}"
     try:
         run_there(payload, configs[int(number)])
     except Interrupted as interrupted:

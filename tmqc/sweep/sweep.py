@@ -1,84 +1,113 @@
-"""A sweep: its directory, its run in the tracking store, its signals and its closing report."""
+"""A launched sweep: reports its jobs on the terminal and in the tracking store, and passes signals on to them."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from uuid import uuid4
 
+from rich.console import Console
+from rich.text import Text
+
 from tmqc.runs.directory import write_json
 from tmqc.runs.signals import WAITING, Interrupted
 from tmqc.settings.schema import flatten
-from tmqc.settings.secrets import redact
-from tmqc.sweep.board import Board, count
-from tmqc.sweep.outcome import DONE, FAILED, NOT_STARTED, RUNNING, SKIPPED, Outcome, read_outcomes
+from tmqc.sweep.board import count, describe, line_of, table_of, where_to_look
 from tmqc.sweep.plan import SweepPlan
 from tmqc.sweep.run_process import EXIT_INPUT, EXIT_SIGNAL
-from tmqc.tracking import OWN_ID, PIPELINE_TAG, SWEEP_PARENT, SWEEP_TAG, TRACKERS, Tracker
+from tmqc.sweep.state import DONE, RUNNING, SWEEP, process, read_outcomes, read_sweep
+from tmqc.tracking import PIPELINE_TAG, SWEEP_PARENT, SWEEP_TAG, TRACKERS, Tracker
 
-SWEEP = "sweep.json"
+_LOOK_S = 0.5
 
 
-@dataclass
 class Sweep:
-    """An open sweep; jobs on any machine read what they need from its files."""
+    """An open sweep. Jobs on any machine report by files in its directory, which it watches from `start` to `close`.
 
-    plan: SweepPlan
-    tracker: Tracker
-    board: Board
-    launch: str
-    asked: int | None = None
-    _handlers: dict[int, object] = field(default_factory=dict)
-    _is_launchers: bool = False
+    Attributes:
+        plan: what it consists of.
+        tracker: logs its run in the tracking store, the parent of those of its jobs.
+        launch: id of this launch; only its jobs are reported.
+    """
 
-    def listen(self) -> None:
-        """Pass a first signal on to jobs on this machine and wait for them; without such jobs, or at a second, end."""
+    def __init__(self, plan: SweepPlan, tracker: Tracker, launch: str, *, console: Console | None = None) -> None:
+        self.plan, self.tracker, self.launch = plan, tracker, launch
+        self._console = console or Console()
+        self._reported: set[str] = set()
+        self._looking = threading.Lock()  # otherwise two threads might report the same job
+        self._over = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
+        self._handlers: dict[int, object] = {}
+        self._is_launchers = False
+
+    def start(self) -> None:
+        """Watch the jobs and handle signals.
+
+        A first signal is passed on to the jobs on this machine, which are waited for; a first one without such jobs, or
+        a second one, ends the sweep.
+        """
+        self._watcher.start()
+        process.asked = None
         if threading.current_thread() is threading.main_thread():
             self._handlers = {number: signal.signal(number, self._handle) for number in WAITING}
 
-    def close(self, *, stopped_by: int | None = None, failed: bool = False) -> int:
+    def close(self, *, failed: bool = False) -> int:
         """Report the outcomes of all jobs on the terminal and in the tracking store; return the exit code.
 
         Args:
-            stopped_by: the signal that ended the sweep.
             failed: whether the sweep ended by an error of its own.
         """
         for number, handler in self._handlers.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
-        stopped_by = stopped_by or self.asked
-        self.board.stop()
+        self._over.set()
+        self._watcher.join()
+        self.look()
         outcomes = read_outcomes(self.plan.directory, self.launch)
-        self.board.table(outcomes)
+        self.say(f"{self.plan.directory.name}: {count(self.plan, outcomes)}")
+        self._console.print(table_of(self.plan, outcomes))
         for line in where_to_look(self.plan, outcomes):
-            self.board.say(line)
+            self.say(line)
         undone = [o for o in outcomes if o.status not in DONE]
-        self.tracker.describe(describe_sweep(self.plan, outcomes))
-        self.tracker.finish("KILLED" if stopped_by else "FAILED" if failed or undone else "FINISHED")
-        if stopped_by:
-            return EXIT_SIGNAL + stopped_by
+        self.tracker.describe(describe(self.plan, outcomes))
+        self.tracker.finish("KILLED" if process.asked else "FAILED" if failed or undone else "FINISHED")
+        if process.asked:
+            return EXIT_SIGNAL + process.asked
         return 0 if not undone else EXIT_INPUT if all(o.code == EXIT_INPUT for o in undone) else 1
+
+    def look(self) -> None:
+        """Report the jobs that have ended since the last look."""
+        with self._looking:
+            for outcome in read_outcomes(self.plan.directory, self.launch):
+                if outcome.status != RUNNING and outcome.name not in self._reported:
+                    self._reported.add(outcome.name)
+                    self.say(f"[{len(self._reported)}/{self.plan.n_jobs or '?'}] {line_of(self.plan, outcome)}")
+
+    def say(self, line: str) -> None:
+        """Print a line without markup."""
+        self._console.print(Text(line), soft_wrap=True)
 
     @contextmanager
     def handing_on(self) -> Iterator[None]:
-        """Within the block a first signal only sets `asked`: the launcher passes it on to its jobs itself."""
+        """Within the block a first signal only sets `process.asked`: the launcher passes it on to its jobs itself."""
         self._is_launchers = True
         try:
             yield
         finally:
             self._is_launchers = False
 
+    def _watch(self) -> None:
+        while not self._over.wait(_LOOK_S):
+            self.look()
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.asked is not None:
-            raise Interrupted(number)
-        if self._is_launchers or signal_jobs(self.plan.directory, self.launch, number):
-            self.asked = number
+        is_first = process.asked is None
+        if is_first and (self._is_launchers or signal_jobs(self.plan.directory, self.launch, number)):
+            process.asked = number
         else:
             raise Interrupted(number)
 
@@ -102,7 +131,7 @@ def open_sweep(plan: SweepPlan) -> Sweep:
     Raises:
         RunError: tracking is required and cannot be reached.
     """
-    base, path = plan.base, plan.directory / SWEEP
+    base = plan.base
     tracker = TRACKERS[base.tracking.name](base.tracking, Path(base.run.outputs).absolute(), plan.directory)
     settings = {
         name: value
@@ -114,70 +143,14 @@ def open_sweep(plan: SweepPlan) -> Sweep:
         name=f"sweep/{plan.name}",
         tags={SWEEP_TAG: plan.name, PIPELINE_TAG: SWEEP_PARENT},
         settings=settings,
-        description=describe_sweep(plan, []),
+        description=describe(plan, []),
         run_id=read_sweep(plan.directory).get("run_id"),
     )
-    launch = uuid4().hex
-    swept = dict(plan.swept)
-    write_json(path, {"name": plan.name, "launch": launch, "run_id": tracker.run_id, "swept": swept})
-    board = Board(plan.directory, launch, n_jobs=plan.n_jobs, objective=base.sweep.objective)
+    sweep = Sweep(plan, tracker, uuid4().hex)
+    record = {"name": plan.name, "launch": sweep.launch, "run_id": tracker.run_id, "swept": dict(plan.swept)}
+    write_json(plan.directory / SWEEP, record)
     n_jobs = "a search" if plan.n_jobs is None else f"{plan.n_jobs} jobs"
-    board.say(f"{plan.name}: {n_jobs} over {_list(swept)}; {plan.directory}")
-    board.start()
-    sweep = Sweep(plan, tracker, board, launch)
-    sweep.listen()
+    swept = ", ".join(f"{name} ({values})" for name, values in plan.swept.items()) or "nothing"
+    sweep.say(f"{plan.name}: {n_jobs} over {swept}; {plan.directory}")
+    sweep.start()
     return sweep
-
-
-def parent_id(run_id: str | None) -> str | None:
-    """Return the id of the parent run for the jobs; None while the tracking store does not have it."""
-    return None if run_id is None or run_id.startswith(OWN_ID) else run_id
-
-
-def read_sweep(directory: Path) -> dict[str, str]:
-    """Read name, launch and run_id from a sweep's file; empty if there is no file."""
-    try:
-        content = json.loads((directory / SWEEP).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return {name: content[name] for name in ("name", "launch", "run_id") if content.get(name) is not None}
-
-
-def describe_sweep(plan: SweepPlan, outcomes: Sequence[Outcome]) -> str:
-    """Describe a sweep in Markdown: swept settings and outcomes of the jobs."""
-    lines = [f"Sweep **{plan.name}** over", *(f"- `{name}`: {values}" for name, values in plan.swept.items()), ""]
-    if outcomes:
-        lines += [count(outcomes, plan.n_jobs), ""]
-        lines += [f"- {o.status}: `{o.name}`: {o.reason}" for o in outcomes if o.status not in DONE]
-        lines += best(plan, outcomes)
-    return "\n".join(lines).rstrip()
-
-
-def best(plan: SweepPlan, outcomes: Sequence[Outcome]) -> list[str]:
-    """Return a line on the job with the best objective, the first of equals; empty without an objective."""
-    name, sign = plan.base.sweep.objective, -1.0 if plan.base.sweep.direction == "minimize" else 1.0
-    scored = [o for o in outcomes if o.status in DONE and name in o.numbers]
-    if name is None or not scored:
-        return []
-    first = max(scored, key=lambda o: sign * o.numbers[name])
-    return [f"best {name}: {first.numbers[name]:.4g} of {len(scored)}, {first.name}"]
-
-
-def where_to_look(plan: SweepPlan, outcomes: Sequence[Outcome]) -> list[str]:
-    """Return the lines that show where results are and how to continue."""
-    lines = [*best(plan, outcomes), f"runs: {plan.directory}"]
-    if plan.base.tracking.name == "mlflow":
-        uri = (
-            redact(plan.base.tracking.uri or "") or f"sqlite:///{Path(plan.base.run.outputs).absolute() / 'mlflow.db'}"
-        )
-        place = uri if uri.startswith("http") else f"mlflow ui --backend-store-uri '{uri}'"
-        lines.append(f"MLflow: {place}")
-    if any(o.status == SKIPPED for o in outcomes):
-        lines.append("skipped jobs had already finished; run.overwrite=true runs them again")
-    if any(o.status not in (*DONE, FAILED, NOT_STARTED) for o in outcomes) or len(outcomes) < (plan.n_jobs or 0):
-        lines.append("the same command resumes the jobs that have not finished")
-    return lines
-
-
-def _list(swept: Mapping[str, str]) -> str:
-    return ", ".join(f"{name} ({values})" for name, values in swept.items()) or "nothing"

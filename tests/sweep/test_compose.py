@@ -6,7 +6,7 @@ from omegaconf import OmegaConf
 
 from tmqc.runs.directory import CONFIG, RUN, write_json
 from tmqc.settings.schema import Config
-from tmqc.sweep.scored_run import take_from_scored_run
+from tmqc.sweep.compose import take_from_scored_run
 
 
 def test_relative_tables_of_the_run_count_from_the_folder_of_its_command(tmp_path, monkeypatch):
