@@ -79,7 +79,8 @@ class Federation:
             unreliable = Path(__file__).parent / "unreliable"
             patch.setenv("PYTHONPATH", os.pathsep.join([str(unreliable), *os.environ.get("PYTHONPATH", "").split(":")]))
             self.environment = dict(os.environ)
-            self.system = flare_system.System(folder / "flare", files, later=["site-2"])
+            self.system = flare_system.System(folder / "flare", files)
+            self.system.begin(["site-1"])
         self._outputs = outputs
         self.settings = [
             *("pipeline=qc", *[s for s in harm(outputs) if not s.startswith("harmful")], *GATES["published"], *ALIKE),

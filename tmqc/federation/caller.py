@@ -72,7 +72,8 @@ class Caller:
         self.traffic = Traffic()
         self._exchange, self._check_stop = exchange, check_stop
         self._held: dict[str, set[str]] = {}
-        self._opening: dict[str, tuple[Message, Read]] = {}  # requests that opened the sites, repeated after a restart
+        self._opening: Mapping[str, Message] = {}  # requests that opened the sites, repeated after a restart
+        self._read_opened: Read = lambda site, reply: None
         self._digests: dict[str, str] = {}
         self._seconds = 0.0  # of the slowest site in the current call of `ask`
         self._skipped_until: dict[str, float] = {}  # monotonic clock; a site that answers is removed
@@ -95,7 +96,8 @@ class Caller:
             FederationError: a site refuses, or fails and the fault policy does not wait any longer.
             FloatingPointError: a site's predictions are not finite.
         """
-        self._opening |= {site: (one, read) for site, one in requests.items() if one["task"] == "open"}
+        if any(request["task"] == "open" for request in requests.values()):
+            self._opening, self._read_opened = requests, read
         may_skip = may_skip and self.rules.on_fault == SKIP
         began = time.monotonic()
         resting = [site for site in requests if may_skip and self._skipped_until.get(site, began) > began]
@@ -154,17 +156,15 @@ class Caller:
         """Make one attempt; a restarted site is opened again and receives the parts that it lacks."""
         answers = self._send(requests, read, parts)
         closed = [site for site, answer in answers.items() if _error_of(answer) == CLOSED and site in self._opening]
+        again = [site for site, answer in answers.items() if _error_of(answer) == MISSING]
         if closed:
             log.info("site %s was restarted: reopening it", ", ".join(closed))
-            opening = {site: self._opening[site][0] for site in closed}
-            answers |= self._send(opening, lambda site, reply: self._opening[site][1](site, reply), {})
-            again = {site: requests[site] for site in closed if not isinstance(answers[site], NoAnswer)}
-            answers |= self._send(again, read, parts) if again else {}
-        lacking = [site for site, answer in answers.items() if _error_of(answer) == MISSING]
-        for site in lacking:
+            answers |= self._send({site: self._opening[site] for site in closed}, self._read_opened, {})
+            again += [site for site in closed if not isinstance(answers[site], NoAnswer)]
+        for site in again:
             self._held[site] = set()
-        if lacking:
-            answers |= self._send({site: requests[site] for site in lacking}, read, parts)
+        if again:
+            answers |= self._send({site: requests[site] for site in again}, read, parts)
         for site, answer in answers.items():
             if _error_of(answer) == REFUSED:
                 raise FederationError([f"site {site} refuses: {what}" for what in answer.detail])

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ ADMIN, SERVER = "admin@tmqc.org", "localhost"
 _LOGIN_S, _CONNECT_S, _END_S, _CHECK_S = 60.0, 300.0, 30.0, 2.0
 _SILENT_S = 30.0  # a site without contact to FLARE's server for this long counts as disconnected
 _IMPL = "nvflare.lighter.impl"
+_NO_SERVER = "FLARE's server does not answer"
 
 
 class SubmittedJob:
@@ -49,7 +50,7 @@ class SubmittedJob:
         Raises:
             FlareError: the server does not answer.
         """
-        with _server_asked():
+        with _reported(_NO_SERVER):
             return _connected(self._session)
 
     def end(self) -> None:
@@ -65,16 +66,19 @@ class SubmittedJob:
             self._session.close()
 
     def _status(self) -> str:
-        with _server_asked():
+        with _reported(_NO_SERVER):
             return str(self._session.get_job_meta(self._id).get("status"))
 
 
 @contextmanager
-def _server_asked() -> Iterator[None]:
+def _reported(fault: str) -> Iterator[None]:
+    """Raise errors of FLARE, which are of any type, as FlareError with this message."""
     try:
         yield
-    except Exception as error:  # FLARE raises errors of any type
-        raise FlareError(f"FLARE's server does not answer: {type(error).__name__}: {error}") from error
+    except FlareError:
+        raise
+    except Exception as error:
+        raise FlareError(f"{fault}: {type(error).__name__}: {error}") from error
 
 
 def submit(kit: Path, job: Path) -> SubmittedJob:
@@ -83,12 +87,8 @@ def submit(kit: Path, job: Path) -> SubmittedJob:
     Raises:
         FlareError: the server cannot be reached, or refuses the administrator or the job.
     """
-    try:
+    with _reported("the job cannot be submitted"):
         return SubmittedJob(_log_in(kit, timeout_s=_LOGIN_S), job)
-    except FlareError:
-        raise
-    except Exception as error:  # FLARE raises errors of any type
-        raise FlareError(f"the job cannot be submitted: {type(error).__name__}: {error}") from error
 
 
 def _log_in(kit: Path, *, timeout_s: float) -> Session:
@@ -148,13 +148,9 @@ def provision(folder: Path, sites: Sequence[str]) -> Path:
 
 
 def _free_ports(n: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(n)]
-    for one in sockets:
-        one.bind(("localhost", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("localhost", 0))) for _ in range(n)]
+        return [one.getsockname()[1] for one in sockets]
 
 
 def _end_leftovers(folder: Path) -> None:
@@ -170,16 +166,15 @@ def _end_leftovers(folder: Path) -> None:
 class System:
     """A whole FLARE system on this machine: a server and one process per site, with mutual TLS."""
 
-    def __init__(self, folder: Path, files: Mapping[str, Path], *, later: Sequence[str] = ()) -> None:
-        """Provision and start the system.
+    def __init__(self, folder: Path, files: Mapping[str, Path]) -> None:
+        """Provision the system.
 
         Args:
             folder: folder of certificates, kits and logs; emptied first.
             files: site -> its settings file.
-            later: sites that are not started yet.
 
         Raises:
-            FlareError: the system does not start.
+            FlareError: it cannot be provisioned.
         """
         _end_leftovers(folder)
         self.kits = provision(folder, list(files))
@@ -187,13 +182,16 @@ class System:
         for site, path in files.items():
             prepare_kit(self.kits / site, path)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        try:
-            for name in (SERVER, *(site for site in files if site not in later)):
-                self.start(name)
-            self.wait_for([site for site in files if site not in later])
-        except BaseException:
-            self.stop()
-            raise
+
+    def begin(self, sites: Sequence[str]) -> None:
+        """Start the server and these sites, and wait until they are connected.
+
+        Raises:
+            FlareError: the system does not start.
+        """
+        for name in (SERVER, *sites):
+            self.start(name)
+        self.wait_for(sites)
 
     def wait_for(self, sites: Sequence[str]) -> None:
         """Wait until all these sites have contacted FLARE's server.

@@ -10,7 +10,7 @@ import hmac
 import io
 import secrets
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import yaml
@@ -65,31 +65,28 @@ def read_site_settings(path: Path) -> SiteSettings:
         raise SiteError(f"{path}: cannot be read as the site's settings: {error}") from None
     if not isinstance(content, dict):
         raise SiteError(f"{path}: must hold settings such as train_csv: train.csv, one per line")
-    known = [field.name for field in fields(SiteSettings)]
+    shares = ("share_margins", "share_scores")
+    usual = {name: getattr(FederationConfig, name) for name in ("min_cell", *shares)}
+    given = {"train_csv": None, "verification_csv": None, "tokens_csv": TOKENS, **usual}
     faults = [
-        f"{path}: {name}: there is no such setting; there are {', '.join(known)}" for name in content.keys() - known
+        f"{path}: {name}: there is no such setting; there are {', '.join(given)}" for name in content.keys() - given
     ]
-    places: dict[str, Path | None] = {}
-    for name in known[:3]:
-        value = content.get(name, "tokens.csv" if name == "tokens_csv" else None)
-        if value is not None and not isinstance(value, str):
-            faults.append(f"{path}: {name}={value!r}: must be the path of a CSV")
-        places[name] = path.resolve().parent / value if isinstance(value, str) else None
-    if places["train_csv"] is None and places["verification_csv"] is None:
+    given |= content
+    for name in ("train_csv", "verification_csv", "tokens_csv"):
+        place = given[name]
+        if not isinstance(place, str) and (place is not None or name == "tokens_csv"):
+            faults.append(f"{path}: {name}={place!r}: must be the path of a CSV")
+        given[name] = path.resolve().parent / place if isinstance(place, str) else None
+    if given["train_csv"] is None and given["verification_csv"] is None:
         faults.append(f"{path}: neither train_csv nor verification_csv is set: the site has no scans")
-    min_cell = content.get("min_cell", FederationConfig.min_cell)
-    shares = {name: content.get(name, getattr(FederationConfig, name)) for name in ("share_margins", "share_scores")}
-    if isinstance(min_cell, bool) or not isinstance(min_cell, int) or not min_cell >= 1:
-        faults.append(f"{path}: min_cell={min_cell!r}: must be a whole number from 1")
+    if isinstance(n := given["min_cell"], bool) or not isinstance(n, int) or not n >= 1:
+        faults.append(f"{path}: min_cell={n!r}: must be a whole number from 1")
     faults += [
-        f"{path}: {name}={share!r}: must be true or false"
-        for name, share in shares.items()
-        if not isinstance(share, bool)
+        f"{path}: {name}={given[name]!r}: must be true or false" for name in shares if not isinstance(given[name], bool)
     ]
     if faults:
         raise SiteError(faults)
-    assert places["tokens_csv"] is not None
-    return SiteSettings(places["train_csv"], places["verification_csv"], places["tokens_csv"], min_cell, **shares)
+    return SiteSettings(**given)
 
 
 def read_site_cohort(settings: SiteSettings) -> Cohort:

@@ -63,6 +63,7 @@ def open_transport(settings: FederationConfig, files: Mapping[str, Path], direct
         elif settings.name == "nvflare-poc":
             system = System(directory / FLARE, files)
             stack.callback(system.stop)
+            system.begin(list(files))
             launch = partial(submit, system.admin)
         else:
             assert settings.admin_kit is not None  # checked with the settings

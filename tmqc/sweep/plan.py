@@ -13,7 +13,6 @@ from pathlib import Path
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from tmqc.core.glossary import RUN_NUMBERS
@@ -70,11 +69,16 @@ def plan_sweep(config: DictConfig) -> SweepPlan:
     searched = [f"{key}={values}" for key, values in (hydra.sweeper.get("params") or {}).items()]
     parsed = OverridesParser.create().parse_overrides([*searched, *lines_of(hydra.overrides.task)])
     overrides = list({o.get_key_element(): o for o in parsed}.values())  # the command line wins over the sweeper
-    fixed = [o for o in overrides if not o.is_sweep_override()]
-    swept = {o.key_or_group: str(o.input_line).partition("=")[2] for o in overrides if o.is_sweep_override()}
+    fixed, varied = ([o for o in overrides if o.is_sweep_override() is is_swept] for is_swept in (False, True))
+    swept = {o.key_or_group: str(o.input_line).partition("=")[2] for o in varied}
+    values = [
+        [f"{o.get_key_element()}={value}" for value in o.sweep_string_iterator()]
+        for o in varied
+        if o.is_discrete_sweep()  # of other settings the sweeper chooses the values
+    ]
     shared_by_all = [str(o.input_line) for o in fixed]
     # Composing refuses misspelled settings before the sweep opens.
-    compose(hydra.job.config_name, [*shared_by_all, *_first_values(overrides)])
+    compose(hydra.job.config_name, [*shared_by_all, *(first for first, *_ in values)])
     base = to_config(compose(hydra.job.config_name, shared_by_all))
     what = hydra.runtime.choices.get("experiment") or base.pipeline.name
     shared = f"{settings_digest(base, without=swept)} {sorted(swept)}"
@@ -87,10 +91,11 @@ def plan_sweep(config: DictConfig) -> SweepPlan:
         directory = Path(base.run.outputs).absolute() / "sweeps" / name
         _set_hydra(config, "hydra.sweep.dir", str(directory))
     _set_hydra(config, "hydra.job.config.override_dirname.exclude_keys", [o.key_or_group for o in fixed])
-    jobs = _jobs(overrides) if trials is None else None
-    if jobs is not None:
+    n_jobs = trials
+    if trials is None and len(values) == len(varied):
+        jobs = list(product(*values))
         _check_places(hydra, jobs, shared_by_all)
-    n_jobs = len(jobs) if jobs is not None else trials
+        n_jobs = len(jobs)
     searched_by = f"{shared} {sorted(swept.items())} {base.sweep.objective} {base.sweep.direction}"
     study = hashlib.sha256(searched_by.encode()).hexdigest()
     return SweepPlan(name, Path(hydra.sweep.dir).absolute(), base, swept, n_jobs, study)
@@ -142,19 +147,6 @@ def _set_hydra(config: DictConfig, name: str, value: str | list[str]) -> None:
         config.hydra.overrides.hydra.append(f"{name}={text}")
 
 
-def _first_values(overrides: Sequence[Override]) -> list[str]:
-    swept = [o for o in overrides if o.is_sweep_override() and o.is_discrete_sweep()]
-    return [f"{o.get_key_element()}={next(iter(o.sweep_string_iterator()))}" for o in swept]
-
-
-def _jobs(overrides: Sequence[Override]) -> list[tuple[str, ...]] | None:
-    """Return the varied overrides of each job of a grid; None if the sweeper chooses them."""
-    swept = [o for o in overrides if o.is_sweep_override()]
-    if not all(o.is_discrete_sweep() for o in swept):
-        return None
-    return list(product(*([f"{o.get_key_element()}={v}" for v in o.sweep_string_iterator()] for o in swept)))
-
-
 def _check_places(hydra: DictConfig, jobs: Sequence[tuple[str, ...]], fixed: Sequence[str]) -> None:
     """Refuse a sweep in which two jobs would have the same directory.
 
@@ -184,6 +176,6 @@ def _folder_of(hydra: DictConfig, overrides: Sequence[str], number: int) -> str:
     before = HydraConfig.instance().cfg
     HydraConfig.instance().set_config(whole)
     try:
-        return "_".join(Path(str(whole.hydra.sweep.subdir)).parts)  # as in `JobLocation.name`
+        return "_".join(Path(str(whole.hydra.sweep.subdir)).parts)  # as in `Job.name`
     finally:
         HydraConfig.instance().cfg = before

@@ -10,9 +10,8 @@ import os
 import pickle
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
-from contextlib import contextmanager
 from multiprocessing import get_context, parent_process
 from multiprocessing.process import BaseProcess
 from types import TracebackType
@@ -141,26 +140,11 @@ def start_process(environment: Mapping[str, str]) -> ProcessPoolExecutor:
     """Start a verification process on this machine.
 
     Args:
-        environment: environment variables to add to those of this process.
+        environment: environment variables to add to those of this process; set before TensorFlow is loaded.
     """
-    with _environment(environment):  # set before the process starts, since TensorFlow reads it while it loads
-        process = ProcessPoolExecutor(1, get_context("spawn"), _begin)
-        process.submit(os.getpid)
+    process = ProcessPoolExecutor(1, get_context("spawn"), _begin, (environment,))
+    process.submit(os.getpid)
     return process
-
-
-@contextmanager
-def _environment(more: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in more}
-    os.environ.update(more)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 # State of a worker process. A process serves one split, so module variables suffice.
@@ -168,8 +152,9 @@ _learner: Learner
 _held: dict[int, Any] = {}
 
 
-def _begin() -> None:
+def _begin(environment: Mapping[str, str]) -> None:
     """Ignore signals, which the training process handles, and end when that process ends for any reason."""
+    os.environ.update(environment)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     if (parent := parent_process()) is not None:
