@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from tmqc.errors import StoppedError
 from tmqc.federation.messages import (
@@ -29,7 +29,8 @@ from tmqc.settings.schema import SKIP, STOP, FederationConfig
 
 log = logging.getLogger("tmqc")
 
-Read = Callable[[str, Message], Any]
+T = TypeVar("T")
+Read = Callable[[str, Message], T]
 """Parses the reply of the named site; raises MessageError if it is invalid."""
 
 
@@ -73,14 +74,14 @@ class Caller:
         self._exchange, self._check_stop = exchange, check_stop
         self._held: dict[str, set[str]] = {}
         self._opening: Mapping[str, Message] = {}  # requests that opened the sites, repeated after a restart
-        self._read_opened: Read = lambda site, reply: None
+        self._read_opened: Read[Any] = lambda site, reply: None
         self._digests: dict[str, str] = {}
         self._seconds = 0.0  # of the slowest site in the current call of `ask`
         self._skipped_until: dict[str, float] = {}  # monotonic clock; a site that answers is removed
 
     def ask(
-        self, requests: Mapping[str, Message], read: Read, *, parts: Mapping[str, Part], may_skip: bool = False
-    ) -> dict[str, Any]:
+        self, requests: Mapping[str, Message], read: Read[T], *, parts: Mapping[str, Part], may_skip: bool = False
+    ) -> dict[str, T]:
         """Send requests to several sites at once; apply the fault policy to sites that fail.
 
         Args:
@@ -103,7 +104,7 @@ class Caller:
         resting = [site for site in requests if may_skip and self._skipped_until.get(site, began) > began]
         self.traffic.missing += resting
         waiting = {site: request for site, request in requests.items() if site not in resting}
-        replies: dict[str, Any] = {}
+        replies: dict[str, T] = {}
         self._seconds = 0.0
         first_fault: float | None = None
         known: dict[str, str] = {}
@@ -152,7 +153,7 @@ class Caller:
             time.sleep(min(left, 0.2))
         self._check_stop()
 
-    def _try(self, requests: Mapping[str, Message], read: Read, parts: Mapping[str, Part]) -> dict[str, Any]:
+    def _try(self, requests: Mapping[str, Message], read: Read[Any], parts: Mapping[str, Part]) -> dict[str, Any]:
         """Make one attempt; a restarted site is opened again and receives the parts that it lacks."""
         answers = self._send(requests, read, parts)
         closed = [site for site, answer in answers.items() if _error_of(answer) == CLOSED and site in self._opening]
@@ -172,7 +173,7 @@ class Caller:
                 raise FloatingPointError(f"predictions at site {site} are not finite")
         return answers
 
-    def _send(self, requests: Mapping[str, Message], read: Read, parts: Mapping[str, Part]) -> dict[str, Any]:
+    def _send(self, requests: Mapping[str, Message], read: Read[Any], parts: Mapping[str, Part]) -> dict[str, Any]:
         """Send the requests; return site -> result of `read`, or NoAnswer."""
         full, now_held = {}, {}
         for site, request in requests.items():
@@ -192,7 +193,7 @@ class Caller:
                 self._held[site] = set()  # the site may have been restarted
         return answers
 
-    def _read(self, site: str, request: Message, answer: bytes | NoAnswer, read: Read) -> Any:
+    def _read(self, site: str, request: Message, answer: bytes | NoAnswer, read: Read[Any]) -> Any:
         if isinstance(answer, NoAnswer):
             return answer
         self.traffic.received += len(answer)

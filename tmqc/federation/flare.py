@@ -183,37 +183,32 @@ class FlareTransport:
                 return Connection(listener.accept()[0].detach())
 
 
-def simulate(sites: Sequence[str], folder: Path, logs: Path, job: Path) -> FlareJob:
-    """Start FLARE's simulator, with one process per site on this machine.
+class Simulation:
+    """The job in FLARE's simulator, with one process per site on this machine; ends once the relay has ended."""
 
-    Args:
-        sites: names of the sites.
-        folder: folder of the sites' own settings.
-        logs: folder of FLARE's workspace.
-        job: folder of the job.
-    """
-    shutil.rmtree(logs, ignore_errors=True)
-    (logs / "local").mkdir(parents=True)
-    (logs / "local" / "resources.json").write_text(json.dumps(ALLOWED))
-    command = [sys.executable, "-m", "nvflare.cli", "simulator", str(job), "-w", str(logs)]
-    command += ["-c", ",".join(sites), "-t", str(len(sites))]
-    return Process(command, logs.with_name(f"{logs.name}.log"), {SITES_VARIABLE: str(folder)})
+    def __init__(self, sites: Sequence[str], folder: Path, logs: Path, job: Path) -> None:
+        """Start the simulator.
 
-
-class Process:
-    """A FLARE program that runs a job, and ends by itself once the relay has ended."""
-
-    def __init__(self, command: Sequence[str], out: Path, variables: Mapping[str, str]) -> None:
-        with out.open("wb") as file:
+        Args:
+            sites: names of the sites.
+            folder: folder of the sites' own settings.
+            logs: folder of FLARE's workspace.
+            job: folder of the job.
+        """
+        shutil.rmtree(logs, ignore_errors=True)
+        (logs / "local").mkdir(parents=True)
+        (logs / "local" / "resources.json").write_text(json.dumps(ALLOWED))
+        command = [sys.executable, "-m", "nvflare.cli", "simulator", str(job), "-w", str(logs)]
+        self._out = logs.with_name(f"{logs.name}.log")
+        with self._out.open("wb") as file:
             self._process = subprocess.Popen(
-                command,
-                env={**os.environ, **variables},
+                [*command, "-c", ",".join(sites), "-t", str(len(sites))],
+                env={**os.environ, SITES_VARIABLE: str(folder)},
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C must reach the run only, which saves first
             )
-        self._out = out
 
     def check(self) -> None:
         """Raise FlareError if the program has ended."""

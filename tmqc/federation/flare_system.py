@@ -31,9 +31,15 @@ _NO_SERVER = "FLARE's server does not answer"
 class SubmittedJob:
     """The relay's job in a running FLARE system."""
 
-    def __init__(self, session: Session, job: Path) -> None:
-        self._session = session
-        self._id = session.submit_job(str(job))
+    def __init__(self, kit: Path, job: Path) -> None:
+        """Submit the job as the administrator with this start-up kit.
+
+        Raises:
+            FlareError: the server cannot be reached, or refuses the administrator or the job.
+        """
+        with _reported("the job cannot be submitted"):
+            self._session = _log_in(kit, timeout_s=_LOGIN_S)
+            self._id = self._session.submit_job(str(job))
         self._checked_at = time.monotonic()
 
     def check(self) -> None:
@@ -79,16 +85,6 @@ def _reported(fault: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise FlareError(f"{fault}: {type(error).__name__}: {error}") from error
-
-
-def submit(kit: Path, job: Path) -> SubmittedJob:
-    """Submit the job as the administrator with this start-up kit.
-
-    Raises:
-        FlareError: the server cannot be reached, or refuses the administrator or the job.
-    """
-    with _reported("the job cannot be submitted"):
-        return SubmittedJob(_log_in(kit, timeout_s=_LOGIN_S), job)
 
 
 def _log_in(kit: Path, *, timeout_s: float) -> Session:

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import reduce
 from operator import add
-from typing import Any
 from weakref import WeakSet
 
 import numpy as np
@@ -21,7 +20,7 @@ from tmqc.core.early_stop import Limit
 from tmqc.core.evidence import ScanScore
 from tmqc.core.platt import LogitCounts
 from tmqc.core.rates import Verification
-from tmqc.federation.caller import Caller, FederationError, Read, Traffic
+from tmqc.federation.caller import Caller, FederationError, Read, T, Traffic
 from tmqc.federation.messages import Array, Message, MessageError, Part, State, content_hash, make_state
 from tmqc.federation.replies import OpenedSite, read_opened, read_scores, read_trained, read_verified
 from tmqc.settings.schema import Config
@@ -108,8 +107,6 @@ class RemoteCenters:
         found = self._caller.ask({site: request}, read, parts=self._parts(), may_skip=True)
         if site not in found:
             raise AwayError(center)
-        after: State
-        result: TrainResult
         after, result = found[site]
         self._state = self._keep(after)
         self._caller.now_holds(site, after.model, after.optimizer)
@@ -151,8 +148,7 @@ class RemoteCenters:
                 raise MessageError("margins are not finite, or not one per scan")
             return tuple(reply["margins"].astype(float).tolist())
 
-        found: tuple[float, ...] = self._ask_about("margins", center, subjects, read)
-        return found
+        return self._ask_about("margins", center, subjects, read)
 
     def score(self, center: str, subjects: Sequence[str]) -> tuple[ScanScore, ...]:
         """Return raw logits and image moments of training scans of `center`.
@@ -166,10 +162,9 @@ class RemoteCenters:
                 raise MessageError("scores of another center")
             return read_scores(reply, subjects, n_moments=self._n_moments)
 
-        found: tuple[ScanScore, ...] = self._ask_about("score", center, subjects, read)
-        return found
+        return self._ask_about("score", center, subjects, read)
 
-    def _ask_about(self, task: str, center: str, subjects: Sequence[str], read: Read) -> Any:
+    def _ask_about(self, task: str, center: str, subjects: Sequence[str], read: Read[T]) -> T:
         request = {"task": task, "model": self._state.model, "center": center, "tokens": list(subjects)}
         site = self._home[center]
         return self._caller.ask({site: request}, read, parts=self._parts())[site]

@@ -53,21 +53,21 @@ def open_transport(settings: FederationConfig, files: Mapping[str, Path], direct
         sites = {name: Site(read_site_settings(path)) for name, path in files.items()}
         yield lambda requests, timeout_s: {name: sites[name].handle(data) for name, data in requests.items()}
         return
-    from tmqc.federation.flare import FlareTransport, simulate
-    from tmqc.federation.flare_system import System, submit
+    from tmqc.federation.flare import FlareTransport, Simulation
+    from tmqc.federation.flare_system import SubmittedJob, System
 
     launch: Callable[[Path], FlareJob]
     with ExitStack() as stack:
         if settings.name == "nvflare-sim":
-            launch = partial(simulate, list(files), directory / SITES, directory / FLARE)
+            launch = partial(Simulation, list(files), directory / SITES, directory / FLARE)
         elif settings.name == "nvflare-poc":
             system = System(directory / FLARE, files)
             stack.callback(system.stop)
             system.begin(list(files))
-            launch = partial(submit, system.admin)
+            launch = partial(SubmittedJob, system.admin)
         else:
             assert settings.admin_kit is not None  # checked with the settings
-            launch = partial(submit, Path(settings.admin_kit))
+            launch = partial(SubmittedJob, Path(settings.admin_kit))
         transport = FlareTransport(list(files) or settings.sites, launch)
         stack.callback(transport.close)
         yield transport.exchange
