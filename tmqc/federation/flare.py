@@ -16,10 +16,13 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from tmqc.federation.flare_job import NOT_IN_JOB, OPENING, SITES_VARIABLE
 from tmqc.federation.transport import NoAnswer
+
+if TYPE_CHECKING:
+    from tmqc.federation.flare_system import SubmittedJob
 
 log = logging.getLogger("tmqc")
 
@@ -33,19 +36,6 @@ ALLOWED = {"format_version": 2, "class_allow_list": [f"{ROOM}."], **NO_LOGS}
 
 class FlareError(Exception):
     """FLARE or its job has failed."""
-
-
-class FlareJob(Protocol):
-    """A running FLARE job."""
-
-    def check(self) -> None:
-        """Raise FlareError if the job has ended."""
-
-    def connected(self) -> set[str] | None:
-        """Return the sites that a job started now would include; None: all. Raises FlareError if unknown."""
-
-    def end(self) -> None:
-        """End the job."""
 
 
 def write_job(folder: Path, sites: Sequence[str], address: Path) -> Path:
@@ -68,12 +58,12 @@ def write_job(folder: Path, sites: Sequence[str], address: Path) -> Path:
 class FlareTransport:
     """Reaches sites through the relay of a FLARE job, which it starts, and restarts if necessary."""
 
-    def __init__(self, sites: Sequence[str], launch: Callable[[Path], FlareJob]) -> None:
+    def __init__(self, sites: Sequence[str], launch: Callable[[Path], Simulation | SubmittedJob]) -> None:
         """Store the names of all sites, and the function that starts the FLARE job, given its folder."""
         self._sites, self._launch = list(sites), launch
         self._folder = Path(tempfile.mkdtemp(prefix="tmqc-"))
         self._connection: Connection | None = None
-        self._launched: FlareJob | None = None
+        self._launched: Simulation | SubmittedJob | None = None
         self._silent: set[str] = set()  # sites that gave no answer to their last request
         self._busy_with: dict[str, tuple[bytes, float]] = {}  # site -> number of its request, and when first seen
 
@@ -172,7 +162,7 @@ class FlareTransport:
             self._launched.end()
             self._launched = None
 
-    def _accept(self, listener: socket.socket, job: FlareJob) -> Connection:
+    def _accept(self, listener: socket.socket, job: Simulation | SubmittedJob) -> Connection:
         """Wait for the relay to connect."""
         until = time.monotonic() + _START_S
         while True:
@@ -216,7 +206,7 @@ class Simulation:
             raise FlareError(f"FLARE ended with exit code {self._process.returncode}; see {self._out}")
 
     def connected(self) -> None:
-        """Return None: a simulation has all of its sites."""
+        """Return the sites that a job started now would include. None: all of them."""
         return
 
     def end(self) -> None:

@@ -13,7 +13,8 @@ from tmqc.runs.directory import FLARE, SITES
 from tmqc.settings.schema import FederationConfig
 
 if TYPE_CHECKING:
-    from tmqc.federation.flare import FlareJob
+    from tmqc.federation.flare import Simulation
+    from tmqc.federation.flare_system import SubmittedJob
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def open_transport(settings: FederationConfig, files: Mapping[str, Path], direct
     from tmqc.federation.flare import FlareTransport, Simulation
     from tmqc.federation.flare_system import SubmittedJob, System
 
-    launch: Callable[[Path], FlareJob]
+    launch: Callable[[Path], Simulation | SubmittedJob]
     with ExitStack() as stack:
         if settings.name == "nvflare-sim":
             launch = partial(Simulation, list(files), directory / SITES, directory / FLARE)

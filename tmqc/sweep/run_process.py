@@ -111,7 +111,7 @@ def pretrain(clean: Config, directory: Path, *, output: Path | None = None) -> N
 
 
 def _name_end(code: int) -> str:
-    if code in (EXIT_INTERRUPTED, *(EXIT_SIGNAL + number for number in signal.valid_signals())):
+    if code - EXIT_SIGNAL in signal.valid_signals():
         return f"stopped by {signal.Signals(code - EXIT_SIGNAL).name}"
     return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
