@@ -167,7 +167,6 @@ def test_a_clean_model_that_was_not_trained_gives_its_exit_code(tmp_path, monkey
 
     monkeypatch.setattr(cli, "pretrain", ends)
     monkeypatch.setattr(cli, "make", lambda composed: (Config(init={"from": "clean/x"}), Config()))
-    monkeypatch.setattr(cli, "_failed", [])
     monkeypatch.setattr(sys, "argv", ["tmqc", f"run.outputs={tmp_path}"])
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     with pytest.raises(SystemExit) as left:
