@@ -22,7 +22,7 @@ from test_sweep import command_of
 from tmqc.runs.cycles import append_cycle
 from tmqc.settings.schema import TrackingConfig
 from tmqc.tracking import PARENT_TAG, SWEEP_TAG, TRACKERS
-from tmqc.tracking.faults import TrackingError
+from tmqc.tracking.connection import TrackingError
 
 pytestmark = pytest.mark.engines
 PORT, N_CYCLES = 15000, 12

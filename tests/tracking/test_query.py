@@ -16,7 +16,7 @@ from tmqc.sweep.sweep import open_sweep
 
 mlflow = pytest.importorskip("mlflow")
 from tmqc.report.compare.from_mlflow import query  # noqa: E402
-from tmqc.tracking.database import database_uri  # noqa: E402
+from tmqc.tracking.connection import database_uri  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from tmqc.report.past_run import PastRun
 from tmqc.report.ranking import RivalRow, ranking_metrics
 from tmqc.settings.schema import TrackingConfig
 from tmqc.tracking import DIRECTORY_TAG, deliver
-from tmqc.tracking.database import database_uri
+from tmqc.tracking.connection import database_uri
 
 mlflow = pytest.importorskip("mlflow")
 from tmqc.report.replay import other_numbers  # noqa: E402
@@ -137,7 +137,9 @@ def test_a_run_that_the_store_never_heard_of_is_sent_from_its_directory(
     directory = tmp_path / "copy"
     shutil.copytree(unheard, directory)
     left = read_outbox(directory)
-    assert left.status == "FINISHED" and len(left.datasets) == 3 and left.model and left.cycles
+    waiting = [method for method, *_ in left.calls.values()]
+    assert left.calls["close"] == ["close", "FINISHED"] and "log_model" in waiting and left.cycles
+    assert waiting.count("log_dataset") == 3
     caplog.set_level("INFO", logger="tmqc")
     assert script.main([str(directory), "--uri", store]) == 0
     assert not (directory / "tracking.json").exists() and not (directory / "model").exists()
@@ -161,7 +163,9 @@ def test_what_waits_of_a_run_that_the_store_does_not_know_is_replaced_by_a_repla
     directory = tmp_path / "copy"
     shutil.copytree(unheard, directory)
     left = json.loads((directory / "tracking.json").read_text())
-    (directory / "tracking.json").write_text(json.dumps(left | {"run_id": "0" * 32, "text": "other", "files": {}}))
+    left["calls"] = {key: call for key, call in left["calls"].items() if call[0] != "log_file"}
+    left["calls"]["describe"] = ["describe", "other"]
+    (directory / "tracking.json").write_text(json.dumps(left | {"run_id": "0" * 32}))
     assert script.main([str(directory), "--uri", store]) == 0
     assert {step for _, step in stored_run(store, directory)["points"]} == {0, 1}
     assert not (directory / "tracking.json").exists()

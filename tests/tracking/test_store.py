@@ -23,8 +23,7 @@ from tmqc.errors import RunError
 from tmqc.runs.cycles import append_cycle
 from tmqc.settings.schema import TrackingConfig
 from tmqc.tracking import DIRECTORY_TAG, KEY_TAG, TRACKERS, RunOpening
-from tmqc.tracking.database import database_path, database_uri
-from tmqc.tracking.faults import ArtifactError, RefusedError, TrackingError
+from tmqc.tracking.connection import ArtifactError, RefusedError, TrackingError, database_path, database_uri
 
 mlflow = pytest.importorskip("mlflow")
 from tmqc.tracking.models import write_model  # noqa: E402
@@ -386,7 +385,7 @@ def test_a_database_that_is_away_for_a_while(outputs, tmp_path, caplog, capfd):
 
 
 def test_a_locked_database_is_reported_soon(outputs, monkeypatch):
-    monkeypatch.setattr("tmqc.tracking.database._PATIENCE_S", 0.1)
+    monkeypatch.setattr("tmqc.tracking.connection._PATIENCE_S", 0.1)
     lock = sqlite3.connect(outputs / "mlflow.db", isolation_level=None)
     lock.execute("BEGIN EXCLUSIVE")
     with pytest.raises(RunError, match="locked"):

@@ -72,9 +72,7 @@ def replay(run: PastRun, store: MlflowStore, *, again: bool = False) -> None:
         log.info("%s is already logged, run %s, %s; --again logs it as another one", run.directory, run_id, status)
         return
     else:
-        left = left or Outbox(run_id=run_id)
-        left.status = left.status or run.status
-        tracker.deliver(left)
+        tracker.deliver(left or Outbox(run_id=run_id), run.status)
     if not tracker.is_up_to_date():
         raise RunError(f"{store.shown}: stopped answering; unsent data is kept in {run.directory}")
     log.info("%s is run %s, %s", run.directory, store.run_id, run.status)

@@ -144,10 +144,9 @@ def deliver(config: TrackingConfig, outputs: Path, directory: Path) -> None:
 
     if (box := read_outbox(directory)) is None:
         return
-    box.status = box.status or "FINISHED"  # opening marks the run as RUNNING, also if only files are unsent
     if config.parent is not None:
         box.opening["tags"].setdefault(PARENT_TAG, config.parent)  # may have been unknown to the store before
-    if MlflowTracker(MlflowStore(config, outputs), directory=directory).deliver(box):
+    if MlflowTracker(MlflowStore(config, outputs), directory=directory).deliver(box, "FINISHED"):
         log.info("tracking: unsent data of %s is now in MLflow", directory)
     else:
         log.warning("tracking: some data of %s is not in MLflow yet; it is kept there", directory)
