@@ -28,17 +28,16 @@ from tmqc.core.first_order import N_SAMPLE
 from tmqc.core.gate import decide, make_limit
 from tmqc.core.rates import Verification
 from tmqc.core.records import SCREEN, Step
-from tmqc.core.schedule import Visit
 from tmqc.model.batch_size import with_batch_size
 from tmqc.pipelines.prepare import Inputs, corrupt, prepare
-from tmqc.pipelines.setup import make_centers, make_plan
+from tmqc.pipelines.setup import make_plan
 from tmqc.runs.directory import SUMMARY
 from tmqc.settings.schema import Config, QcConfig, ScreenConfig
 from tmqc.sweep.multirun import store_schema
 from tmqc.sweep.plan import to_config
 from tmqc.training.centers import LocalCenters
 from tmqc.training.control import ControlledTravel
-from tmqc.training.interfaces import Plan
+from tmqc.training.interfaces import Listener, Plan
 from tmqc.training.scorer import Scorer
 from tmqc.training.screening import ScreenedTravel
 from tmqc.training.state import TOUR
@@ -69,19 +68,22 @@ def make_bed(overrides: Sequence[str], folder: Path) -> Bed:
     config = replace(config, run=with_batch_size(config.run, prepared.learner.model, None))
     folder.mkdir(parents=True, exist_ok=True)
     train = corrupt(prepared, folder)
-    centers = make_centers(prepared, train, batch_size=config.run.verify_batch_size)
+    centers = LocalCenters(
+        prepared.learner,
+        train=train,
+        verification=prepared.cohort.verification,
+        volumes=prepared.volumes,
+        verify_batch_size=config.run.verify_batch_size,
+    )
     return Bed(config, prepared, make_plan(config, train), centers)
 
 
-class Recorder:
+class Recorder(Listener):
     """Listener that keeps the steps and calls `then` for each."""
 
     def __init__(self, then: Callable[[Step], None] = lambda step: None) -> None:
         self.steps: list[Step] = []
         self._then = then
-
-    def visit(self, cycle: int, visit: Visit) -> None:
-        """Ignore visits."""
 
     def step(self, step: Step) -> None:
         """Keep a step."""

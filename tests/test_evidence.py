@@ -93,11 +93,11 @@ def test_an_untrained_model_flags_no_scan():
 
 def test_where_no_state_can_judge_those_due_wait_on_with_a_row_each(tmp_path):
     centers = EvidenceCenters()
-    with TraceWriter(tmp_path / "trace.csv", further=True) as trace:
-        run = EvidenceTravel(plan(SUBJECTS, cycles=3, qc=evidence()), centers, trace)
-        for report in run.cycles():
-            if report.cycle == 1:
-                centers.sharpness = -2.0
+    trace = TraceWriter(tmp_path / "trace.csv", further=True)
+    run = EvidenceTravel(plan(SUBJECTS, cycles=3, qc=evidence()), centers, trace)
+    for report in run.cycles():
+        if report.cycle == 1:
+            centers.sharpness = -2.0
     rows = [row for row in csv.DictReader((tmp_path / "trace.csv").open()) if row["Cycle"] == "2"]
     postponed = {row["Subject"] for row in rows if row["Outcome"] == "postponed"}
     assert postponed == HARMFUL

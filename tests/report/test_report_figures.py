@@ -65,9 +65,9 @@ def make_run(tmp_path_factory):
         folder = tmp_path_factory.mktemp("run")
         subjects = {f"c{c}": tuple(f"c{c}s{i}" for i in range(per_center)) for c in range(n_centers)}
         plan = Plan(subjects, ScheduleConfig(start=10, cycles=15), QcConfig())
-        with TraceWriter(folder / "trace.csv") as trace:
-            tour = ControlledTravel(plan, ScriptedCenters(set(harmful)), trace)
-            reports = list(tour.cycles())
+        trace = TraceWriter(folder / "trace.csv")
+        tour = ControlledTravel(plan, ScriptedCenters(set(harmful)), trace)
+        reports = list(tour.cycles())
         return reports, read_trace(folder / "trace.csv"), tour.ledger
 
     return make

@@ -22,7 +22,7 @@ from core.test_numbers import REPORT
 from tmqc.errors import RunError
 from tmqc.runs.cycles import append_cycle
 from tmqc.settings.schema import TrackingConfig
-from tmqc.tracking import DIRECTORY_TAG, KEY_TAG, TRACKERS, RunOpening
+from tmqc.tracking import DIRECTORY_TAG, KEY_TAG, RunOpening, make_tracker
 from tmqc.tracking.connection import ArtifactError, RefusedError, TrackingError, database_path, database_uri
 
 mlflow = pytest.importorskip("mlflow")
@@ -348,7 +348,7 @@ def test_a_password_is_found_again_that_was_hidden_in_the_command(monkeypatch, t
 
 def test_a_run_from_start_to_end(outputs, tmp_path, capfd):
     """All the parts together, on a database."""
-    tracker = TRACKERS["mlflow"](TrackingConfig(), outputs, tmp_path)
+    tracker = make_tracker(TrackingConfig(), outputs, tmp_path)
     capfd.readouterr()
     tracker.start(name="run", tags={"pipeline": "qc"}, settings={"a": 1})
     for cycle in (0, 1):
@@ -367,7 +367,7 @@ def test_a_run_from_start_to_end(outputs, tmp_path, capfd):
 
 def test_a_database_that_is_away_for_a_while(outputs, tmp_path, caplog, capfd):
     database, aside = outputs / "mlflow.db", outputs / "aside.db"
-    tracker = TRACKERS["mlflow"](TrackingConfig(), outputs, tmp_path)
+    tracker = make_tracker(TrackingConfig(), outputs, tmp_path)
     tracker.start(name="run", tags={}, settings={})
     capfd.readouterr()
     database.rename(aside)

@@ -22,7 +22,7 @@ from tmqc.runs.signals import Interrupted, Stop
 from tmqc.settings.fingerprint import settings_digest
 from tmqc.settings.schema import Config, flatten
 from tmqc.settings.secrets import redact_all
-from tmqc.tracking import PARENT_TAG, PIPELINE_TAG, SWEEP_TAG, TRACKERS, Tracker
+from tmqc.tracking import PARENT_TAG, PIPELINE_TAG, SWEEP_TAG, Tracker, make_tracker
 
 log = logging.getLogger("tmqc")
 
@@ -61,7 +61,7 @@ def open_run(config: Config, directory: Path, inputs: Inputs) -> Iterator[RunCon
         StoppedError: a file of the run could not be written or read, as on a full disk.
     """
     data = " ".join(digest(subjects) for subjects in inputs.splits.values())
-    tracker = TRACKERS[config.tracking.name](config.tracking, Path(config.run.outputs), directory)
+    tracker = make_tracker(config.tracking, Path(config.run.outputs), directory)
     name = f"{config.pipeline.name}/{config.run.name}"
     ran_with = environment(device=inputs.device.name, backend=inputs.device.backend)
     with locked(directory), Stop().listening() as stop:

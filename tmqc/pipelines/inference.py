@@ -34,7 +34,7 @@ from tmqc.report.past_run import verified_on_test
 from tmqc.report.tables import print_inference
 from tmqc.runs.checkpoint import checkpoint_path, load_checkpoint, saved_cycles
 from tmqc.runs.cycles import read_rows
-from tmqc.runs.directory import CONFIG, CYCLES, METRICS, PREDICTIONS, REPORT, RESULTS, check_free
+from tmqc.runs.directory import CONFIG, CYCLES, METRICS, PREDICTIONS, REPORT, RESULTS
 from tmqc.settings.schema import Config, InferenceConfig, ModelConfig, flatten
 
 log = logging.getLogger("tmqc")
@@ -50,7 +50,6 @@ def run_inference(config: Config, directory: Path) -> None:
     Raises:
         InputError: the input cannot be used; nothing was written.
     """
-    check_free(directory, overwrite=config.run.overwrite)
     run, cycles = _find_cycles(config.inference)
     config = _with_model_of(run, config)
     inputs = _prepare(config)

@@ -10,8 +10,7 @@ from tmqc.pipelines.prepare import prepare
 from tmqc.pipelines.rules import expect_by_chance, make_travel, measure_unlikeness, warn_of_settings, warn_or_stop
 from tmqc.pipelines.scoring import record_cycle, warn_of_vanished
 from tmqc.pipelines.setup import open_centers
-from tmqc.pipelines.training import close_training, open_progress, open_trace, predict_start
-from tmqc.runs.resume import check_place
+from tmqc.pipelines.training import close_training, make_trace, open_progress, predict_start
 from tmqc.settings.schema import Config
 
 
@@ -21,7 +20,6 @@ def run_qc(config: Config, directory: Path) -> None:
     Raises:
         InputError: the input cannot be used; nothing was written.
     """
-    check_place(config, directory)
     inputs = prepare(config)
     with open_run(config, directory, inputs) as run, open_centers(run, inputs) as setup:
         config, plan = run.config, setup.plan
@@ -29,7 +27,8 @@ def run_qc(config: Config, directory: Path) -> None:
         expected = expect_by_chance(plan, n_hc=setup.n_hc, n_pd=setup.n_pd)
         before = predict_start(run, inputs)
         images = measure_unlikeness(plan, inputs.volumes)
-        with open_trace(run, setup.traffic) as trace, open_progress(run, plan) as progress, run.stop.waiting():
+        trace = make_trace(run, setup.traffic)
+        with open_progress(run, plan) as progress, run.stop.waiting():
             listeners = (setup.traffic, trace, progress)
             tour = make_travel(plan, setup.centers, *listeners, images=images)
             checkpointer = Checkpointer(run, tour, setup, trace=trace)

@@ -24,7 +24,7 @@ from tmqc.report.ranking import (
 )
 from tmqc.report.tables import print_rivals
 from tmqc.rivals import Case, Scores, choose_rivals, score_scans
-from tmqc.runs.directory import RANKING, RANKING_BY_KIND, REPORT, RESULTS, SCORES, check_free
+from tmqc.runs.directory import RANKING, RANKING_BY_KIND, REPORT, RESULTS, SCORES
 from tmqc.settings.schema import Config
 
 log = logging.getLogger("tmqc")
@@ -36,7 +36,6 @@ def run_rivals(config: Config, directory: Path) -> None:
     Raises:
         InputError: the input cannot be used; nothing was written.
     """
-    check_free(directory, overwrite=config.run.overwrite)
     inputs = prepare(config)
     if not config.rivals.neighbors < (n := len(inputs.cohort.train)):
         raise RunError(f"rivals.neighbors={config.rivals.neighbors}: must be less than the training scans, {n}")

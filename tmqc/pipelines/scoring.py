@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import astuple, fields
+from pathlib import Path
 
 from tmqc.core.detection import make_history, vanished_centers
 from tmqc.core.records import CycleReport
+from tmqc.core.review import Review
+from tmqc.data.tables import write_table
 from tmqc.data.truth import Truth
 from tmqc.pipelines.checkpointer import Numbers
 from tmqc.pipelines.context import RunContext
@@ -22,12 +26,18 @@ from tmqc.report.scores import (
     score_detection,
     write_detection,
 )
-from tmqc.runs.directory import BY_KIND, DETECTION, GOOD_LOST, LEDGER, write_json
-from tmqc.runs.evidence_tables import write_looks
+from tmqc.runs.directory import BY_KIND, CENTERS, DETECTION, GOOD_LOST, LEDGER, POWER, REVIEW, write_json
 from tmqc.training.interfaces import Plan
-from tmqc.training.state import TourState
+from tmqc.training.state import Looks, TourState
 
 log = logging.getLogger("tmqc")
+
+# Columns of `centers.csv` and `power.csv`.
+_CENTERS = (
+    *("cycle", "center", "n", "v", "contradicted", "gap", "z", "p", "p_least"),
+    *("state", "waited", "limit", "eliminate_limit"),
+)
+_POWER = ("kind", "smallest", "largest", "n", "n_found", "low", "high")
 
 
 def record_cycle(run: RunContext, setup: TrainingSetup, state: TourState) -> Numbers:
@@ -38,7 +48,7 @@ def record_cycle(run: RunContext, setup: TrainingSetup, state: TourState) -> Num
     """
     reports = state.reports
     write_json(run.directory / LEDGER, state.ledger.to_json(reports[-1].cycle + 1))
-    write_looks(run.directory, state.looks)
+    _write_looks(run.directory, state.looks)
     if setup.truth is None:
         return {}
     rows = [score_cycle(reports[:n], setup.plan, truth=setup.truth) for n in range(1, len(reports) + 1)]
@@ -115,3 +125,26 @@ def _waiting(reports: Sequence[CycleReport]) -> set[str]:
     for report in reports:
         waiting = (waiting | {*report.flagged}) - {*report.readmitted, *report.eliminated}
     return waiting
+
+
+def _write_looks(directory: Path, looks: Looks) -> None:
+    """Write the three tables once there has been a screening; a cell is empty if its value does not exist.
+
+    `centers.csv`: one row per center and screening; `contradicted` is the share of pairs in the wrong order (test T1),
+    `gap` the difference of mean margins (T2), `z` that of `core.center_effects`. `review.csv`: all scans at the last
+    screening, the most suspicious label first. `power.csv`: by number of scans, how many centers would have been
+    flagged with all labels flipped.
+    """
+    if not looks.n:
+        return
+    centers = [
+        (
+            *(cycle, center, t.n_train, t.n_verification, t.contradicted, t.gap, t.z, t.p, t.p_least),
+            *(one.state, int(one.waited), one.limit, one.eliminate_limit),
+        )
+        for cycle, center, one in looks.centers
+        for t in (one.test,)
+    ]
+    write_table(directory / CENTERS, _CENTERS, centers)
+    write_table(directory / REVIEW, [field.name for field in fields(Review)], map(astuple, looks.review))
+    write_table(directory / POWER, _POWER, [("labels flipped", *astuple(one)) for one in looks.power])

@@ -80,7 +80,14 @@ def _open_local(run: RunContext, inputs: Inputs, train: tuple[Subject, ...]) -> 
     with _open_workers(run, inputs, n) if n else nullcontext() as workers:
         n_pd = sum(s.group for s in verification)
         n_hc = len(verification) - n_pd
-        centers = make_centers(inputs, train, batch_size=config.run.verify_batch_size, workers=workers)
+        centers = LocalCenters(
+            inputs.learner,
+            train=train,
+            verification=verification,
+            volumes=inputs.volumes,
+            verify_batch_size=config.run.verify_batch_size,
+            workers=workers,
+        )
         yield TrainingSetup(
             centers, make_plan(config, train), train, inputs.truth, n_hc, n_pd, TrafficMeter(None, run.point)
         )
@@ -198,20 +205,6 @@ def make_plan(config: Config, train: tuple[Subject, ...]) -> Plan:
         by_center.setdefault(subject.study, []).append(subject.subject)
     subjects = {center: tuple(theirs) for center, theirs in by_center.items()}
     return Plan(subjects, config.schedule, config.qc)
-
-
-def make_centers(
-    inputs: Inputs, train: tuple[Subject, ...], *, batch_size: int, workers: VerificationWorkers | None = None
-) -> LocalCenters:
-    """Make the centers of this process."""
-    return LocalCenters(
-        inputs.learner,
-        train=train,
-        verification=inputs.cohort.verification,
-        volumes=inputs.volumes,
-        verify_batch_size=batch_size,
-        workers=workers,
-    )
 
 
 def _build_verifier(config: Config) -> Learner:

@@ -1,19 +1,21 @@
-"""Functions shared by the baselines and QC: opening the trace and progress bars, predicting, closing a run."""
+"""The clean and the dirty baseline, which differ in their settings only, and what QC shares with them."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
 from tmqc.core.platt import Line
 from tmqc.core.records import CycleReport
-from tmqc.pipelines.context import RunContext
-from tmqc.pipelines.prepare import Inputs
+from tmqc.pipelines.checkpointer import Checkpointer
+from tmqc.pipelines.context import RunContext, open_run
+from tmqc.pipelines.prepare import Inputs, prepare
 from tmqc.pipelines.rules import is_published, unit_of
 from tmqc.pipelines.scoring import evaluate_run
-from tmqc.pipelines.setup import TrainingSetup
+from tmqc.pipelines.setup import TrainingSetup, open_centers
 from tmqc.pipelines.traffic import TrafficMeter
 from tmqc.report.after_run import illustrate
 from tmqc.report.description import describe_run
@@ -30,14 +32,31 @@ from tmqc.runs.checkpoint import drop_latest
 from tmqc.runs.directory import PREDICTIONS, REPORT, RESULTS, SUMMARY, TRACE
 from tmqc.runs.progress import Progress
 from tmqc.runs.trace import TraceWriter
-from tmqc.settings.schema import flatten
+from tmqc.settings.schema import Config, flatten
 from tmqc.training.interfaces import NonFiniteError, Plan
+from tmqc.training.tour import Travel
 
 log = logging.getLogger("tmqc")
 
 
-def open_trace(run: RunContext, traffic: TrafficMeter) -> TraceWriter:
-    """Open the run's trace with the columns that its verdicts need, and columns of traffic if it is federated."""
+def run_baseline(config: Config, directory: Path) -> None:
+    """Train without control; save and log every cycle.
+
+    Raises:
+        InputError: the input cannot be used; nothing was written.
+    """
+    inputs = prepare(config)
+    with open_run(config, directory, inputs) as run, open_centers(run, inputs) as setup:
+        before = predict_start(run, inputs)
+        with open_progress(run, setup.plan) as progress, run.stop.waiting():
+            tour = Travel(setup.plan, setup.centers, setup.traffic, progress)
+            for report in Checkpointer(run, tour, setup).cycles():
+                progress.cycle(report)
+        close_training(run, inputs, setup, tour.state.reports, before=before)
+
+
+def make_trace(run: RunContext, traffic: TrafficMeter) -> TraceWriter:
+    """Make the run's trace with the columns that its verdicts need, and columns of traffic if it is federated."""
     cells = traffic.cells if traffic.is_on else None
     return TraceWriter(run.directory / TRACE, further=not is_published(run.config.qc), traffic=cells)
 

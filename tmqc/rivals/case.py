@@ -84,12 +84,14 @@ class Probe:
 
     def gradient(self, scans: NDArray[np.float32], groups: NDArray[np.integer]) -> NDArray[np.float64]:
         """Gradient of the mean loss in training mode, (n_weights,), averaged over batches of scans."""
+        from tmqc.model.gradients import step_gradient  # imports Keras
+
         self.forward_passes += len(scans)
         self.backward_passes += len(scans)
         total: NDArray[np.float64] = np.zeros(1)
         for at in range(0, len(scans), self._batch_size):
             x, y = scans[at : at + self._batch_size], groups[at : at + self._batch_size]
-            total = total + self._learner.gradient(x, y).astype(np.float64) * len(x)
+            total = total + step_gradient(self._learner, x, y).astype(np.float64) * len(x)
         return total / len(scans)
 
     def loss(self, scans: NDArray[np.float32], groups: NDArray[np.integer]) -> float:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from tmqc.errors import RunError
 
@@ -26,14 +27,8 @@ RESULTS = (
     *(TRACE, LEDGER, CYCLES, DETECTION, GOOD_LOST, BY_KIND, TRUTH, METRICS, PREDICTIONS),
     *(SCORES, RANKING, RANKING_BY_KIND, CENTERS, REVIEW, POWER),
 )
-_SCORES = (DETECTION, GOOD_LOST, BY_KIND, TRUTH)
 # The summary marks a finished run, so it must be removed first.
-_FILES = (
-    *(SUMMARY, CONFIG, RUN, LOG, TRACE, LEDGER, CYCLES, *_SCORES, METRICS, PREDICTIONS, REPORT),
-    *(SCORES, RANKING, RANKING_BY_KIND),
-    *(CENTERS, REVIEW, POWER),
-    *(TRACKING, SITES_FILE, FLARE_LOG),
-)
+_FILES = (SUMMARY, CONFIG, RUN, LOG, *RESULTS, REPORT, TRACKING, SITES_FILE, FLARE_LOG)
 _FOLDERS = (FIGURES, HARMFUL, CHECKPOINTS, MODEL, SITES, FLARE)
 
 
@@ -73,9 +68,34 @@ def write_text(path: Path, text: str) -> None:
     partial = path.with_name(path.name + ".part")
     with partial.open("w", encoding="utf-8") as file:
         file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+        sync_file(file)
     partial.replace(path)
+
+
+def append_row(path: Path, columns: Sequence[str], row: Mapping[str, object], *, sync: bool = False) -> None:
+    """Append one row to a CSV, after a header if the file does not exist yet; a killed run keeps its rows.
+
+    Floats are written with `repr`, so that reading gives back the same number.
+
+    Args:
+        columns: of the table.
+        row: column -> value; an empty cell if there is no value. Other columns are left out.
+        sync: also flush the row to disk.
+    """
+    is_new = not path.exists()
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
+        if is_new:
+            writer.writeheader()
+        writer.writerow(row)
+        if sync:
+            sync_file(file)
+
+
+def sync_file(file: IO[Any]) -> None:
+    """Flush an open file to disk."""
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from tmqc.errors import InputError, TmqcError
+from tmqc.runs.resume import check_place
 from tmqc.runs.signals import WAITING, Interrupted, Stop
 from tmqc.settings.schema import Config
 
@@ -41,6 +42,7 @@ def run(config: Config, directory: Path) -> None:
     _log_to_stderr()
     from tmqc.pipelines import PIPELINES
 
+    check_place(config, directory)
     PIPELINES[config.pipeline.name](config, directory)
 
 

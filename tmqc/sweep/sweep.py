@@ -21,7 +21,7 @@ from tmqc.sweep.board import Board, count
 from tmqc.sweep.outcome import DONE, FAILED, NOT_STARTED, RUNNING, SKIPPED, Outcome, read_outcomes
 from tmqc.sweep.plan import SweepPlan
 from tmqc.sweep.run_process import EXIT_INPUT, EXIT_SIGNAL
-from tmqc.tracking import OWN_ID, PIPELINE_TAG, SWEEP_PARENT, SWEEP_TAG, TRACKERS, Tracker
+from tmqc.tracking import OWN_ID, PIPELINE_TAG, SWEEP_PARENT, SWEEP_TAG, Tracker, make_tracker
 
 SWEEP = "sweep.json"
 
@@ -103,7 +103,7 @@ def open_sweep(plan: SweepPlan) -> Sweep:
         RunError: tracking is required and cannot be reached.
     """
     base, path = plan.base, plan.directory / SWEEP
-    tracker = TRACKERS[base.tracking.name](base.tracking, Path(base.run.outputs).absolute(), plan.directory)
+    tracker = make_tracker(base.tracking, Path(base.run.outputs).absolute(), plan.directory)
     settings = {
         name: value
         for name, value in flatten(base).items()

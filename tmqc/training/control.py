@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from time import perf_counter
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from tmqc.core.false_alarms import measure_drift
 from tmqc.core.gate import decide, make_limit, rates_of
@@ -22,9 +22,12 @@ from tmqc.core.records import (
     distinct,
     join,
 )
-from tmqc.training.interfaces import AwayError, PredictingCenters, verify, with_logits
+from tmqc.training.interfaces import AwayError, verify, with_logits
 from tmqc.training.state import CLOSE, TOUR, Task
 from tmqc.training.tour import Travel
+
+if TYPE_CHECKING:
+    from tmqc.training.centers import LocalCenters
 
 
 class ControlledTravel(Travel):
@@ -120,7 +123,7 @@ class ControlledTravel(Travel):
         before, n = self.centers.snapshot(), len(distinct(task.batches))
         limit = None if self.qc.early_stop == "off" else make_limit(self.qc, self.reference, n)
         if limit is not None and limit.risk is not None:
-            cast(PredictingCenters, self.centers).sharpen(limit)
+            cast("LocalCenters", self.centers).sharpen(limit)  # `validate_federation` refuses others
         trained = self._train_all(task, before)
         started = perf_counter()
         raw = verify(self.centers, self.state.cycle, trained.subjects, limit=limit)

@@ -10,7 +10,7 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from time import perf_counter
-from typing import Any, Protocol
+from typing import TYPE_CHECKING
 
 from tmqc.core.first_order import Estimated, check_estimates, draw_sample
 from tmqc.core.gate import rates_of
@@ -31,21 +31,14 @@ from tmqc.training.interfaces import Centers, Listener, Plan, verify, with_logit
 from tmqc.training.state import ESTIMATE, GRADIENT, JUDGE, MARGINS, TOUR, Judge, Task
 from tmqc.training.tour import Travel
 
-
-class DifferentiableCenters(Centers, Protocol):
-    """Centers that compute gradients, which are opaque and can be kept and saved like snapshots."""
-
-    def loss_gradient(self) -> Any:
-        """Gradient of the mean verification loss in inference mode, by weights and BatchNorm's moving statistics."""
-
-    def first_order(self, gradient: Any, origin: Any) -> float:
-        """Change of the model since the snapshot `origin` times `gradient`, in nats."""
+if TYPE_CHECKING:
+    from tmqc.training.centers import LocalCenters
 
 
 class ScreenedTravel(Travel):
     """A tour with a screening every few cycles."""
 
-    centers: DifferentiableCenters  # an exact screening works with any `Centers`
+    centers: LocalCenters  # an exact screening works with any `Centers`
 
     def __init__(
         self,
