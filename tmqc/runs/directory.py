@@ -45,13 +45,8 @@ def check_free(directory: Path, *, overwrite: bool) -> None:
         )
 
 
-def clear_for_run(directory: Path, *, overwrite: bool) -> None:
-    """Create the directory and remove an earlier run in it; other files are kept.
-
-    Raises:
-        RunError: the directory holds a run, and `overwrite` is not set.
-    """
-    check_free(directory, overwrite=overwrite)
+def clear_for_run(directory: Path) -> None:
+    """Create the directory and remove an earlier run in it; other files are kept."""
     for name in _held(directory):
         path = directory / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -41,8 +41,7 @@ class Sender:
         self.box = Outbox()
         self._store, self._directory, self._system_metrics = store, directory, system_metrics
         self._is_open = self._is_away = self._is_known_slow = False
-        self._last_cycle: int | None = None  # in the store
-        self._asks_last = False  # whether to query it, as after a resume or an outage
+        self._sent_until: int | None = -1  # last cycle in the store; None: unknown, as after a resume or an outage
         self._state = threading.Condition()  # held while the outbox is changed, but not while waiting for the store
         self._is_called = self._is_busy = False
         self._thread: threading.Thread | None = None
@@ -55,7 +54,7 @@ class Sender:
         Raises:
             TrackingError: the store is required and cannot be used.
         """
-        self.box, self._asks_last = box, resumes
+        self.box, self._sent_until = box, None if resumes else -1
         try:
             self._open()
             if resumes:
@@ -70,8 +69,8 @@ class Sender:
 
     def deliver(self, box: Outbox) -> None:
         """Send the unsent data and missing cycles of a run that has ended."""
-        self.box = box
-        box.cycles = self._asks_last = (self._directory / CYCLES).is_file()
+        self.box, self._sent_until = box, None
+        box.cycles = (self._directory / CYCLES).is_file()
         self.put(lambda box: None, again=True)
 
     def stop_sampling(self) -> None:
@@ -183,8 +182,6 @@ class Sender:
         if box.cycles:
             box.cycles = False  # before reading, as a row appended meanwhile sets it again
             try:
-                if self._asks_last:
-                    self._last_cycle, self._asks_last = self._store.last_cycle(), False
                 rows = self._unsent_rows()
             except RunError:
                 box.cycles = True
@@ -194,16 +191,20 @@ class Sender:
             if points:
                 self._call("log_points", points)
         except TrackingError:
-            box.cycles = box.cycles or bool(rows)
-            self._asks_last = self._asks_last or bool(rows)  # possibly only the answer was lost
+            if rows:
+                box.cycles, self._sent_until = True, None  # possibly only the answer was lost
             raise
         del box.points[:n]
-        self._last_cycle = max((int(row.step or 0) for row in rows), default=self._last_cycle)
+        if rows:
+            self._sent_until = rows[-1].step
 
     def _unsent_rows(self) -> list[Point]:
-        path, last = self._directory / CYCLES, self._last_cycle
+        if self._sent_until is None:
+            last = self._store.last_cycle()
+            self._sent_until = -1 if last is None else last
+        path = self._directory / CYCLES
         rows = read_rows(path) if path.is_file() else []
-        return [Point(row.cycle, row.time_ms, row.numbers) for row in rows if last is None or row.cycle > last]
+        return [Point(row.cycle, row.time_ms, row.numbers) for row in rows if row.cycle > self._sent_until]
 
     def _call(self, method: str, *arguments: Any) -> None:
         """Call the store; omit the data with a warning if it is refused; warn of a slow answer, except for files."""
