@@ -33,12 +33,14 @@ class RunContext:
 
     Attributes:
         config: settings, with `run.verify_batch_size=auto` resolved to a number.
+        inputs: what the run computes on.
         stop: reports requests to stop.
         point: checkpoint to resume from; None: start at the beginning.
         data: digest of the cohort.
     """
 
     config: Config
+    inputs: Inputs
     directory: Path
     tracker: Tracker
     stop: Stop
@@ -86,7 +88,7 @@ def open_run(config: Config, directory: Path, inputs: Inputs) -> Iterator[RunCon
                     log.info("%s", _describe_resume(point))
                 _record_start(config, directory, inputs, tracker=tracker, ran_with=ran_with)
                 run = with_batch_size(config.run, inputs.learner.model, point.facts if point else None)
-                yield RunContext(replace(config, run=run), directory, tracker, stop, point, data)
+                yield RunContext(replace(config, run=run), inputs, directory, tracker, stop, point, data)
 
 
 @contextmanager

@@ -56,7 +56,7 @@ def run_inference(config: Config, directory: Path) -> None:
     load_into(inputs.learner, load_checkpoint(checkpoint_path(run, cycles[0])), run)
     with open_run(config, directory, inputs) as context:
         log.info("%s", inputs.volumes.describe())
-        rows, predictions = _score(context, inputs, run, cycles)
+        rows, predictions = _score(context, run, cycles)
         write_records(directory / METRICS, SubgroupMetrics, rows)
         write_predictions(directory / PREDICTIONS, predictions)
         context.log_files(*RESULTS)
@@ -73,11 +73,10 @@ def _prepare(config: Config) -> Inputs:
     return Inputs(cohort, note, volumes, learner, device, warnings=(*_find_warnings(config), *volumes.warnings))
 
 
-def _score(
-    context: RunContext, inputs: Inputs, run: Path, cycles: Sequence[int]
-) -> tuple[list[SubgroupMetrics], list[Prediction]]:
+def _score(context: RunContext, run: Path, cycles: Sequence[int]) -> tuple[list[SubgroupMetrics], list[Prediction]]:
     """Compute metrics and predictions of the models that `run` saved after `cycles`."""
-    test, settings, learner = inputs.cohort.test, context.config, inputs.learner
+    inputs, settings = context.inputs, context.config
+    test, learner = inputs.cohort.test, inputs.learner
     scans = inputs.volumes.block([s.subject for s in test])
     rows: list[SubgroupMetrics] = []
     predictions: list[Prediction] = []

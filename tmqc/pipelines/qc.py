@@ -21,11 +21,11 @@ def run_qc(config: Config, directory: Path) -> None:
         InputError: the input cannot be used; nothing was written.
     """
     inputs = prepare(config)
-    with open_run(config, directory, inputs) as run, open_centers(run, inputs) as setup:
+    with open_run(config, directory, inputs) as run, open_centers(run) as setup:
         config, plan = run.config, setup.plan
         warn_of_settings(plan, n_hc=setup.n_hc, n_pd=setup.n_pd)
         expected = expect_by_chance(plan, n_hc=setup.n_hc, n_pd=setup.n_pd)
-        before = predict_start(run, inputs)
+        before = predict_start(run)
         images = measure_unlikeness(plan, inputs.volumes)
         trace = make_trace(run, setup.traffic)
         with open_progress(run, plan) as progress, run.stop.waiting():
@@ -36,4 +36,4 @@ def run_qc(config: Config, directory: Path) -> None:
                 progress.cycle(report)
                 warn_of_vanished(tour.state.reports, plan, truth=setup.truth)
                 warn_or_stop(report, config.qc)
-        close_training(run, inputs, setup, tour.state.reports, before=before, expected=expected)
+        close_training(run, setup, tour.state.reports, before=before, expected=expected)

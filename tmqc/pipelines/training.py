@@ -12,7 +12,7 @@ from tmqc.core.platt import Line
 from tmqc.core.records import CycleReport
 from tmqc.pipelines.checkpointer import Checkpointer
 from tmqc.pipelines.context import RunContext, open_run
-from tmqc.pipelines.prepare import Inputs, prepare
+from tmqc.pipelines.prepare import prepare
 from tmqc.pipelines.rules import is_published, unit_of
 from tmqc.pipelines.scoring import evaluate_run
 from tmqc.pipelines.setup import TrainingSetup, open_centers
@@ -46,13 +46,13 @@ def run_baseline(config: Config, directory: Path) -> None:
         InputError: the input cannot be used; nothing was written.
     """
     inputs = prepare(config)
-    with open_run(config, directory, inputs) as run, open_centers(run, inputs) as setup:
-        before = predict_start(run, inputs)
+    with open_run(config, directory, inputs) as run, open_centers(run) as setup:
+        before = predict_start(run)
         with open_progress(run, setup.plan) as progress, run.stop.waiting():
             tour = Travel(setup.plan, setup.centers, setup.traffic, progress)
             for report in Checkpointer(run, tour, setup).cycles():
                 progress.cycle(report)
-        close_training(run, inputs, setup, tour.state.reports, before=before)
+        close_training(run, setup, tour.state.reports, before=before)
 
 
 def make_trace(run: RunContext, traffic: TrafficMeter) -> TraceWriter:
@@ -75,7 +75,6 @@ def open_progress(run: RunContext, plan: Plan) -> Progress:
 
 def close_training(
     run: RunContext,
-    inputs: Inputs,
     setup: TrainingSetup,
     reports: Sequence[CycleReport],
     *,
@@ -91,10 +90,10 @@ def close_training(
         before: predictions of the starting model on the test split.
         expected: numbers that control is expected to reject by chance.
     """
-    config, directory, tracker, last = run.config, run.directory, run.tracker, reports[-1]
+    config, inputs, directory, tracker, last = run.config, run.inputs, run.directory, run.tracker, reports[-1]
     state = setup.centers.state()  # the final model, also if it was trained at sites
     inputs.learner.load_state({name: state[name] for name in inputs.learner.variables})
-    after = predict_test(run, inputs, cycle=last.cycle)
+    after = predict_test(run, cycle=last.cycle)
     if after:
         write_predictions(directory / PREDICTIONS, [*before, *after])
     test, controlled = _metrics_of(after, line_of(last.slope, last.offset)), config.pipeline.name == "qc"
@@ -128,18 +127,19 @@ def close_training(
     print_training(last, test=test, detection=detection, breakdown=breakdown, note=inputs.note, directory=directory)
 
 
-def predict_start(run: RunContext, inputs: Inputs) -> list[Prediction]:
+def predict_start(run: RunContext) -> list[Prediction]:
     """Score the test split with the pre-trained model; empty if the run starts from random weights."""
-    return predict_test(run, inputs, cycle=inputs.start.cycle) if inputs.start else []
+    return predict_test(run, cycle=run.inputs.start.cycle) if run.inputs.start else []
 
 
-def predict_test(run: RunContext, inputs: Inputs, *, cycle: int) -> list[Prediction]:
+def predict_test(run: RunContext, *, cycle: int) -> list[Prediction]:
     """Score the test split with the current model, that of `cycle`, which is not changed.
 
     Raises:
         NonFiniteError: a prediction is NaN or infinite.
     """
-    if not (test := inputs.cohort.test):
+    inputs, test = run.inputs, run.inputs.cohort.test
+    if not test:
         return []
     volumes = inputs.volumes.block([s.subject for s in test])
     with inputs.learner.averaged():
