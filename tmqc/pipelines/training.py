@@ -13,10 +13,9 @@ from tmqc.core.records import CycleReport
 from tmqc.pipelines.checkpointer import Checkpointer
 from tmqc.pipelines.context import RunContext, open_run
 from tmqc.pipelines.prepare import prepare
-from tmqc.pipelines.rules import is_published, unit_of
+from tmqc.pipelines.rules import unit_of
 from tmqc.pipelines.scoring import evaluate_run
 from tmqc.pipelines.setup import TrainingSetup, open_centers
-from tmqc.pipelines.traffic import TrafficMeter
 from tmqc.report.after_run import illustrate
 from tmqc.report.description import describe_run
 from tmqc.report.metrics import (
@@ -29,9 +28,8 @@ from tmqc.report.metrics import (
 from tmqc.report.summary import closing_numbers, summarize_run, write_summary
 from tmqc.report.tables import print_training
 from tmqc.runs.checkpoint import drop_latest
-from tmqc.runs.directory import PREDICTIONS, REPORT, RESULTS, SUMMARY, TRACE
+from tmqc.runs.directory import PREDICTIONS, REPORT, RESULTS, SUMMARY
 from tmqc.runs.progress import Progress
-from tmqc.runs.trace import TraceWriter
 from tmqc.settings.schema import Config, flatten
 from tmqc.training.interfaces import NonFiniteError, Plan
 from tmqc.training.tour import Travel
@@ -53,12 +51,6 @@ def run_baseline(config: Config, directory: Path) -> None:
             for report in Checkpointer(run, tour, setup).cycles():
                 progress.cycle(report)
         close_training(run, setup, tour.state.reports, before=before)
-
-
-def make_trace(run: RunContext, traffic: TrafficMeter) -> TraceWriter:
-    """Make the run's trace with the columns that its verdicts need, and columns of traffic if it is federated."""
-    cells = traffic.cells if traffic.is_on else None
-    return TraceWriter(run.directory / TRACE, further=not is_published(run.config.qc), traffic=cells)
 
 
 def open_progress(run: RunContext, plan: Plan) -> Progress:

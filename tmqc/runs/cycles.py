@@ -40,7 +40,7 @@ def append_cycle(path: Path, report: CycleReport, further: Mapping[str, float | 
     row: dict[str, object] = {"cycle": report.cycle, "time_ms": int(time.time() * 1000)}
     row |= {**cycle_numbers(report), **(further or {})}
     row |= {name: _SEPARATOR.join(getattr(report, name)) for name in SUBJECTS}
-    append_row(path, list(row), row, sync=True)  # a checkpoint counts this row
+    append_row(path, list(row), row)
 
 
 def read_rows(path: Path) -> list[CycleRow]:

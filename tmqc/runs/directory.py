@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from tmqc.errors import RunError
 
@@ -63,19 +63,20 @@ def write_text(path: Path, text: str) -> None:
     partial = path.with_name(path.name + ".part")
     with partial.open("w", encoding="utf-8") as file:
         file.write(text)
-        sync_file(file)
+        file.flush()
+        os.fsync(file.fileno())
     partial.replace(path)
 
 
-def append_row(path: Path, columns: Sequence[str], row: Mapping[str, object], *, sync: bool = False) -> None:
+def append_row(path: Path, columns: Sequence[str], row: Mapping[str, object]) -> None:
     """Append one row to a CSV, after a header if the file does not exist yet; a killed run keeps its rows.
 
     Floats are written with `repr`, so that reading gives back the same number.
 
     Args:
+        path: of the file.
         columns: of the table.
         row: column -> value; an empty cell if there is no value. Other columns are left out.
-        sync: also flush the row to disk.
     """
     is_new = not path.exists()
     with path.open("a", newline="", encoding="utf-8") as file:
@@ -83,14 +84,13 @@ def append_row(path: Path, columns: Sequence[str], row: Mapping[str, object], *,
         if is_new:
             writer.writeheader()
         writer.writerow(row)
-        if sync:
-            sync_file(file)
 
 
-def sync_file(file: IO[Any]) -> None:
-    """Flush an open file to disk."""
-    file.flush()
-    os.fsync(file.fileno())
+def sync_rows(path: Path) -> int:
+    """Flush a CSV to disk and return the number of its rows, without the header."""
+    with path.open(newline="", encoding="utf-8") as file:
+        os.fsync(file.fileno())
+        return sum(1 for _ in csv.reader(file)) - 1
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Mapping
 from dataclasses import astuple
 from pathlib import Path
 
 from tmqc.core.rates import Verification
 from tmqc.core.records import AWAY, BASELINE, BATCH, VISIT, Step
-from tmqc.runs.directory import append_row, sync_file
+from tmqc.runs.directory import append_row
 from tmqc.training.interfaces import Listener
 
 PUBLISHED_COLUMNS = ("Cycle", "Subject", "Study", "ACC", "FP", "FN", "PFP", "PFN", "Ignored")
@@ -103,11 +102,7 @@ def has_values(step: Step) -> bool:
 
 
 class TraceWriter(Listener):
-    """A `Listener` that appends every verified step to a CSV.
-
-    Attributes:
-        n_rows: number of rows in the file, without the header.
-    """
+    """A `Listener` that appends every verified step to a CSV."""
 
     def __init__(
         self,
@@ -123,20 +118,10 @@ class TraceWriter(Listener):
             further: also write `FURTHER_COLUMNS`.
             traffic: returns the cells of `TRAFFIC_COLUMNS` for the reported step; None: no such columns.
         """
-        self._path, self._traffic, self.n_rows = path, traffic, 0
+        self._path, self._traffic = path, traffic
         self._columns = (*COLUMNS, *(FURTHER_COLUMNS if further else ()), *(TRAFFIC_COLUMNS if traffic else ()))
-        if path.exists():
-            with path.open(newline="", encoding="utf-8") as file:
-                self.n_rows = sum(1 for _ in csv.reader(file)) - 1
 
     def step(self, step: Step) -> None:
         """Append a row if the step was verified, could not be taken, or postpones a scan."""
         if has_values(step) or step.phase == AWAY or step.outcome is not None:
             append_row(self._path, self._columns, trace_row(step) | dict(self._traffic() if self._traffic else {}))
-            self.n_rows += 1
-
-    def sync(self) -> None:
-        """Flush the rows to disk before a checkpoint that counts them is saved."""
-        if self.n_rows:
-            with self._path.open("rb") as file:
-                sync_file(file)
