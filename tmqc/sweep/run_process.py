@@ -35,14 +35,18 @@ class ProcessResult:
 
 
 def run(config: Config, directory: Path) -> None:
-    """Run one pipeline; heavy libraries are imported here, so that --help and completion stay fast."""
+    """Run one pipeline; heavy libraries are imported here, so that --help and completion stay fast.
+
+    Raises:
+        RunError: the directory holds a run that is finished or has other settings; nothing was loaded.
+    """
+    check_place(config, directory)
     from tmqc.model.backend import import_keras
 
     import_keras(config.run.onednn)
     _log_to_stderr()
     from tmqc.pipelines import PIPELINES
 
-    check_place(config, directory)
     PIPELINES[config.pipeline.name](config, directory)
 
 

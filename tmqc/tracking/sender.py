@@ -166,7 +166,7 @@ class Sender:
                 blocked = error
                 continue
             with self._state:
-                if box.calls.get(key) == call:  # not replaced meanwhile
+                if box.calls.get(key) is call:  # not replaced meanwhile
                     del box.calls[key]
         if blocked is not None:
             raise blocked
