@@ -56,10 +56,9 @@ class ControlledTravel(Travel):
 
     def _baseline(self) -> Step:
         started, state = perf_counter(), self.state
-        state.current = verify(self.centers, state.cycle)
-        state.reference = state.began = self._count(state.current)
-        self.centers.hold_reference()
-        rates = rates_of(self.qc, state.reference)
+        self._refer_to(verify(self.centers, state.cycle))
+        state.began = state.reference
+        rates = rates_of(self.qc, self.reference)
         return Step(state.cycle, BASELINE, verification=state.reference, rates=rates, verify_s=perf_counter() - started)
 
     def _count(self, verification: Verification) -> Verification:
@@ -130,7 +129,7 @@ class ControlledTravel(Travel):
         verification = self._count(raw)
         verdict = decide(self.qc, verification, self.reference, n_samples=n)
         if verdict.accepted:
-            self.accept(replace(raw, before=None))  # the previous reference is no longer needed
+            self._refer_to(replace(raw, before=None))  # the previous reference is no longer needed
         else:
             self.centers.restore(before)
         return replace(
@@ -157,8 +156,8 @@ class ControlledTravel(Travel):
                 raise
         return join(steps)
 
-    def accept(self, raw: Verification) -> None:
-        """Make the current model the reference."""
+    def _refer_to(self, raw: Verification) -> None:
+        """Make the current model, whose verification is `raw`, the reference."""
         self.state.current, self.state.reference = raw, self._count(raw)
         self.centers.hold_reference()
 
@@ -166,8 +165,7 @@ class ControlledTravel(Travel):
         state, started, seconds = self.state, perf_counter(), None
         assert state.current is not None
         if state.current.n_predicted:  # the model at the end of a cycle is scored on all scans
-            state.reference = state.current = verify(self.centers, state.cycle)
-            self.centers.hold_reference()
+            self._refer_to(verify(self.centers, state.cycle))
             seconds = perf_counter() - started
         return state.current, rates_of(self.qc, state.current), seconds
 
