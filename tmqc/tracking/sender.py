@@ -117,14 +117,13 @@ class Sender:
             self._system_metrics = False  # one attempt only
             is_run = self.box.opening["tags"].get(PIPELINE_TAG) != SWEEP_PARENT
             self._monitors, self._sample_at = system.make_monitors() if is_run else [], time.monotonic()
-        with self._state:
-            while not self._is_called:
-                left_s = self._sample_at + system.EVERY_S - time.monotonic() if self._monitors else None
-                if left_s is None or left_s > 0.0:
-                    self._state.wait(left_s)
-                else:
-                    self._sample()
-            self._is_called, self._is_busy = False, True
+        while True:
+            left_s = max(0.0, self._sample_at + system.EVERY_S - time.monotonic()) if self._monitors else None
+            with self._state:
+                if self._state.wait_for(lambda: self._is_called, left_s):
+                    self._is_called, self._is_busy = False, True
+                    return
+            self._sample()
 
     def _sample(self) -> None:
         """Add the use of the machine to the outbox; samples are not kept during an outage."""
@@ -135,11 +134,12 @@ class Sender:
             log.warning("tracking: no further system metrics (%s)", first_line(error))
             self._monitors = []
             return
-        if not self._is_away:
+        if values and not self._is_away:
             now = int(time.time() * 1000)
             step = (now - self._store.started_ms) // int(system.EVERY_S * 1000)  # goes on in a resumed run
-            self.box.points.append(Point(step, now, values))
-            self._is_called = True
+            with self._state:
+                self.box.points.append(Point(step, now, values))
+                self._is_called = True
 
     def _open(self) -> None:
         if self._is_open:
