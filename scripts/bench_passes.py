@@ -30,7 +30,7 @@ from tmqc.core.rates import Verification
 from tmqc.core.records import SCREEN, Step
 from tmqc.model.batch_size import with_batch_size
 from tmqc.pipelines.prepare import Inputs, corrupt, prepare
-from tmqc.pipelines.setup import make_plan
+from tmqc.pipelines.setup import make_centers, make_plan
 from tmqc.runs.directory import SUMMARY
 from tmqc.settings.schema import Config, QcConfig, ScreenConfig
 from tmqc.sweep.multirun import store_schema
@@ -68,13 +68,7 @@ def make_bed(overrides: Sequence[str], folder: Path) -> Bed:
     config = replace(config, run=with_batch_size(config.run, prepared.learner.model, None))
     folder.mkdir(parents=True, exist_ok=True)
     train = corrupt(prepared, folder)
-    centers = LocalCenters(
-        prepared.learner,
-        train=train,
-        verification=prepared.cohort.verification,
-        volumes=prepared.volumes,
-        verify_batch_size=config.run.verify_batch_size,
-    )
+    centers = make_centers(prepared, train, batch_size=config.run.verify_batch_size)
     return Bed(config, prepared, make_plan(config, train), centers)
 
 

@@ -24,7 +24,7 @@ from tmqc.model import backend
 from tmqc.model.learner import Learner
 from tmqc.model.sfcn import build_learner
 from tmqc.pipelines.context import RunContext
-from tmqc.pipelines.prepare import corrupt
+from tmqc.pipelines.prepare import Inputs, corrupt
 from tmqc.pipelines.traffic import TrafficMeter
 from tmqc.runs.directory import SITES, SITES_FILE, read_json, write_json
 from tmqc.runs.provenance import versions
@@ -80,14 +80,7 @@ def _open_local(run: RunContext, train: tuple[Subject, ...]) -> Iterator[Trainin
     with _open_workers(run, n) if n else nullcontext() as workers:
         n_pd = sum(s.group for s in verification)
         n_hc = len(verification) - n_pd
-        centers = LocalCenters(
-            inputs.learner,
-            train=train,
-            verification=verification,
-            volumes=inputs.volumes,
-            verify_batch_size=config.run.verify_batch_size,
-            workers=workers,
-        )
+        centers = make_centers(inputs, train, batch_size=config.run.verify_batch_size, workers=workers)
         yield TrainingSetup(
             centers, make_plan(config, train), train, inputs.truth, n_hc, n_pd, TrafficMeter(None, run.point)
         )
@@ -204,6 +197,20 @@ def make_plan(config: Config, train: tuple[Subject, ...]) -> Plan:
         by_center.setdefault(subject.study, []).append(subject.subject)
     subjects = {center: tuple(theirs) for center, theirs in by_center.items()}
     return Plan(subjects, config.schedule, config.qc)
+
+
+def make_centers(
+    inputs: Inputs, train: tuple[Subject, ...], *, batch_size: int, workers: VerificationWorkers | None = None
+) -> LocalCenters:
+    """Make the centers of this process."""
+    return LocalCenters(
+        inputs.learner,
+        train=train,
+        verification=inputs.cohort.verification,
+        volumes=inputs.volumes,
+        verify_batch_size=batch_size,
+        workers=workers,
+    )
 
 
 def _build_verifier(config: Config) -> Learner:
