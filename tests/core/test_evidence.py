@@ -9,7 +9,6 @@ import pytest
 
 from tmqc.core.evidence import (
     CENTER,
-    FIXED_Z,
     HELD,
     IMAGE,
     LABEL,
@@ -94,8 +93,8 @@ def test_every_verdict_rederives_from_its_own_row():
     for f in found.values():
         tests = [(f.center_p, f.center_limit, f.center_out), (f.odd_p, f.odd_limit, f.odd_out)]
         tests += [(f.lfdr, f.lfdr_limit, f.lfdr_out)]
-        assert f.suspect == (any(p is not None and p <= limit for p, limit, _ in tests) or f.odd_z > FIXED_Z)
-        assert f.out == (f.due and (any(p is not None and p <= out for p, _, out in tests) or f.odd_z > FIXED_Z))
+        assert f.suspect == (any(p is not None and p <= limit for p, limit, _ in tests))
+        assert f.out == (f.due and (any(p is not None and p <= out for p, _, out in tests)))
 
 
 def test_labels_of_the_field_are_ranked_and_not_eliminated():
