@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tmqc.report.description import describe_run
+from tmqc.report.summary import describe_run
 from tmqc.settings.schema import Config, HarmfulConfig, QcConfig, flatten
 
 SUMMARY = {

@@ -9,7 +9,7 @@ from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
 from tmqc.errors import RunError
-from tmqc.report.results import read_scored
+from tmqc.report.past_run import PastRun
 from tmqc.report.roc import bootstrap_roc, difference
 
 
@@ -64,8 +64,9 @@ def test_it_is_seeded_and_paired():
 def test_two_models_of_the_same_cycle_stay_separate(tmp_path):
     """As where a run ends with the cycle that its starting model had."""
     rows = [f"29,s{i},{i % 2},{p}" for p in (0.25, 0.75) for i in range(4)]
-    (tmp_path / "p.csv").write_text("\n".join(["cycle,Subject,Group_bin,probability", *rows, "5,s0,0,0.5", ""]))
-    models = read_scored(tmp_path / "p.csv")
+    text = "\n".join(["cycle,Subject,Group_bin,probability", *rows, "5,s0,0,0.5", ""])
+    (tmp_path / "predictions.csv").write_text(text)
+    models = PastRun(tmp_path, {}, None).scored
     assert [(m["cycle"].iloc[0], len(m), m["probability"].iloc[0]) for m in models] == [
         (29, 4, 0.25),
         (29, 4, 0.75),
@@ -74,6 +75,6 @@ def test_two_models_of_the_same_cycle_stay_separate(tmp_path):
 
 
 def test_what_are_no_predictions_is_refused(tmp_path):
-    (tmp_path / "p.csv").write_text("cycle,Subject\n1,a\n")
-    with pytest.raises(RunError, match="not the p.csv of a run"):
-        read_scored(tmp_path / "p.csv")
+    (tmp_path / "predictions.csv").write_text("cycle,Subject\n1,a\n")
+    with pytest.raises(RunError, match="not the predictions.csv of a run"):
+        _ = PastRun(tmp_path, {}, None).scored

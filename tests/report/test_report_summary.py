@@ -11,7 +11,7 @@ from core.test_numbers import REPORT
 
 from tmqc.core.glossary import RUN_NUMBERS
 from tmqc.core.numbers import TOTALS, cycle_numbers
-from tmqc.report.scores import detection_metrics, score_detection
+from tmqc.report.detection import score_detection
 from tmqc.report.summary import closing_numbers, numbers_of, summarize_run, write_summary
 
 FIRST = replace(REPORT, cycle=10, n_verifications=7, train_s=1.5, verify_s=2.0)
@@ -19,18 +19,15 @@ LAST = replace(
     FIRST, cycle=11, train_loss=None, flagged=("b", "c"), n_verifications=9, n_waiting=1, train_s=0.25, verify_s=4.0
 )
 DETECTION = score_detection(
-    cycle=11,
-    flagged_ever="abc",
-    eliminated="a",
-    undecided="c",
+    [replace(FIRST, flagged=("a", "b", "c"), readmitted=("b",), eliminated=("a",), n_verifications=16)],
+    start=10,
     center_of=dict.fromkeys("abcd", "A"),
-    truth_subjects="ab",
-    n_verifications=16,
+    harmful="ab",
 )
 
 
 def written(tmp_path, **changes):
-    values = {"pipeline": "qc", "test": {"accuracy": 0.75, "auroc": None}, "controlled": True, "detection": DETECTION}
+    values = {"pipeline": "qc", "test": {"accuracy": 0.75, "auroc": None}, "detection": DETECTION}
     write_summary(tmp_path / "summary.json", summarize_run([FIRST, LAST], **(values | changes)))
     return json.loads((tmp_path / "summary.json").read_text(), parse_constant=pytest.fail)
 
@@ -45,7 +42,7 @@ def test_a_run_under_control(tmp_path):
         **{"test/accuracy": 0.75, "test/auroc": None, "qc/flagged_total": 3},
         **{"verify/verifications_total": 16, "train/seconds_total": 1.75, "verify/seconds_total": 6.0},  # 7 and 9
     }
-    assert scores == detection_metrics(DETECTION)
+    assert scores == DETECTION
     assert (scores["detect/recall"], scores["detect/center_precision"], scores["detect/verifications"]) == (
         0.5,
         None,
@@ -54,7 +51,7 @@ def test_a_run_under_control(tmp_path):
 
 
 def test_without_control_truth_and_test_split(tmp_path):
-    got = written(tmp_path, pipeline="clean", test={}, controlled=False, detection=None)
+    got = written(tmp_path, pipeline="clean", test={}, detection=None)
     assert got["pipeline"] == "clean" and got["verify/verifications_total"] == 16
     assert {name.partition("/")[0] for name in got if "/" in name} == {"train", "verify"}
 

@@ -13,7 +13,10 @@ from numpy.typing import NDArray
 from scipy.stats import bootstrap
 from sklearn.metrics import auc
 
+from tmqc.report.html import Section
 from tmqc.report.metrics import ALL, sexes_and_ages
+from tmqc.report.past_run import PastRun, verified_on_test
+from tmqc.report.sections import explain
 from tmqc.report.style import BLACK, PALETTE, new_figure, style_axes
 
 N_RESAMPLES, LEVEL, SEED = 1000, 0.95, 0
@@ -131,7 +134,44 @@ def draw_roc(models: Sequence[pd.DataFrame], *, age_bins: Sequence[float]) -> Fi
         age_bins: ascending bounds in years.
     """
     last = max(models, key=lambda model: model["cycle"].iloc[0])
-    groups = [(ALL, np.full(len(last), True)), *sexes_and_ages([*last["Sex"]], [*last["Age"]], age_bins=age_bins)]
+    groups = [(ALL, np.full(len(last), True)), *sexes_and_ages(last, age_bins=age_bins)]
     members = {f"{name} (n={of.sum()})": last[of] for name, of in groups}
     rocs = {name: bootstrap_roc(of) for name, of in members.items() if of["Group_bin"].nunique() == 2}
     return draw_rocs(rocs, title=f"ROC after cycle {last['cycle'].iloc[0]}", bands=False)
+
+
+def test_section(run: PastRun) -> Section | None:
+    """Make the section of the test split: ROC curves of the first and of the last model, AUROC with intervals."""
+    if not (rocs := _first_and_last(run)):
+        return None
+    first = next(iter(rocs.values()))
+    n = f"{first.n_pd} PD, {first.n_hc} HC"
+    split = {
+        True: f"The test split ({n}) is also the verification split: these numbers are optimistic.",
+        False: f"The test split ({n}) decides nothing in a run.",
+        None: f"The test split has {n}.",
+    }[verified_on_test(run.settings)]
+    lead = (
+        f"{split} Bands and intervals: {LEVEL:.0%} percentile intervals of {N_RESAMPLES} bootstrap resamples by class "
+        f"(seed {SEED}); bands are pointwise. A curve without errors has an interval of zero width, "
+        "however few scans it is based on."
+    )
+    areas = [(name, roc.auroc, roc.low, roc.high) for name, roc in rocs.items()]
+    if len(rocs) == 2:
+        earlier, later = rocs.values()
+        areas.append(("difference", *difference(later, earlier)))
+    tables = [("AUROC", pd.DataFrame(areas, columns=["model", "AUROC", "from", "to"]))]
+    test = {name: value for name, value in (run.summary or {}).items() if name.startswith("test/")}
+    if test:
+        tables.append(("After this run", explain(test)))
+    alt = ", ".join(f"{name}: AUROC {roc.auroc:.3f}" for name, roc in rocs.items())
+    return Section("test", "Test split", lead, [(draw_rocs(rocs), alt)], tables)
+
+
+def _first_and_last(run: PastRun) -> dict[str, Roc]:
+    """Label -> ROC curve of the first and of the last scored model; none for a split with one class."""
+    scored = [model for model in run.scored if model["Group_bin"].nunique() == 2]
+    words = ("first", "last") if run.pipeline == "inference" else ("before this run", "after this run")
+    shown = [(words[0], scored[0])] if len(scored) > 1 else []
+    shown += [(words[1], model) for model in scored[-1:]]
+    return {f"model of cycle {model['cycle'].iloc[0]}, {word}": bootstrap_roc(model) for word, model in shown}

@@ -14,7 +14,6 @@ from tmqc.report.compare.gather import COST, TEST, Gathered, RunRecord
 from tmqc.report.compare.groups import differing_settings, effective_table, group_runs
 from tmqc.report.compare.tables import average_groups, gate_runs, tabulate_runs
 from tmqc.report.html import Section, render_page
-from tmqc.report.style import to_svg
 from tmqc.runs.directory import write_text
 
 HTML, CSV = "comparison.html", "comparison.csv"
@@ -87,17 +86,17 @@ def _list_sections(gathered: Gathered, groups: pd.DataFrame, runs: pd.DataFrame)
     means, gates = average_groups(runs), gate_runs(gathered.records, groups)
     models, scatter = draw_models(runs, means), draw_precision_recall(gates)
     scored = means[means["qc/eliminated_total"].notna()]
-    maps = [(to_svg(figure), f"{gate}. {_MAP_FIGURE}") for gate, figure in draw_heat_maps(gates)]
+    maps = [(figure, f"{gate}. {_MAP_FIGURE}") for gate, figure in draw_heat_maps(gates)]
     sections = [
         _missing(gathered, groups),
         Section(
             *("models", "The models side by side, on the test split", _MEANS),
-            figures=[] if models is None else [(to_svg(models), _MODELS_FIGURE)],
+            figures=[] if models is None else [(models, _MODELS_FIGURE)],
             tables=[("", _means_table(means, TEST, _interval))],
         ),
         Section(
             *("detection", "Harmful scans found", ""),
-            figures=[] if scatter is None else [(to_svg(scatter), _SCATTER_FIGURE)],
+            figures=[] if scatter is None else [(scatter, _SCATTER_FIGURE)],
             tables=[("", _means_table(scored, _DETECTION, _range))],
         ),
         Section("maps", "Over acceptable error and revisit", "", figures=maps),
