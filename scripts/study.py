@@ -29,7 +29,7 @@ import pandas as pd
 from sklearn.metrics import average_precision_score
 
 from tmqc.phantom.cohort import PHANTOM_NOTE
-from tmqc.report.compare.tables import average
+from tmqc.report.compare.groups import average
 from tmqc.report.detection import CENTER_SIZES, share_found, whole_centers
 from tmqc.report.past_run import PastRun, read_run, read_table, training_scans, truth_of
 from tmqc.rivals import CUT_OFFS

@@ -29,8 +29,8 @@ def draw_models(runs: pd.DataFrame, means: pd.DataFrame) -> Figure | None:
     """Draw the test metrics of every group side by side: single runs, mean and interval; None if there are no metrics.
 
     Args:
-        runs: result of `tabulate_runs`.
-        means: result of `average_groups`, in the order of drawing.
+        runs: result of `group_runs`.
+        means: result of `average` by group and pipeline, in the order of drawing.
     """
     names = [name for name in _TEST if means[name].notna().any()]
     if not names:
@@ -64,7 +64,7 @@ def draw_heat_maps(runs: pd.DataFrame) -> list[tuple[str, Figure]]:
     """Draw maps over acceptable error and revisit, one figure per gate for which either of them varies.
 
     Args:
-        runs: result of `tables.gate_runs`.
+        runs: result of `gate_runs`.
 
     Returns:
         Gate and figure. A cell shows the mean over the seeds and their number n, or a dash if there is no such run or
