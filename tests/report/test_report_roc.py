@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 from tmqc.errors import RunError
 from tmqc.report.past_run import PastRun
-from tmqc.report.roc import bootstrap_roc, difference
+from tmqc.report.roc import GRID, bootstrap_roc, difference
 
 
 def scored(actual, probability):
@@ -20,7 +20,7 @@ def scored(actual, probability):
 def test_a_curve_that_can_be_counted():
     """Of the four pairs of PD and HC three are in order: 0.75."""
     roc = bootstrap_roc(scored([1, 0, 1, 0], [0.9, 0.8, 0.7, 0.1]))
-    assert roc.auroc == 0.75 and (roc.n_pd, roc.n_hc) == (2, 2)
+    assert roc.auroc == 0.75
     assert list(zip(roc.fpr, roc.tpr, strict=True)) == [(0, 0), (0, 0.5), (0.5, 0.5), (0.5, 1), (1, 1)]
     # The nine draws of two PD and two HC by hand: an area of 0 has a chance of 1/16, and so on.
     for area, chance in {0.0: 1 / 16, 0.5: 1 / 4, 0.75: 1 / 4, 1.0: 7 / 16}.items():
@@ -31,7 +31,7 @@ def test_a_curve_that_can_be_counted():
 def test_one_threshold_for_all_is_a_guess_without_a_spread():
     roc = bootstrap_roc(scored([1, 0, 1, 0, 0], [0.5] * 5))
     assert (roc.auroc, roc.low, roc.high) == (0.5, 0.5, 0.5)
-    np.testing.assert_allclose(roc.band_low, roc.grid)
+    np.testing.assert_allclose(roc.band_low, GRID)
 
 
 def test_the_interval_has_the_width_that_theory_gives():
@@ -58,7 +58,6 @@ def test_it_is_seeded_and_paired():
     assert one.auroc == pytest.approx(roc_auc_score(actual, p))
     same = bootstrap_roc(scored(actual, p / 2 + 0.5))  # the same ranking by another model
     assert difference(same, one) == (0.0, 0.0, 0.0)
-    assert not np.array_equal(one.resampled, bootstrap_roc(scored(actual, p), seed=1).resampled)
 
 
 def test_two_models_of_the_same_cycle_stay_separate(tmp_path):

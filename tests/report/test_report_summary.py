@@ -12,7 +12,8 @@ from core.test_numbers import REPORT
 from tmqc.core.glossary import RUN_NUMBERS
 from tmqc.core.numbers import TOTALS, cycle_numbers
 from tmqc.report.detection import score_detection
-from tmqc.report.summary import closing_numbers, numbers_of, summarize_run, write_summary
+from tmqc.report.summary import closing_numbers, numbers_of, summarize_run
+from tmqc.runs.directory import write_json
 
 FIRST = replace(REPORT, cycle=10, n_verifications=7, train_s=1.5, verify_s=2.0)
 LAST = replace(
@@ -28,7 +29,7 @@ DETECTION = score_detection(
 
 def written(tmp_path, **changes):
     values = {"pipeline": "qc", "test": {"accuracy": 0.75, "auroc": None}, "detection": DETECTION}
-    write_summary(tmp_path / "summary.json", summarize_run([FIRST, LAST], **(values | changes)))
+    write_json(tmp_path / "summary.json", summarize_run([FIRST, LAST], **(values | changes)))
     return json.loads((tmp_path / "summary.json").read_text(), parse_constant=pytest.fail)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tiny import logistic_learner
 
-from tmqc.rivals import CUT_OFFS, RIVALS, Case, Probe, ScoreError, choose_rivals, score_scans
+from tmqc.rivals import CUT_OFFS, RIVALS, Case, Probe, ScoreError, score_scans
 from tmqc.settings.schema import RivalsConfig
 
 WEIGHTS, BIAS = [0.5, -0.25, 1.0], 0.1
@@ -217,7 +217,5 @@ def test_clipfl_puts_the_center_last_whose_training_does_most_harm(learner):
     assert (got.forward_passes, got.backward_passes) == (36 + 12 * 36, 36)
 
 
-def test_without_names_all_are_asked():
-    assert choose_rivals([]) == tuple(RIVALS)
-    assert choose_rivals(["tracin", "loss"]) == ("tracin", "loss")
+def test_cut_offs_are_those_of_rivals():
     assert set(CUT_OFFS) <= set(RIVALS)

@@ -15,7 +15,7 @@ from tmqc.pipelines.context import open_run
 from tmqc.pipelines.prepare import Inputs, corrupt, prepare
 from tmqc.report.closing import illustrate, print_rivals
 from tmqc.report.ranking import rank, rank_by_kind, ranking_metrics
-from tmqc.rivals import Case, Scores, choose_rivals, score_scans
+from tmqc.rivals import RIVALS, Case, Scores, score_scans
 from tmqc.runs.directory import RANKING, RANKING_BY_KIND, REPORT, RESULTS, SCORES, check_free, write_text
 from tmqc.settings.schema import Config
 
@@ -65,11 +65,10 @@ def _score(config: Config, inputs: Inputs, train: tuple[Subject, ...], path: Pat
 
     `scores.csv`: one row per training scan, one column per rival, full precision; higher = more suspicious.
     """
-    names = choose_rivals(config.rivals.names)
     case = make_case(config, inputs, train)
     scores: list[Scores] = []
     table = pd.DataFrame({"Subject": case.subjects, "Study": case.centers})
-    for name in names:
+    for name in config.rivals.names or RIVALS:
         scores.append(score_scans(name, case, inputs.learner, batch_size=config.run.verify_batch_size))
         table[name] = scores[-1].scores
         write_text(path, table.to_csv(index=False))

@@ -18,9 +18,9 @@ from tmqc.pipelines.setup import TrainingSetup
 from tmqc.pipelines.traffic import TrafficMeter
 from tmqc.report.closing import illustrate, print_training
 from tmqc.report.metrics import measure, predictions_of
-from tmqc.report.summary import closing_numbers, describe_run, summarize_run, write_summary
+from tmqc.report.summary import closing_numbers, describe_run, summarize_run
 from tmqc.runs.checkpoint import drop_latest
-from tmqc.runs.directory import PREDICTIONS, REPORT, RESULTS, SUMMARY, TRACE, write_text
+from tmqc.runs.directory import PREDICTIONS, REPORT, RESULTS, SUMMARY, TRACE, write_json, write_text
 from tmqc.runs.progress import Progress
 from tmqc.runs.trace import TraceWriter
 from tmqc.settings.schema import flatten
@@ -86,7 +86,7 @@ def close_training(
     with inputs.learner.averaged():
         tracker.model(inputs.learner.model, example=example)
     tracker.describe(describe_run(flatten(config), summary, note=inputs.note))
-    write_summary(directory / SUMMARY, summary)
+    write_json(directory / SUMMARY, summary)
     drop_latest(directory)
     illustrate(directory)
     run.log_files(REPORT)

@@ -42,7 +42,8 @@ def verdict_cycles(reports: Iterable[CycleReport]) -> tuple[dict[str, int], dict
     flagged: dict[str, int] = {}
     eliminated: dict[str, int] = {}
     for report in reports:
-        flagged = dict.fromkeys(report.flagged, report.cycle) | flagged  # a readmitted subject may be flagged again
+        for subject in report.flagged:
+            flagged.setdefault(subject, report.cycle)  # a readmitted subject may be flagged again
         eliminated |= dict.fromkeys(report.eliminated, report.cycle)
     return flagged, eliminated
 

@@ -6,7 +6,7 @@ import io
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -43,13 +43,11 @@ class PastRun:
     Attributes:
         settings: flattened.
         summary: None if the run did not finish, or its pipeline writes none.
-        environment: device, revision and versions of its last process; empty if not recorded.
     """
 
     directory: Path
     settings: dict[str, Setting]
     summary: dict[str, Any] | None
-    environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def pipeline(self) -> str:
@@ -110,6 +108,15 @@ class PastRun:
         overall = self.table(rundir.RANKING, "n", "n_harmful", "auroc", "average_precision")
         by_kind = self.table(rundir.RANKING_BY_KIND, "auroc")
         return None if overall is None or by_kind is None else (overall, by_kind)
+
+    @cached_property
+    def environment(self) -> Mapping[str, str]:
+        """Device, revision and versions of its last process; empty if not recorded."""
+        try:
+            found = json.loads((self.directory / rundir.RUN).read_text(encoding="utf-8"))["environment"]
+            return {str(name): str(value) for name, value in found.items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return {}  # a run of an earlier version, or one that died before the file was written
 
     @property
     def scans(self) -> Sequence[Subject]:
@@ -198,7 +205,7 @@ def read_run(directory: Path) -> PastRun:
     if missing := [name for name in ("pipeline.name", "run.name", "run.outputs") if name not in settings]:
         raise RunError(f"{directory}: not the directory of a run; {path.name} has no {', '.join(missing)}")
     found = rundir.read_json(summary) if summary.exists() else None
-    return PastRun(directory.absolute(), settings, found, _read_environment(directory / rundir.RUN))
+    return PastRun(directory.absolute(), settings, found)
 
 
 def verified_on_test(settings: Mapping[str, Setting]) -> bool | None:
@@ -227,14 +234,6 @@ def verified_on_test(settings: Mapping[str, Setting]) -> bool | None:
     if trained is not settings:
         table = str(rundir.resolve(scored, str(table)))
     return os.path.realpath(str(table)) == os.path.realpath(str(test))
-
-
-def _read_environment(path: Path) -> dict[str, str]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))["environment"]
-        return {str(name): str(value) for name, value in found.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}  # a run of an earlier version, or one that died before the file was written
 
 
 def training_scans(run: PastRun) -> tuple[Subject, ...]:

@@ -20,7 +20,7 @@ from tmqc.report.sections import explain
 from tmqc.report.style import BLACK, PALETTE, new_figure, style_axes
 
 N_RESAMPLES, LEVEL, SEED = 1000, 0.95, 0
-_GRID = np.linspace(0.0, 1.0, 101)
+GRID = np.linspace(0.0, 1.0, 101)
 _STYLES = ("-", "--", "-.", ":")
 _HATCHES = ("", "//", "\\\\", "..")
 
@@ -34,32 +34,28 @@ class Roc:
     Attributes:
         fpr, tpr: 1 - specificity and sensitivity at every threshold.
         auroc, low, high: area under the curve and its interval.
-        grid, band_low, band_high: pointwise interval of the sensitivity at each 1 - specificity of `grid`.
+        band_low, band_high: pointwise interval of the sensitivity at each 1 - specificity of `GRID`.
         resampled: areas of the bootstrap resamples.
     """
 
-    n_pd: int
-    n_hc: int
     fpr: Floats
     tpr: Floats
     auroc: float
     low: float
     high: float
-    grid: Floats
     band_low: Floats
     band_high: Floats
     resampled: Floats
 
 
-def bootstrap_roc(scored: pd.DataFrame, *, seed: int = SEED) -> Roc:
+def bootstrap_roc(scored: pd.DataFrame) -> Roc:
     """Compute a ROC curve with percentile intervals from a bootstrap of the scans, stratified by class.
 
-    The resamples depend only on the seed and the class sizes: they are equal for two models scored on the same scans,
-    so that the differences of their `resampled` are paired.
+    The resamples depend only on the class sizes: they are equal for two models scored on the same scans, so that the
+    differences of their `resampled` are paired.
 
     Args:
         scored: columns Group_bin, 1 (PD) or 0 (HC), with both classes, and probability of PD, 0..1.
-        seed: seed of the resampling.
 
     Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
     """
@@ -72,19 +68,17 @@ def bootstrap_roc(scored: pd.DataFrame, *, seed: int = SEED) -> Roc:
         n_resamples=N_RESAMPLES,
         confidence_level=LEVEL,
         method="percentile",
-        rng=np.random.default_rng(seed),
+        rng=np.random.default_rng(SEED),
     )
     low, high = drawn.confidence_interval
-    return Roc(
-        *(len(of_pd), len(of_hc), fpr, tpr, float(auc(fpr, tpr)), float(low[0]), float(high[0])),
-        *(_GRID, low[1:], high[1:], drawn.bootstrap_distribution[0]),
-    )
+    area, resampled = float(auc(fpr, tpr)), drawn.bootstrap_distribution[0]
+    return Roc(fpr, tpr, area, float(low[0]), float(high[0]), low[1:], high[1:], resampled)
 
 
 def _summarize(of_pd: Floats, of_hc: Floats) -> Floats:
-    """Return the area, and the sensitivities at `_GRID`, the upper ends of vertical segments."""
+    """Return the area, and the sensitivities at `GRID`, the upper ends of vertical segments."""
     fpr, tpr = _curve(of_pd, of_hc)
-    return np.append(np.trapezoid(tpr, fpr), np.interp(_GRID, fpr, tpr))
+    return np.append(np.trapezoid(tpr, fpr), np.interp(GRID, fpr, tpr))
 
 
 def _curve(of_pd: Floats, of_hc: Floats) -> tuple[Floats, Floats]:
@@ -113,7 +107,7 @@ def draw_rocs(rocs: Mapping[str, Roc], *, title: str = "", bands: bool = True) -
         if bands:
             look: dict[str, Any] = {"facecolor": color, "alpha": 0.18, "linewidth": 0}
             hatch = _HATCHES[i % len(_HATCHES)]
-            axes.fill_between(roc.grid, roc.band_low, roc.band_high, edgecolor=color, hatch=hatch, **look)
+            axes.fill_between(GRID, roc.band_low, roc.band_high, edgecolor=color, hatch=hatch, **look)
         label = f"{name}\nAUROC {roc.auroc:.3f} ({roc.low:.3f} to {roc.high:.3f})"
         axes.plot(roc.fpr, roc.tpr, color=color, linestyle=style, linewidth=1.8, label=label)
     style_axes(axes, title=title, xlabel="1 - specificity", ylabel="sensitivity")
@@ -142,10 +136,11 @@ def draw_roc(models: Sequence[pd.DataFrame], *, age_bins: Sequence[float]) -> Fi
 
 def test_section(run: PastRun) -> Section | None:
     """Make the section of the test split: ROC curves of the first and of the last model, AUROC with intervals."""
-    if not (rocs := _first_and_last(run)):
+    if not (models := _first_and_last(run)):
         return None
-    first = next(iter(rocs.values()))
-    n = f"{first.n_pd} PD, {first.n_hc} HC"
+    rocs = {label: bootstrap_roc(model) for label, model in models.items()}
+    is_pd = next(iter(models.values()))["Group_bin"] == 1
+    n = f"{is_pd.sum()} PD, {(~is_pd).sum()} HC"
     split = {
         True: f"The test split ({n}) is also the verification split: these numbers are optimistic.",
         False: f"The test split ({n}) decides nothing in a run.",
@@ -168,10 +163,10 @@ def test_section(run: PastRun) -> Section | None:
     return Section("test", "Test split", lead, [(draw_rocs(rocs), alt)], tables)
 
 
-def _first_and_last(run: PastRun) -> dict[str, Roc]:
-    """Label -> ROC curve of the first and of the last scored model; none for a split with one class."""
+def _first_and_last(run: PastRun) -> dict[str, pd.DataFrame]:
+    """Label -> predictions of the first and of the last scored model; none for a split with one class."""
     scored = [model for model in run.scored if model["Group_bin"].nunique() == 2]
     words = ("first", "last") if run.pipeline == "inference" else ("before this run", "after this run")
     shown = [(words[0], scored[0])] if len(scored) > 1 else []
     shown += [(words[1], model) for model in scored[-1:]]
-    return {f"model of cycle {model['cycle'].iloc[0]}, {word}": bootstrap_roc(model) for word, model in shown}
+    return {f"model of cycle {model['cycle'].iloc[0]}, {word}": model for word, model in shown}

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from tmqc.core.numbers import EXPECTED, TOTALS, cycle_numbers
 from tmqc.core.records import CycleReport
-from tmqc.runs.directory import REPORT, write_json
+from tmqc.runs.directory import REPORT
 
 _HOW_TO_READ = (
     f"Figures, flagged scans and intervals: `{REPORT}` among the artifacts. FPR, FNR and losses (nats): lower is "
@@ -32,7 +31,7 @@ def summarize_run(
     detection: Mapping[str, float | None] | None,
     expected: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
-    """Collect the numbers of a finished training run by name; a number that does not exist is None.
+    """Collect the numbers of a finished training run by name; None if a number does not exist or is not finite.
 
     Args:
         reports: reports of all cycles, at least one.
@@ -65,7 +64,11 @@ def summarize_run(
         "first_cycle": reports[0].cycle,
         "last_cycle": last.cycle,
         "n_cycles": len(reports),
-        **{name: value for name, value in numbers.items() if pipeline == "qc" or not name.startswith("qc/")},
+        **{
+            name: value if value is not None and math.isfinite(value) else None  # JSON has no NaN
+            for name, value in numbers.items()
+            if pipeline == "qc" or not name.startswith("qc/")
+        },
     }
 
 
@@ -78,12 +81,6 @@ def closing_numbers(summary: Mapping[str, Any]) -> dict[str, float]:
     """Return the numbers that belong to no cycle: of the test split, totals and expectations."""
     numbers = numbers_of(summary)
     return {name: value for name, value in numbers.items() if name in (*TOTALS, *EXPECTED) or name.startswith("test/")}
-
-
-def write_summary(path: Path, summary: Mapping[str, Any]) -> None:
-    """Write `summary.json` atomically; None and numbers that are not finite become null."""
-    # JSON has no NaN: a standard-compliant reader would refuse the file.
-    write_json(path, {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in summary.items()})
 
 
 def describe_run(settings: Mapping[str, Any], summary: Mapping[str, Any], *, note: str | None) -> str:

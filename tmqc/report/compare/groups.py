@@ -158,14 +158,11 @@ def average(frame: pd.DataFrame, by: Sequence[str], values: Sequence[str]) -> pd
         One row per combination of `by`: n (seeds), and for every value its mean, `..._n` (seeds that have one),
         `..._half` (empty for fewer than two), `..._least` and `..._most` (minimum and maximum).
     """
-    of = frame.assign(**{name: pd.to_numeric(frame[name]) for name in values}).groupby(
-        list(by), sort=False, dropna=False
-    )
-    parts: dict[str, pd.Series] = {"n": of.size()}
-    for name in values:
-        parts |= {name: of[name].mean(), f"{name}_n": of[name].count(), f"{name}_half": of[name].agg(half_width)}
-        parts |= {f"{name}_least": of[name].min(), f"{name}_most": of[name].max()}
-    return pd.DataFrame(parts).reset_index()
+    numbers = frame.assign(**{name: pd.to_numeric(frame[name]) for name in values})
+    of = numbers.groupby(list(by), sort=False, dropna=False)
+    what = {"": "mean", "_n": "count", "_half": half_width, "_least": "min", "_most": "max"}
+    parts = {f"{name}{suffix}": of[name].agg(how) for name in values for suffix, how in what.items()}
+    return pd.DataFrame({"n": of.size(), **parts}).reset_index()
 
 
 def half_width(values: pd.Series) -> float | None:
