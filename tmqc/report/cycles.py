@@ -61,7 +61,7 @@ def cost_section(run: PastRun) -> Section | None:
     if not run.cycles:
         return None
     rows = [{"cycle": r.cycle} | {name: r.numbers.get(name) for name in _COST} for r in run.cycles]
-    scored = None if run.trace is None else int(run.trace["Scored"].iloc[0])
+    scored = int(run.trace["Scored"].iloc[0]) if len(run.trace) else 0
     each = f" A verification scores {scored} scans." if scored else ""
     return Section("cost", "Cost", f"Wall-clock seconds.{each}", tables=[("", pd.DataFrame(rows))])
 

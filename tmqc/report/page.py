@@ -56,7 +56,7 @@ def write_figures(directory: Path) -> list[Path]:
 def _draw(run: PastRun) -> Iterator[tuple[str, Figure]]:
     if run.cycles:
         yield "cycles", draw_cycles(run.cycles)
-    if run.trace is not None:
+    if not run.trace.empty:
         yield "qc", draw_qc(run.trace)
     if run.metrics is not None:
         yield "cycles", draw_inference(run.metrics)

@@ -80,15 +80,14 @@ class PastRun:
         return read_rows(path) if (path := self.file(rundir.CYCLES)) else ()
 
     @cached_property
-    def trace(self) -> pd.DataFrame | None:
-        """The trace of a run under control; None if it has no row. Raises RunError."""
-        path = self.file(rundir.TRACE)
-        return None if path is None or (trace := read_trace(path)).empty else trace
+    def trace(self) -> pd.DataFrame:
+        """The trace of a run under control; empty for other runs. Raises RunError."""
+        return pd.DataFrame(columns=[*COLUMNS]) if (path := self.file(rundir.TRACE)) is None else read_trace(path)
 
     @cached_property
     def flagged(self) -> pd.DataFrame:
         """Every scan ever flagged (`find_flagged`). Raises RunError."""
-        return find_flagged(pd.DataFrame(columns=[*COLUMNS]) if self.trace is None else self.trace, self.scans)
+        return find_flagged(self.trace, self.scans)
 
     @cached_property
     def metrics(self) -> pd.DataFrame | None:

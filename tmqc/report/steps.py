@@ -50,7 +50,7 @@ _MOST_NUMBERS = 30  # numbers of cycles side by side; more would overlap
 def steps_section(run: PastRun) -> Section | None:
     """Make the section of a controlled run's verifications."""
     trace = run.trace
-    if trace is None:
+    if trace.empty:
         return None
     judged = _judged(trace)
     lead = _LEADS[judged]

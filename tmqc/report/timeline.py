@@ -35,7 +35,7 @@ _ELIMINATED: dict[str, Any] = {"color": BLACK, "marker": "s", "linewidth": 0.9}
 
 def timeline_section(run: PastRun) -> Section | None:
     """Make the section of the timelines of flagged scans."""
-    if run.trace is None or run.flagged.empty:
+    if run.flagged.empty:
         return None
     lead = (
         "One row per scan, grouped by center: flagged (triangle), waiting (bar), taken back (ring) or eliminated "

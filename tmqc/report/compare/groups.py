@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 from scipy import stats
@@ -160,7 +161,7 @@ def average(frame: pd.DataFrame, by: Sequence[str], values: Sequence[str]) -> pd
     """
     numbers = frame.assign(**{name: pd.to_numeric(frame[name]) for name in values})
     of = numbers.groupby(list(by), sort=False, dropna=False)
-    what = {"": "mean", "_n": "count", "_half": half_width, "_least": "min", "_most": "max"}
+    what: dict[str, Any] = {"": "mean", "_n": "count", "_half": half_width, "_least": "min", "_most": "max"}
     parts = {f"{name}{suffix}": of[name].agg(how) for name in values for suffix, how in what.items()}
     return pd.DataFrame({"n": of.size(), **parts}).reset_index()
 
