@@ -24,7 +24,7 @@ from tmqc.core.verdicts import ELIMINATED, SOUND, SUSPECT, TAKEN_BACK
 
 SIZES = {**{f"big{i}": (24, 8) for i in range(10)}, "small": (2, 1), "one": (1, 0)}
 LOOK = Look(number=1, n_planned=3, q=0.1, seed=(0, 0))
-JUDGED = able_to_be_judged(SIZES, q=0.1, n_planned=3, compare=WITHIN)
+JUDGED = able_to_be_judged(SIZES, LOOK, compare=WITHIN)
 
 
 def draw(*, flipped=(), odd=(), seed=0, separation=1.5):
