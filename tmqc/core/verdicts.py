@@ -18,13 +18,14 @@ Overview of the control by evidence
      at q' / K).
 
    `judge_centers` puts centers that Benjamini-Hochberg rejects at q under verdict: they wait for R cycles or more
-   without training. At a later look a waiting center is eliminated if Benjamini-Hochberg rejects it at q / K with p = 1
-   for all centers that are not waiting; is taken back if it is not rejected at q either; and otherwise continues to
-   wait (undecided if the run ends). All eliminations of a run together have FDR <= q (`fdr`: union bound over looks;
-   the number of hypotheses stays that of the start, eliminated centers included).
+   without training. At a later look a waiting center is eliminated if Benjamini-Hochberg rejects it at q' / K, where
+   q' is the part of q for centers, with p = 1 for all centers that are not waiting; is taken back if it is not rejected
+   at q either; and otherwise continues to wait (undecided if the run ends). All centers eliminated in a run have
+   FDR <= q' (`fdr`: union bound over looks; the number of hypotheses stays that of the start, eliminated centers
+   included).
 4. **Odd images** (`conformal.judge_oddness`): distance of the moments of the input of the first BatchNorm layer from
    those of the verification scans, of the same scanner if there are enough; its p-value is extrapolated beyond the
-   oddest of them (`conformal`). Rejection at q, waiting, revisits and spending (q' / K to eliminate) are as for centers.
+   oddest of them (`conformal`). Rejection at q, waiting, revisits and elimination at q' / K are as for centers.
 5. **Single labels** (`label_fdr.judge_labels`) of centers not under verdict: eliminated if the false discovery rate
    permits it at q' / K, which at the field's accuracy never happens; all are ranked for a human (`review`).
 6. **Steps** are not verified and decide nothing. An e-value of a center's visits (does the calibrated loss rise after
