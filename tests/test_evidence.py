@@ -29,7 +29,8 @@ class EvidenceCenters(ScriptedCenters):
     def _score(self, name, center, i, *, harmful):
         z = self.sharpness * (1 if i % 2 else -1) + np.sin(7 * i)
         label = 1 - i % 2 if center == "A" and harmful else i % 2
-        return ScanScore(name, center, label, "scanner", z, (50.0 if name == "F0" and harmful else float(np.cos(i)),))
+        moment = 5000.0 if name == "F0" and harmful else float(np.cos(7 * i + 3 * ord(center)))
+        return ScanScore(name, center, label, "scanner", z, (moment,))
 
     def score(self, center, subjects):
         harmful = len(self.state) < self.until

@@ -6,25 +6,17 @@ import logging
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from tmqc.core.schedule import learning_rate_of
 from tmqc.data.cohort import Subject
 from tmqc.errors import RunError
 from tmqc.pipelines.context import RunContext, open_run
 from tmqc.pipelines.prepare import corrupt, prepare
-from tmqc.report.after_run import illustrate
-from tmqc.report.metrics import write_records
-from tmqc.report.ranking import (
-    KindRow,
-    RivalRow,
-    rank,
-    rank_by_kind,
-    ranking_metrics,
-    write_scores,
-)
-from tmqc.report.tables import print_rivals
-from tmqc.rivals import Case, Scores, choose_rivals, score_scans
-from tmqc.runs.directory import RANKING, RANKING_BY_KIND, REPORT, RESULTS, SCORES
+from tmqc.report.closing import illustrate, print_rivals
+from tmqc.report.ranking import rank, rank_by_kind, ranking_metrics
+from tmqc.rivals import RIVALS, Case, Scores, score_scans
+from tmqc.runs.directory import RANKING, RANKING_BY_KIND, REPORT, RESULTS, SCORES, write_text
 from tmqc.settings.schema import Config
 
 log = logging.getLogger("tmqc")
@@ -43,7 +35,7 @@ def run_rivals(config: Config, directory: Path) -> None:
         train = corrupt(inputs, directory)
         scores = _score(run, train)
         rows = _evaluate(run, train, scores)
-        for row in rows:
+        for row in rows.to_dict("records"):
             run.tracker.metrics(ranking_metrics(row))
         run.log_files(*RESULTS)
         illustrate(directory)
@@ -68,12 +60,17 @@ def make_case(run: RunContext, train: tuple[Subject, ...]) -> Case:
 
 
 def _score(run: RunContext, train: tuple[Subject, ...]) -> list[Scores]:
-    """Run one rival after the other; rewrite `scores.csv` after each, as some take long."""
-    names, case = choose_rivals(run.config.rivals.names), make_case(run, train)
+    """Run one rival after the other; rewrite `scores.csv` after each, as some take long.
+
+    `scores.csv`: one row per training scan, one column per rival, full precision; higher = more suspicious.
+    """
+    case = make_case(run, train)
     scores: list[Scores] = []
-    for name in names:
+    table = pd.DataFrame({"Subject": case.subjects, "Study": case.centers})
+    for name in run.config.rivals.names or RIVALS:
         scores.append(score_scans(name, case, run.inputs.learner, batch_size=run.config.run.verify_batch_size))
-        write_scores(run.directory / SCORES, train, scores)
+        table[name] = scores[-1].scores
+        write_text(run.directory / SCORES, table.to_csv(index=False))
         passes = (scores[-1].forward_passes, scores[-1].backward_passes)
         log.info(
             "%s: %d scans, %d forward and %d backward passes, %.1f s", name, len(train), *passes, scores[-1].seconds
@@ -81,13 +78,12 @@ def _score(run: RunContext, train: tuple[Subject, ...]) -> list[Scores]:
     return scores
 
 
-def _evaluate(run: RunContext, train: tuple[Subject, ...], scores: list[Scores]) -> list[RivalRow]:
+def _evaluate(run: RunContext, train: tuple[Subject, ...], scores: list[Scores]) -> pd.DataFrame:
     if (truth := run.inputs.truth) is None:
         log.info("the harmful scans are not known: %s is the only result", SCORES)
-        return [rank(each, None) for each in scores]
+        return rank(scores, None)
     kinds = [truth.kind_of(s.subject) for s in train]
-    rows = [rank(each, kinds) for each in scores]
-    by_kind = [row for each in scores for row in rank_by_kind(each, kinds)]
-    write_records(run.directory / RANKING, RivalRow, rows)
-    write_records(run.directory / RANKING_BY_KIND, KindRow, by_kind)
+    rows = rank(scores, kinds)
+    write_text(run.directory / RANKING, rows.to_csv(index=False))
+    write_text(run.directory / RANKING_BY_KIND, rank_by_kind(scores, kinds).to_csv(index=False))
     return rows

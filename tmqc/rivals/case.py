@@ -51,14 +51,14 @@ class Scores:
     """Scores of one rival and their cost.
 
     Attributes:
-        values: one per training scan, (n,), higher = more suspicious.
+        scores: one per training scan, (n,), higher = more suspicious.
         cut_off: scans above it are named as harmful; None: the rival only ranks.
         forward_passes, backward_passes: number of scans passed through the model, and of gradients.
         seconds: total time, including the tracing of the model's functions on first use.
     """
 
     rival: str
-    values: NDArray[np.float64]
+    scores: NDArray[np.float64]
     forward_passes: int
     backward_passes: int
     seconds: float
