@@ -70,5 +70,8 @@ def read_outbox(directory: Path) -> Outbox | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        log.warning("tracking: %s cannot be read (%s) and is ignored", path, error)
+        log.warning(
+            "tracking: %s cannot be read (%s) and is ignored; scripts/replay_tracking.py sends a run from its other files",
+            *(path, error),
+        )
         return None
