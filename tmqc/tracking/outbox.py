@@ -71,7 +71,7 @@ def read_outbox(directory: Path) -> Outbox | None:
         return None
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         log.warning(
-            "tracking: %s cannot be read (%s) and is ignored; scripts/replay_tracking.py sends a run from its other files",
+            "tracking: %s cannot be read (%s), is ignored; scripts/replay_tracking.py sends a run from its other files",
             *(path, error),
         )
         return None
