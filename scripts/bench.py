@@ -35,13 +35,13 @@ import numpy as np
 
 # Keras is only imported inside functions: each process must choose its kernels first.
 from tmqc.core.records import Step
-from tmqc.core.schedule import Visit
 from tmqc.data.cohort import Cohort, read_cohort
 from tmqc.data.volumes import Volumes, load_volumes
 from tmqc.phantom.center_tables import COUNTS
 from tmqc.phantom.cohort import PHANTOM_NOTE, default_directory, make_phantom
 from tmqc.runs.directory import write_json, write_text
 from tmqc.settings.schema import ModelConfig, PhantomConfig, QcConfig, ScheduleConfig
+from tmqc.training.interfaces import Listener, Plan
 
 if TYPE_CHECKING:
     from tmqc.model.backend import Device
@@ -157,14 +157,11 @@ def verification(setting: Setting, device: Device) -> Iterator[Item]:
             yield {**seconds, "n": len(array), "device": device.name, "backend": device.backend}
 
 
-class _Recorder:
+class _Recorder(Listener):
     """Listener that keeps the steps."""
 
     def __init__(self) -> None:
         self.steps: list[Step] = []
-
-    def visit(self, cycle: int, visit: Visit) -> None:
-        """Ignore visits."""
 
     def step(self, step: Step) -> None:
         """Keep a step."""
@@ -176,7 +173,6 @@ def cycle(setting: Setting, device: Device) -> Iterator[Item]:
     from bench_published import PublishedCenters
 
     from tmqc.training.control import ControlledTravel
-    from tmqc.training.interfaces import Plan
 
     learner, cohort = _build(setting, device), _read(setting, flip=True)
     by_center: dict[str, tuple[str, ...]] = {}

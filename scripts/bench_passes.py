@@ -28,7 +28,6 @@ from tmqc.core.first_order import N_SAMPLE
 from tmqc.core.gate import decide, make_limit
 from tmqc.core.rates import Verification
 from tmqc.core.records import SCREEN, Step
-from tmqc.core.schedule import Visit
 from tmqc.model.batch_size import with_batch_size
 from tmqc.pipelines.prepare import Inputs, corrupt, prepare
 from tmqc.pipelines.setup import make_centers, make_plan
@@ -38,7 +37,7 @@ from tmqc.sweep.compose import to_config
 from tmqc.sweep.multirun import store_schema
 from tmqc.training.centers import LocalCenters
 from tmqc.training.control import ControlledTravel
-from tmqc.training.interfaces import Plan
+from tmqc.training.interfaces import Listener, Plan
 from tmqc.training.scorer import Scorer
 from tmqc.training.screening import ScreenedTravel
 from tmqc.training.state import TOUR
@@ -73,15 +72,12 @@ def make_bed(overrides: Sequence[str], folder: Path) -> Bed:
     return Bed(config, prepared, make_plan(config, train), centers)
 
 
-class Recorder:
+class Recorder(Listener):
     """Listener that keeps the steps and calls `then` for each."""
 
     def __init__(self, then: Callable[[Step], None] = lambda step: None) -> None:
         self.steps: list[Step] = []
         self._then = then
-
-    def visit(self, cycle: int, visit: Visit) -> None:
-        """Ignore visits."""
 
     def step(self, step: Step) -> None:
         """Keep a step."""

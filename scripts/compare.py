@@ -26,15 +26,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Return exit code 0; 1 if some runs could not be read; 2 if there is nothing to compare and no page."""
     given = _parse(arguments)
     from tmqc.report.compare.page import write_comparison  # local import, as it takes seconds: --help must be fast
+    from tmqc.report.compare.runs import FINISHED, gather, query
 
     try:
         if given.mlflow is None:
-            from tmqc.report.compare.gather import gather
-
             gathered = gather(given.runs or [OUTPUTS])
         else:
-            from tmqc.report.compare.from_mlflow import query
-
             gathered = query(given.mlflow, filter_string=given.filter, uri=given.uri, outputs=OUTPUTS)
         said = sys.argv[1:] if arguments is None else arguments
         command = shlex.join(["python", "scripts/compare.py", *said])
@@ -42,14 +39,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"compare: {error}", file=sys.stderr)
         return 2
-    faulty = [item for item in gathered.left_out if item.faulty]
-    for item in faulty:
-        print(f"compare: left out: {item.reason}", file=sys.stderr)
-    for record in gathered.records:
-        if not record.finished:
-            print(f"compare: {record.origin}: {record.state}", file=sys.stderr)
+    runs, left_out = gathered
+    faulty = left_out.loc[left_out["faulty"], "why"]
+    for why in faulty:
+        print(f"compare: left out: {why}", file=sys.stderr)
+    for origin, state in runs.loc[runs["state"] != FINISHED, ["origin", "state"]].to_numpy():
+        print(f"compare: {origin}: {state}", file=sys.stderr)
     print(path)
-    return 1 if faulty else 0
+    return 0 if faulty.empty else 1
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

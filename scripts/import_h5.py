@@ -15,10 +15,19 @@ import argparse
 import hashlib
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import OmegaConf
 
 from tmqc.errors import ModelFileError, TmqcError
+from tmqc.runs.checkpoint import Checkpoint, save_checkpoint
+from tmqc.runs.directory import CONFIG, check_free, write_text
+from tmqc.settings.schema import CohortConfig, Config, PipelineConfig, RunConfig
+
+if TYPE_CHECKING:
+    from tmqc.model.h5 import SavedModel
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,7 +37,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     import_keras()
     from tmqc.model.h5 import read_pair, turn_axes
-    from tmqc.runs.imported import write_imported
 
     try:
         cycle = given.cycle if given.cycle is not None else _cycle_of([given.encoder, given.classifier])
@@ -37,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             saved = turn_axes(saved)
         directory = given.output or Path("outputs", "imported", given.encoder.stem)
         facts = {"imported": {path.name: _digest(path) for path in (given.encoder, given.classifier)}}
-        path = write_imported(saved, directory, cycle=cycle, facts=facts)
+        path = _write_run(saved, directory, cycle=cycle, facts=facts)
     except TmqcError as error:
         print(f"import_h5: {error}", file=sys.stderr)
         return error.code
@@ -53,6 +61,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"start:    init.from={directory} schedule.start={cycle + 1}")
     print(path)
     return 0
+
+
+def _write_run(saved: SavedModel, directory: Path, *, cycle: int, facts: Mapping[str, Any]) -> Path:
+    """Write a run directory with one checkpoint, and a `config.yaml` that describes the model.
+
+    Args:
+        saved: the model, with axes in x, y, z order.
+        directory: the run directory; must not hold a run.
+        cycle: the last cycle on which the model was trained.
+        facts: JSON values stored in the checkpoint.
+
+    Returns:
+        Path of the checkpoint.
+
+    Raises:
+        RunError: the directory holds a run.
+        StoppedError: the checkpoint cannot be written.
+    """
+    check_free(directory, overwrite=False)
+    config = Config(
+        pipeline=PipelineConfig(name="imported", start=0),  # distinguishes it from training runs
+        cohort=CohortConfig(shape=list(saved.shape)),
+        model=saved.settings,
+        run=RunConfig(name=directory.name, outputs=str(directory.parent.absolute())),
+    )
+    path = save_checkpoint(directory, Checkpoint(cycle, saved.state, facts))
+    write_text(directory / CONFIG, OmegaConf.to_yaml(OmegaConf.structured(config)))
+    return path
 
 
 def _cycle_of(paths: Sequence[Path]) -> int:

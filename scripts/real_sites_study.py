@@ -9,7 +9,7 @@ Examples:
     some_program | python scripts/real_sites_study.py -
 
 Rules compared: the comparison across sites with five scans or more (`qc.evidence.compare=across`) and the two tests
-within a site (`within`), both at q and at q / 4, the share of one screening in a run with four that may eliminate; the
+within a site (`within`), both at q and at q / 4, the share of one screening of four that may eliminate; the
 first of the two tests alone; and, as a rule that fails on real sites, the sum of a site's margins against the moments
 of all verification scans of the same classes (normal, one-sided), which takes any difference between sites for harm.
 """

@@ -20,8 +20,7 @@ from tmqc.errors import InputError
 def main(arguments: Sequence[str] | None = None) -> int:
     """Return exit code 0; 2 with one line per fault if a page cannot be written."""
     given = _parse(arguments)
-    from tmqc.report.illustrate import write_figures  # local import, as it takes seconds: --help must be fast
-    from tmqc.report.page import write_report
+    from tmqc.report.page import write_figures, write_report  # local import, as it takes seconds: --help must be fast
 
     code = 0
     for directory in given.runs:

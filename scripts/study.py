@@ -28,12 +28,10 @@ from typing import Any
 import pandas as pd
 from sklearn.metrics import average_precision_score
 
-from tmqc.core.detection import detect, whole_centers
 from tmqc.phantom.cohort import PHANTOM_NOTE
-from tmqc.report.compare.tables import average
-from tmqc.report.past_run import PastRun, read_run, training_scans, truth_of
-from tmqc.report.results import read_frame
-from tmqc.report.scores import CENTER_SIZES
+from tmqc.report.compare.groups import average
+from tmqc.report.detection import CENTER_SIZES, share_found, whole_centers
+from tmqc.report.past_run import PastRun, read_run, read_table, training_scans, truth_of
 from tmqc.rivals import CUT_OFFS
 from tmqc.runs.directory import LEDGER, REVIEW, SCORES, SUMMARY, read_json, write_text
 
@@ -153,7 +151,7 @@ def _read_run(run: PastRun, arm: str) -> Iterator[dict[str, Any]]:
     truth, center_of = truth_of(run.directory), {s.subject: s.study for s in training_scans(run)}
     kind_of = truth.kinds if truth else {}
     if arm == "rivals":
-        scores = read_frame(run.directory / SCORES, {"Subject": str}).set_index("Subject")
+        scores = read_table(run.directory / SCORES).set_index("Subject")
         for rival in scores.columns.intersection(["loss", *CUT_OFFS]):
             order = scores[rival].sort_values(ascending=False, kind="stable")
             named = set(order.index[order > CUT_OFFS[rival]]) if rival in CUT_OFFS else None
@@ -165,7 +163,7 @@ def _read_run(run: PastRun, arm: str) -> Iterator[dict[str, Any]]:
         out = read_json(run.directory / LEDGER)["eliminated"]
         ranking = None
         if (path := run.directory / REVIEW).is_file():
-            ranked = [*out, *(s for s in read_frame(path, {"subject": str})["subject"] if s not in set(out))]
+            ranked = [*out, *(s for s in read_table(path)["subject"] if s not in set(out))]
             ranking = pd.Series(range(len(ranked), 0, -1), ranked)
         row |= judge(set(out), ranking, kind_of, center_of)
     yield row
@@ -186,20 +184,19 @@ def judge(
         row[RANKED] = float(average_precision_score([s in kind_of for s in order.index], order))
     if named is None:
         return row
-    found = detect(named, kind_of)
+    n_lost = len(named - kind_of.keys())
     size = Counter(center_of.values())
     spared = {center_of[s] for s in kind_of}
-    row |= {LOST: found.false_alarms, RECALL: found.recall, FALSE: found.false_alarms / max(1, len(named))}
+    row |= {LOST: n_lost, RECALL: share_found(named, kind_of)["recall"], FALSE: n_lost / max(1, len(named))}
     gone = whole_centers(named, center_of) - spared
     row[ACCUSED] = sum(size[center] >= LEAST_ACCUSED for center in gone)
     for kind in sorted(set(kind_of.values())):
-        row[f"recall of {kind}"] = detect(named, [s for s in kind_of if kind_of[s] == kind]).recall
+        row[f"recall of {kind}"] = share_found(named, [s for s in kind_of if kind_of[s] == kind])["recall"]
     of_wholes = [s for s in kind_of if center_of[s] in whole_centers(kind_of, center_of)]
     for low, high in CENTER_SIZES:
         if within := [s for s in of_wholes if low <= size[center_of[s]] <= (high or len(center_of))]:
-            row[f"recall in centers of {low} to {high}" if high else f"recall in centers of {low} or more"] = detect(
-                named, within
-            ).recall
+            sizes = f"{low} to {high}" if high else f"{low} or more"
+            row[f"recall in centers of {sizes}"] = share_found(named, within)["recall"]
     return row
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from tmqc.core.records import Step
 from tmqc.model.backend import import_keras
-from tmqc.model.variables import OPTIMIZER
+from tmqc.model.learner import OPTIMIZER
 from tmqc.phantom.cohort import PHANTOM_NOTE
 from tmqc.pipelines.prepare import load
 from tmqc.training.tour import Travel

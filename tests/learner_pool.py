@@ -26,7 +26,7 @@ class LearnerPool:
         if free:
             learner = Learner.__new__(Learner)
             learner.__dict__, first = free.pop()
-            learner._most_at_once = sys.maxsize
+            learner.most_at_once = sys.maxsize
             learner.restore(first)
         else:
             learner = build()

@@ -18,8 +18,8 @@ from tmqc.core.records import CycleReport
 from tmqc.data.cohort import Subject
 from tmqc.data.truth import Harm, Truth, write_truth
 from tmqc.federation.site_settings import TOKEN_COLUMNS
-from tmqc.report.metrics import predictions_of, write_predictions
-from tmqc.report.scores import score_detection, write_detection
+from tmqc.report.detection import score_detection
+from tmqc.report.metrics import predictions_of
 from tmqc.report.summary import summarize_run
 from tmqc.runs.cycles import append_cycle
 from tmqc.runs.directory import write_json, write_text
@@ -70,23 +70,13 @@ def write_paper_run(folder: Path) -> Path:
     for report in reports:
         append_cycle(run / "cycles.csv", report)
     write_json(run / "ledger.json", {"eliminated": [EVIL, MONEY], "revisit": {}, "undecided": ["a2"]})
-    row = score_detection(
-        cycle=7,
-        flagged_ever=[EVIL, MONEY, "a1", "a2"],
-        eliminated=[EVIL, MONEY],
-        undecided=["a2"],
-        center_of=SCANS,
-        truth_subjects=[EVIL, MONEY],
-        n_verifications=14,
-    )
-    write_detection(run / "detection.csv", [row])
+    row = score_detection(reports, start=5, center_of=SCANS, harmful=[EVIL, MONEY])
+    pd.DataFrame([{"cycle": 7, **row}], dtype=object).to_csv(run / "detection.csv", index=False)
     write_truth(run / "truth.csv", Truth((Harm(EVIL, EVIL_CENTER, "noise", (), 1), Harm("b1", "B", "noise", (), 2))))
     test = [Subject(f"t{i}", Path("t"), "T", i % 2, None, None, None) for i in range(20)]
-    predictions = [each for cycle, p in PREDICTED.items() for each in predictions_of(test, np.array(p), cycle=cycle)]
-    write_predictions(run / "predictions.csv", predictions)
-    summary = summarize_run(
-        reports, pipeline="qc", test={"accuracy": 1.0, "auroc": 1.0}, controlled=True, detection=row
-    )
+    predictions = [predictions_of(test, np.array(p), cycle=cycle) for cycle, p in PREDICTED.items()]
+    pd.concat(predictions).to_csv(run / "predictions.csv", index=False)
+    summary = summarize_run(reports, pipeline="qc", test={"accuracy": 1.0, "auroc": 1.0}, detection=row)
     write_text(run / "summary.json", json.dumps(summary))
     return run
 

@@ -104,6 +104,7 @@ def test_schema_and_yaml_name_the_same_settings():
         ("qc.error=nan", "qc.error=nan: must be a number from 0 to 1"),
         ("qc.revisit=0", "qc.revisit=0: must be a number from 1"),
         ("qc.rates=other", "qc.rates=other: must be one of standard, published"),
+        ("qc.verify=scan", "qc.verify=scan: must be one of batch, visit"),
         ("schedule.cycles=10", "schedule.cycles=10: must exceed schedule.start=10"),
         ("schedule.learning_rate=0", "schedule.learning_rate=0.0: must be"),
         ("cohort.shape=[160,192]", "cohort.shape=[160, 192]: must be three sizes"),
@@ -143,37 +144,21 @@ def test_names_of_runs_may_be_nested(name):
     ("overrides", "message"),
     [
         (["qc=screen", "qc.calibrate=true"], "qc.control=screen has none: set it to false"),
+        (["qc=screen", "qc.early_stop=true"], "qc.early_stop applies"),
+        (["qc=screen", "qc.verify=visit"], "qc.control=screen has none: use batch"),
         (["qc.early_stop=true", "qc.calibrate=true"], "set qc.early_stop=off"),
+        (["qc.early_stop=confident", "run.verify_workers=1"], "workers"),
         (["pipeline=qc", "schedule.ema=0.9"], "schedule.ema=0.9: qc.control=steps judges single steps"),
         (["qc.batchnorm=frozen", "schedule.start=0"], "no statistics to keep; set init.from"),
     ],
 )
-def test_what_does_not_go_with_calibration_or_frozen_statistics(overrides, message):
+def test_settings_that_exclude_each_other(overrides, message):
     assert any(message in fault for fault in faults(*OWN_DATA, "init.from=x", *overrides))
 
 
-def test_a_screen_has_nothing_to_stop_early():
-    assert any(
-        "qc.early_stop applies" in f for f in faults(*OWN_DATA, "init.from=x", "qc=screen", "qc.early_stop=true")
-    )
+def test_the_early_stop_was_a_boolean_once():
     validate(composed(*OWN_DATA, "init.from=x", "qc.early_stop=true", "run.verify_batch_size=auto"))
     assert [composed(f"qc.early_stop={word}").qc.early_stop for word in ("true", "false")] == ["certain", "off"]
-
-
-def test_what_does_not_go_with_acceptance_by_a_part():
-    settings = ("init.from=x", "qc.early_stop=confident", "run.verify_workers=1")
-    assert any("workers" in fault for fault in faults(*OWN_DATA, *settings))
-
-
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        (["qc.verify=scan"], "qc.verify=scan: must be one of batch, visit"),
-        (["qc.verify=visit", "qc=screen"], "qc.control=screen has none: use batch"),
-    ],
-)
-def test_what_does_not_go_with_verifying_by_visit(overrides, message):
-    assert any(message in fault for fault in faults(*OWN_DATA, "init.from=x", *overrides))
 
 
 @pytest.mark.parametrize("gate", ["default", "loss"])

@@ -106,8 +106,8 @@ def test_further_columns_rederive_the_verdict(tmp_path):
     losses = iter([0.5, 0.52, 0.505, 0.6, *[0.5] * 50])
     centers = LossCenters(lambda state: next(losses))
     control = QcConfig(signal="loss")
-    with TraceWriter(tmp_path / "trace.csv", further=True) as trace:
-        list(ControlledTravel(plan({"A": ("a", "b", "c")}, cycles=3, qc=control), centers, trace).cycles())
+    trace = TraceWriter(tmp_path / "trace.csv", further=True)
+    list(ControlledTravel(plan({"A": ("a", "b", "c")}, cycles=3, qc=control), centers, trace).cycles())
     rows = list(csv.DictReader((tmp_path / "trace.csv").open()))
     assert tuple(rows[0]) == (*COLUMNS, *FURTHER_COLUMNS)
     reference = rows[0]
@@ -145,9 +145,9 @@ def test_a_moved_threshold_is_no_harm_once_it_is_calibrated(tmp_path, signal):
     subjects, control = {"A": ("bad",), "B": ("ok",), "C": ("fine",)}, QcConfig(signal=signal, calibrate=True)
     _, _, raw = travelled(subjects, TiltedCenters(None), QcConfig(signal=signal), cycles=1)
     assert all(not s.accepted for s in raw[1:])
-    with TraceWriter(tmp_path / "trace.csv", further=True) as trace:
-        run = ControlledTravel(plan(subjects, cycles=3, qc=control), TiltedCenters(None), trace)
-        reports = list(run.cycles())
+    trace = TraceWriter(tmp_path / "trace.csv", further=True)
+    run = ControlledTravel(plan(subjects, cycles=3, qc=control), TiltedCenters(None), trace)
+    reports = list(run.cycles())
     assert run.ledger.eliminated == ("bad",)
     with (tmp_path / "trace.csv").open(newline="") as file:
         first, *rows = csv.DictReader(file)

@@ -29,7 +29,8 @@ class EvidenceCenters(ScriptedCenters):
     def _score(self, name, center, i, *, harmful):
         z = self.sharpness * (1 if i % 2 else -1) + np.sin(7 * i)
         label = 1 - i % 2 if center == "A" and harmful else i % 2
-        return ScanScore(name, center, label, "scanner", z, (50.0 if name == "F0" and harmful else float(np.cos(i)),))
+        moment = 5000.0 if name == "F0" and harmful else float(np.cos(7 * i + 3 * ord(center)))
+        return ScanScore(name, center, label, "scanner", z, (moment,))
 
     def score(self, center, subjects):
         harmful = len(self.state) < self.until
@@ -93,11 +94,11 @@ def test_an_untrained_model_flags_no_scan():
 
 def test_where_no_state_can_judge_those_due_wait_on_with_a_row_each(tmp_path):
     centers = EvidenceCenters()
-    with TraceWriter(tmp_path / "trace.csv", further=True) as trace:
-        run = EvidenceTravel(plan(SUBJECTS, cycles=3, qc=evidence()), centers, trace)
-        for report in run.cycles():
-            if report.cycle == 1:
-                centers.sharpness = -2.0
+    trace = TraceWriter(tmp_path / "trace.csv", further=True)
+    run = EvidenceTravel(plan(SUBJECTS, cycles=3, qc=evidence()), centers, trace)
+    for report in run.cycles():
+        if report.cycle == 1:
+            centers.sharpness = -2.0
     rows = [row for row in csv.DictReader((tmp_path / "trace.csv").open()) if row["Cycle"] == "2"]
     postponed = {row["Subject"] for row in rows if row["Outcome"] == "postponed"}
     assert postponed == HARMFUL

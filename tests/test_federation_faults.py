@@ -389,9 +389,9 @@ def test_a_revisit_of_an_absent_scan_is_postponed_without_a_strike():
 
 def test_the_trace_tells_of_what_did_not_take_place(tmp_path):
     cells = dict(zip(TRAFFIC_COLUMNS, (10, 20, 0.5, 1.5, "site-2"), strict=True))
-    with TraceWriter(tmp_path / "trace.csv", traffic=lambda: cells) as trace:
-        centers = Leaving(lambda state: 0, "B", away=[0])
-        list(ControlledTravel(plan(SUBJECTS, cycles=1, batch_size=2, qc=QcConfig()), centers, trace).cycles())
+    trace = TraceWriter(tmp_path / "trace.csv", traffic=lambda: cells)
+    centers = Leaving(lambda state: 0, "B", away=[0])
+    list(ControlledTravel(plan(SUBJECTS, cycles=1, batch_size=2, qc=QcConfig()), centers, trace).cycles())
     table = pd.read_csv(tmp_path / "trace.csv", keep_default_na=False)
     away = table[table["Phase"] == AWAY].iloc[0]
     assert (away["Study"], away["Subject"], away["TP"], away["Ignored"]) == ("B", "batch", "", "")

@@ -110,7 +110,7 @@ def test_where_visits_are_verified_visits_are_counted(caplog):
         progress.cycle(REPORT)
     _, _, batches = progress._bars.tasks
     assert (batches.completed, batches.total) == (1, 1)
-    assert progress._n_rejected == 1
+    assert progress._rejected[VISIT] == 1
     assert caplog.messages == [LINE.replace("batches", "visits")]
 
 

@@ -44,9 +44,9 @@ class RandomCenters:
 def run(tmp_path, seed=0, *, verify="batch", **tour):
     qc = QcConfig(error=ERROR, revisit=REVISIT, verify=verify)
     plan = Plan(SUBJECTS, ScheduleConfig(start=START, cycles=CYCLES, **tour), qc)
-    with TraceWriter(tmp_path / "trace.csv") as trace:
-        travelled = ControlledTravel(plan, RandomCenters(seed), trace)
-        list(travelled.cycles())
+    trace = TraceWriter(tmp_path / "trace.csv")
+    travelled = ControlledTravel(plan, RandomCenters(seed), trace)
+    list(travelled.cycles())
     with (tmp_path / "trace.csv").open(newline="") as file:
         return travelled, list(csv.DictReader(file))
 
@@ -128,6 +128,6 @@ def test_an_independent_replay_of_section_7_arrives_at_the_same_rows_and_ledger(
 def test_rows_are_on_disk_before_the_next_step(tmp_path):
     path = tmp_path / "trace.csv"
     plan = Plan({"B": ("b0",)}, ScheduleConfig(cycles=3), QcConfig(error=1.0, revisit=1))
-    with TraceWriter(path) as trace:
-        for report in ControlledTravel(plan, RandomCenters(0), trace).cycles():
-            assert len(path.read_text().splitlines()) == 2 + report.cycle + 1
+    trace = TraceWriter(path)
+    for report in ControlledTravel(plan, RandomCenters(0), trace).cycles():
+        assert len(path.read_text().splitlines()) == 2 + report.cycle + 1

@@ -139,9 +139,9 @@ def test_strikes_and_the_loss_work_as_for_batches(tmp_path):
     three good ones that are left one sits out: n = 2."""
     centers = LossCenters(lambda state: 0.05 * sum("a" in batch for batch in state))
     control = QcConfig(signal="loss", strikes=2, revisit=1, verify=VISIT)
-    with TraceWriter(tmp_path / "trace.csv", further=True) as trace:
-        run = ControlledTravel(plan(FOUR, cycles=3, qc=control), centers, trace)
-        list(run.cycles())
+    trace = TraceWriter(tmp_path / "trace.csv", further=True)
+    run = ControlledTravel(plan(FOUR, cycles=3, qc=control), centers, trace)
+    list(run.cycles())
     assert run.ledger.eliminated == ("a",)
     rows = list(csv.DictReader((tmp_path / "trace.csv").open()))
     assert [row["LossTolerance"] for row in rows if row["Phase"] == VISIT] == ["0.04", "0.02", "0.02"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from report.made_runs import HARM, make_run
 
-from tmqc.report.compare.gather import gather
 from tmqc.report.compare.page import write_comparison
+from tmqc.report.compare.runs import gather
 
 pytestmark = pytest.mark.browser
 

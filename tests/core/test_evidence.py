@@ -9,7 +9,6 @@ import pytest
 
 from tmqc.core.evidence import (
     CENTER,
-    FIXED_Z,
     HELD,
     IMAGE,
     LABEL,
@@ -25,7 +24,7 @@ from tmqc.core.verdicts import ELIMINATED, SOUND, SUSPECT, TAKEN_BACK
 
 SIZES = {**{f"big{i}": (24, 8) for i in range(10)}, "small": (2, 1), "one": (1, 0)}
 LOOK = Look(number=1, n_planned=3, q=0.1, seed=(0, 0))
-JUDGED = able_to_be_judged(SIZES, q=0.1, n_planned=3, compare=WITHIN)
+JUDGED = able_to_be_judged(SIZES, LOOK, compare=WITHIN)
 
 
 def draw(*, flipped=(), odd=(), seed=0, separation=1.5):
@@ -94,8 +93,8 @@ def test_every_verdict_rederives_from_its_own_row():
     for f in found.values():
         tests = [(f.center_p, f.center_limit, f.center_out), (f.odd_p, f.odd_limit, f.odd_out)]
         tests += [(f.lfdr, f.lfdr_limit, f.lfdr_out)]
-        assert f.suspect == (any(p is not None and p <= limit for p, limit, _ in tests) or f.odd_z > FIXED_Z)
-        assert f.out == (f.due and (any(p is not None and p <= out for p, _, out in tests) or f.odd_z > FIXED_Z))
+        assert f.suspect == (any(p is not None and p <= limit for p, limit, _ in tests))
+        assert f.out == (f.due and (any(p is not None and p <= out for p, _, out in tests)))
 
 
 def test_labels_of_the_field_are_ranked_and_not_eliminated():

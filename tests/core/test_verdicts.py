@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tmqc.core.center_tests import CenterTest, judge_center, least_p
-from tmqc.core.fdr import large_enough
+from tmqc.core.fdr import large_enough, share_of_look
 from tmqc.core.verdicts import ELIMINATED, SOUND, SUSPECT, TAKEN_BACK, TOO_SMALL, judge_centers
 
 
@@ -13,10 +13,10 @@ def center(p):
 
 
 def test_states_by_hand():
-    """m = 10, q = .1, q / K = .02. The limits with two and one rejected: .02 and .002."""
+    """m = 10, q = .1, .02 to eliminate. The limits with two and one rejected: .02 and .002."""
     tests = {"new": center(0.015), "out": center(0.001), "back": center(0.5), "good": center(0.4), "small": center(0.2)}
     judged = set("123456") | set(tests) - {"small"}
-    found = judge_centers(tests, judged=judged, waiting={"out", "back"}, q=0.1, look=1, n_planned=5)
+    found = judge_centers(tests, judged=judged, waiting={"out", "back"}, q=0.1, q_out=0.02)
     assert {name: v.state for name, v in found.items()} == {
         "new": SUSPECT,
         "out": ELIMINATED,
@@ -25,14 +25,9 @@ def test_states_by_hand():
         "small": TOO_SMALL,
     }
     assert (found["new"].limit, found["new"].eliminate_limit) == (pytest.approx(0.02), pytest.approx(0.002))
-    again = judge_centers({"out": center(0.003)}, judged=judged, waiting={"out"}, q=0.1, look=2, n_planned=5)
+    again = judge_centers({"out": center(0.003)}, judged=judged, waiting={"out"}, q=0.1, q_out=0.02)
     assert again["out"].state == SUSPECT  # not enough to eliminate, too much to be taken back
     assert again["out"].waited
-
-
-def test_what_is_out_of_range_is_an_error():
-    with pytest.raises(ValueError, match="look 2 of 1"):
-        judge_centers({"a": center(1.0)}, judged={"a"}, waiting=(), q=0.1, look=2, n_planned=1)
 
 
 @pytest.mark.parametrize("n_flipped", [0, 4])
@@ -59,7 +54,7 @@ def test_runs_of_control_keep_the_promise_with_site_shift(n_flipped):
                 mean = total[i] / look
                 if str(i) not in out:
                     tests[str(i)] = judge_center(mean[:n], label[:n], mean[n:], label[n:], rng=rng, draws=499)
-            found = judge_centers(tests, judged=judged, waiting=waiting, q=0.2, look=look, n_planned=4)
+            found = judge_centers(tests, judged=judged, waiting=waiting, q=0.2, q_out=share_of_look(0.2, look, 4))
             out |= {name for name, v in found.items() if v.state == ELIMINATED}
             waiting = {name for name, v in found.items() if v.state == SUSPECT}
         shares.append(sum(int(name) >= n_flipped for name in out) / max(1, len(out)))

@@ -21,8 +21,8 @@ from test_sweep import command_of
 
 from tmqc.runs.cycles import append_cycle
 from tmqc.settings.schema import TrackingConfig
-from tmqc.tracking import PARENT_TAG, SWEEP_TAG, TRACKERS
-from tmqc.tracking.faults import TrackingError
+from tmqc.tracking import PARENT_TAG, SWEEP_TAG, make_tracker
+from tmqc.tracking.connection import TrackingError
 
 pytestmark = pytest.mark.engines
 PORT, N_CYCLES = 15000, 12
@@ -102,7 +102,7 @@ def config_of(between, **more):
 
 
 def begin(config, directory):
-    tracker = TRACKERS["mlflow"](config, directory.parent, directory)
+    tracker = make_tracker(config, directory.parent, directory)
     tracker.start(name="run", tags={"pipeline": "qc", SWEEP_TAG: "s"}, settings={"qc.error": 0.02})
     return tracker
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 from tiny import logistic_learner
@@ -9,6 +11,7 @@ from tiny import logistic_learner
 from tmqc.errors import OutOfMemoryError
 from tmqc.model import backend, batch_size
 from tmqc.model.batch_size import bytes_a_scan, choose_batch_size, with_batch_size
+from tmqc.model.gradients import step_gradient
 from tmqc.model.sfcn import sfcn
 from tmqc.settings.schema import Config, ModelConfig, RunConfig
 
@@ -78,7 +81,7 @@ def test_a_step_that_does_not_fit_says_what_to_set(monkeypatch):
         raise TooLargeError("OOM when allocating tensor with shape[5,32,160,192,160]")
 
     monkeypatch.setattr(one.model, "train_on_batch", refuse)
-    for step in (one.train_batch, one.gradient):
+    for step in (one.train_batch, partial(step_gradient, one)):
         more = {"learning_rate": 0.1} if step == one.train_batch else {}
         with pytest.raises(OutOfMemoryError, match=r"training step on 5 scans .* schedule.batch_size") as refused:
             step(X[:5], np.ones(5, int), **more)

@@ -4,7 +4,7 @@ import json
 
 from omegaconf import OmegaConf
 
-from tmqc.report.compare.gather import TEST
+from tmqc.report.compare.runs import TEST
 from tmqc.settings.schema import Config
 
 HARM = ("harmful.scenario=centers", "harmful.kind=noise")

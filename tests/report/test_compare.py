@@ -12,10 +12,18 @@ from scripts_of import load_script
 
 from tmqc.errors import ComparisonError
 from tmqc.report.compare.figures import draw_heat_maps, draw_precision_recall, heat_map
-from tmqc.report.compare.gather import gather
-from tmqc.report.compare.groups import differing_settings, effective_settings, effective_table, group_runs
+from tmqc.report.compare.groups import (
+    average,
+    differing_settings,
+    effective_settings,
+    effective_table,
+    gate_runs,
+    group_runs,
+    half_width,
+    tabulate_runs,
+)
 from tmqc.report.compare.page import write_comparison
-from tmqc.report.compare.tables import average, average_groups, gate_runs, half_width, tabulate_runs
+from tmqc.report.compare.runs import gather
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "compare.py"
 
@@ -47,14 +55,12 @@ def outputs(tmp_path):
 
 def groups_in(folder):
     """Group -> its runs that count, and all of them."""
-    records = gather([folder]).records
-    groups = group_runs(records)
+    groups = group_runs(gather([folder])[0])
     return {str(label): (int(of["counted"].sum()), len(of)) for label, of in groups.groupby("group", sort=False)}
 
 
 def gates_in(folder):
-    records = gather([folder]).records
-    return gate_runs(records, group_runs(records))
+    return gate_runs(group_runs(gather([folder])[0]))
 
 
 def test_runs_that_differ_in_their_seeds_only_are_one_group(outputs):
@@ -62,8 +68,7 @@ def test_runs_that_differ_in_their_seeds_only_are_one_group(outputs):
     labels = [f"qc: error {e}, revisit {r}" for e in (0.01, 0.02) for r in (1, 2)]
     expected = dict(zip(["clean", "dirty", *labels], [2, 2, 2, 2, 2, 1], strict=True))
     assert groups_in(outputs) == {label: (n, n) for label, n in expected.items()}
-    records = gather([outputs]).records
-    means = average_groups(tabulate_runs(records, group_runs(records))).set_index("group")
+    means = average(group_runs(gather([outputs])[0]), ["group"], ["test/accuracy", "detect/recall"]).set_index("group")
     assert list(means.index) == list(expected)
     assert means.loc["dirty", "test/accuracy"] == pytest.approx(0.65)
     assert means.loc["dirty", "test/accuracy_half"] == pytest.approx(12.7062 * 0.05, rel=1e-5)
@@ -86,7 +91,7 @@ def test_a_start_that_follows_the_seeds_stays_silent_beside_runs_from_elsewhere(
 def test_the_same_run_twice_counts_once(tmp_path):
     make_run(tmp_path, "qc", "a", "tracking.name=none")
     make_run(tmp_path, "qc", "b", "checkpoint.every_s=1")
-    assert group_runs(gather([tmp_path]).records)["counted"].tolist() == [True, False]
+    assert group_runs(gather([tmp_path])[0])["counted"].tolist() == [True, False]
     text = write_comparison(gather([tmp_path]), tmp_path, title="t").read_text()
     assert "which is counted" in text
 
@@ -105,11 +110,11 @@ def test_settings_without_a_say_do_not_differ(tmp_path):
     make_run(tmp_path, "dirty", "d", "qc.revisit=9")
     make_run(tmp_path, "qc", "q", "qc.loss_error=0.5", "qc.screen.every=7")
     make_run(tmp_path, "qc", "s", "qc.control=screen", "qc.error=0.7")
-    records = gather([tmp_path]).records
-    table = effective_table(records)
+    runs, _ = gather([tmp_path])
+    table = effective_table(runs)
     assert not [name for name in differing_settings(table[:2]) if name != "schedule.start"]
     assert differing_settings(table[2:]) == ["qc.control"]  # what only one of them has does not differ
-    assert "qc.loss_error" not in effective_settings(records[2].settings)
+    assert "qc.loss_error" not in effective_settings(runs["settings"][2])
     assert set(table["schedule.cycles"]) == {"4"}
 
 
@@ -219,8 +224,7 @@ def test_the_table_holds_every_run_and_leaves_unknown_numbers_empty(outputs, tmp
 
 def test_without_the_truth_the_ledger_counts(tmp_path):
     make_run(tmp_path, "qc", "a", test=None)
-    records = gather([tmp_path]).records
-    row = tabulate_runs(records, group_runs(records)).iloc[0]
+    row = tabulate_runs(group_runs(gather([tmp_path])[0])).iloc[0]
     assert (row["qc/eliminated_total"], row["qc/waiting"], row["verify/seconds_total"]) == (2, 1, 2.0)
     assert pd.isna(row["detect/recall"])
     assert pd.isna(row["test/accuracy"])
@@ -232,14 +236,14 @@ def test_a_run_may_have_the_name_of_a_folder_that_is_not_looked_into(tmp_path):
     for name in closed:
         make_run(tmp_path, "clean", name)
     make_run(tmp_path, "clean", "copy", folder=tmp_path / "other" / "harmful")  # holds no settings itself
-    assert [record.name for record in gather([tmp_path]).records] == list(closed)
+    assert gather([tmp_path])[0]["run"].tolist() == list(closed)
 
 
 def test_a_run_below_a_sweep_is_found_and_copies_of_its_files_are_not(tmp_path):
     make_run(tmp_path, "qc", "qc.error=0.1", folder=tmp_path / "sweeps" / "today")
     make_run(tmp_path, "qc", "copy", folder=tmp_path / "mlartifacts" / "1")
-    assert [record.name for record in gather([tmp_path]).records] == ["qc.error=0.1"]
-    assert len(gather([tmp_path, tmp_path / "sweeps"]).records) == 1
+    assert gather([tmp_path])[0]["run"].tolist() == ["qc.error=0.1"]
+    assert len(gather([tmp_path, tmp_path / "sweeps"])[0]) == 1
 
 
 def test_nothing_to_compare_is_said(tmp_path):

@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-import pandas as pd
 import pytest
 from core.test_numbers import REPORT
 
 from tmqc.core.numbers import SUBJECTS, cycle_numbers
 from tmqc.errors import RunError
-from tmqc.report.results import read_results
-from tmqc.report.scores import score_detection, write_detection
+from tmqc.report.past_run import read_table
 from tmqc.runs.cycles import append_cycle, read_rows
 
 FIRST = replace(
@@ -50,26 +48,8 @@ def test_a_loss_that_is_no_number(tmp_path):
     assert math.isnan(row.numbers["train/loss"])
 
 
-def test_detection(tmp_path):
-    rows = [
-        score_detection(
-            cycle=cycle,
-            flagged_ever="ab",
-            eliminated=eliminated,
-            undecided="",
-            center_of=dict.fromkeys("abc", "A"),
-            truth_subjects="a",
-            n_verifications=3,
-        )
-        for cycle, eliminated in ((10, ""), (11, "ab"))
-    ]
-    write_detection(tmp_path / "detection.csv", rows)
-    read = read_results(tmp_path / "detection.csv", list(rows[0]))
-    pd.testing.assert_frame_equal(read, pd.DataFrame(rows, dtype=float), check_dtype=False)
-
-
 def read_numbers(path):
-    return read_results(path, ["cycle"])
+    return read_table(path, "cycle")
 
 
 @pytest.mark.parametrize("read", [read_rows, read_numbers])

@@ -17,12 +17,12 @@ from tmqc.core.numbers import cycle_numbers
 from tmqc.core.rates import Counts, Verification
 from tmqc.data.cohort import Subject
 from tmqc.errors import RunError
-from tmqc.report.cycles_figure import draw_cycles, draw_inference
+from tmqc.report.cycles import draw_cycles, draw_inference
 from tmqc.report.flagged import find_flagged, find_waits
-from tmqc.report.metrics import predictions_of, subgroup_metrics, write_predictions
-from tmqc.report.qc_figure import draw_qc, draw_steps
-from tmqc.report.results import read_scored, read_trace
+from tmqc.report.metrics import predictions_of, subgroup_metrics
+from tmqc.report.past_run import read_trace
 from tmqc.report.roc import draw_roc
+from tmqc.report.steps import draw_qc, draw_steps
 from tmqc.report.style import save_figure
 from tmqc.runs.cycles import CycleRow
 from tmqc.runs.trace import COLUMNS, TraceWriter
@@ -65,9 +65,9 @@ def make_run(tmp_path_factory):
         folder = tmp_path_factory.mktemp("run")
         subjects = {f"c{c}": tuple(f"c{c}s{i}" for i in range(per_center)) for c in range(n_centers)}
         plan = Plan(subjects, ScheduleConfig(start=10, cycles=15), QcConfig())
-        with TraceWriter(folder / "trace.csv") as trace:
-            tour = ControlledTravel(plan, ScriptedCenters(set(harmful)), trace)
-            reports = list(tour.cycles())
+        trace = TraceWriter(folder / "trace.csv")
+        tour = ControlledTravel(plan, ScriptedCenters(set(harmful)), trace)
+        reports = list(tour.cycles())
         return reports, read_trace(folder / "trace.csv"), tour.ledger
 
     return make
@@ -92,7 +92,7 @@ def test_waits_are_read_from_the_trace(make_run):
     _, trace, ledger = make_run(3, 5, ["c0s1", "c2s4"])
     waits = find_waits(trace).sort_values("subject")
     assert waits.to_numpy().tolist() == [["c0s1", "c0", 10, 12, "eliminated"], ["c2s4", "c2", 10, 12, "eliminated"]]
-    assert {scan.subject for scan in find_flagged(trace, [])} == set(ledger.eliminated)
+    assert set(find_flagged(trace, [])["scan"]) == set(ledger.eliminated)
 
 
 def test_readmitted_and_undecided_subjects_differ():
@@ -151,33 +151,31 @@ def cohort(n):
 
 def test_inference_is_drawn_with_gaps_for_what_does_not_exist(tmp_path, drawn):
     women = [s for s in cohort(12) if s.group == 0]
-    rows = [r for c in (28, 29) for r in subgroup_metrics(women, np.full(6, 0.4), cycle=c, age_bins=[0, 60, 90])]
-    save_figure(draw_inference(pd.DataFrame(rows)), tmp_path / "i.png", NOTE)
+    predictions = [predictions_of(women, np.full(6, 0.4), cycle=cycle) for cycle in (28, 29)]
+    rows = pd.concat([subgroup_metrics(each, None, age_bins=[0, 60, 90]) for each in predictions])
+    save_figure(draw_inference(rows), tmp_path / "i.png", NOTE)
     texts, _ = drawn
     assert {"AUROC", "F1", "Test split, 6 scans", NOTE} <= set(texts)
 
 
 def test_roc_leaves_subgroups_of_one_class_out(tmp_path, drawn):
     subjects = [*cohort(12), Subject("old", Path("x"), "c", 1, None, 99.0, None)]
-    p = [
-        *predictions_of(subjects, np.zeros(13), cycle=3),
-        *predictions_of(subjects, np.linspace(0, 1, 13), cycle=4),
-    ]
-    write_predictions(tmp_path / "p.csv", p)
-    save_figure(draw_roc(read_scored(tmp_path / "p.csv"), age_bins=[0, 60, 90, 120]), tmp_path / "roc.png", NOTE)
+    models = [predictions_of(subjects, p, cycle=3 + i) for i, p in enumerate((np.zeros(13), np.linspace(0, 1, 13)))]
+    save_figure(draw_roc(models, age_bins=[0, 60, 90, 120]), tmp_path / "roc.png", NOTE)
     labels = list(dict.fromkeys(text.split(" ")[0] for text in drawn[0] if "(n=" in text))
     assert labels == ["all", "sex=F", "sex=M", "age=[0,60)", "age=[60,90)"]
     assert "ROC after cycle 4" in drawn[0]
 
 
 def test_roc_of_one_class_says_so(tmp_path, drawn):
-    write_predictions(tmp_path / "p.csv", predictions_of(cohort(1), np.ones(1), cycle=0))
-    save_figure(draw_roc(read_scored(tmp_path / "p.csv"), age_bins=[0, 90]), tmp_path / "roc.png", None)
+    save_figure(
+        draw_roc([predictions_of(cohort(1), np.ones(1), cycle=0)], age_bins=[0, 90]), tmp_path / "roc.png", None
+    )
     assert "no ROC: one class only" in drawn[0]
 
 
 def test_pyplot_is_not_imported():
-    code = "import sys, tmqc.report.cycles_figure; sys.exit('matplotlib.pyplot' in sys.modules)"
+    code = "import sys, tmqc.report.page; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -6,13 +6,14 @@ import io
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import SimpleITK as sitk
 from PIL import Image
 
 from tmqc.data.cache import VolumeCache
 from tmqc.data.cohort import Subject
-from tmqc.report.flagged import FlaggedScan
+from tmqc.report.flagged import LEDGER
 from tmqc.report.gallery import make_gallery, three_slices
 
 # x, y, z to the right, to the front, up: bright to the right, brighter to the front, brightest above.
@@ -42,9 +43,11 @@ def test_pixels_are_square_and_not_too_many():
     assert max(max(view.shape) for view in large) == 192
 
 
-def history(subject, center, outcome, path):
-    scan = Subject(subject, path, center, 0, None, None, None)
-    return FlaggedScan(subject, center, scan, (1,), None, outcome, "")
+def gallery_of(*flagged, cache=None, **limit):
+    """The gallery of flagged scans: id, center, outcome, path."""
+    rows = [{"scan": name, "center": center, "outcome": outcome} for name, center, outcome, _ in flagged]
+    scans = [Subject(name, path, center, 0, None, None, None) for name, center, _, path in flagged]
+    return make_gallery(pd.DataFrame(rows, columns=LEDGER), scans, cache=cache or VolumeCache(), **limit)
 
 
 def write(path, voxels):
@@ -56,10 +59,10 @@ def write(path, voxels):
 
 def test_every_center_has_its_turn_and_eliminated_scans_come_first(tmp_path):
     path = write(tmp_path / "a.nii.gz", RAS)
-    histories = [history(f"{c}{i}", c, outcome, path) for outcome in ("eliminated", "undecided") for c, n in
+    flagged = [(f"{c}{i}", c, outcome, path) for outcome in ("eliminated", "undecided") for c, n in
                  (("A", 3), ("B", 1)) for i in [f"{outcome[0]}{k}" for k in range(n)]]  # fmt: skip
-    gallery = make_gallery(histories, [], limit=3)
-    assert [(c, s["n_flagged"], [h.subject for h, _ in s["flagged"]]) for c, s in gallery["centers"].items()] == [
+    gallery = gallery_of(*flagged, limit=3)
+    assert [(c, s["n_flagged"], [row["scan"] for row in s["flagged"]]) for c, s in gallery["centers"].items()] == [
         ("A", 6, ["Ae0", "Ae1"]),
         ("B", 2, ["Be0"]),
     ]
@@ -69,30 +72,29 @@ def test_every_center_has_its_turn_and_eliminated_scans_come_first(tmp_path):
 def test_one_gray_scale_for_all_that_most_scans_set(tmp_path):
     """A scan ten times too bright is white all over, and its own range is given."""
     paths = [write(tmp_path / f"{i}.nii.gz", RAS * scale) for i, scale in enumerate((1, 1, 10))]
-    gallery = make_gallery([history(str(i), "A", "undecided", path) for i, path in enumerate(paths)], [])
+    gallery = gallery_of(*((str(i), "A", "undecided", path) for i, path in enumerate(paths)))
     low, high = gallery["window"]
     assert 0 <= low < 50 and 700 < high < 760
-    pictures = [picture for _, picture in gallery["centers"]["A"]["flagged"]]
-    strips = [np.array(Image.open(io.BytesIO(picture.png(gallery["window"])))) for picture in pictures]
+    pictures = gallery["pictures"].values()
+    strips = [np.array(Image.open(io.BytesIO(picture["png"]))) for picture in pictures]
     assert (strips[2] == 255).mean() > 0.4 > 0.1 > (strips[0] == 255).mean()
-    assert [picture.high for picture in pictures] == [RAS.max(), RAS.max(), 10 * RAS.max()]
+    assert [picture["high"] for picture in pictures] == [RAS.max(), RAS.max(), 10 * RAS.max()]
 
 
 def test_an_unreadable_scan_is_reported():
-    gallery = make_gallery([history("a", "A", "undecided", Path("/no/such.nii.gz"))], [])
-    [(_, picture)] = gallery["centers"]["A"]["flagged"]
-    assert gallery["window"] is None and not picture.views and "cannot be read" in picture.fault
+    gallery = gallery_of(("a", "A", "undecided", Path("/no/such.nii.gz")))
+    picture = gallery["pictures"]["a"]
+    assert gallery["window"] is None and picture["png"] is None and "cannot be read" in picture["fault"]
 
 
 def test_scans_come_from_the_cache_where_they_are_in_it(tmp_path, monkeypatch):
-    histories = [history("a", "A", "undecided", write(tmp_path / "a.nii.gz", RAS))]
+    scan = ("a", "A", "undecided", write(tmp_path / "a.nii.gz", RAS))
 
-    def pictures(**cache):
-        gallery = make_gallery(histories, [], **cache)
-        return [picture.png(gallery["window"]) for _, picture in gallery["centers"]["A"]["flagged"]]
+    def picture(cache=None):
+        return gallery_of(scan, cache=cache)["pictures"]["a"]["png"]
 
-    expected = pictures()
-    assert pictures(cache=VolumeCache(tmp_path / "cache")) == expected
+    expected = picture()
+    assert picture(VolumeCache(tmp_path / "cache")) == expected
     monkeypatch.setattr("tmqc.data.contents.STABLE_NS", -(10**18))
     monkeypatch.setattr("tmqc.data.contents.Contents.read", None)
-    assert pictures(cache=VolumeCache(tmp_path / "cache")) == expected
+    assert picture(VolumeCache(tmp_path / "cache")) == expected

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import re
 from collections import Counter
-from dataclasses import fields
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -16,9 +15,9 @@ import tmqc
 from tmqc.core.glossary import GROUPS, TERMS, glossary
 from tmqc.core.numbers import EXPECTED, TOTALS, cycle_numbers
 from tmqc.pipelines.traffic import TRAFFIC_METRICS
+from tmqc.report.detection import score_detection
 from tmqc.report.metrics import METRIC_NAMES
-from tmqc.report.ranking import RivalRow, ranking_metrics
-from tmqc.report.scores import detection_metrics, score_detection
+from tmqc.report.ranking import RANKING_COLUMNS, ranking_metrics
 from tmqc.rivals import RIVALS
 from tmqc.tracking.system import PREFIX  # of MLflow's own
 
@@ -33,23 +32,14 @@ GIVEN = {
 NAMED = ("pipelines", "report", "tracking")  # rooms in which a string of the form group/name names a number
 
 
-def row_of(kind, **values):
-    return kind(**{field.name: 0 for field in fields(kind)} | values)
-
-
-def scores():
-    nothing = dict.fromkeys(("flagged_ever", "eliminated", "undecided", "truth_subjects"), ())
-    return score_detection(cycle=0, center_of={"a": "A"}, n_verifications=0, **nothing)
-
-
 def all_logged():
     """Every name that can be logged, asked of the functions that make names."""
     logged = (
         set(cycle_numbers(make_reports()[0])) | set(TOTALS) | set(EXPECTED) | {f"test/{name}" for name in METRIC_NAMES}
     )
-    logged |= set(detection_metrics(scores())) | set(TRAFFIC_METRICS)
+    logged |= set(score_detection([], start=0, center_of={}, harmful=())) | set(TRAFFIC_METRICS)
     for rival in RIVALS:
-        logged |= set(ranking_metrics(row_of(RivalRow, rival=rival)))
+        logged |= set(ranking_metrics(dict.fromkeys(RANKING_COLUMNS) | {"rival": rival}))
     return logged
 
 

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from tmqc.core.platt import Line
 from tmqc.data.cohort import Subject
-from tmqc.report.metrics import (
-    PREDICTION_COLUMNS,
-    SubgroupMetrics,
-    predictions_of,
-    sexes_and_ages,
-    subgroup_metrics,
-    write_predictions,
-    write_records,
-)
+from tmqc.report.metrics import measure, predictions_of, sexes_and_ages, subgroup_metrics
 
 BINS = [0.0, 60.0, 70.0, 120.0]
 
@@ -37,9 +30,12 @@ SUBJECTS = [
 PROBABILITIES = np.array([0.9, 0.2, 0.5, 0.1, 0.3])
 
 
-def rows_of(subjects=SUBJECTS, probabilities=PROBABILITIES, cycle=7):
-    rows = subgroup_metrics(subjects, probabilities, cycle=cycle, age_bins=BINS)
-    return {row.subgroup: row for row in rows}
+def table_of(subjects=SUBJECTS, probabilities=PROBABILITIES, cycle=7):
+    return subgroup_metrics(predictions_of(subjects, probabilities, cycle=cycle), None, age_bins=BINS)
+
+
+def rows_of(*args):
+    return {row["subgroup"]: SimpleNamespace(**row) for row in table_of(*args).to_dict("records")}
 
 
 def test_all_is_counted_by_hand():
@@ -52,11 +48,11 @@ def test_all_is_counted_by_hand():
 
 def test_calibrated_by_hand():
     """Logits doubled and log 6 added: b, of odds 1/4, stays below 1 with 6/16; e, of 3/7, rises to 54/49."""
-    [row] = subgroup_metrics(SUBJECTS, PROBABILITIES, cycle=7, age_bins=None, line=Line(2.0, float(np.log(6.0))))
+    row = measure(predictions_of(SUBJECTS, PROBABILITIES, cycle=7), Line(2.0, float(np.log(6.0))))
     odds_of_label = [486.0, 6 / 16, 1 / 6, 81 / 6, 49 / 54]
-    assert row.calibrated_accuracy == 2 / 5  # a and d
-    assert row.calibrated_loss == pytest.approx(np.mean([np.log1p(1 / odds) for odds in odds_of_label]))
-    assert (row.accuracy, row.auroc) == (rows_of()["all"].accuracy, rows_of()["all"].auroc)
+    assert row["calibrated_accuracy"] == 2 / 5  # a and d
+    assert row["calibrated_loss"] == pytest.approx(np.mean([np.log1p(1 / odds) for odds in odds_of_label]))
+    assert (row["accuracy"], row["auroc"]) == (rows_of()["all"].accuracy, rows_of()["all"].auroc)
 
 
 def test_subgroups_and_their_order():
@@ -78,7 +74,7 @@ def test_subgroups_and_their_order():
 
 def test_no_age_is_left_out():
     ages = [45.0, 49.9, 50.0, 70.0, 90.0, 90.1, 120.0, None]
-    found = sexes_and_ages([None] * len(ages), ages, age_bins=[50, 70, 90])
+    found = sexes_and_ages(pd.DataFrame({"Sex": None, "Age": ages}), age_bins=[50, 70, 90])
     assert [(name, np.array(ages)[of].tolist()) for name, of in found] == [
         ("age<50", [45.0, 49.9]),
         ("age=[50,70)", [50.0]),
@@ -110,31 +106,20 @@ def test_a_probability_that_is_none_is_refused(bad):
 def test_shapes_are_checked():
     with pytest.raises(ValueError, match="for 5 subjects"):
         predictions_of(SUBJECTS, np.zeros((5, 1)), cycle=0)
-    with pytest.raises(ValueError, match="no subjects"):
-        subgroup_metrics([], np.zeros(0), cycle=0, age_bins=BINS)
 
 
-def test_without_age_bins_there_is_one_row():
-    (row,) = subgroup_metrics(SUBJECTS, PROBABILITIES, cycle=3, age_bins=None)
-    assert row == rows_of(cycle=3)["all"]
-
-
-def test_metrics_are_written_in_full(tmp_path):
-    rows = [*rows_of(cycle=3).values(), *rows_of(cycle=4).values()]
-    write_records(tmp_path / "metrics.csv", SubgroupMetrics, rows)
-    lines = (tmp_path / "metrics.csv").read_text().splitlines()
+def test_metrics_are_written_in_full():
+    lines = table_of(cycle=3).to_csv(index=False).splitlines()
     assert lines[0] == (
         "cycle,subgroup,n,accuracy,sensitivity,specificity,f1,auroc,calibrated_accuracy,calibrated_loss"
     )
     assert "3,center=south,2,1.0,,1.0,,,," in lines
-    assert len(lines) == 1 + len(rows)
+    assert len(lines) == 1 + len(rows_of())
 
 
-def test_predictions_keep_every_digit(tmp_path):
+def test_predictions_keep_every_digit():
     p = np.array([1 / 3, 0.1], np.float32)
-    write_predictions(tmp_path / "p.csv", predictions_of([SUBJECTS[0], SUBJECTS[4]], p, cycle=2))
-    with (tmp_path / "p.csv").open() as file:
-        first, second = csv.DictReader(file)
-    assert tuple(first) == PREDICTION_COLUMNS
-    assert list(first.values())[:6] == ["2", "a", "north", "1", "F", "60.0"] and first["predicted"] == "0"
-    assert np.float32(first["probability"]) == p[0] and second["Sex"] == ""
+    head, first, second = predictions_of([SUBJECTS[0], SUBJECTS[4]], p, cycle=2).to_csv(index=False).splitlines()
+    assert head == "cycle,Subject,Study,Group_bin,Sex,Age,probability,predicted"
+    assert first.startswith("2,a,north,1,F,60.0,0.3333333") and first.endswith(",0")
+    assert np.float32(first.split(",")[6]) == p[0] and second.startswith("2,e,south,0,,45.0,")

@@ -16,9 +16,8 @@ from paper_run import EVIL, EVIL_CENTER, MONEY, name_by_tokens, write_paper_run
 from scripts_of import load_script
 
 from tmqc.errors import RunError
-from tmqc.report.after_run import illustrate
-from tmqc.report.illustrate import write_figures
-from tmqc.report.page import write_report
+from tmqc.report.closing import illustrate
+from tmqc.report.page import write_figures, write_report
 
 VOID = {"meta", "link", "img", "br"}
 
@@ -67,7 +66,7 @@ def copy(run, tmp_path):
 def read(directory, **more):
     """The page without what its figures show, whose drawing takes most of the time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tmqc.report.sections.to_svg", lambda figure: b"<svg/>")
+        patch.setattr("tmqc.report.html.to_svg", lambda figure: b"<svg/>")
         return Page(write_report(directory, **more).read_text("utf-8"))
 
 
@@ -252,7 +251,7 @@ def test_what_cannot_be_drawn_is_one_warning_and_drawn_later(copy, caplog):
 
 def test_without_matplotlib_there_are_no_pictures_and_the_run_is_whole(copy, caplog, monkeypatch):
     for module in [name for name in sys.modules if name.startswith(("tmqc.report.", "matplotlib"))]:
-        if module not in ("tmqc.report.after_run", "tmqc.report.past_run"):
+        if module not in ("tmqc.report.closing", "tmqc.report.past_run"):
             monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     illustrate(copy)

@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.image import imread
-from rich.console import Console
 
-from tmqc.data.cohort import Subject
 from tmqc.harm.corruptions import KINDS as data_kinds
-from tmqc.report.metrics import write_records
-from tmqc.report.ranking import (
-    KindRow,
-    RivalRow,
-    rank,
-    rank_by_kind,
-    ranking_metrics,
-    share_at_k,
-    write_scores,
-)
-from tmqc.report.ranking_figure import draw_ranking
+from tmqc.report.closing import print_rivals
+from tmqc.report.ranking import rank, rank_by_kind, ranking_metrics, share_at_k
+from tmqc.report.rivals import draw_ranking
 from tmqc.report.style import save_figure
-from tmqc.report.tables import print_rivals
 from tmqc.rivals import Scores
 
 NOTE = "phantom cohort: no patient was scanned"
@@ -38,14 +24,18 @@ def scores(values, rival="loss", cut_off=None):
     return Scores(rival, np.asarray(values, float), forward_passes=6, backward_passes=2, seconds=0.5, cut_off=cut_off)
 
 
-def read(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+def row_of(scores, kinds):
+    [row] = rank([scores], kinds).to_dict("records")
+    return SimpleNamespace(**row)
+
+
+def kinds_of(scores, kinds):
+    return list(rank_by_kind([scores], kinds).itertuples(index=False, name=None))
 
 
 def test_ranking_by_hand():
     """Order of suspicion: noise, good, blur, good, good, good."""
-    row = rank(scores([9, 8, 7, 3, 2, 1]), KINDS)
+    row = row_of(scores([9, 8, 7, 3, 2, 1]), KINDS)
     assert (row.rival, row.n, row.n_harmful) == ("loss", 6, 2)
     assert row.auroc == pytest.approx(7 / 8)  # of 2 x 4 pairs one is the wrong way round
     assert row.average_precision == pytest.approx((1 / 1 + 2 / 3) / 2)
@@ -54,20 +44,20 @@ def test_ranking_by_hand():
 
 
 def test_what_is_above_the_cut_off_is_named():
-    row = rank(scores([9, 8, 7, 3, 2, 1], cut_off=7.0), KINDS)
+    row = row_of(scores([9, 8, 7, 3, 2, 1], cut_off=7.0), KINDS)
     assert (row.n_named, row.n_found) == (2, 1)
-    assert (rank(scores([9, 8, 7], cut_off=7.0), None).n_named, rank(scores([9] * 6), KINDS).n_named) == (2, None)
+    assert (row_of(scores([9, 8, 7], cut_off=7.0), None).n_named, row_of(scores([9] * 6), KINDS).n_named) == (2, None)
 
 
 def test_each_kind_is_ranked_against_all_good_ones():
-    assert rank_by_kind(scores([9, 8, 7, 3, 2, 1]), KINDS) == [
-        KindRow("loss", "noise", 1, 1.0),
-        KindRow("loss", "blur", 1, 0.75),
+    assert kinds_of(scores([9, 8, 7, 3, 2, 1]), KINDS) == [
+        ("loss", "noise", 1, 1.0),
+        ("loss", "blur", 1, 0.75),
     ]
 
 
 def test_scores_that_tell_nothing():
-    row = rank(scores([5] * 6), KINDS)
+    row = row_of(scores([5] * 6), KINDS)
     assert row.auroc == 0.5
     assert row.average_precision == pytest.approx(2 / 6)
     assert row.precision_at_k == row.recall_at_k == pytest.approx(2 / 6)
@@ -80,47 +70,39 @@ def test_ties_for_the_last_place_count_by_their_chance():
 
 
 def test_what_does_not_exist_is_none():
-    none = rank(scores([1, 2, 3]), [None] * 3)
+    none = row_of(scores([1, 2, 3]), [None] * 3)
     assert none.n_harmful == 0
     assert (none.auroc, none.average_precision, none.precision_at_k, none.recall_at_k) == (None,) * 4
-    assert rank_by_kind(scores([1, 2, 3]), [None] * 3) == []
-    every = rank(scores([1, 2, 3]), ["blur"] * 3)
+    assert kinds_of(scores([1, 2, 3]), [None] * 3) == []
+    every = row_of(scores([1, 2, 3]), ["blur"] * 3)
     assert (every.auroc, every.average_precision, every.recall_at_k) == (None, 1.0, 1.0)
-    assert rank_by_kind(scores([1, 2, 3]), ["blur"] * 3) == [KindRow("loss", "blur", 3, None)]
-    unknown = rank(scores([1, 2, 3]), None)
+    assert kinds_of(scores([1, 2, 3]), ["blur"] * 3) == [("loss", "blur", 3, None)]
+    unknown = row_of(scores([1, 2, 3]), None)
     assert (unknown.n, unknown.n_harmful, unknown.auroc, unknown.forward_passes) == (3, None, None, 6)
 
 
 def test_another_number_of_scans_is_refused():
     with pytest.raises(ValueError, match="truth of 2 scans for 3 scores of loss"):
-        rank(scores([1, 2, 3]), [None] * 2)
+        rank([scores([1, 2, 3])], [None] * 2)
 
 
-def test_files_and_metrics(tmp_path):
-    rows = [rank(scores([9, 8, 7, 3, 2, 1 / 3]), KINDS), rank(scores([0] * 6, "random"), [None] * 6)]
-    write_records(tmp_path / "r.csv", RivalRow, rows)
-    columns = "rival n n_harmful auroc average_precision precision_at_k recall_at_k n_named n_found"
-    columns += " forward_passes backward_passes"
-    got = read(tmp_path / "r.csv")
-    assert list(got[0]) == [*columns.split(), "seconds"]
-    assert (got[0]["auroc"], got[1]["auroc"], got[1]["n_harmful"]) == ("0.875", "", "0")
-    write_records(tmp_path / "k.csv", KindRow, [KindRow("loss", "blur", 3, None)])
-    assert read(tmp_path / "k.csv") == [{"rival": "loss", "kind": "blur", "n_harmful": "3", "auroc": ""}]
-    subjects = [Subject(f"s{i}", Path("x"), "A", 0, None, None, None) for i in range(6)]
-    write_scores(tmp_path / "s.csv", subjects, [scores([9, 8, 7, 3, 2, 1 / 3]), scores([0] * 6, "random")])
-    got = read(tmp_path / "s.csv")
-    assert list(got[0]) == ["Subject", "Study", "loss", "random"]
-    assert float(got[5]["loss"]) == 1 / 3
-    metrics = ranking_metrics(rows[0])
+def test_files_and_metrics():
+    both = [scores([9, 8, 7, 3, 2, 1 / 3]), scores([0] * 6, "random", cut_off=1.0)]
+    rows = rank(both, KINDS)
+    columns = "rival,n,n_harmful,auroc,average_precision,precision_at_k,recall_at_k,n_named,n_found"
+    columns += ",forward_passes,backward_passes,seconds"
+    text = rows.to_csv(index=False).splitlines()
+    assert text[0] == columns
+    assert text[1].startswith("loss,6,2,0.875,") and text[1].endswith(",,,6,2,0.5") and ",0,0,6,2,0.5" in text[2]
+    assert rank(both, [None] * 6).to_csv(index=False).splitlines()[1] == "loss,6,0,,,,,,,6,2,0.5"
+    assert rank_by_kind(both[:1], ["blur"] * 6).to_csv(index=False) == "rival,kind,n_harmful,auroc\nloss,blur,6,\n"
+    metrics = ranking_metrics(rows.to_dict("records")[0])
     assert metrics["rivals/loss_auroc"] == 0.875
-    assert set(metrics) == {f"rivals/loss_{name}" for name in (*columns.split()[3:], "seconds")}
+    assert set(metrics) == {f"rivals/loss_{name}" for name in columns.split(",")[3:]}
 
 
 def draw(*each, kinds):
-    by_kind = pd.DataFrame(
-        [row for one in each for row in rank_by_kind(one, kinds)], columns=["rival", "kind", "auroc"]
-    )
-    return draw_ranking(pd.DataFrame([rank(one, kinds) for one in each]), by_kind)
+    return draw_ranking(rank(each, kinds), rank_by_kind(each, kinds))
 
 
 @pytest.mark.parametrize("kinds", [KINDS, ["noise", None, "noise", None, None, None], [None] * 6])
@@ -150,20 +132,19 @@ def test_no_two_kinds_look_alike(tmp_path, monkeypatch):
     assert len(set(of_kinds)) == len(data_kinds) >= 15
 
 
-def test_the_table_fits_a_terminal_and_is_sorted(tmp_path):
-    text = io.StringIO()
-    console = Console(file=text, width=80)
-    rows = [
-        rank(scores([0, 1, 0, 2, 3, 1], "confident_learning", cut_off=0.0), KINDS),
-        rank(Scores("influence", np.array([9.0, 8, 7, 3, 2, 1]), 22058, 170, 174.8, cut_off=2.0), KINDS),
+def test_the_table_fits_a_terminal_and_is_sorted(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    both = [
+        scores([0, 1, 0, 2, 3, 1], "confident_learning", cut_off=0.0),
+        Scores("influence", np.array([9.0, 8, 7, 3, 2, 1]), 22058, 170, 174.8, cut_off=2.0),
     ]
-    print_rivals(rows, note=NOTE, directory=tmp_path, console=console)
-    shown = text.getvalue()
+    print_rivals(rank(both, KINDS), note=NOTE, directory=tmp_path)
+    shown = capsys.readouterr().out
     assert NOTE in shown
     assert "6 training scans, 2 of them harmful" in shown
     assert "…" not in shown
     assert shown.index("influence") < shown.index("confident_learning")
     assert "22058 + 170" in shown
     assert "2 of 4" in shown
-    print_rivals([rank(scores([1, 2, 3]), None)], note=None, directory=tmp_path, console=console)
-    assert "3 training scans, the harmful ones unknown" in text.getvalue()
+    print_rivals(rank([scores([1, 2, 3])], None), note=None, directory=tmp_path)
+    assert "3 training scans, the harmful ones unknown" in capsys.readouterr().out

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from tmqc.tracking.faults import ArtifactError
+from tmqc.tracking.connection import ArtifactError
 
 
 class StubStore:

@@ -14,7 +14,7 @@ from tracking.stub import StubStore
 from tmqc.errors import RunError
 from tmqc.runs.cycles import append_cycle
 from tmqc.tracking import DIRECTORY_TAG, KEY_TAG, SWEEP_TAG
-from tmqc.tracking.faults import ArtifactError, RefusedError, TrackingError
+from tmqc.tracking.connection import ArtifactError, RefusedError, TrackingError
 from tmqc.tracking.outbox import read_outbox
 from tmqc.tracking.tracker import MlflowTracker
 
@@ -91,7 +91,7 @@ def test_the_wait_in_the_end_is_bounded_and_what_is_left_is_written_down(store, 
     tracker.describe("text")
     tracker.finish("FINISHED")
     left = read_outbox(tmp_path)
-    assert (left.text, left.status, left.run_id) == ("text", "FINISHED", "run")
+    assert left.calls == {"describe": ["describe", "text"], "close": ["close", "FINISHED"]} and left.run_id == "run"
     assert f"replay_tracking.py {tmp_path}" in warnings(caplog)[-1]
     store.gate.set()
     tracker.wait()
@@ -138,7 +138,8 @@ def test_a_store_away_in_the_middle_costs_one_warning_and_loses_nothing(tracker,
     assert store.n_asked == n_asked  # tried again with the next cycle and in the end
     kept = json.loads((tmp_path / "tracking.json").read_text("utf-8"))
     assert kept["run_id"] == "run" and kept["opening"]["settings"] == {"qc.error": 0.02}
-    assert kept["files"] == {"trace.csv": None} and kept["cycles"] and len(kept["points"]) == 1  # cycles are in the CSV
+    assert kept["calls"]["log_file trace.csv"] == ["log_file", "trace.csv", None]
+    assert kept["cycles"] and len(kept["points"]) == 1  # cycles are in the CSV
     assert len(warnings(caplog)) == 1
     store.down = None
     tracker.finish("FINISHED")
@@ -184,10 +185,11 @@ def test_a_store_that_takes_no_files_gets_the_numbers_all_the_same(tracker, stor
     tracker.finish("FINISHED")
     assert store.got == [("open", None), ("points", [0]), "FINISHED"] and len(warnings(caplog)) == 2
     left = read_outbox(tmp_path)
-    assert left.files == {"config.yaml": None, "figures/qc.png": "figures"} and left.status is None
+    files = [["log_file", "config.yaml", None], ["log_file", "figures/qc.png", "figures"]]
+    assert list(left.calls.values()) == files
     store.down = None
-    assert MlflowTracker(store, directory=tmp_path).deliver(left)
-    assert store.got[-2:] == ["config.yaml", "qc.png"] and not (tmp_path / "tracking.json").exists()
+    assert MlflowTracker(store, directory=tmp_path).deliver(left, "FINISHED")
+    assert store.got[-3:] == ["config.yaml", "qc.png", "FINISHED"] and not (tmp_path / "tracking.json").exists()
 
 
 @pytest.mark.parametrize("known", [True, False])
@@ -238,7 +240,7 @@ def test_another_run_in_the_directory_leaves_what_waits_of_the_one_before_alone(
     tracker.wait()
     fresh = StubStore()
     begin(MlflowTracker(fresh, directory=tmp_path))
-    assert fresh.got == [("open", None)] and read_outbox(tmp_path).text == "x"
+    assert fresh.got == [("open", None)] and read_outbox(tmp_path).calls == {"describe": ["describe", "x"]}
 
 
 def test_a_model_that_waits_lies_in_the_run_directory(tracker, store, tmp_path):
@@ -249,9 +251,9 @@ def test_a_model_that_waits_lies_in_the_run_directory(tracker, store, tmp_path):
     store.down = TrackingError
     tracker.model(model, example=np.zeros((1, 4, 4, 4, 1), np.uint8))
     tracker.finish("FINISHED")
-    assert (tmp_path / "model" / "MLmodel").is_file() and read_outbox(tmp_path).model
+    assert (tmp_path / "model" / "MLmodel").is_file() and "log_model" in read_outbox(tmp_path).calls
     store.down = None
-    assert MlflowTracker(store, directory=tmp_path).deliver(read_outbox(tmp_path))
+    assert MlflowTracker(store, directory=tmp_path).deliver(read_outbox(tmp_path), "FINISHED")
     assert store.got[-2:] == ["model", "FINISHED"] and not list(tmp_path.iterdir())
 
 
@@ -264,7 +266,7 @@ def test_a_directory_that_cannot_be_written_does_not_stop_the_run_either(store, 
     assert any("tracking.json cannot be written" in said for said in warnings(caplog))
 
 
-@pytest.mark.parametrize("content", ["[]", "{", '{"points": [], "unknown": 1}'])
+@pytest.mark.parametrize("content", ["[]", "{", '{"points": [], "calls": {}, "unknown": 1}'])
 def test_what_cannot_be_read_is_left_out_with_a_warning(tmp_path, caplog, content):
     (tmp_path / "tracking.json").write_text(content)
     assert read_outbox(tmp_path) is None and "cannot be read" in warnings(caplog)[0]

@@ -17,11 +17,11 @@ N_PROCESSES, N_CYCLES = 4, 25
 JOB = """
 import json, pathlib, sys
 from tmqc.settings.schema import TrackingConfig
-from tmqc.tracking import PARENT_TAG, TRACKERS
+from tmqc.tracking import PARENT_TAG, make_tracker
 outputs, uri, parent, number = sys.argv[1:]
 directory = pathlib.Path(outputs, f"job-{number}")
 directory.mkdir()
-tracker = TRACKERS["mlflow"](TrackingConfig(uri=uri or None), pathlib.Path(outputs), directory)
+tracker = make_tracker(TrackingConfig(uri=uri or None), pathlib.Path(outputs), directory)
 settings = {f"setting.{i}": i for i in range(150)}
 tracker.start(name=f"job-{number}", tags={PARENT_TAG: parent} if parent else {}, settings=settings)
 for cycle in range(int(sys.stdin.readline())):

@@ -10,13 +10,13 @@ from tiny import compose_config, tiny_overrides, without_pictures
 
 from tmqc.cli import run
 from tmqc.errors import ComparisonError
-from tmqc.report.compare.gather import gather
+from tmqc.report.compare.runs import NUMBERS, gather
 from tmqc.sweep.plan import SweepPlan
 from tmqc.sweep.sweep import open_sweep
 
 mlflow = pytest.importorskip("mlflow")
-from tmqc.report.compare.from_mlflow import query  # noqa: E402
-from tmqc.tracking.database import database_uri  # noqa: E402
+from tmqc.report.compare.runs import query  # noqa: E402
+from tmqc.tracking.connection import database_uri  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -44,34 +44,32 @@ def outputs(tmp_path_factory, cohort_csvs, empty_database):
 
 
 def test_the_same_numbers_as_from_the_directory(outputs):
-    [there] = gather([outputs / "qc"]).records
-    found = query("tmqc", filter_string="params.`qc.error` = '0.02'", uri=None, outputs=outputs)
-    [here] = found.records
-    assert here.settings == there.settings
-    assert (here.name, here.pipeline, here.finished, here.note) == (there.name, "qc", True, None)
-    assert here.numbers == pytest.approx(there.numbers)
-    assert here.numbers["verify/verifications_total"] > 2
-    assert (here.settings["schedule.cycles"], there.settings["schedule.cycles"]) == (3, 3)
-    assert found.left_out == ()
+    [there] = gather([outputs / "qc"])[0].to_dict("records")
+    runs, left_out = query("tmqc", filter_string="params.`qc.error` = '0.02'", uri=None, outputs=outputs)
+    [here] = runs.to_dict("records")
+    assert here["settings"] == there["settings"]
+    assert (here["run"], here["pipeline"], here["state"], here["note"]) == (there["run"], "qc", "finished", None)
+    assert [here[name] for name in NUMBERS] == pytest.approx([there[name] for name in NUMBERS], nan_ok=True)
+    assert here["verify/verifications_total"] > 2
+    assert (here["settings"]["schedule.cycles"], there["settings"]["schedule.cycles"]) == (3, 3)
+    assert left_out.empty
 
 
 def test_the_parent_of_a_sweep_has_the_settings_of_its_runs_and_is_none(outputs):
-    found = query(
+    runs, left_out = query(
         "tmqc", filter_string="tags.pipeline = 'sweep' and params.`pipeline.name` = 'qc'", uri=None, outputs=outputs
     )
-    assert (found.records, [item.faulty for item in found.left_out]) == ((), [False])
+    assert runs.empty and left_out["faulty"].tolist() == [False]
 
 
 def test_unfinished_runs_parents_and_foreign_runs_are_distinguished(outputs):
-    found = query("tmqc", filter_string="", uri=database_uri(outputs / "mlflow.db"), outputs=Path("nowhere"))
-    assert [(r.name, r.state) for r in found.records] == [
-        ("k", "unfinished, KILLED in the tracking store"),
-        ("q", "finished"),
+    runs, left_out = query("tmqc", filter_string="", uri=database_uri(outputs / "mlflow.db"), outputs=Path("nowhere"))
+    assert runs[["run", "state"]].to_numpy().tolist() == [
+        ["k", "unfinished, KILLED in the tracking store"],
+        ["q", "finished"],
     ]
-    assert [(item.reason.partition(" (")[0].partition(":")[0], item.faulty) for item in found.left_out] == [
-        ("sweep/sweep", False),
-        ("stranger", True),
-    ]
+    assert [why.partition(" (")[0].partition(":")[0] for why in left_out["why"]] == ["sweep/sweep", "stranger"]
+    assert left_out["faulty"].tolist() == [False, True]
 
 
 @pytest.mark.parametrize(

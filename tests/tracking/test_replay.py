@@ -8,17 +8,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from scripts_of import load_script
 from tiny import compose_config, tiny_overrides
 
 from tmqc.cli import run
-from tmqc.report.metrics import SubgroupMetrics, write_records
+from tmqc.report.metrics import METRIC_COLUMNS
 from tmqc.report.past_run import PastRun
-from tmqc.report.ranking import RivalRow, ranking_metrics
+from tmqc.report.ranking import RANKING_COLUMNS, ranking_metrics
 from tmqc.settings.schema import TrackingConfig
 from tmqc.tracking import DIRECTORY_TAG, deliver
-from tmqc.tracking.database import database_uri
+from tmqc.tracking.connection import database_uri
 
 mlflow = pytest.importorskip("mlflow")
 from tmqc.report.replay import other_numbers  # noqa: E402
@@ -137,7 +138,9 @@ def test_a_run_that_the_store_never_heard_of_is_sent_from_its_directory(
     directory = tmp_path / "copy"
     shutil.copytree(unheard, directory)
     left = read_outbox(directory)
-    assert left.status == "FINISHED" and len(left.datasets) == 3 and left.model and left.cycles
+    waiting = [method for method, *_ in left.calls.values()]
+    assert left.calls["close"] == ["close", "FINISHED"] and "log_model" in waiting and left.cycles
+    assert waiting.count("log_dataset") == 3
     caplog.set_level("INFO", logger="tmqc")
     assert script.main([str(directory), "--uri", store]) == 0
     assert not (directory / "tracking.json").exists() and not (directory / "model").exists()
@@ -161,7 +164,9 @@ def test_what_waits_of_a_run_that_the_store_does_not_know_is_replaced_by_a_repla
     directory = tmp_path / "copy"
     shutil.copytree(unheard, directory)
     left = json.loads((directory / "tracking.json").read_text())
-    (directory / "tracking.json").write_text(json.dumps(left | {"run_id": "0" * 32, "text": "other", "files": {}}))
+    left["calls"] = {key: call for key, call in left["calls"].items() if call[0] != "log_file"}
+    left["calls"]["describe"] = ["describe", "other"]
+    (directory / "tracking.json").write_text(json.dumps(left | {"run_id": "0" * 32}))
     assert script.main([str(directory), "--uri", store]) == 0
     assert {step for _, step in stored_run(store, directory)["points"]} == {0, 1}
     assert not (directory / "tracking.json").exists()
@@ -220,10 +225,11 @@ def test_what_cannot_be_replayed_is_reported(script, store, tmp_path, monkeypatc
 
 
 def test_inference_and_rivals_have_their_numbers_too(tmp_path):
-    rows = [SubgroupMetrics(c, name, 4, 0.75, 1.0, 0.5, None, 0.9) for c in (8, 9) for name in ("all", "sex=F")]
-    write_records(tmp_path / "metrics.csv", SubgroupMetrics, rows)
-    ranking = RivalRow("loss", 9, 2, 0.75, None, 0.5, 0.5, None, None, 9, 0, 0.25)
-    write_records(tmp_path / "rivals.csv", RivalRow, [ranking])
+    rows = [(c, name, 4, 0.75, 1.0, 0.5, None, 0.9, None, None) for c in (8, 9) for name in ("all", "sex=F")]
+    pd.DataFrame(rows, columns=[*METRIC_COLUMNS]).to_csv(tmp_path / "metrics.csv", index=False)
+    row = ("loss", 9, 2, 0.75, None, 0.5, 0.5, None, None, 9, 0, 0.25)
+    ranking = dict(zip(RANKING_COLUMNS, row, strict=True))
+    pd.DataFrame([ranking]).to_csv(tmp_path / "rivals.csv", index=False)
     past = PastRun(tmp_path, {"pipeline.name": "inference"}, None)
     test = {"test/accuracy": 0.75, "test/sensitivity": 1.0, "test/specificity": 0.5, "test/f1": None}
     test |= {"test/auroc": 0.9, "test/calibrated_accuracy": None, "test/calibrated_loss": None}

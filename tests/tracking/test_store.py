@@ -22,9 +22,8 @@ from core.test_numbers import REPORT
 from tmqc.errors import RunError
 from tmqc.runs.cycles import append_cycle
 from tmqc.settings.schema import TrackingConfig
-from tmqc.tracking import DIRECTORY_TAG, KEY_TAG, TRACKERS, RunOpening
-from tmqc.tracking.database import database_path, database_uri
-from tmqc.tracking.faults import ArtifactError, RefusedError, TrackingError
+from tmqc.tracking import DIRECTORY_TAG, KEY_TAG, RunOpening, make_tracker
+from tmqc.tracking.connection import ArtifactError, RefusedError, TrackingError, database_path, database_uri
 
 mlflow = pytest.importorskip("mlflow")
 from tmqc.tracking.models import write_model  # noqa: E402
@@ -349,7 +348,7 @@ def test_a_password_is_found_again_that_was_hidden_in_the_command(monkeypatch, t
 
 def test_a_run_from_start_to_end(outputs, tmp_path, capfd):
     """All the parts together, on a database."""
-    tracker = TRACKERS["mlflow"](TrackingConfig(), outputs, tmp_path)
+    tracker = make_tracker(TrackingConfig(), outputs, tmp_path)
     capfd.readouterr()
     tracker.start(name="run", tags={"pipeline": "qc"}, settings={"a": 1})
     for cycle in (0, 1):
@@ -368,7 +367,7 @@ def test_a_run_from_start_to_end(outputs, tmp_path, capfd):
 
 def test_a_database_that_is_away_for_a_while(outputs, tmp_path, caplog, capfd):
     database, aside = outputs / "mlflow.db", outputs / "aside.db"
-    tracker = TRACKERS["mlflow"](TrackingConfig(), outputs, tmp_path)
+    tracker = make_tracker(TrackingConfig(), outputs, tmp_path)
     tracker.start(name="run", tags={}, settings={})
     capfd.readouterr()
     database.rename(aside)
@@ -386,7 +385,7 @@ def test_a_database_that_is_away_for_a_while(outputs, tmp_path, caplog, capfd):
 
 
 def test_a_locked_database_is_reported_soon(outputs, monkeypatch):
-    monkeypatch.setattr("tmqc.tracking.database._PATIENCE_S", 0.1)
+    monkeypatch.setattr("tmqc.tracking.connection._PATIENCE_S", 0.1)
     lock = sqlite3.connect(outputs / "mlflow.db", isolation_level=None)
     lock.execute("BEGIN EXCLUSIVE")
     with pytest.raises(RunError, match="locked"):

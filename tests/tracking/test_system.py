@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-import queue
 import time
 
 import pytest
+from tracking.stub import StubStore
 
-from tmqc.tracking import system as module
+from tmqc.tracking import system
+from tmqc.tracking.tracker import MlflowTracker
 
 
-def test_use_is_sampled_with_steps_that_count_from_the_start_of_the_run(monkeypatch):
+def test_use_is_sampled_with_steps_that_count_from_the_start_of_the_run(monkeypatch, tmp_path):
     pytest.importorskip("psutil", reason="without it nothing is sampled")
-    monkeypatch.setattr(module, "EVERY_S", 0.1)
-    came = queue.Queue()
-    sampler = module.SystemSampler.begin(int((time.time() - 600) * 1000), came.put)
-    point = came.get(timeout=600)
-    sampler.stop()
+    monkeypatch.setattr(system, "EVERY_S", 0.1)
+    store = StubStore()
+    store.started_ms = int((time.time() - 600) * 1000)
+    tracker = MlflowTracker(store, directory=tmp_path, system_metrics=True)
+    tracker.start(name="run", tags={"pipeline": "qc"}, settings={})
+    tracker.describe("x")
+    while not store.points:
+        time.sleep(0.05)
+    tracker.finish("FINISHED")
+    point = store.points[0]
     assert {"system/cpu_utilization_percentage", "system/system_memory_usage_percentage"} <= point.values.keys()
     assert point.step >= 6000  # of a run that goes on
+    assert store.got[-1] == "FINISHED"

@@ -1,18 +1,27 @@
-"""Conformal p-values that detect odd images by comparison with verification scans.
+"""P-values that detect odd images by comparison with verification scans: conformal, with an extrapolated tail.
+
+A good training scan and the n verification scans are taken as exchangeable. Up to the (k + 1)-th largest oddness u of
+the verification scans, ranks give the p-value, valid for any measure of oddness (conformal p-values; Bates, Candes,
+Lei, Romano, Sesia, Annals of Statistics 2023, arXiv 2104.08279):
 
     p = (1 + #{verification scans at least as odd}) / (n + 1)
 
-is valid for any measure of oddness, provided that a good training scan and the verification scans it is compared with
-are exchangeable. P-values that share verification scans are positively dependent, so Benjamini-Hochberg controls the
-false discovery rate (Bates, Candes, Lei, Romano, Sesia, Annals of Statistics 2023, arXiv 2104.08279). Because scanners
-differ, scans are compared within their scanner or center (`groups`) if it has at least `least_group` verification
-scans, a number fixed beforehand. Scans of smaller groups are compared with all verification scans, which are
-exchangeable with them only if their scanners are no odder than most.
+**Beyond u** ranks alone find no single odd scan: no p is below 1 / (n + 1), so that with m scans judged
+Benjamini-Hochberg rejects only if m / (q (n + 1)) of them reach it, 35 of 1410 against 407. Extreme conformal
+prediction (Pasche, Lam, Engelke, arXiv 2505.08578) extrapolates the tail. Here the tail is taken as exponential: the k
+largest exceedances of u are then independent and exponential (Renyi 1953), and so is that of a new scan z beyond u,
+which happens with probability (k + 1) / (n + 1). With b the mean of the k exceedances, (z - u) / b has the F
+distribution with 2 and 2 k degrees of freedom, and
 
-**Limits.** No p is below 1 / (n + 1), so with m scans judged Benjamini-Hochberg rejects only if at least
-m / (q (n + 1)) of them reach this p: 35 of 1410 against 407, more within groups. No rank-based rule with a controlled
-error rate can eliminate fewer odd scans, let alone a single one. For these there is a **fixed limit**: a number of
-robust standard deviations from the shortest half of the verification scans' oddness. It controls no error rate.
+    p = (k + 1) / (n + 1) * (k b / (k b + z - u)) ** k
+
+is exactly valid however small k is, and conservative if the tail is lighter; a heavier one breaks it. Oddness should
+therefore be a log distance, whose tail is light.
+
+P-values that share verification scans are positively dependent, so Benjamini-Hochberg controls the false discovery
+rate. Because scanners differ, oddness is standardized within its scanner or center (`groups`) if it has at least
+`least_group` verification scans, a number fixed beforehand. Scans of smaller groups are standardized by all
+verification scans, which they are exchangeable with only if their scanners are no odder than most.
 """
 
 from __future__ import annotations
@@ -22,17 +31,31 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tmqc.core.fdr import benjamini_hochberg
 from tmqc.core.robust import shortest_half
 
+TAIL = 0.1  # share of the verification scans, the oddest, whose exceedances give the tail; fixed beforehand
 
-def conformal_p_values(scores: ArrayLike, verification: ArrayLike) -> NDArray[np.float64]:
-    """P-values of `scores`, shape (m,), against `verification`, shape (n,); higher scores are odder, no NaN."""
+
+def tail_p_values(scores: ArrayLike, verification: ArrayLike) -> NDArray[np.float64]:
+    """P-values of `scores`, shape (m,), against `verification`, shape (n,); higher scores are odder.
+
+    Raises:
+        ValueError: there are fewer than two verification scans, or a score is NaN.
+    """
     s, v = np.asarray(scores, np.float64), np.sort(np.asarray(verification, np.float64))
+    if v.size < 2:
+        raise ValueError(f"{v.size} verification scans: two or more are needed for a comparison")
     if np.isnan(s).any() or np.isnan(v).any():
         raise ValueError("oddness is NaN: every scan needs a number")
-    at_least = v.size - np.searchsorted(v, s, side="left").astype(np.float64)
-    return (1.0 + at_least) / (v.size + 1.0)
+    n, k = v.size, max(1, int(TAIL * v.size))
+    at_least = n - np.searchsorted(v, s, side="left").astype(np.float64)
+    p: NDArray[np.float64] = (1.0 + at_least) / (n + 1.0)
+    start = v[n - k - 1]
+    excess = float(np.sum(v[n - k :] - start))  # k b
+    if excess > 0.0:  # otherwise these scans are all alike, and only ranks are known
+        far = s > start
+        p[far] = (k + 1.0) / (n + 1.0) * (excess / (excess + s[far] - start)) ** k
+    return p
 
 
 def judge_oddness(
@@ -41,33 +64,26 @@ def judge_oddness(
     *,
     verification: Sequence[float],
     verification_groups: Sequence[Hashable],
-    q: float,
     least_group: int = 50,
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Judge the oddness of training scans; higher scores are odder.
 
     Args:
         scores, groups: oddness of the scans to judge, and their scanner or center, each of length m.
         verification, verification_groups: the same for the verification scans.
-        q: false discovery rate among the rejected scans.
-        least_group: number of verification scans from which a group is compared with itself.
+        least_group: number of verification scans from which a group is standardized by itself.
 
     Returns:
-        Conformal p-values; robust z-scores relative to the verification scans, for a fixed limit; whether each scan is
-        rejected at q. Each of shape (m,).
+        P-values, and oddness in robust standard deviations from the bulk (`shortest_half`) of the verification scans;
+        each of shape (m,).
 
     Raises:
-        ValueError: there are fewer than two verification scans, or an oddness is NaN.
+        ValueError: as `tail_p_values`.
     """
     s, v = np.asarray(scores, np.float64), np.asarray(verification, np.float64)
-    if v.size < 2:
-        raise ValueError(f"{v.size} verification scans: two or more are needed for a comparison")
-    p, z = np.ones(s.size), np.zeros(s.size)
-    rows_of = {g: [i for i, other in enumerate(verification_groups) if other == g] for g in set(groups)}
-    for group, rows in rows_of.items():
-        own = v[rows] if len(rows) >= least_group else v
-        at = [i for i, other in enumerate(groups) if other == group]
-        middle, sd = shortest_half(own)
-        p[at] = conformal_p_values(s[at], own)
-        z[at] = (s[at] - middle) / max(sd, np.finfo(float).tiny)
-    return p, z, benjamini_hochberg(p, q)
+    z, others = s.copy(), v.copy()
+    for group in dict.fromkeys([*groups, *verification_groups]):
+        at, rows = (np.array([one == group for one in names], bool) for names in (groups, verification_groups))
+        middle, sd = shortest_half(v[rows] if np.count_nonzero(rows) >= least_group else v)
+        z[at], others[rows] = ((one - middle) / max(sd, np.finfo(float).tiny) for one in (s[at], v[rows]))
+    return tail_p_values(z, others), z

@@ -19,14 +19,16 @@ from numpy.typing import NDArray
 from tmqc.core.center_effects import compare_centers, flip, p_values, standardize, sum_logits
 from tmqc.core.center_tests import CenterTest, describe_center, judge_center, least_p, margins_of
 from tmqc.core.conformal import judge_oddness
-from tmqc.core.fdr import confirm, large_enough, share_of_look
+from tmqc.core.fdr import benjamini_hochberg, confirm, large_enough, share_of_look
 from tmqc.core.label_fdr import judge_labels, lowest_with_mean
 from tmqc.core.power import Power, measure_power, plant_flips
 from tmqc.core.verdicts import ELIMINATED, SUSPECT, CenterVerdict, judge_centers
 
 CENTER, IMAGE, LABEL, HELD = "center", "image", "label", "center waits"
+# Parts of q that eliminations of each kind may spend, so that q holds for all together; harmful centers are the hardest
+# to tell from good ones.
+SHARES = {CENTER: 0.5, IMAGE: 0.25, LABEL: 0.25}
 ACROSS, WITHIN = "across", "within"  # centers are compared with one another, or each is tested by itself
-FIXED_Z = 5.0  # fixed limit for odd images, in robust standard deviations
 LEAST_SCANS = 5  # least training scans of a center compared with others; with fewer, single labels would decide
 _RIDGE = 0.01
 SIZES = (1, 4, 9)  # upper limits of the center sizes for which power is reported
@@ -60,7 +62,8 @@ class Finding:
         reasons: reasons for suspicion: `center`, `image`, `label`, `center waits`; empty if not suspect.
         out: whether a limit for elimination is passed; only if due.
         margin: mean calibrated margin, higher agrees with the label.
-        center_p, odd_p, lfdr: of its center, image and label; None where not judged. odd_z: compared with `FIXED_Z`.
+        center_p, odd_p, lfdr: of its center, image and label; None where not judged. odd_z: oddness in
+            robust standard deviations, from which `odd_p` follows.
         ..._limit, ..._out: highest value that makes the scan suspect or, if due, eliminates it; 0 if none does.
     """
 
@@ -111,19 +114,16 @@ class Look:
     due: Collection[str] = ()
     accused: Mapping[str, bool] = field(default_factory=dict)
 
-    @property
-    def q_out(self) -> float:
-        """False discovery rate that this look may spend on eliminations."""
-        return share_of_look(self.q, self.number, self.n_planned)
+    def q_out(self, kind: str) -> float:
+        """False discovery rate that this look may spend on eliminations of a kind: centers, images or labels."""
+        return share_of_look(SHARES[kind] * self.q, self.number, self.n_planned)
 
 
-def able_to_be_judged(
-    sizes: Mapping[str, tuple[int, int]], *, q: float, n_planned: int, compare: str
-) -> frozenset[str]:
+def able_to_be_judged(sizes: Mapping[str, tuple[int, int]], look: Look, *, compare: str) -> frozenset[str]:
     """Centers that suitable scores could eliminate, given their numbers of training and verification scans."""
     if compare == ACROSS:
         return frozenset(center for center, (n, _) in sizes.items() if n >= LEAST_SCANS)
-    able = large_enough([least_p(n, v) for n, v in sizes.values()], q / n_planned)
+    able = large_enough([least_p(n, v) for n, v in sizes.values()], look.q_out(CENTER))
     return frozenset(center for center, one in zip(sizes, able, strict=True) if one)
 
 
@@ -145,7 +145,7 @@ def judge_screening(
     accused = look.accused
     tests = _compare(train, verification) if compare == ACROSS else _test_centers(train, verification, look.seed)
     waiting = [center for center, is_due in accused.items() if is_due]
-    centers = judge_centers(tests, judged=judged, waiting=waiting, q=look.q, look=look.number, n_planned=look.n_planned)
+    centers = judge_centers(tests, judged=judged, waiting=waiting, q=look.q, q_out=look.q_out(CENTER))
     suspects = dict.fromkeys((c for c, is_due in accused.items() if not is_due), HELD)
     suspects |= {c: CENTER for c, verdict in centers.items() if verdict.state in (SUSPECT, ELIMINATED)}
     is_due = np.array([scan.subject in look.due for scan in train])
@@ -220,19 +220,17 @@ def _judge_images(
     train: Sequence[ScanScore], verification: Sequence[ScanScore], look: Look, is_due: NDArray[np.bool_]
 ) -> list[_Row]:
     own, others = _distances(train, verification)
-    p, z, rejected = judge_oddness(
+    p, z = judge_oddness(
         own,
         [s.group for s in train],
         verification=others,
         verification_groups=[s.group for s in verification],
-        q=look.q,
     )
-    far, limit, out = z > FIXED_Z, _largest(p, rejected), _largest(p, confirm(p, is_due.tolist(), look.q_out))
+    limit = _largest(p, benjamini_hochberg(p, look.q))
+    out = _largest(p, confirm(p, is_due.tolist(), look.q_out(IMAGE)))
     return [
-        (suspect, beyond, {"odd_p": of_p, "odd_z": of_z, "odd_limit": limit, "odd_out": out})
-        for suspect, beyond, of_p, of_z in zip(
-            (rejected | far).tolist(), ((p <= out) | far).tolist(), p.tolist(), z.tolist(), strict=True
-        )
+        (of_p <= limit, of_p <= out, {"odd_p": of_p, "odd_z": of_z, "odd_limit": limit, "odd_out": out})
+        for of_p, of_z in zip(p.tolist(), z.tolist(), strict=True)
     ]
 
 
@@ -263,7 +261,7 @@ def _judge_labels(
     lfdr[free], chosen = judge_labels(margins[free], q=look.q)
     limit = _largest(lfdr[free], chosen)
     decided = lfdr[free & is_due]
-    out = _largest(decided, lowest_with_mean(decided, look.q_out))
+    out = _largest(decided, lowest_with_mean(decided, look.q_out(LABEL)))
     return [
         (
             bool(value <= limit),

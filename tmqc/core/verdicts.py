@@ -15,18 +15,19 @@ Overview of the control by evidence
      from has.
    - `within` (`center_tests.judge_center`): compares the center's own scans. It is valid for any center differences.
      Before the first look, sizes determine which centers can be judged (`fdr.large_enough` of `center_tests.least_p`
-     at q / K).
+     at q' / K).
 
    `judge_centers` puts centers that Benjamini-Hochberg rejects at q under verdict: they wait for R cycles or more
-   without training. At a later look a waiting center is eliminated if Benjamini-Hochberg rejects it at q / K with p = 1
-   for all centers that are not waiting; is taken back if it is not rejected at q either; and otherwise continues to
-   wait (undecided if the run ends). All eliminations of a run together have FDR <= q (`fdr`: union bound over looks;
-   the number of hypotheses stays that of the start, eliminated centers included).
+   without training. At a later look a waiting center is eliminated if Benjamini-Hochberg rejects it at q' / K, where
+   q' is the part of q for centers, with p = 1 for all centers that are not waiting; is taken back if it is not rejected
+   at q either; and otherwise continues to wait (undecided if the run ends). All centers eliminated in a run have
+   FDR <= q' (`fdr`: union bound over looks; the number of hypotheses stays that of the start, eliminated centers
+   included).
 4. **Odd images** (`conformal.judge_oddness`): distance of the moments of the input of the first BatchNorm layer from
-   those of the verification scans, of the same scanner if there are enough; rejected by `conformal` at q, or beyond a
-   fixed limit without error control. Waiting, revisits and spending (q / K to eliminate) are as for centers.
+   those of the verification scans, of the same scanner if there are enough; its p-value is extrapolated beyond the
+   oddest of them (`conformal`). Rejection at q, waiting, revisits and elimination at q' / K are as for centers.
 5. **Single labels** (`label_fdr.judge_labels`) of centers not under verdict: eliminated if the false discovery rate
-   permits it at q / K, which at the field's accuracy never happens; all are ranked for a human (`review`).
+   permits it at q' / K, which at the field's accuracy never happens; all are ranked for a human (`review`).
 6. **Steps** are not verified and decide nothing. An e-value of a center's visits (does the calibrated loss rise after
    them more than after other centers' visits?) was tried and dropped: lasting harmless differences between centers
    look the same, and with a tolerance for them one center among 83 needs 31 cycles of bad visits only.
@@ -34,9 +35,10 @@ Overview of the control by evidence
 8. **Gates of steps**, such as the published one, are a separate control (`gate`). `false_alarms` computes the expected
    false rejections of the published gate before training, and the drift of the rates under a gate.
 
-The FDR is controlled for each kind of verdict: centers, odd images, labels. For their union, the ratio of expectations
-(false over all) is controlled; the expected share is at most the sum of the three. The unit is what is judged: at most
-q of the eliminated *centers* are good; their share of the scans may be larger if a large center is among them.
+The FDR is controlled for all verdicts together: with V_k good ones among the R_k eliminated centers, images or labels,
+V / R <= sum_k V_k / R_k, and the kinds spend parts of q (`evidence.SHARES`) that add up to it. The unit is what is
+judged: at most q of the eliminated centers, images and labels are good; the share of the scans may be larger if a large
+center is among them. Suspicion, which only makes a scan wait, uses q itself for each kind.
 
 **Not detectable**: harm shared by a center's verification scans; flipped labels at a center too small to be judged;
 single flipped labels at the field's AUROC; any harm in scans that the state has memorized.
@@ -54,7 +56,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tmqc.core.center_tests import CenterTest
-from tmqc.core.fdr import benjamini_hochberg, confirm, share_of_look
+from tmqc.core.fdr import benjamini_hochberg, confirm
 
 SOUND, SUSPECT, ELIMINATED, TAKEN_BACK = "sound", "under verdict", "eliminated", "taken back"
 TOO_SMALL = "too small to be judged"
@@ -85,8 +87,7 @@ def judge_centers(
     judged: Collection[str],
     waiting: Collection[str],
     q: float,
-    look: int,
-    n_planned: int,
+    q_out: float,
 ) -> dict[str, CenterVerdict]:
     """Judge all centers tested at a look.
 
@@ -95,20 +96,19 @@ def judge_centers(
         judged: centers that were `fdr.large_enough` when control began, the same at every look; those without a test
             count with p = 1.
         waiting: centers that have been under verdict for the time required by the revisit list.
-        q: `qc.fdr`. look: from 1, number of this look among the `n_planned` that may eliminate.
+        q: false discovery rate of suspicion, `qc.fdr`. q_out: of elimination, this look's part of it.
 
     Raises:
-        ValueError: the look is beyond the planned ones, or q is out of range.
+        ValueError: a rate is out of range.
     """
     names = sorted(judged)
     p = [tests[name].p if name in tests else 1.0 for name in names]
-    q_look = share_of_look(q, look, n_planned)
     suspect = benjamini_hochberg(p, q)
-    out = confirm(p, [name in waiting for name in names], q_look)
+    out = confirm(p, [name in waiting for name in names], q_out)
     # At least the largest rejected p, which rounding may put above level * k / m: every verdict equals p <= limit.
     limits = [
         float(max([level * int(np.sum(rejected)) / max(1, len(names)), *np.array(p)[rejected]]))
-        for level, rejected in ((q, suspect), (q_look, out))
+        for level, rejected in ((q, suspect), (q_out, out))
     ]
     is_suspect, is_out = (set(np.array(names)[rejected].tolist()) for rejected in (suspect, out))
 

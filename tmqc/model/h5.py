@@ -19,8 +19,8 @@ from keras import ops
 from numpy.typing import NDArray
 
 from tmqc.errors import ModelFileError
+from tmqc.model.learner import named_variables
 from tmqc.model.sfcn import feature_grid, sfcn
-from tmqc.model.variables import named_variables
 from tmqc.settings.schema import ModelConfig
 
 # Settings that must equal those of our layers if the file contains them; files of older versions lack newer ones.

@@ -6,10 +6,9 @@ Uses only the Keras 3 API, so that it runs on the TensorFlow and JAX backends.
 from __future__ import annotations
 
 import logging
-import math
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -20,13 +19,12 @@ from keras import ops
 from numpy.typing import NDArray
 
 from tmqc.model import backend
-from tmqc.model.variables import OPTIMIZER, named_variables
 
 log = logging.getLogger("tmqc")
 
 Snapshot = tuple[object, ...]
 """Device copies of all variables, in the order of `Learner.variables`."""
-_MOMENT = re.compile("optimizer/.*_momentum")  # Adam's first moments
+OPTIMIZER = "optimizer/"  # prefix of the names of optimizer variables
 _AVERAGE = re.compile("optimizer/.*_average")  # of the weights, in the order of the trainable variables
 
 
@@ -37,6 +35,7 @@ class Learner:
         model: from volumes (b, x, y, z, 1) to probabilities (b, 1).
         variables: name -> variable, for everything that training changes: weights, BatchNorm statistics, state of the
             dropout generator, moments, step count and learning rate of the optimizer.
+        most_at_once: scans scored at once at most; lowered when a batch does not fit into memory.
     """
 
     def __init__(
@@ -50,7 +49,7 @@ class Learner:
             ema: decay per training step of an exponential moving average of the weights; None: no average.
         """
         self.model = model
-        self._most_at_once = sys.maxsize  # scans scored at once; lowered when a batch does not fit into memory
+        self.most_at_once = sys.maxsize
         optimizer = keras.optimizers.Adam(name="adam", use_ema=ema is not None, ema_momentum=ema or 0.0)
         model.compile(optimizer, "binary_crossentropy", metrics=["binary_accuracy"], jit_compile=jit_compile)
         optimizer.build(model.trainable_variables)
@@ -123,7 +122,7 @@ class Learner:
         """Yield outputs of `model` batch by batch; if a batch does not fit into memory, halve the batch size."""
         at = 0
         while at < len(x):
-            batch = x[at : at + min(batch_size, self._most_at_once)]
+            batch = x[at : at + min(batch_size, self.most_at_once)]
             try:
                 yield model.predict_on_batch(batch)
             except Exception as error:
@@ -131,11 +130,11 @@ class Learner:
                     raise
                 if len(batch) == 1:
                     raise backend.out_of_memory("scoring one scan", batch, "") from error
-                self._most_at_once = len(batch) // 2
+                self.most_at_once = len(batch) // 2
                 log.warning(
                     "%d scans at once do not fit into memory: scoring %d at once, which may change the last bit of a "
                     "prediction; set run.verify_batch_size=%d to use this size from the start",
-                    *(len(batch), self._most_at_once, self._most_at_once),
+                    *(len(batch), self.most_at_once, self.most_at_once),
                 )
                 continue
             at += len(batch)
@@ -190,87 +189,6 @@ class Learner:
             self.model.get_layer("classifier").predict_on_batch(features)
         return model, norm
 
-    def gradient(self, x: NDArray[np.float32], y: NDArray[np.integer]) -> NDArray[np.float32]:
-        """Gradient of a batch's mean loss (nats) with respect to all trainable weights; the model is unchanged.
-
-        The loss is that of training mode, as in a training step from this state: BatchNorm uses the statistics of the
-        batch, and dropout is on, with the same mask for every call from one state.
-
-        Args:
-            x: volumes (b, x, y, z, 1).
-            y: labels (b,), 1 = PD.
-
-        Returns:
-            Shape (n_weights,), in the order of the model's trainable variables.
-        """
-        # Keras has no gradient function common to all backends, but a step from first moments of zero sets them to
-        # (1 - beta_1) * gradient on every backend.
-        moments = [v for name, v in self.variables.items() if _MOMENT.fullmatch(name)]
-        before = self.snapshot()
-        try:
-            for moment in moments:
-                moment.assign(ops.zeros_like(moment.value))
-            self.train_batch(x, y, learning_rate=0.0)
-            parts = [np.ravel(ops.convert_to_numpy(moment.value)) for moment in moments]
-        finally:
-            self.restore(before)
-        gradient: NDArray[np.float32] = np.concatenate(parts)
-        gradient /= 1.0 - self.model.optimizer.beta_1
-        return gradient
-
-    def loss_gradient(self, x: Any, y: NDArray[np.integer], *, batch_size: int) -> Snapshot:
-        """Gradient of the mean loss (nats) of scans in inference mode, by weights and BatchNorm's moving statistics.
-
-        Unlike `gradient`, this is the gradient of a verification, on which a step acts through both: dropout is off and
-        BatchNorm uses its moving statistics. If a batch does not fit into memory, the batch size is halved.
-
-        Args:
-            x: as in `predict`. y: labels (n,), 1 = PD.
-
-        Returns:
-            Same structure as a snapshot; 0 for variables that predictions do not depend on.
-
-        Raises:
-            OutOfMemoryError: not even one scan fits into memory.
-        """
-        total: list[Any] = []
-        at, size = 0, min(batch_size, self._most_at_once)
-        while at < len(x):
-            rows = slice(at, at + size)
-            try:
-                parts = self._gradient_of_sum(ops.convert_to_tensor(x[rows]), y[rows].astype(np.float32))
-            except Exception as error:
-                if not backend.is_out_of_memory(error):
-                    raise
-                if size == 1:
-                    raise backend.out_of_memory("the gradient of one scan", x[rows], "") from error
-                size //= 2
-                log.warning("the gradient of %d scans does not fit into memory: computing %d at once", 2 * size, size)
-                continue
-            total = parts if not total else [a + b for a, b in zip(total, parts, strict=True)]
-            at += size
-        by_id = {id(v): part / len(x) for v, part in zip(self.model.weights, total, strict=True)}
-        return tuple(by_id.get(id(v), ops.zeros(())) for v in self.variables.values())
-
-    @cached_property
-    def _gradient_of_sum(self) -> Callable[..., list[Any]]:
-        model, clip = self.model, keras.config.epsilon()
-
-        def total(x: Any, y: Any) -> Any:
-            p = ops.clip(ops.cast(model(x, training=False), "float32")[:, 0], clip, 1.0 - clip)
-            return -ops.sum(y * ops.log(p) + (1.0 - y) * ops.log(1.0 - p))
-
-        return backend.make_gradient(total, model.weights)
-
-    def first_order(self, gradient: Snapshot, origin: Snapshot) -> float:
-        """First-order change since `origin` of the loss with gradient `gradient`, in nats."""
-        products = [
-            float(np.vdot(g, np.asarray(v.value, np.float64) - np.asarray(o, np.float64)))
-            for g, v, o in zip(map(ops.convert_to_numpy, gradient), self.variables.values(), origin, strict=True)
-            if np.ndim(g) == len(v.shape)
-        ]
-        return math.fsum(products)
-
     def snapshot(self) -> Snapshot:
         """Copy everything that training changes, on the device. Copies are needed as JAX's trainer donates buffers."""
         return tuple(ops.copy(v.value) for v in self.variables.values())
@@ -302,7 +220,7 @@ class Learner:
 
     def state(self) -> dict[str, NDArray[np.generic]]:
         """Everything that training changes as NumPy arrays, for checkpoints."""
-        return {name: np.array(ops.convert_to_numpy(v.value)) for name, v in self.variables.items()}
+        return self.pack(self.snapshot())
 
     def load_state(self, state: Mapping[str, NDArray[np.generic]]) -> None:
         """Load the result of `state`.
@@ -329,3 +247,14 @@ class Learner:
             if (weight := names[id(variable)]) in state:
                 fitted.setdefault(average, state[weight])
         return fitted
+
+
+def named_variables(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> Iterator[tuple[str, keras.Variable]]:
+    """Yield (name, variable). Unlike Keras' paths, names do not depend on what the process has built before."""
+    parts = [layer for layer in model.layers if isinstance(layer, keras.Model)]
+    for part in parts or [model]:
+        for layer in part.layers:
+            for variable in layer.variables:
+                yield f"{part.name}/{layer.name}/{variable.name}", variable
+    for variable in optimizer.variables:
+        yield f"{OPTIMIZER}{variable.path}", variable

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from tmqc.pipelines.baseline import run_baseline
 from tmqc.pipelines.inference import run_inference
 from tmqc.pipelines.qc import run_qc
 from tmqc.pipelines.rivals import run_rivals
+from tmqc.pipelines.training import run_baseline
 from tmqc.settings.schema import Config
 
 PIPELINES: dict[str, Callable[[Config, Path], None]] = {

@@ -14,8 +14,7 @@ from tmqc.pipelines.context import RunContext
 from tmqc.pipelines.setup import TrainingSetup
 from tmqc.runs.checkpoint import Checkpoint, drop_latest, keep_cycles, save_checkpoint, save_latest
 from tmqc.runs.cycles import append_cycle
-from tmqc.runs.directory import CYCLES, TRACE
-from tmqc.runs.trace import TraceWriter
+from tmqc.runs.directory import CYCLES, TRACE, sync_rows
 from tmqc.training.state import TourState
 from tmqc.training.tour import Travel
 
@@ -29,15 +28,9 @@ class Checkpointer:
     It saves after every cycle, and within a cycle every `checkpoint.every_s` seconds.
     """
 
-    def __init__(
-        self, run: RunContext, tour: Travel, setup: TrainingSetup, *, trace: TraceWriter | None = None
-    ) -> None:
-        """Restore tour and centers from `run.point`, if there is one.
-
-        Args:
-            trace: listener of the tour; checkpoints record the number of its rows.
-        """
-        self._run, self._tour, self._setup, self._trace = run, tour, setup, trace
+    def __init__(self, run: RunContext, tour: Travel, setup: TrainingSetup) -> None:
+        """Restore tour and centers from `run.point`, if there is one."""
+        self._run, self._tour, self._setup = run, tour, setup
         self._saved_at = time.monotonic()
         if run.point is None:
             drop_latest(run.directory)  # partial files of a run that died before its first checkpoint
@@ -74,8 +67,7 @@ class Checkpointer:
     def _keep(self, report: CycleReport, further: Numbers) -> None:
         run = self._run
         append_cycle(run.directory / CYCLES, report, further)
-        ledger = self._tour.ledger.to_json(report.cycle + 1)
-        save_checkpoint(run.directory, self._point(learning_rate=report.learning_rate, ledger=ledger))
+        save_checkpoint(run.directory, self._point())
         keep_cycles(run.directory, run.config.checkpoint.keep, until=report.cycle)
         self._saved_at = time.monotonic()
         run.tracker.cycle()
@@ -88,20 +80,17 @@ class Checkpointer:
             self._saved_at = time.monotonic()
         self._run.stop.check()
 
-    def _point(self, **facts: Any) -> Checkpoint:
-        state = self._tour.state
-        rows = {CYCLES: len(state.reports)}
-        if self._trace is not None:
-            self._trace.sync()
-            rows[TRACE] = self._trace.n_rows
-        facts |= {
+    def _point(self) -> Checkpoint:
+        run, state, centers = self._run, self._tour.state, self._setup.centers
+        records = {name: run.directory / name for name in (CYCLES, TRACE)}
+        facts = {
             "n_done": state.n_done,
-            "rows": rows,
-            "data": self._run.data,
-            "verify_batch_size": self._run.config.run.verify_batch_size,
+            "rows": {name: sync_rows(path) for name, path in records.items() if path.exists()},
+            "data": run.data,
+            "verify_batch_size": run.config.run.verify_batch_size,
             "traffic": self._setup.traffic.totals,
         }
-        arrays = self._setup.centers.state() | {_TOUR: np.frombuffer(state.to_json().encode(), np.uint8)}
+        arrays = centers.state() | {_TOUR: np.frombuffer(state.to_json().encode(), np.uint8)}
         for name, snapshot in self._tour.snapshots.items():
-            arrays |= {f"{_HELD}/{name}/{part}": array for part, array in self._setup.centers.pack(snapshot).items()}
+            arrays |= {f"{_HELD}/{name}/{part}": array for part, array in centers.pack(snapshot).items()}
         return Checkpoint(state.cycle - 1, arrays, facts)

@@ -22,7 +22,7 @@ from tmqc.runs.signals import Interrupted, Stop
 from tmqc.settings.fingerprint import settings_digest
 from tmqc.settings.schema import Config, flatten
 from tmqc.settings.secrets import redact_all
-from tmqc.tracking import PARENT_TAG, PIPELINE_TAG, SWEEP_TAG, TRACKERS, Tracker
+from tmqc.tracking import PARENT_TAG, PIPELINE_TAG, SWEEP_TAG, Tracker, make_tracker
 
 log = logging.getLogger("tmqc")
 
@@ -33,12 +33,14 @@ class RunContext:
 
     Attributes:
         config: settings, with `run.verify_batch_size=auto` resolved to a number.
+        inputs: what the run computes on.
         stop: reports requests to stop.
         point: checkpoint to resume from; None: start at the beginning.
         data: digest of the cohort.
     """
 
     config: Config
+    inputs: Inputs
     directory: Path
     tracker: Tracker
     stop: Stop
@@ -61,59 +63,76 @@ def open_run(config: Config, directory: Path, inputs: Inputs) -> Iterator[RunCon
         StoppedError: a file of the run could not be written or read, as on a full disk.
     """
     data = " ".join(digest(subjects) for subjects in inputs.splits.values())
-    tracker = TRACKERS[config.tracking.name](config.tracking, Path(config.run.outputs), directory)
-    name = f"{config.pipeline.name}/{config.run.name}"
+    tracker = make_tracker(config.tracking, Path(config.run.outputs), directory)
     ran_with = environment(device=inputs.device.name, backend=inputs.device.backend)
     with locked(directory), Stop().listening() as stop:
         goes_on = check_place(config, directory)
         point = find_point(directory, data) if goes_on else None
         tracker.start(
-            name=name,
+            name=f"{config.pipeline.name}/{config.run.name}",
             tags=_tags(config, ran_with, inputs.note),
             settings=flatten(config),
             description=inputs.note or "",
             run_id=read_run_id(directory) if goes_on else None,
         )
-        status = "FAILED"
-        try:
+        with _reporting_status(tracker, directory):
             if goes_on:
                 truncate_records(directory, point)
                 tracker.cycle()
             else:
-                clear_for_run(directory, overwrite=config.run.overwrite)
+                clear_for_run(directory)
             (directory / SUMMARY).unlink(missing_ok=True)
             with _log_file(directory / LOG):
-                log.info("%s on %s (%s), %s", name, inputs.device.name, inputs.device.backend, directory)
-                for warning in inputs.warnings:
-                    log.warning("%s", warning)
+                _log_start(config, directory, inputs)
                 if goes_on:
                     log.info("%s", _describe_resume(point))
-                settings = redact_all(OmegaConf.to_container(OmegaConf.structured(config)))
-                write_text(directory / CONFIG, OmegaConf.to_yaml(OmegaConf.create(settings)))
-                facts = {"run_id": tracker.run_id, "environment": ran_with, "folder": str(Path.cwd())}
-                write_json(directory / RUN, facts)
-                tracker.artifact(directory / CONFIG)
-                for split, subjects in inputs.splits.items():
-                    if subjects:
-                        tracker.dataset(profile(subjects), split=split, digest=digest(subjects))
+                _record_start(config, directory, inputs, tracker=tracker, ran_with=ran_with)
                 run = with_batch_size(config.run, inputs.learner.model, point.facts if point else None)
-                yield RunContext(replace(config, run=run), directory, tracker, stop, point, data)
-            status = "FINISHED"
-        except (KeyboardInterrupt, Interrupted):
-            status = "KILLED"
-            raise
-        except OSError as error:
-            where = error.filename or directory
-            fault = f"{where}: {error.strerror}; the last checkpoint is intact, the run can be resumed"
-            raise StoppedError(fault) from error
-        finally:
-            tracker.finish(status)
+                yield RunContext(replace(config, run=run), inputs, directory, tracker, stop, point, data)
+
+
+@contextmanager
+def _reporting_status(tracker: Tracker, directory: Path) -> Iterator[None]:
+    """Report to the tracker how the block ends."""
+    status = "FAILED"
+    try:
+        yield
+        status = "FINISHED"
+    except (KeyboardInterrupt, Interrupted):
+        status = "KILLED"
+        raise
+    except OSError as error:
+        where = error.filename or directory
+        fault = f"{where}: {error.strerror}; the last checkpoint is intact, the run can be resumed"
+        raise StoppedError(fault) from error
+    finally:
+        tracker.finish(status)
+
+
+def _log_start(config: Config, directory: Path, inputs: Inputs) -> None:
+    name, device = f"{config.pipeline.name}/{config.run.name}", inputs.device
+    log.info("%s on %s (%s), %s", name, device.name, device.backend, directory)
+    for warning in inputs.warnings:
+        log.warning("%s", warning)
 
 
 def _describe_resume(point: Checkpoint | None) -> str:
     if point is None:
         return "a run of this name was interrupted before its first checkpoint: starting over"
     return f"resuming an interrupted run after cycle {point.cycle} and {point.facts['n_done']} steps"
+
+
+def _record_start(
+    config: Config, directory: Path, inputs: Inputs, *, tracker: Tracker, ran_with: Mapping[str, str]
+) -> None:
+    """Write the resolved settings and the environment; log settings and data sets."""
+    settings = redact_all(OmegaConf.to_container(OmegaConf.structured(config)))
+    write_text(directory / CONFIG, OmegaConf.to_yaml(OmegaConf.create(settings)))
+    write_json(directory / RUN, {"run_id": tracker.run_id, "environment": ran_with, "folder": str(Path.cwd())})
+    tracker.artifact(directory / CONFIG)
+    for split, subjects in inputs.splits.items():
+        if subjects:
+            tracker.dataset(profile(subjects), split=split, digest=digest(subjects))
 
 
 def _tags(config: Config, ran_with: Mapping[str, str], note: str | None) -> dict[str, str]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -18,23 +19,12 @@ from tmqc.model.sfcn import build_learner
 from tmqc.pipelines.context import RunContext, open_run
 from tmqc.pipelines.prepare import Inputs, find_cohort, load, load_into
 from tmqc.pipelines.training import line_of
-from tmqc.report.after_run import illustrate
-from tmqc.report.html import show
-from tmqc.report.metrics import (
-    ALL,
-    METRIC_NAMES,
-    Prediction,
-    SubgroupMetrics,
-    predictions_of,
-    subgroup_metrics,
-    write_predictions,
-    write_records,
-)
+from tmqc.report.closing import illustrate, print_inference, show
+from tmqc.report.metrics import METRIC_NAMES, predictions_of, subgroup_metrics
 from tmqc.report.past_run import verified_on_test
-from tmqc.report.tables import print_inference
 from tmqc.runs.checkpoint import checkpoint_path, load_checkpoint, saved_cycles
 from tmqc.runs.cycles import read_rows
-from tmqc.runs.directory import CONFIG, CYCLES, METRICS, PREDICTIONS, REPORT, RESULTS, check_free
+from tmqc.runs.directory import CONFIG, CYCLES, METRICS, PREDICTIONS, REPORT, RESULTS, write_text
 from tmqc.settings.schema import Config, InferenceConfig, ModelConfig, flatten
 
 log = logging.getLogger("tmqc")
@@ -50,16 +40,15 @@ def run_inference(config: Config, directory: Path) -> None:
     Raises:
         InputError: the input cannot be used; nothing was written.
     """
-    check_free(directory, overwrite=config.run.overwrite)
     run, cycles = _find_cycles(config.inference)
     config = _with_model_of(run, config)
     inputs = _prepare(config)
     load_into(inputs.learner, load_checkpoint(checkpoint_path(run, cycles[0])), run)
     with open_run(config, directory, inputs) as context:
         log.info("%s", inputs.volumes.describe())
-        rows, predictions = _score(context, inputs, run, cycles)
-        write_records(directory / METRICS, SubgroupMetrics, rows)
-        write_predictions(directory / PREDICTIONS, predictions)
+        rows, predictions = _score(context, run, cycles)
+        write_text(directory / METRICS, rows.to_csv(index=False))
+        write_text(directory / PREDICTIONS, predictions.to_csv(index=False))
         context.log_files(*RESULTS)
         illustrate(directory)
         context.log_files(REPORT)
@@ -74,26 +63,24 @@ def _prepare(config: Config) -> Inputs:
     return Inputs(cohort, note, volumes, learner, device, warnings=(*_find_warnings(config), *volumes.warnings))
 
 
-def _score(
-    context: RunContext, inputs: Inputs, run: Path, cycles: Sequence[int]
-) -> tuple[list[SubgroupMetrics], list[Prediction]]:
+def _score(context: RunContext, run: Path, cycles: Sequence[int]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Compute metrics and predictions of the models that `run` saved after `cycles`."""
-    test, settings, learner = inputs.cohort.test, context.config, inputs.learner
+    inputs, settings = context.inputs, context.config
+    test, learner = inputs.cohort.test, inputs.learner
     scans = inputs.volumes.block([s.subject for s in test])
-    rows: list[SubgroupMetrics] = []
-    predictions: list[Prediction] = []
+    rows, predictions = [], []
     lines = _find_lines(run)
     for cycle in cycles:
         load_into(learner, load_checkpoint(checkpoint_path(run, cycle)), run)
         with learner.averaged():
             p = learner.predict(scans, batch_size=settings.run.verify_batch_size)
-        rows += subgroup_metrics(test, p, cycle=cycle, age_bins=settings.inference.age_bins, line=lines.get(cycle))
-        predictions += predictions_of(test, p, cycle=cycle)
-        overall = next(row for row in rows if row.cycle == cycle and row.subgroup == ALL)
-        context.tracker.metrics({f"test/{name}": getattr(overall, name) for name in METRIC_NAMES}, step=cycle)
-        numbers = ", ".join(f"{name.replace('_', ' ')} {show(getattr(overall, name))}" for name in _LOGGED)
+        predictions.append(predictions_of(test, p, cycle=cycle))
+        rows.append(subgroup_metrics(predictions[-1], lines.get(cycle), age_bins=settings.inference.age_bins))
+        overall = rows[-1].iloc[0]  # of all scans
+        context.tracker.metrics({f"test/{name}": overall[name] for name in METRIC_NAMES}, step=cycle)
+        numbers = ", ".join(f"{name.replace('_', ' ')} {show(overall[name])}" for name in _LOGGED)
         log.info("cycle %d, test split: %s", cycle, numbers)
-    return rows, predictions
+    return pd.concat(rows), pd.concat(predictions)
 
 
 def _find_cycles(settings: InferenceConfig) -> tuple[Path, list[int]]:

@@ -7,11 +7,19 @@ from pathlib import Path
 from tmqc.pipelines.checkpointer import Checkpointer
 from tmqc.pipelines.context import open_run
 from tmqc.pipelines.prepare import prepare
-from tmqc.pipelines.rules import expect_by_chance, make_travel, measure_unlikeness, warn_of_settings, warn_or_stop
+from tmqc.pipelines.rules import (
+    expect_by_chance,
+    is_published,
+    make_travel,
+    measure_unlikeness,
+    warn_of_settings,
+    warn_or_stop,
+)
 from tmqc.pipelines.scoring import record_cycle, warn_of_vanished
 from tmqc.pipelines.setup import open_centers
-from tmqc.pipelines.training import close_training, open_progress, open_trace, predict_start
-from tmqc.runs.resume import check_place
+from tmqc.pipelines.training import close_training, open_progress, predict_start
+from tmqc.runs.directory import TRACE
+from tmqc.runs.trace import TraceWriter
 from tmqc.settings.schema import Config
 
 
@@ -21,20 +29,20 @@ def run_qc(config: Config, directory: Path) -> None:
     Raises:
         InputError: the input cannot be used; nothing was written.
     """
-    check_place(config, directory)
     inputs = prepare(config)
-    with open_run(config, directory, inputs) as run, open_centers(run, inputs) as setup:
+    with open_run(config, directory, inputs) as run, open_centers(run) as setup:
         config, plan = run.config, setup.plan
         warn_of_settings(plan, n_hc=setup.n_hc, n_pd=setup.n_pd)
         expected = expect_by_chance(plan, n_hc=setup.n_hc, n_pd=setup.n_pd)
-        before = predict_start(run, inputs)
+        before = predict_start(run)
         images = measure_unlikeness(plan, inputs.volumes)
-        with open_trace(run, setup.traffic) as trace, open_progress(run, plan) as progress, run.stop.waiting():
+        cells = setup.traffic.cells if setup.traffic.is_on else None
+        trace = TraceWriter(directory / TRACE, further=not is_published(config.qc), traffic=cells)
+        with open_progress(run, plan) as progress, run.stop.waiting():
             listeners = (setup.traffic, trace, progress)
             tour = make_travel(plan, setup.centers, *listeners, images=images)
-            checkpointer = Checkpointer(run, tour, setup, trace=trace)
-            for report in checkpointer.cycles(lambda: record_cycle(run, setup, tour.state)):
+            for report in Checkpointer(run, tour, setup).cycles(lambda: record_cycle(run, setup, tour.state)):
                 progress.cycle(report)
                 warn_of_vanished(tour.state.reports, plan, truth=setup.truth)
                 warn_or_stop(report, config.qc)
-        close_training(run, inputs, setup, tour.state.reports, before=before, expected=expected)
+        close_training(run, setup, tour.state.reports, before=before, expected=expected)

@@ -6,25 +6,17 @@ import logging
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from tmqc.core.schedule import learning_rate_of
 from tmqc.data.cohort import Subject
 from tmqc.errors import RunError
-from tmqc.pipelines.context import open_run
-from tmqc.pipelines.prepare import Inputs, corrupt, prepare
-from tmqc.report.after_run import illustrate
-from tmqc.report.metrics import write_records
-from tmqc.report.ranking import (
-    KindRow,
-    RivalRow,
-    rank,
-    rank_by_kind,
-    ranking_metrics,
-    write_scores,
-)
-from tmqc.report.tables import print_rivals
-from tmqc.rivals import Case, Scores, choose_rivals, score_scans
-from tmqc.runs.directory import RANKING, RANKING_BY_KIND, REPORT, RESULTS, SCORES, check_free
+from tmqc.pipelines.context import RunContext, open_run
+from tmqc.pipelines.prepare import corrupt, prepare
+from tmqc.report.closing import illustrate, print_rivals
+from tmqc.report.ranking import rank, rank_by_kind, ranking_metrics
+from tmqc.rivals import RIVALS, Case, Scores, score_scans
+from tmqc.runs.directory import RANKING, RANKING_BY_KIND, REPORT, RESULTS, SCORES, write_text
 from tmqc.settings.schema import Config
 
 log = logging.getLogger("tmqc")
@@ -36,15 +28,14 @@ def run_rivals(config: Config, directory: Path) -> None:
     Raises:
         InputError: the input cannot be used; nothing was written.
     """
-    check_free(directory, overwrite=config.run.overwrite)
     inputs = prepare(config)
     if not config.rivals.neighbors < (n := len(inputs.cohort.train)):
         raise RunError(f"rivals.neighbors={config.rivals.neighbors}: must be less than the training scans, {n}")
     with open_run(config, directory, inputs) as run:
         train = corrupt(inputs, directory)
-        scores = _score(run.config, inputs, train, directory / SCORES)
-        rows = _evaluate(inputs, train, scores, directory)
-        for row in rows:
+        scores = _score(run, train)
+        rows = _evaluate(run, train, scores)
+        for row in rows.to_dict("records"):
             run.tracker.metrics(ranking_metrics(row))
         run.log_files(*RESULTS)
         illustrate(directory)
@@ -52,9 +43,9 @@ def run_rivals(config: Config, directory: Path) -> None:
         print_rivals(rows, note=inputs.note, directory=directory)
 
 
-def make_case(config: Config, inputs: Inputs, train: tuple[Subject, ...]) -> Case:
+def make_case(run: RunContext, train: tuple[Subject, ...]) -> Case:
     """Make the input of the rivals, which does not disclose the harmful scans, from settings, volumes and rows."""
-    schedule, verification = config.schedule, inputs.cohort.verification
+    inputs, schedule, verification = run.inputs, run.config.schedule, run.inputs.cohort.verification
     return Case(
         subjects=tuple(s.subject for s in train),
         scans=inputs.volumes.block([s.subject for s in train]),
@@ -64,18 +55,22 @@ def make_case(config: Config, inputs: Inputs, train: tuple[Subject, ...]) -> Cas
         verification_groups=np.array([s.group for s in verification]),
         learning_rate=learning_rate_of(schedule, schedule.start),
         batch_size=schedule.batch_size,
-        settings=config.rivals,
+        settings=run.config.rivals,
     )
 
 
-def _score(config: Config, inputs: Inputs, train: tuple[Subject, ...], path: Path) -> list[Scores]:
-    """Run one rival after the other; rewrite `scores.csv` after each, as some take long."""
-    names = choose_rivals(config.rivals.names)
-    case = make_case(config, inputs, train)
+def _score(run: RunContext, train: tuple[Subject, ...]) -> list[Scores]:
+    """Run one rival after the other; rewrite `scores.csv` after each, as some take long.
+
+    `scores.csv`: one row per training scan, one column per rival, full precision; higher = more suspicious.
+    """
+    case = make_case(run, train)
     scores: list[Scores] = []
-    for name in names:
-        scores.append(score_scans(name, case, inputs.learner, batch_size=config.run.verify_batch_size))
-        write_scores(path, train, scores)
+    table = pd.DataFrame({"Subject": case.subjects, "Study": case.centers})
+    for name in run.config.rivals.names or RIVALS:
+        scores.append(score_scans(name, case, run.inputs.learner, batch_size=run.config.run.verify_batch_size))
+        table[name] = scores[-1].scores
+        write_text(run.directory / SCORES, table.to_csv(index=False))
         passes = (scores[-1].forward_passes, scores[-1].backward_passes)
         log.info(
             "%s: %d scans, %d forward and %d backward passes, %.1f s", name, len(train), *passes, scores[-1].seconds
@@ -83,13 +78,12 @@ def _score(config: Config, inputs: Inputs, train: tuple[Subject, ...], path: Pat
     return scores
 
 
-def _evaluate(inputs: Inputs, train: tuple[Subject, ...], scores: list[Scores], directory: Path) -> list[RivalRow]:
-    if inputs.truth is None:
+def _evaluate(run: RunContext, train: tuple[Subject, ...], scores: list[Scores]) -> pd.DataFrame:
+    if (truth := run.inputs.truth) is None:
         log.info("the harmful scans are not known: %s is the only result", SCORES)
-        return [rank(each, None) for each in scores]
-    kinds = [inputs.truth.kind_of(s.subject) for s in train]
-    rows = [rank(each, kinds) for each in scores]
-    by_kind = [row for each in scores for row in rank_by_kind(each, kinds)]
-    write_records(directory / RANKING, RivalRow, rows)
-    write_records(directory / RANKING_BY_KIND, KindRow, by_kind)
+        return rank(scores, None)
+    kinds = [truth.kind_of(s.subject) for s in train]
+    rows = rank(scores, kinds)
+    write_text(run.directory / RANKING, rows.to_csv(index=False))
+    write_text(run.directory / RANKING_BY_KIND, rank_by_kind(scores, kinds).to_csv(index=False))
     return rows

@@ -58,24 +58,24 @@ class TrainingSetup:
 
 
 @contextmanager
-def open_centers(run: RunContext, inputs: Inputs) -> Iterator[TrainingSetup]:
+def open_centers(run: RunContext) -> Iterator[TrainingSetup]:
     """Prepare the centers, local or at sites; close them at the end.
 
     Raises:
         InputError: a site cannot take part.
     """
-    train = corrupt(inputs, run.directory, hold=run.config.federation.name == "none")
-    with (_open_local if run.config.federation.name == "none" else _open_sites)(run, inputs, train) as setup:
+    train = corrupt(run.inputs, run.directory, hold=run.config.federation.name == "none")
+    with (_open_local if run.config.federation.name == "none" else _open_sites)(run, train) as setup:
         yield setup
 
 
 @contextmanager
-def _open_local(run: RunContext, inputs: Inputs, train: tuple[Subject, ...]) -> Iterator[TrainingSetup]:
-    config, verification = run.config, inputs.cohort.verification
+def _open_local(run: RunContext, train: tuple[Subject, ...]) -> Iterator[TrainingSetup]:
+    config, inputs, verification = run.config, run.inputs, run.inputs.cohort.verification
     n = config.run.verify_workers
     if n is None:
         n = 0 if config.qc.early_stop == "confident" else max(0, inputs.device.n_gpus - 1)
-    with _open_workers(run, inputs, n) if n else nullcontext() as workers:
+    with _open_workers(run, n) if n else nullcontext() as workers:
         n_pd = sum(s.group for s in verification)
         n_hc = len(verification) - n_pd
         centers = make_centers(inputs, train, batch_size=config.run.verify_batch_size, workers=workers)
@@ -85,9 +85,9 @@ def _open_local(run: RunContext, inputs: Inputs, train: tuple[Subject, ...]) -> 
 
 
 @contextmanager
-def _open_workers(run: RunContext, inputs: Inputs, n: int) -> Iterator[VerificationWorkers]:
+def _open_workers(run: RunContext, n: int) -> Iterator[VerificationWorkers]:
     """Start `n` further processes that verify, on this machine or on a Ray cluster."""
-    config, is_on_ray = run.config, run.config.run.verify_on == "ray"
+    config, inputs, is_on_ray = run.config, run.inputs, run.config.run.verify_on == "ray"
     with ExitStack() as stack:
         processes: Sequence[Executor]
         if is_on_ray:
@@ -106,10 +106,9 @@ def _open_workers(run: RunContext, inputs: Inputs, n: int) -> Iterator[Verificat
 
 
 @contextmanager
-def _open_sites(run: RunContext, inputs: Inputs, train: tuple[Subject, ...]) -> Iterator[TrainingSetup]:
-    settings, files = run.config.federation, dict[str, Path]()
+def _open_sites(run: RunContext, train: tuple[Subject, ...]) -> Iterator[TrainingSetup]:
+    settings, verification, files = run.config.federation, run.inputs.cohort.verification, dict[str, Path]()
     if settings.name != "nvflare":
-        verification = inputs.cohort.verification
         files = write_sites(run.directory / SITES, settings, train=train, verification=verification)
     with open_transport(settings, files, run.directory) as exchange:
         caller = Caller(exchange, settings, check_stop=run.stop.check)
@@ -118,12 +117,12 @@ def _open_sites(run: RunContext, inputs: Inputs, train: tuple[Subject, ...]) -> 
         except FederationError as error:  # nothing has been computed yet
             raise RunError(error.faults) from error
         _check_unchanged(sites, run)
-        _log_sites(sites, inputs.cohort.verification)
-        yield _set_up(run, inputs, caller=caller, sites=sites, train=_by_token(train, files))
+        _log_sites(sites, verification)
+        yield _set_up(run, caller=caller, sites=sites, train=_by_token(train, files))
 
 
 def _set_up(
-    run: RunContext, inputs: Inputs, *, caller: Caller, sites: Sequence[OpenedSite], train: Mapping[str, Subject]
+    run: RunContext, *, caller: Caller, sites: Sequence[OpenedSite], train: Mapping[str, Subject]
 ) -> TrainingSetup:
     n_hc, n_pd = (sum(counts[i] for one in sites for counts in one.groups.values()) for i in (0, 1))
     if not (n_hc and n_pd):
@@ -135,13 +134,13 @@ def _set_up(
     centers = RemoteCenters(
         caller,
         sites,
-        inputs.learner.state(),
+        run.inputs.learner.state(),
         n_moments=2 * run.config.model.filters[0],
-        order=list(dict.fromkeys(s.study for s in inputs.cohort.verification)),
+        order=list(dict.fromkeys(s.study for s in run.inputs.cohort.verification)),
     )
-    truth = None
-    if inputs.truth is not None:  # never with real sites, which do not send the ids of their scans
-        truth = inputs.truth.renamed({id_: row.subject for id_, row in train.items()})
+    truth = run.inputs.truth
+    if truth is not None:  # never with real sites, which do not send the ids of their scans
+        truth = truth.renamed({id_: row.subject for id_, row in train.items()})
     return TrainingSetup(centers, plan, tuple(train.values()), truth, n_hc, n_pd, TrafficMeter(centers, run.point))
 
 

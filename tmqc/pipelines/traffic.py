@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from tmqc.core.records import Step
-from tmqc.core.schedule import Visit
 from tmqc.federation.caller import Traffic
 from tmqc.federation.remote import RemoteCenters
 from tmqc.runs.checkpoint import Checkpoint
 from tmqc.runs.trace import SEPARATOR, TRAFFIC_COLUMNS
+from tmqc.training.interfaces import Listener
 
 TRAFFIC_METRICS = tuple(
     f"federation/{name}"
@@ -15,7 +15,7 @@ TRAFFIC_METRICS = tuple(
 )
 
 
-class TrafficMeter:
+class TrafficMeter(Listener):
     """A `Listener` that measures the traffic of every step; must precede the trace, which writes its cells.
 
     Attributes:
@@ -32,9 +32,6 @@ class TrafficMeter:
     def is_on(self) -> bool:
         """Whether the run is federated."""
         return self._remote is not None
-
-    def visit(self, cycle: int, visit: Visit) -> None:
-        """Do nothing."""
 
     def step(self, step: Step) -> None:
         """Measure the traffic of this step."""

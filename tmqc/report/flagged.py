@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,10 @@ from tmqc.data.cohort import Subject
 
 UNDECIDED = "undecided"
 OUTCOMES = (ELIMINATED, UNDECIDED, READMITTED)  # most severe first
+LEDGER = (
+    *("scan", "center", "label", "sex", "age", "scanner"),
+    *("flagged in cycle", "decided in", "outcome", "evidence"),
+)
 MARKS = {ELIMINATED: "■", UNDECIDED: "▲", READMITTED: "○"}
 # Columns of the trace by which a gate judges: value of a step, its reference, and the tolerance.
 COMPARED = {
@@ -22,27 +25,6 @@ COMPARED = {
     "FNR": ("PFN", "RefPFN", "Tolerance"),
     "loss": ("VerifyLoss", "RefVerifyLoss", "LossTolerance"),
 }
-
-
-@dataclass(frozen=True)
-class FlaggedScan:
-    """A scan that was flagged at least once.
-
-    Attributes:
-        scan: its row of the cohort's table; None if the table is no longer available.
-        flagged: the cycles in which it was flagged.
-        decided: the cycle of the last revisit; None if undecided.
-        outcome: `eliminated`, `undecided` or `readmitted`, at the end of the run.
-        evidence: description of the last rejected step on this scan alone; empty if unknown.
-    """
-
-    subject: str
-    center: str
-    scan: Subject | None
-    flagged: tuple[int, ...]
-    decided: int | None
-    outcome: str
-    evidence: str
 
 
 def find_waits(trace: pd.DataFrame) -> pd.DataFrame:
@@ -77,38 +59,41 @@ def _outcomes(rows: pd.DataFrame) -> Sequence[str | None]:
     return [(ELIMINATED if ignored else READMITTED) if phase == REVISIT else None for phase, ignored in verdicts]
 
 
-def find_flagged(trace: pd.DataFrame, scans: Iterable[Subject]) -> list[FlaggedScan]:
+def find_flagged(trace: pd.DataFrame, scans: Iterable[Subject]) -> pd.DataFrame:
     """List every scan ever flagged, by outcome in the order of `OUTCOMES`, then in the order first flagged.
 
     Args:
         trace: result of `read_trace`.
         scans: the known training scans.
+
+    Returns:
+        The ledger, a cell is None if unknown: scan, center; label (HC or PD), sex, age and scanner of known scans;
+        flagged in cycle (one or more, joined by commas); decided in (cycle of the last revisit; None if undecided);
+        outcome at the end of the run; evidence, a description of the last rejected step on this scan alone.
     """
     rejected = trace[trace["Phase"].isin((RETRY, REVISIT, SCREEN)) & (trace["Ignored"] == 1)]
     evidence = {row["Subject"]: _describe_evidence(row) for row in rejected.to_dict("records")}
     known = {scan.subject: scan for scan in scans}
-    flagged = []
+    rows = []
     for subject, waits in find_waits(trace).groupby("subject", sort=False):
-        name, last = str(subject), waits.iloc[-1]
-        flagged.append(
-            FlaggedScan(
-                subject=name,
-                center=last["center"],
-                scan=known.get(name),
-                flagged=tuple(waits["flagged"].tolist()),
-                decided=None if last["outcome"] == UNDECIDED else int(last["decided"]),
-                outcome=last["outcome"],
-                evidence=evidence.get(name, ""),
-            )
+        last, scan = waits.iloc[-1], known.get(str(subject))
+        rows.append(
+            {
+                **{"scan": subject, "center": last["center"], "label": scan and ("HC", "PD")[scan.group]},
+                **{name: getattr(scan, name, None) for name in ("sex", "age", "scanner")},
+                "flagged in cycle": ", ".join(map(str, waits["flagged"])),
+                "decided in": None if last["outcome"] == UNDECIDED else int(last["decided"]),
+                **{"outcome": last["outcome"], "evidence": evidence.get(str(subject)) or None},
+            }
         )
-    return sorted(flagged, key=lambda scan: OUTCOMES.index(scan.outcome))
+    rows.sort(key=lambda row: OUTCOMES.index(row["outcome"]))
+    return pd.DataFrame(rows, columns=[*LEDGER], dtype=object)
 
 
-def count_by_center(flagged: Sequence[FlaggedScan], scans: Iterable[Subject]) -> pd.DataFrame:
+def count_by_center(flagged: pd.DataFrame, scans: Iterable[Subject]) -> pd.DataFrame:
     """Count scans per center: columns center, training scans (None if unknown), flagged, `OUTCOMES`; worst first."""
     sizes = Counter(scan.study for scan in scans)
-    centers = pd.Series([scan.center for scan in flagged], name="center")
-    counts = pd.crosstab(centers, pd.Series([scan.outcome for scan in flagged]))
+    counts = pd.crosstab(flagged["center"], flagged["outcome"])
     counts = counts.reindex(columns=[*OUTCOMES], fill_value=0).rename_axis(columns=None)
     counts.insert(0, "flagged", counts.sum(axis=1))
     counts.insert(0, "training scans", pd.Series({center: sizes.get(center) for center in counts.index}, dtype=object))

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import io
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 
 from tmqc.data.cache import VolumeCache, Voxels
 from tmqc.data.cohort import Subject
 from tmqc.data.nifti import Array, UnusableError
-from tmqc.report.flagged import OUTCOMES, FlaggedScan
+from tmqc.report.flagged import OUTCOMES
 
 LIMIT = 40  # scans; each adds 10 to 80 kB to the page
 _MAX_SIDE = 192  # pixels of one slice
@@ -22,83 +21,48 @@ _GAP = 4
 _AXES = ("RL", "AP", "SI")
 
 
-@dataclass(frozen=True)
-class Picture:
-    """Three slices of one scan.
-
-    Attributes:
-        views: sagittal, coronal and axial slice through the middle; empty if the scan cannot be read.
-        low, high: range of the scan's intensities.
-        fault: why there are no views.
-    """
-
-    views: Sequence[Array] = ()
-    low: float | None = None
-    high: float | None = None
-    fault: str = ""
-
-    def png(self, window: tuple[float, float]) -> bytes:
-        """Encode the views side by side as PNG; `window`: the intensities shown as black and white."""
-        low, high = window
-        rows = max(view.shape[0] for view in self.views)
-        columns = sum(view.shape[1] for view in self.views) + _GAP * (len(self.views) - 1)
-        strip, at = np.zeros((rows, columns), np.uint8), 0
-        for view in self.views:
-            gray = np.clip((view - low) / (high - low), 0, 1) * 255
-            top = (rows - view.shape[0]) // 2
-            strip[top : top + view.shape[0], at : at + view.shape[1]] = gray.round().astype(np.uint8)
-            at += view.shape[1] + _GAP
-        buffer = io.BytesIO()
-        Image.fromarray(strip).save(buffer, format="png", optimize=True)
-        return buffer.getvalue()
-
-
 def make_gallery(
-    flagged: Sequence[FlaggedScan],
-    scans: Sequence[Subject],
-    *,
-    cache: VolumeCache | None = None,
-    limit: int = LIMIT,
-) -> dict[str, Any]:
+    flagged: pd.DataFrame, scans: Sequence[Subject], *, cache: VolumeCache, limit: int = LIMIT
+) -> dict[str, Any] | None:
     """Make pictures of at most `limit` flagged scans: the most severe outcomes first, taken from all centers in turn.
 
     Args:
-        flagged: all flagged scans, the most severe outcome first; those without a row in the table are left out.
+        flagged: result of `find_flagged`; scans that are not among `scans` are left out.
         scans: all training scans.
         cache: cache of decoded scans.
         limit: maximum number of flagged scans to draw.
 
     Returns:
-        `centers`, the most severe outcome first: name -> `n_flagged`, number of flagged scans; `flagged`, the drawn
-        ones with their pictures; `compared`, a scan never flagged with its picture, or None. `window`: intensities
-        shown as black and white in all pictures, if any. `left_out`: number of flagged scans not drawn.
+        `centers`, the most severe outcome first: name -> `n_flagged`, number of flagged scans; `flagged`, the rows of
+        those drawn; `compared`, a scan never flagged, or None. `pictures`: id -> `png`, three slices, or None if the
+        scan cannot be read because of `fault`; `low` and `high`, the range of its intensities. `window`: intensities
+        shown as black and white in all pictures, if any. `left_out`: number of flagged scans not drawn. None if no
+        flagged scan is among `scans`, as in a run of sites, where scans are named by tokens.
     """
-    shown, names = _choose([scan for scan in flagged if scan.scan is not None], limit), {s.subject for s in flagged}
+    known = {scan.subject: scan for scan in scans}
+    turn = flagged.groupby(["outcome", "center"]).cumcount()
+    severity = flagged["outcome"].map(OUTCOMES.index)
+    drawable = flagged.assign(turn=turn, severity=severity)[flagged["scan"].isin(known)]
+    if drawable.empty:
+        return None
+    shown = drawable.sort_values(["severity", "turn"])[:limit]
+    names = set(flagged["scan"])
     compared = {scan.study: scan for scan in reversed(scans) if scan.subject not in names}  # the first of each center
-    centers = list(dict.fromkeys(scan.center for scan in shown))
-    wanted = [each.scan for each in shown if each.scan is not None]
-    wanted += [compared[center] for center in centers if center in compared]
-    cache = cache or VolumeCache()
-    pictures = {scan.subject: _read(scan, cache) for scan in wanted}
     by_center = {
-        center: {
-            "n_flagged": sum(scan.center == center for scan in flagged),
-            "flagged": [(scan, pictures[scan.subject]) for scan in shown if scan.center == center],
-            "compared": (scan, pictures[scan.subject]) if (scan := compared.get(center)) else None,
+        str(center): {
+            "n_flagged": (flagged["center"] == center).sum(),
+            "flagged": of.to_dict("records"),
+            "compared": compared.get(str(center)),
         }
-        for center in centers
+        for center, of in shown.groupby("center", sort=False)
     }
-    window = _find_window([picture for picture in pictures.values() if picture.views])
-    return {"centers": by_center, "window": window, "left_out": len(flagged) - len(shown)}
-
-
-def _choose(flagged: Sequence[FlaggedScan], limit: int) -> list[FlaggedScan]:
-    turns: Counter[tuple[str, str]] = Counter()
-    order = []
-    for scan in flagged:
-        order.append((OUTCOMES.index(scan.outcome), turns[scan.outcome, scan.center]))
-        turns[scan.outcome, scan.center] += 1
-    return [scan for _, scan in sorted(zip(order, flagged, strict=True), key=lambda pair: pair[0])][:limit]
+    wanted = [known[name] for name in shown["scan"]] + [compared[name] for name in by_center if name in compared]
+    pictures = {scan.subject: _read(scan, cache) for scan in wanted}
+    window = _find_window([picture["views"] for picture in pictures.values() if picture["views"]])
+    for picture in pictures.values():
+        picture["png"] = _encode(picture["views"], window) if picture["views"] and window else None
+    left_out = len(flagged) - len(shown)
+    return {"centers": by_center, "pictures": pictures, "window": window, "left_out": left_out}
 
 
 def three_slices(scan: Voxels, orientation: str, spacing_mm: Sequence[float]) -> list[Array]:
@@ -128,20 +92,36 @@ def _square(view: Array, wide_mm: float, high_mm: float) -> Array:
     return picture
 
 
-def _read(scan: Subject, cache: VolumeCache) -> Picture:
+def _read(scan: Subject, cache: VolumeCache) -> dict[str, Any]:
     try:
         held = cache.load(scan.path)
         voxels = cache.read(held)
     except UnusableError as error:
-        return Picture(fault=str(error))
+        return {"views": [], "low": None, "high": None, "fault": str(error)}
     views = three_slices(voxels, held.geometry.orientation, held.geometry.spacing_mm)
-    return Picture(views, float(voxels.min()), float(voxels.max()))
+    return {"views": views, "low": float(voxels.min()), "high": float(voxels.max()), "fault": ""}
 
 
-def _find_window(pictures: Sequence[Picture]) -> tuple[float, float] | None:
-    """Return the median intensity window of all pictures, so that a scan on another scale is visible as such."""
-    if not pictures:
+def _find_window(scans: Sequence[Sequence[Array]]) -> tuple[float, float] | None:
+    """Return the median intensity window of all scans' views, so that a scan on another scale is visible as such."""
+    if not scans:
         return None
-    ends = [np.quantile(np.concatenate([view.ravel() for view in one.views]), (0.005, 0.995)) for one in pictures]
+    ends = [np.quantile(np.concatenate([view.ravel() for view in views]), (0.005, 0.995)) for views in scans]
     low, high = np.median(ends, axis=0)
     return float(low), float(high) if high > low else float(low) + 1.0
+
+
+def _encode(views: Sequence[Array], window: tuple[float, float]) -> bytes:
+    """Encode views side by side as PNG; `window`: the intensities shown as black and white."""
+    low, high = window
+    rows = max(view.shape[0] for view in views)
+    columns = sum(view.shape[1] for view in views) + _GAP * (len(views) - 1)
+    strip, at = np.zeros((rows, columns), np.uint8), 0
+    for view in views:
+        gray = np.clip((view - low) / (high - low), 0, 1) * 255
+        top = (rows - view.shape[0]) // 2
+        strip[top : top + view.shape[0], at : at + view.shape[1]] = gray.round().astype(np.uint8)
+        at += view.shape[1] + _GAP
+    buffer = io.BytesIO()
+    Image.fromarray(strip).save(buffer, format="png", optimize=True)
+    return buffer.getvalue()

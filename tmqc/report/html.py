@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -16,6 +15,10 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from tmqc.report.closing import show
+from tmqc.report.style import to_svg
 
 _TEMPLATES = files("tmqc.report") / "templates"
 
@@ -29,7 +32,7 @@ class Section:
 
     Attributes:
         lead: introductory text.
-        figures: SVG and caption.
+        figures: with captions.
         tables, folded: tables shown, and tables expanded on demand.
         needs_truth: whether the section depends on the truth, which is highlighted.
     """
@@ -37,7 +40,7 @@ class Section:
     anchor: str
     title: str
     lead: str
-    figures: Sequence[tuple[bytes, str]] = ()
+    figures: Sequence[tuple[Figure, str]] = ()
     tables: Tables = ()
     folded: Tables = ()
     needs_truth: bool = False
@@ -54,7 +57,7 @@ def render_page(title: str, sections: Sequence[Section], **values: Any) -> str:
     environment = Environment(
         loader=FunctionLoader(_load), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"uri": _to_uri, "table": to_table}
+    environment.filters |= {"svg": to_svg, "uri": _to_uri, "table": to_table}
     script = _load("page.js")
     values = {"notes": (), "facts": {}, "gallery": None} | values
     return environment.get_template("page.html.jinja").render(
@@ -72,15 +75,6 @@ def to_table(frame: pd.DataFrame) -> Markup:
     cells = frame.astype(object).map(show)
     with pd.option_context("display.max_colwidth", None):
         return Markup(cells.to_html(index=False, border=0, classes="sortable"))  # pandas has escaped the text
-
-
-def show(value: object) -> str:
-    """Format a cell: fractions with three digits, whole numbers without, missing values as a dash."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "-"
-    if isinstance(value, float):
-        return f"{value:.3f}" if value % 1 else f"{value:g}"
-    return str(value)
 
 
 def _load(name: str) -> str:

@@ -1,19 +1,69 @@
-"""Writes the page of a run, `report.html`: one file, made from the run's files, that needs no network."""
+"""Writes figures and page of a run, `figures/*.png` and `report.html`: one file that needs no network, from its files.
+
+Both are made from the run's files alone.
+"""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import cast
 
+from matplotlib.figure import Figure
+
 from tmqc.data.cache import VolumeCache, open_cache
-from tmqc.report.description import describe_results, describe_settings
+from tmqc.report.cycles import cost_section, cycles_section, draw_cycles, draw_inference, subgroups_section
 from tmqc.report.flagged import MARKS
 from tmqc.report.gallery import LIMIT, make_gallery
-from tmqc.report.html import render_page
+from tmqc.report.html import Section, render_page
 from tmqc.report.past_run import PastRun, read_run
-from tmqc.report.sections import list_sections
-from tmqc.runs.directory import REPORT, write_text
+from tmqc.report.rivals import draw_ranking, rivals_section
+from tmqc.report.roc import draw_roc, test_section
+from tmqc.report.sections import (
+    detection_section,
+    ledger_section,
+    settings_section,
+    verdicts_section,
+    warnings_section,
+)
+from tmqc.report.steps import draw_qc, steps_section
+from tmqc.report.style import save_figure
+from tmqc.report.summary import describe_results, describe_settings
+from tmqc.report.timeline import timeline_section
+from tmqc.runs.directory import FIGURES, REPORT, write_text
 from tmqc.settings.schema import CacheConfig
+
+_SECTIONS: tuple[Callable[[PastRun], Section | None], ...] = (  # in the order of the page
+    *(warnings_section, steps_section, cycles_section, timeline_section, ledger_section, verdicts_section),
+    *(test_section, subgroups_section, rivals_section, detection_section, cost_section, settings_section),
+)
+
+
+def write_figures(directory: Path) -> list[Path]:
+    """Draw all figures for which a run has data, into `figures/`; return their paths.
+
+    Raises:
+        InputError: `directory` is not the directory of a run, or a file in it is invalid.
+    """
+    run, paths = read_run(directory), []
+    for name, figure in _draw(run):
+        paths.append(directory / FIGURES / f"{name}.png")
+        save_figure(figure, paths[-1], run.note)
+    return paths
+
+
+def _draw(run: PastRun) -> Iterator[tuple[str, Figure]]:
+    if run.cycles:
+        yield "cycles", draw_cycles(run.cycles)
+    if not run.trace.empty:
+        yield "qc", draw_qc(run.trace)
+    if run.metrics is not None:
+        yield "cycles", draw_inference(run.metrics)
+        if run.scored:
+            yield "roc", draw_roc(run.scored, age_bins=json.loads(str(run.settings["inference.age_bins"])))
+    if run.rankings is not None:
+        yield "rivals", draw_ranking(*run.rankings)
 
 
 def write_report(directory: Path, *, limit: int = LIMIT) -> Path:
@@ -30,17 +80,15 @@ def write_report(directory: Path, *, limit: int = LIMIT) -> Path:
         InputError: `directory` is not the directory of a run, or a file in it is invalid.
     """
     run = read_run(directory)
-    drawable = any(scan.scan is not None for scan in run.flagged)  # tokens of sites have no rows here
     page = render_page(
         f"{run.pipeline}/{run.settings['run.name']}",
-        list_sections(run),
+        [section for make in _SECTIONS if (section := make(run)) is not None],
         notes=_list_notes(run),
         facts=_list_facts(run),
-        gallery=make_gallery(run.flagged, run.scans, cache=_find_cache(run), limit=limit) if drawable else None,
+        gallery=make_gallery(run.flagged, run.scans, cache=_find_cache(run), limit=limit),
         marks=MARKS,
     )
-    path = directory / REPORT
-    write_text(path, page)
+    write_text(path := directory / REPORT, page)
     return path
 
 

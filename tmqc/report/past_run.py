@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,20 +16,22 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from tmqc.core.records import AWAY
 from tmqc.data.cohort import Subject, read_cohort
 from tmqc.data.truth import Truth, read_truth
 from tmqc.errors import InputError, RunError
 from tmqc.federation.site_settings import TOKENS, read_tokens
 from tmqc.phantom.cohort import PHANTOM_NOTE, default_directory, is_phantom
-from tmqc.report.flagged import FlaggedScan, find_flagged
+from tmqc.report.flagged import find_flagged
 from tmqc.report.metrics import METRIC_NAMES
-from tmqc.report.results import read_results, read_scored, read_trace
 from tmqc.runs import directory as rundir
 from tmqc.runs.cycles import CycleRow, read_rows
+from tmqc.runs.trace import COLUMNS
 from tmqc.settings.schema import PhantomConfig, flatten
 
 # Written last by their pipelines; every other pipeline ends with summary.json.
 _LAST = {"inference": rundir.PREDICTIONS, "rivals": rundir.RANKING}
+_TEXTS = ("Subject", "Study", "Phase", "Subjects", "Sex", "subject", "center", "subgroup", "rival", "kind")
 
 Setting = str | int | float | bool | None
 
@@ -40,13 +43,11 @@ class PastRun:
     Attributes:
         settings: flattened.
         summary: None if the run did not finish, or its pipeline writes none.
-        environment: device, revision and versions of its last process; empty if not recorded.
     """
 
     directory: Path
     settings: dict[str, Setting]
     summary: dict[str, Any] | None
-    environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def pipeline(self) -> str:
@@ -69,45 +70,52 @@ class PastRun:
         """Return the path of a file of the run, if it exists."""
         return path if (path := self.directory / name).is_file() else None
 
+    def table(self, name: str, *numbers: str) -> pd.DataFrame | None:
+        """Read a CSV of the run, if it exists, by `read_table`. Raises RunError."""
+        return None if (path := self.file(name)) is None else read_table(path, *numbers)
+
     @cached_property
     def cycles(self) -> Sequence[CycleRow]:
         """Rows of `cycles.csv`. Raises RunError."""
         return read_rows(path) if (path := self.file(rundir.CYCLES)) else ()
 
     @cached_property
-    def trace(self) -> pd.DataFrame | None:
-        """The trace of a run under control; None if it has no row. Raises RunError."""
-        path = self.file(rundir.TRACE)
-        return None if path is None or (trace := read_trace(path)).empty else trace
+    def trace(self) -> pd.DataFrame:
+        """The trace of a run under control; empty for other runs. Raises RunError."""
+        return pd.DataFrame(columns=[*COLUMNS]) if (path := self.file(rundir.TRACE)) is None else read_trace(path)
 
     @cached_property
-    def flagged(self) -> Sequence[FlaggedScan]:
-        """Every scan ever flagged. Raises RunError."""
-        return () if self.trace is None else find_flagged(self.trace, self.scans)
+    def flagged(self) -> pd.DataFrame:
+        """Every scan ever flagged (`find_flagged`). Raises RunError."""
+        return find_flagged(self.trace, self.scans)
 
     @cached_property
     def metrics(self) -> pd.DataFrame | None:
         """Rows of `metrics.csv`; NaN in columns that an earlier version did not write. Raises RunError."""
-        if (path := self.file(rundir.METRICS)) is None:
-            return None
-        rows = read_results(path, ("cycle", "n", "accuracy"), texts=["subgroup"])
-        return rows.reindex(columns=["cycle", "subgroup", "n", *METRIC_NAMES])
+        rows = self.table(rundir.METRICS, "cycle", "n", "accuracy")
+        return None if rows is None else rows.reindex(columns=["cycle", "subgroup", "n", *METRIC_NAMES])
 
     @cached_property
     def scored(self) -> Sequence[pd.DataFrame]:
-        """Predictions on the test split, one frame per model (`read_scored`). Raises RunError."""
-        return () if (path := self.file(rundir.PREDICTIONS)) is None else read_scored(path)
+        """Predictions on the test split, one frame per model (`split_models`). Raises RunError."""
+        rows = self.table(rundir.PREDICTIONS, "cycle", "Group_bin", "probability")
+        return [] if rows is None else split_models(rows)
 
     @cached_property
     def rankings(self) -> tuple[pd.DataFrame, pd.DataFrame] | None:
         """Rows of `rivals.csv` and `rivals_by_kind.csv`; None unless both exist. Raises RunError."""
-        overall, by_kind = self.file(rundir.RANKING), self.file(rundir.RANKING_BY_KIND)
-        if overall is None or by_kind is None:
-            return None
-        numbers = ("n", "n_harmful", "auroc", "average_precision")
-        return read_results(overall, numbers, texts=["rival"]), read_results(
-            by_kind, ["auroc"], texts=["rival", "kind"]
-        )
+        overall = self.table(rundir.RANKING, "n", "n_harmful", "auroc", "average_precision")
+        by_kind = self.table(rundir.RANKING_BY_KIND, "auroc")
+        return None if overall is None or by_kind is None else (overall, by_kind)
+
+    @cached_property
+    def environment(self) -> Mapping[str, str]:
+        """Device, revision and versions of its last process; empty if not recorded."""
+        try:
+            found = json.loads((self.directory / rundir.RUN).read_text(encoding="utf-8"))["environment"]
+            return {str(name): str(value) for name, value in found.items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return {}  # a run of an earlier version, or one that died before the file was written
 
     @property
     def scans(self) -> Sequence[Subject]:
@@ -129,6 +137,59 @@ class PastRun:
             return (), error.faults[0]
 
 
+def read_table(path: Path, *numbers: str) -> pd.DataFrame:
+    """Read a CSV of a run, with only empty cells as missing; an incomplete last row of a killed process is dropped.
+
+    Args:
+        path: path of the file.
+        numbers: columns that must exist and hold numbers; empty cells become NaN. Ids and other names are read as text,
+            so that `n/a` and `007` are kept.
+
+    Raises:
+        RunError: the file cannot be read or is invalid.
+    """
+    try:
+        content = path.read_bytes()
+        whole = io.BytesIO(content[: content.rfind(b"\n") + 1])
+        frame = pd.read_csv(whole, dtype=dict.fromkeys(_TEXTS, str), keep_default_na=False, na_values=[""])
+        frame[[*numbers]] = frame[[*numbers]].apply(pd.to_numeric)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror})") from None
+    except (KeyError, ValueError, TypeError) as error:
+        raise RunError(f"{path}: not the {path.name} of a run ({' '.join(str(error).split())[:200]})") from None
+    return frame
+
+
+def read_trace(path: Path) -> pd.DataFrame:
+    """Read `trace.csv` with suitable dtypes.
+
+    Rows of steps that were skipped because their center was away are left out, as they have no verification.
+
+    Raises:
+        RunError: the file cannot be read or is not a trace.
+    """
+    trace = read_table(path, "Cycle")
+    if missing := [name for name in COLUMNS if name not in trace]:
+        raise RunError(f"{path}: not a trace of tmqc, column {', '.join(missing)} is missing")
+    if (away := trace["Phase"] == AWAY).any():
+        whole = dict.fromkeys(("FP", "FN", "TP", "TN", "Ignored", "Scored"), int)
+        try:
+            trace = trace[~away].astype(whole).reset_index(drop=True)
+        except ValueError as error:
+            raise RunError(f"{path}: not a trace of tmqc, a verification has no counts ({error})") from None
+    return trace
+
+
+def split_models(predictions: pd.DataFrame) -> list[pd.DataFrame]:
+    """Split rows of `predictions.csv` by model: each scan once per model, in the order of the file.
+
+    Two models may have the same cycle: the last model of a run and the one from which it started.
+    """
+    of_cycle = (predictions["cycle"] != predictions["cycle"].shift()).cumsum()
+    again = predictions.groupby([of_cycle, predictions["Subject"]]).cumcount()
+    return [model for _, model in predictions.groupby([of_cycle, again])]
+
+
 def read_run(directory: Path) -> PastRun:
     """Read settings and summary of a run directory.
 
@@ -143,7 +204,7 @@ def read_run(directory: Path) -> PastRun:
     if missing := [name for name in ("pipeline.name", "run.name", "run.outputs") if name not in settings]:
         raise RunError(f"{directory}: not the directory of a run; {path.name} has no {', '.join(missing)}")
     found = rundir.read_json(summary) if summary.exists() else None
-    return PastRun(directory.absolute(), settings, found, _read_environment(directory / rundir.RUN))
+    return PastRun(directory.absolute(), settings, found)
 
 
 def verified_on_test(settings: Mapping[str, Setting]) -> bool | None:
@@ -172,14 +233,6 @@ def verified_on_test(settings: Mapping[str, Setting]) -> bool | None:
     if trained is not settings:
         table = str(rundir.resolve(scored, str(table)))
     return os.path.realpath(str(table)) == os.path.realpath(str(test))
-
-
-def _read_environment(path: Path) -> dict[str, str]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))["environment"]
-        return {str(name): str(value) for name, value in found.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}  # a run of an earlier version, or one that died before the file was written
 
 
 def training_scans(run: PastRun) -> tuple[Subject, ...]:

@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import fields
 from typing import Any
 
 import pandas as pd
 
 from tmqc.errors import RunError
-from tmqc.report.description import describe_run
 from tmqc.report.metrics import ALL, METRIC_NAMES
 from tmqc.report.past_run import PastRun
-from tmqc.report.ranking import RivalRow, ranking_metrics
-from tmqc.report.results import read_results
-from tmqc.report.summary import closing_numbers
+from tmqc.report.ranking import RANKING_COLUMNS, ranking_metrics
+from tmqc.report.summary import closing_numbers, describe_run
 from tmqc.runs import directory as rundir
 from tmqc.runs.provenance import environment_tags
 from tmqc.runs.resume import read_run_id
@@ -41,10 +38,9 @@ def other_numbers(run: PastRun) -> Iterator[tuple[int | None, dict[str, float | 
     if run.metrics is not None:
         for row in _records(run.metrics[run.metrics["subgroup"] == ALL]):
             yield int(row["cycle"]), {f"test/{name}": row[name] for name in METRIC_NAMES}
-    if path := run.file(rundir.RANKING):
-        _, *numbers = (field.name for field in fields(RivalRow))
-        for row in _records(read_results(path, numbers, texts=["rival"])[["rival", *numbers]]):
-            yield None, ranking_metrics(RivalRow(**row))
+    if (ranking := run.table(rundir.RANKING, *RANKING_COLUMNS[1:])) is not None:
+        for row in _records(ranking):
+            yield None, ranking_metrics(row)
 
 
 def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
@@ -72,9 +68,7 @@ def replay(run: PastRun, store: MlflowStore, *, again: bool = False) -> None:
         log.info("%s is already logged, run %s, %s; --again logs it as another one", run.directory, run_id, status)
         return
     else:
-        left = left or Outbox(run_id=run_id)
-        left.status = left.status or run.status
-        tracker.deliver(left)
+        tracker.deliver(left or Outbox(run_id=run_id), run.status)
     if not tracker.is_up_to_date():
         raise RunError(f"{store.shown}: stopped answering; unsent data is kept in {run.directory}")
     log.info("%s is run %s, %s", run.directory, store.run_id, run.status)

@@ -13,11 +13,14 @@ from numpy.typing import NDArray
 from scipy.stats import bootstrap
 from sklearn.metrics import auc
 
+from tmqc.report.html import Section
 from tmqc.report.metrics import ALL, sexes_and_ages
+from tmqc.report.past_run import PastRun, verified_on_test
+from tmqc.report.sections import explain
 from tmqc.report.style import BLACK, PALETTE, new_figure, style_axes
 
 N_RESAMPLES, LEVEL, SEED = 1000, 0.95, 0
-_GRID = np.linspace(0.0, 1.0, 101)
+GRID = np.linspace(0.0, 1.0, 101)
 _STYLES = ("-", "--", "-.", ":")
 _HATCHES = ("", "//", "\\\\", "..")
 
@@ -31,32 +34,28 @@ class Roc:
     Attributes:
         fpr, tpr: 1 - specificity and sensitivity at every threshold.
         auroc, low, high: area under the curve and its interval.
-        grid, band_low, band_high: pointwise interval of the sensitivity at each 1 - specificity of `grid`.
+        band_low, band_high: pointwise interval of the sensitivity at each 1 - specificity of `GRID`.
         resampled: areas of the bootstrap resamples.
     """
 
-    n_pd: int
-    n_hc: int
     fpr: Floats
     tpr: Floats
     auroc: float
     low: float
     high: float
-    grid: Floats
     band_low: Floats
     band_high: Floats
     resampled: Floats
 
 
-def bootstrap_roc(scored: pd.DataFrame, *, seed: int = SEED) -> Roc:
+def bootstrap_roc(scored: pd.DataFrame) -> Roc:
     """Compute a ROC curve with percentile intervals from a bootstrap of the scans, stratified by class.
 
-    The resamples depend only on the seed and the class sizes: they are equal for two models scored on the same scans,
-    so that the differences of their `resampled` are paired.
+    The resamples depend only on the class sizes: they are equal for two models scored on the same scans, so that the
+    differences of their `resampled` are paired.
 
     Args:
         scored: columns Group_bin, 1 (PD) or 0 (HC), with both classes, and probability of PD, 0..1.
-        seed: seed of the resampling.
 
     Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
     """
@@ -69,19 +68,17 @@ def bootstrap_roc(scored: pd.DataFrame, *, seed: int = SEED) -> Roc:
         n_resamples=N_RESAMPLES,
         confidence_level=LEVEL,
         method="percentile",
-        rng=np.random.default_rng(seed),
+        rng=np.random.default_rng(SEED),
     )
     low, high = drawn.confidence_interval
-    return Roc(
-        *(len(of_pd), len(of_hc), fpr, tpr, float(auc(fpr, tpr)), float(low[0]), float(high[0])),
-        *(_GRID, low[1:], high[1:], drawn.bootstrap_distribution[0]),
-    )
+    area, resampled = float(auc(fpr, tpr)), drawn.bootstrap_distribution[0]
+    return Roc(fpr, tpr, area, float(low[0]), float(high[0]), low[1:], high[1:], resampled)
 
 
 def _summarize(of_pd: Floats, of_hc: Floats) -> Floats:
-    """Return the area, and the sensitivities at `_GRID`, the upper ends of vertical segments."""
+    """Return the area, and the sensitivities at `GRID`, the upper ends of vertical segments."""
     fpr, tpr = _curve(of_pd, of_hc)
-    return np.append(np.trapezoid(tpr, fpr), np.interp(_GRID, fpr, tpr))
+    return np.append(np.trapezoid(tpr, fpr), np.interp(GRID, fpr, tpr))
 
 
 def _curve(of_pd: Floats, of_hc: Floats) -> tuple[Floats, Floats]:
@@ -110,7 +107,7 @@ def draw_rocs(rocs: Mapping[str, Roc], *, title: str = "", bands: bool = True) -
         if bands:
             look: dict[str, Any] = {"facecolor": color, "alpha": 0.18, "linewidth": 0}
             hatch = _HATCHES[i % len(_HATCHES)]
-            axes.fill_between(roc.grid, roc.band_low, roc.band_high, edgecolor=color, hatch=hatch, **look)
+            axes.fill_between(GRID, roc.band_low, roc.band_high, edgecolor=color, hatch=hatch, **look)
         label = f"{name}\nAUROC {roc.auroc:.3f} ({roc.low:.3f} to {roc.high:.3f})"
         axes.plot(roc.fpr, roc.tpr, color=color, linestyle=style, linewidth=1.8, label=label)
     style_axes(axes, title=title, xlabel="1 - specificity", ylabel="sensitivity")
@@ -131,7 +128,45 @@ def draw_roc(models: Sequence[pd.DataFrame], *, age_bins: Sequence[float]) -> Fi
         age_bins: ascending bounds in years.
     """
     last = max(models, key=lambda model: model["cycle"].iloc[0])
-    groups = [(ALL, np.full(len(last), True)), *sexes_and_ages([*last["Sex"]], [*last["Age"]], age_bins=age_bins)]
+    groups = [(ALL, np.full(len(last), True)), *sexes_and_ages(last, age_bins=age_bins)]
     members = {f"{name} (n={of.sum()})": last[of] for name, of in groups}
     rocs = {name: bootstrap_roc(of) for name, of in members.items() if of["Group_bin"].nunique() == 2}
     return draw_rocs(rocs, title=f"ROC after cycle {last['cycle'].iloc[0]}", bands=False)
+
+
+def test_section(run: PastRun) -> Section | None:
+    """Make the section of the test split: ROC curves of the first and of the last model, AUROC with intervals."""
+    if not (models := _first_and_last(run)):
+        return None
+    rocs = {label: bootstrap_roc(model) for label, model in models.items()}
+    is_pd = next(iter(models.values()))["Group_bin"] == 1
+    n = f"{is_pd.sum()} PD, {(~is_pd).sum()} HC"
+    split = {
+        True: f"The test split ({n}) is also the verification split: these numbers are optimistic.",
+        False: f"The test split ({n}) decides nothing in a run.",
+        None: f"The test split has {n}.",
+    }[verified_on_test(run.settings)]
+    lead = (
+        f"{split} Bands and intervals: {LEVEL:.0%} percentile intervals of {N_RESAMPLES} bootstrap resamples by class "
+        f"(seed {SEED}); bands are pointwise. A curve without errors has an interval of zero width, "
+        "however few scans it is based on."
+    )
+    areas = [(name, roc.auroc, roc.low, roc.high) for name, roc in rocs.items()]
+    if len(rocs) == 2:
+        earlier, later = rocs.values()
+        areas.append(("difference", *difference(later, earlier)))
+    tables = [("AUROC", pd.DataFrame(areas, columns=["model", "AUROC", "from", "to"]))]
+    test = {name: value for name, value in (run.summary or {}).items() if name.startswith("test/")}
+    if test:
+        tables.append(("After this run", explain(test)))
+    alt = ", ".join(f"{name}: AUROC {roc.auroc:.3f}" for name, roc in rocs.items())
+    return Section("test", "Test split", lead, [(draw_rocs(rocs), alt)], tables)
+
+
+def _first_and_last(run: PastRun) -> dict[str, pd.DataFrame]:
+    """Label -> predictions of the first and of the last scored model; none for a split with one class."""
+    scored = [model for model in run.scored if model["Group_bin"].nunique() == 2]
+    words = ("first", "last") if run.pipeline == "inference" else ("before this run", "after this run")
+    shown = [(words[0], scored[0])] if len(scored) > 1 else []
+    shown += [(words[1], model) for model in scored[-1:]]
+    return {f"model of cycle {model['cycle'].iloc[0]}, {word}": model for word, model in shown}

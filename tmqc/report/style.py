@@ -27,11 +27,6 @@ def new_figure(width_in: float, height_in: float) -> Figure:
     return Figure(figsize=(width_in, height_in), layout="constrained")
 
 
-def series_style(at: int) -> tuple[str, str]:
-    """Return color and marker of series `at`; combinations repeat after 56 (eight colors, seven markers)."""
-    return PALETTE[at % len(PALETTE)], MARKERS[at % (len(MARKERS) - 1)]
-
-
 def save_figure(figure: Figure, path: Path, note: str | None) -> None:
     """Add `note` at the bottom of the figure and save it in the format given by the suffix of `path`."""
     if note is not None:

@@ -6,7 +6,7 @@ They have access to scans, labels and the model, but not to the truth; a test en
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -30,7 +30,7 @@ from tmqc.rivals.model import (
 if TYPE_CHECKING:
     from tmqc.model.learner import Learner
 
-__all__ = ["CUT_OFFS", "RIVALS", "Case", "Probe", "ScoreError", "Scores", "choose_rivals", "score_scans"]
+__all__ = ["CUT_OFFS", "RIVALS", "Case", "Probe", "ScoreError", "Scores", "score_scans"]
 
 # Functions that return one score per training scan, (n,), higher = more suspicious.
 RIVALS: dict[str, Callable[[Case, Probe], NDArray[np.float64]]] = {
@@ -50,11 +50,6 @@ RIVALS: dict[str, Callable[[Case, Probe], NDArray[np.float64]]] = {
 }
 # Scores above which a method names a scan as harmful; methods without a cut-off only rank.
 CUT_OFFS = {"knn_label": 0.5, "confident_learning": 0.0, "aled": math.log(2.0), "clipfl": 0.9}
-
-
-def choose_rivals(names: Sequence[str]) -> tuple[str, ...]:
-    """The named rivals in that order; all if no name is given."""
-    return tuple(names) or tuple(RIVALS)
 
 
 def score_scans(name: str, case: Case, learner: Learner, *, batch_size: int) -> Scores:

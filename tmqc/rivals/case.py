@@ -51,14 +51,14 @@ class Scores:
     """Scores of one rival and their cost.
 
     Attributes:
-        values: one per training scan, (n,), higher = more suspicious.
+        scores: one per training scan, (n,), higher = more suspicious.
         cut_off: scans above it are named as harmful; None: the rival only ranks.
         forward_passes, backward_passes: number of scans passed through the model, and of gradients.
         seconds: total time, including the tracing of the model's functions on first use.
     """
 
     rival: str
-    values: NDArray[np.float64]
+    scores: NDArray[np.float64]
     forward_passes: int
     backward_passes: int
     seconds: float
@@ -84,12 +84,14 @@ class Probe:
 
     def gradient(self, scans: NDArray[np.float32], groups: NDArray[np.integer]) -> NDArray[np.float64]:
         """Gradient of the mean loss in training mode, (n_weights,), averaged over batches of scans."""
+        from tmqc.model.gradients import step_gradient  # imports Keras
+
         self.forward_passes += len(scans)
         self.backward_passes += len(scans)
         total: NDArray[np.float64] = np.zeros(1)
         for at in range(0, len(scans), self._batch_size):
             x, y = scans[at : at + self._batch_size], groups[at : at + self._batch_size]
-            total = total + self._learner.gradient(x, y).astype(np.float64) * len(x)
+            total = total + step_gradient(self._learner, x, y).astype(np.float64) * len(x)
         return total / len(scans)
 
     def loss(self, scans: NDArray[np.float32], groups: NDArray[np.integer]) -> float:

@@ -116,18 +116,28 @@ def keep_cycles(run: Path, keep: int | None, *, until: int) -> None:
             checkpoint_path(run, cycle).unlink()
 
 
+def saved_cycles(run: Path) -> list[int]:
+    """Return the cycles that have a checkpoint in the run directory `run`, ascending.
+
+    Raises:
+        RunError: the folder of checkpoints cannot be read.
+    """
+    return [cycle for cycle, _ in _numbered(run, _NAME)]
+
+
 def _latest(run: Path) -> list[Path]:
-    return sorted(run / FOLDER / name for name in _names(run) if _LATEST.fullmatch(name))
+    return [path for _, path in _numbered(run, _LATEST)]
 
 
-def _names(run: Path) -> list[str]:
+def _numbered(run: Path, name: re.Pattern[str]) -> list[tuple[int, Path]]:
     # Not by glob, which treats an unreadable folder as empty.
     try:
-        return [path.name for path in (run / FOLDER).iterdir()]
+        matches = [name.fullmatch(path.name) for path in (run / FOLDER).iterdir()]
     except FileNotFoundError:
         return []
     except OSError as error:
         raise RunError(f"{run / FOLDER}: cannot be read ({error.strerror}); try again when it is readable") from error
+    return sorted((int(match[1]), run / FOLDER / match[0]) for match in matches if match)
 
 
 def _save(path: Path, checkpoint: Checkpoint) -> None:
@@ -256,7 +266,7 @@ def check_format(run: Path) -> None:
 
 
 def _points(run: Path) -> list[Path]:
-    return [*_latest(run), *(checkpoint_path(run, cycle) for cycle in saved_cycles(run))]
+    return [*_latest(run), *(path for _, path in _numbered(run, _NAME))]
 
 
 def _read_facts(path: Path) -> dict[str, Any]:
@@ -273,13 +283,3 @@ def _read_facts(path: Path) -> dict[str, Any]:
 
 def _warn_of_damage(error: RunError, done: str) -> None:
     log.warning("%s", error.faults[0].replace("use another cycle's", done))
-
-
-def saved_cycles(run: Path) -> list[int]:
-    """Return the cycles that have a checkpoint in the run directory `run`, ascending.
-
-    Raises:
-        RunError: the folder of checkpoints cannot be read.
-    """
-    matches = (_NAME.fullmatch(name) for name in _names(run))
-    return sorted(int(m.group(1)) for m in matches if m)

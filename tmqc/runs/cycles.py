@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 from tmqc.core.numbers import SUBJECTS, cycle_numbers
 from tmqc.core.records import CycleReport
 from tmqc.errors import RunError
+from tmqc.runs.directory import append_row
 
 _SEPARATOR = "|"
 
@@ -40,14 +40,7 @@ def append_cycle(path: Path, report: CycleReport, further: Mapping[str, float | 
     row: dict[str, object] = {"cycle": report.cycle, "time_ms": int(time.time() * 1000)}
     row |= {**cycle_numbers(report), **(further or {})}
     row |= {name: _SEPARATOR.join(getattr(report, name)) for name in SUBJECTS}
-    is_new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(row), lineterminator="\n")
-        if is_new:
-            writer.writeheader()
-        writer.writerow(row)
-        file.flush()
-        os.fsync(file.fileno())  # a checkpoint counts this row
+    append_row(path, list(row), row)
 
 
 def read_rows(path: Path) -> list[CycleRow]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +27,8 @@ RESULTS = (
     *(TRACE, LEDGER, CYCLES, DETECTION, GOOD_LOST, BY_KIND, TRUTH, METRICS, PREDICTIONS),
     *(SCORES, RANKING, RANKING_BY_KIND, CENTERS, REVIEW, POWER),
 )
-_SCORES = (DETECTION, GOOD_LOST, BY_KIND, TRUTH)
 # The summary marks a finished run, so it must be removed first.
-_FILES = (
-    *(SUMMARY, CONFIG, RUN, LOG, TRACE, LEDGER, CYCLES, *_SCORES, METRICS, PREDICTIONS, REPORT),
-    *(SCORES, RANKING, RANKING_BY_KIND),
-    *(CENTERS, REVIEW, POWER),
-    *(TRACKING, SITES_FILE, FLARE_LOG),
-)
+_FILES = (SUMMARY, CONFIG, RUN, LOG, *RESULTS, REPORT, TRACKING, SITES_FILE, FLARE_LOG)
 _FOLDERS = (FIGURES, HARMFUL, CHECKPOINTS, MODEL, SITES, FLARE)
 
 
@@ -50,13 +45,8 @@ def check_free(directory: Path, *, overwrite: bool) -> None:
         )
 
 
-def clear_for_run(directory: Path, *, overwrite: bool) -> None:
-    """Create the directory and remove an earlier run in it; other files are kept.
-
-    Raises:
-        RunError: the directory holds a run, and `overwrite` is not set.
-    """
-    check_free(directory, overwrite=overwrite)
+def clear_for_run(directory: Path) -> None:
+    """Create the directory and remove an earlier run in it; other files are kept."""
     for name in _held(directory):
         path = directory / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -76,6 +66,31 @@ def write_text(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
+
+
+def append_row(path: Path, columns: Sequence[str], row: Mapping[str, object]) -> None:
+    """Append one row to a CSV, after a header if the file does not exist yet; a killed run keeps its rows.
+
+    Floats are written with `repr`, so that reading gives back the same number.
+
+    Args:
+        path: of the file.
+        columns: of the table.
+        row: column -> value; an empty cell if there is no value. Other columns are left out.
+    """
+    is_new = not path.exists()
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
+        if is_new:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+def sync_rows(path: Path) -> int:
+    """Flush a CSV to disk and return the number of its rows, without the header."""
+    with path.open(newline="", encoding="utf-8") as file:
+        os.fsync(file.fileno())
+        return sum(1 for _ in csv.reader(file)) - 1
 
 
 def write_json(path: Path, content: Any) -> None:

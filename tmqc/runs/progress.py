@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections import Counter
 from types import TracebackType
 
 from rich import progress as bars
@@ -12,11 +13,12 @@ from rich.markup import escape
 
 from tmqc.core.records import BATCH, RETRY, REVISIT, VISIT, CycleReport, Step
 from tmqc.core.schedule import Visit
+from tmqc.training.interfaces import Listener
 
 logger = logging.getLogger("tmqc")
 
 
-class Progress:
+class Progress(Listener):
     """A `Listener` that shows bars of cycles, visits and the batches of a visit. Use as a context manager.
 
     One line per cycle is always logged to the logger `tmqc`; without a terminal, or if disabled, it is the only output.
@@ -63,7 +65,8 @@ class Progress:
         self._visits = self._bars.add_task("centers", total=n_centers, state="")
         self._batches = self._bars.add_task("batches", total=None, state="")
         self._of: int | None = None
-        self._n_visits = self._n_rejected = self._n_flagged = self._n_eliminated = 0
+        self._n_visits = 0
+        self._rejected = Counter[str]()  # by phase, in this cycle
 
     def visit(self, cycle: int, visit: Visit) -> None:
         """Show the center that the model visits."""
@@ -78,9 +81,7 @@ class Progress:
         """Advance the bars by one step; show its rates and the counts of the cycle."""
         if step.cycle != self._of:  # a cycle may begin with revisits only
             self._begin(step.cycle)
-        self._n_rejected += step.phase in (BATCH, VISIT) and not step.accepted
-        self._n_flagged += step.phase == RETRY and not step.accepted
-        self._n_eliminated += step.phase == REVISIT and not step.accepted
+        self._rejected[step.phase] += not step.accepted
         if step.phase in (BATCH, VISIT):
             self._bars.advance(self._batches)
         elif step.phase == REVISIT:
@@ -90,7 +91,9 @@ class Progress:
             accuracy = step.verification.at_best.accuracy
             rates = f"FPR {step.rates.fpr:.3f} FNR {step.rates.fnr:.3f} accuracy {accuracy:.3f}"
             self._bars.update(self._visits, state=rates if step.accepted else f"{rates} rejected")
-            self._bars.update(self._cycle, state=self._counts())
+            n = self._rejected
+            counts = f"rejected {n[BATCH] + n[VISIT]}, flagged {n[RETRY]}, eliminated {n[REVISIT]}"
+            self._bars.update(self._cycle, state=counts)
         elif step.loss is not None:
             self._bars.update(self._visits, state=f"loss {step.loss:.4f}")
 
@@ -102,12 +105,9 @@ class Progress:
 
     def _begin(self, cycle: int) -> None:
         self._of = cycle
-        self._n_visits = self._n_rejected = self._n_flagged = self._n_eliminated = 0
+        self._n_visits, self._rejected = 0, Counter()
         self._bars.update(self._cycle, description=f"cycle {cycle}", state="")
         self._bars.update(self._visits, completed=0)
-
-    def _counts(self) -> str:
-        return f"rejected {self._n_rejected}, flagged {self._n_flagged}, eliminated {self._n_eliminated}"
 
     def __enter__(self) -> Progress:
         self._bars.start()

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from difflib import get_close_matches
-from typing import Any
 
-from tmqc.settings.schema import Config
+from tmqc.settings.schema import Config, flatten
 
 _UNKNOWN = re.compile(r"Could not override '([^']+)'")
 _GROUP = re.compile(
@@ -39,7 +38,7 @@ def explain(error: BaseException) -> list[str]:
 
 
 def _explain_unknown(name: str) -> str:
-    known = [*_setting_names(Config()), *(f.name for f in fields(Config))]
+    known = [*flatten(Config()), *(f.name for f in fields(Config))]
     close = get_close_matches(name, known, n=1)
     group = name.rpartition(".")[0]
     inside = [each.removeprefix(f"{group}.") for each in known if group and each.startswith(f"{group}.")]
@@ -56,16 +55,3 @@ def _allowed(cause: str) -> str:
     if "is not a ListConfig" in cause:
         return "a list, as [1,2,3]"
     return "of the right type: " + " ".join(cause.split()) if cause else "of the right type"
-
-
-def _setting_names(config: Any, prefix: str = "") -> list[str]:
-    names = []
-    for field in fields(config):
-        value = getattr(config, field.name)
-        if is_dataclass(value):
-            names += _setting_names(value, f"{prefix}{field.name}.")
-        elif isinstance(value, dict):
-            names += [f"{prefix}{field.name}.{key}" for key in value]
-        else:
-            names.append(prefix + field.name)
-    return names

@@ -17,6 +17,7 @@ from typing import NoReturn
 
 from tmqc.errors import InputError, JobError, TmqcError
 from tmqc.runs.directory import SUMMARY
+from tmqc.runs.resume import check_place
 from tmqc.runs.signals import WAITING, Interrupted, Stop
 from tmqc.settings.schema import Config
 
@@ -27,7 +28,12 @@ _COMMAND = [sys.executable, "-c", "from tmqc.sweep.run_process import work; work
 
 
 def run(config: Config, directory: Path) -> None:
-    """Run one pipeline; heavy libraries are imported here, so that --help and completion stay fast."""
+    """Run one pipeline; heavy libraries are imported here, so that --help and completion stay fast.
+
+    Raises:
+        RunError: the directory holds a run that is finished or has other settings; nothing was loaded.
+    """
+    check_place(config, directory)
     from tmqc.model.backend import import_keras
 
     import_keras(config.run.onednn)

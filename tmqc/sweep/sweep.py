@@ -21,7 +21,7 @@ from tmqc.sweep.board import count, describe, line_of, table_of, where_to_look
 from tmqc.sweep.plan import SweepPlan
 from tmqc.sweep.run_process import EXIT_INPUT, EXIT_SIGNAL
 from tmqc.sweep.state import DONE, RUNNING, SWEEP, process, read_outcomes, read_sweep
-from tmqc.tracking import PIPELINE_TAG, SWEEP_PARENT, SWEEP_TAG, TRACKERS, Tracker
+from tmqc.tracking import PIPELINE_TAG, SWEEP_PARENT, SWEEP_TAG, Tracker, make_tracker
 
 _LOOK_S = 0.5
 
@@ -132,7 +132,7 @@ def open_sweep(plan: SweepPlan) -> Sweep:
         RunError: tracking is required and cannot be reached.
     """
     base = plan.base
-    tracker = TRACKERS[base.tracking.name](base.tracking, Path(base.run.outputs).absolute(), plan.directory)
+    tracker = make_tracker(base.tracking, Path(base.run.outputs).absolute(), plan.directory)
     settings = {
         name: value
         for name, value in flatten(base).items()

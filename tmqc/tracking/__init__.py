@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NotRequired, TypedDict, Unpack
 
@@ -114,24 +114,17 @@ class Tracker:
         """
 
 
-def _mlflow(config: TrackingConfig, outputs: Path, directory: Path) -> Tracker:
+def make_tracker(config: TrackingConfig, outputs: Path, directory: Path) -> Tracker:
+    """Make the tracker of the run or sweep in `directory`; `outputs`: `run.outputs`, the default place of the store."""
+    if config.name == "none":
+        return Tracker()
     # Imported here because importing MLflow takes seconds.
     from tmqc.tracking.store import MlflowStore
     from tmqc.tracking.tracker import MlflowTracker
 
-    return MlflowTracker(
-        MlflowStore(config, outputs),
-        directory=directory,
-        required=config.required,
-        system_metrics=config.system_metrics,
-    )
-
-
-# `tracking.name` -> function of the settings, `run.outputs` and the run directory.
-TRACKERS: dict[str, Callable[[TrackingConfig, Path, Path], Tracker]] = {
-    "mlflow": _mlflow,
-    "none": lambda config, outputs, directory: Tracker(),
-}
+    required, system_metrics = config.required, config.system_metrics
+    store = MlflowStore(config, outputs)
+    return MlflowTracker(store, directory=directory, required=required, system_metrics=system_metrics)
 
 
 def deliver(config: TrackingConfig, outputs: Path, directory: Path) -> None:
@@ -144,10 +137,9 @@ def deliver(config: TrackingConfig, outputs: Path, directory: Path) -> None:
 
     if (box := read_outbox(directory)) is None:
         return
-    box.status = box.status or "FINISHED"  # opening marks the run as RUNNING, also if only files are unsent
     if config.parent is not None:
         box.opening["tags"].setdefault(PARENT_TAG, config.parent)  # may have been unknown to the store before
-    if MlflowTracker(MlflowStore(config, outputs), directory=directory).deliver(box):
+    if MlflowTracker(MlflowStore(config, outputs), directory=directory).deliver(box, "FINISHED"):
         log.info("tracking: unsent data of %s is now in MLflow", directory)
     else:
         log.warning("tracking: some data of %s is not in MLflow yet; it is kept there", directory)

@@ -15,6 +15,8 @@ from tmqc.tracking.system import PREFIX
 
 log = logging.getLogger("tmqc")
 
+METHODS = ("log_dataset", "describe", "log_file", "log_model", "close")  # of `MlflowStore`, in the order of sending
+
 
 @dataclass
 class Outbox:
@@ -24,24 +26,23 @@ class Outbox:
         opening: data to open the run; run_id: the store's id of the run, None while the store does not have it.
         cycles: whether rows of `cycles.csv` may be missing in the store.
         points: numbers outside of `cycles.csv`, as (step, milliseconds since 1970, values).
-        datasets: split -> (digest, profile). files: path, absolute or in the run directory -> folder or None.
-        model: whether the folder `model` holds an unsent model.
+        calls: further calls of the store: key -> one of `METHODS` and its arguments. Paths are absolute or relative to
+            the run directory.
     """
 
     opening: RunOpening = field(default_factory=lambda: RunOpening(name="", tags={}, settings={}, description=""))
     run_id: str | None = None
     cycles: bool = False
     points: list[Point] = field(default_factory=list)
-    datasets: dict[str, tuple[str, dict[str, int]]] = field(default_factory=dict)
-    text: str | None = None
-    files: dict[str, str | None] = field(default_factory=dict)
-    model: bool = False
-    status: str | None = None
+    calls: dict[str, list[Any]] = field(default_factory=dict)
+
+    def add(self, method: str, *arguments: Any, of: str = "") -> None:
+        """Add a call, which replaces an unsent one of the same method; `of`: what else distinguishes such calls."""
+        self.calls[f"{method} {of}".strip()] = [method, *arguments]
 
     def is_empty(self) -> bool:
         """Return whether everything was sent."""
-        waiting = (self.cycles, self.points, self.datasets, self.text, self.files, self.model, self.status)
-        return not any(waiting)
+        return not (self.cycles or self.points or self.calls)
 
 
 def write_outbox(directory: Path, box: Outbox) -> None:
@@ -63,9 +64,14 @@ def read_outbox(directory: Path) -> Outbox | None:
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         content["points"] = [Point(*point) for point in content["points"]]
+        if unknown := {method for method, *_ in content["calls"].values()}.difference(METHODS):
+            raise ValueError(f"unknown calls: {', '.join(sorted(unknown))}")
         return Outbox(**content)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        log.warning("tracking: %s cannot be read (%s) and is ignored", path, error)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        log.warning(
+            "tracking: %s cannot be read (%s), is ignored; scripts/replay_tracking.py sends a run from its other files",
+            *(path, error),
+        )
         return None

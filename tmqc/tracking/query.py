@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from mlflow.store.entities import PagedList
-from mlflow.utils import get_results_from_paginated_fn
 
 from tmqc.errors import ComparisonError
 from tmqc.settings.schema import TrackingConfig
 from tmqc.tracking import Setting
-from tmqc.tracking.connection import patience
-from tmqc.tracking.database import database_path
-from tmqc.tracking.faults import first_line
+from tmqc.tracking.connection import database_path, first_line, patience
 from tmqc.tracking.store import MlflowStore, settings_in_tags
 
 _PATIENCE_S, _PAGE = 30, 1000
@@ -45,17 +41,19 @@ def stored_runs(experiment: str, *, filter_string: str, uri: str | None, outputs
             if found is None:
                 known = ", ".join(sorted(e.name for e in client.search_experiments()))
                 raise ComparisonError(f"{store.shown}: there is no experiment {experiment}; it has: {known}")
-            return list(
-                get_results_from_paginated_fn(partial(_page, client, found.experiment_id, filter_string), _PAGE)
-            )
+            return list(_all_pages(client, found.experiment_id, filter_string))
         except ComparisonError:
             raise
         except Exception as error:  # of many types: requests, SQLAlchemy, drivers, a proxy's HTML read as JSON
             raise ComparisonError(f"{store.shown}: MLflow cannot be used there ({first_line(error)})") from error
 
 
-def _page(client: MlflowClient, experiment_id: str, filter_string: str, n: int, token: str | None) -> PagedList[Run]:
-    return client.search_runs([experiment_id], filter_string, max_results=n, order_by=["start_time"], page_token=token)
+def _all_pages(client: MlflowClient, experiment_id: str, filter_string: str) -> Iterator[Run]:
+    token, order = None, ["start_time"]
+    while token != "":
+        page = client.search_runs([experiment_id], filter_string, max_results=_PAGE, order_by=order, page_token=token)
+        yield from page
+        token = page.token or ""
 
 
 def settings_of(run: Run) -> dict[str, Setting]:

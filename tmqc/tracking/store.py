@@ -21,9 +21,20 @@ from tmqc.core.numbers import CYCLE_MARK
 from tmqc.settings.schema import TrackingConfig
 from tmqc.settings.secrets import MARK, hide, reveal
 from tmqc.tracking import DIRECTORY_TAG, KEY_TAG, OWN_TAGS, PIPELINE_TAG, SETTING_TAG, RunOpening
-from tmqc.tracking.connection import find_experiment, find_run, find_tagged, limit_database_retries, patience
-from tmqc.tracking.database import creating, database_path, database_uri
-from tmqc.tracking.faults import ArtifactError, RefusedError, TrackingError, first_line
+from tmqc.tracking.connection import (
+    ArtifactError,
+    RefusedError,
+    TrackingError,
+    creating,
+    database_path,
+    database_uri,
+    find_experiment,
+    find_run,
+    find_tagged,
+    first_line,
+    limit_database_retries,
+    patience,
+)
 from tmqc.tracking.models import send_model
 
 log = logging.getLogger("tmqc")
@@ -107,8 +118,8 @@ class MlflowStore:
         with self._connecting():
             run = None if run_id is None else find_run(self._client, run_id)
             value = str(directory.absolute())
-            runs = [run] if run else find_tagged(self._client, self._experiment_id, DIRECTORY_TAG, value)
-        return next(((str(run.info.run_id), str(run.info.status)) for run in runs), None)
+            run = run or find_tagged(self._client, self._experiment_id, DIRECTORY_TAG, value)
+        return None if run is None else (str(run.info.run_id), str(run.info.status))
 
     def last_cycle(self) -> int | None:
         """Return the last cycle whose numbers are in the store; None if there is none."""
@@ -176,7 +187,7 @@ class MlflowStore:
             if (run := find_run(self._client, run_id)) is None:
                 log.warning("tracking: run %s is no longer in %s; a new one is started", run_id, self.shown)
             return run
-        return next(iter(find_tagged(self._client, self._experiment_id, KEY_TAG, key)), None) if key else None
+        return find_tagged(self._client, self._experiment_id, KEY_TAG, key) if key else None
 
     @contextmanager
     def _connecting(self) -> Iterator[None]:

@@ -12,6 +12,7 @@ from tmqc.core.evidence import ScanScore
 from tmqc.core.rates import Verification, margins
 from tmqc.data.cohort import Subject
 from tmqc.data.volumes import Volumes
+from tmqc.model.gradients import first_order, loss_gradient
 from tmqc.model.learner import Learner, Snapshot
 from tmqc.training.interfaces import TrainResult
 from tmqc.training.scorer import Scorer
@@ -49,6 +50,9 @@ class LocalCenters:
             batch_size=verify_batch_size,
             workers=workers,
         )
+        self.sharpen, self.hold_reference = self.scorer.sharpen, self.scorer.hold_reference
+        self.snapshot, self.restore = learner.snapshot, learner.restore
+        self.pack, self.unpack = learner.pack, learner.unpack
 
     def train(self, center: str, subjects: tuple[str, ...], *, learning_rate: float) -> TrainResult:
         """Take one gradient step on the scans of `subjects`; `center` is ignored, as all scans are in this process."""
@@ -57,18 +61,10 @@ class LocalCenters:
             *self.learner.train_batch(self._volumes.batch(subjects), labels, learning_rate=learning_rate)
         )
 
-    def sharpen(self, limit: Limit) -> None:
-        """Score the reference, which must be the current model, as precisely as the next verdict requires."""
-        self.scorer.sharpen(limit)
-
     def verify(self, limit: Limit | None = None) -> Verification:
         """Score the verification scans of all centers, count per center, add up; a limit may end scoring early."""
         with self.learner.averaged():
             return self.scorer.verify(limit)
-
-    def hold_reference(self) -> None:
-        """Make the last full verification the reference for counting flips."""
-        self.scorer.hold_reference()
 
     def margins(self, center: str, subjects: Sequence[str]) -> tuple[float, ...]:
         """Margins of these training scans, in inference mode."""
@@ -89,19 +85,11 @@ class LocalCenters:
         """Gradient of the mean verification loss in inference mode, summed over centers; same size as the model."""
         volumes = self._volumes.block([s.subject for s in self._verification])
         labels = np.array([s.group for s in self._verification])
-        return self.learner.loss_gradient(volumes, labels, batch_size=self.scorer.batch_size)
+        return loss_gradient(self.learner, volumes, labels, batch_size=self.scorer.batch_size)
 
     def first_order(self, gradient: Snapshot, origin: Snapshot) -> float:
         """Change of the model since `origin` times `gradient`, in nats."""
-        return self.learner.first_order(gradient, origin)
-
-    def snapshot(self) -> Snapshot:
-        """Copy everything that training changes."""
-        return self.learner.snapshot()
-
-    def restore(self, snapshot: Snapshot) -> None:
-        """Undo everything since `snapshot`."""
-        self.learner.restore(snapshot)
+        return first_order(self.learner, gradient, origin)
 
     def state(self) -> dict[str, NDArray[np.generic]]:
         """State of the learner and of the scorer."""
@@ -111,14 +99,6 @@ class LocalCenters:
         """Restore the result of `state`; other entries are ignored."""
         self.learner.load_state({name: state[name] for name in self.learner.variables if name in state})
         self.scorer.load_state(state)
-
-    def pack(self, snapshot: Snapshot) -> dict[str, NDArray[np.generic]]:
-        """Convert a snapshot to arrays."""
-        return self.learner.pack(snapshot)
-
-    def unpack(self, arrays: Mapping[str, NDArray[np.generic]]) -> Snapshot:
-        """Convert the arrays of `pack` back to a snapshot."""
-        return self.learner.unpack(arrays)
 
 
 def score_scans(

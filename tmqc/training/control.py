@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from time import perf_counter
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from tmqc.core.false_alarms import measure_drift
 from tmqc.core.gate import decide, make_limit, rates_of
@@ -22,9 +22,12 @@ from tmqc.core.records import (
     distinct,
     join,
 )
-from tmqc.training.interfaces import AwayError, PredictingCenters, verify, with_logits
+from tmqc.training.interfaces import AwayError, verify, with_logits
 from tmqc.training.state import CLOSE, TOUR, Task
 from tmqc.training.tour import Travel
+
+if TYPE_CHECKING:
+    from tmqc.training.centers import LocalCenters
 
 
 class ControlledTravel(Travel):
@@ -53,10 +56,9 @@ class ControlledTravel(Travel):
 
     def _baseline(self) -> Step:
         started, state = perf_counter(), self.state
-        state.current = verify(self.centers, state.cycle)
-        state.reference = state.began = self._count(state.current)
-        self.centers.hold_reference()
-        rates = rates_of(self.qc, state.reference)
+        self._refer_to(verify(self.centers, state.cycle))
+        state.began = state.reference
+        rates = rates_of(self.qc, self.reference)
         return Step(state.cycle, BASELINE, verification=state.reference, rates=rates, verify_s=perf_counter() - started)
 
     def _count(self, verification: Verification) -> Verification:
@@ -120,14 +122,14 @@ class ControlledTravel(Travel):
         before, n = self.centers.snapshot(), len(distinct(task.batches))
         limit = None if self.qc.early_stop == "off" else make_limit(self.qc, self.reference, n)
         if limit is not None and limit.risk is not None:
-            cast(PredictingCenters, self.centers).sharpen(limit)
+            cast("LocalCenters", self.centers).sharpen(limit)  # `validate_federation` refuses others
         trained = self._train_all(task, before)
         started = perf_counter()
         raw = verify(self.centers, self.state.cycle, trained.subjects, limit=limit)
         verification = self._count(raw)
         verdict = decide(self.qc, verification, self.reference, n_samples=n)
         if verdict.accepted:
-            self.accept(replace(raw, before=None))  # the previous reference is no longer needed
+            self._refer_to(replace(raw, before=None))  # the previous reference is no longer needed
         else:
             self.centers.restore(before)
         return replace(
@@ -154,8 +156,8 @@ class ControlledTravel(Travel):
                 raise
         return join(steps)
 
-    def accept(self, raw: Verification) -> None:
-        """Make the current model the reference."""
+    def _refer_to(self, raw: Verification) -> None:
+        """Make the current model, whose verification is `raw`, the reference."""
         self.state.current, self.state.reference = raw, self._count(raw)
         self.centers.hold_reference()
 
@@ -163,8 +165,7 @@ class ControlledTravel(Travel):
         state, started, seconds = self.state, perf_counter(), None
         assert state.current is not None
         if state.current.n_predicted:  # the model at the end of a cycle is scored on all scans
-            state.reference = state.current = verify(self.centers, state.cycle)
-            self.centers.hold_reference()
+            self._refer_to(verify(self.centers, state.cycle))
             seconds = perf_counter() - started
         return state.current, rates_of(self.qc, state.current), seconds
 

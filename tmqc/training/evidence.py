@@ -122,8 +122,7 @@ class EvidenceTravel(Travel):
         """Centers large enough to be judged, by their sizes when control began."""
         theirs = [score.center for score in self.looks.verification]
         sizes = {center: (len(s), theirs.count(center)) for center, s in self.plan.subjects.items()}
-        n_planned = self._look(()).n_planned
-        return able_to_be_judged(sizes, q=self.qc.fdr, n_planned=n_planned, compare=self.qc.evidence.compare)
+        return able_to_be_judged(sizes, self._look(()), compare=self.qc.evidence.compare)
 
     def _follow(self, screened: Screened, due: Sequence[str], train: Sequence[ScanScore]) -> None:
         """Decide on the scans that are due, set new suspects aside, store the results."""

@@ -75,13 +75,6 @@ class Centers(Protocol):
         """Undo everything since `snapshot`, bit for bit."""
 
 
-class PredictingCenters(Centers, Protocol):
-    """Centers that can decide a step by some of the verification scans, as far as `Limit.risk` allows."""
-
-    def sharpen(self, limit: Limit) -> None:
-        """Score the reference, which must be the current model, as precisely as the next verdict requires."""
-
-
 class StatefulCenters(Centers, Protocol):
     """Centers of a run: they also score single scans, and their model and memory can be saved."""
 
@@ -104,8 +97,8 @@ class StatefulCenters(Centers, Protocol):
         """Convert the arrays of `pack` back to a snapshot."""
 
 
-class Listener(Protocol):
-    """Receives events of a tour as they happen, such as the trace and the progress bar."""
+class Listener:
+    """Receives events of a tour as they happen, as the trace and the progress bar do; by default it ignores them."""
 
     def visit(self, cycle: int, visit: Visit) -> None:
         """The model arrives at a center."""

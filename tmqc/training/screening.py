@@ -10,11 +10,11 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from time import perf_counter
-from typing import Any, Protocol
+from typing import TYPE_CHECKING
 
 from tmqc.core.first_order import Estimated, check_estimates, draw_sample
 from tmqc.core.gate import rates_of
-from tmqc.core.platt import calibrate_counts
+from tmqc.core.platt import Calibrated, calibrate_counts
 from tmqc.core.rates import Verification
 from tmqc.core.records import (
     BASELINE,
@@ -31,21 +31,14 @@ from tmqc.training.interfaces import Centers, Listener, Plan, verify, with_logit
 from tmqc.training.state import ESTIMATE, GRADIENT, JUDGE, MARGINS, TOUR, Judge, Task
 from tmqc.training.tour import Travel
 
-
-class DifferentiableCenters(Centers, Protocol):
-    """Centers that compute gradients, which are opaque and can be kept and saved like snapshots."""
-
-    def loss_gradient(self) -> Any:
-        """Gradient of the mean verification loss in inference mode, by weights and BatchNorm's moving statistics."""
-
-    def first_order(self, gradient: Any, origin: Any) -> float:
-        """Change of the model since the snapshot `origin` times `gradient`, in nats."""
+if TYPE_CHECKING:
+    from tmqc.training.centers import LocalCenters
 
 
 class ScreenedTravel(Travel):
     """A tour with a screening every few cycles."""
 
-    centers: DifferentiableCenters  # an exact screening works with any `Centers`
+    centers: LocalCenters  # an exact screening works with any `Centers`
 
     def __init__(
         self,
@@ -75,7 +68,8 @@ class ScreenedTravel(Travel):
             self._arrive(task)
             self._ask_margins(task)
         elif task.phase == GRADIENT:
-            self._take_gradient()
+            with self._judging():
+                self.snapshots[GRADIENT] = self.centers.loss_gradient()
         elif task.phase in (SCREEN, ESTIMATE):
             self._keep(self._try_one(task))  # reported later, with its evidence
         elif task.phase == JUDGE:
@@ -90,12 +84,13 @@ class ScreenedTravel(Travel):
         flagged them judges. A model that may not judge never replaces one that may.
         """
         state, verification = self.state, self._baseline()
-        is_better = state.judge is None or self._rank(verification) >= self._rank(state.judge.verification)
+        calibrated = _calibrate(verification)  # a better model may judge if a worse one may
+        is_better = state.judge is None or calibrated.loss <= _calibrate(state.judge.verification).loss
         if is_better:
             state.judge = Judge(verification, learning_rate_of(self.schedule, state.cycle))
             self.snapshots["judge"] = self.centers.snapshot()
         due = state.ledger.due(state.cycle)
-        if self._may_judge(self.judge.verification):
+        if _calibrate(self.judge.verification).is_informed:
             return self._screening_tasks(due, all_scans=is_better)
         state.refused = True
         for subject in due:
@@ -109,13 +104,6 @@ class ScreenedTravel(Travel):
         rates = rates_of(self.qc, verification)
         self._report(Step(cycle, BASELINE, verification=verification, rates=rates, verify_s=perf_counter() - started))
         return verification
-
-    def _may_judge(self, verification: Verification) -> bool:
-        return calibrate_counts(with_logits(verification).logits).is_informed
-
-    def _rank(self, verification: Verification) -> float:
-        """Rank models by calibrated loss, higher is better: a better model may judge if a worse one may."""
-        return -calibrate_counts(with_logits(verification).logits).loss
 
     def _screening_tasks(self, due: Container[str], *, all_scans: bool) -> list[Task]:
         """Queue the scans to judge, by center: verify all, or draw some to verify and estimate the others."""
@@ -134,10 +122,6 @@ class ScreenedTravel(Travel):
                 tasks.append(Task(MARGINS, center, batches, Visit(center, batches)))
                 tasks += [Task(SCREEN if one[0] in verified else ESTIMATE, center, (one,)) for one in batches]
         return [*tasks, Task(JUDGE)]
-
-    def _take_gradient(self) -> None:
-        with self._judging():
-            self.snapshots[GRADIENT] = self.centers.loss_gradient()
 
     @contextmanager
     def _judging(self) -> Iterator[None]:
@@ -258,3 +242,7 @@ class ScreenedTravel(Travel):
     def _next_screening(self) -> int:
         """Cycle in which scans that become suspect now are due."""
         return next_screening(self.schedule, self.qc.screen.every, self.state.cycle + self.qc.revisit)
+
+
+def _calibrate(verification: Verification) -> Calibrated:
+    return calibrate_counts(with_logits(verification).logits)

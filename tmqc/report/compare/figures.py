@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tmqc.core.glossary import TERMS
-from tmqc.report.style import BLUE, GRAY, GREEN, VERMILION, new_figure, series_style, style_axes
+from tmqc.report.style import BLUE, GRAY, GREEN, MARKERS, PALETTE, VERMILION, new_figure, style_axes
 
 _COLORS = {"clean": GREEN, "dirty": VERMILION, "qc": BLUE}
 _SHAPES = {"clean": "o", "dirty": "X", "qc": "s"}
@@ -29,8 +29,8 @@ def draw_models(runs: pd.DataFrame, means: pd.DataFrame) -> Figure | None:
     """Draw the test metrics of every group side by side: single runs, mean and interval; None if there are no metrics.
 
     Args:
-        runs: result of `tabulate_runs`.
-        means: result of `average_groups`, in the order of drawing.
+        runs: result of `group_runs`.
+        means: result of `average` by group and pipeline, in the order of drawing.
     """
     names = [name for name in _TEST if means[name].notna().any()]
     if not names:
@@ -42,14 +42,14 @@ def draw_models(runs: pd.DataFrame, means: pd.DataFrame) -> Figure | None:
         for y, row in enumerate(means.to_dict("records")):
             values = of_group[row["group"]][name].dropna().astype(float).tolist()
             if values:
-                draw_mean(axes, y, values, float(np.mean(values)), row[f"{name}_half"], pipeline=row["pipeline"])
+                _draw_mean(axes, y, values, float(np.mean(values)), row[f"{name}_half"], pipeline=row["pipeline"])
         style_axes(axes, xlabel=name)
         axes.set_yticks(range(len(means)), [*means["group"]])
         axes.set_ylim(len(means) - 0.5, -0.5)
     return figure
 
 
-def draw_mean(axes: Axes, y: int, values: Sequence[float], mean: float, half: float | None, *, pipeline: str) -> None:
+def _draw_mean(axes: Axes, y: int, values: Sequence[float], mean: float, half: float | None, *, pipeline: str) -> None:
     """Draw a mean of shares at `y`, its interval (mean +- half, clipped to 0..1), and the single values."""
     color = _COLORS[pipeline]
     if len(values) > 1:
@@ -64,7 +64,7 @@ def draw_heat_maps(runs: pd.DataFrame) -> list[tuple[str, Figure]]:
     """Draw maps over acceptable error and revisit, one figure per gate for which either of them varies.
 
     Args:
-        runs: result of `tables.gate_runs`.
+        runs: result of `gate_runs`.
 
     Returns:
         Gate and figure. A cell shows the mean over the seeds and their number n, or a dash if there is no such run or
@@ -150,7 +150,7 @@ def draw_precision_recall(runs: pd.DataFrame) -> Figure | None:
     figure = new_figure(6.4, 4.2)
     axes = figure.subplots()
     for at, gate in enumerate(gates):
-        draw_gate(axes, scored[scored["gate"] == gate], str(gate), at)
+        _draw_gate(axes, scored[scored["gate"] == gate], str(gate), at)
     style_axes(axes, xlabel="recall: harmful scans eliminated", ylabel="precision: eliminated scans that are harmful")
     axes.set_xlim(-0.04, 1.04)
     axes.set_ylim(-0.04, 1.06)
@@ -159,9 +159,9 @@ def draw_precision_recall(runs: pd.DataFrame) -> Figure | None:
     return figure
 
 
-def draw_gate(axes: Axes, runs: pd.DataFrame, gate: str, at: int) -> None:
+def _draw_gate(axes: Axes, runs: pd.DataFrame, gate: str, at: int) -> None:
     """Draw the runs of one gate and their means at each setting, see `draw_precision_recall`."""
-    color, marker = series_style(at)
+    color, marker = PALETTE[at % len(PALETTE)], MARKERS[at % (len(MARKERS) - 1)]  # 56 combinations
     y = runs["detect/precision"].astype(float)
     none = y.isna()
     x = runs["detect/recall"].astype(float)

@@ -1,12 +1,14 @@
-"""Groups runs that differ only in their seeds, and finds the settings in which others differ."""
+"""Groups runs that differ only in their seeds, finds the settings in which others differ, and averages over seeds."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
+from scipy import stats
 
-from tmqc.report.compare.gather import RunRecord
+from tmqc.report.compare.runs import FINISHED, NUMBERS
 from tmqc.report.past_run import Setting
 from tmqc.settings.fingerprint import is_harmless
 
@@ -14,6 +16,7 @@ from tmqc.settings.fingerprint import is_harmless
 _NOT_COMPARED = ("pipeline.", "cohort.phantom.directory")
 _START = "init.from"
 ERROR, LOSS_ERROR, REVISIT = "qc.error", "qc.loss_error", "qc.revisit"
+INTERVAL = 0.95  # of a mean over seeds, by Student's t
 
 
 def effective_settings(settings: Mapping[str, Setting]) -> dict[str, Setting]:
@@ -41,10 +44,11 @@ def _idle_in_gate(settings: Mapping[str, Setting]) -> list[str]:
     return ["qc.screen.", "qc.fdr", "qc.evidence.", ERROR if settings.get("qc.signal") == "loss" else LOSS_ERROR]
 
 
-def effective_table(records: Sequence[RunRecord]) -> pd.DataFrame:
+def effective_table(runs: pd.DataFrame) -> pd.DataFrame:
     """Tabulate the effective settings as text, one row per run; a cell is empty if the setting has no effect."""
-    texts = [{name: format_value(v) for name, v in effective_settings(record.settings).items()} for record in records]
-    return pd.DataFrame(texts, dtype=object)
+    settings = map(effective_settings, runs["settings"])
+    texts = [{name: _format_value(value) for name, value in of.items()} for of in settings]
+    return pd.DataFrame(texts, index=runs.index, dtype=object)
 
 
 def differing_settings(table: pd.DataFrame) -> list[str]:
@@ -52,26 +56,28 @@ def differing_settings(table: pd.DataFrame) -> list[str]:
     return [str(name) for name in table if len(set(table[name].dropna())) > 1]
 
 
-def group_runs(records: Sequence[RunRecord]) -> pd.DataFrame:
+def group_runs(runs: pd.DataFrame) -> pd.DataFrame:
     """Group runs that differ only in their seeds.
 
     The starting run (`init.from`) usually differs with the seed, as each seed has its own pre-trained model. It counts
     as a setting only if runs with the same settings and seeds start from different runs.
 
+    Args:
+        runs: gathered runs, at least one of them finished.
+
     Returns:
-        One row per finished run, indexed by its number in `records`: group (the pipeline and the settings in which it
-        differs from other runs of this pipeline), counted (False if an earlier run has the same settings and seeds),
-        and for runs under control gate (the group's settings except acceptable error and revisit) and error_name (name
-        of the setting of the acceptable error for the gate's signal; None for a screen).
+        The runs with further columns: group (the pipeline and the settings in which it differs from other runs of this
+        pipeline; empty if unfinished), counted (in the means: finished, and not with the settings and seeds of an
+        earlier run), and for runs under control gate (the group's settings except acceptable error and revisit) and
+        error_name (name of the setting of the acceptable error for the gate's signal; None for a screen).
     """
-    finished = [i for i, record in enumerate(records) if record.finished]
-    table = effective_table(records).loc[finished]
+    table = effective_table(runs[runs["state"] == FINISHED])
     seeds = _keys(table, [name for name in differing_settings(table) if _is_seed(name)])
     rows: dict[int, dict[str, object]] = {}
-    for pipeline, runs in table.groupby([records[i].pipeline for i in finished], sort=False):
-        differing = [name for name in differing_settings(runs) if not _is_seed(name)]
+    for pipeline, of in table.groupby(runs["pipeline"], sort=False):
+        differing = [name for name in differing_settings(of) if not _is_seed(name)]
         but_start = [name for name in differing if name != _START]
-        for _, alike in runs.groupby(_keys(runs, but_start), sort=False):
+        for _, alike in of.groupby(_keys(of, but_start), sort=False):
             starts = _keys(alike, [_START] if _START in differing else [])
             follows_seeds = all(len(set(of_seed)) == 1 for _, of_seed in starts.groupby(seeds))
             names = but_start if follows_seeds else differing
@@ -83,7 +89,8 @@ def group_runs(records: Sequence[RunRecord]) -> pd.DataFrame:
                 row = {"group": label, "gate": _name_settings(rest) or "qc", "error_name": error}
                 again = seeds.loc[group.index].duplicated()
                 rows |= {i: row | {"counted": not again.loc[i]} for i in group.index}
-    return pd.DataFrame([*rows.values()], index=[*rows]).sort_index()
+    grouped = pd.DataFrame.from_dict(rows, orient="index", dtype=object).reindex(runs.index)
+    return runs.join(grouped.assign(counted=grouped["counted"].eq(True)))
 
 
 def _keys(table: pd.DataFrame, names: Sequence[str]) -> pd.Series:
@@ -97,7 +104,7 @@ def _is_seed(name: str) -> bool:
 
 
 def _is_given(runs: pd.DataFrame, name: str) -> bool:
-    return name in runs and pd.notna(value := runs[name].iloc[0]) and value != format_value(None)
+    return name in runs and pd.notna(value := runs[name].iloc[0]) and value != _format_value(None)
 
 
 def _name_settings(settings: Mapping[str, str]) -> str:
@@ -107,8 +114,60 @@ def _name_settings(settings: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {text}" for name, text in zip(short, settings.values(), strict=True))
 
 
-def format_value(value: Setting) -> str:
+def _format_value(value: Setting) -> str:
     """Format a setting's value as on the command line."""
     if isinstance(value, bool) or value is None:
         return "null" if value is None else str(value).lower()
     return f"{value:.10g}" if isinstance(value, float) else str(value)
+
+
+def tabulate_runs(runs: pd.DataFrame) -> pd.DataFrame:
+    """Tabulate all runs, including unfinished ones, as in the CSV.
+
+    Args:
+        runs: result of `group_runs`.
+
+    Returns:
+        Columns run, pipeline, state, group, counted, the settings that differ under their full names, `NUMBERS`,
+        origin. Unknown values are empty.
+    """
+    effective = [effective_settings(settings) for settings in runs["settings"]]
+    names = differing_settings(effective_table(runs[runs["state"] == FINISHED]))
+    settings = pd.DataFrame({name: [of.get(name) for of in effective] for name in names}, index=runs.index)
+    first = runs[["run", "pipeline", "state", "group", "counted"]]
+    return pd.concat([first, settings, runs[[*NUMBERS, "origin"]]], axis=1)
+
+
+def gate_runs(runs: pd.DataFrame) -> pd.DataFrame:
+    """Select the counted runs under control, for figures over acceptable error and revisit.
+
+    Args:
+        runs: result of `group_runs`.
+
+    Returns:
+        The runs with further columns: error (per sample; empty for a screen) and revisit.
+    """
+    gates = runs[runs["counted"] & (runs["pipeline"] == "qc")]
+    errors = [settings.get(name) for settings, name in zip(gates["settings"], gates["error_name"], strict=True)]
+    return gates.assign(error=errors, revisit=[settings.get(REVISIT) for settings in gates["settings"]])
+
+
+def average(frame: pd.DataFrame, by: Sequence[str], values: Sequence[str]) -> pd.DataFrame:
+    """Compute means over the seeds, with the half-widths of their intervals.
+
+    Returns:
+        One row per combination of `by`: n (seeds), and for every value its mean, `..._n` (seeds that have one),
+        `..._half` (empty for fewer than two), `..._least` and `..._most` (minimum and maximum).
+    """
+    numbers = frame.assign(**{name: pd.to_numeric(frame[name]) for name in values})
+    of = numbers.groupby(list(by), sort=False, dropna=False)
+    what: dict[str, Any] = {"": "mean", "_n": "count", "_half": half_width, "_least": "min", "_most": "max"}
+    parts = {f"{name}{suffix}": of[name].agg(how) for name in values for suffix, how in what.items()}
+    return pd.DataFrame({"n": of.size(), **parts}).reset_index()
+
+
+def half_width(values: pd.Series) -> float | None:
+    """Return the half-width of the interval of a mean, by Student's t, ignoring NaN; None for fewer than two values."""
+    if (n := values.count()) < 2:
+        return None
+    return float(stats.t.ppf((1 + INTERVAL) / 2, n - 1) * values.sem())

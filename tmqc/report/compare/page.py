@@ -10,11 +10,16 @@ import pandas as pd
 
 from tmqc.errors import ComparisonError
 from tmqc.report.compare.figures import draw_heat_maps, draw_models, draw_precision_recall
-from tmqc.report.compare.gather import COST, TEST, Gathered, RunRecord
-from tmqc.report.compare.groups import differing_settings, effective_table, group_runs
-from tmqc.report.compare.tables import average_groups, gate_runs, tabulate_runs
+from tmqc.report.compare.groups import (
+    average,
+    differing_settings,
+    effective_table,
+    gate_runs,
+    group_runs,
+    tabulate_runs,
+)
+from tmqc.report.compare.runs import COST, FINISHED, NUMBERS, TEST, Gathered
 from tmqc.report.html import Section, render_page
-from tmqc.report.style import to_svg
 from tmqc.runs.directory import write_text
 
 HTML, CSV = "comparison.html", "comparison.csv"
@@ -51,7 +56,7 @@ def write_comparison(gathered: Gathered, directory: Path, *, title: str, command
     """Write `comparison.html` and `comparison.csv` into `directory`.
 
     Args:
-        gathered: the runs.
+        gathered: the runs, and those left out.
         directory: destination, created if necessary; earlier files of these names are replaced.
         title: title of the page.
         command: command that makes the page, shown on it.
@@ -62,61 +67,58 @@ def write_comparison(gathered: Gathered, directory: Path, *, title: str, command
     Raises:
         ComparisonError: none of the runs has finished; nothing was written.
     """
-    finished = [record for record in gathered.records if record.finished]
-    if not finished:
-        there = [f"{record.origin}: {record.state}" for record in gathered.records]
-        raise ComparisonError(
-            ["no finished training run to compare", *there, *(item.reason for item in gathered.left_out)]
-        )
-    groups = group_runs(gathered.records)
-    runs = tabulate_runs(gathered.records, groups)
-    write_text(directory / CSV, runs.to_csv(index=False))
-    noted = [record.note for record in finished if record.note is not None]
-    notes = noted[:1] if len(noted) == len(finished) else []
-    found = f"{len(finished)} finished training runs" + (f", {len(noted)} of them on a phantom cohort" if noted else "")
-    n_groups = len(set(groups["group"]))
-    facts = {"Compared": f"{found}, in {n_groups} groups with different settings"}
+    runs, left_out = gathered
+    finished = runs[runs["state"] == FINISHED]
+    if finished.empty:
+        there = [f"{origin}: {state}" for origin, state in zip(runs["origin"], runs["state"], strict=True)]
+        raise ComparisonError(["no finished training run to compare", *there, *left_out["why"]])
+    runs = group_runs(runs)
+    write_text(directory / CSV, tabulate_runs(runs).to_csv(index=False))
+    noted = finished["note"].dropna()
+    found = f"{len(finished)} finished training runs"
+    found += f", {len(noted)} of them on a phantom cohort" if len(noted) else ""
+    facts = {"Compared": f"{found}, in {runs['group'].nunique()} groups with different settings"}
     if command:
         facts["Made by"] = command
+    notes = [noted.iloc[0]] if len(noted) == len(finished) else []
     path = directory / HTML
-    write_text(path, render_page(title, _list_sections(gathered, groups, runs), notes=notes, facts=facts))
+    write_text(path, render_page(title, _list_sections(runs, left_out), notes=notes, facts=facts))
     return path
 
 
-def _list_sections(gathered: Gathered, groups: pd.DataFrame, runs: pd.DataFrame) -> list[Section]:
-    means, gates = average_groups(runs), gate_runs(gathered.records, groups)
+def _list_sections(runs: pd.DataFrame, left_out: pd.DataFrame) -> list[Section]:
+    means, gates = average(runs[runs["counted"]], ["group", "pipeline"], NUMBERS), gate_runs(runs)
     models, scatter = draw_models(runs, means), draw_precision_recall(gates)
     scored = means[means["qc/eliminated_total"].notna()]
-    maps = [(to_svg(figure), f"{gate}. {_MAP_FIGURE}") for gate, figure in draw_heat_maps(gates)]
-    sections = [
-        _missing(gathered, groups),
-        Section(
+    maps = [(figure, f"{gate}. {_MAP_FIGURE}") for gate, figure in draw_heat_maps(gates)]
+    missing = _list_missing(runs, left_out)
+    sections = {
+        "missing": Section("missing", "What is not compared", "", tables=[("", missing)]),
+        "models": Section(
             *("models", "The models side by side, on the test split", _MEANS),
-            figures=[] if models is None else [(to_svg(models), _MODELS_FIGURE)],
+            figures=[] if models is None else [(models, _MODELS_FIGURE)],
             tables=[("", _means_table(means, TEST, _interval))],
         ),
-        Section(
+        "detection": Section(
             *("detection", "Harmful scans found", ""),
-            figures=[] if scatter is None else [(to_svg(scatter), _SCATTER_FIGURE)],
+            figures=[] if scatter is None else [(scatter, _SCATTER_FIGURE)],
             tables=[("", _means_table(scored, _DETECTION, _range))],
         ),
-        Section("maps", "Over acceptable error and revisit", "", figures=maps),
-        Section("cost", "Cost", "", tables=[("", _means_table(means, COST, _range))]),
-        _settings(gathered.records, groups),
-        Section("runs", "All runs", "", tables=[("", _runs_table(runs))]),
-    ]
-    empty = {"detection": scored.empty, "maps": not maps, "missing": not sections[0].tables}
-    return [section for section in sections if not empty.get(section.anchor)]
+        "maps": Section("maps", "Over acceptable error and revisit", "", figures=maps),
+        "cost": Section("cost", "Cost", "", tables=[("", _means_table(means, COST, _range))]),
+        "settings": _settings(runs),
+        "runs": Section("runs", "All runs", "", tables=[("", _select_runs(runs))]),
+    }
+    empty = {"missing": missing.empty, "detection": scored.empty, "maps": not maps}
+    return [section for anchor, section in sections.items() if not empty.get(anchor)]
 
 
-def _missing(gathered: Gathered, groups: pd.DataFrame) -> Section:
-    """Make the section of runs that are not in the means, with reasons."""
-    rows = [(r.name, r.state, r.origin) for r in gathered.records if not r.finished]
-    repeats = [gathered.records[i] for i in groups.index[~groups["counted"]]]
-    rows += [(r.name, "same settings and seeds as another run, which is counted", r.origin) for r in repeats]
-    rows += [("", item.reason, item.origin) for item in gathered.left_out]
-    tables = [("", pd.DataFrame(rows, columns=["run", "why", "origin"]))] if rows else []
-    return Section("missing", "What is not compared", "", tables=tables)
+def _list_missing(runs: pd.DataFrame, left_out: pd.DataFrame) -> pd.DataFrame:
+    """List the runs that are not in the means, with reasons."""
+    unfinished = runs[runs["state"] != FINISHED].assign(why=lambda of: of["state"])
+    repeats = runs[(runs["state"] == FINISHED) & ~runs["counted"]]
+    repeats = repeats.assign(why="same settings and seeds as another run, which is counted")
+    return pd.concat([unfinished, repeats, left_out.assign(run="")])[["run", "why", "origin"]]
 
 
 def _means_table(means: pd.DataFrame, names: Sequence[str], cell: Callable[[Any, str], str]) -> pd.DataFrame:
@@ -151,11 +153,11 @@ def _range(row: dict[Any, Any], name: str) -> str:
     return mean + (f" [{least}, {most}]" if least != most else "")
 
 
-def _settings(records: Sequence[RunRecord], groups: pd.DataFrame) -> Section:
+def _settings(runs: pd.DataFrame) -> Section:
     """Make the section of settings: one row per group, with all values of a setting that varies within it."""
-    finished = effective_table(records).loc[groups.index]
-    counted = finished[groups["counted"]]
-    by_group = counted[names := differing_settings(counted)].groupby(groups["group"], sort=False)
+    finished = effective_table(runs[runs["state"] == FINISHED])
+    counted = finished.loc[runs.index[runs["counted"]]]
+    by_group = counted[names := differing_settings(counted)].groupby(runs["group"], sort=False)
     differing = by_group.agg(_list_values) if names else pd.DataFrame()
     shared = {name: of.iloc[0] for name in finished if len(set(of := finished[name].dropna())) == 1}
     folded = [("Settings that all runs share", pd.DataFrame(shared.items(), columns=["setting", "value"]))]
@@ -167,7 +169,7 @@ def _list_values(texts: pd.Series) -> str:
     return ", ".join(texts.dropna().unique())
 
 
-def _runs_table(runs: pd.DataFrame) -> pd.DataFrame:
-    """Select the columns of `tabulate_runs` to show for every run."""
+def _select_runs(runs: pd.DataFrame) -> pd.DataFrame:
+    """Select the columns to show for every run."""
     kept = [name for name in _OF_RUNS if runs[name].notna().any()]
     return runs[["run", "pipeline", "state", *kept]]

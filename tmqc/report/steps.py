@@ -1,4 +1,4 @@
-"""Figure of a QC run: the quantities that decided each verification, and the outcome of every flagged scan."""
+"""Figures of a QC run: the quantities that decided each verification, and the outcome of every flagged scan."""
 
 from __future__ import annotations
 
@@ -16,25 +16,52 @@ from matplotlib.transforms import blended_transform_factory
 
 from tmqc.core.records import SCREEN
 from tmqc.report.flagged import COMPARED, find_waits
+from tmqc.report.html import Section
+from tmqc.report.past_run import PastRun
 from tmqc.report.style import BLUE, GRAY, ORANGE, VERMILION, new_figure, style_axes
-from tmqc.report.timeline_figure import draw_timeline, timeline_height_in
+from tmqc.report.timeline import draw_timeline, timeline_height_in
 
 _MANY_STEPS = 400  # from here on markers of accepted steps would overlap
 _RATES_IN = 2.1
 _TOO_MANY_STEPS = 2000
 _RATES = {rate: COMPARED[rate] for rate in ("FPR", "FNR")}
 _STEPS = {**_RATES, "loss in nats": COMPARED["loss"]}
-_EVIDENCE = {  # criteria of a screen; a single scan hardly changes the rates
-    "rise of the verification\nloss, robust sd": ("LossZ",),
-    "contradiction\nof the label": ("Contradiction",),
-    "image unlike the\nothers, robust sd": ("ImageZ",),
+_CRITERIA = {  # of the gates that judge single scans
+    "screen": {  # a single scan hardly changes the rates
+        "rise of the verification\nloss, robust sd": ("LossZ",),
+        "contradiction\nof the label": ("Contradiction",),
+        "image unlike the\nothers, robust sd": ("ImageZ",),
+    },
+    "evidence": {"odd image,\nrobust sd": ("OddZ",), "calibrated margin\nof the label": ("Margin",)},
 }
-_FINDINGS = {  # criteria of `qc=evidence`
-    "odd image,\nrobust sd": ("OddZ",),
-    "calibrated margin\nof the label": ("Margin",),
+_LEADS = {
+    "steps": "The line is the reference of a step, the band above it the tolerance: a step that ends above the band is "
+    "rejected (cross) and undone. Lower is better.",
+    "screen": "A point is one scan: how much its own steps, which were then undone, raised the loss of all "
+    "verification scans, how strongly the model contradicted its label (about -1 where it agrees as usual), and how "
+    "unlike the others its image is; a cross is a suspect. Lower is better.",
+    "evidence": "A cross is a scan under verdict (suspect center, odd image or doubted label), a point one that was "
+    "taken back. Higher is odder; a lower margin contradicts the label more.",
 }
 _LINEAR_TO = 10.0  # robust standard deviations; beyond, as harm reaches hundreds of them, the axis is logarithmic
 _MOST_NUMBERS = 30  # numbers of cycles side by side; more would overlap
+
+
+def steps_section(run: PastRun) -> Section | None:
+    """Make the section of a controlled run's verifications."""
+    trace = run.trace
+    if trace.empty:
+        return None
+    judged = _judged(trace)
+    lead = _LEADS[judged]
+    if judged == "steps":
+        if run.settings.get("qc.signal") == "rates":
+            lead += " The loss is shown as well; this gate does not judge by it."
+        if run.settings.get("qc.calibrate"):
+            lead += " Counted once the logits are calibrated on the verification scans."
+    what = "rates and loss of" if judged == "steps" else "evidence from"
+    alt = f"{what} {len(trace)} verifications, {int(trace['Ignored'].sum())} of them rejected or suspect"
+    return Section("steps", "Every verification", lead, [(draw_steps(trace), alt)])
 
 
 def draw_qc(trace: pd.DataFrame) -> Figure:
@@ -73,11 +100,10 @@ def draw_steps(trace: pd.DataFrame) -> Figure:
 
 def _shown(trace: pd.DataFrame, of_steps: Mapping[str, Sequence[str]]) -> Mapping[str, Sequence[str]]:
     """Return the panels of a gate, or those criteria of a screen that have values: label -> columns."""
-    if not is_screen(trace):
-        return of_steps
-    if is_evidence(trace):
-        return _FINDINGS
-    return {label: columns for label, columns in _EVIDENCE.items() if _numbers(trace, columns[0]).notna().any()}
+    criteria = _CRITERIA.get(_judged(trace), of_steps)
+    if criteria is not _CRITERIA["screen"]:
+        return criteria
+    return {label: columns for label, columns in criteria.items() if _numbers(trace, columns[0]).notna().any()}
 
 
 def _numbers(trace: pd.DataFrame, column: str) -> pd.Series:
@@ -150,23 +176,20 @@ def _label_cycles(axes: Axes, trace: pd.DataFrame) -> None:
     axes.text(-0.005, 1.02, "cycle", transform=axes.transAxes, ha="right", fontsize=8, color=GRAY)
 
 
-def is_screen(trace: pd.DataFrame) -> bool:
-    """Return whether single scans were judged instead of steps."""
-    return bool((trace["Phase"] == SCREEN).any())
-
-
-def is_evidence(trace: pd.DataFrame) -> bool:
-    """Return whether the trace is of `qc=evidence` and has findings."""
-    return bool(_numbers(trace, "OddZ").notna().any())
+def _judged(trace: pd.DataFrame) -> str:
+    """Return what was judged, and how: `steps`, or single scans by `screen` or `evidence`."""
+    if not (trace["Phase"] == SCREEN).any():
+        return "steps"
+    return "evidence" if _numbers(trace, "OddZ").notna().any() else "screen"
 
 
 def _shows_accepted(trace: pd.DataFrame) -> bool:
     """Return whether to draw accepted steps; the line of the reference replaces many, but a screen has no such line."""
-    return len(trace) < _MANY_STEPS or is_screen(trace)
+    return len(trace) < _MANY_STEPS or _judged(trace) != "steps"
 
 
 def _rate_legend(trace: pd.DataFrame) -> list[Line2D | Patch]:
-    screened = is_screen(trace)
+    screened = _judged(trace) != "steps"
     words = ("scan", "suspect") if screened else ("accepted step", "rejected step")
     if not screened and (trace["Scored"] < trace["Scored"].max()).any():
         words = (words[0], f"{words[1]} (early stop: at least this rate)")

@@ -14,6 +14,8 @@ from matplotlib.transforms import blended_transform_factory
 
 from tmqc.core.records import ELIMINATED, READMITTED
 from tmqc.report.flagged import find_waits
+from tmqc.report.html import Section
+from tmqc.report.past_run import PastRun
 from tmqc.report.style import BLACK, GRAY, GREEN, ORANGE, count_cycles, new_figure, style_axes
 
 _MANY_ROWS = 150  # from here on names of subjects would be unreadable
@@ -29,6 +31,20 @@ _READMITTED: dict[str, Any] = {
     "color": "white", "marker": "o", "linestyle": "", "markeredgecolor": GREEN, "markeredgewidth": 1.4
 }  # fmt: skip
 _ELIMINATED: dict[str, Any] = {"color": BLACK, "marker": "s", "linewidth": 0.9}
+
+
+def timeline_section(run: PastRun) -> Section | None:
+    """Make the section of the timelines of flagged scans."""
+    if run.flagged.empty:
+        return None
+    lead = (
+        "One row per scan, grouped by center: flagged (triangle), waiting (bar), taken back (ring) or eliminated "
+        "(square, and a line to the end of the run). A bar that ends open at the right is undecided."
+    )
+    figures = draw_timelines(run.trace)
+    alt = "timeline of flagged scans, part {} of {}; the ledger lists the same"
+    drawn = [(figure, alt.format(i, len(figures))) for i, figure in enumerate(figures, start=1)]
+    return Section("timeline", "Timeline of flagged scans", lead, drawn)
 
 
 def draw_timelines(trace: pd.DataFrame) -> list[Figure]:

@@ -1,4 +1,4 @@
-"""Figure of a run of rivals: AUROC and average precision of every rival."""
+"""Section and figure of a run of rivals: AUROC and average precision of every rival."""
 
 from __future__ import annotations
 
@@ -8,10 +8,24 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from tmqc.report.html import Section
+from tmqc.report.past_run import PastRun
+from tmqc.report.sections import csv_tables, why_known
 from tmqc.report.style import BLACK, MARKERS, PALETTE, VERMILION, new_figure, style_axes
+from tmqc.runs.directory import RANKING, RANKING_BY_KIND
 
 _KIND_COLORS, _KIND_MARKERS = PALETTE[1:], MARKERS[1:]  # black dots are for all kinds together
 _SPREAD = 0.7  # share of the distance between two rivals
+
+
+def rivals_section(run: PastRun) -> Section | None:
+    """Make the section of the rankings by rivals."""
+    tables = csv_tables(run, {RANKING: "Overall", RANKING_BY_KIND: "By kind of harm"})
+    lead = f"How well each method ranks the harmful scans first, and its cost. Known only because {why_known(run)}."
+    figures = []
+    if run.rankings is not None:
+        figures = [(draw_ranking(*run.rankings), "AUROC and average precision of every method")]
+    return Section("rivals", "Rivals", lead, figures, tables, needs_truth=True) if tables else None
 
 
 def draw_ranking(rows: pd.DataFrame, by_kind: pd.DataFrame) -> Figure:

@@ -9,7 +9,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tmqc.report.metrics import ALL, SHARES
+from tmqc.report.html import Section
+from tmqc.report.metrics import ALL, METRIC_NAMES, SHARES
+from tmqc.report.past_run import PastRun
 from tmqc.report.style import MARKERS, PALETTE, count_cycles, new_figure, style_axes
 from tmqc.runs.cycles import CycleRow
 
@@ -27,6 +29,41 @@ _SHARES = {
     "verify/auroc": ("AUROC", 6),
 }
 _METRIC_LABELS = {"f1": "F1", "auroc": "AUROC", "calibrated_accuracy": "calibrated accuracy"}
+_COST = ("train/steps", "verify/verifications", "train/seconds", "verify/seconds")
+
+
+def cycles_section(run: PastRun) -> Section | None:
+    """Make the section of losses and rates by cycle."""
+    if not run.cycles:
+        return None
+    alt = f"losses and verification rates of {len(run.cycles)} cycles"
+    lead = "The model at the end of each cycle."
+    return Section("cycles", "Cycle by cycle", lead, [(draw_cycles(run.cycles), alt)])
+
+
+def subgroups_section(run: PastRun) -> Section | None:
+    """Make the section of an inference's metrics by cycle and subgroup."""
+    if (rows := run.metrics) is None:
+        return None
+    last = rows[rows["cycle"] == rows["cycle"].max()]
+    title = f"Cycle {last['cycle'].iloc[0]}, by subgroup"
+    figure = (draw_inference(rows), f"test metrics of {rows['cycle'].nunique()} cycles")
+    tables = [(title, last[["subgroup", "n", *METRIC_NAMES]])]
+    lead = (
+        "Accuracy, sensitivity, specificity and F1 at 0.5. Calibrated: by the line that the run's verification scans "
+        "gave for the cycle. All but the loss (nats) are 0..1, higher is better; a dash does not exist."
+    )
+    return Section("subgroups", "Models and subgroups", lead, [figure], tables)
+
+
+def cost_section(run: PastRun) -> Section | None:
+    """Make the section of times and numbers of verifications by cycle."""
+    if not run.cycles:
+        return None
+    rows = [{"cycle": r.cycle} | {name: r.numbers.get(name) for name in _COST} for r in run.cycles]
+    scored = int(run.trace["Scored"].iloc[0]) if len(run.trace) else 0
+    each = f" A verification scores {scored} scans." if scored else ""
+    return Section("cost", "Cost", f"Wall-clock seconds.{each}", tables=[("", pd.DataFrame(rows))])
 
 
 def draw_cycles(cycles: Sequence[CycleRow]) -> Figure:
