@@ -22,9 +22,9 @@ from rich.table import Table
 
 from tmqc.errors import InputError
 from tmqc.phantom.cohort import PHANTOM_NOTE
-from tmqc.report.closing import show
 from tmqc.report.past_run import read_run, training_scans, truth_of
 from tmqc.report.sections import found_if_harmful
+from tmqc.report.summary import show
 from tmqc.runs.directory import LEDGER, POWER, SUMMARY, read_json
 
 OUTPUTS = Path("outputs")

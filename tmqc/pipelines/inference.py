@@ -19,9 +19,10 @@ from tmqc.model.sfcn import build_learner
 from tmqc.pipelines.context import RunContext, open_run
 from tmqc.pipelines.prepare import Inputs, find_cohort, load, load_into
 from tmqc.pipelines.training import line_of
-from tmqc.report.closing import illustrate, print_inference, show
+from tmqc.report.closing import illustrate, print_inference
 from tmqc.report.metrics import METRIC_NAMES, predictions_of, subgroup_metrics
 from tmqc.report.past_run import verified_on_test
+from tmqc.report.summary import show
 from tmqc.runs.checkpoint import checkpoint_path, load_checkpoint, saved_cycles
 from tmqc.runs.cycles import read_rows
 from tmqc.runs.directory import CONFIG, CYCLES, METRICS, PREDICTIONS, REPORT, RESULTS, write_text

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from rich.table import Table
 from tmqc.core.numbers import cycle_numbers
 from tmqc.core.records import CycleReport
 from tmqc.report.metrics import ALL, METRIC_NAMES
+from tmqc.report.summary import show
 from tmqc.runs.directory import FIGURES, REPORT
 
 log = logging.getLogger("tmqc")
@@ -123,15 +123,6 @@ def print_rivals(rows: pd.DataFrame, *, note: str | None, directory: Path) -> No
         scores = (_fixed(row[name]) for name in ("auroc", "average_precision"))
         table.add_row(row["rival"], *scores, named, passes, f"{row['seconds']:.1f}")
     _print(table, note, directory)
-
-
-def show(value: object) -> str:
-    """Format a cell: fractions with three digits, whole numbers without, missing values as a dash."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "-"
-    if isinstance(value, float):
-        return f"{value:.3f}" if value % 1 else f"{value:g}"
-    return str(value)
 
 
 def _add_breakdown(table: Table, good_lost: pd.DataFrame, by_kind: pd.DataFrame) -> None:

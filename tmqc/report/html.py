@@ -17,8 +17,8 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from tmqc.report.closing import show
 from tmqc.report.style import to_svg
+from tmqc.report.summary import show
 
 _TEMPLATES = files("tmqc.report") / "templates"
 

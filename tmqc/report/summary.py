@@ -174,3 +174,12 @@ def _of(group: str) -> dict[str, str]:
 def _list(summary: Mapping[str, Any], named: Mapping[str, str]) -> str:
     values: dict[str, float | None] = {label: summary.get(name) for label, name in named.items()}
     return ", ".join(f"{label} {'-' if value is None else f'{value:.3f}'}" for label, value in values.items())
+
+
+def show(value: object) -> str:
+    """Format a cell: fractions with three digits, whole numbers without, missing values as a dash."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.3f}" if value % 1 else f"{value:g}"
+    return str(value)
