@@ -9,8 +9,8 @@ Examples:
     some_program | python scripts/real_sites_study.py -
 
 Rules compared: the comparison across sites with five scans or more (`qc.evidence.compare=across`) and the two tests
-within a site (`within`), both at q and at q / 4, the share of one screening of four that may eliminate; the
-first of the two tests alone; and, as a rule that fails on real sites, the sum of a site's margins against the moments
+within a site (`within`), both at q and at q / 4, the part of one of four screenings; the first of the two tests alone;
+and, as a rule that fails on real sites, the sum of a site's margins against the moments
 of all verification scans of the same classes (normal, one-sided), which takes any difference between sites for harm.
 """
 
@@ -40,7 +40,7 @@ from tmqc.core.review import margins_at_centers
 
 COLUMNS = ("subject", "site", "split", "label", "flipped", "logit")
 EDGES = (16, 40)
-LOOKS = 4  # screenings that share q in the 20 cycles of the field experiments
+LOOKS = 4  # screenings in the 20 cycles of the field experiments
 CONTROL = "T1 and T2"
 ACROSS = "across"
 

@@ -15,9 +15,10 @@ from tmqc.errors import RunError, SettingsError
 from tmqc.runs.directory import write_json, write_text
 from tmqc.settings.fingerprint import settings_digest
 from tmqc.sweep.compose import make, to_config
+from tmqc.sweep.job import carry_out
 from tmqc.sweep.multirun import skip, store_schema
 from tmqc.sweep.plan import plan_sweep
-from tmqc.sweep.state import read_outcome
+from tmqc.sweep.state import KILLED, Job, ThisProcess, read_outcome
 
 CLEAN = ["pipeline=clean", "cohort=phantom", "model=sfcn_small", "tracking=none"]
 TABLES = ["cohort.train_csv=train.csv", "cohort.verification_csv=verification.csv"]
@@ -166,3 +167,17 @@ def test_launchers_compose_where_their_plugin_is_installed(composing, choice, pl
         pytest.skip(f"{plugin} is not installed")
     composed = compose("config", [choice], return_hydra_config=True)
     assert plugin in composed.hydra.launcher["_target_"]
+
+
+def test_an_unexpected_error_of_a_job_is_raised_and_no_further_job_begins(monkeypatch, tmp_path):
+    monkeypatch.setattr("tmqc.sweep.job.process", process := ThisProcess())
+    job = Job(tmp_path, "launch", tmp_path / "a")
+
+    def fail():
+        raise OSError("No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        carry_out(job, fail)
+    assert read_outcome(tmp_path, "a").status == KILLED
+    assert process.asked is None  # no signal came: the sweep has failed and says why
+    assert carry_out(Job(tmp_path, "launch", tmp_path / "b"), fail) is None

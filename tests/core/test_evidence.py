@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +16,7 @@ from tmqc.core.evidence import (
     WITHIN,
     Look,
     ScanScore,
+    _distances,
     able_to_be_judged,
     judge_screening,
 )
@@ -80,6 +82,38 @@ def test_odd_images_wait_and_go_once_they_are_due():
     assert not found["one-0"].out
     found = judge_screening(train, verification, replace(LOOK, due={"one-0"}), judged=JUDGED, compare=WITHIN).findings
     assert [s for s in found if found[s].out] == ["one-0"]
+
+
+@pytest.mark.parametrize(("n", "n_moments"), [(400, 64), (100, 64), (9, 8), (3, 4)])
+def test_good_images_are_not_odd_however_many_moments_there_are(n, n_moments):
+    """Without harm the share of runs that eliminate an image may be q / 12: of 20, mostly none."""
+    eliminating = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        mixing = rng.normal(size=(n_moments, n_moments))
+        splits = [], []
+        for scans, size in zip(splits, (3 * n, n), strict=True):
+            for i, moments in enumerate(rng.normal(size=(size, n_moments)) @ mixing):
+                scans.append(ScanScore(f"s{i}", f"c{i % 9}", i % 2, "scanner", rng.normal(), tuple(moments)))
+        look = replace(LOOK, due={scan.subject for scan in splits[0]})
+        found = judge_screening(*splits, look, judged=(), compare=WITHIN).findings
+        eliminating += any(f.odd_p <= f.odd_out for f in found.values())
+    assert eliminating <= 2
+
+
+def test_the_distance_of_a_verification_scan_leaves_it_out():
+    rng = np.random.default_rng(0)
+    x, v = rng.normal(size=(1, 3)), rng.normal(size=(7, 3))
+    scans = [[ScanScore(f"{i}", "c", 0, "scanner", 0.0, tuple(row)) for i, row in enumerate(rows)] for rows in (x, v)]
+    own, others = _distances(*scans)
+    ridge = 0.01 * np.trace(np.cov(v.T)) / 3 * np.eye(3)
+
+    def distance(one, rest):
+        deviation = one - rest.mean(axis=0)
+        return math.log(deviation @ np.linalg.inv(np.cov(rest.T) + ridge) @ deviation) / 2
+
+    assert own == pytest.approx([distance(x[0], v)])
+    assert others == pytest.approx([distance(v[i], np.delete(v, i, axis=0)) for i in range(7)])
 
 
 def test_every_verdict_rederives_from_its_own_row():

@@ -237,20 +237,28 @@ def _judge_images(
 def _distances(train: Sequence[ScanScore], verification: Sequence[ScanScore]) -> tuple[list[float], list[float]]:
     """Log Mahalanobis distance of each scan's moments from those of the verification scans.
 
-    A hundredth of the mean variance is added to all variances (ridge), because few scans can have no variance in some
-    direction.
+    Mean and covariance of the verification scans leave each of them out for its own distance: with many moments it
+    would be too small otherwise, and every good training scan odd. A hundredth of the mean variance is added to all
+    variances (ridge), because few scans can have no variance in some direction.
     """
     x, v = (np.array([s.moments for s in scans], np.float64) for scans in (train, verification))
-    if not x.size or len(v) < 2:
-        return [0.0] * len(train), [0.0] * len(verification)
+    n = len(v)
+    if not x.size or n < 3:
+        return [0.0] * len(train), [0.0] * n
     covariance, middle = np.atleast_2d(np.cov(v.T)), v.mean(axis=0)
-    ridge = _RIDGE * float(np.trace(covariance)) / len(covariance) + np.finfo(float).tiny
-    inverse = np.linalg.inv(covariance + ridge * np.eye(len(covariance)))
-    own, others = (
-        np.log(np.einsum("ij,jk,ik->i", one - middle, inverse, one - middle) + np.finfo(float).tiny) / 2.0
-        for one in (x, v)
-    )
-    return own.tolist(), others.tolist()
+    tiny = np.finfo(float).tiny
+    ridge = (_RIDGE * float(np.trace(covariance)) / len(covariance) + tiny) * np.eye(len(covariance))
+    own = _square_lengths(x - middle, covariance + ridge)
+    # Without scan i, which deviates by e, the mean is off by e / (n - 1) more, and the covariance is
+    # (n - 1) / (n - 2) C - c e e' with the c below; its inverse follows by Sherman and Morrison.
+    others = _square_lengths(v - middle, (n - 1) / (n - 2) * covariance + ridge)
+    others = (n / (n - 1)) ** 2 * others / (1.0 - n / ((n - 1) * (n - 2)) * others)
+    return (np.log(own + tiny) / 2.0).tolist(), (np.log(others + tiny) / 2.0).tolist()
+
+
+def _square_lengths(deviations: NDArray[np.float64], covariance: NDArray[np.float64]) -> NDArray[np.float64]:
+    lengths: NDArray[np.float64] = (deviations * np.linalg.solve(covariance, deviations.T).T).sum(axis=1)
+    return lengths
 
 
 def _judge_labels(

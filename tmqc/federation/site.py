@@ -53,7 +53,7 @@ log = logging.getLogger("tmqc")
 
 
 def build_centers(settings: Mapping[str, Any], cohort: Cohort) -> LocalCenters:
-    """Build the run's model at a site and decode the site's scans; `settings`: as of `remote.run_settings`.
+    """Build the run's model at a site and decode the site's scans; `settings`: as sent by `remote.open_sites`.
 
     Raises:
         CohortError: lists every fault of the scans.

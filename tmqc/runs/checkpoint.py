@@ -28,7 +28,7 @@ log = logging.getLogger("tmqc")
 FOLDER = "checkpoints"
 # Version of the state from which a run resumes: raised whenever `TourState`, the arrays stored with it or their meaning
 # change. Checkpoints of tmqc 0.1, which have no number, count as 1.
-FORMAT = 7
+FORMAT = 8
 _META = "meta"
 _NAME = re.compile(r"cycle_(\d+)\.npz")
 _LATEST = re.compile(r"latest_(\d+)\.npz")

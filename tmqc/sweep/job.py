@@ -63,7 +63,7 @@ def handle_signals() -> None:
 
 
 def carry_out(job: Job, make: Callable[[], Settings]) -> Outcome | None:
-    """Run, resume or skip a job; return None if this process was asked to stop before.
+    """Run, resume or skip a job; return None if this process was asked to stop before, or an earlier job broke.
 
     Args:
         job: its place in the sweep.
@@ -72,7 +72,7 @@ def carry_out(job: Job, make: Callable[[], Settings]) -> Outcome | None:
     Raises:
         Interrupted: the job was asked to stop; its outcome is recorded as killed.
     """
-    if process.asked is not None:
+    if process.asked is not None or process.broken:
         return None
     outcome = job.outcome(RUNNING, host=process.task_id or os.uname().nodename, pid=os.getpid())
     begun = time.monotonic()
@@ -92,9 +92,13 @@ def carry_out(job: Job, make: Callable[[], Settings]) -> Outcome | None:
     except BaseException as error:
         if process.task_id:
             raise
-        process.asked = error.number if isinstance(error, Interrupted) else signal.SIGTERM
+        number = error.number if isinstance(error, Interrupted) else signal.SIGTERM
+        if isinstance(error, Exception):
+            process.broken = True
+        else:
+            process.asked = number
         reason = f"stopped by {error}" if isinstance(error, Interrupted) else f"stopped: {type(error).__name__}"
-        killed = replace(outcome, status=KILLED, code=EXIT_SIGNAL + process.asked, reason=reason)
+        killed = replace(outcome, status=KILLED, code=EXIT_SIGNAL + number, reason=reason)
         write_outcome(job.sweep, replace(killed, seconds=time.monotonic() - begun))
         raise
     if process.task_id and outcome.code > EXIT_SIGNAL:

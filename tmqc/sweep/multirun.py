@@ -63,6 +63,8 @@ def closing() -> Iterator[None]:
     try:
         yield
     except OpeningError as carried:
+        if process.sweep is not None:
+            process.sweep.close(failed=True)
         raise carried.error from None
     except BaseException as error:
         if process.sweep is None:

@@ -27,11 +27,13 @@ class ThisProcess:
         sweep: the sweep that it has launched.
         task_id: the task of Slurm that it runs, which Slurm may resume after a signal.
         asked: the signal by which the sweep or its part here was asked to stop; afterwards no job is started.
+        broken: whether a job ended by an unexpected error; afterwards no job is started either.
     """
 
     sweep: Sweep | None = None
     task_id: str | None = None
     asked: int | None = None
+    broken: bool = False
 
 
 process = ThisProcess()

@@ -52,7 +52,7 @@ class Sweep:
         a second one, ends the sweep.
         """
         self._watcher.start()
-        process.asked = None
+        process.asked, process.broken = None, False
         if threading.current_thread() is threading.main_thread():
             self._handlers = {number: signal.signal(number, self._handle) for number in WAITING}
 

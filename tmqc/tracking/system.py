@@ -20,14 +20,14 @@ def make_monitors() -> list[BaseMetricsMonitor]:
     """Make MLflow's monitors, whose own sender would end at the first failure; none if psutil cannot be used."""
     if find_spec("psutil") is None:
         return []
-    from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
-    from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
-    from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
-    from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
-
     try:
+        from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
+        from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
+        from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
+        from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
+
         monitors: list[BaseMetricsMonitor] = [CPUMonitor(), DiskMonitor(), NetworkMonitor()]
-    except Exception as error:  # psutil may raise any type in a container without /proc
+    except Exception as error:  # psutil, if broken or in a container without /proc, may raise any type
         log.warning("tracking: no system metrics (%s)", first_line(error))
         return []
     try:

@@ -149,4 +149,4 @@ class MlflowTracker(Tracker):
     def adopt(self, box: Outbox) -> None:
         """Also send data sets and model of an earlier outbox, which no other file of the run holds."""
         lasting = {key: call for key, call in box.calls.items() if call[0] in ("log_dataset", "log_model")}
-        self._put(lambda ours: ours.calls.update(lasting))
+        self._put(lambda ours: ours.calls.update(lasting | ours.calls))
