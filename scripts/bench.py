@@ -34,14 +34,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 # Keras is only imported inside functions: each process must choose its kernels first.
-from tmqc.core.records import Step
 from tmqc.data.cohort import Cohort, read_cohort
 from tmqc.data.volumes import Volumes, load_volumes
 from tmqc.phantom.center_tables import COUNTS
 from tmqc.phantom.cohort import PHANTOM_NOTE, default_directory, make_phantom
 from tmqc.runs.directory import write_json, write_text
 from tmqc.settings.schema import ModelConfig, PhantomConfig, QcConfig, ScheduleConfig
-from tmqc.training.interfaces import Listener, Plan
+from tmqc.training.interfaces import Plan
 
 if TYPE_CHECKING:
     from tmqc.model.backend import Device
@@ -157,19 +156,9 @@ def verification(setting: Setting, device: Device) -> Iterator[Item]:
             yield {**seconds, "n": len(array), "device": device.name, "backend": device.backend}
 
 
-class _Recorder(Listener):
-    """Listener that keeps the steps."""
-
-    def __init__(self) -> None:
-        self.steps: list[Step] = []
-
-    def step(self, step: Step) -> None:
-        """Keep a step."""
-        self.steps.append(step)
-
-
 def cycle(setting: Setting, device: Device) -> Iterator[Item]:
     """Run a QC cycle, or its first steps: one item per step, then decodes after the first pass and peak memory."""
+    from bench_passes import Recorder
     from bench_published import PublishedCenters
 
     from tmqc.training.control import ControlledTravel
@@ -180,7 +169,7 @@ def cycle(setting: Setting, device: Device) -> Iterator[Item]:
         by_center[subject.study] = (*by_center.get(subject.study, ()), subject.subject)
     schedule = ScheduleConfig(cycles=1, batch_size=setting.sizes.batch_size, learning_rate=_LEARNING_RATE, decay=0.0)
     plan = Plan(by_center, schedule, QcConfig())
-    recorder = _Recorder()
+    recorder = Recorder()
     centers: Any
     if setting.way == TMQC:
         centers, volumes = _hold(setting, learner, cohort)

@@ -22,8 +22,8 @@ P-values that share verification scans are positively dependent, so Benjamini-Ho
 rate. Because scanners differ, oddness is standardized within its scanner or center (`groups`) if it has at least
 `least_group` verification scans, a number fixed beforehand. Scans of smaller groups are standardized by all
 verification scans, which they are exchangeable with only if their scanners are no odder than most. Since location and
-scale of a group are estimated, the tail of several groups together is only approximately exponential: with eight groups
-of 50 and exactly exponential tails, twice as many good scans are rejected as q allows; lighter tails keep it.
+scale of a group are estimated, the tail of several groups together is heavier than that of each; tails lighter than
+exponential leave room for this.
 """
 
 from __future__ import annotations
