@@ -11,6 +11,7 @@ from report.made_runs import make_run
 from scripts_of import load_script
 from tiny import compose_config
 
+from tmqc.phantom.center_tables import read_centers
 from tmqc.settings.validate import validate
 
 study = load_script("study")
@@ -41,6 +42,17 @@ def test_what_is_left_out_and_how_few_seeds():
         ("study_none_evidence", (0, 1)),
         ("study_flips_evidence", (0, 1)),
     ]
+
+
+def test_centers_are_drawn_for_each_seed():
+    one, other = study.plan(["evidence", "loss"], ["centers"], (0, 1))[1:]
+    assert (one.name, one.seeds, other.name) == ("study_centers_evidence_0", (0,), "study_centers_evidence_1")
+    first, second = (study.draw_centers(*sweep.seeds) for sweep in (one, other))
+    n_scans = {name: row["train_hc"] + row["train_pd"] for name, row in read_centers("real83").items()}
+    assert first != second
+    assert len({*first}) == 4
+    assert all(5 <= n_scans[name] <= 60 for name in [*first, *second])
+    assert f"harmful.ids=[{','.join(first)}]" in one.command("out")
 
 
 def test_the_numbers_of_a_verdict():
@@ -99,7 +111,7 @@ def test_the_report_has_every_model_beside_the_clean_one(tmp_path):
     sweeps = study.plan(["clean", "dirty", "evidence", "rivals"], ["none", "centers"], (0, 1))
     make_runs(tmp_path, sweeps)
     runs, missing = study.read_runs(sweeps, tmp_path)
-    assert [path.rpartition("sweeps/")[2] for path in missing] == ["study_centers_rivals/run.seed=1"]
+    assert [path.rpartition("sweeps/")[2] for path in missing] == ["study_centers_rivals_1/run.seed=1"]
     report = study.write_report(runs, missing, tmp_path / "study", made_by="make study")
     assert len(pd.read_csv(report.with_name("runs.csv"))) == len(runs) == 2 + 2 + 4 + 4 + 2
     sections = report.read_text().split("\n## ")
