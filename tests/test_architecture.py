@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import sys
 from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,21 @@ def test_imports_point_down():
         if (room := room_of(name_of(path))) is not None:
             upward += [(name_of(path), m) for m in ours if ROOMS.index(room_of(m)) > ROOMS.index(room)]
     assert not upward, "imports from a room above"
+
+
+def test_no_modules_import_each_other():
+    """Not even within functions; imports for annotations alone do not count."""
+    known = {name_of(path): path for path in MODULES}
+    graph = {name: (imports_of(path) - hints_of(path)) & known.keys() for name, path in known.items()}
+    packages = {name for name, path in known.items() if path.name == "__init__.py"}
+    TopologicalSorter({name: ours - packages for name, ours in graph.items()}).prepare()  # raises CycleError
+
+
+def hints_of(path):
+    """Modules imported under `if TYPE_CHECKING`."""
+    blocks = [n for n in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(n, ast.If)]
+    within = [n for b in blocks if ast.unparse(b.test) == "TYPE_CHECKING" for n in b.body]
+    return {node.module for node in within if isinstance(node, ast.ImportFrom)}
 
 
 def test_nothing_is_loose_at_the_root():

@@ -17,11 +17,10 @@ from tmqc.data.cohort import Subject
 from tmqc.data.volumes import Volumes
 from tmqc.errors import RunError
 from tmqc.federation.caller import Caller, FederationError
-from tmqc.federation.messages import STATE, decode_message, encode_message
+from tmqc.federation.messages import STATE, NoAnswer, decode_message, encode_message
 from tmqc.federation.remote import RemoteCenters, open_sites
 from tmqc.federation.site import Site
 from tmqc.federation.site_settings import TOKENS, read_site_settings, read_tokens, write_sites
-from tmqc.federation.transport import NoAnswer
 from tmqc.pipelines.setup import _check_unchanged
 from tmqc.runs.trace import TRAFFIC_COLUMNS, TraceWriter
 from tmqc.settings.schema import Config, FederationConfig, QcConfig

@@ -11,10 +11,9 @@ from types import SimpleNamespace
 import pytest
 from test_federation_faults import OPEN, _logistic_models, build_centers, files  # noqa: F401
 
-from tmqc.federation.messages import decode_message, encode_message
+from tmqc.federation.messages import NoAnswer, decode_message, encode_message
 from tmqc.federation.site import Site
 from tmqc.federation.site_settings import read_site_settings
-from tmqc.federation.transport import NoAnswer
 
 pytest.importorskip("nvflare")
 from nvflare.apis.shareable import Shareable

@@ -18,11 +18,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from learner_pool import POOL
 from omegaconf import DictConfig
 
-from tmqc.cli import conf_dir
+from tmqc.cli import conf_dir, store_schema
 from tmqc.model.learner import Learner
 from tmqc.settings.schema import Config
 from tmqc.sweep.compose import to_config
-from tmqc.sweep.multirun import store_schema
 
 SHAPE = (16, 20, 16)
 COLUMNS = ("Subject", "Path", "Study", "Group_bin", "Sex", "Age", "Scanner")

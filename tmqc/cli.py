@@ -11,7 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import hydra
+from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
 from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -22,6 +24,7 @@ from tmqc.runs.resume import check_place
 from tmqc.runs.signals import Interrupted
 from tmqc.settings.explain import explain
 from tmqc.settings.secrets import hide
+from tmqc.settings.text import lenient_schema
 from tmqc.sweep import multirun
 from tmqc.sweep.command_line import read_command_line
 from tmqc.sweep.compose import make
@@ -65,9 +68,20 @@ def task(composed: DictConfig) -> float | None:
     return None
 
 
+def store_schema() -> None:
+    """Register the schema and our plugins, under the package `hydra_plugins`, as Hydra accepts no other."""
+    from tmqc.sweep.ray_launcher import RayLauncher
+    from tmqc.sweep.search import Search
+    from tmqc.sweep.slurm import SlurmLauncher
+
+    ConfigStore.instance().store(name="schema", node=lenient_schema())
+    for plugin in (RayLauncher, Search, SlurmLauncher):
+        Plugins.instance().class_name_to_class[f"hydra_plugins.tmqc.{plugin.__name__}"] = plugin
+
+
 def main() -> None:
     """Run the console script `tmqc` or `python -m tmqc`."""
-    multirun.store_schema()
+    store_schema()
     sys.argv[1:] = hide(sys.argv[1:])  # Hydra writes the arguments to files
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises errors instead of printing them and exiting with code 1
     launch = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(task)

@@ -14,8 +14,10 @@ from tmqc.federation.messages import (
     MISSING,
     NOT_FINITE,
     REFUSED,
+    Exchange,
     Message,
     MessageError,
+    NoAnswer,
     Part,
     check_reply,
     check_request,
@@ -24,7 +26,6 @@ from tmqc.federation.messages import (
     named_parts,
     pack_parts,
 )
-from tmqc.federation.transport import Exchange, NoAnswer
 from tmqc.settings.schema import SKIP, STOP, FederationConfig
 
 log = logging.getLogger("tmqc")

@@ -16,13 +16,10 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from tmqc.federation.flare_job import NOT_IN_JOB, OPENING, SITES_VARIABLE
-from tmqc.federation.transport import NoAnswer
-
-if TYPE_CHECKING:
-    from tmqc.federation.flare_system import SubmittedJob
+from tmqc.federation.messages import NoAnswer
 
 log = logging.getLogger("tmqc")
 
@@ -36,6 +33,19 @@ ALLOWED = {"format_version": 2, "class_allow_list": [f"{ROOM}."], **NO_LOGS}
 
 class FlareError(Exception):
     """FLARE or its job has failed."""
+
+
+class Job(Protocol):
+    """A started FLARE job: `Simulation`, or `flare_system.SubmittedJob`. Its methods may raise FlareError."""
+
+    def check(self) -> None:
+        """Raise FlareError if the job has ended."""
+
+    def connected(self) -> set[str] | None:
+        """Return the sites that a job started now would include; None: all of them."""
+
+    def end(self) -> None:
+        """Wait for the job to end after its relay; otherwise kill it."""
 
 
 def write_job(folder: Path, sites: Sequence[str], address: Path) -> Path:
@@ -58,17 +68,17 @@ def write_job(folder: Path, sites: Sequence[str], address: Path) -> Path:
 class FlareTransport:
     """Reaches sites through the relay of a FLARE job, which it starts, and restarts if necessary."""
 
-    def __init__(self, sites: Sequence[str], launch: Callable[[Path], Simulation | SubmittedJob]) -> None:
+    def __init__(self, sites: Sequence[str], launch: Callable[[Path], Job]) -> None:
         """Store the names of all sites, and the function that starts the FLARE job, given its folder."""
         self._sites, self._launch = list(sites), launch
         self._folder = Path(tempfile.mkdtemp(prefix="tmqc-"))
         self._connection: Connection | None = None
-        self._launched: Simulation | SubmittedJob | None = None
+        self._launched: Job | None = None
         self._silent: set[str] = set()  # sites that gave no answer to their last request
         self._busy_with: dict[str, tuple[bytes, float]] = {}  # site -> number of its request, and when first seen
 
     def exchange(self, requests: Mapping[str, bytes], timeout_s: float) -> dict[str, bytes | NoAnswer]:
-        """Send the requests through the relay, see `transport.Exchange`."""
+        """Send the requests through the relay, see `messages.Exchange`."""
         try:
             if again := [site for site in requests if site in self._silent]:
                 self._reconnect(again, timeout_s)
@@ -162,7 +172,7 @@ class FlareTransport:
             self._launched.end()
             self._launched = None
 
-    def _accept(self, listener: socket.socket, job: Simulation | SubmittedJob) -> Connection:
+    def _accept(self, listener: socket.socket, job: Job) -> Connection:
         """Wait for the relay to connect."""
         until = time.monotonic() + _START_S
         while True:

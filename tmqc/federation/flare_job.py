@@ -23,8 +23,7 @@ from nvflare.apis.impl.controller import Controller
 from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
 
-from tmqc.federation.messages import REFUSED, encode_message
-from tmqc.federation.transport import NoAnswer
+from tmqc.federation.messages import REFUSED, NoAnswer, encode_message
 from tmqc.model.backend import import_keras
 
 if TYPE_CHECKING:

@@ -32,6 +32,27 @@ class MessageError(ValueError):
     """Bytes are not a message, or a message has invalid fields."""
 
 
+@dataclass(frozen=True)
+class NoAnswer:
+    """A site did not answer, or answered with an error.
+
+    Attributes:
+        why: the reason, for the log.
+        error: one of `ERRORS` if the site answered; detail: as in `ERROR_REPLY`.
+    """
+
+    why: str
+    error: str | None = None
+    detail: tuple[str, ...] = ()
+
+
+Exchange = Callable[[Mapping[str, bytes], float], Mapping[str, bytes | NoAnswer]]
+"""Sends each site its request simultaneously and waits this many seconds; returns an entry for each of these sites.
+
+A repeated request to a site that gave no answer also tries to reconnect to it.
+"""
+
+
 Fields = Mapping[str, str]
 """Field -> its kind, one of `_IS`, with "?" if the field may be left out. An array has any shape and dtype."""
 

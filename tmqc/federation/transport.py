@@ -4,38 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tmqc.federation.messages import Exchange
 from tmqc.runs.directory import FLARE, SITES
 from tmqc.settings.schema import FederationConfig
 
 if TYPE_CHECKING:
-    from tmqc.federation.flare import Simulation
-    from tmqc.federation.flare_system import SubmittedJob
-
-
-@dataclass(frozen=True)
-class NoAnswer:
-    """A site did not answer, or answered with an error.
-
-    Attributes:
-        why: the reason, for the log.
-        error: one of `messages.ERRORS` if the site answered; detail: as in `messages.ERROR_REPLY`.
-    """
-
-    why: str
-    error: str | None = None
-    detail: tuple[str, ...] = ()
-
-
-Exchange = Callable[[Mapping[str, bytes], float], Mapping[str, bytes | NoAnswer]]
-"""Sends each site its request simultaneously and waits this many seconds; returns an entry for each of these sites.
-
-A repeated request to a site that gave no answer also tries to reconnect to it.
-"""
+    from tmqc.federation.flare import Job
 
 
 @contextmanager
@@ -57,7 +35,7 @@ def open_transport(settings: FederationConfig, files: Mapping[str, Path], direct
     from tmqc.federation.flare import FlareTransport, Simulation
     from tmqc.federation.flare_system import SubmittedJob, System
 
-    launch: Callable[[Path], Simulation | SubmittedJob]
+    launch: Callable[[Path], Job]
     with ExitStack() as stack:
         if settings.name == "nvflare-sim":
             launch = partial(Simulation, list(files), directory / SITES, directory / FLARE)

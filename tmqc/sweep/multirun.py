@@ -1,4 +1,4 @@
-"""Integration with Hydra: its callback, the task of a job, the plugins and the base of launchers for clusters."""
+"""Integration with Hydra: its callback, the task of a job and the base of launchers for clusters."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.plugins import Plugins
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
 from hydra.experimental.callback import Callback
@@ -23,7 +21,6 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from tmqc.runs.directory import CONFIG
 from tmqc.runs.signals import Interrupted
-from tmqc.settings.text import lenient_schema
 from tmqc.sweep.compose import Settings, lines_of, make
 from tmqc.sweep.plan import plan_sweep
 from tmqc.sweep.state import Job, Outcome, process, read_outcome, read_sweep
@@ -77,17 +74,6 @@ def closing() -> Iterator[None]:
         sys.exit(code)
     if process.sweep is not None:
         sys.exit(process.sweep.close())
-
-
-def store_schema() -> None:
-    """Register the schema and our plugins, under the package `hydra_plugins`, as Hydra accepts no other."""
-    from tmqc.sweep.ray_launcher import RayLauncher
-    from tmqc.sweep.search import Search
-    from tmqc.sweep.slurm import SlurmLauncher
-
-    ConfigStore.instance().store(name="schema", node=lenient_schema())
-    for plugin in (RayLauncher, Search, SlurmLauncher):
-        Plugins.instance().class_name_to_class[f"hydra_plugins.tmqc.{plugin.__name__}"] = plugin
 
 
 def task(composed: DictConfig, directory: Path) -> float | None:
