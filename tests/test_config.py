@@ -196,6 +196,8 @@ def test_rivals_need_a_state_to_judge_from(start):
         ("qc.eror=1", "qc.eror: there is no such setting; did you mean qc.error? qc has control, error, revisit"),
         ("modell=sfcn", "modell: there is no such setting; did you mean model?"),
         ("model=resnet", "model=resnet: must be one of sfcn, sfcn_field, sfcn_small"),
+        ("experiment=feild_qc", "experiment=feild_qc: did you mean field_qc? It must be one of demo_clean, "),
+        ("qc=null", "a group, such as qc or experiment, needs the name of an option"),
         ("qc.error=high", "qc.error=high: must be a number"),
         ("qc.revisit=1.5", "qc.revisit=1.5: must be a whole number"),
         ("run.overwrite=perhaps", "run.overwrite=perhaps: must be true or false"),

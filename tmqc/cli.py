@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from tmqc.errors import RunError, SettingsError, TmqcError
 from tmqc.runs.resume import check_place
 from tmqc.runs.signals import Interrupted
-from tmqc.settings.explain import explain
+from tmqc.settings.explain import NO_OPTION, explain
 from tmqc.settings.secrets import hide
 from tmqc.settings.text import lenient_schema
 from tmqc.sweep import multirun
@@ -94,7 +94,7 @@ def main() -> None:
     except (CompactHydraException, OmegaConfBaseException) as error:
         fail(SettingsError(explain(error)))
     except ValueError as error:
-        if not str(error).startswith("Config group override"):  # raised by Hydra, for example for qc=1.5
+        if not str(error).startswith(NO_OPTION):
             raise
         fail(SettingsError(explain(error)))
     except Interrupted as interrupted:

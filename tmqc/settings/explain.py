@@ -14,6 +14,8 @@ _GROUP = re.compile(
 )
 _MERGE = re.compile(r"Error merging override (\S+?)=(.*)", re.DOTALL)
 _SEVERAL = re.compile(r"Ambiguous value for argument '([^']+)'")
+NO_OPTION = "Config group override must be"  # start of a ValueError of Hydra's, for example for qc=1.5
+_NOT_NAMED = "a group, such as qc or experiment, needs the name of an option, not a number or null"
 _INTERPOLATED = re.compile(r"(Interpolation key '[^']+' not found|Unsupported interpolation type \S+)")
 _TYPES = {"to Float": "a number", "to Integer": "a whole number", "valid bool": "true or false"}
 
@@ -26,7 +28,8 @@ def explain(error: BaseException) -> list[str]:
     if match := _GROUP.search(message):
         group, option, listed = match.groups()
         allowed = re.split(r"\s+Config search path", listed)[0].split()
-        return [f"{group}={option}: must be one of {', '.join(allowed)}"]
+        close = "".join(f"did you mean {name}? It " for name in get_close_matches(option, allowed, n=1))
+        return [f"{group}={option}: {close}must be one of {', '.join(allowed)}"]
     if match := _MERGE.search(message):
         name, value = match.group(1).lstrip("+~"), match.group(2).strip()
         return [f"{name}={value}: must be {_allowed(cause)}"]
@@ -34,7 +37,8 @@ def explain(error: BaseException) -> list[str]:
         return [f"{match[1]}: several values need a sweep (tmqc -m ...); write a list as [1,2], quote text with commas"]
     if match := _INTERPOLATED.search(message):
         return [f"{match[1][0].lower()}{match[1][1:]}: ${{...}} refers to another setting; a name cannot contain it"]
-    return [" ".join(text.split()) for text in dict.fromkeys((message, cause)) if text.strip()]
+    texts = (_NOT_NAMED,) if message.startswith(NO_OPTION) else (message, cause)
+    return [" ".join(text.split()) for text in dict.fromkeys(texts) if text.strip()]
 
 
 def _explain_unknown(name: str) -> str:
