@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from scripts_of import SCRIPTS, load_script
+from scripts_of import load_script
 from test_travel import plan
 
 from tmqc.core.records import BATCH
@@ -46,19 +46,3 @@ def test_published_hours_by_hand():
     hours = bench.published_hours(1.0)
     assert hours["1"] == pytest.approx(5680 * (15 + 407) / 3600)
     assert hours["8"] == pytest.approx(5680 * (15 + 52) / 3600)
-
-
-def test_weight_averages_by_hand(monkeypatch):
-    monkeypatch.syspath_prepend(SCRIPTS)
-    script = load_script("weight_averages")
-    states = iter(
-        [{"w": np.array([v]), "norm/moving_mean": np.array([-v]), "optimizer/m": np.ones(1)} for v in (1.0, 3.0)]
-    )
-    learner = SimpleNamespace(state=lambda: next(states))
-    averages = script.Averages(SimpleNamespace(prepared=SimpleNamespace(learner=learner)))
-    for cycle in (script.FIRST - 2, script.FIRST - 1, script.FIRST):  # the first is too early to count
-        averages.step(SimpleNamespace(cycle=cycle))
-    models = dict(averages.states())
-    assert models["exponential average of the weights"] == {"w": pytest.approx([0.995 * 1.0 + 0.005 * 3.0])}
-    assert models["BatchNorm statistics only"] == {"norm/moving_mean": pytest.approx([-1.01])}
-    assert models["mean of the second half of the tour"]["w"] == [2.0]
