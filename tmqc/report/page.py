@@ -35,7 +35,7 @@ from tmqc.runs.directory import FIGURES, REPORT, write_text
 from tmqc.settings.schema import CacheConfig
 
 _SECTIONS: tuple[Callable[[PastRun], Section | None], ...] = (  # in the order of the page
-    *(warnings_section, steps_section, cycles_section, timeline_section, ledger_section, verdicts_section),
+    *(warnings_section, verdicts_section, steps_section, cycles_section, timeline_section, ledger_section),
     *(test_section, subgroups_section, rivals_section, detection_section, cost_section, settings_section),
 )
 

@@ -39,11 +39,18 @@ def ledger_section(run: PastRun) -> Section | None:
     """Make the section of all scans ever flagged, by center and by scan."""
     if run.flagged.empty:
         return None
+    revisit = run.settings.get("qc.revisit")
     lead = (
-        f"A scan that was rejected by itself is flagged, sits out {run.settings.get('qc.revisit')} cycles and is tried "
-        "once more: readmitted, or eliminated for good; undecided if the run ends before that. Evidence: what the last "
-        "rejected step on this scan alone did. Press a column's head to sort."
+        f"A scan that was rejected by itself is flagged, sits out {revisit} cycles and is tried once more: readmitted, "
+        "or eliminated for good; undecided if the run ends before that. Evidence: what the last rejected step on this "
+        "scan alone did. Press a column's head to sort."
     )
+    if run.settings.get("qc.control") != "steps":
+        lead = (
+            f"A flagged scan is not trained on. The first screening after {revisit} cycles or more takes it back, "
+            "eliminates it or leaves it waiting: undecided if the run ends before a verdict. Evidence: of the last "
+            "screening that flagged it. Press a column's head to sort."
+        )
     by_scan = run.flagged.assign(outcome=_marked(run.flagged))
     tables = [("By center", count_by_center(run.flagged, run.scans)), ("By scan", by_scan)]
     return Section("ledger", "Ledger", lead, tables=tables)

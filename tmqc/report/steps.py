@@ -19,7 +19,7 @@ from tmqc.report.flagged import COMPARED, find_waits
 from tmqc.report.html import Section
 from tmqc.report.past_run import PastRun
 from tmqc.report.style import BLUE, GRAY, ORANGE, VERMILION, new_figure, style_axes
-from tmqc.report.timeline import draw_timeline, timeline_height_in
+from tmqc.report.timeline import draw_timeline, merge_alike, timeline_height_in
 
 _MANY_STEPS = 400  # from here on markers of accepted steps would overlap
 _RATES_IN = 2.1
@@ -34,6 +34,7 @@ _CRITERIA = {  # of the gates that judge single scans
     },
     "evidence": {"odd image,\nrobust sd": ("OddZ",), "calibrated margin\nof the label": ("Margin",)},
 }
+_TITLES = {"steps": "Every verification", "screen": "Every screened scan", "evidence": "Scans under verdict"}
 _LEADS = {
     "steps": "The line is the reference of a step, the band above it the tolerance: a step that ends above the band is "
     "rejected (cross) and undone. Lower is better.",
@@ -59,9 +60,11 @@ def steps_section(run: PastRun) -> Section | None:
             lead += " The loss is shown as well; this gate does not judge by it."
         if run.settings.get("qc.calibrate"):
             lead += " Counted once the logits are calibrated on the verification scans."
-    what = "rates and loss of" if judged == "steps" else "evidence from"
-    alt = f"{what} {len(trace)} verifications, {int(trace['Ignored'].sum())} of them rejected or suspect"
-    return Section("steps", "Every verification", lead, [(draw_steps(trace), alt)])
+    n = int(trace["Ignored"].sum())
+    alt = f"evidence on {len(trace)} judged scans, {n} of them suspect"
+    if judged == "steps":
+        alt = f"rates and loss of {len(trace)} verifications, {n} of them rejected"
+    return Section("steps", _TITLES[judged], lead, [(draw_steps(trace), alt)])
 
 
 def draw_qc(trace: pd.DataFrame) -> Figure:
@@ -72,7 +75,7 @@ def draw_qc(trace: pd.DataFrame) -> Figure:
     Args:
         trace: result of `read_trace`, at least one row.
     """
-    waits = find_waits(trace)
+    waits = merge_alike(find_waits(trace))
     shown = _shown(trace, _RATES)
     heights = (*(_RATES_IN for _ in shown), timeline_height_in(waits))
     figure = new_figure(10.0, sum(heights) + 0.6)
@@ -122,7 +125,7 @@ def _draw_panels(trace: pd.DataFrame, shown: Mapping[str, Sequence[str]], panels
         axes.sharex(first)
     for axes in panels[:-1]:
         axes.tick_params(labelbottom=False)
-    panels[-1].set_xlabel("verification", fontsize=9)
+    panels[-1].set_xlabel("verification" if _judged(trace) == "steps" else "judged scan", fontsize=9)
     _label_cycles(first, trace)
     place: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1, 1.1)}
     first.legend(handles=_rate_legend(trace), fontsize=7, frameon=False, ncols=4, **place)

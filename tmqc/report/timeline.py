@@ -1,4 +1,4 @@
-"""Timeline of flagged scans: one row per subject, from being flagged to being readmitted or eliminated."""
+"""Timeline of flagged scans, from being flagged to being readmitted or eliminated."""
 
 from __future__ import annotations
 
@@ -38,8 +38,9 @@ def timeline_section(run: PastRun) -> Section | None:
     if run.flagged.empty:
         return None
     lead = (
-        "One row per scan, grouped by center: flagged (triangle), waiting (bar), taken back (ring) or eliminated "
-        "(square, and a line to the end of the run). A bar that ends open at the right is undecided."
+        "One row per scan; scans of a center with the same history share a row. Flagged (triangle), waiting (bar), "
+        "taken back (ring) or eliminated (square, and a line to the end of the run). A bar that ends open at the right "
+        "is undecided."
     )
     figures = draw_timelines(run.trace)
     alt = "timeline of flagged scans, part {} of {}; the ledger lists the same"
@@ -53,7 +54,7 @@ def draw_timelines(trace: pd.DataFrame) -> list[Figure]:
     A center is never split between pages. If no subject was flagged, there is no page.
     """
     pages: list[pd.DataFrame] = []
-    for _, center in find_waits(trace).groupby("center"):
+    for _, center in merge_alike(find_waits(trace)).groupby("center"):
         if pages and pd.concat([pages[-1], center])["subject"].nunique() <= _PAGE_ROWS:
             pages[-1] = pd.concat([pages[-1], center])
         else:
@@ -66,6 +67,25 @@ def draw_timelines(trace: pd.DataFrame) -> list[Figure]:
     return figures
 
 
+def merge_alike(waits: pd.DataFrame) -> pd.DataFrame:
+    """Merge scans of a center with the same history into one row, such as `s1 and 4 more`.
+
+    Args:
+        waits: result of `find_waits`.
+
+    Returns:
+        The same columns, and `n`: the number of scans of the row.
+    """
+    alike: dict[tuple[object, ...], list[str]] = {}
+    for subject, of_one in waits.groupby("subject", sort=False):
+        history = of_one[["center", "flagged", "decided", "outcome"]].fillna(-1).to_numpy().tolist()
+        alike.setdefault(tuple(map(tuple, history)), []).append(str(subject))
+    n = {first: 1 + len(others) for first, *others in alike.values()}
+    merged = waits[waits["subject"].isin(n)]
+    names = [name if n[name] == 1 else f"{name} and {n[name] - 1} more" for name in merged["subject"]]
+    return merged.assign(subject=names, n=merged["subject"].map(n))
+
+
 def timeline_height_in(waits: pd.DataFrame) -> float:
     """Return the height of a timeline in inches."""
     n_rows, n_centers = waits["subject"].nunique(), waits["center"].nunique()
@@ -73,11 +93,11 @@ def timeline_height_in(waits: pd.DataFrame) -> float:
 
 
 def draw_timeline(axes: Axes, waits: pd.DataFrame, *, first: int, last: int) -> None:
-    """Draw one row per subject ever flagged, centers in alphabetical order, subjects in the order first flagged.
+    """Draw one row per subject, centers in alphabetical order, subjects in the order first flagged.
 
     Args:
         axes: axes to draw on.
-        waits: result of `find_waits`.
+        waits: result of `merge_alike`.
         first, last: cycles of the run.
     """
     style_axes(axes)
@@ -95,15 +115,15 @@ def draw_timeline(axes: Axes, waits: pd.DataFrame, *, first: int, last: int) -> 
     _label_rows(axes, rows)
     axes.set_ylim(rows["y"].max() + 0.7, -0.7)
     axes.grid(visible=False, axis="y")
-    title = f"Subjects ever flagged: {len(rows)}"
+    title = f"Scans ever flagged: {rows['n'].sum()}"
     axes.set_title(title, fontsize=10, loc="left", fontweight="bold")
     place: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1, 1)}
     axes.legend(handles=_timeline_legend(), fontsize=7, frameon=False, ncols=5, **place)
 
 
 def _place_rows(waits: pd.DataFrame) -> pd.DataFrame:
-    """Return center and y of every subject, indexed by subject, with a small gap between centers."""
-    rows = waits.drop_duplicates("subject").sort_values("center", kind="stable").set_index("subject")[["center"]]
+    """Return center, n and y of every row, indexed by subject, with a small gap between centers."""
+    rows = waits.drop_duplicates("subject").sort_values("center", kind="stable").set_index("subject")[["center", "n"]]
     return rows.assign(y=np.arange(len(rows)) + 0.3 * pd.factorize(rows["center"])[0])
 
 
