@@ -20,9 +20,10 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pandas as pd
@@ -257,15 +258,23 @@ def _cell(row: pd.Series, name: str) -> str:
 
 
 def run_all(commands: Sequence[Sequence[str]], *, jobs: int) -> bool:
-    """Run the sweeps, `jobs` at a time; returns False if interrupted. The report lists failed runs as missing."""
-    pool = ThreadPoolExecutor(jobs)
-    try:
-        running = [pool.submit(subprocess.run, one, check=False) for one in commands]
-        return all(one.result().returncode != 128 + signal.SIGINT for one in as_completed(running))
-    except KeyboardInterrupt:
-        return False
-    finally:  # Ctrl-C reaches the sweeps, too: wait until they have saved and start no others
-        pool.shutdown(cancel_futures=True)
+    """Run the sweeps, `jobs` at a time; returns False if interrupted. The report lists failed runs as missing.
+
+    Ctrl-C reaches the sweeps, too: they save, and no further one starts.
+    """
+    is_interrupted = Event()
+
+    def run(command: Sequence[str]) -> None:
+        if not is_interrupted.is_set() and subprocess.run(command, check=False).returncode == 128 + signal.SIGINT:
+            is_interrupted.set()
+
+    with ThreadPoolExecutor(jobs) as pool:
+        running = [pool.submit(run, command) for command in commands]
+        try:
+            wait(running)
+        except KeyboardInterrupt:
+            is_interrupted.set()
+    return not is_interrupted.is_set()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

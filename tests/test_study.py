@@ -149,3 +149,4 @@ def test_the_exit_code_says_what_came_of_the_sweeps(tmp_path, monkeypatch):
     assert len(begun) == 3
     codes[:] = [0, 0, 0, 130]
     assert study.main([*given, "--jobs", "1"]) == 130
+    assert len(begun) == 4  # none after the interrupted one
