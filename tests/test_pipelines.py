@@ -224,6 +224,9 @@ def test_evidence_finds_a_flipped_center_and_leaves_the_others(runs, cohort_csvs
     assert (directory / "power.csv").is_file()
     assert pd.read_csv(directory / "cycles.csv")["verify/auroc"].notna().all()
     assert (directory / "figures" / "qc.png").stat().st_size > 5000
+    averaged = go(runs["outputs"], cohort_csvs, *settings, "schedule.ema=0.9", name="evidence_averaged")
+    for name in ("centers.csv", "review.csv", "ledger.json"):  # averaged weights change no verdict
+        assert (averaged / name).read_bytes() == (directory / name).read_bytes()
 
 
 def test_a_runaway_stops_the_run_if_asked_and_keeps_it(runs, cohort_csvs):

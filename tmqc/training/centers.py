@@ -104,9 +104,8 @@ class LocalCenters:
 def score_scans(
     learner: Learner, volumes: Volumes, rows: Sequence[Subject], *, batch_size: int
 ) -> tuple[ScanScore, ...]:
-    """Raw logits and image moments of scans, in inference mode."""
-    with learner.averaged():
-        p, moments = learner.examine(volumes.block([s.subject for s in rows]), batch_size=batch_size)
+    """Raw logits and image moments of scans, in inference mode; of the last weights, even if an average is kept."""
+    p, moments = learner.examine(volumes.block([s.subject for s in rows]), batch_size=batch_size)
     logits = margins(p, np.ones(len(rows), np.int64))
     return tuple(
         ScanScore(s.subject, s.study, s.group, s.scanner or s.study, float(z), tuple(moment.tolist()))
