@@ -8,8 +8,8 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from test_pipelines import START, go, harm
-from test_resume import SAVE_ALWAYS, Death, die  # noqa: F401
+from test_pipelines import START, harm_overrides, run_pipeline
+from test_resume import SAVE_ALWAYS, Death, die_after  # noqa: F401
 
 from tmqc.federation.messages import STATE, check_reply, check_request, decode_message
 from tmqc.federation.site import Site
@@ -24,7 +24,7 @@ LOCAL = ["federation=local", "federation.min_cell=1"]
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory, cohort_csvs):
     outputs = tmp_path_factory.mktemp("federation")
-    go(outputs, cohort_csvs, "pipeline=clean", f"schedule.cycles={START}", "tracking=none", name="c")
+    run_pipeline(outputs, cohort_csvs, "pipeline=clean", f"schedule.cycles={START}", "tracking=none", name="c")
     return outputs
 
 
@@ -58,7 +58,7 @@ def translated(text, table):
     return text
 
 
-def same(here, remote):
+def assert_same_run(here, remote):
     """Everything that a finished run leaves, the tokens translated, seconds and traffic left out."""
     same_control(here, remote, remote / "sites")
     assert (here / "detection.csv").read_text() == (remote / "detection.csv").read_text()
@@ -110,10 +110,10 @@ GATES = {
 @pytest.mark.federation
 @pytest.mark.parametrize("gate", GATES)
 def test_a_federated_run_is_the_run_in_one_process(outputs, cohort_csvs, exchanged, gate):
-    settings = ["pipeline=qc", *harm(outputs), *GATES[gate], *ALIKE]
-    here = go(outputs, cohort_csvs, *settings, name=f"{gate}-here")
-    remote = go(outputs, cohort_csvs, *settings, *LOCAL, name=f"{gate}-sites")
-    same(here, remote)
+    settings = ["pipeline=qc", *harm_overrides(outputs), *GATES[gate], *ALIKE]
+    here = run_pipeline(outputs, cohort_csvs, *settings, name=f"{gate}-here")
+    remote = run_pipeline(outputs, cohort_csvs, *settings, *LOCAL, name=f"{gate}-sites")
+    assert_same_run(here, remote)
     trace = pd.read_csv(remote / "trace.csv", keep_default_na=False)
     assert trace["BytesSent"].astype(int).sum() > 0
     assert trace["Ignored"].any(), "a run that undoes nothing proves little"
@@ -121,24 +121,31 @@ def test_a_federated_run_is_the_run_in_one_process(outputs, cohort_csvs, exchang
 
 
 @pytest.mark.federation
-def test_a_server_that_is_killed_goes_on(outputs, cohort_csvs, die):  # noqa: F811
-    settings = ["pipeline=qc", *harm(outputs), *GATES["published"], *ALIKE]
+def test_a_server_that_is_killed_goes_on(outputs, cohort_csvs, die_after):  # noqa: F811
+    settings = ["pipeline=qc", *harm_overrides(outputs), *GATES["published"], *ALIKE]
     here = outputs / "qc" / "published-here"
     if not here.exists():
-        go(outputs, cohort_csvs, *settings, name=here.name)
-    undo = die(9)
+        run_pipeline(outputs, cohort_csvs, *settings, name=here.name)
+    undo = die_after(9)
     with pytest.raises(Death):
-        go(outputs, cohort_csvs, *settings, *LOCAL, SAVE_ALWAYS, name="killed")
+        run_pipeline(outputs, cohort_csvs, *settings, *LOCAL, SAVE_ALWAYS, name="killed")
     undo()
-    same(here, go(outputs, cohort_csvs, *settings, *LOCAL, SAVE_ALWAYS, name="killed"))
+    assert_same_run(here, run_pipeline(outputs, cohort_csvs, *settings, *LOCAL, SAVE_ALWAYS, name="killed"))
 
 
 @pytest.mark.federation
 def test_no_message_holds_what_must_stay_at_a_site(outputs, cohort_csvs, exchanged):
     """All messages of a run at the strictest: bytes searched for ids and paths, fields held against the table."""
     exchanged.clear()
-    settings = ["pipeline=qc", *harm(outputs), *GATES["published"], *ALIKE, "federation=local", "federation.min_cell=5"]
-    directory = go(outputs, cohort_csvs, *settings, name="strict")
+    settings = [
+        "pipeline=qc",
+        *harm_overrides(outputs),
+        *GATES["published"],
+        *ALIKE,
+        "federation=local",
+        "federation.min_cell=5",
+    ]
+    directory = run_pipeline(outputs, cohort_csvs, *settings, name="strict")
     ids = [row.split(",")[0] for csv_ in cohort_csvs.values() for row in csv_.read_text().splitlines()[1:]]
     forbidden = [*ids, "scans/", ".nii", str(outputs), str(cohort_csvs["train"].parent), "site.yaml", "tokens.csv"]
     replies = 0

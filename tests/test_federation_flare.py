@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from test_federation import ALIKE, GATES, outputs, same, same_control  # noqa: F401
-from test_pipelines import START, go, harm
+from test_federation import ALIKE, GATES, assert_same_run, outputs, same_control  # noqa: F401
+from test_pipelines import START, harm_overrides, run_pipeline
 from test_resume import SAVE_ALWAYS
 from tiny import CENTERS, tiny_overrides
 
@@ -40,7 +40,9 @@ N_SCANS = 4 * len(CENTERS)  # of verification
 @pytest.fixture(scope="module")
 def here(outputs, cohort_csvs):  # noqa: F811
     """The run in one process, in which much is rejected, and somebody eliminated."""
-    run = go(outputs, cohort_csvs, "pipeline=qc", *harm(outputs), *GATES["published"], *ALIKE, name="flare-here")
+    run = run_pipeline(
+        outputs, cohort_csvs, "pipeline=qc", *harm_overrides(outputs), *GATES["published"], *ALIKE, name="flare-here"
+    )
     trace = pd.read_csv(run / "trace.csv", keep_default_na=False)
     assert set(trace[trace["Ignored"] == 1]["Phase"]) == {"batch", "retry", "revisit"}
     assert json.loads((run / "ledger.json").read_text())["eliminated"]
@@ -48,16 +50,18 @@ def here(outputs, cohort_csvs):  # noqa: F811
 
 
 def test_a_run_under_the_simulator_is_the_run_in_one_process(outputs, cohort_csvs, here):  # noqa: F811
-    settings = ["pipeline=qc", *harm(outputs), *GATES["published"], *ALIKE]
+    settings = ["pipeline=qc", *harm_overrides(outputs), *GATES["published"], *ALIKE]
     settings += ["federation=nvflare-sim", "federation.min_cell=1"]
-    same(here, go(outputs, cohort_csvs, *settings, name="flare-sim"))
+    assert_same_run(here, run_pipeline(outputs, cohort_csvs, *settings, name="flare-sim"))
 
 
 def test_a_system_of_its_own_trains_as_one_process_does(outputs, cohort_csvs):  # noqa: F811
-    settings = ["pipeline=dirty", *ALIKE, *[s for s in harm(outputs) if "cycles" not in s]]
+    settings = ["pipeline=dirty", *ALIKE, *[s for s in harm_overrides(outputs) if "cycles" not in s]]
     settings.append(f"schedule.cycles={START + 1}")
-    alone = go(outputs, cohort_csvs, *settings, name="poc-here")
-    remote = go(outputs, cohort_csvs, *settings, "federation=nvflare-poc", "federation.n_sites=2", name="poc-sites")
+    alone = run_pipeline(outputs, cohort_csvs, *settings, name="poc-here")
+    remote = run_pipeline(
+        outputs, cohort_csvs, *settings, "federation=nvflare-poc", "federation.n_sites=2", name="poc-sites"
+    )
     one, other = (load_checkpoint(checkpoint_path(run, START)).state for run in (alone, remote))
     assert all(np.array_equal(one[name], other[name]) for name in one)
     cycles = [pd.read_csv(run / "cycles.csv") for run in (alone, remote)]
@@ -83,7 +87,12 @@ class Federation:
             self.system.begin(["site-1"])
         self._outputs = outputs
         self.settings = [
-            *("pipeline=qc", *[s for s in harm(outputs) if not s.startswith("harmful")], *GATES["published"], *ALIKE),
+            *(
+                "pipeline=qc",
+                *[s for s in harm_overrides(outputs) if not s.startswith("harmful")],
+                *GATES["published"],
+                *ALIKE,
+            ),
             *(
                 "federation=nvflare",
                 f"federation.sites=[{','.join(files)}]",
@@ -107,8 +116,8 @@ class Federation:
                 patch.setenv(variable, self.environment[variable])
             self.system.start(name)
 
-    def go(self, *overrides, name):
-        return go(self._outputs, {}, *self.settings, *overrides, name=name)
+    def run_pipeline(self, *overrides, name):
+        return run_pipeline(self._outputs, {}, *self.settings, *overrides, name=name)
 
     def spawn(self, *overrides, name):
         """The same in a process of its own."""
@@ -177,12 +186,12 @@ def test_whatever_happens_to_sites_and_servers_changes_nothing(here, federation)
 
     federation.spoil("site-1.verify.0-garbage")
     with pytest.raises(FederationError, match=r"site site-1: its answer to verify.*\n.*the same command resumes it"):
-        federation.go("federation.on_fault=stop", name=name)
+        federation.run_pipeline("federation.on_fault=stop", name=name)
 
     federation.spoil("site-1.verify.0-nan", "site-1.train.0-stop", "site-2.train.0-die")
     restart = ("site-1: its answer to verify is invalid", lambda: federation.restart(flare_system.SERVER))
     with Script(restart) as script:
-        federation.go(name=name)
+        federation.run_pipeline(name=name)
     assert not script.acts
     assert not list(federation.faults.iterdir())
     assert all(script.count(f"{site}: ({AWAY})") for site in ("site-1", "site-2"))
@@ -203,7 +212,7 @@ def test_a_visit_to_a_site_that_dies_is_skipped_and_verification_waits_for_it(fe
     federation.spoil("site-2.train.0-leave")
     settings = ["federation.on_fault=skip", f"schedule.cycles={START + 2}"]
     with Script((f"site-2: ({AWAY})", come_back)) as script:
-        run = federation.go(*settings, name="skip")
+        run = federation.run_pipeline(*settings, name="skip")
     assert not script.acts
     trace = pd.read_csv(run / "trace.csv", keep_default_na=False)
     away = trace[trace["Phase"] == "away"]

@@ -24,7 +24,7 @@ from tmqc.runs.trace import COLUMNS, FURTHER_COLUMNS
 CLEAN, START, CYCLES = 8, 8, 12
 
 
-def go(outputs, csvs, *overrides, name, pictures=False):
+def run_pipeline(outputs, csvs, *overrides, name, pictures=False):
     """Run it in this process; figures and page, which take as long as such a run itself, only if asked for."""
     config = compose_config(*tiny_overrides(csvs, outputs), f"run.name={name}", *overrides)
     directory = outputs / config.pipeline.name / name
@@ -33,7 +33,7 @@ def go(outputs, csvs, *overrides, name, pictures=False):
     return directory
 
 
-def harm(outputs, **more):
+def harm_overrides(outputs, **more):
     settings = {"ids": "[Delta]", "kind": "noise", "sigma": 80, "replace": "true"} | more
     return [
         *("harmful=centers", f"schedule.start={START}", f"schedule.cycles={CYCLES}"),
@@ -46,11 +46,11 @@ def harm(outputs, **more):
 def runs(tmp_path_factory, cohort_csvs, empty_database):
     outputs = tmp_path_factory.mktemp("outputs")
     shutil.copy(empty_database, outputs / "mlflow.db")
-    clean = go(outputs, cohort_csvs, "pipeline=clean", f"schedule.cycles={CYCLES}", name="c")
-    dirty = go(outputs, cohort_csvs, "pipeline=dirty", *harm(outputs), "tracking=none", name="d")
-    qc = go(outputs, cohort_csvs, "pipeline=qc", *harm(outputs), name="q", pictures=True)
+    clean = run_pipeline(outputs, cohort_csvs, "pipeline=clean", f"schedule.cycles={CYCLES}", name="c")
+    dirty = run_pipeline(outputs, cohort_csvs, "pipeline=dirty", *harm_overrides(outputs), "tracking=none", name="d")
+    qc = run_pipeline(outputs, cohort_csvs, "pipeline=qc", *harm_overrides(outputs), name="q", pictures=True)
     inference = ("pipeline=inference", f"inference.run={qc}", "tracking=none")
-    scored = go(outputs, cohort_csvs, *inference, name="i", pictures=True)
+    scored = run_pipeline(outputs, cohort_csvs, *inference, name="i", pictures=True)
     return {"outputs": outputs, "clean": clean, "dirty": dirty, "qc": qc, "inference": scored}
 
 
@@ -123,8 +123,8 @@ def test_the_manifest_lists_the_corrupted_scans(runs):
 def test_control_does_not_depend_on_the_truth_being_known(runs, cohort_csvs):
     """The same harmful scans given as an ordinary cohort, no manifest anywhere: the very same trace."""
     csvs = cohort_csvs | {"train": runs["qc"] / "harmful" / "train.csv"}
-    settings = [s for s in harm(runs["outputs"]) if not s.startswith("harmful")]
-    blind = go(runs["outputs"], csvs, "pipeline=qc", *settings, "tracking=none", name="blind")
+    settings = [s for s in harm_overrides(runs["outputs"]) if not s.startswith("harmful")]
+    blind = run_pipeline(runs["outputs"], csvs, "pipeline=qc", *settings, "tracking=none", name="blind")
     one, other = (pd.read_csv(r / "trace.csv").drop(columns="Seconds") for r in (runs["qc"], blind))
     pd.testing.assert_frame_equal(one, other, check_exact=True)
     assert not any((blind / name).exists() for name in ("detection.csv", "good_lost.csv", "detection_by_kind.csv"))
@@ -137,7 +137,9 @@ def test_the_cache_changes_no_result(runs, cohort_csvs, caplog, *, settings, nam
     """The same settings give the same run, decoded anew or mapped from the cache: trace, model and scores."""
     caplog.set_level("INFO", "tmqc")
     one, more = runs["qc"], ("tracking=none", settings)
-    other = go(runs["outputs"], cohort_csvs, "pipeline=qc", *harm(runs["outputs"]), *more, name=name)
+    other = run_pipeline(
+        runs["outputs"], cohort_csvs, "pipeline=qc", *harm_overrides(runs["outputs"]), *more, name=name
+    )
     traces = [pd.read_csv(run / "trace.csv").drop(columns="Seconds") for run in (one, other)]
     pd.testing.assert_frame_equal(*traces, check_exact=True)
     states = [load_checkpoint(checkpoint_path(run, CYCLES - 1)).state for run in (one, other)]
@@ -174,8 +176,14 @@ def rederive_strengths(rows, directory, change):
 @pytest.mark.parametrize("gate", ["screen", "loss", "calibrated"])
 def test_other_gates(runs, cohort_csvs, gate):
     """From the trace alone: what was rejected or suspected, and that screening steps are there."""
-    directory = go(
-        runs["outputs"], cohort_csvs, "pipeline=qc", f"qc={gate}", *harm(runs["outputs"]), "tracking=none", name=gate
+    directory = run_pipeline(
+        runs["outputs"],
+        cohort_csvs,
+        "pipeline=qc",
+        f"qc={gate}",
+        *harm_overrides(runs["outputs"]),
+        "tracking=none",
+        name=gate,
     )
     trace = pd.read_csv(directory / "trace.csv", keep_default_na=False)
     assert tuple(trace.columns) == (*COLUMNS, *FURTHER_COLUMNS)
@@ -204,10 +212,10 @@ def test_other_gates(runs, cohort_csvs, gate):
 
 def test_evidence_finds_a_flipped_center_and_leaves_the_others(runs, cohort_csvs):
     """Alpha, 9 scans: T1 and T2 can reach p = .008 and .003; the tiny model has learnt the right labels."""
-    harmful = [*harm(runs["outputs"], ids="[Alpha]", kind="flipped_label"), "tracking=none"]
+    harmful = [*harm_overrides(runs["outputs"], ids="[Alpha]", kind="flipped_label"), "tracking=none"]
     control = ["qc=evidence", "qc.evidence.every=1", "qc.revisit=1", "qc.fdr=0.4", "qc.evidence.compare=within"]
     settings = ("pipeline=qc", *control, *harmful)
-    directory = go(runs["outputs"], cohort_csvs, *settings, name="evidence", pictures=True)
+    directory = run_pipeline(runs["outputs"], cohort_csvs, *settings, name="evidence", pictures=True)
     alpha = {f"Alpha-train-{i}" for i in range(CENTERS["Alpha"])}
     trace = pd.read_csv(directory / "trace.csv", keep_default_na=False)
     assert tuple(trace.columns) == (*COLUMNS, *FURTHER_COLUMNS)
@@ -224,7 +232,7 @@ def test_evidence_finds_a_flipped_center_and_leaves_the_others(runs, cohort_csvs
     assert (directory / "power.csv").is_file()
     assert pd.read_csv(directory / "cycles.csv")["verify/auroc"].notna().all()
     assert (directory / "figures" / "qc.png").stat().st_size > 5000
-    averaged = go(runs["outputs"], cohort_csvs, *settings, "schedule.ema=0.9", name="evidence_averaged")
+    averaged = run_pipeline(runs["outputs"], cohort_csvs, *settings, "schedule.ema=0.9", name="evidence_averaged")
     for name in ("centers.csv", "review.csv", "ledger.json"):  # averaged weights change no verdict
         assert (averaged / name).read_bytes() == (directory / name).read_bytes()
 
@@ -233,9 +241,9 @@ def test_a_runaway_stops_the_run_if_asked_and_keeps_it(runs, cohort_csvs):
     settings = ["qc.runaway.action=stop", "qc.runaway.window=4", "qc.runaway.rejected=0"]
     # The loss rises in some step whatever the model is like; rates stand still once all predictions are of one class.
     settings += ["qc=loss", "qc.loss_error=0"]
-    harsh = [*harm(runs["outputs"]), "schedule.learning_rate=1e-1", "tracking=none"]
+    harsh = [*harm_overrides(runs["outputs"]), "schedule.learning_rate=1e-1", "tracking=none"]
     with pytest.raises(StoppedError, match=r"runaway guard is triggered: .* batches were rejected") as caught:
-        go(runs["outputs"], cohort_csvs, "pipeline=qc", *harsh, *settings, name="stopped")
+        run_pipeline(runs["outputs"], cohort_csvs, "pipeline=qc", *harsh, *settings, name="stopped")
     assert "qc.runaway.rejected=0" in str(caught.value)
     assert (runs["outputs"] / "qc" / "stopped" / "ledger.json").is_file()
     assert saved_cycles(runs["outputs"] / "qc" / "stopped")
@@ -290,9 +298,9 @@ def test_pictures_that_fail_cost_a_warning_and_no_result(tmp_path, cohort_csvs, 
 
     with monkeypatch.context() as broken:
         broken.setattr("matplotlib.figure.Figure.savefig", fail)
-        run = go(tmp_path, cohort_csvs, "pipeline=clean", "schedule.cycles=1", name="plain", pictures=True)
+        run = run_pipeline(tmp_path, cohort_csvs, "pipeline=clean", "schedule.cycles=1", name="plain", pictures=True)
         inference = ("pipeline=inference", f"inference.run={run}")
-        scored = go(tmp_path, cohort_csvs, *inference, name="scored", pictures=True)
+        scored = run_pipeline(tmp_path, cohort_csvs, *inference, name="scored", pictures=True)
     warnings = [r.getMessage() for r in caplog.records if r.levelname == "WARNING" and "latex" in r.getMessage()]
     assert len(warnings) == 2 and f"scripts/report.py {run}`" in warnings[0]
     for there in (run / "summary.json", run / "predictions.csv", scored / "metrics.csv", scored / "predictions.csv"):
@@ -312,11 +320,11 @@ def test_a_run_is_never_written_over_unless_asked(runs, cohort_csvs):
     before = (runs["clean"] / "cycles.csv").read_bytes()
     short = ["pipeline=clean", "schedule.cycles=1", "tracking=none"]
     with pytest.raises(RunError, match=r"already holds a run .*run\.overwrite=true"):
-        go(runs["outputs"], cohort_csvs, *short, name="c")
+        run_pipeline(runs["outputs"], cohort_csvs, *short, name="c")
     assert (runs["clean"] / "cycles.csv").read_bytes() == before
-    once = go(runs["outputs"], cohort_csvs, *short, name="twice")
+    once = run_pipeline(runs["outputs"], cohort_csvs, *short, name="twice")
     (once / "notes.txt").write_text("mine")
-    go(runs["outputs"], cohort_csvs, *short, "run.overwrite=true", name="twice")
+    run_pipeline(runs["outputs"], cohort_csvs, *short, "run.overwrite=true", name="twice")
     assert len(pd.read_csv(once / "cycles.csv")) == 1
     assert (once / "notes.txt").read_text() == "mine"
 
@@ -334,7 +342,9 @@ def test_a_run_is_never_written_over_unless_asked(runs, cohort_csvs):
 )
 def test_invalid_input_is_refused_before_anything_is_written(runs, cohort_csvs, overrides, message):
     with pytest.raises(InputError, match=".") as caught:
-        go(runs["outputs"], cohort_csvs, "pipeline=qc", *harm(runs["outputs"]), *overrides, name="bad")
+        run_pipeline(
+            runs["outputs"], cohort_csvs, "pipeline=qc", *harm_overrides(runs["outputs"]), *overrides, name="bad"
+        )
     assert message in str(caught.value)
     assert not (runs["outputs"] / "qc" / "bad").exists()
 
@@ -342,18 +352,20 @@ def test_invalid_input_is_refused_before_anything_is_written(runs, cohort_csvs, 
 def test_inference_of_what_is_not_there(runs, cohort_csvs):
     base = ["pipeline=inference", "tracking=none"]
     with pytest.raises(RunError, match="no such directory"):
-        go(runs["outputs"], cohort_csvs, *base, "inference.run=nowhere", name="x")
+        run_pipeline(runs["outputs"], cohort_csvs, *base, "inference.run=nowhere", name="x")
     with pytest.raises(RunError, match="holds cycles 8 to 11"):
-        go(runs["outputs"], cohort_csvs, *base, f"inference.run={runs['qc']}", "inference.cycles='3'", name="x")
+        run_pipeline(
+            runs["outputs"], cohort_csvs, *base, f"inference.run={runs['qc']}", "inference.cycles='3'", name="x"
+        )
 
 
 def test_the_averaged_model_is_the_one_that_is_evaluated(tmp_path, cohort_csvs):
     """The test predictions of the run, and of an inference on its checkpoint, are those of the average."""
     settings = ["pipeline=clean", "schedule.cycles=2", "schedule.learning_rate=1e-2", "tracking=none"]
-    plain = go(tmp_path, cohort_csvs, *settings, name="plain")
-    run_ = go(tmp_path, cohort_csvs, *settings, "schedule.ema=0.9", name="averaged")
+    plain = run_pipeline(tmp_path, cohort_csvs, *settings, name="plain")
+    run_ = run_pipeline(tmp_path, cohort_csvs, *settings, "schedule.ema=0.9", name="averaged")
     inference = ("pipeline=inference", f"inference.run={run_}", "inference.cycles=last", "tracking=none")
-    scored = go(tmp_path, cohort_csvs, *inference, name="scored")
+    scored = run_pipeline(tmp_path, cohort_csvs, *inference, name="scored")
     p = {d.name: pd.read_csv(d / "predictions.csv")["probability"].to_numpy() for d in (plain, run_, scored)}
     assert np.array_equal(p["averaged"], p["scored"]) and not np.allclose(p["averaged"], p["plain"], atol=1e-3)
     first, second = (load_checkpoint(checkpoint_path(d, 1)).state for d in (plain, run_))

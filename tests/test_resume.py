@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from omegaconf import OmegaConf
-from test_pipelines import CYCLES, START, go, harm
+from test_pipelines import CYCLES, START, harm_overrides, run_pipeline
 from tiny import compose_config
 
 from tmqc.errors import RunError, StoppedError
@@ -36,12 +36,12 @@ class Death(BaseException):
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory, cohort_csvs):
     outputs = tmp_path_factory.mktemp("resume")
-    go(outputs, cohort_csvs, "pipeline=clean", f"schedule.cycles={START}", "tracking=none", name="c")
+    run_pipeline(outputs, cohort_csvs, "pipeline=clean", f"schedule.cycles={START}", "tracking=none", name="c")
     return outputs
 
 
 @pytest.fixture
-def die(monkeypatch):
+def die_after(monkeypatch):
     """Let a run die after its n-th task, by a signal or outright."""
 
     def at(n, *, by=None):
@@ -65,7 +65,7 @@ def die(monkeypatch):
 CLOCKS = ("time_ms", *(f"{group}/seconds{total}" for group in ("train", "verify") for total in ("", "_total")))
 
 
-def same(one, other):
+def assert_same_run(one, other):
     """Everything that a finished run leaves, except what it says about time."""
     for name in ("trace.csv", "cycles.csv", "detection.csv"):
         if (one / name).exists():
@@ -74,7 +74,7 @@ def same(one, other):
             pd.testing.assert_frame_equal(*tables, check_exact=True)
     for name in ("ledger.json", "truth.csv", "good_lost.csv"):
         assert not (one / name).exists() or (one / name).read_bytes() == (other / name).read_bytes()
-    same_models(one, other)
+    assert_same_models(one, other)
     summaries = [json.loads((run / "summary.json").read_text()) for run in (one, other)]
     for summary in summaries:
         for name in CLOCKS:
@@ -83,7 +83,7 @@ def same(one, other):
     assert not list((other / "checkpoints").glob("latest_*"))
 
 
-def same_models(one, other):
+def assert_same_models(one, other):
     assert saved_cycles(one) == saved_cycles(other)
     for cycle in saved_cycles(one):
         first, second = (load_checkpoint(checkpoint_path(run, cycle)).state for run in (one, other))
@@ -106,29 +106,29 @@ def whole(outputs, cohort_csvs):
 
     class Runs(dict):
         def __missing__(self, gate):
-            settings = ["pipeline=qc", *GATES[gate], *harm(outputs), "tracking=none"]
-            self[gate] = go(outputs, cohort_csvs, *settings, name=f"{gate}-whole")
+            settings = ["pipeline=qc", *GATES[gate], *harm_overrides(outputs), "tracking=none"]
+            self[gate] = run_pipeline(outputs, cohort_csvs, *settings, name=f"{gate}-whole")
             return self[gate]
 
     return Runs()
 
 
 @pytest.mark.parametrize("gate", sorted({*GATES} - {"strict", "early"}))  # those die in the tests below
-def test_a_run_that_dies_is_the_run_that_never_died(outputs, cohort_csvs, whole, die, gate):
+def test_a_run_that_dies_is_the_run_that_never_died(outputs, cohort_csvs, whole, die_after, gate):
     n_tasks = load_checkpoint(checkpoint_path(whole[gate], CYCLES - 1)).facts["n_done"] - (CYCLES - START)
-    undo = die(int(np.random.default_rng(len(gate)).integers(n_tasks // 4, n_tasks)))
-    settings = ["pipeline=qc", *GATES[gate], *harm(outputs), "tracking=none", SAVE_ALWAYS]
+    undo = die_after(int(np.random.default_rng(len(gate)).integers(n_tasks // 4, n_tasks)))
+    settings = ["pipeline=qc", *GATES[gate], *harm_overrides(outputs), "tracking=none", SAVE_ALWAYS]
     with pytest.raises(Death):
-        go(outputs, cohort_csvs, *settings, name=f"{gate}-dies")
+        run_pipeline(outputs, cohort_csvs, *settings, name=f"{gate}-dies")
     undo()
     assert not (outputs / "qc" / f"{gate}-dies" / "summary.json").exists()
-    same(whole[gate], go(outputs, cohort_csvs, *settings, name=f"{gate}-dies"))
+    assert_same_run(whole[gate], run_pipeline(outputs, cohort_csvs, *settings, name=f"{gate}-dies"))
 
 
 def test_early_stop_leaves_out_scans_and_changes_nothing_else(outputs, cohort_csvs, whole):
     """Verdicts, ledger, scores and weights are those of full scoring; rows of rejected steps hold lower bounds."""
-    settings = ["pipeline=qc", *GATES["early"], "qc.early_stop=false", *harm(outputs), "tracking=none"]
-    full = go(outputs, cohort_csvs, *settings, name="full-scoring")
+    settings = ["pipeline=qc", *GATES["early"], "qc.early_stop=false", *harm_overrides(outputs), "tracking=none"]
+    full = run_pipeline(outputs, cohort_csvs, *settings, name="full-scoring")
     traces = [read_trace(run / "trace.csv").drop(columns="Seconds") for run in (full, whole["early"])]
     there, here = traces
     rejected = there["Ignored"] == 1
@@ -150,30 +150,30 @@ def test_early_stop_leaves_out_scans_and_changes_nothing_else(outputs, cohort_cs
         tables = [t.drop(columns=[c for c in CLOCKS if c in t]) for t in tables]
         pd.testing.assert_frame_equal(*tables, check_exact=True)
     assert (full / "ledger.json").read_bytes() == (whole["early"] / "ledger.json").read_bytes()
-    same_models(full, whole["early"])
+    assert_same_models(full, whole["early"])
 
 
-def test_a_batch_size_chosen_stays_that_of_the_run(outputs, cohort_csvs, whole, die, monkeypatch):
-    settings = ["pipeline=qc", *GATES["early"], *harm(outputs), "tracking=none", SAVE_ALWAYS]
+def test_a_batch_size_chosen_stays_that_of_the_run(outputs, cohort_csvs, whole, die_after, monkeypatch):
+    settings = ["pipeline=qc", *GATES["early"], *harm_overrides(outputs), "tracking=none", SAVE_ALWAYS]
     settings.append("run.verify_batch_size=auto")
     monkeypatch.setattr(batch_size, "choose_batch_size", lambda model: 2)
-    undo = die(9)
+    undo = die_after(9)
     with pytest.raises(Death):
-        go(outputs, cohort_csvs, *settings, name="auto")
+        run_pipeline(outputs, cohort_csvs, *settings, name="auto")
     undo()
     monkeypatch.setattr(batch_size, "choose_batch_size", lambda model: 1 / 0)
-    same(whole["early"], go(outputs, cohort_csvs, *settings, name="auto"))
+    assert_same_run(whole["early"], run_pipeline(outputs, cohort_csvs, *settings, name="auto"))
 
 
-def test_a_baseline_goes_on_too_and_keeps_the_last_cycles_if_asked(outputs, cohort_csvs, die):
-    settings = ["pipeline=dirty", *harm(outputs), "tracking=none", "checkpoint.keep=2", SAVE_ALWAYS]
-    whole = go(outputs, cohort_csvs, *settings, name="d")
+def test_a_baseline_goes_on_too_and_keeps_the_last_cycles_if_asked(outputs, cohort_csvs, die_after):
+    settings = ["pipeline=dirty", *harm_overrides(outputs), "tracking=none", "checkpoint.keep=2", SAVE_ALWAYS]
+    whole = run_pipeline(outputs, cohort_csvs, *settings, name="d")
     assert saved_cycles(whole) == [CYCLES - 2, CYCLES - 1]
-    undo = die(9)
+    undo = die_after(9)
     with pytest.raises(Death):
-        go(outputs, cohort_csvs, *settings, name="d-dies")
+        run_pipeline(outputs, cohort_csvs, *settings, name="d-dies")
     undo()
-    same(whole, go(outputs, cohort_csvs, *settings, name="d-dies"))
+    assert_same_run(whole, run_pipeline(outputs, cohort_csvs, *settings, name="d-dies"))
 
 
 def n_events_of_first_cycle(run):
@@ -181,49 +181,49 @@ def n_events_of_first_cycle(run):
     return int((pd.read_csv(run / "trace.csv")["Cycle"] == START).sum()) + 2
 
 
-def test_without_a_point_between_cycles_the_last_cycle_is_the_point(outputs, cohort_csvs, whole, die):
-    settings = ["pipeline=qc", *GATES["strict"], *harm(outputs), "tracking=none"]
+def test_without_a_point_between_cycles_the_last_cycle_is_the_point(outputs, cohort_csvs, whole, die_after):
+    settings = ["pipeline=qc", *GATES["strict"], *harm_overrides(outputs), "tracking=none"]
     settings += ["checkpoint.every_s=3600"]
     for moment in (5, n_events_of_first_cycle(whole["strict"]) + 3):  # the first before there is any point: begun anew
-        undo = die(moment)
+        undo = die_after(moment)
         with pytest.raises(Death):
-            go(outputs, cohort_csvs, *settings, name="cycles-only")
+            run_pipeline(outputs, cohort_csvs, *settings, name="cycles-only")
         undo()
     point = find_resumable(outputs / "qc" / "cycles-only")
     assert point is not None
     assert point.cycle >= START
-    same(whole["strict"], go(outputs, cohort_csvs, *settings, name="cycles-only"))
+    assert_same_run(whole["strict"], run_pipeline(outputs, cohort_csvs, *settings, name="cycles-only"))
 
 
-def test_a_signal_ends_the_run_after_the_step_and_it_goes_on_from_there(outputs, cohort_csvs, whole, die):
+def test_a_signal_ends_the_run_after_the_step_and_it_goes_on_from_there(outputs, cohort_csvs, whole, die_after):
     name, number = "by-signal", signal.SIGTERM
-    settings = ["pipeline=qc", *GATES["strict"], *harm(outputs), "tracking=none"]
+    settings = ["pipeline=qc", *GATES["strict"], *harm_overrides(outputs), "tracking=none"]
     for moment in (6, n_events_of_first_cycle(whole["strict"]) - 6):  # in mid-cycle, and after the last step of a cycle
-        undo = die(moment, by=number)
+        undo = die_after(moment, by=number)
         with pytest.raises(Interrupted) as caught:
-            go(outputs, cohort_csvs, *settings, name=name)
+            run_pipeline(outputs, cohort_csvs, *settings, name=name)
         undo()
         assert caught.value.number == number
     assert saved_cycles(outputs / "qc" / name) == []  # the cycle was over, but its checkpoint was not kept
     assert list((outputs / "qc" / name / "checkpoints").glob("latest_*"))  # saved although a minute has not passed
-    same(whole["strict"], go(outputs, cohort_csvs, *settings, name=name))
+    assert_same_run(whole["strict"], run_pipeline(outputs, cohort_csvs, *settings, name=name))
 
 
-def test_the_run_in_mlflow_goes_on_too(outputs, cohort_csvs, empty_database, die):
+def test_the_run_in_mlflow_goes_on_too(outputs, cohort_csvs, empty_database, die_after):
     """One run there, every cycle once, FINISHED in the end."""
     from mlflow import MlflowClient
 
     shutil.copy(empty_database, outputs / "mlflow.db")
-    settings = ["pipeline=qc", *GATES["strict"], *harm(outputs), SAVE_ALWAYS, f"run.outputs={outputs}"]
-    undo = die(12)
+    settings = ["pipeline=qc", *GATES["strict"], *harm_overrides(outputs), SAVE_ALWAYS, f"run.outputs={outputs}"]
+    undo = die_after(12)
     with pytest.raises(Death):
-        go(outputs, cohort_csvs, *settings, name="tracked")
+        run_pipeline(outputs, cohort_csvs, *settings, name="tracked")
     undo()
     client = MlflowClient(f"sqlite:///{outputs}/mlflow.db")
     [experiment] = client.search_experiments(filter_string="name = 'tmqc'")
     [before] = client.search_runs([experiment.experiment_id])
     assert before.info.status == "FAILED"
-    go(outputs, cohort_csvs, *settings, name="tracked")
+    run_pipeline(outputs, cohort_csvs, *settings, name="tracked")
     [run] = client.search_runs([experiment.experiment_id])
     assert (run.info.run_id, run.info.status) == (before.info.run_id, "FINISHED")
     for name in ("verify/fpr", "detect/recall"):
@@ -235,11 +235,11 @@ def contents(directory):
     return {p: p.read_bytes() for p in directory.rglob("*") if p.is_file() and p.name != LOCK}
 
 
-def test_damaged_checkpoints_are_reported_and_the_one_before_is_used(outputs, cohort_csvs, whole, die, caplog):
-    undo = die(14)
-    settings = ["pipeline=qc", *GATES["strict"], *harm(outputs), "tracking=none", SAVE_ALWAYS]
+def test_damaged_checkpoints_are_reported_and_the_one_before_is_used(outputs, cohort_csvs, whole, die_after, caplog):
+    undo = die_after(14)
+    settings = ["pipeline=qc", *GATES["strict"], *harm_overrides(outputs), "tracking=none", SAVE_ALWAYS]
     with pytest.raises(Death):
-        go(outputs, cohort_csvs, *settings, name="torn")
+        run_pipeline(outputs, cohort_csvs, *settings, name="torn")
     undo()
     directory = outputs / "qc" / "torn"
     last = sorted((directory / "checkpoints").glob("latest_*"))[-1]
@@ -252,27 +252,27 @@ def test_damaged_checkpoints_are_reported_and_the_one_before_is_used(outputs, co
     last.mkdir()  # what is there and cannot be read
     left = contents(directory)
     with pytest.raises(RunError, match=f"{last.name}: cannot be read"):
-        go(outputs, cohort_csvs, *settings, name="torn")
+        run_pipeline(outputs, cohort_csvs, *settings, name="torn")
     assert contents(directory) == left
     last.rmdir()
     (directory / "aside").rename(last)
-    same(whole["strict"], go(outputs, cohort_csvs, *settings, name="torn"))
+    assert_same_run(whole["strict"], run_pipeline(outputs, cohort_csvs, *settings, name="torn"))
     assert "not an intact checkpoint" in caplog.text
     assert "the one before it is used" in caplog.text
 
 
 def test_a_run_is_made_longer_by_more_cycles_only(outputs, cohort_csvs, whole):
-    settings = ["pipeline=qc", *GATES["screen"], *harm(outputs), "tracking=none"]
-    go(outputs, cohort_csvs, *settings, f"schedule.cycles={CYCLES - 1}", name="longer")
+    settings = ["pipeline=qc", *GATES["screen"], *harm_overrides(outputs), "tracking=none"]
+    run_pipeline(outputs, cohort_csvs, *settings, f"schedule.cycles={CYCLES - 1}", name="longer")
     with pytest.raises(RunError, match="has finished"):
-        go(outputs, cohort_csvs, *settings, f"schedule.cycles={CYCLES - 1}", name="longer")
+        run_pipeline(outputs, cohort_csvs, *settings, f"schedule.cycles={CYCLES - 1}", name="longer")
     with pytest.raises(RunError, match=r"schedule.cycles: 11 there, 10 now"):
-        go(outputs, cohort_csvs, *settings, f"schedule.cycles={CYCLES - 2}", name="longer")
+        run_pipeline(outputs, cohort_csvs, *settings, f"schedule.cycles={CYCLES - 2}", name="longer")
     with pytest.raises(RunError) as caught:
-        go(outputs, cohort_csvs, *settings, "qc.screen.loss_z=3", "run.seed=5", name="longer")
+        run_pipeline(outputs, cohort_csvs, *settings, "qc.screen.loss_z=3", "run.seed=5", name="longer")
     assert "qc.screen.loss_z: 1.5 there, 3.0 now" in str(caught.value)
     assert "run.seed: 0 there, 5 now" in str(caught.value)
-    same(whole["screen"], go(outputs, cohort_csvs, *settings, "run.progress=true", name="longer"))
+    assert_same_run(whole["screen"], run_pipeline(outputs, cohort_csvs, *settings, "run.progress=true", name="longer"))
 
 
 def test_how_scans_are_kept_may_change(tmp_path):
@@ -292,46 +292,46 @@ def to_format_1(path):
     np.savez(path, allow_pickle=False, **content | {"meta": np.array(json.dumps(facts))})
 
 
-def test_what_cannot_go_on_is_left_as_it_is(outputs, cohort_csvs, whole, die):
+def test_what_cannot_go_on_is_left_as_it_is(outputs, cohort_csvs, whole, die_after):
     """Records that lack rows which the checkpoint knows; then a run that an earlier version of tmqc began."""
-    settings = ["pipeline=qc", *GATES["strict"], *harm(outputs), "tracking=none", SAVE_ALWAYS]
-    undo = die(n_events_of_first_cycle(whole["strict"]) + 2)
+    settings = ["pipeline=qc", *GATES["strict"], *harm_overrides(outputs), "tracking=none", SAVE_ALWAYS]
+    undo = die_after(n_events_of_first_cycle(whole["strict"]) + 2)
     with pytest.raises(Death):
-        go(outputs, cohort_csvs, *settings, name="old")
+        run_pipeline(outputs, cohort_csvs, *settings, name="old")
     undo()
     directory = outputs / "qc" / "old"
     trace = (directory / "trace.csv").read_text()
     (directory / "trace.csv").write_text(trace[:200])
     left = contents(directory)
     with pytest.raises(RunError, match=r"trace.csv: has \d rows, but the checkpoint counts \d+; restore the file"):
-        go(outputs, cohort_csvs, *settings, name="old")
+        run_pipeline(outputs, cohort_csvs, *settings, name="old")
     assert contents(directory) == left
     (directory / "trace.csv").write_text(trace)
     for path in (directory / "checkpoints").iterdir():
         to_format_1(path)
     left = {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
     with pytest.raises(RunError, match=r"npz: has format 1, .* resume with tmqc before 0.2.0, choose another run.name"):
-        go(outputs, cohort_csvs, *settings, name="old")
+        run_pipeline(outputs, cohort_csvs, *settings, name="old")
     assert {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()} == left
 
 
-def test_other_data_is_refused(outputs, cohort_csvs, die, tmp_path):
-    undo = die(9)
-    settings = ["pipeline=qc", *GATES["strict"], *harm(outputs), "tracking=none", SAVE_ALWAYS]
+def test_other_data_is_refused(outputs, cohort_csvs, die_after, tmp_path):
+    undo = die_after(9)
+    settings = ["pipeline=qc", *GATES["strict"], *harm_overrides(outputs), "tracking=none", SAVE_ALWAYS]
     table = tmp_path / "train.csv"
     text = cohort_csvs["train"].read_text().replace("scans/", f"{cohort_csvs['train'].parent}/scans/")
     table.write_text(text)
     with pytest.raises(Death):
-        go(outputs, cohort_csvs | {"train": table}, *settings, name="data")
+        run_pipeline(outputs, cohort_csvs | {"train": table}, *settings, name="data")
     undo()
     table.write_text(text.replace(",50,", ",51,", 1))
     with pytest.raises(RunError, match="tables of the cohort have changed"):
-        go(outputs, cohort_csvs | {"train": table}, *settings, name="data")
+        run_pipeline(outputs, cohort_csvs | {"train": table}, *settings, name="data")
 
 
 def test_a_full_disk_stops_the_run_with_its_checkpoints_whole(outputs, cohort_csvs, whole, monkeypatch):
     """While a checkpoint is written, no file may grow to its size: the write fails as on a full disk."""
-    settings = ["pipeline=qc", *GATES["strict"], *harm(outputs), "tracking=none", SAVE_ALWAYS]
+    settings = ["pipeline=qc", *GATES["strict"], *harm_overrides(outputs), "tracking=none", SAVE_ALWAYS]
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     size = checkpoint_path(outputs / "clean" / "c", START - 1).stat().st_size
     save_latest = checkpointer.save_latest
@@ -347,15 +347,15 @@ def test_a_full_disk_stops_the_run_with_its_checkpoints_whole(outputs, cohort_cs
 
     monkeypatch.setattr(checkpointer, "save_latest", save_on_full_disk)
     with pytest.raises(StoppedError, match=r"latest_\d+.npz: cannot be written \(File too large\)"):
-        go(outputs, cohort_csvs, *settings, name="full")
+        run_pipeline(outputs, cohort_csvs, *settings, name="full")
     monkeypatch.undo()
     assert not list((outputs / "qc" / "full" / "checkpoints").glob("*.part"))
-    same(whole["strict"], go(outputs, cohort_csvs, *settings, name="full"))
+    assert_same_run(whole["strict"], run_pipeline(outputs, cohort_csvs, *settings, name="full"))
 
 
 def test_two_processes_never_work_in_one_directory(outputs, cohort_csvs):
     with locked(outputs / "dirty" / "taken"), pytest.raises(RunError, match=r"in use by another process .*pid"):
-        go(outputs, cohort_csvs, "pipeline=dirty", *harm(outputs), "tracking=none", name="taken")
+        run_pipeline(outputs, cohort_csvs, "pipeline=dirty", *harm_overrides(outputs), "tracking=none", name="taken")
     assert not (outputs / "dirty" / "taken").exists()
 
 
@@ -368,5 +368,5 @@ def test_predictions_that_are_no_numbers_are_no_verdict(outputs, cohort_csvs, mo
 
     monkeypatch.setattr(Learner, "predict", broken)
     with pytest.raises(NonFiniteError, match=r"16 of 16|4 of 4 predictions are not finite") as caught:
-        go(outputs, cohort_csvs, "pipeline=clean", "tracking=none", name="not-finite")
+        run_pipeline(outputs, cohort_csvs, "pipeline=clean", "tracking=none", name="not-finite")
     assert "cycle 0" in str(caught.value)

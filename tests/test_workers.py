@@ -7,7 +7,7 @@ import signal
 
 import numpy as np
 import pytest
-from test_pipelines import go, harm
+from test_pipelines import harm_overrides, run_pipeline
 
 from tmqc.core.gate import make_limit
 from tmqc.settings.schema import QcConfig
@@ -94,9 +94,9 @@ def test_a_worker_that_computes_otherwise_is_not_worked_with():
 
 
 def test_a_run_with_workers_is_the_run_without(tmp_path, cohort_csvs):
-    from test_resume import GATES, same
+    from test_resume import GATES, assert_same_run
 
-    go(tmp_path, cohort_csvs, "pipeline=clean", "schedule.cycles=8", "tracking=none", name="c")
-    settings = ["pipeline=qc", *GATES["early"], *harm(tmp_path), "schedule.cycles=10", "tracking=none"]
-    alone = go(tmp_path, cohort_csvs, *settings, name="alone")
-    same(alone, go(tmp_path, cohort_csvs, *settings, "run.verify_workers=1", name="shared"))
+    run_pipeline(tmp_path, cohort_csvs, "pipeline=clean", "schedule.cycles=8", "tracking=none", name="c")
+    settings = ["pipeline=qc", *GATES["early"], *harm_overrides(tmp_path), "schedule.cycles=10", "tracking=none"]
+    alone = run_pipeline(tmp_path, cohort_csvs, *settings, name="alone")
+    assert_same_run(alone, run_pipeline(tmp_path, cohort_csvs, *settings, "run.verify_workers=1", name="shared"))

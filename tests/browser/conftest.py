@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
-from test_pipelines import go, harm
+from test_pipelines import harm_overrides, run_pipeline
 from tiny import tiny_overrides
 
 SCREENSHOTS = Path(__file__).parents[2] / "outputs" / "screenshots"
@@ -112,8 +112,10 @@ def sweep(tmp_path_factory, cohort_csvs):
     from mlflow import MlflowClient
 
     outputs = tmp_path_factory.mktemp("sweep")
-    directories = {"clean": go(outputs, cohort_csvs, "pipeline=clean", "schedule.cycles=8", name="c", pictures=True)}
-    settings = [*harm(outputs), "schedule.cycles=11", "sweep.name=gates"]
+    directories = {
+        "clean": run_pipeline(outputs, cohort_csvs, "pipeline=clean", "schedule.cycles=8", name="c", pictures=True)
+    }
+    settings = [*harm_overrides(outputs), "schedule.cycles=11", "sweep.name=gates"]
     command = [sys.executable, "-m", "tmqc", "-m", *_settings(cohort_csvs, outputs, settings), "pipeline=qc"]
     subprocess.run([*command, "qc=default,screen"], check=True, cwd=outputs)
     for path in (outputs / "sweeps" / "gates").glob("*/config.yaml"):

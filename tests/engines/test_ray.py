@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from engines.starting import HERE, PATIENCE_S, all_of, logged, started
-from test_resume import same
+from test_resume import assert_same_run
 from test_sweep import command_of
 from test_workers import BATCH_SIZE, SCANS, Linear, share_some_verifications
 from tiny import tiny_overrides
@@ -119,7 +119,7 @@ def test_a_run_verified_on_ray_is_the_run_without(cluster, undisturbed, cohort_c
     command = [sys.executable, "-m", "tmqc", *overrides]
     subprocess.run([*command, "run.name=a", "run.verify_workers=2"], env=cluster, check=True, timeout=PATIENCE_S)
     assert "Ray" not in (tmp_path / "clean" / "a" / "run.log").read_text()
-    same(undisturbed / JOBS[0], tmp_path / "clean" / "a")
+    assert_same_run(undisturbed / JOBS[0], tmp_path / "clean" / "a")
     crowded = [*command, "run.name=b", "run.verify_workers=9"]
     done = subprocess.run(crowded, env=cluster, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 2
@@ -140,7 +140,7 @@ def test_a_signal_has_jobs_saved_and_the_same_command_goes_on(cluster, undisturb
     code, told = Launched(cohort_csvs, tmp_path, cluster).end()
     assert code == 0 and "4 jobs: 4 finished" in told, told
     for job in JOBS[:2]:
-        same(undisturbed / job, sweep.directory / job)
+        assert_same_run(undisturbed / job, sweep.directory / job)
     assert logged(tmp_path, "s") == all_of("s", JOBS, N_CYCLES)
     code, told = Launched(cohort_csvs, tmp_path, cluster | {"RAY_ADDRESS": "127.0.0.1:1"}).end()
     assert code == 0 and "4 jobs: 4 skipped" in told, told  # without Ray
@@ -161,5 +161,5 @@ def test_jobs_of_a_killed_worker_and_of_a_lost_node_resume(cluster, undisturbed,
     assert code == 0 and "4 jobs: 4 finished" in told, told
     for job in JOBS[:2]:
         assert "resuming an interrupted run" in (sweep.directory / "jobs" / f"{job}.txt").read_text()
-        same(undisturbed / job, sweep.directory / job)
+        assert_same_run(undisturbed / job, sweep.directory / job)
     assert logged(tmp_path, "s") == all_of("s", JOBS, N_CYCLES)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from engines.starting import HERE, PATIENCE_S, all_of, logged, started
-from test_resume import same
+from test_resume import assert_same_run
 from test_sweep import command_of, statuses
 from tiny import tiny_overrides
 
@@ -162,7 +162,7 @@ def test_preempted_late_and_lost_jobs_end_as_those_that_nothing_befell(launch, c
     assert code == 0 and "4 jobs: 3 skipped, 1 finished" in told, told
     assert [job for job in JOBS if tasks(sweep)[job] != before[job]] == [lost]
     for job in JOBS:
-        same(whole / job, sweep / job)
+        assert_same_run(whole / job, sweep / job)
     assert logged(outputs, "hit") == all_of("hit", JOBS, N_CYCLES)
 
 

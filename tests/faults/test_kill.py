@@ -13,8 +13,8 @@ import time
 
 import pandas as pd
 import pytest
-from test_pipelines import CLEAN, go, harm
-from test_resume import same
+from test_pipelines import CLEAN, harm_overrides, run_pipeline
+from test_resume import assert_same_run
 from tiny import tiny_overrides
 
 SETTINGS = ["pipeline=qc", "qc.signal=loss", "qc.loss_error=0.0", "tracking=none", "checkpoint.every_s=0"]
@@ -25,7 +25,7 @@ N_RANDOM = 14
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory, cohort_csvs):
     outputs = tmp_path_factory.mktemp("kill")
-    go(outputs, cohort_csvs, "pipeline=clean", f"schedule.cycles={CLEAN}", "tracking=none", name="c")
+    run_pipeline(outputs, cohort_csvs, "pipeline=clean", f"schedule.cycles={CLEAN}", "tracking=none", name="c")
     return outputs
 
 
@@ -36,12 +36,12 @@ def launch(outputs, csvs, *settings):
 
 
 def settings_of(outputs, name):
-    return [*SETTINGS, *harm(outputs), "schedule.cycles=14", f"run.name={name}"]
+    return [*SETTINGS, *harm_overrides(outputs), "schedule.cycles=14", f"run.name={name}"]
 
 
 @pytest.fixture(scope="module")
 def whole(outputs, cohort_csvs):
-    go(outputs, cohort_csvs, *settings_of(outputs, "whole")[:-1], name="whole")
+    run_pipeline(outputs, cohort_csvs, *settings_of(outputs, "whole")[:-1], name="whole")
     trace = pd.read_csv(outputs / "qc" / "whole" / "trace.csv", keep_default_na=False)
     assert {"batch", "retry", "revisit"} <= set(trace["Phase"])  # else there is nothing to be killed in
     return outputs / "qc" / "whole"
@@ -73,7 +73,9 @@ def check(outputs, csvs, whole, name, reached_in):
     directory = outputs / "qc" / name
     process = launch(outputs, csvs, *settings_of(outputs, name))
     assert kill_when(process, lambda: reached_in(directory)), "the run had ended before it could be killed"
-    same(whole, go(outputs, csvs, *settings_of(outputs, name)[:-1], name=name))  # in another process than the killed
+    assert_same_run(
+        whole, run_pipeline(outputs, csvs, *settings_of(outputs, name)[:-1], name=name)
+    )  # in another process than the killed
 
 
 def test_killed_once(outputs, cohort_csvs, whole):

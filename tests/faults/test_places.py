@@ -12,7 +12,7 @@ import sys
 import time
 
 import pytest
-from test_resume import same
+from test_resume import assert_same_run
 from tiny import tiny_overrides
 
 from tmqc.runs.checkpoint import checkpoint_path, load_checkpoint, saved_cycles
@@ -119,4 +119,4 @@ def test_a_directory_sealed_in_the_middle_of_a_run(tmp_path, cohort_csvs):
     again = launch(cohort_csvs, tmp_path, *settings, "run.name=dies")
     for process in (whole, again):
         assert process.wait(timeout=PATIENCE_S) == 0
-    same(tmp_path / "clean" / "whole", tmp_path / "clean" / "dies")
+    assert_same_run(tmp_path / "clean" / "whole", tmp_path / "clean" / "dies")
