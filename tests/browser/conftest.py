@@ -1,4 +1,4 @@
-"""A small finished sweep, MLflow's server on it, and a headless Chromium from the system's packages."""
+"""Fixtures: a small finished sweep, an MLflow server that shows it, and the system's headless Chromium."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
-PATIENCE_S = 120  # with a page; a loaded machine is slow, a broken page is not there at all
+PATIENCE_S = 120  # per page; long, because the machine may be busy
 
 
 @dataclass
 class Browser:
-    """Chromium, and what it was up to since the last page was opened."""
+    """Chromium, with its requests and console errors since the last page was opened."""
 
     driver: object
 
     def open(self, url, *, width=1400, height=1000):
-        """Load a page in a window of this size; what came before is forgotten."""
+        """Load a page in a window of this size; clears the logs of requests and errors."""
         self.driver.get("about:blank")
         self.requests(), self.errors()
         self.driver.set_window_size(width, height)
@@ -45,7 +45,7 @@ class Browser:
         return self.driver.execute_script(script, *arguments)
 
     def wait(self, script, what):
-        """Until the function body gives something true, which is returned."""
+        """Wait until the function body returns a true value; returns that value."""
         until = time.monotonic() + PATIENCE_S
         while not (found := self.ask(script)):
             if time.monotonic() > until:
@@ -55,20 +55,20 @@ class Browser:
         return found
 
     def wait_for_text(self, text):
-        """Until the page says so."""
+        """Wait until the page contains the text."""
         self.wait(f"return document.body.innerText.includes({json.dumps(text)})", repr(text))
 
     def requests(self):
-        """Addresses asked for since the page was opened."""
+        """URLs requested since the page was opened."""
         messages = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
         return [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
 
     def errors(self):
-        """What the console complains of."""
+        """Severe messages of the browser's console."""
         return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
 
     def keep(self, name):
-        """A screenshot for people."""
+        """Save a screenshot for visual inspection."""
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         self.driver.save_screenshot(str(SCREENSHOTS / f"{name}.png"))
 
@@ -131,14 +131,14 @@ def sweep(tmp_path_factory, cohort_csvs):
 
 
 def _settings(csvs, outputs, more):
-    # The command line takes a setting once.
+    # The command line accepts each setting only once.
     given = {setting.partition("=")[0]: setting for setting in (*tiny_overrides(csvs, outputs), *more)}
     return list(given.values())
 
 
 @pytest.fixture(scope="session")
 def server(sweep):
-    """Address of MLflow's server on the sweep; only this machine can reach it."""
+    """Address of an MLflow server that shows the sweep; it listens on localhost only."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

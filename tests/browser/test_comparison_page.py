@@ -1,4 +1,4 @@
-"""A comparison's page in a real browser: all its pictures are drawn, and it asks for nothing."""
+"""A comparison page in a real browser: all images load, and nothing else is requested."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def page(tmp_path_factory):
     return write_comparison(gather([outputs]), outputs / "comparison", title="Side by side")
 
 
-def test_the_page_and_its_pictures_are_whole(browser, page):
+def test_comparison_page_loads_all_images_and_requests_nothing_else(browser, page):
     browser.open(page.as_uri(), height=2400)
     browser.wait_for_text("Harmful scans found")
     browser.ask("for (const image of document.images) image.loading = 'eager'")

@@ -1,4 +1,4 @@
-"""MLflow's pages on a finished sweep: runs, nested children, charts and pictures are really there."""
+"""MLflow's pages on a finished sweep show runs, nested children, charts and images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 pytestmark = pytest.mark.browser
 
-# MLflow gives the plus before a parent neither name nor role: it is what lies 32 pixels before the parent's link.
+# MLflow's expand button has neither name nor role: it is found 32 pixels to the left of the parent's link.
 EXPAND = """
 const link = [...document.querySelectorAll('.ag-row a')].find(each => each.innerText.trim() === arguments[0])
 const {left, top, height} = link.getBoundingClientRect()
@@ -40,20 +40,20 @@ def test_runs_and_nested_children_are_listed(browser, experiment, sweep):
     assert all(url.startswith((experiment.split("#")[0], "data:", "blob:")) for url in browser.requests())
 
 
-def test_the_experiment_explains_its_numbers(browser, experiment):
+def test_experiment_page_describes_the_metrics(browser, experiment):
     browser.open(f"{experiment}/runs")
     for text in ("batches_rejected", "runaway guard's alarm", "false positive rate"):
         browser.wait(f"return document.body.textContent.includes({text!r})", text)
 
 
-def test_a_runs_page_explains_itself(browser, experiment, sweep):
+def test_run_page_has_a_description(browser, experiment, sweep):
     browser.open(f"{experiment}/runs/{sweep.ids['screen']}")
     for text in ("Verification after the last cycle", "report.html", "among the artifacts", "qc.revisit"):
         browser.wait_for_text(text)
     browser.keep("mlflow_run")
 
 
-def test_metrics_are_charts_in_groups(browser, experiment, sweep):
+def test_metrics_are_shown_as_charts_in_groups(browser, experiment, sweep):
     browser.open(f"{experiment}/runs/{sweep.ids['screen']}/model-metrics", height=1600)
     for group in ("detect", "qc", "test", "train", "verify"):
         browser.wait_for_text(group)
@@ -61,7 +61,7 @@ def test_metrics_are_charts_in_groups(browser, experiment, sweep):
     browser.keep("mlflow_metrics")
 
 
-def test_pictures_and_the_report_are_artifacts(browser, experiment, sweep):
+def test_images_and_the_report_are_artifacts(browser, experiment, sweep):
     run = f"{experiment}/runs/{sweep.ids['screen']}/artifacts"
     browser.open(f"{run}/figures/qc.png")
     browser.wait("return [...document.images].some(image => image.naturalWidth > 1000)", "the picture of the run")
@@ -71,7 +71,7 @@ def test_pictures_and_the_report_are_artifacts(browser, experiment, sweep):
     browser.keep("mlflow_report")
 
 
-def test_the_children_of_a_sweep_compare_without_configuration(browser, server, sweep):
+def test_children_of_a_sweep_are_compared_without_configuration(browser, server, sweep):
     chosen = json.dumps([sweep.ids["default"], sweep.ids["screen"]])
     experiments = json.dumps([sweep.ids["experiment"]])
     browser.open(f"{server}/#/compare-runs?runs={quote(chosen)}&experiments={quote(experiments)}", height=1600)

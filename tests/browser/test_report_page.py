@@ -1,4 +1,4 @@
-"""A run's page in a real browser: it is whole, asks for nothing, sorts, and prints."""
+"""A run's report in a real browser: images load, nothing else is requested, tables sort, the page prints."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def paper(tmp_path_factory):
     return write_report(write_paper_run(tmp_path_factory.mktemp("paper")))
 
 
-def check_whole(browser, path):
-    """Every picture is drawn, nothing was asked for but the page, and nothing is amiss in the console."""
+def check_page_is_complete(browser, path):
+    """Every image is loaded, only the page itself was requested, and the console has no errors."""
     browser.ask("for (const image of document.images) image.loading = 'eager'")
     browser.wait("return [...document.images].every(image => image.complete)", "every picture")
     sizes = browser.ask("return [...document.images].map(image => image.naturalWidth)")
@@ -32,25 +32,25 @@ def check_whole(browser, path):
     assert browser.errors() == []
 
 
-def test_a_real_runs_page(browser, sweep):
+def test_report_of_a_real_run_has_all_sections(browser, sweep):
     for name, sections in (("screen", SECTIONS), ("clean", ("cycles", "test", "cost", "settings"))):
         path = sweep.directories[name] / "report.html"
         browser.open(path.as_uri(), height=3600)
         ids = browser.ask("return [...document.querySelectorAll('main section')].map(section => section.id)")
         assert [each for each in ids if each != "warnings"] == list(sections)
-        check_whole(browser, path)
+        check_page_is_complete(browser, path)
         browser.keep(f"report_{name}")
 
 
-def test_names_run_no_script(browser, paper):
+def test_markup_in_names_is_not_executed(browser, paper):
     browser.open(paper.as_uri(), height=2400)
-    check_whole(browser, paper)
+    check_page_is_complete(browser, paper)
     assert browser.ask("return document.scripts.length") == 1
     assert EVIL in browser.ask("return document.querySelector('#ledger').innerText")
     browser.keep("report_paper")
 
 
-def test_tables_sort_by_mouse_and_keyboard(browser, paper):
+def test_tables_can_be_sorted_by_mouse_and_keyboard(browser, paper):
     browser.open(paper.as_uri())
     assert browser.ask(COLUMN) == ["8", "1", "5"]
     browser.ask(HEAD + "head.querySelector('span').click()")
@@ -60,13 +60,13 @@ def test_tables_sort_by_mouse_and_keyboard(browser, paper):
     assert browser.ask(COLUMN) == ["8", "5", "1"]
 
 
-def test_nothing_is_wider_than_a_narrow_window(browser, paper):
+def test_report_fits_a_narrow_window(browser, paper):
     browser.open(paper.as_uri(), width=600)
     assert browser.ask("return document.documentElement.scrollWidth <= window.innerWidth")
     browser.keep("report_narrow")
 
 
-def test_it_prints_with_all_that_is_folded_away(browser, paper, tmp_path):
+def test_printing_opens_all_collapsed_sections(browser, paper, tmp_path):
     browser.open(paper.as_uri())
     browser.wait("return [...document.images].every(image => image.complete || image.loading)", "the page")
     pdf = base64.b64decode(browser.driver.print_page())
