@@ -1,4 +1,4 @@
-"""Oracles: the same likelihood and conditional distribution by dense matrices; error rates by simulation."""
+"""Reference values: likelihood and conditional distribution by dense matrices; error rates by simulation."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def draw(rng, n, share, e, *, v):
 
 
 def cohort(rng, sizes):
-    """Sums of all centers; four in ten have one class only, as in the published cohort most small ones do."""
+    """Sums of all centers; 40 % of them have only one class, like most small centers of the published cohort."""
     shares = rng.choice([0.0, 1.0, 0.5, 0.35, 0.7], len(sizes), p=[0.2, 0.2, 0.3, 0.15, 0.15])
     drawn = [draw(rng, n, s, EFFECTS, v=max(1, n // 4)) for n, s in zip(sizes, shares, strict=True)]
     return (
@@ -40,7 +40,7 @@ def cohort(rng, sizes):
     )
 
 
-def test_likelihood_is_that_of_the_normal_distribution():
+def test_likelihood_equals_that_of_the_multivariate_normal():
     rng = np.random.default_rng(0)
     surprise, sums = 0.0, []
     for n in (1, 2, 7, 20):
@@ -55,7 +55,7 @@ def test_likelihood_is_that_of_the_normal_distribution():
 
 
 @pytest.mark.parametrize(("n", "v"), [(1, 0), (1, 1), (6, 2), (3, 11)])
-def test_z_is_the_margin_sum_given_the_verification_scans(n, v):
+def test_z_is_the_margin_sum_conditional_on_the_verification_scans(n, v):
     z, y, zv, yv = draw(np.random.default_rng(n), n, 0.5, EFFECTS, v=v)
     x, e = 2 * np.concatenate([y, yv]) - 1, EFFECTS
     whole, left = covariance(x, e), np.concatenate([z, zv]) - e.middle - x * e.half
@@ -66,23 +66,23 @@ def test_z_is_the_margin_sum_given_the_verification_scans(n, v):
     assert found == pytest.approx(expected, rel=1e-9)
 
 
-def test_no_training_scan_is_no_evidence():
+def test_z_is_zero_without_training_scans():
     assert standardize(np.zeros(5), sum_logits([1.0], [1]), EFFECTS) == 0.0
 
 
-def test_flipping_is_that_of_labels():
+def test_flip_of_sums_equals_sums_of_flipped_labels():
     z, y, _, _ = draw(np.random.default_rng(1), 9, 0.4, EFFECTS, v=0)
     assert flip(sum_logits(z, y)) == pytest.approx(sum_logits(z, 1 - y))
 
 
-def test_p_values_are_uniform_where_centers_differ_and_none_is_harmful():
+def test_p_values_are_uniform_with_center_effects_and_no_harm():
     rng = np.random.default_rng(2)
     sizes = rng.integers(2, 40, 60)
     p = [p_values(compare_centers(*cohort(rng, sizes))[0], sizes.size) for _ in range(8)]
     assert kstest(np.concatenate(p), "uniform").statistic < 0.07  # of 480; the trimming costs a little
 
 
-def test_false_discovery_rate_and_power_by_size():
+def test_false_discovery_rate_is_kept_and_power_rises_with_size():
     N = 10
     rng = np.random.default_rng(3)
     sizes = np.array([3] * 12 + [8] * 12 + [16] * 12 + [40] * 12)
@@ -104,7 +104,7 @@ def test_false_discovery_rate_and_power_by_size():
 @pytest.mark.parametrize(
     ("z", "y", "why"), [([0.3, 0.1], [1, 1], "0 HC scans"), ([0.5, 0.1, 0.5], [1, 0, 1], "all logits of a class")]
 )
-def test_what_cannot_be_compared_is_refused(z, y, why):
+def test_centers_without_both_classes_or_variance_raise(z, y, why):
     sums = sum_logits(z, y)[None]
     with pytest.raises(ValueError, match=why):
         compare_centers(sums, np.zeros_like(sums))

@@ -1,4 +1,4 @@
-"""Verdicts by a part of the verification scans: closed forms, and simulated steps of which the truth is known."""
+"""Verdicts from a subset of the verification scans: closed forms, and simulated steps with known truth."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ RNG_SEED = 0
 NO_LINE = Shift(np.zeros(3), np.eye(3) * 1e-18, noise=0.0)
 
 
-def test_a_shift_without_noise_is_found_exactly_and_predicts_the_others():
+def test_noiseless_shift_is_fitted_exactly_and_predicts_the_other_scans():
     m = np.linspace(-2.0, 2.0, 9)
     reference = Logits(m, np.zeros(9))
     rows, labels = np.array([0, 3, 6, 8]), np.array([0, 0, 1] * 3)
@@ -26,8 +26,8 @@ def test_a_shift_without_noise_is_found_exactly_and_predicts_the_others():
     assert np.delete(found.variance, rows) == pytest.approx(shift.noise)
 
 
-def test_the_noise_of_a_step_is_separated_from_what_was_not_known_before():
-    """Half of the scans were predicted before, variance 0.04; so is the step's own, correlated with that by 0.9."""
+def test_step_noise_is_separated_from_prior_uncertainty():
+    """Half of the scans were predicted before, variance 0.04; the step's own variance is 0.04, correlation 0.9."""
     rng, n = np.random.default_rng(RNG_SEED), 20_000
     variance = np.tile([0.0, 0.04], n // 2)
     true = rng.normal(0.0, 2.0, n)
@@ -41,8 +41,8 @@ def test_the_noise_of_a_step_is_separated_from_what_was_not_known_before():
 
 
 @pytest.mark.parametrize("label", [0, 1])
-def test_the_risk_of_one_scan_is_the_probability_that_it_changes_sides(label):
-    """One scan of the class is not scored, half a standard deviation from the other side: a flip rejects the step."""
+def test_risk_of_one_unscored_scan_is_its_flip_probability(label):
+    """One scan is not scored, half a standard deviation from the decision boundary: its flip rejects the step."""
     side = -1.0 if label == 0 else 1.0
     m = np.array([side * 0.5, -3.0, 3.0, -3.0, 3.0])
     labels = np.array([label, 0, 1, 0, 1])
@@ -60,8 +60,8 @@ def test_the_risk_of_one_scan_is_the_probability_that_it_changes_sides(label):
     assert none[0] == 0.0
 
 
-def test_many_unscored_scans_add_up_as_a_binomial():
-    """100 HC as far from the other side as one standard deviation of the step: more than 20 flips reject it."""
+def test_risk_of_many_unscored_scans_is_binomial():
+    """100 HC scans, one standard deviation of the step from the boundary: more than 20 flips reject the step."""
     n = 100
     reference = Logits(np.full(n, -1.0), np.zeros(n))
     shift = Shift(np.zeros(3), np.eye(3) * 1e-18, noise=1.0)
@@ -70,16 +70,16 @@ def test_many_unscored_scans_add_up_as_a_binomial():
     assert np.mean(risks) == pytest.approx(binom.sf(20, n, norm.cdf(-1.0)), abs=0.02)
 
 
-def test_a_reference_that_was_predicted_is_uncertain_together_with_the_step():
-    """A step without noise moves a scan and what is not known of it alike: near the border, nothing changes sides."""
+def test_uncertainty_of_the_reference_is_shared_with_the_step():
+    """A noiseless step moves a scan together with its uncertainty: even near the boundary, none changes sides."""
     reference = Logits(np.full(50, -0.1), np.ones(50))
     after = Logits(np.full(50, -0.1), np.ones(50))
     risk, importance = weigh_risk(reference, NO_LINE, after, np.zeros(50, int), Slack(fp=0.5), seed=1)
     assert (risk, importance.max()) == (0.0, 0.0)
 
 
-def test_a_score_after_the_step_says_something_of_the_scan_before():
-    """Kalman by hand: variance 0.36 before, noise 0.16 with correlation .9, a score 0.4 above what was predicted.
+def test_score_after_the_step_updates_the_prediction_before_it():
+    """Kalman update by hand: variance 0.36 before, noise 0.16, correlation .9, a score 0.4 above its prediction.
 
     After: 0.36 + 2 * 0.9 * 0.6 * 0.4 + 0.16 = 0.952; covariance 0.36 + 0.216 = 0.576; gain 0.576 / 0.952.
     """
@@ -91,8 +91,8 @@ def test_a_score_after_the_step_says_something_of_the_scan_before():
     assert (after.mean.tolist(), after.variance.tolist()) == ([1.4, 2.0], [0.0, pytest.approx(0.952)])
 
 
-def test_doubt_about_the_reference_is_what_its_unscored_scans_may_have_miscounted():
-    """One HC half a standard deviation from the other side; one error is more than half of the slack 1, not of 2."""
+def test_doubt_is_the_risk_of_miscounted_unscored_reference_scans():
+    """One HC scan, half a standard deviation from the boundary; one error exceeds half of slack 1, not of slack 2."""
     reference, labels = Logits(np.array([-0.5, -9.0]), np.array([1.0, 1.0])), np.zeros(2, int)
     found = [weigh_doubt(reference, labels, Slack(fp=1.0), seed=seed) for seed in range(25)]
     assert np.mean([doubt for doubt, _ in found]) == pytest.approx(norm.cdf(-0.5), abs=0.02)
@@ -100,8 +100,8 @@ def test_doubt_about_the_reference_is_what_its_unscored_scans_may_have_miscounte
     assert weigh_doubt(reference, labels, Slack(fp=2.0), seed=0)[0] == 0.0
 
 
-def test_the_loss_has_a_risk_too():
-    """200 PD, none scored, the step's own noise of variance .01: the mean loss's rise is normal about nearly 0."""
+def test_risk_of_exceeding_the_loss_slack():
+    """200 unscored PD scans, step noise of variance .01: the rise of the mean loss is normal with mean near 0."""
     n = 200
     reference = Logits(np.zeros(n), np.zeros(n))
     shift = Shift(np.zeros(3), np.eye(3) * 1e-18, noise=0.01)
@@ -114,7 +114,7 @@ def test_the_loss_has_a_risk_too():
     assert np.mean(risks) == pytest.approx(norm.sf(1.0), abs=0.015)
 
 
-def test_both_classes_are_among_the_first():
+def test_first_scans_contain_both_classes():
     labels = np.array([1, 1, 1, 1] + [0] * 396)
     for seed in range(20):
         first = draw_first(labels, 32, seed=seed)

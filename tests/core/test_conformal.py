@@ -10,15 +10,15 @@ from tmqc.core.conformal import judge_oddness, tail_p_values
 from tmqc.core.fdr import benjamini_hochberg
 
 
-def test_by_hand():
-    """Of ten verification scans the oddest one gives the tail: beyond 8, p = (1 + 1) / 11 * 1 / (1 + z - 8)."""
+def test_tail_p_values_by_hand():
+    """The most unusual of ten verification scans gives the tail: beyond 8, p = (1 + 1) / 11 * 1 / (1 + z - 8)."""
     verification = list(range(10))
     p = tail_p_values([-1, 0, 7.5, 8, 8.5, 9, 10], verification)
     assert p * 11 == pytest.approx([11, 11, 3, 3, 2 / 1.5, 2 / 2, 2 / 3])
 
 
 @given(st.lists(st.integers(-5, 15), min_size=1, max_size=9), st.lists(st.integers(-5, 5), min_size=2, max_size=30))
-def test_odder_is_never_larger_and_the_scale_does_not_matter(scores, verification):
+def test_p_values_decrease_with_the_score_and_ignore_scale(scores, verification):
     p = tail_p_values(scores, verification)
     assert ((p > 0) & (p <= 1)).all() or len(set(verification)) == 1
     assert (np.diff(p[np.argsort(scores, kind="stable")]) <= 0).all()
@@ -26,8 +26,8 @@ def test_odder_is_never_larger_and_the_scale_does_not_matter(scores, verificatio
     assert moved == pytest.approx(p)
 
 
-def test_an_exponential_tail_gives_uniform_p_values():
-    """Exact for any number of exceedances: two of 20 here, so that a plugged-in mean would be far off."""
+def test_p_values_are_uniform_for_an_exponential_tail():
+    """Exact for any number of exceedances: with two of 20, a plug-in mean would be far off."""
     rng = np.random.default_rng(0)
     p = np.array([tail_p_values(rng.exponential(size=1), rng.exponential(size=20))[0] for _ in range(20_000)])
     small = p[p < 2.9 / 21]  # in the tail; ranks above it give multiples of 1 / 21
@@ -38,7 +38,7 @@ def test_an_exponential_tail_gives_uniform_p_values():
 
 
 @pytest.mark.parametrize("draw", ["normal", "gumbel", "logistic"])
-def test_lighter_tails_are_conservative(draw):
+def test_p_values_are_conservative_for_lighter_tails(draw):
     rng = np.random.default_rng(1)
     draws = getattr(rng, draw)
     p = np.concatenate([tail_p_values(draws(size=200), draws(size=100)) for _ in range(300)])
@@ -58,15 +58,15 @@ def judge(scores, verification, groups="a", verification_groups="a", **settings)
     return p
 
 
-def test_a_single_odd_scan_is_found_and_good_ones_are_not():
+def test_single_unusual_scan_is_found_without_false_alarms():
     rng = np.random.default_rng(0)
     verification, good = rng.normal(size=400), rng.normal(size=1400)
     found = benjamini_hochberg(judge([*good, 10.0], verification), 0.02)
     assert np.flatnonzero(found).tolist() == [1400]
 
 
-def test_scanners_are_compared_with_themselves_where_they_have_enough():
-    """Scanner b is far from a, and sound: against all verification scans its scans are odd, against its own not."""
+def test_large_scanner_groups_are_compared_within_themselves():
+    """Scanner b differs from a without harm: its scans are unusual among all scans, but not among its own."""
     verification = [*np.linspace(0, 1, 60), *np.linspace(100, 101, 60)]
     p = judge([100.5, 0.5], verification, "ba", "a" * 60 + "b" * 60)
     assert p == pytest.approx([61 / 121, 61 / 121])
@@ -74,14 +74,14 @@ def test_scanners_are_compared_with_themselves_where_they_have_enough():
     assert pooled == pytest.approx([31 / 121])
 
 
-def test_what_cannot_be_compared_is_an_error():
+def test_too_few_verification_scans_or_nan_raise():
     with pytest.raises(ValueError, match="two or more"):
         judge([1.0], [1.0])
     with pytest.raises(ValueError, match="NaN"):
         judge([math.nan], [1.0, 2.0])
 
 
-def test_the_false_share_is_kept_with_shared_verification_scans_and_scanners():
+def test_false_discovery_rate_is_kept_with_two_scanners():
     rng, shares = np.random.default_rng(0), []
     for _ in range(300):
         shift = {"a": 0.0, "b": 5.0}
@@ -92,4 +92,4 @@ def test_the_false_share_is_kept_with_shared_verification_scans_and_scanners():
         found = benjamini_hochberg(judge(scores, verification, groups, verification_groups), 0.1)
         shares.append((found & ~odd).sum() / max(1, found.sum()))
     assert np.mean(shares) <= 0.1 + 3 * np.std(shares) / math.sqrt(300)
-    assert np.mean(shares) > 0.03  # and not by finding nothing
+    assert np.mean(shares) > 0.03  # and harmful scans are found

@@ -1,4 +1,4 @@
-"""One screening, from scores to verdicts: scores of 12 centers are drawn, harm is put in."""
+"""One screening, from scores to verdicts: simulated scores of 12 centers, some of them harmful."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ JUDGED = able_to_be_judged(SIZES, LOOK, compare=WITHIN)
 
 
 def draw(*, flipped=(), odd=(), seed=0, separation=1.5):
-    """Scores of all scans; the classes' calibrated logits lie at +-separation, every center is shifted by its own."""
+    """Scores of all scans; the classes' calibrated logits lie at +-separation, every center has its own shift."""
     rng = np.random.default_rng(seed)
     splits = [], []
     for center, sizes in SIZES.items():
@@ -46,12 +46,12 @@ def draw(*, flipped=(), odd=(), seed=0, separation=1.5):
     return splits
 
 
-def test_only_centers_that_could_be_found_are_judged():
+def test_only_centers_large_enough_for_detection_are_judged():
     assert {f"big{i}" for i in range(10)} == JUDGED
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_flipped_center_waits_and_the_others_do_not(seed):
+def test_only_the_flipped_center_is_suspect(seed):
     train, verification = draw(flipped=["big3"], seed=seed)
     screened = judge_screening(train, verification, LOOK, judged=JUDGED, compare=WITHIN)
     assert {c for c, one in screened.centers.items() if one.state == SUSPECT} == {"big3"}
@@ -63,7 +63,7 @@ def test_a_flipped_center_waits_and_the_others_do_not(seed):
     assert shares == {1: 0.0, 2: 0.0, 10: 1.0}
 
 
-def test_a_waiting_scan_is_eliminated_readmitted_or_held():
+def test_due_scans_are_eliminated_readmitted_or_held():
     train, verification = draw(flipped=["big3"])
     its = {c: [s.subject for s in train if s.center == c] for c in SIZES}
     due = replace(LOOK, due={*its["big3"], *its["big4"]}, accused={"big3": True, "big4": True, "big5": False})
@@ -74,7 +74,7 @@ def test_a_waiting_scan_is_eliminated_readmitted_or_held():
     assert {screened.findings[s].reasons for s in its["big5"]} == {(HELD,)}
 
 
-def test_odd_images_wait_and_go_once_they_are_due():
+def test_unusual_images_are_suspect_and_eliminated_when_due():
     train, verification = draw(odd=["big1-0", "one-0"])
     found = judge_screening(train, verification, LOOK, judged=JUDGED, compare=WITHIN).findings
     assert {s for s in found if found[s].suspect} == {"big1-0", "one-0"}
@@ -85,8 +85,8 @@ def test_odd_images_wait_and_go_once_they_are_due():
 
 
 @pytest.mark.parametrize(("n", "n_moments"), [(400, 64), (100, 64), (9, 8), (3, 4)])
-def test_good_images_are_not_odd_however_many_moments_there_are(n, n_moments):
-    """Without harm the share of runs that eliminate an image may be q / 12: of 20, mostly none."""
+def test_good_images_are_not_eliminated_for_any_number_of_moments(n, n_moments):
+    """Without harm the share of runs that eliminate an image may be q / 12: usually none of 20."""
     eliminating = 0
     for seed in range(20):
         rng = np.random.default_rng(seed)
@@ -101,7 +101,7 @@ def test_good_images_are_not_odd_however_many_moments_there_are(n, n_moments):
     assert eliminating <= 2
 
 
-def test_the_distance_of_a_verification_scan_leaves_it_out():
+def test_distance_of_a_verification_scan_is_leave_one_out():
     rng = np.random.default_rng(0)
     x, v = rng.normal(size=(1, 3)), rng.normal(size=(7, 3))
     scans = [[ScanScore(f"{i}", "c", 0, "scanner", 0.0, tuple(row)) for i, row in enumerate(rows)] for rows in (x, v)]
@@ -116,7 +116,7 @@ def test_the_distance_of_a_verification_scan_leaves_it_out():
     assert others == pytest.approx([distance(v[i], np.delete(v, i, axis=0)) for i in range(7)])
 
 
-def test_every_verdict_rederives_from_its_own_row():
+def test_every_verdict_can_be_rederived_from_its_own_row():
     train, verification = draw(flipped=["big3"], odd=["big1-0"], separation=12.0)
     i = next(i for i, s in enumerate(train) if s.subject == "big7-2")
     train[i] = replace(train[i], label=1 - train[i].label)
@@ -131,8 +131,8 @@ def test_every_verdict_rederives_from_its_own_row():
         assert f.out == (f.due and (any(p is not None and p <= out for p, _, out in tests)))
 
 
-def test_labels_of_the_field_are_ranked_and_not_eliminated():
-    """At an AUROC of .83 nothing can be promised; the flipped scans come first all the same."""
+def test_at_realistic_auroc_labels_are_ranked_but_not_eliminated():
+    """At an AUROC of .83 no error rate can be guaranteed; the flipped scans still rank high."""
     rng = np.random.default_rng(1)
     train, verification = [], []
     for i in range(600):
@@ -151,7 +151,7 @@ def test_labels_of_the_field_are_ranked_and_not_eliminated():
 
 
 @pytest.mark.slow
-def test_shifted_sites_without_harm_lose_no_scan():
+def test_site_shift_without_harm_makes_no_center_suspect():
     """No harm, strong shift between sites: of 100 runs of one look, no more than q may accuse any center."""
     accusing = 0
     for seed in range(100):

@@ -14,8 +14,8 @@ def expect(**changes):
     return expect_false_alarms(**(given_ | changes))
 
 
-def test_by_hand():
-    """One scan a class, nothing tolerated: each gets worse with 1/4, so P = 1 - (3/4)^2 = 7/16."""
+def test_expected_false_alarms_by_hand():
+    """One scan per class, no tolerance: each gets worse with probability 1/4, so P = 1 - (3/4)^2 = 7/16."""
     found = expect()
     p = 7 / 16
     assert (found.p_batch, found.p_single) == (pytest.approx(p), pytest.approx(p))
@@ -23,18 +23,18 @@ def test_by_hand():
     assert found.eliminated == pytest.approx(40 * p**3)
 
 
-def test_equally_likely_shares_are_averaged():
+def test_probabilities_are_averaged_over_the_churn_values():
     found = expect(churn=[0.0, 0.5, 1.0], churn_single=[0.0])
     assert found.p_batch == pytest.approx((0.0 + 7 / 16 + 3 / 4) / 3)
     assert (found.p_single, found.flagged) == (0.0, 0.0)
 
 
-def test_predictions_that_move_together_by_hand():
-    """All in one direction, half of the time against HC, half against PD: P = 1/2 (1/2 + 1/2) at one scan a class."""
+def test_correlated_prediction_changes_by_hand():
+    """All change in one direction, half of the time against HC, half against PD: P = 1/2 (1/2 + 1/2)."""
     assert expect(together=1 - 1e-9).p_batch == pytest.approx(0.5, abs=1e-6)
 
 
-def test_agrees_with_simulation():
+def test_rejection_probability_agrees_with_simulation():
     rng, n_hc, n_pd, tolerance = np.random.default_rng(0), 65, 40, 0.03
     b = rng.beta(2, 2, 20_000)  # together = 1/5
     rejected = np.zeros(b.size, bool)
@@ -47,19 +47,19 @@ def test_agrees_with_simulation():
 
 @settings(deadline=None, max_examples=20)
 @given(st.integers(1, 40), st.integers(1, 40), st.floats(0, 0.2), st.floats(1e-6, 1), st.floats(0, 0.9))
-def test_more_tolerance_rejects_no_more(n_hc, n_pd, error, churn, together):
+def test_more_tolerance_never_raises_the_rejection_probability(n_hc, n_pd, error, churn, together):
     how = {"n_hc": n_hc, "n_pd": n_pd, "churn": [churn], "together": together}
     found, wider = expect(error=error, **how), expect(error=error * 1.5, **how)
     assert -1e-12 <= wider.p_single <= found.p_single + 1e-12 <= 1 + 1e-9
     assert found.p_batch <= found.p_single + 1e-12
 
 
-def test_what_is_out_of_range_is_an_error():
+def test_values_out_of_range_raise():
     for wrong in ({"n_hc": 0}, {"churn": [math.nan]}, {"churn_single": [2.0]}, {"churn": []}, {"together": 1.0}):
         with pytest.raises(ValueError, match="together="):
             expect(**wrong)
 
 
-def test_drift_by_hand():
+def test_measure_drift_by_hand():
     drift = measure_drift(Counts(tp=9, fn=1, fp=5, tn=5), Counts(tp=8, fn=2, fp=1, tn=9))
     assert (drift.fpr, drift.fnr) == (pytest.approx(0.4), pytest.approx(-0.1))

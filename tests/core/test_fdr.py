@@ -8,14 +8,14 @@ from tmqc.core.fdr import benjamini_hochberg, confirm, share_of_look
 
 
 def test_benjamini_hochberg_by_hand():
-    """Levels at q = .1 and m = 5: .02, .04, .06, .08, .1. The third p is below its level and takes the second along."""
+    """Levels (q = .1, m = 5): .02, .04, .06, .08, .1. The third p is below its level, so the second is rejected too."""
     assert benjamini_hochberg([0.9, 0.05, 0.01, 0.045, 0.2], 0.1).tolist() == [False, True, True, True, False]
     assert not benjamini_hochberg([0.021, 0.9, 0.9, 0.9, 0.9], 0.1).any()
     assert benjamini_hochberg([0.03, 1, 1], 0.09).tolist() == [True, False, False]  # exactly at its level
     assert benjamini_hochberg([], 0.1).size == 0
 
 
-def test_out_of_range():
+def test_values_out_of_range_raise():
     for q in (0, 1, math.nan):
         with pytest.raises(ValueError, match="between 0 and 1"):
             benjamini_hochberg([0.5], q)
@@ -26,17 +26,17 @@ def test_out_of_range():
         share_of_look(0.1, 6, 5)
 
 
-def test_a_non_candidate_is_not_rejected_and_changes_no_threshold():
+def test_non_candidates_are_not_rejected_and_change_no_threshold():
     p = [0.001, 0.03, 0.5]
     assert confirm(p, [True, True, True], 0.05).tolist() == [True, True, False]
     assert confirm(p, [False, True, True], 0.05).tolist() == [False] * 3
 
 
 @pytest.mark.parametrize(("harmful", "kept"), [(0, 0.0), (3, 0.0), (3, 0.9)])
-def test_all_looks_of_a_run_together_keep_the_promise(harmful, kept):
-    """Five looks at 23 centers whose p-values are tied to each other from look to look, or not; verdict, then revisit.
+def test_false_discovery_rate_is_kept_over_all_looks_of_a_run(harmful, kept):
+    """Five looks at 23 centers, with and without correlation between looks; verdict, then revisit.
 
-    q at every look breaks it where looks are independent: the promise is the spending's.
+    Using the full q at every look exceeds it for independent looks: q has to be divided among the looks.
     """
     rng, looks, q = np.random.default_rng(0), 5, 0.1
     shares: dict[bool, list[float]] = {True: [], False: []}

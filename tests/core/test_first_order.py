@@ -1,4 +1,4 @@
-"""First-order screening: the band, who has to be verified, and when estimates are of no use."""
+"""First-order screening: the error band, the scans that have to be verified, and useless estimates."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ def named(values):
     return {f"s{i}": float(value) for i, value in enumerate(values)}
 
 
-def test_a_part_that_all_errors_share_is_no_error():
+def test_constant_offset_of_the_estimates_is_no_error():
     estimates = named([*range(9), 100.0])
     check = check_estimates(estimates, {"s2": 7.0, "s8": 13.0}, [3.0] * 10, LIMITS)
     assert (check.error, check.undecided) == (0.0, ())
     assert check.changes == named([*np.arange(9.0) + 5.0, 105.0])
 
 
-def test_the_band_by_hand():
-    """Six of the values 0 to 7 are the shortest half: mean center 3.5. One error of a tenth of distance and spread."""
+def test_error_band_by_hand():
+    """The shortest half of the values 0 to 7 is centered at 3.5. One error of a tenth of distance and spread."""
     sd = 5.0 / 1.349
     far = 3.5 + 10.5 * sd
     values = [*map(float, range(9)), far, 200.0]
@@ -38,24 +38,24 @@ def test_the_band_by_hand():
     assert verified.undecided == ()
 
 
-def test_a_scan_that_other_evidence_condemns_need_not_be_verified():
-    """The model contradicts its label: whatever its step does, it is a suspect."""
+def test_scan_that_is_suspect_by_its_margin_is_not_verified():
+    """The model contradicts its label: it is suspect regardless of its step."""
     sd = 5.0 / 1.349
     values = [*map(float, range(9)), 3.5 + 10.5 * sd, 200.0]
     exact = {"s0": 0.0, "s1": 1.0, "s8": 8.0 + 0.1 * (4.5 + 10.0 * sd)}
     assert check_estimates(named(values), exact, [*[3.0] * 9, -3.0, 3.0], LIMITS).undecided == ()
 
 
-def test_estimates_that_say_nothing_leave_all_to_be_verified():
-    """The products of the sample are the changes the other way round, one of them far from the bulk."""
+def test_useless_estimates_leave_all_scans_to_be_verified():
+    """The sample's products have the opposite sign of the changes, and one is far from the bulk."""
     truth = named([*np.linspace(-1.0, 1.0, 36), *[60.0] * 4])
     sample = {s: truth[s] for s in ("s3", "s9", "s30", "s36")}
     check = check_estimates({s: -change for s, change in truth.items()}, sample, [3.0] * 40, LIMITS)
     assert set(check.undecided) == set(truth) - set(sample)
 
 
-def test_a_loss_that_is_curved_along_what_all_steps_have_in_common():
-    """Changes are a parabola of the products: nothing is left of the error, and both ends are verified."""
+def test_curved_loss_is_corrected_and_both_extremes_are_verified():
+    """Changes are a parabola of the products: no error remains, and only the two extremes are verified."""
     products = np.random.default_rng(0).normal(-0.1, 0.1, 200)
     truth = products + 2.0 * products**2
     exact = {s: float(truth[int(s[1:])]) for s in draw_sample(list(named(products)), seed=(0,))}
@@ -66,15 +66,15 @@ def test_a_loss_that_is_curved_along_what_all_steps_have_in_common():
     assert list(check.changes.values()) == pytest.approx(truth.tolist())
 
 
-def test_the_sample_is_drawn_by_its_seed_and_all_of_few_scans():
+def test_sample_depends_on_the_seed_and_contains_all_of_few_scans():
     many = [f"s{i}" for i in range(200)]
     assert len(draw_sample(many, seed=(1, 2))) == N_SAMPLE
     assert draw_sample(many, seed=(1, 2)) == draw_sample(many, seed=(1, 2)) != draw_sample(many, seed=(1, 3))
     assert draw_sample(many[: 4 * N_SAMPLE - 1], seed=(1, 2)) == set(many[: 4 * N_SAMPLE - 1])
 
 
-def test_verdicts_are_those_of_exact_changes():
-    """40 screenings of 400 scans, errors up to a tenth of the change and of the spread: 99.5 % alike, 9 of 10 saved."""
+def test_verdicts_agree_with_those_from_exact_changes():
+    """40 screenings of 400 scans, errors up to a tenth of change and spread: 99.5 % equal, 90 % saved."""
     rng, different, n_verified = np.random.default_rng(0), 0, 0
     for seed in range(40):
         truth = rng.normal(size=400) + (rng.random(400) < 0.05) * rng.exponential(15.0, 400)

@@ -18,7 +18,7 @@ def best_recall(auroc, prevalence, q):
     """
     half = norm.ppf(auroc) / math.sqrt(2)
 
-    def excess(t):  # logarithms: both tails are tiny where nothing can be found
+    def excess(t):  # logarithms, because both tails can be tiny
         odds = math.log(prevalence / (1 - prevalence)) + norm.logcdf(t + half) - norm.logcdf(t - half)
         return math.log(1 / q - 1) - odds
 
@@ -28,7 +28,7 @@ def best_recall(auroc, prevalence, q):
 @pytest.mark.parametrize(
     ("prevalence", "recalls"), [(0.01, (0.00, 0.08, 0.52)), (0.05, (0.002, 0.26, 0.75)), (0.10, (0.011, 0.40, 0.84))]
 )
-def test_best_possible_recall(prevalence, recalls):
+def test_best_possible_recall_by_auroc(prevalence, recalls):
     """At a false discovery rate of .1, for an AUROC of .83, .95 and .99."""
     for auroc, recall in zip((0.83, 0.95, 0.99), recalls, strict=True):
         assert best_recall(auroc, prevalence, 0.1) == pytest.approx(recall, abs=0.005 if recall >= 0.01 else 0.0005)
@@ -41,7 +41,7 @@ def test_local_fdr_by_hand():
 
 
 def test_prevalence_by_hand():
-    """Certain predictions: the share of contradicted labels, with the binomial's profile bound. None: none."""
+    """Certain predictions: the profile bound of the binomial share of contradicted labels; otherwise 0."""
     lower = bound_prevalence([1.0] * 10 + [0.0] * 90)
     drop = 10 * math.log(0.1 / lower) + 90 * math.log(0.9 / (1 - lower))
     assert drop == pytest.approx(1.6449**2 / 2, abs=1e-3)
@@ -50,13 +50,13 @@ def test_prevalence_by_hand():
 
 def test_lowest_with_mean_by_hand():
     assert lowest_with_mean([0.5, 0.05, 0.14, 0.9], 0.1).tolist() == [False, True, True, False]
-    assert lowest_with_mean([0.05, 0.16, 0.16], 0.105).tolist() == [True, False, False]  # equal ones stay together
+    assert lowest_with_mean([0.05, 0.16, 0.16], 0.105).tolist() == [True, False, False]  # ties are treated alike
     assert not lowest_with_mean([0.2], 0.1).any()
     assert lowest_with_mean([], 0.1).size == 0
 
 
 @given(st.lists(st.floats(-8, 8), min_size=1, max_size=20))
-def test_elimination_follows_the_margin(margins):
+def test_lowest_margins_are_eliminated_within_the_false_discovery_rate(margins):
     lfdr, eliminated = judge_labels(sorted(margins), q=0.1)
     assert eliminated.tolist() == sorted(eliminated, reverse=True)
     assert np.mean(lfdr[eliminated] if eliminated.any() else 0) <= 0.1 + 1e-9
@@ -69,7 +69,7 @@ def draw(rng, auroc, n, prevalence):
     return np.where(flipped, -1, 1) * d * rng.normal(d / 2, 1, n), flipped
 
 
-def test_the_false_share_is_kept_and_the_best_recall_nearly_reached():
+def test_false_discovery_rate_is_kept_at_nearly_the_best_recall():
     rng, shares, recalls = np.random.default_rng(0), [], []
     for _ in range(150):
         margins, flipped = draw(rng, 0.99, 1400, 0.05)
@@ -81,7 +81,7 @@ def test_the_false_share_is_kept_and_the_best_recall_nearly_reached():
     assert best - 0.1 < np.mean(recalls) <= best + 0.02
 
 
-def test_at_the_accuracy_of_the_field_no_label_is_eliminated():
+def test_no_label_is_eliminated_at_realistic_auroc():
     rng = np.random.default_rng(1)
     margins, _ = draw(rng, 0.83, 1400, 0.01)
     assert not judge_labels(margins, q=0.1)[1].any()

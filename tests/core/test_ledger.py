@@ -6,22 +6,22 @@ from hypothesis import strategies as st
 
 from tmqc.core.ledger import Ledger
 
-EVERYBODY = ("a", "b", "c", "d", "e")
+ALL_SUBJECTS = ("a", "b", "c", "d", "e")
 
 
-def test_flagged_in_cycle_10_with_revisit_2():
-    """Flagged in c, sits out c+1 .. c+R, is revisited at the end of c+R, eligible from c+R+1."""
+def test_scan_flagged_in_cycle_10_is_due_in_cycle_12():
+    """Flagged in cycle c: not trained in c+1 .. c+R, revisited at the end of c+R, eligible from c+R+1."""
     ledger = Ledger().flag(["b", "d"], due=12)
-    assert ledger.eligible(EVERYBODY, 11) == ("a", "c", "e")
-    assert ledger.eligible(EVERYBODY, 12) == ("a", "c", "e")
+    assert ledger.eligible(ALL_SUBJECTS, 11) == ("a", "c", "e")
+    assert ledger.eligible(ALL_SUBJECTS, 12) == ("a", "c", "e")
     assert ledger.due(11) == ()
     assert ledger.due(12) == ("b", "d")
-    assert ledger.eligible(EVERYBODY, 13) == EVERYBODY  # both taken back
-    assert ledger.eliminate("d").eligible(EVERYBODY, 13) == ("a", "b", "c", "e")
+    assert ledger.eligible(ALL_SUBJECTS, 13) == ALL_SUBJECTS  # both readmitted
+    assert ledger.eliminate("d").eligible(ALL_SUBJECTS, 13) == ("a", "b", "c", "e")
     assert ledger.eliminate("d").eliminated == ("d",)
 
 
-def test_undecided_are_those_whose_revisit_never_came():
+def test_undecided_scans_are_those_never_revisited():
     ledger = Ledger().flag(["a"], due=12).flag(["b"], due=13).flag([], due=14).eliminate("a")
     assert ledger.undecided(13) == ("b",)  # the run ended before cycle 13
     assert ledger.undecided(14) == ()
@@ -34,11 +34,11 @@ def test_json_round_trip():
     assert Ledger.from_json(content) == ledger
 
 
-def test_order_is_kept_and_repeats_are_dropped():
+def test_flagging_keeps_the_order_and_drops_duplicates():
     assert Ledger().flag(["d", "a", "d"], due=3).due(3) == ("d", "a")
 
 
-def test_no_scan_is_eliminated_or_flagged_twice():
+def test_eliminating_or_flagging_twice_raises():
     ledger = Ledger().flag(["a"], due=3).eliminate("a")
     with pytest.raises(ValueError, match="already eliminated: a"):
         ledger.eliminate("a")
@@ -50,15 +50,15 @@ def test_no_scan_is_eliminated_or_flagged_twice():
         ledger.postpone("a", due=5, strike=True)
 
 
-def test_a_ledger_never_changes():
+def test_ledger_is_immutable():
     before = Ledger()
     before.flag(["a"], due=2).eliminate("a")
     assert before == Ledger()
 
 
 @given(st.data(), st.integers(1, 3), st.integers(1, 8))
-def test_every_subject_is_in_exactly_one_place(data, revisit, n_cycles):
-    """At the start of every cycle each subject is eligible, waiting or eliminated, and only one of these."""
+def test_every_subject_is_eligible_waiting_or_eliminated(data, revisit, n_cycles):
+    """At the start of every cycle each subject is in exactly one of the three states."""
     subjects = tuple("abcdefgh")
     ledger = Ledger()
     for cycle in range(n_cycles + 1):

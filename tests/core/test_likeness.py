@@ -6,14 +6,14 @@ import pytest
 from tmqc.core.likeness import add_scans, make_template, unlikeness
 
 
-def test_the_template_is_the_mean_of_all_scans_however_they_are_spread_over_centers():
+def test_template_is_the_mean_of_all_scans_of_all_centers():
     scans = np.arange(24.0).reshape(4, 2, 3)
     sums = [add_scans(scans[:1]), add_scans(scans[1:])]
     assert [n for _, n in sums] == [1, 3]
     np.testing.assert_allclose(make_template(sums), scans.mean(axis=0))
 
 
-def test_adding_up_changes_nothing_that_is_given():
+def test_add_scans_and_make_template_do_not_modify_their_inputs():
     scans = np.ones((2, 2), np.float32)
     total, _ = add_scans(scans)
     make_template([(total, 2), (total, 2)])
@@ -30,7 +30,7 @@ def test_unlikeness_by_hand():
     assert unlikeness(-template, template) == pytest.approx(math.log(2))
 
 
-def test_of_nothing_there_is_no_mean():
+def test_template_without_scans_or_centers_raises():
     with pytest.raises(ValueError, match="no scans"):
         add_scans([])
     with pytest.raises(ValueError, match="no centers"):

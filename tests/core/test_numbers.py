@@ -1,4 +1,4 @@
-"""A cycle's numbers by name."""
+"""Names and values of a cycle's metrics."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ REPORT = CycleReport(
 )
 
 
-def test_every_number_of_a_report_has_a_name():
+def test_cycle_numbers_by_name():
     assert cycle_numbers(REPORT) == {
         "train/loss": 0.25,
         "train/accuracy": 0.875,

@@ -15,16 +15,16 @@ def test_rates_by_hand():
     assert counts.accuracy == 20 / 28
 
 
-def test_published_rate_can_exceed_one():
+def test_published_rates_can_exceed_one():
     assert published_rates(Counts(tp=2, fp=9, tn=1, fn=0)).fpr == 4.5
 
 
-def test_missing_class_has_no_rate():
+def test_rates_without_scans_of_a_class_raise():
     with pytest.raises(ZeroDivisionError):
         standard_rates(Counts(tp=3, fn=1))
 
 
-def test_score_counts_threshold_and_loss_by_hand():
+def test_score_by_hand():
     p = np.array([0.5, 0.49, 0.9, 0.2], np.float32)
     labels = np.array([1, 1, 0, 0])
     got = score(p, labels)
@@ -35,11 +35,11 @@ def test_score_counts_threshold_and_loss_by_hand():
     assert got.loss == pytest.approx(expected / 4)
 
 
-def test_certain_and_wrong_has_a_finite_loss():
+def test_loss_of_a_certain_wrong_prediction_is_finite():
     assert score(np.array([0.0]), np.array([1])).loss == pytest.approx(-math.log(1e-7))
 
 
-def test_sums_of_centers_are_the_whole():
+def test_sum_of_scores_of_centers_equals_score_of_all_scans():
     rng = np.random.default_rng(0)
     p, labels = rng.random(31), rng.integers(0, 2, 31)
     parts = [score(p[rows], labels[rows]) for rows in np.array_split(np.arange(31), 4)]
@@ -50,17 +50,17 @@ def test_sums_of_centers_are_the_whole():
     assert isinstance(total, Verification)
 
 
-def test_nan_prediction_is_no_verdict():
+def test_nan_prediction_raises():
     with pytest.raises(FloatingPointError, match="1 of 2 predictions are not finite"):
         score(np.array([0.5, np.nan]), np.array([1, 0]))
 
 
-def test_shapes_must_agree():
+def test_different_numbers_of_predictions_and_labels_raise():
     with pytest.raises(ValueError, match="probabilities for"):
         score(np.zeros(2), np.zeros(3, int))
 
 
-def test_cross_entropies_are_those_that_a_verification_adds_up():
+def test_cross_entropies_sum_to_the_loss_of_a_verification():
     p, labels = np.array([0.25, 0.25, 1.0, 0.0]), np.array([1, 0, 1, 1])
     got = cross_entropies(p, labels)
     assert got == pytest.approx([-np.log(0.25), -np.log(0.75), 1e-7, -np.log(1e-7)])

@@ -4,7 +4,7 @@ import pytest
 from tmqc.core.review import margins_at_centers, predict_from_others
 
 
-def test_a_group_is_predicted_from_its_other_values_by_hand():
+def test_predict_from_others_by_hand():
     """Means 1 and 5, mean squares 2 within and 16 between, variances 2 and (16 - 2) / 2 = 7: weight 1 / (1 + 2/7)."""
     predicted = predict_from_others(np.array([0.0, 2.0, 4.0, 6.0]), ["a", "a", "b", "b"])
     assert predicted == pytest.approx(
@@ -15,17 +15,17 @@ def test_a_group_is_predicted_from_its_other_values_by_hand():
 @pytest.mark.parametrize(
     ("values", "groups"),
     [
-        ([1.0, 5.0, 1.0, 5.0], "aabb"),  # groups differ by less than chance
-        ([1.0, 2.0, 6.0], "abc"),  # no value has another beside it
+        ([1.0, 5.0, 1.0, 5.0], "aabb"),  # groups differ by less than expected by chance
+        ([1.0, 2.0, 6.0], "abc"),  # every group has a single value
         ([1.0, 2.0, 6.0], "aaa"),
     ],
 )
-def test_where_groups_say_nothing_the_mean_of_all_is_predicted(values, groups):
+def test_uninformative_groups_predict_the_overall_mean(values, groups):
     assert predict_from_others(np.array(values), list(groups)) == pytest.approx([np.mean(values)] * len(values))
 
 
-def test_shift_and_class_share_of_a_center_are_taken_out():
-    """Simulated: of 30 centers that differ in both, 1 % of the labels flipped, against ranks by the logit."""
+def test_margins_are_corrected_for_shift_and_class_share_of_a_center():
+    """Simulation: 30 centers that differ in both, 1 % of the labels flipped; compared with ranks by logit."""
     rng, found = np.random.default_rng(0), []
     for _ in range(20):
         center = np.repeat(np.arange(30), 20)
@@ -39,7 +39,7 @@ def test_shift_and_class_share_of_a_center_are_taken_out():
     assert ours > plain + 1.0
 
 
-def test_one_center_and_one_class():
-    """Nothing is known of the center but what the cohort is: the margin is the logit, less its own mean at most."""
+def test_margins_of_a_single_center_and_of_a_single_class():
+    """A single center is the whole cohort: no center effect can be subtracted, the margins are the logits."""
     np.testing.assert_allclose(margins_at_centers([1.0, -2.0], [1, 0], ["a", "a"]), [1.0, 2.0])
     assert np.isfinite(margins_at_centers([1.0, 3.0], [1, 1], ["a", "b"])).all()

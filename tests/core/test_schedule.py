@@ -37,9 +37,9 @@ def as_lists(visits):
     return [(v.center, [list(batch) for batch in v.batches]) for v in visits]
 
 
-def test_worked_example():
+def test_visits_of_a_worked_example():
     """Seed 42, first cycle 10: `RandomState(42).shuffle([0, 1, 2])` leaves [0, 1, 2]; `RandomState(52)` makes it
-    [2, 0, 1], so gamma, alpha, beta, and goes on to shuffle each center's scans in that order."""
+    [2, 0, 1], so gamma, alpha, beta, and then shuffles each center's scans in that order."""
     order = np.arange(3)
     np.random.RandomState(42).shuffle(order)
     assert order.tolist() == [0, 1, 2]
@@ -47,32 +47,32 @@ def test_worked_example():
     assert order.tolist() == [2, 0, 1]
     assert as_lists(make_visits(ScheduleConfig(seed=42, start=10), 10, SUBJECTS)) == [
         ("gamma", [["g0", "g2", "g1"]]),
-        ("alpha", [["a5", "a3", "a2", "a1", "a0"]]),  # two of the seven sit this cycle out
+        ("alpha", [["a5", "a3", "a2", "a1", "a0"]]),  # two of the seven are not used in this cycle
         ("beta", [["b0"]]),
     ]
 
 
 @given(st.integers(0, 2**31), st.integers(0, 3), st.integers(1, 4), st.integers(1, 6))
-def test_bit_compatible_with_the_published_loop(seed, start, n_cycles, batch_size):
+def test_visits_are_identical_to_the_published_loop(seed, start, n_cycles, batch_size):
     schedule = ScheduleConfig(seed=seed, start=start, batch_size=batch_size)
     got = [as_lists(make_visits(schedule, c, SUBJECTS)) for c in range(start, start + n_cycles)]
     assert got == published_order(SUBJECTS, seed, start, start + n_cycles, batch_size)
 
 
-def test_every_cycle_reshuffles_the_order_before_it():
+def test_every_cycle_reshuffles_the_order_of_the_cycle_before():
     """The order in cycle 12 of a run that started at 10 differs from that of a run that starts at 12."""
     one_each = {str(i): (str(i),) for i in range(20)}
     early, late = ScheduleConfig(start=10), ScheduleConfig(start=12)
     assert make_visits(early, 12, one_each) != make_visits(late, 12, one_each)
 
 
-def test_centers_without_eligible_subjects_are_skipped_and_draw_nothing():
+def test_centers_without_eligible_subjects_are_skipped_without_drawing():
     [visit] = make_visits(ScheduleConfig(seed=1), 0, {"alpha": SUBJECTS["alpha"], "beta": (), "gamma": ()})
     assert visit in make_visits(ScheduleConfig(seed=1), 0, {**SUBJECTS, "gamma": ()})
     assert visit.center == "alpha"
 
 
-def test_remainder_sits_out_unless_kept():
+def test_incomplete_batch_is_dropped_unless_keep_remainder_is_set():
     subjects = {"alpha": SUBJECTS["alpha"]}
     (visit,) = make_visits(ScheduleConfig(seed=3), 0, subjects)
     assert [len(b) for b in visit.batches] == [5]
@@ -82,7 +82,7 @@ def test_remainder_sits_out_unless_kept():
     assert sorted(s for b in kept.batches for s in b) == sorted(SUBJECTS["alpha"])
 
 
-def test_local_epochs_reshuffle_from_the_same_generator():
+def test_local_epochs_reshuffle_with_the_same_generator():
     (visit,) = make_visits(ScheduleConfig(seed=3, local_epochs=2), 0, {"gamma": SUBJECTS["gamma"]})
     rng = np.random.RandomState(3)
     rng.shuffle(np.arange(1))
@@ -92,12 +92,12 @@ def test_local_epochs_reshuffle_from_the_same_generator():
     assert visit == Visit("gamma", (tuple(f"g{x}" for x in i), tuple(f"g{x}" for x in k)))
 
 
-def test_a_cycle_before_the_start_has_no_order():
+def test_cycle_before_the_start_raises():
     with pytest.raises(ValueError, match="before the start"):
         make_visits(ScheduleConfig(start=10), 9, SUBJECTS)
 
 
-def test_the_global_generator_is_left_alone():
+def test_global_random_generator_is_not_changed():
     np.random.seed(7)
     before = np.random.get_state()[1].copy()
     make_visits(ScheduleConfig(), 2, SUBJECTS)
@@ -112,6 +112,6 @@ def test_learning_rate_is_a_function_of_the_cycle():
     assert learning_rate_of(restarted, 13) == pytest.approx(1e-4 * math.exp(-0.3))
 
 
-def test_screenings_by_hand():
-    """Of a run from cycle 10 on, every 3 cycles: 10, 13, 16."""
+def test_next_screening_by_hand():
+    """A run that starts at cycle 10 with a screening every 3 cycles: 10, 13, 16."""
     assert [next_screening(ScheduleConfig(start=10), 3, cycle) for cycle in range(10, 15)] == [10, 13, 13, 13, 16]

@@ -12,7 +12,7 @@ def center(p):
     return CenterTest(20, 5, None, None, p, 1e-6, 1.0)
 
 
-def test_states_by_hand():
+def test_center_states_by_hand():
     """m = 10, q = .1, .02 to eliminate. The limits with two and one rejected: .02 and .002."""
     tests = {"new": center(0.015), "out": center(0.001), "back": center(0.5), "good": center(0.4), "small": center(0.2)}
     judged = set("123456") | set(tests) - {"small"}
@@ -26,13 +26,13 @@ def test_states_by_hand():
     }
     assert (found["new"].limit, found["new"].eliminate_limit) == (pytest.approx(0.02), pytest.approx(0.002))
     again = judge_centers({"out": center(0.003)}, judged=judged, waiting={"out"}, q=0.1, q_out=0.02)
-    assert again["out"].state == SUSPECT  # not enough to eliminate, too much to be taken back
+    assert again["out"].state == SUSPECT  # too high to eliminate, too low to readmit
     assert again["out"].waited
 
 
 @pytest.mark.parametrize("n_flipped", [0, 4])
-def test_runs_of_control_keep_the_promise_with_site_shift(n_flipped):
-    """Whole runs: 16 sites with a shift, share of patients and size of their own; four looks, scores partly new."""
+def test_error_rate_is_kept_over_whole_runs_with_site_shift(n_flipped):
+    """Whole runs: 16 sites that differ in shift, share of patients and size; four looks with partly new scores."""
     rng, shares, recalls = np.random.default_rng(0), [], []
     for _ in range(12):
         sizes = rng.choice([3, 8, 20, 40], 16)
@@ -63,4 +63,4 @@ def test_runs_of_control_keep_the_promise_with_site_shift(n_flipped):
     if n_flipped:
         assert np.mean(recalls) > 0.6
     else:
-        assert np.mean(shares) < 0.1  # right labels are far from the border of the null hypothesis
+        assert np.mean(shares) < 0.1  # right labels are far from the boundary of the null hypothesis
