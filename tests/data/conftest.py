@@ -6,7 +6,7 @@ import SimpleITK as sitk
 
 from tmqc.data.cohort import Subject
 
-SHAPE = (6, 7, 8)  # three different numbers, so that swapped axes show
+SHAPE = (6, 7, 8)  # three different sizes reveal swapped axes
 RAS = (-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0)  # ITK's own axes are LPS
 
 
@@ -30,7 +30,7 @@ def write_nifti(tmp_path):
 
 @pytest.fixture
 def subject():
-    """Make a row with what a test does not care about filled in."""
+    """Returns a function that makes a `Subject` with default values."""
 
     def make(name="s1", path="/nowhere/s1.nii.gz", *, study="A", group=0, sex="F", age=60.0, scanner=None):
         return Subject(name, Path(path), study, group, sex, age, scanner)

@@ -1,4 +1,4 @@
-"""A small BIDS dataset becomes a cohort, or one list of everything that is in the way."""
+"""A small BIDS dataset is read as a cohort, or all of its faults are reported at once."""
 
 import json
 from collections import Counter
@@ -18,7 +18,7 @@ SHARES = (0.6, 0.2, 0.2)
 
 @pytest.fixture
 def dataset(tmp_path):
-    """Ten people of two sites; only names and text are looked at, so the scans are empty."""
+    """Ten people from two sites; only file names and text are read, so the scans are empty files."""
     root = tmp_path / "ds"
     rows = ["participant_id\tage\tsex\tgroup\tsite"]
     for i in range(1, 11):
@@ -37,7 +37,7 @@ def add(root, name, content=""):
     path.write_text(content)
 
 
-def change(root, old, new):
+def replace_in_participants(root, old, new):
     path = root / "participants.tsv"
     text = path.read_text()
     assert old in text
@@ -54,11 +54,11 @@ def scans_of(root, person, **options):
     return read_bids(BidsOptions(root, **options))[0][person]
 
 
-def test_entities_of_a_name():
+def test_parse_name_gives_the_entities():
     assert parse_name(Path("a_b-c/sub-01_ses-02_T1w.nii.gz")).entities == {"sub": "01", "ses": "02"}
 
 
-def test_a_row_and_its_scan_become_a_subject(dataset):
+def test_participant_row_and_scan_become_a_subject(dataset):
     add(
         dataset,
         "sub-02/anat/sub-02_T1w.json",
@@ -79,27 +79,27 @@ def test_a_row_and_its_scan_become_a_subject(dataset):
         ("1", {"hc": ("1",)}, 0),
     ],
 )
-def test_words_for_groups(dataset, word, options, group):
-    change(dataset, "51\tF\tControl", f"51\tF\t{word}")
+def test_accepted_words_for_groups(dataset, word, options, group):
+    replace_in_participants(dataset, "51\tF\tControl", f"51\tF\t{word}")
     assert scans_of(dataset, "sub-01", **options)[0].group == group
 
 
 @pytest.mark.parametrize(("capped", "age"), [("bound", 90.0), ("blank", None)])
 @pytest.mark.parametrize("text", ["90+", ">90", ">= 90"])
-def test_a_capped_age_is_taken_for_what_was_asked(dataset, text, capped, age):
-    change(dataset, "\t51\t", f"\t{text}\t")
+def test_capped_age_is_read_as_bound_or_blank_as_set(dataset, text, capped, age):
+    replace_in_participants(dataset, "\t51\t", f"\t{text}\t")
     assert scans_of(dataset, "sub-01", capped_ages=capped)[0].age == age
     (fault,) = faults_of(dataset)
     assert fault.startswith(f"participants.tsv, row 2, column age: is {text!r}, a capped age")
 
 
-def test_what_is_not_known_is_blank(dataset):
-    change(dataset, "sub-01\t51\tF", "01\tn/a\tn/a")
+def test_missing_values_are_none(dataset):
+    replace_in_participants(dataset, "sub-01\t51\tF", "01\tn/a\tn/a")
     (row,) = scans_of(dataset, "sub-01")
     assert (row.sex, row.age) == (None, None)
 
 
-def test_derivatives_by_their_space_with_the_scanner_of_the_raw_scan(dataset):
+def test_derivative_is_chosen_by_space_and_gets_the_raw_scans_scanner(dataset):
     for i in range(1, 11):
         for entities in ("desc-preproc", "space-MNI_desc-preproc", "space-MNI_res-2_desc-preproc"):
             add(dataset, f"derivatives/fmriprep/sub-{i:02}/anat/sub-{i:02}_{entities}_T1w.nii.gz")
@@ -113,7 +113,7 @@ def test_derivatives_by_their_space_with_the_scanner_of_the_raw_scan(dataset):
     assert "no such directory" in faults_of(dataset, derivatives="absent")[0]
 
 
-def test_sessions_are_chosen_taken_or_refused(dataset):
+def test_several_sessions_are_chosen_all_taken_or_refused(dataset):
     (dataset / "sub-01/anat/sub-01_T1w.nii.gz").unlink()
     for session in ("1", "2"):
         add(dataset, f"sub-01/ses-{session}/anat/sub-01_ses-{session}_T1w.nii.gz")
@@ -124,10 +124,10 @@ def test_sessions_are_chosen_taken_or_refused(dataset):
     assert [row.subject for row in scans_of(dataset, "sub-01", **only)] == ["sub-01"]
 
 
-def test_every_fault_at_once(dataset):
-    change(dataset, "51\tF\tControl\tAalborg", "51,5\tx\tMSA\tn/a")
-    change(dataset, "sub-03\t", "sub-02\t")
-    change(dataset, "sub-04\t54\tM\tControl", "sub-04\t54\tM\tn/a")
+def test_all_faults_are_reported_at_once(dataset):
+    replace_in_participants(dataset, "51\tF\tControl\tAalborg", "51,5\tx\tMSA\tn/a")
+    replace_in_participants(dataset, "sub-03\t", "sub-02\t")
+    replace_in_participants(dataset, "sub-04\t54\tM\tControl", "sub-04\t54\tM\tn/a")
     (dataset / "sub-05/anat/sub-05_T1w.nii.gz").unlink()
     add(dataset, "sub-06/anat/sub-06_T1w.json", "{")
     add(dataset, "sub-07/anat/sub-07_T1w.nii")
@@ -151,14 +151,14 @@ def test_every_fault_at_once(dataset):
 
 
 def test_other_groups_and_incomplete_people_can_be_left_out(dataset):
-    change(dataset, "51\tF\tControl", "51\tF\tProdromal")
-    change(dataset, "sub-04\t54\tM\tControl", "sub-04\told\tM\tn/a")
+    replace_in_participants(dataset, "51\tF\tControl", "51\tF\tProdromal")
+    replace_in_participants(dataset, "sub-04\t54\tM\tControl", "sub-04\told\tM\tn/a")
     people, left_out = read_bids(BidsOptions(dataset, other_groups=("prodromal",), leave_out_incomplete=True))
     assert {"sub-01", "sub-04"}.isdisjoint(people) and len(people) == 8 and len(left_out) == 2
 
 
-def test_columns_are_named_or_asked_for(dataset):
-    change(dataset, "group\tsite", "dx_code\tplace")
+def test_columns_can_be_named_and_missing_ones_are_faults(dataset):
+    replace_in_participants(dataset, "group\tsite", "dx_code\tplace")
     assert ["--center" in fault or "--group" in fault for fault in faults_of(dataset)] == [True, True]
     assert scans_of(dataset, "sub-01", group="dx_code", center="place")[0].study == "Aalborg"
     assert scans_of(dataset, "sub-01", group="dx_code", center="Manufacturer")[0].study == "Siemens"
@@ -168,7 +168,7 @@ def test_columns_are_named_or_asked_for(dataset):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_split_keeps_people_whole_and_centers_and_classes_in_proportion(subject, seed):
+def test_split_by_person_keeps_proportions_of_centers_and_classes(subject, seed):
     people = {
         f"{center}{i}": [subject(f"{center}{i}_{k}", study=center, group=int(i % 5 < 2)) for k in range(1 + i % 3)]
         for center, n in {"A": 40, "B": 20, **{f"tiny{j}": 2 for j in range(20)}}.items()
@@ -193,7 +193,7 @@ def test_a_split_keeps_people_whole_and_centers_and_classes_in_proportion(subjec
 # --- the script ---
 
 
-def test_the_script_writes_tables_that_can_be_read(dataset, tmp_path, capsys):
+def test_script_writes_readable_tables(dataset, tmp_path, capsys):
     main, out = load_script("from_bids").main, tmp_path / "out"
     assert main([str(dataset), "--out", str(out), "--shares", "0.4,0.3,0.3"]) == 0
     assert "next: tmqc pipeline=clean cohort.train_csv=" in capsys.readouterr().out
@@ -202,9 +202,9 @@ def test_the_script_writes_tables_that_can_be_read(dataset, tmp_path, capsys):
     assert sorted(row.subject for row in rows) == [f"sub-{i:02}" for i in range(1, 11)]
     assert all(row.path.is_file() and row.scanner == "Siemens 3" for row in rows) and not cohort.warnings
     before = {path: path.read_text() for path in out.iterdir()}
-    assert main([str(dataset), "--out", str(out)]) == 2  # they are there
+    assert main([str(dataset), "--out", str(out)]) == 2  # the tables already exist
     assert main([str(dataset), "--out", str(out), "--shares", "0.4,0.3,0.3", "--overwrite"]) == 0
-    assert {path: path.read_text() for path in out.iterdir()} == before  # and the same once more
+    assert {path: path.read_text() for path in out.iterdir()} == before  # reproduced identically
 
 
 @pytest.mark.parametrize(
@@ -216,13 +216,13 @@ def test_the_script_writes_tables_that_can_be_read(dataset, tmp_path, capsys):
         (["--hc", "PD"], "pd: cannot be both"),
     ],
 )
-def test_the_script_writes_nothing_on_error(dataset, tmp_path, capsys, arguments, words):
+def test_script_writes_nothing_on_error(dataset, tmp_path, capsys, arguments, words):
     assert load_script("from_bids").main([str(dataset), "--out", str(tmp_path / "out"), *arguments]) == 2
     assert words in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
-def test_the_script_explains_its_arguments(capsys):
+def test_script_names_the_expected_format_of_arguments(capsys):
     for arguments in (["ds", "--out", "x", "--entities", "space"], ["ds", "--out", "x", "--shares", "1,nan,0"]):
         with pytest.raises(SystemExit, match="2"):
             load_script("from_bids").main(arguments)

@@ -37,7 +37,7 @@ def faults_of(path):
     return [fault.removeprefix(str(path)).lstrip(":, ") for fault in error.value.faults]
 
 
-def test_reads_rows_in_order_as_typed_values(write_csv, tmp_path):
+def test_rows_are_read_in_order_as_typed_values(write_csv, tmp_path):
     rows = ["007,sub/a.nii.gz,0012,1,M,60.5,Prisma", "s2,/abs/b.nii.gz,B,0,,,", "s1,c.nii.gz,B,0,F,0,"]
     path = write_csv("train.csv", rows, HEADER + ",Scanner")
     assert read_train(path) == (
@@ -47,7 +47,7 @@ def test_reads_rows_in_order_as_typed_values(write_csv, tmp_path):
     )
 
 
-def test_a_relative_csv_gives_absolute_paths(write_csv, tmp_path, monkeypatch):
+def test_relative_csv_path_gives_absolute_scan_paths(write_csv, tmp_path, monkeypatch):
     write_csv("train.csv", GOOD)
     monkeypatch.chdir(tmp_path)
     assert [row.path for row in read_train(Path("train.csv"))] == [tmp_path / "a.nii.gz", tmp_path / "b.nii.gz"]
@@ -67,7 +67,7 @@ def test_byte_order_mark_spaces_crlf_and_blank_lines_are_accepted(tmp_path):
         ("null", "null"),
         ("1e5", "1e5"),
         ("007", "007"),
-        ("Ko\u0308ln", "Köln"),  # as macOS spells it
+        ("Ko\u0308ln", "Köln"),  # decomposed, as macOS writes it
         ("o\u200b\u0308", "ö"),
         ("\ufeffs\u00ad1\u200d", "s1"),
         ("\u202es1\u202c", "s1"),
@@ -75,13 +75,13 @@ def test_byte_order_mark_spaces_crlf_and_blank_lines_are_accepted(tmp_path):
         ("s\u31641\ufe0f", "s1"),
     ],
 )
-def test_a_name_is_what_a_reader_sees(write_csv, typed, shown):
+def test_names_are_normalized_to_what_is_displayed(write_csv, typed, shown):
     (row,) = read_train(write_csv("train.csv", [f'"{typed}",a.nii,"{typed}",0,F,60']))
     assert (row.subject, row.study) == (shown, shown)
     assert normalize_name(shown) == shown
 
 
-def test_ids_that_look_alike_are_refused_by_row_and_centers_that_do_are_one(write_csv):
+def test_ids_that_look_alike_are_refused_and_such_centers_are_merged(write_csv):
     rows = ["s1,a.nii,Köln,0,F,60", "s\u200b1,b.nii,Ko\u0308ln,1,F,60", "\u200b,c.nii,A,0,F,60", '"a\nb",d.nii,A,0,F,6']
     assert [fault.split(",")[0] + fault[fault.index(":") :] for fault in faults_of(write_csv("train.csv", rows))] == [
         "row 3: 's1' is already in row 2",
@@ -95,7 +95,7 @@ def test_ids_that_look_alike_are_refused_by_row_and_centers_that_do_are_one(writ
         read_cohort(train_csv=train, verification_csv=None, test_csv=test)
 
 
-def test_centers_that_differ_only_by_case_are_warned_of(write_csv):
+def test_centers_that_differ_only_by_case_give_a_warning(write_csv):
     train = write_csv("a.csv", ["s1,a.nii,Calgary,0,F,60"])
     test = write_csv("b.csv", ["s2,b.nii,CALGARY,0,F,60", "s3,c.nii,B,1,F,60"])
     verification = write_csv("c.csv", ["s4,d.nii,B,0,F,60", "s5,e.nii,B,1,F,60"])
@@ -103,12 +103,12 @@ def test_centers_that_differ_only_by_case_are_warned_of(write_csv):
     assert "'CALGARY' and 'Calgary'" in warning
 
 
-def test_a_path_is_what_was_typed(write_csv, tmp_path):
+def test_paths_are_not_normalized(write_csv, tmp_path):
     (row,) = read_train(write_csv("train.csv", ["s1,Ko\u0308ln  1.nii,A,0,F,60"]))
     assert row.path == tmp_path / "Ko\u0308ln  1.nii"
 
 
-def test_columns_in_any_order_and_labels_that_passed_through_pandas(tmp_path):
+def test_any_column_order_and_labels_written_as_floats_are_accepted(tmp_path):
     path = tmp_path / "train.csv"
     path.write_text("Age,Group_bin,Extra,Sex,Study,Path,Subject\n60,1.0,,F,A,a.nii,s1\n")
     assert read_train(path) == (Subject("s1", tmp_path / "a.nii", "A", 1, "F", 60.0, None),)
@@ -137,18 +137,18 @@ def test_columns_in_any_order_and_labels_that_passed_through_pandas(tmp_path):
         ("x,a,A,0,F,6_0", "Age"),
     ],
 )
-def test_a_bad_cell_is_named_by_row_and_column(write_csv, row, column):
+def test_invalid_cell_is_reported_by_row_and_column(write_csv, row, column):
     (fault,) = faults_of(write_csv("train.csv", [GOOD[0], "", row]))
     assert fault.startswith(f"row 4, column {column}: ")
     assert "allowed is" in fault or "expected" in fault
 
 
-def test_the_row_is_the_line_an_editor_shows_even_after_a_quoted_line_break(write_csv):
+def test_reported_row_counts_lines_of_quoted_line_breaks(write_csv):
     path = write_csv("train.csv", ['s1,a,A,0,F,60,"two\nlines"', "s2,b,A,3,F,60,"], HEADER + ",Note")
     assert [fault.split(",")[0] for fault in faults_of(path)] == ["row 4"]
 
 
-def test_every_fault_of_every_split_is_reported_at_once(write_csv):
+def test_all_faults_of_all_splits_are_reported_at_once(write_csv):
     train = write_csv("train.csv", ["s1,a,A,0,F,60", "s1,b,A,7,x,900", "s3,c,A,0,F", "v1,d,A,1,M,50"])
     verification = write_csv("verification.csv", OTHER, "Subject,Path,Study,Group,Sex,Age")
     test = write_csv("test.csv", ["v1,a,,0,F,60", "s1,x,A,1,F,60"])
@@ -187,17 +187,17 @@ def test_every_fault_of_every_split_is_reported_at_once(write_csv):
         (b"Subject\0,Path\n", "no column Subject"),
     ],
 )
-def test_a_file_that_is_no_such_csv(tmp_path, content, words):
+def test_file_that_is_not_a_valid_csv_is_refused(tmp_path, content, words):
     path = tmp_path / "train.csv"
     path.write_bytes(content)
     assert words in " ".join(faults_of(path))
 
 
-def test_missing_directory_and_unreadable(tmp_path, monkeypatch):
+def test_missing_directory_and_unreadable_csv_are_refused(tmp_path, monkeypatch):
     assert "No such file" in faults_of(tmp_path / "absent.csv")[0]
     assert "directory" in faults_of(tmp_path)[0].lower()
 
-    # root reads everything, so the refusal is played
+    # root can read every file, so the refusal is simulated
     def refuse(path):
         raise PermissionError(13, os.strerror(13), str(path))
 
@@ -205,7 +205,7 @@ def test_missing_directory_and_unreadable(tmp_path, monkeypatch):
     assert "Permission denied" in faults_of(tmp_path / "locked.csv")[0]
 
 
-def test_verification_falls_back_on_test_with_a_warning(write_csv):
+def test_verification_falls_back_to_the_test_split_with_a_warning(write_csv):
     train, test = write_csv("train.csv", GOOD), write_csv("test.csv", OTHER)
     for verification in (None, test, test.parent / "." / "test.csv"):
         cohort = read_cohort(train_csv=train, verification_csv=verification, test_csv=test)
@@ -214,7 +214,7 @@ def test_verification_falls_back_on_test_with_a_warning(write_csv):
         assert "optimistic" in warning and str(test) in warning
 
 
-def test_three_splits_and_no_warning(write_csv):
+def test_three_splits_are_read_without_a_warning(write_csv):
     paths = [write_csv("a.csv", GOOD), write_csv("b.csv", OTHER), write_csv("c.csv", ["t1,t,A,1,F,60"])]
     cohort = read_cohort(train_csv=paths[0], verification_csv=paths[1], test_csv=paths[2])
     assert [len(split) for split in (cohort.train, cohort.verification, cohort.test)] == [2, 2, 1]
@@ -227,17 +227,17 @@ def test_splits_without_a_csv_are_empty(write_csv):
     assert read_cohort(train_csv=None, verification_csv=None, test_csv=None).test == ()
 
 
-def test_one_file_as_train_and_test_is_one_fault(write_csv):
+def test_same_csv_as_train_and_test_is_one_fault(write_csv):
     path = write_csv("train.csv", GOOD)
     with pytest.raises(CohortError) as error:
         read_cohort(train_csv=path, verification_csv=None, test_csv=path)
     assert error.value.faults == [f"{path}: is both the train and the test split"]
 
 
-def test_one_scan_under_two_ids_is_in_one_split_only(write_csv, tmp_path):
+def test_same_scan_file_in_two_splits_is_refused(write_csv, tmp_path):
     (tmp_path / "scans").mkdir()
     (tmp_path / "link").symlink_to("scans")
-    train = write_csv("train.csv", ["s1,scans/a.nii,A,0,F,60", "s1_2,scans/a.nii,A,1,F,60"])  # its label flipped
+    train = write_csv("train.csv", ["s1,scans/a.nii,A,0,F,60", "s1_2,scans/a.nii,A,1,F,60"])  # with a flipped label
     assert len(read_train(train)) == 2
     test = write_csv("test.csv", ["t1,b.nii,A,0,F,60", f"t2,{tmp_path}/link/./a.nii,A,1,F,60"])
     with pytest.raises(CohortError) as error:
@@ -248,7 +248,9 @@ def test_one_scan_under_two_ids_is_in_one_split_only(write_csv, tmp_path):
     ]
     train = write_csv("train.csv", ["s1,scans/a.nii,A,0,F,60"])
     test = write_csv("test.csv", ["t1,b.nii,A,0,F,60", "t2,c.nii,A,1,F,60"])
-    assert read_cohort(train_csv=train, verification_csv=test, test_csv=test).verification  # one table, twice
+    assert read_cohort(
+        train_csv=train, verification_csv=test, test_csv=test
+    ).verification  # the same table for both splits
 
 
 @pytest.mark.parametrize(("group", "lacking"), [(0, "PD (1)"), (1, "HC (0)")])
@@ -261,7 +263,7 @@ def test_verification_needs_both_classes(write_csv, group, lacking, own):
     assert fault.startswith(str(one)) and f"no {lacking}" in fault
 
 
-def test_digest_sees_every_value_and_the_order_but_no_path(subject):
+def test_digest_depends_on_values_and_order_but_not_on_paths(subject):
     rows = [subject("s1"), subject("s2", group=1)]
     changed = [
         rows[::-1],
@@ -286,7 +288,7 @@ row = st.tuples(
 
 @given(rows=st.lists(row, min_size=1, unique_by=lambda row: row[0]), crlf=st.booleans())
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_whatever_is_written_comes_back(tmp_path, rows, crlf):
+def test_written_csv_is_read_back_unchanged(tmp_path, rows, crlf):
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\r\n" if crlf else "\n")
     writer.writerow([*HEADER.split(","), "Scanner"])

@@ -1,4 +1,4 @@
-"""A scan is in a cohort once, whatever its file is called and however it is packed."""
+"""The same scan under two ids is refused, whatever its file name and compression."""
 
 import gzip
 import shutil
@@ -17,7 +17,7 @@ HEADER = "Subject,Path,Study,Group_bin,Sex,Age\n"
 
 @pytest.fixture
 def faults_of(write_nifti, tmp_path):
-    """What is wrong with a training table of a.nii.gz, b.nii.gz and further rows, and a test table."""
+    """Faults of a training table with a.nii.gz, b.nii.gz and further rows, and a test table."""
     rng = np.random.default_rng(0)
     for name in "abcd":
         write_nifti(f"{name}.nii.gz", rng.integers(0, 256, SHAPE))
@@ -26,9 +26,8 @@ def faults_of(write_nifti, tmp_path):
         good = ["a,a.nii.gz,A,0,F,60", "b,b.nii.gz,A,1,M,60"]
         (tmp_path / "train.csv").write_text(HEADER + "\n".join([*good, *train]))
         (tmp_path / "test.csv").write_text(HEADER + f"t1,c.nii.gz,B,0,F,60\nt2,{test},B,1,F,60\n")
-        cohort = read_cohort(
-            train_csv=tmp_path / "train.csv", verification_csv=None, test_csv=tmp_path / "test.csv"
-        )  # verified on the test split: its scans are given twice, and are no copies
+        # verification = test split: its scans are listed twice, but are no copies
+        cohort = read_cohort(train_csv=tmp_path / "train.csv", verification_csv=None, test_csv=tmp_path / "test.csv")
         scans = [*cohort.verification, *cohort.train, *cohort.test]
         volumes = load_volumes(scans, shape=SHAPE, spacing_mm=None, orientation=None)
         try:
@@ -40,7 +39,7 @@ def faults_of(write_nifti, tmp_path):
     return faults_of
 
 
-def test_one_file_under_two_ids_and_two_labels(faults_of, tmp_path):
+def test_same_file_under_two_ids_is_refused_unless_allowed(faults_of, tmp_path):
     assert faults_of() == []
     (tmp_path / "link.nii.gz").symlink_to("a.nii.gz")
     for path in ("a.nii.gz", "./a.nii.gz", "link.nii.gz"):
@@ -50,7 +49,7 @@ def test_one_file_under_two_ids_and_two_labels(faults_of, tmp_path):
     assert faults_of("again,a.nii.gz,B,1,M,60", allowed={frozenset(("a", "again"))}) == []
 
 
-def test_copies_of_files_within_and_across_splits_all_at_once(faults_of, tmp_path):
+def test_copied_files_within_and_across_splits_are_reported_at_once(faults_of, tmp_path):
     shutil.copy(tmp_path / "a.nii.gz", tmp_path / "other.nii.gz")
     raw = gzip.decompress((tmp_path / "b.nii.gz").read_bytes())
     (tmp_path / "packed.nii.gz").write_bytes(gzip.compress(raw, 1))
@@ -61,7 +60,7 @@ def test_copies_of_files_within_and_across_splits_all_at_once(faults_of, tmp_pat
     assert "row 5: subject y " in across and "is the same scan as subject a " in across
 
 
-def test_files_alone_are_compared_where_nothing_is_decoded(faults_of, tmp_path):
+def test_refuse_same_files_compares_files_without_decoding(faults_of, tmp_path):
     shutil.copy(tmp_path / "a.nii.gz", tmp_path / "gone.nii.gz")
     faults_of("again,a.nii.gz,B,1,M,60", "gone,gone.nii.gz,B,1,M,60")  # writes the tables
     (tmp_path / "gone.nii.gz").unlink()
@@ -73,7 +72,7 @@ def test_files_alone_are_compared_where_nothing_is_decoded(faults_of, tmp_path):
     assert "subject t1 " in fault and "is the same scan as subject a " in fault
 
 
-def test_scans_that_share_a_slice_are_no_copies(faults_of, write_nifti):
+def test_scans_that_share_a_slice_are_not_copies(faults_of, write_nifti):
     voxels = np.zeros(SHAPE)
     voxels[0] = 1
     write_nifti("x.nii.gz", voxels)

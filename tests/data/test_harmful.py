@@ -48,7 +48,7 @@ def generator(seed=0):
 # --- the published kinds (the others: test_corruptions.py) ---
 
 
-def test_inverted_is_max_plus_min_minus_value_over_the_own_range():
+def test_inverted_is_max_plus_min_minus_value():
     scan = np.array([10, 20, 50, 110], np.float32).reshape(1, 2, 2)
     np.testing.assert_array_equal(inverted(scan, generator(), {}).ravel(), [110, 100, 70, 10])
 
@@ -59,23 +59,23 @@ def test_inverted_is_max_plus_min_minus_value_over_the_own_range():
     )
 )
 @settings(deadline=None)
-def test_inverting_twice_changes_nothing_and_keeps_the_range(scan):
+def test_inverting_twice_restores_the_scan_and_keeps_the_range(scan):
     once = inverted(scan, generator(), {})
     assert (once.dtype, once.min(), once.max()) == (np.float32, scan.min(), scan.max())
     np.testing.assert_array_equal(inverted(once, generator(), {}), scan)
 
 
-def test_noise_has_the_strength_asked_for_where_nothing_is_clipped():
+def test_unclipped_noise_has_the_given_mean_and_sigma():
     scan = np.full((40, 40, 40), 128, np.float32)
     added = noise(scan, generator(), {**NOISE, "mean": 3.0, "sigma": 10.0}) - 128
     assert added.mean() == pytest.approx(3.0, abs=0.2)
     assert added.std() == pytest.approx(10.0, rel=0.02)
-    # Gaussian, not just of that spread: 68.27 % within one sigma
+    # also Gaussian: 68.27 % within one sigma
     assert (np.abs(added - 3.0) < 10.0).mean() == pytest.approx(0.6827, abs=0.01)
-    assert (scan == 128).all()  # the original is left alone
+    assert (scan == 128).all()  # the original is not changed
 
 
-def test_noise_is_clipped_to_0_255_and_follows_the_seed():
+def test_noise_is_clipped_to_0_255_and_depends_on_the_seed():
     scan = np.linspace(0, 255, 8000, dtype=np.float32).reshape(20, 20, 20)
     one, again, other = (noise(scan, generator(seed), NOISE) for seed in (1, 1, 2))
     assert (one.dtype, one.shape, one.min(), one.max()) == (np.float32, scan.shape, 0.0, 255.0)
@@ -83,22 +83,22 @@ def test_noise_is_clipped_to_0_255_and_follows_the_seed():
     assert (one != other).mean() > 0.8
 
 
-def test_replaced_tissue_leaves_nothing_of_the_scan():
+def test_replace_makes_noise_independent_of_the_scan():
     one, other = (
         noise(np.full((30, 30, 30), v, np.float32), generator(), {**NOISE, "replace": True}) for v in (0, 200)
     )
     np.testing.assert_array_equal(one, other)
-    assert (one == 0).mean() == pytest.approx(0.5, abs=0.02)  # half of a mean-0 Gaussian is clipped to 0
+    assert (one == 0).mean() == pytest.approx(0.5, abs=0.02)  # half of a Gaussian with mean 0 is clipped to 0
 
 
-# --- who ---
+# --- selection of scans ---
 
 
 def test_without_a_scenario_no_scan_is_corrupted():
     assert draw_harm(TRAIN, HarmfulConfig()) == Truth(())
 
 
-def test_a_center_is_corrupted_whole_and_kinds_are_dealt_out_in_turn():
+def test_whole_centers_are_corrupted_and_kinds_alternate():
     truth = draw_harm(TRAIN, HarmfulConfig(scenario="centers", ids=["D", "A", "C"], kind=["inverted", "noise"]))
     assert {h.subject: h.kind for h in truth.harms} == {
         **dict.fromkeys(["A0", "A1", "A2"], "noise"),
@@ -112,13 +112,13 @@ def test_a_center_is_corrupted_whole_and_kinds_are_dealt_out_in_turn():
     }
 
 
-def test_single_samples_by_id_from_any_center():
+def test_samples_are_chosen_by_id_from_any_center():
     truth = draw_harm(TRAIN, HarmfulConfig(scenario="samples", ids=["C0", "A1"], kind=["noise", "inverted"]))
     assert [(h.subject, h.study, h.kind) for h in truth.harms] == [("A1", "A", "inverted"), ("C0", "C", "noise")]
 
 
 @pytest.mark.parametrize("count", [1, 3, 6])
-def test_drawn_samples_leave_every_center_a_good_scan(count):
+def test_every_center_keeps_a_good_scan_when_samples_are_drawn(count):
     for seed in range(20):
         truth = draw_harm(TRAIN, HarmfulConfig(scenario="samples", count=count, seed=seed))
         harmed = Counter(h.study for h in truth.harms)
@@ -128,17 +128,17 @@ def test_drawn_samples_leave_every_center_a_good_scan(count):
 
 @given(order=st.permutations(TRAIN), seed=st.integers(0, 2**40), scenario=st.sampled_from(sorted(SCENARIOS)))
 @settings(max_examples=60, deadline=None)
-def test_the_draw_depends_on_the_seed_and_not_on_the_order_of_rows(order, seed, scenario):
+def test_draw_depends_on_the_seed_and_not_on_the_order_of_rows(order, seed, scenario):
     chosen = HarmfulConfig(scenario=scenario, count=2, seed=seed, kind=["noise", "inverted"])
     assert draw_harm(order, chosen) == draw_harm(TRAIN, chosen)
 
 
-def test_other_seeds_draw_others():
+def test_different_seeds_draw_different_scans():
     drawn = {draw_harm(TRAIN, HarmfulConfig(scenario="samples", count=2, seed=s)).subjects for s in range(10)}
     assert len(drawn) > 3
 
 
-def test_a_scans_own_seed_is_stable_when_others_come_and_go():
+def test_seed_of_a_scan_is_independent_of_the_other_scans():
     def seeds(train, ids, seed=0):
         truth = draw_harm(train, HarmfulConfig(scenario="samples", ids=ids, seed=seed))
         return {harm.subject: harm.seed for harm in truth.harms}
@@ -153,7 +153,7 @@ def test_a_scans_own_seed_is_stable_when_others_come_and_go():
 # --- settings ---
 
 
-def test_the_defaults_are_allowed():
+def test_default_settings_are_valid():
     assert check_harmful(HarmfulConfig()) == []
     assert check_harmful(HarmfulConfig(scenario="centers", kind=sorted(KINDS), ids=["A"])) == []
 
@@ -192,14 +192,14 @@ def test_the_defaults_are_allowed():
         ("mean", float("nan")),
     ],
 )
-def test_a_bad_setting_is_named_with_what_is_allowed(setting, value):
+def test_invalid_setting_is_reported_with_the_allowed_values(setting, value):
     (fault,) = check_harmful(HarmfulConfig(**{setting: value}))
     assert fault.startswith(f"harmful.{setting}") and "must be" in fault
     with pytest.raises(SettingsError, match=rf"harmful\.{setting}"):
         draw_harm(TRAIN, HarmfulConfig(**{"scenario": "centers", setting: value}))
 
 
-def test_bad_settings_are_reported_together():
+def test_invalid_settings_are_reported_together():
     assert len(check_harmful(HarmfulConfig(scenario="x", kind="y", count=0, seed=-1, sigma=0))) == 5
 
 
@@ -212,7 +212,7 @@ def test_bad_settings_are_reported_together():
         ({"scenario": "samples", "count": 7}, ["harmful.count is 7, allowed is up to 6 subjects"]),
     ],
 )
-def test_what_only_the_cohort_can_tell(chosen, words):
+def test_ids_and_counts_are_checked_against_the_cohort(chosen, words):
     for word in words:
         with pytest.raises(SettingsError, match=word):
             draw_harm(TRAIN, HarmfulConfig(**chosen))
@@ -223,7 +223,7 @@ def test_what_only_the_cohort_can_tell(chosen, words):
 
 @pytest.fixture
 def cohort(write_nifti, subject):
-    """Three scans: two of whole numbers, one of floats with negative values."""
+    """Three scans: two with integer voxels, one with floats and negative values."""
     ramp = np.linspace(5, 250, 336).reshape(SHAPE)
     return [
         subject("s1", write_nifti("a.nii.gz", ramp, spacing=(1.0, 1.5, 2.0)), group=1, age=None),
@@ -232,7 +232,7 @@ def cohort(write_nifti, subject):
     ]
 
 
-def test_copies_are_what_the_definition_says_with_the_originals_geometry_and_type(cohort, tmp_path):
+def test_inverted_copies_keep_geometry_and_type_of_the_originals(cohort, tmp_path):
     truth = draw_harm(cohort, HarmfulConfig(scenario="samples", ids=["s1", "s2", "s3"], kind=["inverted"]))
     for before, after in zip(cohort, write_harmful(cohort, truth, tmp_path / "out"), strict=True):
         assert after.path == tmp_path / "out" / "volumes" / f"{before.subject}.nii.gz"
@@ -244,7 +244,7 @@ def test_copies_are_what_the_definition_says_with_the_originals_geometry_and_typ
         np.testing.assert_array_equal(read_scan(after.path).voxels, inverted(scan, generator(), {}))
 
 
-def test_noise_on_whole_numbers_is_cut_off_like_astype_uint8(cohort, tmp_path):
+def test_noise_on_integer_scans_is_truncated_like_astype_uint8(cohort, tmp_path):
     truth = draw_harm(cohort, HarmfulConfig(scenario="samples", ids=["s1", "s2"], kind="noise", sigma=40.0))
     written = write_harmful(cohort, truth, tmp_path / "out")
     for row, harm, before in zip(written, truth.harms, cohort, strict=False):
@@ -253,7 +253,7 @@ def test_noise_on_whole_numbers_is_cut_off_like_astype_uint8(cohort, tmp_path):
         np.testing.assert_array_equal(read_scan(row.path).voxels, expected)
 
 
-def test_a_scaled_or_wide_type_is_written_as_float32(write_nifti, subject, tmp_path):
+def test_int8_and_float64_scans_are_written_as_float32(write_nifti, subject, tmp_path):
     train = [
         subject("s1", write_nifti("a.nii.gz", dtype=np.float64)),
         subject("s2", write_nifti("b.nii", dtype=np.int8)),
@@ -263,7 +263,7 @@ def test_a_scaled_or_wide_type_is_written_as_float32(write_nifti, subject, tmp_p
     assert [read_scan(row.path).header.get_data_dtype().name for row in written] == ["float32"] * 2
 
 
-def test_the_csv_reads_back_as_the_rows_and_tells_nothing_but_the_path(cohort, tmp_path, monkeypatch):
+def test_written_csv_equals_the_rows_and_does_not_reveal_the_harm(cohort, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     truth = draw_harm(cohort, HarmfulConfig(scenario="samples", ids=["s2"], kind="inverted"))
     written = write_harmful(cohort, truth, Path("out"))
@@ -272,16 +272,16 @@ def test_the_csv_reads_back_as_the_rows_and_tells_nothing_but_the_path(cohort, t
     assert read_cohort(train_csv=Path("out/train.csv"), verification_csv=None, test_csv=None).train == written
     assert sorted(file.name for file in Path("out").rglob("*")) == ["s2.nii.gz", "train.csv", "volumes"]
     assert Path("out/train.csv").read_text().splitlines()[0] == "Subject,Path,Study,Group_bin,Sex,Age,Scanner"
-    with pytest.raises(CohortError):  # of three geometries; the copies are readable all the same
+    with pytest.raises(CohortError):  # three different geometries; the copies themselves are readable
         load_volumes(written, shape=SHAPE, spacing_mm=None, orientation=None)
 
 
-def test_an_extra_copy_comes_right_after_its_original(cohort, tmp_path):
+def test_extra_copy_follows_its_original(cohort, tmp_path):
     chosen = HarmfulConfig(scenario="samples", ids=["s1", "s3"], kind="inverted", placement="extra")
     written = write_harmful(cohort, draw_harm(cohort, chosen), tmp_path / "out")
     assert [row.subject for row in written] == ["s1", "s1_2", "s2", "s3", "s3_2"]
     assert [written[i] for i in (0, 2, 3)] == cohort
-    assert replace(written[1], subject="s1", path=cohort[0].path) == cohort[0]  # all else is the original's
+    assert replace(written[1], subject="s1", path=cohort[0].path) == cohort[0]  # all other values equal the original's
     assert written[1].path == tmp_path / "out" / "volumes" / "s1_2.nii.gz"
     expected = inverted(read_scan(cohort[0].path).voxels, generator(), {})
     np.testing.assert_array_equal(read_scan(written[1].path).voxels, expected)
@@ -291,7 +291,7 @@ def test_an_extra_copy_comes_right_after_its_original(cohort, tmp_path):
 
 
 @pytest.mark.parametrize("placement", ["in_place", "extra"])
-def test_a_flipped_label_changes_the_row_and_writes_no_volume(cohort, tmp_path, placement):
+def test_flipped_label_changes_the_row_and_writes_no_volume(cohort, tmp_path, placement):
     chosen = HarmfulConfig(scenario="samples", ids=["s1", "s2"], kind="flipped_label", placement=placement)
     written = write_harmful(cohort, draw_harm(cohort, chosen), tmp_path / "out")
     name = {"in_place": "{}", "extra": "{}_2"}[placement].format
@@ -306,7 +306,7 @@ def test_a_flipped_label_changes_the_row_and_writes_no_volume(cohort, tmp_path, 
 
 
 @pytest.mark.parametrize("kind", sorted(set(KINDS) - {"flipped_label"}))
-def test_every_kind_as_written_reads_back_as_its_definition(kind, write_nifti, subject, tmp_path):
+def test_written_copy_of_every_kind_equals_its_definition(kind, write_nifti, subject, tmp_path):
     row = subject("s1", write_nifti("a.nii.gz", np.linspace(0, 255, 336).reshape(SHAPE)))
     truth = draw_harm([row], HarmfulConfig(scenario="samples", ids=["s1"], kind=kind))
     written = write_harmful([row], truth, tmp_path / "out")
@@ -316,7 +316,7 @@ def test_every_kind_as_written_reads_back_as_its_definition(kind, write_nifti, s
     np.testing.assert_array_equal(volumes.batch([written[0].subject])[0, ..., 0], made.astype(np.uint8))
 
 
-def test_what_cannot_be_corrupted_is_reported_together(cohort, subject, tmp_path):
+def test_unknown_and_missing_scans_are_reported_together(cohort, subject, tmp_path):
     train = [*cohort, subject("gone", tmp_path / "gone.nii.gz")]
     harms = tuple(Harm(name, "A", "inverted", (), 1) for name in ("s1", "gone", "stranger"))
     with pytest.raises(CohortError) as error:
@@ -334,7 +334,9 @@ def test_what_cannot_be_corrupted_is_reported_together(cohort, subject, tmp_path
         ("mirrored", None),
     ],
 )
-def test_scans_on_another_scale_are_reported_once(cohort, write_nifti, subject, tmp_path, caplog, *, kind, message):
+def test_scans_on_another_intensity_scale_give_one_warning(
+    cohort, write_nifti, subject, tmp_path, caplog, *, kind, message
+):
     unit = write_nifti("unit.nii", np.linspace(0, 1, 336).reshape(SHAPE), dtype=np.float32)
     train = [*cohort, subject("s4", unit)]
     truth = draw_harm(train, HarmfulConfig(scenario="samples", ids=["s1", "s2", "s3", "s4"], kind=kind))
@@ -363,7 +365,7 @@ def train_csv(cohort, tmp_path):
     return str(tmp_path / "clean" / "train.csv")
 
 
-def test_the_script_writes_copies_csv_and_truth(main, train_csv, tmp_path, capsys):
+def test_script_writes_copies_csv_and_truth(main, train_csv, tmp_path, capsys):
     out = tmp_path / "out"
     strength = ["--kind", "inverted", "noise", "--ids", "B", "A", "--sigma", "30", "--seed", "4"]
     assert main(["--train-csv", train_csv, "--out", str(out), *strength]) == 0
@@ -375,7 +377,7 @@ def test_the_script_writes_copies_csv_and_truth(main, train_csv, tmp_path, capsy
     assert "3 of 3 scans" in capsys.readouterr().out
 
 
-def test_the_script_takes_severity_fraction_and_placement(main, train_csv, tmp_path):
+def test_script_accepts_severity_fraction_and_placement(main, train_csv, tmp_path):
     out = tmp_path / "out"
     strength = ["--kind", "blur", "--fraction", "0.5", "--severity", "7", "--placement", "extra"]
     assert main(["--train-csv", train_csv, "--out", str(out), "--scenario", "samples", *strength]) == 0
@@ -400,7 +402,9 @@ def test_the_script_takes_severity_fraction_and_placement(main, train_csv, tmp_p
         (["--out", "/dev/null/x"], "cannot be written"),
     ],
 )
-def test_the_script_refuses_bad_input(main, train_csv, tmp_path, capsys, monkeypatch, *, arguments, words):
+def test_script_refuses_invalid_input_and_writes_nothing(
+    main, train_csv, tmp_path, capsys, monkeypatch, *, arguments, words
+):
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.rglob("*"))
     assert main(["--train-csv", train_csv, "--out", "out", *arguments]) == 2
@@ -410,7 +414,7 @@ def test_the_script_refuses_bad_input(main, train_csv, tmp_path, capsys, monkeyp
 
 
 @pytest.mark.parametrize("is_there", [True, False])
-def test_a_missing_scan_leaves_no_half_of_the_output(main, train_csv, cohort, tmp_path, capsys, *, is_there):
+def test_missing_scan_leaves_no_partial_output(main, train_csv, cohort, tmp_path, capsys, *, is_there):
     out = tmp_path / "out"
     if is_there:
         out.mkdir()
@@ -428,7 +432,7 @@ def test_a_missing_scan_leaves_no_half_of_the_output(main, train_csv, cohort, tm
     assert all(row.path.parent == out / "volumes" and row.path.is_file() for row in written)
 
 
-def test_the_script_runs_by_itself(train_csv, tmp_path):
+def test_script_runs_as_a_command(train_csv, tmp_path):
     command = [sys.executable, str(SCRIPT), "--train-csv", train_csv, "--out", str(tmp_path / "out"), "--count", "9"]
     environment = {"PYTHONPATH": str(SCRIPT.parents[1])}
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)

@@ -1,4 +1,4 @@
-"""What a file says is read as nibabel reads it; what it does not say, or says twice and differently, is refused."""
+"""Valid files are read as nibabel reads them; missing or contradictory header fields are refused."""
 
 import gzip
 import struct
@@ -21,7 +21,7 @@ C, S = np.cos(0.2), np.sin(0.2)
 
 
 def nifti1(voxels=VOXELS, dtype="i2", *, order="<", extensions=b"\0\0\0\0", behind=b"", **changes):
-    """The bytes of a plain .nii, made field by field (nifti1.h); `changes` overwrite fields."""
+    """The bytes of an uncompressed .nii, built field by field (nifti1.h); `changes` overwrite fields."""
     voxels = np.asarray(voxels)
     offset = 348 + len(extensions)
     fields = {
@@ -62,7 +62,7 @@ def grid_of(content):
 @pytest.mark.parametrize("dtype", CODES)
 @pytest.mark.parametrize("order", "<>")
 @pytest.mark.parametrize("scl", [(1, 0), (0.5, 3), (-2, 0), (0, 5), (0, np.nan), (1, 7)])
-def test_voxels_are_nibabels_bit_for_bit(dtype, order, scl):
+def test_voxels_are_bit_identical_to_nibabel(dtype, order, scl):
     raw = nifti1(dtype=dtype, order=order, scl=scl)
     found = decode(raw, "a.nii").voxels
     slope, inter = scl if scl[0] != 0 else (1, 0)
@@ -81,7 +81,7 @@ def test_voxels_are_nibabels_bit_for_bit(dtype, order, scl):
     behind=st.binary(max_size=9),
     seed=st.integers(0, 99),
 )
-def test_any_voxels_scaling_and_header_extension(dtype, order, scl, n_extension, behind, seed):
+def test_random_voxels_scaling_and_extensions_agree_with_nibabel(dtype, order, scl, n_extension, behind, seed):
     kind = np.dtype(dtype)
     raw = np.random.default_rng(seed).integers(0, 256, 60 * kind.itemsize, np.uint8).view(dtype).reshape(SHAPE)
     voxels = np.nan_to_num(raw, posinf=0, neginf=0) % 1000 if kind.kind == "f" else raw
@@ -95,13 +95,13 @@ def test_any_voxels_scaling_and_header_extension(dtype, order, scl, n_extension,
         np.testing.assert_array_equal(decode(content, "a.nii").voxels, expected, strict=True)
 
 
-def test_an_extension_of_megabytes_and_an_offset_that_is_no_multiple_of_16():
+def test_large_extensions_and_unaligned_offsets_are_read():
     for n in (3 << 20, 1001):
         content = nifti1(extensions=b"\1\0\0\0" + struct.pack("<2i", n - 4, 6) + bytes(n - 12))
         np.testing.assert_array_equal(decode(content, "a.nii").voxels, VOXELS)
 
 
-def test_nifti_2_and_trailing_axes_of_one(tmp_path):
+def test_nifti_2_and_trailing_axes_of_length_one_are_read(tmp_path):
     affine = np.diag([-2.0, 3, 4, 1])
     nib.Nifti2Image(VOXELS.astype(np.int16), affine).to_filename(tmp_path / "a.nii.gz")
     scan = read_scan(tmp_path / "a.nii.gz")
@@ -114,7 +114,7 @@ def test_nifti_2_and_trailing_axes_of_one(tmp_path):
     assert decode(nifti1(VOXELS[..., None, None]), "a.nii").voxels.shape == SHAPE
 
 
-def test_a_copy_keeps_the_grid_and_holds_the_numbers_it_is_given(tmp_path):
+def test_write_like_keeps_the_grid_and_writes_the_given_voxels(tmp_path):
     for number, changes in enumerate(({"scl": (0.5, 3)}, {"scl": (0, np.nan)}, {"codes": (2, 0), "order": ">"})):
         like = decode(nifti1(VOXELS[..., None], extensions=bytes(36), **changes), "a.nii")
         assert like.is_scaled == (number == 0)
@@ -162,29 +162,29 @@ def test_a_copy_keeps_the_grid_and_holds_the_numbers_it_is_given(tmp_path):
         (nifti1(VOXELS * 0 + 7), "every voxel is 7, expected a scan"),
     ],
 )
-def test_what_is_no_scan_is_refused(content, words):
+def test_unusable_files_are_refused(content, words):
     assert words in fault_of(content)
 
 
 # --- geometry ---
 
 
-def test_spacing_and_orientation_by_sform_or_qform():
+def test_spacing_and_orientation_from_sform_or_qform():
     assert grid_of(nifti1()) == ((2, 3, 4), "RAS", "")
     turned = {"codes": (1, 0), "quaternion": (0, 0, 1, 5, 6, 7)}  # 180 degrees about z
     assert grid_of(nifti1(**turned)) == ((2, 3, 4), "LPS", "")
     assert grid_of(nifti1(pixdim=(-1, *PIXDIM[1:]), **turned)) == ((2, 3, 4), "LPI", "")
-    assert grid_of(nifti1(pixdim=(0, *PIXDIM[1:]), **turned)) == ((2, 3, 4), "LPS", "")  # 0 stands for 1
+    assert grid_of(nifti1(pixdim=(0, *PIXDIM[1:]), **turned)) == ((2, 3, 4), "LPS", "")  # qfac 0 means 1
     assert grid_of(nifti1(order=">", sform=(0, 3, 0, 0, -2, 0, 0, 0, 0, 0, -4, 0))) == ((2, 3, 4), "PRI", "")
 
 
 @pytest.mark.parametrize(("unit", "factor"), [(0, 1), (2, 1), (1, 1000), (3, 0.001), (2 + 8, 1)])  # 8: seconds
-def test_lengths_are_given_in_mm_whatever_the_units(unit, factor):
+def test_spacing_is_converted_to_mm(unit, factor):
     found = decode(nifti1(xyzt_units=(unit,)), "a.nii").geometry.spacing_mm
     assert found == pytest.approx([2 * factor, 3 * factor, 4 * factor])
 
 
-def test_the_sform_wins_and_a_qform_of_another_orientation_is_reported():
+def test_sform_has_precedence_and_a_different_qform_is_reported():
     assert grid_of(nifti1(codes=(1, 1))) == ((2, 3, 4), "RAS", "")
     mirrored = np.ravel(((-2, 0, 0, 0), *SFORM[1:]))
     assert grid_of(nifti1(codes=(1, 1), sform=mirrored)) == ((2, 3, 4), "LAS", "RAS")
@@ -213,15 +213,15 @@ def test_the_sform_wins_and_a_qform_of_another_orientation_is_reported():
         ({"codes": (1, 0), "pixdim": (5, *PIXDIM[1:])}, "qform that is not a rotation: qfac"),
         ({"xyzt_units": (5,)}, "NIfTI unit 5"),
         ({"sform": (2 * C, -3 * S, 0, 0, 2 * S, 3 * C, 0, 0, 0, 0, 4, 0)}, "oblique"),
-        ({"codes": (1, 1), "sform": (2 * C, 0, 0, 0, 2 * S, 3, 0, 0, 0, 0, 4, 0)}, "sheared"),  # the qform is plain
+        ({"codes": (1, 1), "sform": (2 * C, 0, 0, 0, 2 * S, 3, 0, 0, 0, 0, 4, 0)}, "sheared"),  # not the qform
         ({"sform": (2, 3, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0)}, "sheared"),
     ],
 )
-def test_a_grid_that_is_not_given_or_given_twice_and_differently_is_refused(changes, words):
+def test_missing_or_contradictory_geometry_is_refused(changes, words):
     assert words in fault_of(nifti1(**changes))
 
 
-def test_what_is_not_in_use_may_be_anything():
+def test_unused_header_fields_are_ignored():
     assert grid_of(nifti1(quaternion=(np.nan, 9, 9, np.inf, 0, 0), pixdim=(7, 2, 3, 4, np.nan, 0, 0, 0)))[1] == "RAS"
     assert grid_of(nifti1(codes=(2, 0), sform=[np.nan] * 12))[1] == "RAS"
     assert grid_of(nifti1(sform=np.ravel(SFORM) * 1.0005))[0] == (2, 3, 4)  # rounding
@@ -245,17 +245,17 @@ def test_what_is_not_in_use_may_be_anything():
         ("a.nii.gz", gzip.compress(nifti1(), mtime=0) + b"more", "damaged"),
     ],
 )
-def test_the_name_says_whether_a_file_is_compressed(name, content, words):
+def test_file_name_and_compression_must_agree(name, content, words):
     assert words in fault_of(content, name)
 
 
-def test_upper_case_names_and_several_gzip_members():
+def test_upper_case_names_and_several_gzip_members_are_read():
     raw = nifti1()
     for name, content in (("A.NII", raw), ("A.Nii.GZ", gzip.compress(raw[:400]) + gzip.compress(raw[400:]))):
         np.testing.assert_array_equal(decode(content, name).voxels, VOXELS)
 
 
-def test_no_other_file_is_taken_for_the_one_that_is_named(tmp_path):
+def test_similarly_named_files_are_not_read_instead(tmp_path):
     (tmp_path / "x.nii.gz").write_bytes(gzip.compress(nifti1(), mtime=0))
     for name in ("x.nii", "x.hdr", "x.img", "x.nii.gz.nii"):
         (tmp_path / name).write_bytes(nifti1(VOXELS + 1000))

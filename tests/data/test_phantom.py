@@ -1,4 +1,4 @@
-"""The phantom cohort: what it is made of, where PD is, and that it never looks finished when it is not."""
+"""The phantom cohort: contents, location of the PD effect, and no partial output after an interruption."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from tmqc.phantom import cohort as phantom
 from tmqc.phantom.spread import SPREADS
 from tmqc.settings.schema import PhantomConfig
 
-SHAPE = (16, 24, 20)  # three different sizes, so that a swapped axis shows
+SHAPE = (16, 24, 20)  # three different sizes reveal swapped axes
 HEADER = "center," + ",".join(center_tables.COUNTS)
 TABLE = f"{HEADER}\none,1,1,1,0,0,1,3,1,2\ntwo,0,1,0,1,1,0,0,5,1\n"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _anatomy_made_once() -> Iterator[None]:
-    """Reading the template takes a second; the module itself has no reason to keep it."""
+def _cached_anatomy() -> Iterator[None]:
+    """Builds the anatomy once: reading the template takes a second."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(phantom, "build_anatomy", functools.lru_cache(anatomy.build_anatomy))
         yield
@@ -56,7 +56,7 @@ def rows(directory: Path, split: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_same_settings_give_the_same_bytes_whatever_the_workers(settings: PhantomConfig, tmp_path: Path) -> None:
+def test_files_are_identical_for_any_number_of_workers(settings: PhantomConfig, tmp_path: Path) -> None:
     one = contents(build(settings, tmp_path / "a", n_jobs=1))
     assert one == contents(build(settings, tmp_path / "b", n_jobs=2))
     other = contents(build(replace(settings, seed=4), tmp_path / "c"))
@@ -81,12 +81,12 @@ def test_files_are_ordinary_nifti_in_mni_space(settings: PhantomConfig, tmp_path
         assert values.min() == 0 and values.max() > 120
 
 
-def test_brain_is_where_mni_space_has_it_and_inside_the_field_of_view() -> None:
+def test_brain_has_mni_coordinates_and_lies_in_the_field_of_view() -> None:
     made = anatomy.build_anatomy((40, 48, 40))
     name = "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
     template = sitk.ReadImage(str(resources.files("nilearn") / "datasets" / "data" / name))  # 1 mm
     brain = sitk.GetArrayViewFromImage(template).sum(dtype=float)
-    assert made.t1.sum() * 4**3 == pytest.approx(brain, rel=0.01)  # so nothing is cut off
+    assert made.t1.sum() * 4**3 == pytest.approx(brain, rel=0.01)  # nothing is cut off
     assert all(edge.max() < 5 for edge in (made.t1[[0, -1]], made.t1[:, [0, -1]], made.t1[:, :, [-1]]))
 
     def at(volume: np.ndarray, point_mm: tuple[float, float, float]) -> float:
@@ -98,7 +98,7 @@ def test_brain_is_where_mni_space_has_it_and_inside_the_field_of_view() -> None:
     assert at(made.t1, (0, -112, -70)) < 1e-6
 
 
-def test_counts_and_columns(settings: PhantomConfig, tmp_path: Path) -> None:
+def test_csvs_have_the_columns_and_counts_of_the_center_table(settings: PhantomConfig, tmp_path: Path) -> None:
     directory = build(settings, tmp_path / "out")
     table = center_tables.read_centers(settings.centers)
     seen: list[str] = []
@@ -119,7 +119,7 @@ def test_counts_and_columns(settings: PhantomConfig, tmp_path: Path) -> None:
     assert "PHANTOM" in json.loads((directory / "phantom.json").read_text())["phantom"]
 
 
-def test_real83_is_the_published_cohort() -> None:
+def test_real83_has_the_sizes_of_the_published_cohort() -> None:
     table = center_tables.read_centers("real83")
     total = {name: sum(counts[name] for counts in table.values()) for name in center_tables.COUNTS}
     assert len(table) == 83
@@ -131,7 +131,7 @@ def test_real83_is_the_published_cohort() -> None:
     assert sum(min(counts["train_hc"], counts["train_pd"]) == 0 for counts in table.values()) == 54
 
 
-def test_demo_is_small_balanced_and_has_odd_centers() -> None:
+def test_demo_is_small_balanced_and_has_atypical_centers() -> None:
     table = center_tables.read_centers("demo")
     total = {name: sum(counts[name] for counts in table.values()) for name in center_tables.COUNTS}
     sizes = [counts["train_hc"] + counts["train_pd"] for counts in table.values()]
@@ -159,7 +159,7 @@ def test_pd_is_local_bilateral_and_only_in_patients(settings: PhantomConfig) -> 
             assert not change.any()
             continue
         assert without.deep - with_.deep >= SPREADS[settings.spread].pd_least
-        assert change.max() > 20 and change.min() >= 0  # darker, nowhere brighter
+        assert change.max() > 20 and change.min() >= 0  # only darker
         points = np.argwhere(change) * 4.0 + 2.0 + anatomy.FOV_LOW_MM
         assert abs(points[:, 0]).max() < 50 and points[:, 1].min() > -45 and points[:, 2].max() < 40
         right, left = change[20:].sum(), change[:20].sum()
@@ -167,7 +167,7 @@ def test_pd_is_local_bilateral_and_only_in_patients(settings: PhantomConfig) -> 
         assert np.count_nonzero(change) < 0.05 * change.size
 
 
-def test_a_spread_changes_how_people_look_and_not_who_they_are(settings: PhantomConfig) -> None:
+def test_spread_changes_appearance_but_not_subject_data(settings: PhantomConfig) -> None:
     centers = center_tables.read_centers("demo")
     easy = anatomy.draw_scans(settings, centers)
     field = anatomy.draw_scans(replace(settings, spread="field"), centers)
@@ -175,19 +175,19 @@ def test_a_spread_changes_how_people_look_and_not_who_they_are(settings: Phantom
     assert all(getattr(e, name) == getattr(f, name) for e, f in zip(easy, field, strict=True) for name in facts)
     assert {(e.scale, e.blur_mm) for e in easy} == {(0.0, 0.0)}
     assert len({(f.scanner, f.blur_mm) for f in field}) == len({f.scanner for f in field})
-    looks = {(f.center, f.scanner): f.look.gamma for f in field}  # a center's scanners are of different types
+    looks = {(f.center, f.scanner): f.look.gamma for f in field}  # scanners of a center have different types
     assert len({f.look.gamma for f in field}) == len(looks) > len({center for center, _ in looks})
     assert len({e.look.gamma for e in easy}) == len({e.center for e in easy})
 
 
-def test_field_scans_overlap_and_easy_ones_do_not(settings: PhantomConfig) -> None:
+def test_class_separation_by_spread(settings: PhantomConfig) -> None:
     for spread, least, most in (("easy", 5.0, 12.0), ("field", 1.4, 2.2)):
         scans = anatomy.draw_scans(replace(settings, spread=spread), center_tables.read_centers("real83"))
         hc, pd = (np.array([s.deep for s in scans if s.diagnosis == group]) for group in (0, 1))
         assert least < (hc.mean() - pd.mean()) / np.sqrt((hc.var() + pd.var()) / 2) < most
 
 
-def test_a_larger_brain_fills_more_voxels_and_blur_takes_only_detail(settings: PhantomConfig) -> None:
+def test_scale_enlarges_the_brain_and_blur_removes_only_detail(settings: PhantomConfig) -> None:
     made = anatomy.build_anatomy((40, 48, 40))
     still = replace(anatomy.draw_scans(settings, center_tables.read_centers(settings.centers))[0], grey=0.0, white=0.0)
     look = replace(still.look, gamma=1.0, gain=1.0, noise_sigma=0.0, bias_knots=0 * still.look.bias_knots)
@@ -201,7 +201,7 @@ def test_a_larger_brain_fills_more_voxels_and_blur_takes_only_detail(settings: P
     assert 0.5 < np.abs(np.diff(blurred, axis=0)).mean() / np.abs(np.diff(plain, axis=0)).mean() < 0.95
 
 
-def test_without_effect_the_label_changes_nothing(tmp_path: Path) -> None:
+def test_without_effect_scans_do_not_depend_on_the_label(tmp_path: Path) -> None:
     volumes = []
     for groups in ("2,0", "0,2"):
         table = tmp_path / f"{groups}.csv"
@@ -211,7 +211,7 @@ def test_without_effect_the_label_changes_nothing(tmp_path: Path) -> None:
     assert volumes[0] == volumes[1] and len(volumes[0]) == 2
 
 
-def test_interrupted_build_leaves_nothing(
+def test_interrupted_build_leaves_no_files(
     settings: PhantomConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(*_: object) -> None:
@@ -224,7 +224,7 @@ def test_interrupted_build_leaves_nothing(
     assert list(place.iterdir()) == []
 
 
-def test_rerun_returns_at_once_and_anything_else_is_refused(
+def test_existing_phantom_is_reused_and_other_content_is_refused(
     settings: PhantomConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
@@ -241,7 +241,7 @@ def test_rerun_returns_at_once_and_anything_else_is_refused(
         build(settings, tmp_path)
 
 
-def test_loser_of_a_race_takes_the_winners_phantom(
+def test_phantom_finished_by_another_process_meanwhile_is_used(
     settings: PhantomConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     draw = anatomy.draw_scans
@@ -288,7 +288,7 @@ def test_default_directory_is_readable_and_unique(settings: PhantomConfig, tmp_p
         (f"{HEADER}\na,1,1,1,1,1,1,1,1,1\na,1,1,1,1,1,1,1,1,1\n", ["column center: 'a' occurs twice"]),
     ],
 )
-def test_bad_tables_name_row_and_column(tmp_path: Path, text: str, parts: list[str]) -> None:
+def test_faults_of_center_tables_name_row_and_column(tmp_path: Path, text: str, parts: list[str]) -> None:
     table = tmp_path / "bad.csv"
     table.write_text(text)
     with pytest.raises(CohortError) as caught:
@@ -297,7 +297,7 @@ def test_bad_tables_name_row_and_column(tmp_path: Path, text: str, parts: list[s
         assert part in str(caught.value)
 
 
-def test_bad_settings_are_all_named(tmp_path: Path) -> None:
+def test_all_invalid_settings_are_reported(tmp_path: Path) -> None:
     with pytest.raises(CohortError, match="demo, real83"):
         center_tables.read_centers(str(tmp_path / "nowhere.csv"))
     bad = PhantomConfig(seed=-1, effect=float("nan"), spread="none")
@@ -307,9 +307,7 @@ def test_bad_settings_are_all_named(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_grid_that_the_phantom_does_not_have_is_refused_at_once_with_the_one_it_has(
-    settings: PhantomConfig, tmp_path: Path
-) -> None:
+def test_unsupported_grid_is_refused_with_the_available_one(settings: PhantomConfig, tmp_path: Path) -> None:
     make = functools.partial(phantom.make_phantom, settings, shape=(16, 20, 16), n_jobs=1)
     with pytest.raises(SettingsError) as caught:
         make(directory=tmp_path / "out", spacing_mm=[10.0, 10.0, 10.0], orientation="LPS")
@@ -322,7 +320,7 @@ def test_a_grid_that_the_phantom_does_not_have_is_refused_at_once_with_the_one_i
     assert scan.geometry.spacing_mm == pytest.approx((10, 9.6, 10)) and scan.geometry.orientation == "RAS"
 
 
-def test_script_says_phantom_and_leaves_with_2_on_bad_input(settings: PhantomConfig, tmp_path: Path) -> None:
+def test_script_reports_the_phantom_and_exits_with_2_on_invalid_input(settings: PhantomConfig, tmp_path: Path) -> None:
     script = Path(__file__).parents[2] / "scripts" / "make_phantom.py"
     command = [sys.executable, str(script), "--shape", *map(str, SHAPE), "--out", str(tmp_path / "out")]
     environment = {"PYTHONPATH": str(script.parents[1])}

@@ -26,7 +26,7 @@ def fault_of(subject, path, **expected):
     return fault.removeprefix(start)
 
 
-def test_axes_are_transposed_not_reshaped(write_nifti):
+def test_voxels_keep_their_x_y_z_order(write_nifti):
     x, y, z = np.indices(SHAPE)
     voxels = 100 * x + 10 * y + z
     path = write_nifti("a.nii.gz", voxels, dtype=np.int16, spacing=(1.0, 1.5, 2.0))
@@ -35,7 +35,7 @@ def test_axes_are_transposed_not_reshaped(write_nifti):
     assert (scan.geometry.shape, scan.geometry.spacing_mm, scan.geometry.orientation) == (SHAPE, (1.0, 1.5, 2.0), "RAS")
 
 
-def test_holds_the_smallest_type_and_hands_out_float32_copies(write_nifti, subject):
+def test_volumes_store_the_smallest_type_and_return_float32_copies(write_nifti, subject):
     rows = [subject(f"s{i}", write_nifti(f"{i}.nii.gz", np.full(SHAPE, i) + np.indices(SHAPE)[0])) for i in range(5)]
     volumes = load([*rows, rows[0]], n_workers=2)
     assert len(volumes) == 5
@@ -51,12 +51,12 @@ def test_holds_the_smallest_type_and_hands_out_float32_copies(write_nifti, subje
     assert "0 of 5 scans from no cache" in volumes.describe() and "uint8 (5)" in volumes.describe()
 
 
-def test_volumes_refuses_rows_that_do_not_fit():
+def test_volumes_with_duplicate_subjects_raise():
     with pytest.raises(ValueError, match="different subjects"):
         Volumes(np.zeros((2, *SHAPE, 1), np.float32), ["a", "a"])
 
 
-def test_block_is_an_array_where_memory_does_and_else_is_indexed_like_one(monkeypatch):
+def test_block_is_an_array_or_lazy_but_indexed_like_one(monkeypatch):
     scans = np.random.default_rng(0).integers(0, 256, (4, *SHAPE, 1), np.uint8)
     volumes = Volumes(scans, list("abcd"))
     monkeypatch.setattr(module, "available_bytes", lambda: 2 * 3 * 4 * 336)
@@ -75,19 +75,19 @@ def test_block_is_an_array_where_memory_does_and_else_is_indexed_like_one(monkey
         np.asarray(block)
 
 
-def test_replace_puts_other_scans_under_the_same_ids_and_new_ones_besides():
+def test_replace_overwrites_known_ids_and_adds_new_ones():
     volumes = Volumes(np.zeros((3, 1, 1, 1, 1), np.float32), list("abc"))
     volumes.replace(Volumes(np.array([5, 8], np.uint8).reshape(2, 1, 1, 1), ["x", "a"]))
     assert volumes.batch(list("abcx")).ravel().tolist() == [8, 0, 0, 5]
     assert len(volumes) == 4
 
 
-def test_no_subjects_no_volumes():
+def test_loading_no_subjects_gives_empty_volumes():
     assert len(load([])) == 0
     assert load([]).block([]).shape[0] == 0
 
 
-def test_geometry_other_than_expected_names_all_that_differs(write_nifti, subject):
+def test_unexpected_geometry_reports_all_differences(write_nifti, subject):
     path = write_nifti(voxels=np.arange(6).reshape(1, 2, 3), spacing=(1.0, 1.0, 1.2), direction=LPS)
     assert fault_of(subject, path) == (
         "1 x 2 x 3 voxels, expected 6 x 7 x 8; spacing 1 x 1 x 1.2 mm, expected 1 x 1 x 1; "
@@ -96,7 +96,7 @@ def test_geometry_other_than_expected_names_all_that_differs(write_nifti, subjec
 
 
 @pytest.mark.parametrize(("offset", "good"), [(0.0005, True), (0.002, False), (-0.002, False)])
-def test_spacing_tolerance(write_nifti, subject, offset, good):
+def test_spacing_is_compared_with_a_tolerance(write_nifti, subject, offset, good):
     path = write_nifti(spacing=(1.0, 1.0 + offset, 1.0))
     if good:
         assert len(load([subject("s1", path)])) == 1
@@ -104,7 +104,7 @@ def test_spacing_tolerance(write_nifti, subject, offset, good):
         assert "spacing" in fault_of(subject, path)
 
 
-def test_without_an_expectation_all_must_be_like_the_first_readable_one(write_nifti, subject, tmp_path):
+def test_without_expected_geometry_the_first_readable_scan_sets_it(write_nifti, subject, tmp_path):
     rows = [
         subject("gone", tmp_path / "gone.nii.gz"),
         subject("first", write_nifti("first.nii.gz", spacing=(2.0, 2.0, 2.0), direction=LPS)),
@@ -119,7 +119,7 @@ def test_without_an_expectation_all_must_be_like_the_first_readable_one(write_ni
     assert odd.endswith("spacing 2 x 2 x 1 mm, expected 2 x 2 x 2; orientation RAS, expected LPS")
 
 
-def test_all_faults_at_once_one_line_a_subject(write_nifti, subject, tmp_path):
+def test_all_faults_are_reported_at_once_one_per_subject(write_nifti, subject, tmp_path):
     bad = write_nifti("nan.nii.gz", np.full(SHAPE, np.nan), dtype=np.float32)
     rows = [
         subject("s1", write_nifti("good.nii.gz")),
@@ -132,7 +132,7 @@ def test_all_faults_at_once_one_line_a_subject(write_nifti, subject, tmp_path):
     assert [fault.split(",")[0] for fault in error.value.faults] == ["subject s2", "subject s3", "subject s4"]
 
 
-def test_one_warning_names_all_files_whose_sform_and_qform_disagree(tmp_path, subject):
+def test_one_warning_lists_all_scans_with_differing_sform_and_qform(tmp_path, subject):
     rows = []
     for i in range(3):
         image = nib.Nifti1Image(np.random.default_rng(i).integers(0, 99, SHAPE, np.uint8), np.diag([-1.0, 1, 1, 1]))
@@ -148,12 +148,12 @@ def test_one_warning_names_all_files_whose_sform_and_qform_disagree(tmp_path, su
         assert str(rows[2].path) not in warning
 
 
-def test_more_memory_than_there_is_is_said(subject):
+def test_insufficient_memory_raises(subject):
     with pytest.raises(CohortError, match=r"need at least 80000\.0 GB of memory, available are \d"):
         load([subject()], shape=(200_000, 200_000, 2_000))
 
 
-def test_available_memory_is_the_least_of_the_machines_and_the_containers(tmp_path, monkeypatch):
+def test_available_memory_is_the_minimum_of_machine_and_container(tmp_path, monkeypatch):
     meminfo, room = tmp_path / "meminfo", tmp_path / "cgroup"
     meminfo.write_text("MemTotal: 9000 kB\nMemAvailable:    5000 kB\n")
     monkeypatch.setattr(module, "_MEMINFO", meminfo)
