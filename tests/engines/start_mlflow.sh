@@ -1,12 +1,12 @@
 #!/bin/bash
-# An MLflow server as a team has one: PostgreSQL behind it, files through the server, a user with a password (admin,
-# password1234567), on loopback only. Debian, as root; no systemd needed. `mlflow[auth]` and psycopg have to be installed.
+# An MLflow server as used by teams: with PostgreSQL, artifacts proxied by the server, and a user with a password (admin,
+# password1234567), on loopback only. Debian, as root; no systemd needed. Requires `mlflow[auth]` and psycopg.
 #
-#   start_mlflow.sh                install what is missing, start what does not run, wait until it answers
-#   start_mlflow.sh stop-server    end the server alone: the database stays
-#   start_mlflow.sh stop           end both
+#   start_mlflow.sh                install missing packages, start both if not running, wait until the server answers
+#   start_mlflow.sh stop-server    stop only the server; the database keeps running
+#   start_mlflow.sh stop           stop both
 #
-# All lies in $MLFLOW_HOME; PYTHON is the one that has mlflow.
+# All files are in $MLFLOW_HOME; PYTHON is an interpreter with mlflow.
 set -euo pipefail
 MLFLOW_HOME=${MLFLOW_HOME:-/tmp/tmqc-mlflow}
 PYTHON=${PYTHON:-python}
@@ -17,7 +17,7 @@ DATA=$MLFLOW_HOME/pg
 alive() { [[ -s $1 ]] && kill -0 "$(head -1 "$1")" 2>/dev/null; }
 
 if [[ ${1:-start} == stop* ]]; then
-  if alive "$MLFLOW_HOME/server.pid"; then kill -- "-$(cat "$MLFLOW_HOME/server.pid")"; fi # with its workers
+  if alive "$MLFLOW_HOME/server.pid"; then kill -- "-$(cat "$MLFLOW_HOME/server.pid")"; fi # including its workers
   rm -f "$MLFLOW_HOME/server.pid"
   if [[ $1 == stop ]] && alive "$DATA/postmaster.pid"; then
     kill -INT "$(head -1 "$DATA/postmaster.pid")"
@@ -31,7 +31,7 @@ if ! ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; then
   DEBIAN_FRONTEND=noninteractive apt-get install -yq --no-install-recommends postgresql >/dev/null
 fi
 BIN=$(dirname "$(ls /usr/lib/postgresql/*/bin/initdb | sort -V | tail -1)")
-as_postgres() { (cd / && setpriv --reuid=postgres --regid=postgres --init-groups "$@"); } # it does not run as root
+as_postgres() { (cd / && setpriv --reuid=postgres --regid=postgres --init-groups "$@"); } # PostgreSQL refuses to run as root
 mkdir -p "$MLFLOW_HOME/files"
 if [[ ! -s $DATA/PG_VERSION ]]; then
   install -d -o postgres -g postgres -m 700 "$DATA"
@@ -57,7 +57,7 @@ admin_password = password1234567
 authorization_function = mlflow.server.auth:authenticate_request_basic_auth
 CONF
   export MLFLOW_AUTH_CONFIG_PATH=$MLFLOW_HOME/auth.ini MLFLOW_FLASK_SERVER_SECRET_KEY=only-for-tests
-  export MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false # seven processes less
+  export MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false # saves seven processes
   MLFLOW_DISABLE_TELEMETRY=true setsid "$PYTHON" -m mlflow server --app-name basic-auth --host 127.0.0.1 --port "$PORT" \
     --workers 2 --backend-store-uri "$database/mlflow" --artifacts-destination "$MLFLOW_HOME/files" --serve-artifacts \
     >>"$MLFLOW_HOME/server.log" 2>&1 &

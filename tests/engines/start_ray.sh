@@ -1,11 +1,11 @@
 #!/bin/bash
-# A Ray cluster of two one-CPU "nodes" on this machine; `start_ray.sh stop` ends what it started.
-#   RAY: the `ray` to use. RAY_HOME: logs, sessions, pids. RAY_AUTH_TOKEN: that whoever joins has to have.
+# A Ray cluster of two one-CPU "nodes" on this machine; `start_ray.sh stop` stops it.
+#   RAY: the `ray` to use. RAY_HOME: logs, sessions, pids. RAY_AUTH_TOKEN: token required to join.
 set -euo pipefail
 PORT=6379
-export RAY_worker_niceness=0 # by default they give way to all else, for ever on a busy machine
+export RAY_worker_niceness=0 # by default workers have low priority and starve on a busy machine
 export RAY_USAGE_STATS_ENABLED=0 RAY_DISABLE_IMPORT_WARNING=1 RAY_AUTH_MODE=token
-export RAY_agent_register_timeout_ms=600000 RAY_worker_register_timeout_seconds=600  # a machine may be busy
+export RAY_agent_register_timeout_ms=600000 RAY_worker_register_timeout_seconds=600  # the machine may be busy
 mkdir -p "$RAY_HOME"
 
 if [[ ${1:-start} == stop ]]; then

@@ -1,20 +1,20 @@
 #!/bin/bash
 # A Slurm cluster of two nodes with one CPU each on this machine, on loopback only. Debian, as root; no systemd needed.
 #
-#   start_slurm.sh          install what is missing, start what does not run, wait until both nodes are up
-#   start_slurm.sh stop     end its jobs, and the daemons that it started
+#   start_slurm.sh          install missing packages, start daemons that are not running, wait for both nodes
+#   start_slurm.sh stop     stop its jobs and the daemons started by this script
 #
-# All lies in $SLURM_HOME; clients need SLURM_CONF=$SLURM_HOME/slurm.conf. Jobs in the partition `urgent` push those in
-# `main` off the nodes. There is no accounting: sacct fails, as on many clusters.
+# All files are in $SLURM_HOME; clients need SLURM_CONF=$SLURM_HOME/slurm.conf. Jobs in the partition `urgent` preempt
+# those in `main`. There is no accounting, so sacct fails, as on many clusters.
 set -euo pipefail
 SLURM_HOME=${SLURM_HOME:-/tmp/tmqc-slurm}
-export SLURM_CONF=$SLURM_HOME/slurm.conf PATH=$PATH:/usr/sbin:/sbin # where Debian has the daemons
+export SLURM_CONF=$SLURM_HOME/slurm.conf PATH=$PATH:/usr/sbin:/sbin # location of the daemons on Debian
 NODES=(n1 n2)
 
 alive() { [[ -s $1 ]] && kill -0 "$(cat "$1")" 2>/dev/null; }
 
 if [[ ${1:-start} == stop ]]; then
-  if scancel --me 2>/dev/null; then sleep 2; fi # what jobs have begun would outlive the nodes
+  if scancel --me 2>/dev/null; then sleep 2; fi # otherwise processes of jobs would outlive the nodes
   for file in "$SLURM_HOME"/slurmd-*.pid "$SLURM_HOME"/{slurmctld,munged}.pid; do
     if alive "$file"; then kill "$(cat "$file")"; fi
   done
@@ -32,7 +32,7 @@ fi
 mkdir -p "$SLURM_HOME"/{state,log,spool-n1,spool-n2}
 chmod 755 "$SLURM_HOME"
 
-if ! munge -n 2>/dev/null | unmunge >/dev/null 2>&1; then # without it no daemon believes another
+if ! munge -n 2>/dev/null | unmunge >/dev/null 2>&1; then # needed for authentication between the daemons
   [[ -s /etc/munge/munge.key ]] || dd if=/dev/urandom of=/etc/munge/munge.key bs=1 count=1024 status=none
   chown munge:munge /etc/munge/munge.key
   chmod 400 /etc/munge/munge.key
@@ -42,8 +42,8 @@ if ! munge -n 2>/dev/null | unmunge >/dev/null 2>&1; then # without it no daemon
   cp /run/munge/munged.pid "$SLURM_HOME/munged.pid"
 fi
 
-# No cgroups, so that a container will do. Quick: a node that is silent for 20 s is down, one that is queued again waits
-# 5 s (cred_expire), a job that is told to end has 60 s before it is preempted, 30 s (KillWait) else.
+# No cgroups, so that it works in a container. Short times: a silent node is down after 20 s, a requeued job waits 5 s
+# (cred_expire), a job has 60 s (GraceTime) to end before it is preempted, otherwise 30 s (KillWait).
 cat >"$SLURM_CONF" <<CONF
 ClusterName=tmqc
 SlurmctldHost=$(hostname)(127.0.0.1)

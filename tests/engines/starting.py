@@ -1,4 +1,4 @@
-"""Engines that tests start on this machine, by the scripts beside this file, and what sweeps on them logged."""
+"""Starts engines on this machine with the scripts in this folder, and reads what sweeps logged to MLflow."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-PATIENCE_S = 3600  # with an engine, and with a sweep on it: a machine may be busy
+PATIENCE_S = 3600  # for an engine and for a sweep on it; long, because the machine may be busy
 
 
 @contextmanager
-def started(script, **environment):
-    """Run the script, and in the end with `stop`; skipped, with what it printed, where the engine cannot be had."""
+def running_engine(script, **environment):
+    """Run the script, and finally again with `stop`; skips with the script's output if the engine cannot start."""
     environment = {**os.environ, **environment}
     done = subprocess.run([HERE / script], env=environment, capture_output=True, text=True, timeout=PATIENCE_S)
     try:
@@ -26,7 +26,7 @@ def started(script, **environment):
         subprocess.run([HERE / script, "stop"], env=environment, check=True, timeout=PATIENCE_S)
 
 
-def logged(outputs, sweep):
+def logged_runs(outputs, sweep):
     """Name -> status and cycles of the sweep's runs in MLflow."""
     from mlflow import MlflowClient
 
@@ -36,11 +36,11 @@ def logged(outputs, sweep):
     steps = {
         run: [point.step for point in client.get_metric_history(run.info.run_id, "verify/accuracy")] for run in runs
     }
-    told = [(run.info.run_name, run.info.status, sorted(steps[run])) for run in runs]
-    return sorted(told)
+    found = [(run.info.run_name, run.info.status, sorted(steps[run])) for run in runs]
+    return sorted(found)
 
 
-def all_of(sweep, jobs, n_cycles):
-    """What there is of a sweep when all has been logged once."""
+def expected_runs(sweep, jobs, n_cycles):
+    """The expected result of `logged_runs` when every cycle has been logged once."""
     cycles = list(range(n_cycles))
     return sorted([(f"sweep/{sweep}", "FINISHED", []), *((f"clean/{job}", "FINISHED", cycles) for job in jobs)])

@@ -1,4 +1,4 @@
-"""The tracker on a real MLflow server with PostgreSQL, passwords, and files that go through the server."""
+"""The tracker on a real MLflow server with PostgreSQL, passwords and artifacts proxied by the server."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from core.test_numbers import REPORT
-from engines.starting import PATIENCE_S, started
+from engines.starting import PATIENCE_S, running_engine
 from test_sweep import command_of
 
 from tmqc.runs.cycles import append_cycle
@@ -28,8 +28,8 @@ pytestmark = pytest.mark.engines
 PORT, N_CYCLES = 15000, 12
 
 
-class Between(ThreadingHTTPServer):
-    """Stands between client and server: counts requests, and is slow or away as it is told."""
+class Proxy(ThreadingHTTPServer):
+    """A proxy between client and server: records requests, and can be slow (`delay_s`) or unreachable (`is_away`)."""
 
     daemon_threads = True
 
@@ -40,7 +40,7 @@ class Between(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    def hand_on(self):
+    def forward(self):
         if self.server.is_away:
             return  # the connection is closed without an answer
         self.server.asked.append(self.path)
@@ -61,7 +61,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
-    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = hand_on
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = forward
 
     def log_message(self, *_):
         pass
@@ -72,20 +72,20 @@ def server():
     pytest.importorskip("flask_wtf", reason="a server with passwords needs mlflow[auth]")
     pytest.importorskip("psycopg", reason="a server on PostgreSQL needs psycopg")
     with tempfile.TemporaryDirectory(prefix="tmqc-mlflow-") as home:
-        Path(home).chmod(0o755)  # or the database's user could not enter it
-        with started("start_mlflow.sh", MLFLOW_HOME=home, PYTHON=sys.executable, PORT=str(PORT)):
+        Path(home).chmod(0o755)  # so that the database's user can enter it
+        with running_engine("start_mlflow.sh", MLFLOW_HOME=home, PYTHON=sys.executable, PORT=str(PORT)):
             yield
 
 
 @pytest.fixture
-def between(server, monkeypatch):
+def proxy(server, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "password1234567")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "300")  # a machine may be busy
-    with Between() as between:
-        threading.Thread(target=between.serve_forever, daemon=True).start()
-        yield between
-        between.shutdown()
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "300")  # long, because the machine may be busy
+    with Proxy() as proxy:
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        yield proxy
+        proxy.shutdown()
 
 
 @pytest.fixture(autouse=True)
@@ -97,8 +97,8 @@ def warnings(caplog):
     return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-def config_of(between, **more):
-    return TrackingConfig(uri=between.uri, system_metrics=False, **more)
+def config_of(proxy, **more):
+    return TrackingConfig(uri=proxy.uri, system_metrics=False, **more)
 
 
 def begin(config, directory):
@@ -107,61 +107,61 @@ def begin(config, directory):
     return tracker
 
 
-def travel(tracker, directory, n_cycles):
+def log_cycles(tracker, directory, n_cycles):
     for cycle in range(n_cycles):
         append_cycle(directory / "cycles.csv", replace(REPORT, cycle=cycle), {})
         tracker.cycle()
 
 
-def logged(between, directory):
+def logged_run(proxy, directory):
     from mlflow import MlflowClient
 
-    client = MlflowClient(between.uri)
+    client = MlflowClient(proxy.uri)
     ids = [experiment.experiment_id for experiment in client.search_experiments()]
     [run] = client.search_runs(ids, f"tags.`tmqc.directory` = '{directory}'")
     points = client.get_metric_history(run.info.run_id, "verify/accuracy")
     return run, sorted(point.step for point in points)
 
 
-def test_a_slow_server_does_not_hold_training_up_and_is_named_once(between, caplog, tmp_path):
-    tracker = begin(config_of(between), tmp_path)
-    between.delay_s, between.asked = 5.0, []
-    travel(tracker, tmp_path, N_CYCLES)
-    assert len(between.asked) < N_CYCLES  # or it would have waited for answers
+def test_slow_server_does_not_delay_training_and_gives_one_warning(proxy, caplog, tmp_path):
+    tracker = begin(config_of(proxy), tmp_path)
+    proxy.delay_s, proxy.asked = 5.0, []
+    log_cycles(tracker, tmp_path, N_CYCLES)
+    assert len(proxy.asked) < N_CYCLES  # training did not wait for answers
     tracker.finish("FINISHED")
-    assert len(between.asked) < N_CYCLES  # several cycles in one call
+    assert len(proxy.asked) < N_CYCLES  # several cycles are sent in one call
     assert len(warnings(caplog)) == 1 and "s to answer" in warnings(caplog)[0]
-    between.delay_s = 0.0
-    run, steps = logged(between, tmp_path)
+    proxy.delay_s = 0.0
+    run, steps = logged_run(proxy, tmp_path)
     assert run.info.status == "FINISHED" and steps == list(range(N_CYCLES))
 
 
-def test_what_a_sweep_could_not_send_is_delivered_when_it_is_launched_again(between, cohort_csvs, tmp_path):
-    """The server goes away during the first job; the second never sees it."""
+def test_relaunched_sweep_sends_what_could_not_be_sent_before(proxy, cohort_csvs, tmp_path):
+    """The server becomes unreachable during the first job and stays so for the second."""
     settings = ["pipeline=clean", f"schedule.cycles={N_CYCLES}", "run.seed=0,1", "sweep.name=s"]
-    tracked = [f"tracking.uri={between.uri}", "tracking.required=false", "tracking.system_metrics=false"]
+    tracked = [f"tracking.uri={proxy.uri}", "tracking.required=false", "tracking.system_metrics=false"]
     command, sweep = command_of(cohort_csvs, tmp_path, *settings, *tracked), tmp_path / "sweeps" / "s"
     first = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     while not (sweep / "run.seed=0" / "checkpoints" / "cycle_02.npz").exists():
         assert first.poll() is None, first.communicate()
         time.sleep(0.02)
-    between.is_away = True
-    told, _ = first.communicate(timeout=PATIENCE_S)
-    assert first.returncode == 0 and "launch the sweep again to send the rest" in told, told
-    between.is_away = False
+    proxy.is_away = True
+    output, _ = first.communicate(timeout=PATIENCE_S)
+    assert first.returncode == 0 and "launch the sweep again to send the rest" in output, output
+    proxy.is_away = False
     again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE_S)
     assert again.returncode == 0 and "2 jobs: 2 skipped" in again.stdout, again.stdout + again.stderr
-    parent, _ = logged(between, sweep)
+    parent, _ = logged_run(proxy, sweep)
     for seed in (0, 1):
-        run, steps = logged(between, sweep / f"run.seed={seed}")
+        run, steps = logged_run(proxy, sweep / f"run.seed={seed}")
         assert run.info.status == "FINISHED" and steps == list(range(N_CYCLES))
         assert run.data.tags[PARENT_TAG] == parent.info.run_id
         assert run.info.artifact_uri.startswith("mlflow-artifacts:")
     assert parent.info.status == "FINISHED" and not list(sweep.rglob("tracking.json"))
 
 
-def test_a_wrong_password_names_the_variables(between, monkeypatch, tmp_path):
+def test_wrong_password_error_names_the_environment_variables(proxy, monkeypatch, tmp_path):
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "wrong")
     with pytest.raises(TrackingError, match="MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD") as refused:
-        begin(config_of(between), tmp_path)
+        begin(config_of(proxy), tmp_path)
     assert "wrong" not in str(refused.value)

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from engines.starting import HERE, PATIENCE_S, all_of, logged, started
+from engines.starting import HERE, PATIENCE_S, expected_runs, logged_runs, running_engine
 from test_resume import assert_same_run
 from test_sweep import command_of
 from test_workers import BATCH_SIZE, SCANS, Linear, share_some_verifications
@@ -34,16 +34,16 @@ JOBS = [f"run.seed={seed}" for seed in range(4)]
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    """The environment of commands that use it."""
-    home = tmp_path_factory.mktemp("r")  # short: paths of sockets have 107 bytes at most
+    """A Ray cluster; gives the environment of commands that use it."""
+    home = tmp_path_factory.mktemp("r")  # a short name, because socket paths have at most 107 bytes
     ray = shutil.which("ray", path=Path(sys.executable).parent)
     token = {"RAY_AUTH_TOKEN": secrets.token_hex(32), "PYTHONPATH": f"{HERE.parents[1]}:{HERE.parent}"}
-    with started("start_ray.sh", RAY=str(ray), RAY_HOME=str(home), **token) as environment:
+    with running_engine("start_ray.sh", RAY=str(ray), RAY_HOME=str(home), **token) as environment:
         yield {**environment, "RAY_ADDRESS": "127.0.0.1:6379", "RAY_AUTH_MODE": "token", "COLUMNS": "200"}
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory, cohort_csvs):
+def reference_sweep(tmp_path_factory, cohort_csvs):
     """The first two jobs, in a sweep without Ray."""
     outputs = tmp_path_factory.mktemp("alone")
     command = command_of(cohort_csvs, outputs, *SETTINGS, "run.seed=0,1", "tracking=none")
@@ -63,7 +63,7 @@ class Launched:
         )
 
     def wait_for(self, *reached):
-        """Until as many of the first two jobs as there are conditions have reached something, given their directory."""
+        """Wait until the i-th condition holds for the directory of the i-th job."""
         until = time.monotonic() + PATIENCE_S
         while not all(there(self.directory / job) for there, job in zip(reached, JOBS, strict=False)):
             assert self.process.poll() is None, self.process.communicate()
@@ -71,11 +71,11 @@ class Launched:
             time.sleep(0.05)
 
     def end(self):
-        told, _ = self.process.communicate(timeout=PATIENCE_S)
-        return self.process.returncode, told
+        output, _ = self.process.communicate(timeout=PATIENCE_S)
+        return self.process.returncode, output
 
     def pid(self, job):
-        """Of the process of Ray that a job is in; None if it does not run."""
+        """Id of the Ray process that runs the job; None if it is not running."""
         try:
             outcome = json.loads((self.directory / "jobs" / f"{job}.json").read_text())
         except FileNotFoundError:
@@ -83,8 +83,8 @@ class Launched:
         return outcome["pid"] if outcome["status"] == "running" else None
 
 
-def family(pid):
-    """The process and all that descend from it."""
+def process_tree(pid):
+    """Ids of the process and all of its descendants."""
     stats = [path.read_text() for path in Path("/proc").glob("[0-9]*/stat")]
     parents = {int(stat.split()[0]): int(stat.rpartition(")")[2].split()[1]) for stat in stats}
     found = [pid]
@@ -98,7 +98,7 @@ def has_begun(run):
 
 
 def count_on_ray():
-    """In a process of its own: Ray takes a token from the environment as it is imported."""
+    """Runs in a separate process, because Ray reads its token from the environment on import."""
     before = signal.getsignal(signal.SIGTERM)
     with on_ray.workers(2, on_gpus=False) as processes:
         assert signal.getsignal(signal.SIGTERM) is before
@@ -108,58 +108,58 @@ def count_on_ray():
             share_some_verifications(workers)
 
 
-def test_workers_on_ray_count_as_one_process_does(cluster):
+def test_verification_workers_on_ray_give_the_same_counts(cluster):
     count = [sys.executable, "-c", "from engines.test_ray import count_on_ray; count_on_ray()"]
     subprocess.run(count, env=cluster, check=True, timeout=PATIENCE_S)
 
 
-def test_a_run_verified_on_ray_is_the_run_without(cluster, undisturbed, cohort_csvs, tmp_path):
+def test_run_verified_on_ray_equals_the_run_without(cluster, reference_sweep, cohort_csvs, tmp_path):
     overrides = [o for o in tiny_overrides(cohort_csvs, tmp_path) if not o.startswith("schedule.learning_rate")]
     overrides += [*SETTINGS, "run.threads=1", "run.seed=0", "run.verify_on=ray", "tracking=none"]
     command = [sys.executable, "-m", "tmqc", *overrides]
     subprocess.run([*command, "run.name=a", "run.verify_workers=2"], env=cluster, check=True, timeout=PATIENCE_S)
     assert "Ray" not in (tmp_path / "clean" / "a" / "run.log").read_text()
-    assert_same_run(undisturbed / JOBS[0], tmp_path / "clean" / "a")
+    assert_same_run(reference_sweep / JOBS[0], tmp_path / "clean" / "a")
     crowded = [*command, "run.name=b", "run.verify_workers=9"]
     done = subprocess.run(crowded, env=cluster, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 2
     assert "run.verify_workers=9: each takes one CPU of the Ray cluster, which has 2 free" in done.stderr
 
 
-def test_a_signal_has_jobs_saved_and_the_same_command_goes_on(cluster, undisturbed, cohort_csvs, tmp_path):
+def test_signal_saves_the_jobs_and_the_same_command_resumes(cluster, reference_sweep, cohort_csvs, tmp_path):
     sweep = Launched(cohort_csvs, tmp_path, cluster)
     sweep.wait_for(has_begun, has_begun)
     sweep.process.send_signal(signal.SIGINT)
-    code, told = sweep.end()
-    assert code == 130 and "4 jobs: 2 killed, 2 not started" in told, told
+    code, output = sweep.end()
+    assert code == 130 and "4 jobs: 2 killed, 2 not started" in output, output
     sweep = Launched(cohort_csvs, tmp_path, cluster)
     sweep.wait_for(lambda run: sweep.pid(run.name), lambda run: sweep.pid(run.name))
     sweep.process.send_signal(signal.SIGTERM)
-    code, told = sweep.end()
-    assert code == 143 and "4 jobs: 2 killed, 2 not started" in told, told
-    code, told = Launched(cohort_csvs, tmp_path, cluster).end()
-    assert code == 0 and "4 jobs: 4 finished" in told, told
+    code, output = sweep.end()
+    assert code == 143 and "4 jobs: 2 killed, 2 not started" in output, output
+    code, output = Launched(cohort_csvs, tmp_path, cluster).end()
+    assert code == 0 and "4 jobs: 4 finished" in output, output
     for job in JOBS[:2]:
-        assert_same_run(undisturbed / job, sweep.directory / job)
-    assert logged(tmp_path, "s") == all_of("s", JOBS, N_CYCLES)
-    code, told = Launched(cohort_csvs, tmp_path, cluster | {"RAY_ADDRESS": "127.0.0.1:1"}).end()
-    assert code == 0 and "4 jobs: 4 skipped" in told, told  # without Ray
+        assert_same_run(reference_sweep / job, sweep.directory / job)
+    assert logged_runs(tmp_path, "s") == expected_runs("s", JOBS, N_CYCLES)
+    code, output = Launched(cohort_csvs, tmp_path, cluster | {"RAY_ADDRESS": "127.0.0.1:1"}).end()
+    assert code == 0 and "4 jobs: 4 skipped" in output, output  # without Ray
 
 
-def test_jobs_of_a_killed_worker_and_of_a_lost_node_resume(cluster, undisturbed, cohort_csvs, tmp_path):
-    """The last one: the node does not come back."""
+def test_jobs_of_a_killed_worker_and_a_lost_node_resume(cluster, reference_sweep, cohort_csvs, tmp_path):
+    """This test has to be the last one, because the node is not started again."""
     sweep = Launched(cohort_csvs, tmp_path, cluster)
     sweep.wait_for(has_begun, has_begun)
     node = int((Path(cluster["RAY_HOME"]) / "node.pid").read_text())
     at = {job: sweep.pid(job) for job in JOBS[:2]}
-    processes = family(node)
+    processes = process_tree(node)
     [elsewhere] = [pid for pid in at.values() if pid not in processes]
     for pid in [elsewhere, *processes]:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    code, told = sweep.end()
-    assert code == 0 and "4 jobs: 4 finished" in told, told
+    code, output = sweep.end()
+    assert code == 0 and "4 jobs: 4 finished" in output, output
     for job in JOBS[:2]:
         assert "resuming an interrupted run" in (sweep.directory / "jobs" / f"{job}.txt").read_text()
-        assert_same_run(undisturbed / job, sweep.directory / job)
-    assert logged(tmp_path, "s") == all_of("s", JOBS, N_CYCLES)
+        assert_same_run(reference_sweep / job, sweep.directory / job)
+    assert logged_runs(tmp_path, "s") == expected_runs("s", JOBS, N_CYCLES)

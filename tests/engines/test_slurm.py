@@ -1,4 +1,4 @@
-"""Sweeps on a real Slurm cluster of two nodes: whatever befalls a job, it ends in the run that nothing befell."""
+"""Sweeps on a real Slurm cluster of two nodes: disturbed jobs give the same results as undisturbed ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from engines.starting import HERE, PATIENCE_S, all_of, logged, started
+from engines.starting import HERE, PATIENCE_S, expected_runs, logged_runs, running_engine
 from test_resume import assert_same_run
 from test_sweep import command_of, statuses
 from tiny import tiny_overrides
@@ -31,7 +31,7 @@ LAUNCHER = [
 
 
 class Cluster:
-    """The nodes, and where their files lie."""
+    """The cluster's commands and the directory of its files."""
 
     def __init__(self, home):
         self.home = home
@@ -40,11 +40,11 @@ class Cluster:
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
     def of(self, task_id, what):
-        """Of a task that Slurm knows, by squeue's letter."""
+        """A property of a task, by the letter of squeue's format."""
         return self.ask("squeue", "-h", "-r", "-t", "all", "-j", task_id, "-o", f"%{what}")
 
     def lose(self, node, task_id):
-        """Let the node vanish with what it runs."""
+        """Kill the node together with the jobs that run on it."""
         raw = self.of(task_id, "A")
         os.kill(int((self.home / f"slurmd-{node}.pid").read_text()), signal.SIGKILL)
         for pid in self.ask("pgrep", "-f", rf"^slurmstepd: \[{raw}\.").split():
@@ -55,7 +55,7 @@ class Cluster:
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
     home = tmp_path_factory.mktemp("slurm")
-    with started("start_slurm.sh", SLURM_HOME=str(home)), pytest.MonkeyPatch.context() as patch:
+    with running_engine("start_slurm.sh", SLURM_HOME=str(home)), pytest.MonkeyPatch.context() as patch:
         patch.setenv("SLURM_CONF", str(home / "slurm.conf"))
         yield Cluster(home)
 
@@ -78,8 +78,8 @@ def launch(cluster, outputs, cohort_csvs):
 
 
 def end(process):
-    told, errors = process.communicate(timeout=PATIENCE_S)
-    return process.returncode, told + errors
+    output, errors = process.communicate(timeout=PATIENCE_S)
+    return process.returncode, output + errors
 
 
 def wait_for(reached, process):
@@ -96,12 +96,12 @@ def tasks(sweep):
 
 
 def group_of(sweep, name):
-    """The processes of a job: those of its task."""
+    """Process group of a job."""
     return json.loads((sweep / "jobs" / f"{name}.json").read_text())["pid"]
 
 
 def stop_each(sweep, stopped):
-    """Stop each job once, when it has saved its first cycle: tiny runs would end before Slurm has done anything."""
+    """Stop each job once after its first saved cycle; otherwise the tiny runs end before Slurm acts."""
     while len(stopped) < len(JOBS):
         for name in JOBS:
             if name not in stopped and (sweep / name / "checkpoints" / "cycle_00.npz").exists():
@@ -111,25 +111,25 @@ def stop_each(sweep, stopped):
 
 
 @pytest.fixture(scope="module")
-def whole(launch, outputs):
-    """The jobs that nothing befalls; the command is ended while they run, and the same one waits for them."""
+def reference_sweep(launch, outputs):
+    """A sweep with undisturbed jobs; its command is terminated, and the same command then waits for the jobs."""
     sweep, command = outputs / "sweeps" / "whole", launch("whole")
     wait_for((sweep / JOBS[0] / "checkpoints" / "cycle_00.npz").exists, command)
     command.terminate()
-    code, told = end(command)
-    assert code == 143 and "the jobs continue in Slurm" in told
+    code, output = end(command)
+    assert code == 143 and "the jobs continue in Slurm" in output
     submitted = tasks(sweep)
-    code, told = end(launch("whole"))
-    assert code == 0, told
+    code, output = end(launch("whole"))
+    assert code == 0, output
     assert {job: tasks(sweep)[job] for job in JOBS[2:]} == {job: submitted[job] for job in JOBS[2:]}
     return sweep
 
 
-def test_four_jobs(whole, outputs):
-    assert logged(outputs, "whole") == all_of("whole", JOBS, N_CYCLES)
+def test_four_jobs_are_logged_completely(reference_sweep, outputs):
+    assert logged_runs(outputs, "whole") == expected_runs("whole", JOBS, N_CYCLES)
 
 
-def test_preempted_late_and_lost_jobs_end_as_those_that_nothing_befell(launch, cluster, outputs, whole):
+def test_preempted_late_and_lost_jobs_give_the_uninterrupted_result(launch, cluster, outputs, reference_sweep):
     preempted, late, on_lost_node, lost = JOBS
     sweep, command, stopped = outputs / "sweeps" / "hit", launch("hit"), []
     threading.Thread(target=stop_each, args=(sweep, stopped), daemon=True).start()
@@ -141,8 +141,8 @@ def test_preempted_late_and_lost_jobs_end_as_those_that_nothing_befell(launch, c
     wait_for(lambda: late in stopped, command)
     group, task = group_of(sweep, late), f"JobId={tasks(sweep)[late]}"
     cluster.ask("scontrol", "update", task, "EndTime=now+60")
-    wait_for(lambda: not Path(f"/proc/{group}").exists(), command)  # Slurm continues it and gives notice
-    cluster.ask("scontrol", "update", task, "TimeLimit=600")  # for when it goes on
+    wait_for(lambda: not Path(f"/proc/{group}").exists(), command)  # Slurm continues it and sends the notice
+    cluster.ask("scontrol", "update", task, "TimeLimit=600")  # for its next start
 
     wait_for(lambda: on_lost_node in stopped, command)
     group, task_id = group_of(sweep, on_lost_node), tasks(sweep)[on_lost_node]
@@ -152,35 +152,35 @@ def test_preempted_late_and_lost_jobs_end_as_those_that_nothing_befell(launch, c
     wait_for(lambda: lost in stopped, command)
     os.killpg(group_of(sweep, lost), signal.SIGKILL)
 
-    code, told = end(command)
-    assert code == 1, told
+    code, output = end(command)
+    assert code == 1, output
     assert statuses(sweep) == dict.fromkeys(JOBS[:3], "finished") | {lost: "killed"}
-    assert f"Slurm: {tasks(sweep)[lost]} FAILED" in told and "Traceback" not in told
+    assert f"Slurm: {tasks(sweep)[lost]} FAILED" in output and "Traceback" not in output
     subprocess.run([HERE / "start_slurm.sh"], env=os.environ | {"SLURM_HOME": str(cluster.home)}, check=True)
     before = tasks(sweep)
-    code, told = end(launch("hit"))
-    assert code == 0 and "4 jobs: 3 skipped, 1 finished" in told, told
+    code, output = end(launch("hit"))
+    assert code == 0 and "4 jobs: 3 skipped, 1 finished" in output, output
     assert [job for job in JOBS if tasks(sweep)[job] != before[job]] == [lost]
     for job in JOBS:
-        assert_same_run(whole / job, sweep / job)
-    assert logged(outputs, "hit") == all_of("hit", JOBS, N_CYCLES)
+        assert_same_run(reference_sweep / job, sweep / job)
+    assert logged_runs(outputs, "hit") == expected_runs("hit", JOBS, N_CYCLES)
 
 
-def test_a_job_that_is_canceled_ends(launch, cluster, outputs):
+def test_canceled_jobs_end_the_sweep_with_exit_code_1(launch, cluster, outputs):
     sweep, command = outputs / "sweeps" / "canceled", launch("canceled", "tracking=none")
     wait_for((sweep / "slurm.json").exists, command)
     cluster.ask("scancel", tasks(sweep)[JOBS[0]].partition("_")[0])
-    code, told = end(command)
-    assert code == 1 and told.count(" CANCELLED; see ") >= len(JOBS), told
+    code, output = end(command)
+    assert code == 1 and output.count(" CANCELLED; see ") >= len(JOBS), output
 
 
-def test_a_submission_that_slurm_refuses_is_one_line_and_has_failed(launch, outputs):
-    code, told = end(launch("refused", "hydra.launcher.partition=nowhere"))
-    assert code == 2 and "invalid partition specified: nowhere" in told and "Traceback" not in told, told
-    assert logged(outputs, "refused") == [("sweep/refused", "FAILED", [])]
+def test_submission_refused_by_slurm_is_one_error_line_and_marked_failed(launch, outputs):
+    code, output = end(launch("refused", "hydra.launcher.partition=nowhere"))
+    assert code == 2 and "invalid partition specified: nowhere" in output and "Traceback" not in output, output
+    assert logged_runs(outputs, "refused") == [("sweep/refused", "FAILED", [])]
 
 
-def test_a_run_of_its_own_that_has_notice_before_it_can_save_is_queued_again(cluster, outputs, cohort_csvs):
+def test_single_run_with_notice_before_its_first_save_is_requeued(cluster, outputs, cohort_csvs):
     run = [*tiny_overrides(cohort_csvs, outputs), "pipeline=clean", "schedule.cycles=1", "run.name=alone"]
     where = ["--parsable", "--output=/dev/null", str(SCRIPT)]
     job = cluster.ask("sbatch", *where, sys.executable, "-m", "tmqc", *run, "tracking=none")
