@@ -1,6 +1,6 @@
-"""Broken input of every sort ends in the documented error or is fine: never in a traceback, a hang or a crash.
+"""Damaged input of every kind is accepted or gives the documented error, never a traceback, hang or crash.
 
-A few examples of each run with the other tests; `make test-faults` runs many more.
+A few examples of each run with all tests; `make test-faults` runs many more.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ NAMES = st.sampled_from(
 TABLE = "Subject,Path,Study,Group_bin,Sex,Age\ns1,s1.nii.gz,A,1,F,63\ns2,s2.nii.gz,B,0,M,\n"
 
 
-def effort(test):
-    """The same property with few examples, and with many under the marker `faults`."""
+def few_examples(test):
+    """Run the property with few examples; the marker `faults` selects the versions with many."""
     quiet = {"deadline": None, "suppress_health_check": list(HealthCheck)}
     return settings(max_examples=FEW, **quiet)(test)
 
 
-def settings_end_well(overrides):
+def check_settings_are_valid_or_explained(overrides):
     try:
         validate(compose_config(*overrides))
     except InputError as error:
@@ -62,10 +62,10 @@ def settings_end_well(overrides):
     except (CompactHydraException, OmegaConfBaseException) as error:
         assert all(explain(error))
     except ValueError as error:
-        assert str(error).startswith(NO_OPTION)  # as the command line takes it
+        assert str(error).startswith(NO_OPTION)  # the command line reports it
 
 
-def table_ends_well(path, content):
+def check_table_is_valid_or_refused(path, content):
     path.write_bytes(content)
     try:
         read_cohort(train_csv=path, verification_csv=path, test_csv=None)
@@ -93,29 +93,29 @@ def damage(content, seed):
     return bytes(broken)
 
 
-@effort
+@few_examples
 @given(st.lists(st.tuples(NAMES, JUNK), min_size=1, max_size=3))
-def test_settings(pairs):
-    settings_end_well([f"{name}={value}" for name, value in pairs])
+def test_damaged_settings_are_valid_or_explained(pairs):
+    check_settings_are_valid_or_explained([f"{name}={value}" for name, value in pairs])
 
 
 @pytest.mark.faults
 @settings(max_examples=MANY, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.tuples(NAMES, JUNK), min_size=1, max_size=3))
-def test_many_settings(pairs):
-    settings_end_well([f"{name}={value}" for name, value in pairs])
+def test_many_damaged_settings_are_valid_or_explained(pairs):
+    check_settings_are_valid_or_explained([f"{name}={value}" for name, value in pairs])
 
 
 @pytest.mark.parametrize("n", [FEW, pytest.param(MANY, marks=pytest.mark.faults)], ids=["few", "many"])
-def test_tables(tmp_path, n):
+def test_damaged_tables_are_valid_or_refused(tmp_path, n):
     for name in ("s1", "s2"):
         (tmp_path / f"{name}.nii.gz").write_bytes(b"")
     for seed in range(n):
-        table_ends_well(tmp_path / "train.csv", damage(TABLE.encode(), seed))
+        check_table_is_valid_or_refused(tmp_path / "train.csv", damage(TABLE.encode(), seed))
 
 
 @pytest.mark.parametrize("n", [FEW, pytest.param(MANY, marks=pytest.mark.faults)], ids=["few", "many"])
-def test_manifests(tmp_path, n):
+def test_damaged_manifests_are_valid_or_refused(tmp_path, n):
     path = tmp_path / "truth.csv"
     good = b'Subject,Study,Kind,Parameters,Seed\ns1,A,noise,"{""sigma"": 25.0}",7\n'
     for seed in range(n):
@@ -127,8 +127,8 @@ def test_manifests(tmp_path, n):
 
 
 @pytest.mark.parametrize("n", [FEW, pytest.param(400, marks=pytest.mark.faults)], ids=["few", "many"])
-def test_scans(tmp_path, n):
-    """Headers with wrong bytes, streams cut off or with wrong bytes; what is read is of the right shape and finite."""
+def test_damaged_scans_are_finite_or_refused(tmp_path, n):
+    """Wrong bytes in header or stream, truncated streams; accepted scans are finite and of the right shape."""
     write_scan(tmp_path / "good.nii.gz", 1, np.random.default_rng(0))
     packed = (tmp_path / "good.nii.gz").read_bytes()
     raw = gzip.decompress(packed)
@@ -162,8 +162,8 @@ def test_scans(tmp_path, n):
 
 
 @pytest.mark.parametrize("n", [FEW, pytest.param(400, marks=pytest.mark.faults)], ids=["few", "many"])
-def test_checkpoints(tmp_path, n):
-    """A damaged one is refused or holds the very same content (a byte between the members may change)."""
+def test_damaged_checkpoints_are_intact_or_refused(tmp_path, n):
+    """A damaged checkpoint is refused or has the same content (a byte between its members may change)."""
     state = {"weights": np.arange(500, dtype=np.float32)}
     path = save_checkpoint(tmp_path, Checkpoint(0, {**state, "tour": np.zeros(9, np.uint8)}, {"n_done": 1}))
     good = path.read_bytes()

@@ -1,6 +1,6 @@
-"""kill -9 at random moments of a QC run, also while a checkpoint is written and among the revisits; then go on.
+"""kill -9 at random moments of a QC run, also while writing a checkpoint and during revisits; then resume.
 
-One kill runs with the other tests; `make test-faults` runs them all.
+One kill runs with all tests; `make test-faults` runs all kills.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from test_resume import assert_same_run
 from tiny import tiny_overrides
 
 SETTINGS = ["pipeline=qc", "qc.signal=loss", "qc.loss_error=0.0", "tracking=none", "checkpoint.every_s=0"]
-PATIENCE_S = 1200  # a machine may be busy
+PATIENCE_S = 1200  # long, because the machine may be busy
 N_RANDOM = 14
 
 
@@ -31,7 +31,7 @@ def outputs(tmp_path_factory, cohort_csvs):
 
 def launch(outputs, csvs, *settings):
     given = {override.partition("=")[0]: override for override in (*tiny_overrides(csvs, outputs), *settings)}
-    command = [sys.executable, "-m", "tmqc", *given.values()]  # a setting that is given twice is refused
+    command = [sys.executable, "-m", "tmqc", *given.values()]  # a duplicate setting is refused
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
@@ -40,10 +40,10 @@ def settings_of(outputs, name):
 
 
 @pytest.fixture(scope="module")
-def whole(outputs, cohort_csvs):
+def uninterrupted(outputs, cohort_csvs):
     run_pipeline(outputs, cohort_csvs, *settings_of(outputs, "whole")[:-1], name="whole")
     trace = pd.read_csv(outputs / "qc" / "whole" / "trace.csv", keep_default_na=False)
-    assert {"batch", "retry", "revisit"} <= set(trace["Phase"])  # else there is nothing to be killed in
+    assert {"batch", "retry", "revisit"} <= set(trace["Phase"])  # phases in which the run is killed
     return outputs / "qc" / "whole"
 
 
@@ -57,7 +57,7 @@ def writing(directory):
 
 
 def kill_when(process, reached):
-    """Kill outright as soon as `reached` says so. Returns whether the run was still going."""
+    """Kill the process as soon as `reached()` is true. Returns whether it was still running."""
     until = time.monotonic() + PATIENCE_S
     while process.poll() is None and time.monotonic() < until:
         if reached():
@@ -69,25 +69,24 @@ def kill_when(process, reached):
     return False
 
 
-def check(outputs, csvs, whole, name, reached_in):
+def check_resumed_run(outputs, csvs, uninterrupted, name, reached_in):
     directory = outputs / "qc" / name
     process = launch(outputs, csvs, *settings_of(outputs, name))
     assert kill_when(process, lambda: reached_in(directory)), "the run had ended before it could be killed"
-    assert_same_run(
-        whole, run_pipeline(outputs, csvs, *settings_of(outputs, name)[:-1], name=name)
-    )  # in another process than the killed
+    # resumed in this process
+    assert_same_run(uninterrupted, run_pipeline(outputs, csvs, *settings_of(outputs, name)[:-1], name=name))
 
 
-def test_killed_once(outputs, cohort_csvs, whole):
-    n = len(rows_of(whole)) // 2
-    check(outputs, cohort_csvs, whole, "once", lambda directory: len(rows_of(directory)) >= n)
+def test_run_killed_once_resumes_identically(outputs, cohort_csvs, uninterrupted):
+    n = len(rows_of(uninterrupted)) // 2
+    check_resumed_run(outputs, cohort_csvs, uninterrupted, "once", lambda directory: len(rows_of(directory)) >= n)
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("seed", range(N_RANDOM))
-def test_killed_at_a_random_moment(outputs, cohort_csvs, whole, seed):
+def test_run_killed_at_a_random_moment_resumes_identically(outputs, cohort_csvs, uninterrupted, seed):
     chance = random.Random(seed)
-    n = chance.randrange(0, len(rows_of(whole)) - 3)
+    n = chance.randrange(0, len(rows_of(uninterrupted)) - 3)
     pause = chance.uniform(0, 0.05)
 
     def reached(directory):
@@ -96,18 +95,26 @@ def test_killed_at_a_random_moment(outputs, cohort_csvs, whole, seed):
             return True
         return False
 
-    check(outputs, cohort_csvs, whole, f"random-{seed}", reached)
+    check_resumed_run(outputs, cohort_csvs, uninterrupted, f"random-{seed}", reached)
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("seed", range(3))
-def test_killed_while_a_checkpoint_is_written(outputs, cohort_csvs, whole, seed):
-    n = random.Random(seed).randrange(0, len(rows_of(whole)) // 2)
-    check(outputs, cohort_csvs, whole, f"writing-{seed}", lambda d: len(rows_of(d)) >= n and bool(writing(d)))
+def test_run_killed_while_writing_a_checkpoint_resumes_identically(outputs, cohort_csvs, uninterrupted, seed):
+    n = random.Random(seed).randrange(0, len(rows_of(uninterrupted)) // 2)
+    check_resumed_run(
+        outputs, cohort_csvs, uninterrupted, f"writing-{seed}", lambda d: len(rows_of(d)) >= n and bool(writing(d))
+    )
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("seed", range(3))
-def test_killed_among_the_revisits(outputs, cohort_csvs, whole, seed):
+def test_run_killed_during_revisits_resumes_identically(outputs, cohort_csvs, uninterrupted, seed):
     n = seed + 1
-    check(outputs, cohort_csvs, whole, f"revisit-{seed}", lambda d: sum(",revisit," in row for row in rows_of(d)) >= n)
+    check_resumed_run(
+        outputs,
+        cohort_csvs,
+        uninterrupted,
+        f"revisit-{seed}",
+        lambda d: sum(",revisit," in row for row in rows_of(d)) >= n,
+    )

@@ -1,6 +1,6 @@
-"""Places that cannot be written to or read: one message that names the file, no traceback, what is there stays whole.
+"""Files and folders without permission: one error that names the path, no traceback, existing files stay intact.
 
-Root may write anywhere; so the runs here go without that privilege.
+Root can write everywhere; so the runs here drop that privilege.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def launch(csvs, outputs, *settings):
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
-def refused(process):
+def expect_refusal(process):
     _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 2, errors
     assert "Traceback" not in errors
@@ -45,8 +45,8 @@ def refused(process):
 
 
 @pytest.fixture
-def sealed(tmp_path):
-    """A directory in which nothing can be made."""
+def read_only(tmp_path):
+    """A read-only directory."""
     folder = tmp_path / "sealed"
     folder.mkdir()
     folder.chmod(0o555)
@@ -55,51 +55,53 @@ def sealed(tmp_path):
 
 
 @pytest.mark.parametrize("how", ["run", "sweep"])
-def test_outputs_that_cannot_be_written(cohort_csvs, sealed, how):
+def test_read_only_outputs_folder_is_refused(cohort_csvs, read_only, how):
     settings = ["-m", "run.seed=0,1"] if how == "sweep" else []
-    errors = refused(launch(cohort_csvs, sealed, *settings, "pipeline=clean", "tracking=none"))
-    assert f"{sealed}/" in errors
+    errors = expect_refusal(launch(cohort_csvs, read_only, *settings, "pipeline=clean", "tracking=none"))
+    assert f"{read_only}/" in errors
     assert "Permission denied; run.outputs must be a folder where files can be written" in errors
-    assert not list(sealed.iterdir())
+    assert not list(read_only.iterdir())
 
 
-def test_outputs_that_are_a_file(cohort_csvs, tmp_path):
+def test_outputs_path_that_is_a_file_is_refused(cohort_csvs, tmp_path):
     (tmp_path / "file").write_text("precious")
-    assert "Not a directory" in refused(launch(cohort_csvs, tmp_path / "file", "pipeline=clean", "tracking=none"))
+    assert "Not a directory" in expect_refusal(
+        launch(cohort_csvs, tmp_path / "file", "pipeline=clean", "tracking=none")
+    )
     assert (tmp_path / "file").read_text() == "precious"
 
 
-def test_a_phantom_that_cannot_be_written(tmp_path, cohort_csvs, sealed):
+def test_phantom_in_a_read_only_folder_is_refused(tmp_path, cohort_csvs, read_only):
     grid = ["cohort.shape=[20,24,20]", "cohort.spacing_mm=[8,8,8]"]
     settings = [
         "cohort=phantom",
         *grid,
-        f"cohort.phantom.directory={sealed}/phantom",
+        f"cohort.phantom.directory={read_only}/phantom",
         "pipeline=clean",
         "tracking=none",
     ]
-    errors = refused(launch(cohort_csvs, tmp_path / "outputs", *settings))
-    assert f"phantom '{sealed}/phantom'" in errors
+    errors = expect_refusal(launch(cohort_csvs, tmp_path / "outputs", *settings))
+    assert f"phantom '{read_only}/phantom'" in errors
     assert "Permission denied" in errors
 
 
 @pytest.mark.faults
-def test_scans_and_tables_that_cannot_be_read(tmp_path, cohort_csvs):
+def test_unreadable_scans_and_tables_are_refused(tmp_path, cohort_csvs):
     shutil.copytree(cohort_csvs["train"].parent, tmp_path / "data")
     csvs = {split: tmp_path / "data" / path.name for split, path in cohort_csvs.items()}
     scan = tmp_path / "data" / "scans" / "Alpha-train-0.nii.gz"
     scan.chmod(0)
-    errors = refused(launch(csvs, tmp_path / "outputs", "pipeline=clean", "tracking=none"))
+    errors = expect_refusal(launch(csvs, tmp_path / "outputs", "pipeline=clean", "tracking=none"))
     assert f"subject Alpha-train-0, {scan}: cannot be read: Permission denied" in errors
     csvs["train"].chmod(0)
-    errors = refused(launch(csvs, tmp_path / "outputs", "pipeline=clean", "tracking=none"))
+    errors = expect_refusal(launch(csvs, tmp_path / "outputs", "pipeline=clean", "tracking=none"))
     assert f"{csvs['train']}: cannot be read: Permission denied" in errors
-    assert [path.name for path in (tmp_path / "outputs").iterdir()] == ["cache"]  # of the scans that could be read
+    assert [path.name for path in (tmp_path / "outputs").iterdir()] == ["cache"]  # with the scans that could be read
 
 
 @pytest.mark.faults
-def test_a_directory_sealed_in_the_middle_of_a_run(tmp_path, cohort_csvs):
-    """It ends with the checkpoints before it whole, and goes on once it may write again."""
+def test_run_whose_folder_becomes_read_only_ends_and_can_be_resumed(tmp_path, cohort_csvs):
+    """Its earlier checkpoints stay intact, and it resumes once the folder is writable again."""
     settings = ["pipeline=clean", "schedule.cycles=12", "tracking=none", "checkpoint.every_s=0"]
     whole = launch(cohort_csvs, tmp_path, *settings, "run.name=whole")
     dies = launch(cohort_csvs, tmp_path, *settings, "run.name=dies")
