@@ -1,4 +1,4 @@
-"""How many scans are scored at once, and what happens where they do not fit."""
+"""Choice of the verification batch size, and behavior when memory does not suffice."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ X = np.arange(20 * 4, dtype=np.float32).reshape(20, 4, 1, 1, 1) / 80
 
 
 class TooLargeError(Exception):
-    """As a backend would raise it."""
+    """Stands in for a backend's out-of-memory error."""
 
 
-def test_auto_is_the_default_and_fits_the_published_model(monkeypatch):
-    """One layer of 32 channels, as input and as output, takes 1.26 GB a scan at 160 x 192 x 160."""
+def test_auto_is_the_default_and_depends_on_free_memory(monkeypatch):
+    """Input and output of a layer with 32 channels take 1.26 GB per scan at 160 x 192 x 160."""
     assert Config().run.verify_batch_size == "auto"
     monkeypatch.setattr(backend, "free_bytes", lambda: 64_000_000_000)
     published = sfcn((160, 192, 160), ModelConfig(), seed=0)
@@ -37,7 +37,7 @@ def test_auto_is_the_default_and_fits_the_published_model(monkeypatch):
         assert choose_batch_size(small) == size
 
 
-def test_a_size_on_record_is_kept(monkeypatch):
+def test_recorded_batch_size_is_kept_with_auto(monkeypatch):
     monkeypatch.setattr(batch_size, "choose_batch_size", lambda model: 8)
     auto, given = (RunConfig(verify_batch_size=size) for size in ("auto", 5))
     model = logistic_learner(4).model
@@ -58,7 +58,7 @@ def limit_to(monkeypatch, model, most):
     monkeypatch.setattr(model, "predict_on_batch", limited)
 
 
-def test_scoring_that_does_not_fit_goes_on_with_fewer_at_once(monkeypatch, caplog):
+def test_scoring_continues_with_smaller_batches_when_out_of_memory(monkeypatch, caplog):
     one = logistic_learner(4)
     whole = one.predict(X, batch_size=8)
     limit_to(monkeypatch, one.model, 3)
@@ -73,7 +73,7 @@ def test_scoring_that_does_not_fit_goes_on_with_fewer_at_once(monkeypatch, caplo
         one.predict(X, batch_size=8)
 
 
-def test_a_step_that_does_not_fit_says_what_to_set(monkeypatch):
+def test_out_of_memory_in_a_training_step_names_the_setting(monkeypatch):
     one = logistic_learner(4)
     before = one.state()
 

@@ -1,4 +1,4 @@
-"""Models in the published scripts' format, made here with the same layers: imported, they predict and train alike."""
+"""Models in the format of the published scripts predict and train identically after the import."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tmqc.runs.checkpoint import load_checkpoint
 
 tf = pytest.importorskip("tensorflow")
 FIVE = ((33, 40, 36), (2, 2, 3, 3, 4, 4))  # z, y, x and filters
-THREE = ((32, 24, 48), (3, 4, 5, 6))  # 2 x 1 x 3 voxels are flattened: their order matters
+THREE = ((32, 24, 48), (3, 4, 5, 6))  # 2 x 1 x 3 features are flattened: their order matters
 STEPS = 3
 
 
@@ -41,7 +41,7 @@ def build_encoder(shape, filters, dropout=0.2):
 
 
 def build_pair(shape, filters, dropout=0.2):
-    """Encoder and classifier with an Adam each; statistics and gammas away from where they begin."""
+    """Encoder and classifier, each with its own Adam; statistics and gammas differ from their initial values."""
     keras.utils.set_random_seed(7)
     encoder = build_encoder(shape, filters, dropout)
     features = keras.Input(encoder.output_shape[1:])
@@ -79,7 +79,7 @@ def save_pair(folder, encoder, classifier, cycle="09"):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A pair after some steps, without dropout so that another generator draws no other step."""
+    """A pair after some steps, without dropout, so that random generators have no influence."""
     shape, filters = THREE
     encoder, classifier = build_pair(shape, filters, dropout=0.0)
     x, y = volumes_of(shape), np.array([0, 1])
@@ -94,8 +94,8 @@ def learner_of(saved, **more):
     return learner
 
 
-def test_the_imported_model_predicts_as_the_pair_does(tmp_path):
-    """The pair sees a scan in z, y, x order, the imported model the same scan in x, y, z."""
+def test_imported_model_predicts_like_the_original_pair(tmp_path):
+    """The pair gets a scan in z, y, x order, the imported model the same scan in x, y, z order."""
     shape, filters = FIVE
     encoder, classifier = build_pair(shape, filters)
     x = volumes_of(shape)
@@ -105,15 +105,15 @@ def test_the_imported_model_predicts_as_the_pair_does(tmp_path):
     assert (saved.shape, saved.settings.filters, saved.settings.dropout) == (shape, list(filters), 0.2)
     assert saved.n_steps == 0 and saved.fresh.startswith("encoder: its optimizer has not taken a step")
     assert not any(a.any() for name, a in saved.state.items() if name.endswith(("_momentum", "_velocity")))
-    found = learner_of(turn_axes(saved), trains=False).predict(turned(x), batch_size=2)
+    found = learner_of(turn_axes(saved), trains=False).predict(reverse_axes(x), batch_size=2)
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
-def turned(x):
+def reverse_axes(x):
     return x.transpose(0, 3, 2, 1, 4)
 
 
-def test_turning_the_axes_twice_changes_nothing(trained):
+def test_turning_the_axes_twice_restores_the_weights(trained):
     saved = read_pair(*trained[2])
     once, again = turn_axes(saved), turn_axes(turn_axes(saved))
     assert all(np.array_equal(saved.state[name], again.state[name]) for name in saved.state)
@@ -121,17 +121,17 @@ def test_turning_the_axes_twice_changes_nothing(trained):
         assert not np.array_equal(once.state[name], saved.state[name])
 
 
-def test_training_goes_on_as_it_would_have(trained):
-    """The next step of two Adams on the pair is the next step of one Adam on the imported model."""
+def test_training_step_after_the_import_equals_the_original_step(trained):
+    """One Adam on the imported model takes the same step as the two Adams on the pair."""
     encoder, classifier, paths = trained
     pair = turn_axes(read_pair(*paths))
     assert (pair.n_steps, pair.fresh) == (STEPS, None)
     learner = learner_of(pair)
     x, y = volumes_of(THREE[0]), np.array([1, 0])
     wanted = classifier.predict_on_batch(encoder.predict_on_batch(x))[:, 0]
-    np.testing.assert_allclose(learner.predict(turned(x), batch_size=2), wanted, rtol=1e-5)
+    np.testing.assert_allclose(learner.predict(reverse_axes(x), batch_size=2), wanted, rtol=1e-5)
     step(encoder, classifier, x, y)
-    learner.train_batch(turned(x), y, learning_rate=1e-3)
+    learner.train_batch(reverse_axes(x), y, learning_rate=1e-3)
     after = learner.state()
     for i in range(1, 5):
         kernel = encoder.get_layer(f"conv{i}").kernel.numpy().transpose(2, 1, 0, 3, 4)
@@ -177,7 +177,7 @@ def copy(trained, folder):
 
 
 @pytest.mark.parametrize("newer", [False, True])
-def test_files_of_keras_2_are_read_alike(trained, tmp_path, newer):
+def test_files_of_keras_2_give_the_same_model(trained, tmp_path, newer):
     there = read_pair(*trained[2])
     copies = copy(trained, tmp_path)
     for part in copies:
@@ -188,7 +188,7 @@ def test_files_of_keras_2_are_read_alike(trained, tmp_path, newer):
         np.testing.assert_array_equal(here.state[name], array)
 
 
-def change(path, edit):
+def edit_file(path, edit):
     with h5py.File(path, "a") as file:
         config = json.loads(file.attrs["model_config"])
         edit(config["config"]["layers"], file)
@@ -227,16 +227,16 @@ def make_infinite(found, file):
         (make_infinite, ["encoder/conv2/kernel has values that are not finite"]),
     ],
 )
-def test_another_model_is_refused_with_what_is_wrong(trained, tmp_path, edit, words):
+def test_unsupported_models_are_refused_with_their_faults(trained, tmp_path, edit, words):
     paths = copy(trained, tmp_path)
-    change(paths[0], edit)
+    edit_file(paths[0], edit)
     with pytest.raises(ModelFileError) as refused:
         read_pair(*paths)
     for word in words:
         assert re.search(word, str(refused.value)), str(refused.value)
 
 
-def test_parts_that_do_not_fit_and_files_of_another_kind(trained, tmp_path):
+def test_mismatched_parts_and_other_files_are_refused(trained, tmp_path):
     _, _, (encoder, classifier) = trained
     five = build_encoder(*FIVE)
     five.save(tmp_path / "five.h5")
@@ -256,14 +256,14 @@ def script():
     return load_script("import_h5")
 
 
-def test_script(script, trained, tmp_path, capsys):
+def test_script_imports_a_pair_once(script, trained, tmp_path, capsys):
     _, _, (encoder, classifier) = trained
     arguments = [str(encoder), str(classifier), "--output", str(tmp_path / "start")]
     assert script.main(arguments) == 0
-    said = capsys.readouterr().out
-    assert f"moments and step count {STEPS} imported" in said
-    assert "cohort.shape=[48,24,32] model.filters=[3,4,5,6] model.dropout=0 " in said
-    assert f"init.from={tmp_path / 'start'} schedule.start=10" in said
+    output = capsys.readouterr().out
+    assert f"moments and step count {STEPS} imported" in output
+    assert "cohort.shape=[48,24,32] model.filters=[3,4,5,6] model.dropout=0 " in output
+    assert f"init.from={tmp_path / 'start'} schedule.start=10" in output
     checkpoint = load_checkpoint(tmp_path / "start" / "checkpoints" / "cycle_09.npz")
     assert checkpoint.cycle == 9
     assert set(checkpoint.facts["imported"]) == {encoder.name, classifier.name}

@@ -1,4 +1,4 @@
-"""The other backend, in processes of their own, for what was loaded here cannot be changed. Skipped without JAX."""
+"""The JAX backend, in separate processes because a loaded backend cannot be changed. Skipped without JAX."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ["--shape", "12", "12", "12", "--filters", "2", "2", "--n-verify", "8", "--n-steps", "3", "--n-pretrain", "2"]
-# Of tests/model/test_learner.py.
-ESSENTIALS = "leaves_no_trace_in_any_variable or goes_on_alike or round_trip or by_hand or by_differences or frozen"
+# Selects tests of tests/model/test_learner.py by parts of their names.
+ESSENTIALS = "bit_by_bit or rejected_step or round_trip or by_hand or by_differences or frozen"
 
 pytestmark = pytest.mark.slow
 
@@ -25,8 +25,8 @@ def run(*command):
     return subprocess.run([sys.executable, *command], cwd=ROOT, env=env, capture_output=True, text=True, timeout=1800)
 
 
-def test_the_bench_measures_with_jax(tmp_path):
-    """Its smallest setting; all contenders compute with the same kernels, so their verdicts have to be the same."""
+def test_bench_runs_with_jax(tmp_path):
+    """Smallest settings; all contenders use the same kernels, so their verdicts have to be identical."""
     ran = run("scripts/bench.py", "--no-field", *TINY, "--outputs", str(tmp_path))
     assert ran.returncode == 0, ran.stderr[-3000:]
     summary = json.loads((tmp_path / "summary.json").read_text())
@@ -37,7 +37,7 @@ def test_the_bench_measures_with_jax(tmp_path):
     assert summary["backend"] == "jax"
 
 
-def test_the_learner_keeps_its_promises_with_jax():
+def test_essential_learner_tests_pass_with_jax():
     ran = run("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/model/test_learner.py", "-k", ESSENTIALS)
     assert ran.returncode == 0, ran.stdout[-3000:]
     assert "6 passed" in ran.stdout

@@ -1,4 +1,4 @@
-"""The model that travels, on the real Keras: architecture, training, and going back bit for bit."""
+"""The learner with Keras: architecture, training, and bit-identical restoring of snapshots."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ def test_published_architecture():
     assert kinds[-6:] == ["Conv3D", "BatchNormalization", "ReLU", "AveragePooling3D", "Dropout", "Flatten"]
 
 
-def test_feature_grid_is_what_pooling_leaves():
+def test_feature_grid_equals_the_shape_after_pooling():
     model = sfcn((33, 40, 48), ModelConfig(filters=[1, 1, 1, 1, 1, 1]), seed=0)
     assert model.get_layer("encoder").get_layer("relu6").output.shape[1:4] == feature_grid((33, 40, 48), 5)
 
 
-def test_same_seed_same_model_whatever_was_built_before():
+def test_initial_weights_depend_on_the_seed_only():
     first, other, again = (
         [np.array(keras.ops.convert_to_numpy(v)) for v in sfcn(SHAPE, SMALL, seed=seed).variables] for seed in (3, 4, 3)
     )
@@ -65,7 +65,7 @@ def test_same_seed_same_model_whatever_was_built_before():
     assert any(not np.array_equal(a, b) for a, b in zip(first, other, strict=True))
 
 
-def test_it_learns(data):
+def test_training_reduces_the_loss(data):
     x, y = data
     one = learner()
     losses = [one.train_batch(x, y, learning_rate=1e-2)[0] for _ in range(30)]
@@ -73,8 +73,8 @@ def test_it_learns(data):
     assert ((one.predict(x, batch_size=3) >= 0.5) == y).all()
 
 
-def test_first_loss_and_accuracy_are_of_this_batch_alone(data):
-    """Keras reports running means over calls unless reset."""
+def test_training_returns_loss_and_accuracy_of_the_batch_alone(data):
+    """Without a reset, Keras reports running means over calls."""
     x, y = data
     one, two = learner(), learner()
     one.train_batch(x[:2], y[:2], learning_rate=1e-3)
@@ -86,7 +86,7 @@ def test_first_loss_and_accuracy_are_of_this_batch_alone(data):
     assert n_correct == round(3 * float(logs["binary_accuracy"]))
 
 
-def test_a_restored_step_leaves_no_trace_in_any_variable(data):
+def test_restoring_a_snapshot_restores_every_variable_bit_by_bit(data):
     """Weights, BatchNorm statistics, moments, step count, learning rate, dropout generator: all compared bit by bit."""
     x, y = data
     one = learner()
@@ -96,15 +96,15 @@ def test_a_restored_step_leaves_no_trace_in_any_variable(data):
     for n in (5, 1, 1):
         one.train_batch(x[:n], y[:n], learning_rate=1e-2)
     changed = {name for name, value in one.state().items() if not np.array_equal(value, before[name])}
-    assert changed == set(before)  # training touches every single one, so restoring has something to prove
+    assert changed == set(before)  # training changes every variable
     one.restore(snapshot)
     after = one.state()
     assert {name for name in before if before[name].tobytes() != after[name].tobytes()} == set()
     assert np.array_equal(one.predict(x, batch_size=4), predictions)
 
 
-def test_the_state_is_everything_keras_trains_with():
-    """No variable of the model or optimizer, trainable or not, is missing from snapshots."""
+def test_state_contains_all_variables_of_model_and_optimizer():
+    """Snapshots contain every variable of model and optimizer, trainable or not."""
     one = learner()
     held = {id(v) for v in one.variables.values()}
     metrics = {id(v) for v in one.model.metrics_variables}
@@ -114,8 +114,8 @@ def test_the_state_is_everything_keras_trains_with():
     assert sum("seed_generator" in name for name in one.variables) == 1
 
 
-def test_training_goes_on_alike_after_a_rejected_step(data):
-    """What follows a rollback is what would have followed had the step never been taken, dropout masks included."""
+def test_training_after_a_rejected_step_is_unaffected_by_it(data):
+    """After a rollback, training continues as if the step had not been taken, including dropout masks."""
     x, y = data
     straight, detour = learner(), learner()
     for one in (straight, detour):
@@ -140,16 +140,17 @@ def test_state_round_trip_between_learners(data):
     assert all(a[name].tobytes() == b[name].tobytes() for name in a)
 
 
-def test_the_average_of_the_weights_by_hand(data):
+def test_average_of_the_weights_by_hand(data):
     x, y = data
     averaging = Learner(sfcn(SHAPE, SMALL, seed=0), ema=0.9)
     first, kernel = averaging.fit_averages(learner().state()), "encoder/conv1/kernel"
-    averaging.load_state(first)  # a state without averages, which begin at its weights
+    averaging.load_state(first)  # a state without averages: they start at its weights
     expected = None
     for _ in range(3):
         averaging.train_batch(x, y, learning_rate=1e-2)
         weight = averaging.state()[kernel].astype(float)
-        expected = weight if expected is None else 0.9 * expected + 0.1 * weight  # Keras begins at the first step
+        # Keras starts averaging at the first step
+        expected = weight if expected is None else 0.9 * expected + 0.1 * weight
     last = averaging.state()
     with averaging.averaged():
         state = averaging.state()
@@ -164,7 +165,7 @@ def test_the_average_of_the_weights_by_hand(data):
         assert np.array_equal(plain.state()[kernel], last[kernel])
 
 
-def test_a_foreign_state_is_refused_whole():
+def test_state_of_another_model_raises_and_changes_nothing():
     one, other = learner(), learner(settings=ModelConfig(filters=[4, 8, 16]))
     before = one.state()
     with pytest.raises(ValueError, match=r"belongs to another model: .*conv3/kernel has shape"):
@@ -175,7 +176,7 @@ def test_a_foreign_state_is_refused_whole():
     assert all(np.array_equal(before[name], after[name]) for name in before)
 
 
-def test_prediction_does_not_depend_on_how_it_is_batched(data):
+def test_predictions_do_not_depend_on_the_batch_size(data):
     x, _ = data
     one = learner()
     np.testing.assert_allclose(one.predict(x, batch_size=8), one.predict(x, batch_size=3), rtol=1e-5)
@@ -189,8 +190,8 @@ def test_mixed_precision_gives_float32_probabilities(data):
     assert isinstance(one.model, keras.Model)
 
 
-def test_the_gradient_of_a_logistic_regression_by_hand():
-    """Mean of (p - y) x for the weights and of p - y for the bias, after earlier steps have filled the moments too."""
+def test_gradient_of_a_logistic_regression_by_hand():
+    """Mean of (p - y) x for the weights and of p - y for the bias; also after a step has filled the moments."""
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(6, 8, 1, 1, 1)).astype(np.float32), np.array([0, 1, 1, 0, 1, 1])
     one = logistic_learner(8)
@@ -201,7 +202,7 @@ def test_the_gradient_of_a_logistic_regression_by_hand():
         one.train_batch(x, y, learning_rate=0.1)
 
 
-def test_the_gradient_is_the_slope_of_the_training_loss(data):
+def test_step_gradient_is_the_slope_of_the_training_loss(data):
     """Central difference along the gradient itself, BatchNorm and dropout as in training."""
     x, y = data
     one = learner()
@@ -225,7 +226,7 @@ def _move(one, along):
         at += n
 
 
-def test_asking_for_gradients_or_features_leaves_no_trace(data):
+def test_computing_gradients_and_features_changes_no_variable(data):
     x, y = data
     one = learner()
     one.train_batch(x[:5], y[:5], learning_rate=1e-3)
@@ -237,7 +238,7 @@ def test_asking_for_gradients_or_features_leaves_no_trace(data):
     assert all(before[name].tobytes() == after[name].tobytes() for name in before)
 
 
-def test_moments_are_those_of_what_enters_the_first_batchnorm(data):
+def test_moments_are_those_of_the_input_of_the_first_batchnorm(data):
     x, y = data
     one = learner()
     for _ in range(60):
@@ -257,15 +258,15 @@ def test_moments_are_those_of_what_enters_the_first_batchnorm(data):
     assert all(np.array_equal(a, b) for a, b in zip(before, one.snapshot(), strict=True))
 
 
-def test_features_are_what_the_classifier_predicts_from(data):
+def test_features_are_the_input_of_the_classifier(data):
     x, _ = data
     one = learner()
     seen = one.model.get_layer("classifier").predict_on_batch(one.features(x, batch_size=3))[:, 0]
     np.testing.assert_allclose(seen, one.predict(x, batch_size=8), rtol=1e-5)
 
 
-def test_going_back_stays_on_the_device(monkeypatch):
-    """No value passes through NumPy."""
+def test_snapshot_and_restore_stay_on_the_device(monkeypatch):
+    """No value is converted to NumPy."""
     one = learner()
     before = one.state()
     with monkeypatch.context() as patched:
@@ -280,7 +281,7 @@ def test_going_back_stays_on_the_device(monkeypatch):
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="JAX traces every shape")
-def test_no_size_of_a_batch_is_traced_anew(data, monkeypatch):
+def test_other_batch_sizes_cause_no_retracing(data, monkeypatch):
     x, y = data
     one, traced = learner(), []
     call = type(one.model).call  # runs while a graph is made, not when it is used
@@ -291,7 +292,7 @@ def test_no_size_of_a_batch_is_traced_anew(data, monkeypatch):
 
     monkeypatch.setattr(type(one.model), "call", counted)
     build()
-    assert traced  # a model is traced once, when it is made
+    assert traced  # a model is traced once, when it is built
     traced.clear()
     for size in (3, 8, 1, 5):
         one.predict(one.hold(x), batch_size=size)
@@ -300,11 +301,11 @@ def test_no_size_of_a_batch_is_traced_anew(data, monkeypatch):
 
 
 def test_frozen_norms_by_hand():
-    """A training step sees what scoring sees, and no moving statistics change."""
+    """A training step uses the same statistics as scoring, and no moving statistics change."""
     settings = ModelConfig(filters=[1, 1], dropout=0.0)
     model = sfcn((4, 4, 4), settings, seed=0, frozen_norms=True)
     one = Learner(model)
-    for name, mean, variance in (("norm1", -50.0, 2500.0), ("norm2", -3.0, 9.0)):  # about 1 comes out of each
+    for name, mean, variance in (("norm1", -50.0, 2500.0), ("norm2", -3.0, 9.0)):  # the output of each is about 1
         norm = model.get_layer("encoder").get_layer(name)
         norm.moving_mean.assign([mean])
         norm.moving_variance.assign([variance])
@@ -314,14 +315,14 @@ def test_frozen_norms_by_hand():
     assert one.train_batch(x, y, learning_rate=1e-2)[0] == pytest.approx(float(-np.log(p).mean()), rel=1e-5)
     after = one.state()
     assert len(before) == 4 and all(np.array_equal(after[name], value) for name, value in before.items())
-    assert (one.predict(x, batch_size=2) > p).all()  # all else learns
+    assert (one.predict(x, batch_size=2) > p).all()  # all other weights are trained
     thawed = Learner(sfcn((4, 4, 4), settings, seed=0))
     thawed.load_state(after)
     thawed.train_batch(x, y, learning_rate=0.0)
     assert all(not np.array_equal(thawed.state()[name], value) for name, value in before.items())
 
 
-def test_the_gradient_of_a_verification_by_differences(data):
+def test_verification_gradient_by_differences(data):
     """Along the gradient itself, weights and BatchNorm statistics together, in inference mode."""
     x, y = data
     one = learner()
@@ -334,7 +335,7 @@ def test_the_gradient_of_a_verification_by_differences(data):
     assert any("moving_variance" in name for name in names)
     assert not any(name.startswith("optimizer") or "seed" in name for name in names)
     found = {name: np.asarray(g) for name, g in zip(one.variables, gradient, strict=True) if name in names}
-    scale = 0.01 / sum(float(np.sum(g**2)) for g in found.values())  # far more than the last digits of a loss
+    scale = 0.01 / sum(float(np.sum(g**2)) for g in found.values())  # large compared with the rounding error of a loss
     moved = {name: scale * g for name, g in found.items()}
     losses = []
     for sign in (-1.0, 1.0):

@@ -1,4 +1,4 @@
-"""What a user's machine prefers for other work does not reach into a run."""
+"""A user's Keras and Matplotlib preferences do not influence a run."""
 
 from __future__ import annotations
 
@@ -24,14 +24,15 @@ print(json.dumps([keras.config.floatx(), keras.config.epsilon(), keras.config.im
 """
 
 
-def test_the_users_files_are_not_read(tmp_path):
+def test_preference_files_of_the_user_are_ignored(tmp_path):
     preferences = {"epsilon": 1e-3, "image_data_format": "channels_first", "backend": "torch"}
-    preferences["floatx"] = "float8"  # with which Keras by itself does not even load
+    preferences["floatx"] = "float8"  # with this value, plain Keras cannot be imported
     (tmp_path / "keras.json").write_text(json.dumps(preferences))
     (tmp_path / "matplotlibrc").write_text("text.usetex: True\nbackend: TkAgg\n")
     config = tmp_path / "config"
     config.mkdir()
-    (config / "matplotlibrc").write_bytes(b"font.family: Gr\xfcn\n")  # no UTF-8: read, it would end the import of Keras
+    # not UTF-8: reading it would break the import of Keras
+    (config / "matplotlibrc").write_bytes(b"font.family: Gr\xfcn\n")
     theirs = {"KERAS_HOME": str(tmp_path), "MPLCONFIGDIR": str(config), "MPLBACKEND": "no_such_backend"}
     theirs |= {"TF_USE_LEGACY_KERAS": "1"}
     env = os.environ | theirs | {"PYTHONPATH": os.pathsep.join(sys.path)}
@@ -40,7 +41,7 @@ def test_the_users_files_are_not_read(tmp_path):
     assert json.loads(done.stdout) == ["float32", 1e-7, "channels_last", "tensorflow", "float32", False, "agg"]
 
 
-def test_where_keras_is_loaded_already_it_is_put_right():
+def test_settings_of_an_already_loaded_keras_are_corrected():
     keras.config.set_floatx("float16")
     keras.config.set_image_data_format("channels_first")
     backend.set_up(deterministic=True)
@@ -51,15 +52,15 @@ def test_where_keras_is_loaded_already_it_is_put_right():
     ("name", "says"),
     [("torch", "torch: tmqc supports tensorflow and jax"), ("jax", "jax: jax is not installed; .* pip install")],
 )
-def test_a_backend_that_cannot_be_used_is_refused(monkeypatch, name, says):
+def test_unusable_backend_is_refused(monkeypatch, name, says):
     monkeypatch.setenv("KERAS_BACKEND", name)
     monkeypatch.setattr(backend, "find_spec", lambda module: None)
     with pytest.raises(RunError, match=f"KERAS_BACKEND={says}"):
         backend.import_keras()
 
 
-def test_determinism_and_threads_with_jax(monkeypatch):
-    """XLA reads from the environment that it has to be deterministic on a GPU; it takes no number of threads."""
+def test_deterministic_flag_and_thread_limit_with_jax(monkeypatch):
+    """XLA reads the deterministic flag from the environment; the number of threads cannot be set."""
     monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=/nowhere")
     cpu = SimpleNamespace(platform="cpu", device_kind="cpu")
     monkeypatch.setitem(sys.modules, "jax", SimpleNamespace(devices=lambda: [cpu]))
