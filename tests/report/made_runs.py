@@ -1,4 +1,4 @@
-"""Run directories made by hand: the settings of a run, and a summary with the numbers wanted."""
+"""Artificial run directories: the settings of a run, and a summary with given numbers."""
 
 import json
 

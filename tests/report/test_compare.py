@@ -1,4 +1,4 @@
-"""A comparison of runs made by hand: who is averaged with whom, what the page and the table say, what is named."""
+"""A comparison of artificial runs: which runs are averaged, contents of page and table, reported faults."""
 
 import subprocess
 import sys
@@ -54,7 +54,7 @@ def outputs(tmp_path):
 
 
 def groups_in(folder):
-    """Group -> its runs that count, and all of them."""
+    """Group -> number of counted runs, number of all runs."""
     groups = group_runs(gather([folder])[0])
     return {str(label): (int(of["counted"].sum()), len(of)) for label, of in groups.groupby("group", sort=False)}
 
@@ -63,8 +63,8 @@ def gates_in(folder):
     return gate_runs(group_runs(gather([folder])[0]))
 
 
-def test_runs_that_differ_in_their_seeds_only_are_one_group(outputs):
-    """The start follows the seed, so it does not tell groups apart."""
+def test_runs_that_differ_only_in_seeds_form_one_group(outputs):
+    """init.from follows the seed, so it does not distinguish groups."""
     labels = [f"qc: error {e}, revisit {r}" for e in (0.01, 0.02) for r in (1, 2)]
     expected = dict(zip(["clean", "dirty", *labels], [2, 2, 2, 2, 2, 1], strict=True))
     assert groups_in(outputs) == {label: (n, n) for label, n in expected.items()}
@@ -75,20 +75,20 @@ def test_runs_that_differ_in_their_seeds_only_are_one_group(outputs):
     assert pd.isna(means.loc["clean", "detect/recall"])
 
 
-def test_a_start_that_differs_at_one_seed_is_a_setting(tmp_path):
+def test_different_starts_with_one_seed_are_different_groups(tmp_path):
     for name in ("a", "b"):
         make_run(tmp_path, "qc", name, f"init.from=/clean/{name}")
     assert list(groups_in(tmp_path)) == ["qc: from /clean/a", "qc: from /clean/b"]
 
 
-def test_a_start_that_follows_the_seeds_stays_silent_beside_runs_from_elsewhere(tmp_path):
+def test_start_that_follows_the_seed_is_not_part_of_the_label(tmp_path):
     for seed in (0, 1):
         make_run(tmp_path, "qc", f"s{seed}", f"run.seed={seed}", f"init.from=/clean/{seed}", "qc.error=0.05")
     make_run(tmp_path, "qc", "other", "init.from=/clean/other")
     assert groups_in(tmp_path) == {"qc: error 0.02": (1, 1), "qc: error 0.05": (2, 2)}
 
 
-def test_the_same_run_twice_counts_once(tmp_path):
+def test_identical_runs_are_counted_once(tmp_path):
     make_run(tmp_path, "qc", "a", "tracking.name=none")
     make_run(tmp_path, "qc", "b", "checkpoint.every_s=1")
     assert group_runs(gather([tmp_path])[0])["counted"].tolist() == [True, False]
@@ -96,16 +96,16 @@ def test_the_same_run_twice_counts_once(tmp_path):
     assert "which is counted" in text
 
 
-def test_a_seed_that_has_no_say_makes_no_second_run(tmp_path):
-    """Of the harm, in clean runs: its QC runs make it one of the seeds compared."""
+def test_unused_harm_seed_does_not_count_a_clean_run_twice(tmp_path):
+    """harmful.seed has no effect in clean runs, although it distinguishes the QC runs."""
     for seed in (0, 1):
         make_run(tmp_path, "clean", f"c{seed}", f"harmful.seed={seed}")
         make_run(tmp_path, "qc", f"q{seed}", *HARM, f"harmful.seed={seed}")
     assert groups_in(tmp_path) == {"clean": (1, 2), "qc": (2, 2)}
 
 
-def test_settings_without_a_say_do_not_differ(tmp_path):
-    """No gate's without control, no harm's without harm, no acceptable error where the screen judges."""
+def test_settings_without_effect_are_not_reported_as_different(tmp_path):
+    """Gate settings without control, harm settings without harm, the acceptable error with a screen."""
     make_run(tmp_path, "clean", "c", "qc.error=0.5", "harmful.count=9", "cohort.phantom.seed=7")
     make_run(tmp_path, "dirty", "d", "qc.revisit=9")
     make_run(tmp_path, "qc", "q", "qc.loss_error=0.5", "qc.screen.every=7")
@@ -113,7 +113,7 @@ def test_settings_without_a_say_do_not_differ(tmp_path):
     runs, _ = gather([tmp_path])
     table = effective_table(runs)
     assert not [name for name in differing_settings(table[:2]) if name != "schedule.start"]
-    assert differing_settings(table[2:]) == ["qc.control"]  # what only one of them has does not differ
+    assert differing_settings(table[2:]) == ["qc.control"]  # a setting that only one of them has does not differ
     assert "qc.loss_error" not in effective_settings(runs["settings"][2])
     assert set(table["schedule.cycles"]) == {"4"}
 
@@ -122,7 +122,7 @@ def texts(figure):
     return [text.get_text() for axes in figure.axes for text in axes.texts]
 
 
-def test_interval_by_hand():
+def test_half_width_by_hand():
     """Two values 0.1 apart: the t quantile with one degree of freedom is 12.706, the standard error 0.05."""
     assert half_width(pd.Series([0.9, 1.0])) == pytest.approx(12.7062 * 0.05, rel=1e-5)
     assert half_width(pd.Series([0.9])) is None
@@ -133,7 +133,7 @@ def test_average_by_hand():
     means = average(runs, ["error"], ["recall", "precision"]).set_index("error")
     assert list(means["n"]) == [2, 1]
     assert (means.loc[0.02, "recall"], means.loc[0.02, "recall_least"], means.loc[0.02, "recall_most"]) == (0.5, 0, 1)
-    # of the one run that eliminated a scan
+    # from the one run that eliminated a scan
     assert (means.loc[0.02, "precision"], means.loc[0.02, "precision_n"]) == (0.5, 1)
 
 
@@ -142,14 +142,14 @@ def test_heat_maps_by_hand(outputs):
     means, counts = heat_map(runs, "detect/recall")
     assert means.to_dict() == {1: {0.01: 0.25, 0.02: 0.25}, 2: {0.01: 0.0, 0.02: 0.0}}
     assert counts.to_dict() == {1: {0.01: 2, 0.02: 2}, 2: {0.01: 2, 0.02: 1}}
-    means, counts = heat_map(runs, "detect/precision")  # none where no scan was eliminated: empty, not 0
+    means, counts = heat_map(runs, "detect/precision")  # empty, not 0, where no scan was eliminated
     assert means[2].isna().all()
     assert list(counts[2]) == [0, 0]
     [(gate, figure)] = draw_heat_maps(runs)
     assert gate == "qc" and any("n=1" in text for text in texts(figure))
 
 
-def test_screens_have_no_error_but_may_have_revisits(tmp_path):
+def test_maps_of_screens_have_revisits_but_no_error(tmp_path):
     for revisit in (1, 2):
         screen = ["qc.control=screen", f"qc.revisit={revisit}", *HARM]
         make_run(tmp_path, "qc", f"s{revisit}", *screen, detection={"recall": 0.5 * revisit, "precision": 1.0})
@@ -160,7 +160,7 @@ def test_screens_have_no_error_but_may_have_revisits(tmp_path):
     assert [gate for gate, _ in draw_heat_maps(runs)] == ["qc"]
 
 
-def test_yellow_is_better_in_every_map(outputs):
+def test_yellow_means_better_in_every_map(outputs):
     [(_, figure)] = draw_heat_maps(gates_in(outputs))
     panels = {axes.get_title("left"): axes.images[0] for axes in figure.axes if axes.images}
     for title, image in panels.items():
@@ -169,13 +169,13 @@ def test_yellow_is_better_in_every_map(outputs):
     assert len([title for title in panels if "fewer" in title]) == 3
 
 
-def test_no_heat_map_where_neither_setting_varies(outputs):
+def test_no_heat_map_if_neither_setting_varies(outputs):
     runs = gates_in(outputs)
     assert not draw_heat_maps(runs[(runs["error"] == 0.01) & (runs["revisit"] == 1)])
 
 
 class Page(HTMLParser):
-    """What a page would fetch, and which of its elements are never closed."""
+    """Collects the URLs that a page would fetch, and its elements that are not closed."""
 
     def __init__(self):
         super().__init__()
@@ -193,7 +193,7 @@ class Page(HTMLParser):
         self.fetched += [v for k, v in attrs if k in ("src", "href", "xlink:href") and not v.startswith("#")]
 
 
-def test_the_page_needs_nothing_else_and_names_what_is_missing(outputs, tmp_path):
+def test_page_is_self_contained_and_lists_missing_runs(outputs, tmp_path):
     make_run(outputs, "qc", "slow<b>", *HARM, finished=False)
     make_run(outputs, "inference", "i", finished=False)
     (broken := outputs / "qc" / "broken").mkdir()
@@ -206,11 +206,11 @@ def test_the_page_needs_nothing_else_and_names_what_is_missing(outputs, tmp_path
         assert said in text
     assert "slow<b>" not in text
     assert text.count("<figure") == 3  # models, precision against recall, maps
-    assert "0.650 (0.015 to 1.000)" in text  # dirty: an interval of a share ends at 1
+    assert "0.650 (0.015 to 1.000)" in text  # dirty: the interval of a share is cut off at 1
     assert ">nan<" not in text.lower()
 
 
-def test_the_table_holds_every_run_and_leaves_unknown_numbers_empty(outputs, tmp_path):
+def test_table_has_every_run_and_empty_cells_for_unknown_numbers(outputs, tmp_path):
     make_run(outputs, "qc", "slow", *HARM, finished=False)
     write_comparison(gather([outputs]), tmp_path / "page", title="t")
     table = pd.read_csv(tmp_path / "page" / "comparison.csv").set_index("run")
@@ -222,7 +222,7 @@ def test_the_table_holds_every_run_and_leaves_unknown_numbers_empty(outputs, tmp
     assert table.loc["slow", ["test/accuracy", "train/seconds_total", "detect/good_lost"]].isna().all()
 
 
-def test_without_the_truth_the_ledger_counts(tmp_path):
+def test_without_truth_the_table_uses_the_ledger(tmp_path):
     make_run(tmp_path, "qc", "a", test=None)
     row = tabulate_runs(group_runs(gather([tmp_path])[0])).iloc[0]
     assert (row["qc/eliminated_total"], row["qc/waiting"], row["verify/seconds_total"]) == (2, 1, 2.0)
@@ -231,22 +231,22 @@ def test_without_the_truth_the_ledger_counts(tmp_path):
     assert write_comparison(gather([tmp_path]), tmp_path, title="t").read_text().count("<figure") == 0
 
 
-def test_a_run_may_have_the_name_of_a_folder_that_is_not_looked_into(tmp_path):
+def test_runs_named_like_skipped_folders_are_found(tmp_path):
     closed = ("checkpoints", "figures", "harmful", "mlartifacts", "phantom")
     for name in closed:
         make_run(tmp_path, "clean", name)
-    make_run(tmp_path, "clean", "copy", folder=tmp_path / "other" / "harmful")  # holds no settings itself
+    make_run(tmp_path, "clean", "copy", folder=tmp_path / "other" / "harmful")  # the folder itself holds no settings
     assert gather([tmp_path])[0]["run"].tolist() == list(closed)
 
 
-def test_a_run_below_a_sweep_is_found_and_copies_of_its_files_are_not(tmp_path):
+def test_runs_of_sweeps_are_found_and_artifact_copies_are_not(tmp_path):
     make_run(tmp_path, "qc", "qc.error=0.1", folder=tmp_path / "sweeps" / "today")
     make_run(tmp_path, "qc", "copy", folder=tmp_path / "mlartifacts" / "1")
     assert gather([tmp_path])[0]["run"].tolist() == ["qc.error=0.1"]
     assert len(gather([tmp_path, tmp_path / "sweeps"])[0]) == 1
 
 
-def test_nothing_to_compare_is_said(tmp_path):
+def test_comparison_without_finished_runs_raises(tmp_path):
     make_run(tmp_path, "qc", "slow", finished=False)
     with pytest.raises(ComparisonError, match="2 of 4 cycles"):
         write_comparison(gather([tmp_path]), tmp_path / "page", title="t")
@@ -255,7 +255,7 @@ def test_nothing_to_compare_is_said(tmp_path):
     assert not (tmp_path / "page").exists()
 
 
-def test_script(script, outputs, capsys):
+def test_script_output_and_exit_codes(script, outputs, capsys):
     arguments = [str(outputs), "--output", str(outputs / "page")]
     assert script.main(arguments) == 0
     assert capsys.readouterr().out.strip() == str(outputs / "page" / "comparison.html")
@@ -267,7 +267,7 @@ def test_script(script, outputs, capsys):
         script.main(["--uri", "x"])
 
 
-def test_help_is_quick():
+def test_help_does_not_import_slow_modules():
     code = f"import sys, runpy; sys.argv = ['x', '--help']; runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
     done = subprocess.run([sys.executable, "-X", "importtime", "-c", code], capture_output=True, text=True)
     assert done.returncode == 0

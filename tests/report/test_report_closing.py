@@ -1,4 +1,4 @@
-"""Closing tables."""
+"""The tables that are printed at the end of a run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SUBJECTS = [Subject(f"s{i}", Path("x"), "c[1]", i % 2, "F", 65.0, None) for i in
 
 @pytest.fixture
 def printed(capsys, monkeypatch, tmp_path):
-    """Print and return the text, and its non-empty rows of cells, stripped."""
+    """Returns a function that prints a table and gives its text and its rows of stripped cells."""
     monkeypatch.setenv("COLUMNS", "140")
 
     def show(print_table, *args, note=None, **kwargs):
@@ -48,7 +48,7 @@ def breakdown_of(lost, kinds):
     return pd.DataFrame(lost, columns=columns, dtype=object), pd.DataFrame(kinds, columns=by_kind, dtype=object)
 
 
-def test_a_training_run_closes_with_its_numbers(printed, tmp_path):
+def test_closing_table_of_a_training_run(printed, tmp_path):
     test = {"accuracy": 0.875, "auroc": None}
     text, shown = printed(print_training, REPORT, test=test, detection=score(), note=NOTE)
     assert ["train/loss", "-"] in shown and ["verify/fpr", "0.100"] in shown
@@ -60,7 +60,7 @@ def test_a_training_run_closes_with_its_numbers(printed, tmp_path):
     assert NOTE in text and str(tmp_path) in text
 
 
-def test_the_closing_table_shows_waits_losses_and_kinds(printed):
+def test_closing_table_shows_cycles_good_scans_lost_and_kinds(printed):
     lost = (
         ("all", 40, 2, 0.05, 3),
         ("sex=F", 20, 1, 0.05, 1),
@@ -80,18 +80,18 @@ def test_the_closing_table_shows_waits_losses_and_kinds(printed):
     assert ["noise: recall / flagged recall", "0 / 0.500 of 2"] in shown
 
 
-def test_one_kind_alone_is_not_broken_down(printed):
+def test_single_kind_is_not_broken_down(printed):
     breakdown = breakdown_of((), [("noise", 2, 1, 0, 0.0, 0.5)])
     text, _ = printed(print_training, REPORT, test={}, detection=score(), breakdown=breakdown)
     assert "noise" not in text
 
 
-def test_a_run_without_control_says_nothing_of_it(printed):
+def test_closing_table_without_control_has_no_control_rows(printed):
     text, _ = printed(print_training, replace(REPORT, n_waiting=0, n_eliminated=0), test={}, detection=None)
     assert "eliminated" not in text and "waiting" not in text
 
 
-def test_inference_closes_with_the_last_cycle_and_no_centers(printed):
+def test_closing_table_of_inference_shows_the_last_cycle_without_centers(printed):
     predictions = [
         predictions_of(SUBJECTS, np.array(p), cycle=cycle)
         for cycle, p in ((0, [0.9, 0.9, 0.9, 0.9]), (1, [0.1, 0.9, 0.2, 0.4]))

@@ -1,4 +1,4 @@
-"""What is read back from a run's CSVs is what was written."""
+"""Round trip of a run's cycles.csv."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ def as_written(row, report):
     return (row.cycle, row.numbers, row.subjects) == (report.cycle, cycle_numbers(report), ids)
 
 
-def test_cycles(cycles):
+def test_cycles_csv_round_trip(cycles):
     assert all(map(as_written, read_rows(cycles), [FIRST, LAST]))
 
 
-def test_the_last_words_of_a_killed_process_are_left_out(cycles):
+def test_incomplete_last_row_of_a_killed_process_is_ignored(cycles):
     whole = cycles.read_text()
     cycles.write_text(whole + whole.splitlines()[-1][:-2])
     assert [row.cycle for row in read_rows(cycles)] == [10, 11]
 
 
-def test_a_loss_that_is_no_number(tmp_path):
+def test_nan_loss_is_read_back_as_nan(tmp_path):
     append_cycle(tmp_path / "cycles.csv", replace(FIRST, train_loss=math.nan))
     [row] = read_rows(tmp_path / "cycles.csv")
     assert math.isnan(row.numbers["train/loss"])
@@ -53,7 +53,7 @@ def read_numbers(path):
 
 
 @pytest.mark.parametrize("read", [read_rows, read_numbers])
-def test_another_file_or_none_is_an_error(tmp_path, read):
+def test_other_and_missing_files_raise(tmp_path, read):
     for other in ("a,b\n1,2\n", "cycle\nfive\n"):
         (tmp_path / "other.csv").write_text(other)
         with pytest.raises(RunError, match=r"other.csv: not"):

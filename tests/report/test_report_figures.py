@@ -1,4 +1,4 @@
-"""Figures of runs of every size are drawn, have the texts they should, and touch no global state of pyplot."""
+"""Figures of runs of various sizes are drawn with the expected texts and do not use pyplot."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ NOTE = "phantom cohort: no patient was scanned"
 
 @dataclass
 class ScriptedCenters:
-    """A model that forgets PD by two tenths for every harmful sample it is trained on."""
+    """Simulated model: each harmful training sample raises the FNR by 0.2."""
 
     harmful: set[str]
     fn: int = 1
@@ -77,7 +77,7 @@ def make_run(tmp_path_factory):
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """Every text on the figures written, and their sizes in inches."""
+    """Collects all texts of the saved figures, and their sizes in inches."""
     texts, sizes = [], []
     save = Figure.savefig
 
@@ -90,14 +90,14 @@ def drawn(monkeypatch):
     return texts, sizes
 
 
-def test_waits_are_read_from_the_trace(make_run):
+def test_waiting_scans_are_read_from_the_trace(make_run):
     _, trace, ledger = make_run(3, 5, ["c0s1", "c2s4"])
     waits = find_waits(trace).sort_values("subject")
     assert waits.to_numpy().tolist() == [["c0s1", "c0", 10, 12, "eliminated"], ["c2s4", "c2", 10, 12, "eliminated"]]
     assert set(find_flagged(trace, [])["scan"]) == set(ledger.eliminated)
 
 
-def test_readmitted_and_undecided_subjects_differ():
+def test_readmitted_and_undecided_subjects_are_distinguished():
     rows = [(10, "retry", "a", 1), (10, "retry", "a", 1), (10, "retry", "b", 0), (12, "revisit", "a", 0),
             (13, "retry", "a", 1)]  # fmt: skip
     trace = pd.DataFrame(rows, columns=["Cycle", "Phase", "Subject", "Ignored"]).assign(Study="n")
@@ -129,7 +129,7 @@ def test_scans_of_a_center_with_the_same_history_share_a_row():
     ],
     ids=["none", "3", "60", "165"],
 )
-def test_a_qc_run_is_drawn_at_any_size(make_run, tmp_path, drawn, size, harmful, says):
+def test_qc_figure_of_small_and_large_runs(make_run, tmp_path, drawn, size, harmful, says):
     _, trace, _ = make_run(*size, harmful)
     save_figure(draw_qc(trace), tmp_path / "qc.png", NOTE)
     texts, [(_, height_in)] = drawn
@@ -138,21 +138,21 @@ def test_a_qc_run_is_drawn_at_any_size(make_run, tmp_path, drawn, size, harmful,
     assert imread(tmp_path / "qc.png").std() > 0
 
 
-def test_a_trace_read_carelessly_is_drawn_too(make_run, tmp_path):
+def test_qc_figure_of_a_trace_with_untyped_columns(make_run, tmp_path):
     _, trace, _ = make_run(2, 5, ["c1s0"])
     trace.to_csv(tmp_path / "t.csv", index=False)
     save_figure(draw_qc(pd.read_csv(tmp_path / "t.csv", keep_default_na=False)), tmp_path / "qc.png", None)
     assert (tmp_path / "qc.png").stat().st_size > 1000
 
 
-def test_numbers_of_short_cycles_do_not_run_into_each_other(make_run):
+def test_labels_of_short_cycles_are_left_out(make_run):
     _, trace, _ = make_run(33, 5, [])
     short = trace[trace["Cycle"] >= 12].groupby("Cycle").head(1)
     top = draw_steps(pd.concat([trace[trace["Cycle"] < 12], short])).axes[0]
     assert [text.get_text() for text in top.texts] == ["10", "11", "12", "cycle"]
 
 
-def test_cycles_are_drawn_with_the_note(make_run, tmp_path, drawn):
+def test_cycles_figure_has_curves_and_note(make_run, tmp_path, drawn):
     reports, _, _ = make_run(2, 5, ["c1s0"])
     rows = [CycleRow(report.cycle, 0, cycle_numbers(report), {}) for report in reports]
     save_figure(draw_cycles(rows), tmp_path / "many.png", NOTE)
@@ -165,7 +165,7 @@ def cohort(n):
     return [Subject(f"s{i}", Path("x"), f"c{i % 3}", i % 2, "FM"[i // 2 % 2], 55.0 + i, None) for i in range(n)]
 
 
-def test_inference_is_drawn_with_gaps_for_what_does_not_exist(tmp_path, drawn):
+def test_inference_figure_with_undefined_metrics(tmp_path, drawn):
     women = [s for s in cohort(12) if s.group == 0]
     predictions = [predictions_of(women, np.full(6, 0.4), cycle=cycle) for cycle in (28, 29)]
     rows = pd.concat([subgroup_metrics(each, None, age_bins=[0, 60, 90]) for each in predictions])
@@ -174,7 +174,7 @@ def test_inference_is_drawn_with_gaps_for_what_does_not_exist(tmp_path, drawn):
     assert {"AUROC", "F1", "Test split, 6 scans", NOTE} <= set(texts)
 
 
-def test_roc_leaves_subgroups_of_one_class_out(tmp_path, drawn):
+def test_roc_omits_subgroups_with_one_class(tmp_path, drawn):
     subjects = [*cohort(12), Subject("old", Path("x"), "c", 1, None, 99.0, None)]
     models = [predictions_of(subjects, p, cycle=3 + i) for i, p in enumerate((np.zeros(13), np.linspace(0, 1, 13)))]
     save_figure(draw_roc(models, age_bins=[0, 60, 90, 120]), tmp_path / "roc.png", NOTE)
@@ -183,7 +183,7 @@ def test_roc_leaves_subgroups_of_one_class_out(tmp_path, drawn):
     assert "ROC after cycle 4" in drawn[0]
 
 
-def test_roc_of_one_class_says_so(tmp_path, drawn):
+def test_roc_of_one_class_shows_a_message(tmp_path, drawn):
     save_figure(
         draw_roc([predictions_of(cohort(1), np.ones(1), cycle=0)], age_bins=[0, 90]), tmp_path / "roc.png", None
     )
@@ -195,7 +195,7 @@ def test_pyplot_is_not_imported():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_a_missing_or_foreign_trace_is_an_error(tmp_path):
+def test_missing_or_other_trace_file_raises(tmp_path):
     with pytest.raises(RunError, match="cannot be read"):
         read_trace(tmp_path / "trace.csv")
     (tmp_path / "trace.csv").write_text("Cycle,Subject\n1,a\n")
@@ -204,8 +204,8 @@ def test_a_missing_or_foreign_trace_is_an_error(tmp_path):
 
 
 @pytest.mark.parametrize("with_away", [False, True])
-def test_a_torn_last_row_of_a_trace_is_no_row(tmp_path, with_away):
-    """Whether it is cut behind the subject or within the last cell; rows of absent centers have no counts."""
+def test_incomplete_last_row_of_a_trace_is_ignored(tmp_path, with_away):
+    """Cut after the subject or within the last cell; rows of absent centers have no counts."""
     cells = dict.fromkeys(COLUMNS, "1") | {"Subject": "a", "Study": "A", "Phase": "retry", "Subjects": "a"}
     away = dict.fromkeys(COLUMNS, "") | {"Cycle": "1", "Subject": "c", "Study": "C", "Phase": "away"}
     rows = [",".join(row) for row in (COLUMNS, cells.values(), *([away.values()] if with_away else []))]
@@ -218,15 +218,15 @@ def test_a_torn_last_row_of_a_trace_is_no_row(tmp_path, with_away):
         read_trace(path)
 
 
-def test_a_verification_without_counts_is_an_error(tmp_path):
+def test_verification_row_without_counts_raises(tmp_path):
     rows = pd.DataFrame([{"Phase": "away"}, {"Phase": "retry"}], columns=[*COLUMNS])
     rows.to_csv(tmp_path / "trace.csv", index=False)
     with pytest.raises(RunError, match="has no counts"):
         read_trace(tmp_path / "trace.csv")
 
 
-def test_a_screen_is_drawn_by_its_evidence(tmp_path):
-    """A suspect and a good scan, with and without a look at images; a gate's trace has the rates."""
+def test_figure_of_a_screen_shows_its_evidence(tmp_path):
+    """A suspect and a good scan, with and without the image test; for comparison a gate's trace with rates."""
     rows = [("screen", "a", 1, 120.0, 0.9), ("screen", "b", 0, 0.3, -1.0), ("baseline", "n/a", 0, None, None)]
     trace = pd.DataFrame(rows, columns=["Phase", "Subject", "Ignored", "LossZ", "Contradiction"])
     trace = trace.assign(Cycle=20, Study="n", Scored=8, PFP=0.0, PFN=0.0, VerifyLoss=0.5, ImageZ=None)

@@ -1,4 +1,4 @@
-"""Slices lie as they are said to lie, whatever the scan's own orientation."""
+"""The gallery of flagged scans: slices have a fixed orientation, independent of that of the scan."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tmqc.data.cohort import Subject
 from tmqc.report.flagged import LEDGER
 from tmqc.report.gallery import make_gallery, three_slices
 
-# x, y, z to the right, to the front, up: bright to the right, brighter to the front, brightest above.
+# x, y, z point right, anterior, superior; intensity rises slowly to the right, faster anterior, fastest superior.
 RAS = np.fromfunction(lambda x, y, z: x + 10 * y + 100 * z, (4, 6, 8), dtype=np.float32)
 
 
@@ -29,14 +29,14 @@ RAS = np.fromfunction(lambda x, y, z: x + 10 * y + 100 * z, (4, 6, 8), dtype=np.
         ("SAL", RAS.transpose(2, 1, 0)[:, :, ::-1]),
     ],
 )
-def test_three_slices(orientation, scan):
+def test_three_slices_have_a_fixed_orientation(orientation, scan):
     sagittal, coronal, axial = three_slices(scan, orientation, (1.0, 1.0, 1.0))
     for view, source in ((sagittal, RAS[2]), (coronal, RAS[:, 3]), (axial, RAS[:, :, 4])):
-        np.testing.assert_array_equal(view, source.T[::-1])  # up is up; the patient's right on the right
+        np.testing.assert_array_equal(view, source.T[::-1])  # superior is up, the patient's right is on the right
     assert (sagittal.shape, coronal.shape, axial.shape) == ((8, 6), (8, 4), (6, 4))
 
 
-def test_pixels_are_square_and_not_too_many():
+def test_slices_have_square_pixels_and_a_maximum_size():
     sagittal, coronal, axial = three_slices(RAS, "RAS", (2.0, 1.0, 3.0))
     assert (sagittal.shape, coronal.shape, axial.shape) == ((24, 6), (12, 4), (6, 8))
     large = three_slices(np.zeros((400, 10, 300), np.float32), "RAS", (0.5, 0.5, 0.5))
@@ -44,7 +44,7 @@ def test_pixels_are_square_and_not_too_many():
 
 
 def gallery_of(*flagged, cache=None, **limit):
-    """The gallery of flagged scans: id, center, outcome, path."""
+    """The gallery of flagged scans, given as (id, center, outcome, path)."""
     rows = [{"scan": name, "center": center, "outcome": outcome} for name, center, outcome, _ in flagged]
     scans = [Subject(name, path, center, 0, None, None, None) for name, center, _, path in flagged]
     return make_gallery(pd.DataFrame(rows, columns=LEDGER), scans, cache=cache or VolumeCache(), **limit)
@@ -57,7 +57,7 @@ def write(path, voxels):
     return path
 
 
-def test_every_center_has_its_turn_and_eliminated_scans_come_first(tmp_path):
+def test_gallery_alternates_centers_and_shows_eliminated_scans_first(tmp_path):
     path = write(tmp_path / "a.nii.gz", RAS)
     flagged = [(f"{c}{i}", c, outcome, path) for outcome in ("eliminated", "undecided") for c, n in
                  (("A", 3), ("B", 1)) for i in [f"{outcome[0]}{k}" for k in range(n)]]  # fmt: skip
@@ -69,8 +69,8 @@ def test_every_center_has_its_turn_and_eliminated_scans_come_first(tmp_path):
     assert gallery["left_out"] == 5
 
 
-def test_one_gray_scale_for_all_that_most_scans_set(tmp_path):
-    """A scan ten times too bright is white all over, and its own range is given."""
+def test_common_gray_scale_is_robust_to_a_bright_scan(tmp_path):
+    """A scan that is ten times too bright is shown mostly white, together with its own range."""
     paths = [write(tmp_path / f"{i}.nii.gz", RAS * scale) for i, scale in enumerate((1, 1, 10))]
     gallery = gallery_of(*((str(i), "A", "undecided", path) for i, path in enumerate(paths)))
     low, high = gallery["window"]
@@ -81,13 +81,13 @@ def test_one_gray_scale_for_all_that_most_scans_set(tmp_path):
     assert [picture["high"] for picture in pictures] == [RAS.max(), RAS.max(), 10 * RAS.max()]
 
 
-def test_an_unreadable_scan_is_reported():
+def test_unreadable_scan_is_reported_in_the_gallery():
     gallery = gallery_of(("a", "A", "undecided", Path("/no/such.nii.gz")))
     picture = gallery["pictures"]["a"]
     assert gallery["window"] is None and picture["png"] is None and "cannot be read" in picture["fault"]
 
 
-def test_scans_come_from_the_cache_where_they_are_in_it(tmp_path, monkeypatch):
+def test_gallery_reads_scans_from_the_cache(tmp_path, monkeypatch):
     scan = ("a", "A", "undecided", write(tmp_path / "a.nii.gz", RAS))
 
     def picture(cache=None):

@@ -1,4 +1,4 @@
-"""Metrics by subgroup: counted by hand, and what does not exist stays empty."""
+"""Metrics by subgroup: counted by hand; undefined values stay empty."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def rows_of(*args):
     return {row["subgroup"]: SimpleNamespace(**row) for row in table_of(*args).to_dict("records")}
 
 
-def test_all_is_counted_by_hand():
+def test_metrics_of_all_scans_by_hand():
     # TP a, FN b, FP c (0.5 is PD), TN d e; pairs PD>HC: a beats 3, b beats d only -> 4 of 6
     row = rows_of()["all"]
     assert (row.cycle, row.n) == (7, 5)
@@ -46,8 +46,8 @@ def test_all_is_counted_by_hand():
     assert row.f1 == 2 / 4 and row.auroc == pytest.approx(4 / 6)
 
 
-def test_calibrated_by_hand():
-    """Logits doubled and log 6 added: b, of odds 1/4, stays below 1 with 6/16; e, of 3/7, rises to 54/49."""
+def test_calibrated_metrics_by_hand():
+    """Logits doubled plus log 6: the odds of b, 1/4, become 6/16, still below 1; those of e, 3/7, become 54/49."""
     row = measure(predictions_of(SUBJECTS, PROBABILITIES, cycle=7), Line(2.0, float(np.log(6.0))))
     odds_of_label = [486.0, 6 / 16, 1 / 6, 81 / 6, 49 / 54]
     assert row["calibrated_accuracy"] == 2 / 5  # a and d
@@ -72,7 +72,7 @@ def test_subgroups_and_their_order():
     assert [row.n for row in rows.values()] == [5, 2, 2, 1, 2, 1, 3, 2]
 
 
-def test_no_age_is_left_out():
+def test_ages_outside_the_bins_have_their_own_groups():
     ages = [45.0, 49.9, 50.0, 70.0, 90.0, 90.1, 120.0, None]
     found = sexes_and_ages(pd.DataFrame({"Sex": None, "Age": ages}), age_bins=[50, 70, 90])
     assert [(name, np.array(ages)[of].tolist()) for name, of in found] == [
@@ -83,7 +83,7 @@ def test_no_age_is_left_out():
     ]
 
 
-def test_what_does_not_exist_is_none_and_never_zero():
+def test_undefined_metrics_are_none_and_not_zero():
     rows = rows_of()
     women, south = rows["sex=F"], rows["center=south"]
     assert women.specificity is None and women.auroc is None and women.sensitivity == 0.5
@@ -92,23 +92,23 @@ def test_what_does_not_exist_is_none_and_never_zero():
     assert old.f1 == 0.0 and old.sensitivity is None and old.specificity == 0.0
 
 
-def test_a_cohort_without_sex_and_age_has_no_such_groups():
+def test_cohort_without_sex_and_age_has_no_such_subgroups():
     subjects = [subject("a", "x", 1), subject("b", "x", 0)]
     assert list(rows_of(subjects, np.array([0.9, 0.1]))) == ["all", "center=x"]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -0.1, 1.1])
-def test_a_probability_that_is_none_is_refused(bad):
+def test_invalid_probability_raises(bad):
     with pytest.raises(ValueError, match=r"not within 0\.\.1 for b"):
         predictions_of(SUBJECTS[:2], np.array([0.5, bad]), cycle=0)
 
 
-def test_shapes_are_checked():
+def test_wrong_shape_of_probabilities_raises():
     with pytest.raises(ValueError, match="for 5 subjects"):
         predictions_of(SUBJECTS, np.zeros((5, 1)), cycle=0)
 
 
-def test_metrics_are_written_in_full():
+def test_metrics_csv_header_and_rows():
     lines = table_of(cycle=3).to_csv(index=False).splitlines()
     assert lines[0] == (
         "cycle,subgroup,n,accuracy,sensitivity,specificity,f1,auroc,calibrated_accuracy,calibrated_loss"
@@ -117,7 +117,7 @@ def test_metrics_are_written_in_full():
     assert len(lines) == 1 + len(rows_of())
 
 
-def test_predictions_keep_every_digit():
+def test_predictions_csv_keeps_full_precision():
     p = np.array([1 / 3, 0.1], np.float32)
     head, first, second = predictions_of([SUBJECTS[0], SUBJECTS[4]], p, cycle=2).to_csv(index=False).splitlines()
     assert head == "cycle,Subject,Study,Group_bin,Sex,Age,probability,predicted"

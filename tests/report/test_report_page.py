@@ -1,4 +1,4 @@
-"""A run's own page: it says what the files say, whole and safe, and does without any of them."""
+"""A run's report page: complete and safe HTML from the run's files, also if some of them are missing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ VOID = {"meta", "link", "img", "br"}
 
 
 class Page(HTMLParser):
-    """What a browser would see: elements with their attributes, and the text of every section."""
+    """Parsed HTML: elements with their attributes, and the text of every section."""
 
     def __init__(self, html):
         super().__init__()
@@ -64,14 +64,14 @@ def copy(run, tmp_path):
 
 
 def read(directory, **more):
-    """The page without what its figures show, whose drawing takes most of the time."""
+    """The page with empty figures, because drawing them takes most of the time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tmqc.report.html.to_svg", lambda figure: b"<svg/>")
         return Page(write_report(directory, **more).read_text("utf-8"))
 
 
-def test_verdicts_of_evidence(copy):
-    """Shares by size of center, only those centers that were accused, and the head of the ranking."""
+def test_verdicts_section_of_evidence(copy):
+    """Power by size of center, only accused centers, and the first rows of the review ranking."""
     (copy / "power.csv").write_text(
         "kind,smallest,largest,n,n_found,low,high\nlabels flipped,1,1,4,0,0,0.6\nlabels flipped,5,,19,13,0.434,0.874\n"
     )
@@ -88,7 +88,7 @@ def test_verdicts_of_evidence(copy):
     assert "s20" in text and "s21" not in text
 
 
-def test_it_is_well_formed_and_loads_nothing(page):
+def test_page_is_well_formed_and_loads_no_external_resources(page):
     assert page.open == []
     sources = [a["src"] for a in page.of("img")]
     assert len(sources) >= 9 and all(re.match(r"data:image/(png|svg\+xml);base64,", source) for source in sources)
@@ -98,8 +98,8 @@ def test_it_is_well_formed_and_loads_nothing(page):
     assert policy.startswith("default-src 'none'; img-src data:;") and "script-src 'sha256-" in policy
 
 
-def test_names_are_text(run, page):
-    """One script, ours; no element and no attribute comes from an id or a center's name."""
+def test_names_are_escaped(run, page):
+    """Only the page's own script; no element or attribute originates from an id or a center name."""
     html = (run / "report.html").read_text("utf-8")
     assert len(page.of("script")) == 1 and EVIL not in html and EVIL_CENTER not in html
     assert escape(EVIL) in html and escape(EVIL_CENTER) in html and escape(MONEY) in html
@@ -107,7 +107,7 @@ def test_names_are_text(run, page):
     assert len(page.of("style")) == 1
 
 
-def test_the_head_says_what_was_run_and_what_came_out(page):
+def test_head_summarizes_settings_and_results(page):
     head = page.text[""]
     assert "Training scans 6 at 3 centers" in head and "Cycles 5 to 7" in head
     assert "Gate every step by rates, error 0.02 per sample" in head
@@ -117,12 +117,12 @@ def test_the_head_says_what_was_run_and_what_came_out(page):
     assert "has not finished" not in head
 
 
-def test_the_change_of_auroc_has_its_interval(page):
+def test_auroc_of_models_is_compared_with_intervals(page):
     assert "model of cycle 7, after this run 1 1 1" in page.text["test"] and "difference" in page.text["test"]
     assert "A verification scores 20 scans" in page.text["cost"]
 
 
-def test_every_section_is_there(page):
+def test_page_has_all_sections(page):
     sections = [a["id"] for a in page.of("section") if "id" in a]
     assert sections == [
         *("warnings", "steps", "cycles", "timeline", "ledger", "gallery", "test", "detection", "cost", "settings"),
@@ -132,21 +132,21 @@ def test_every_section_is_there(page):
     assert "qc.revisit" in page.text["settings"] and "2.1" in page.text["settings"]
 
 
-def test_the_truth_is_set_apart(page):
-    """Who is harmful stands in the one section that says how it is known, and nowhere before it."""
+def test_truth_is_shown_only_in_the_detection_section(page):
+    """Harmful scans are named only in the section that explains how the truth is known."""
     [apart] = [a["id"] for a in page.of("section") if a.get("class") == "truth"]
     assert apart == "detection" and "only because the harm was added on purpose" in page.text["detection"]
     assert "never flagged" in page.text["detection"]  # b1, harmful and missed
     assert not any("noise" in text for name, text in page.text.items() if name not in ("detection", "settings"))
 
 
-def test_the_truth_about_sites_scans_goes_by_their_tokens(copy):
+def test_detection_section_uses_tokens_for_scans_of_sites(copy):
     token_of = name_by_tokens(copy, {"site-1": [EVIL, MONEY], "site-2": ["a1", "a2", "a3", "b1"]})
     page = read(copy)
     text = page.text["detection"]
     assert f"{token_of[EVIL]} {EVIL_CENTER} noise ■ eliminated 7" in text
     assert f"{token_of['b1']} B noise never flagged" in text and text.count("never flagged") == 1
-    assert "gallery" not in page.text  # whose scans cannot be found; `--gallery` would not show more of them
+    assert "gallery" not in page.text  # its scans cannot be found
     (copy / "sites" / "site-1" / "tokens.csv").unlink()
     text = read(copy).text["detection"]
     assert "never flagged" not in text and "tables of tokens" in text and "precision" in text
@@ -166,7 +166,7 @@ def changed(copy):
     return change
 
 
-def test_how_the_truth_is_known_is_said(changed):
+def test_source_of_the_truth_is_stated(changed):
     page = changed(harmful__scenario="none", cohort__truth_csv="<b>/truth.csv")
     assert "Harmful data as listed in `<b>/truth.csv`" in page.text[""]
     assert "only because a manifest names the harmful scans" in page.text["detection"]
@@ -182,34 +182,34 @@ def test_how_the_truth_is_known_is_said(changed):
         ("verify.csv", "(10 PD, 10 HC) decides nothing in a run."),
     ],
 )
-def test_it_says_whether_the_test_split_decides(changed, verification, text):
+def test_page_states_whether_the_test_split_is_used_for_verification(changed, verification, text):
     page = changed(cohort__test_csv="test.csv", cohort__verification_csv=verification)
     assert text in page.text["test"]
     assert ("decides nothing" in page.text["test"]) == (verification == "verify.csv")
 
 
-def test_the_page_of_an_inference_asks_the_run_it_scored(run, changed):
-    scored = {"pipeline__name": "inference", "inference__run": str(run)}  # a run with a training table alone
+def test_inference_page_uses_settings_of_the_scored_run(run, changed):
+    scored = {"pipeline__name": "inference", "inference__run": str(run)}  # a run with only a training table
     for path, text in (("test.csv", "The test split has 10 PD, 10 HC."), (None, "The test split has")):
         assert text in changed(**scored, cohort__test_csv=path).text["test"]
     assert "The test split has" in changed(**scored | {"inference__run": "gone"}).text["test"]
 
 
-def test_the_gallery_shows_and_says_what_it_does_not_show(copy, page):
+def test_gallery_states_how_many_scans_are_not_shown(copy, page):
     assert "not shown" not in page.text["gallery"]
     assert "Every training scan of this center was flagged" in page.text["gallery"]
     assert "a3 (HC): never flagged, for comparison" in page.text["gallery"]
     limited = read(copy, limit=1)
     assert "3 more flagged scans are not shown" in limited.text["gallery"]
-    assert len(limited.of("img")) == len(page.of("img")) - 4  # two of A and one to compare with, one of the other
+    assert len(limited.of("img")) == len(page.of("img")) - 4  # two of A, one for comparison, one of the other center
 
 
-def test_the_same_files_give_the_same_page(run, page):
+def test_page_is_reproducible(run, page):
     first = (run / "report.html").read_bytes()
     assert write_report(run).read_bytes() == first
 
 
-def test_a_dead_run_has_a_page(copy):
+def test_unfinished_run_has_a_page(copy):
     for name in ("summary.json", "predictions.csv", "detection.csv", "run.json", "run.log"):
         (copy / name).unlink()
     with (copy / "cycles.csv").open("a") as file:
@@ -221,7 +221,7 @@ def test_a_dead_run_has_a_page(copy):
     assert "finished" not in read(copy).text[""]
 
 
-def test_a_cohort_that_is_gone_costs_the_pictures_only(copy):
+def test_missing_cohort_removes_only_the_gallery(copy):
     config = (copy / "config.yaml").read_text().replace("train.csv", "gone.csv")
     (copy / "config.yaml").write_text(config)
     page = read(copy)
@@ -229,14 +229,14 @@ def test_a_cohort_that_is_gone_costs_the_pictures_only(copy):
     assert EVIL in page.text["ledger"] and "gallery" not in page.text
 
 
-def test_a_missing_scan_is_reported(tmp_path):
+def test_missing_scan_is_reported_in_the_gallery(tmp_path):
     run = write_paper_run(tmp_path)
     (tmp_path / "cohort" / "scans" / "0.nii.gz").unlink()
     assert "cannot be read" in read(run).text["gallery"]
 
 
-def test_what_cannot_be_drawn_is_one_warning_and_drawn_later(copy, caplog):
-    """A style that needs LaTeX, where there is none: figures and page fail, and the script makes them afterwards."""
+def test_drawing_failure_is_one_warning_and_can_be_repeated_later(copy, caplog):
+    """A style that needs LaTeX, which is not installed: figures and page fail; the script makes them afterwards."""
     figures = sorted(path.name for path in write_figures(copy))
     assert figures == ["cycles.png", "qc.png"]
     shutil.rmtree(copy / "figures")
@@ -249,7 +249,7 @@ def test_what_cannot_be_drawn_is_one_warning_and_drawn_later(copy, caplog):
     assert sorted(path.name for path in (copy / "figures").iterdir()) == figures
 
 
-def test_without_matplotlib_there_are_no_pictures_and_the_run_is_whole(copy, caplog, monkeypatch):
+def test_missing_matplotlib_gives_one_warning(copy, caplog, monkeypatch):
     for module in [name for name in sys.modules if name.startswith(("tmqc.report.", "matplotlib"))]:
         if module not in ("tmqc.report.closing", "tmqc.report.past_run"):
             monkeypatch.delitem(sys.modules, module)
@@ -259,12 +259,12 @@ def test_without_matplotlib_there_are_no_pictures_and_the_run_is_whole(copy, cap
     assert "figures: ModuleNotFoundError" in warning and "report.html: ModuleNotFoundError" in warning
 
 
-def test_what_is_no_run_is_refused(tmp_path):
+def test_directory_without_a_run_is_refused(tmp_path):
     with pytest.raises(RunError, match="not the directory of a run"):
         write_report(tmp_path)
 
 
-def test_the_script_makes_it_again(copy, tmp_path, capsys):
+def test_script_writes_the_page_again(copy, tmp_path, capsys):
     (copy / "report.html").unlink(missing_ok=True)
     assert load_script("report").main([str(copy), str(tmp_path / "nothing"), "--gallery", "0"]) == 2
     assert "nothing: not the directory of a run" in capsys.readouterr().err

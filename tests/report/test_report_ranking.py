@@ -1,4 +1,4 @@
-"""Rankings against the truth by hand, the CSVs, the figure and the table."""
+"""Rankings of rivals against the truth by hand; their CSVs, figure and table."""
 
 from __future__ import annotations
 
@@ -37,39 +37,39 @@ def test_ranking_by_hand():
     """Order of suspicion: noise, good, blur, good, good, good."""
     row = row_of(scores([9, 8, 7, 3, 2, 1]), KINDS)
     assert (row.rival, row.n, row.n_harmful) == ("loss", 6, 2)
-    assert row.auroc == pytest.approx(7 / 8)  # of 2 x 4 pairs one is the wrong way round
+    assert row.auroc == pytest.approx(7 / 8)  # one of 2 x 4 pairs is in the wrong order
     assert row.average_precision == pytest.approx((1 / 1 + 2 / 3) / 2)
     assert (row.precision_at_k, row.recall_at_k) == (0.5, 0.5)
     assert (row.forward_passes, row.backward_passes, row.seconds) == (6, 2, 0.5)
 
 
-def test_what_is_above_the_cut_off_is_named():
+def test_scans_above_the_cut_off_are_named():
     row = row_of(scores([9, 8, 7, 3, 2, 1], cut_off=7.0), KINDS)
     assert (row.n_named, row.n_found) == (2, 1)
     assert (row_of(scores([9, 8, 7], cut_off=7.0), None).n_named, row_of(scores([9] * 6), KINDS).n_named) == (2, None)
 
 
-def test_each_kind_is_ranked_against_all_good_ones():
+def test_each_kind_is_ranked_against_all_good_scans():
     assert kinds_of(scores([9, 8, 7, 3, 2, 1]), KINDS) == [
         ("loss", "noise", 1, 1.0),
         ("loss", "blur", 1, 0.75),
     ]
 
 
-def test_scores_that_tell_nothing():
+def test_ranking_of_constant_scores():
     row = row_of(scores([5] * 6), KINDS)
     assert row.auroc == 0.5
     assert row.average_precision == pytest.approx(2 / 6)
     assert row.precision_at_k == row.recall_at_k == pytest.approx(2 / 6)
 
 
-def test_ties_for_the_last_place_count_by_their_chance():
-    """One place is sure and harmful; for the other, one good scan and one harmful one tie."""
+def test_ties_at_the_last_place_count_by_their_probability():
+    """The first place is a harmful scan; one good and one harmful scan tie for the second."""
     assert share_at_k(np.array([3.0, 2.0, 2.0, 1.0]), np.array([True, True, False, False])) == 0.75
     assert share_at_k(np.array([3.0, 2.0]), np.array([False, False])) is None
 
 
-def test_what_does_not_exist_is_none():
+def test_undefined_ranking_scores_are_none():
     none = row_of(scores([1, 2, 3]), [None] * 3)
     assert none.n_harmful == 0
     assert (none.auroc, none.average_precision, none.precision_at_k, none.recall_at_k) == (None,) * 4
@@ -81,12 +81,12 @@ def test_what_does_not_exist_is_none():
     assert (unknown.n, unknown.n_harmful, unknown.auroc, unknown.forward_passes) == (3, None, None, 6)
 
 
-def test_another_number_of_scans_is_refused():
+def test_different_numbers_of_scores_and_truths_raise():
     with pytest.raises(ValueError, match="truth of 2 scans for 3 scores of loss"):
         rank([scores([1, 2, 3])], [None] * 2)
 
 
-def test_files_and_metrics():
+def test_ranking_csvs_and_metrics():
     both = [scores([9, 8, 7, 3, 2, 1 / 3]), scores([0] * 6, "random", cut_off=1.0)]
     rows = rank(both, KINDS)
     columns = "rival,n,n_harmful,auroc,average_precision,precision_at_k,recall_at_k,n_named,n_found"
@@ -106,8 +106,8 @@ def draw(*each, kinds):
 
 
 @pytest.mark.parametrize("kinds", [KINDS, ["noise", None, "noise", None, None, None], [None] * 6])
-def test_the_figure_is_drawn(tmp_path, kinds):
-    """Of two kinds, of one kind, and with none harmful."""
+def test_ranking_figure_is_drawn(tmp_path, kinds):
+    """With two kinds, with one kind, and without harmful scans."""
     both = [scores([9, 8, 7, 3, 2, 1]), scores([0, 1, 0, 2, 3, 1], "template_group")]
     save_figure(draw(*both, kinds=kinds), tmp_path / "f" / "rivals.png", NOTE)
     picture = imread(tmp_path / "f" / "rivals.png")
@@ -115,8 +115,8 @@ def test_the_figure_is_drawn(tmp_path, kinds):
     assert picture[..., :3].std() > 0.02
 
 
-def test_no_two_kinds_look_alike(tmp_path, monkeypatch):
-    """All fifteen of them, though there are fewer colors and markers."""
+def test_every_kind_has_a_different_color_and_marker(tmp_path, monkeypatch):
+    """All fifteen kinds are distinct, although there are fewer colors and markers."""
     looks = {}
 
     def look(axes, *args, **kwargs):
@@ -132,7 +132,7 @@ def test_no_two_kinds_look_alike(tmp_path, monkeypatch):
     assert len(set(of_kinds)) == len(data_kinds) >= 15
 
 
-def test_the_table_fits_a_terminal_and_is_sorted(tmp_path, capsys, monkeypatch):
+def test_table_of_rivals_is_sorted_and_fits_80_columns(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     both = [
         scores([0, 1, 0, 2, 3, 1], "confident_learning", cut_off=0.0),

@@ -1,4 +1,4 @@
-"""ROC curves with bootstrap intervals, against values that are known otherwise."""
+"""ROC curves with bootstrap intervals, compared with known values."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def scored(actual, probability):
     return pd.DataFrame({"Group_bin": actual, "probability": probability})
 
 
-def test_a_curve_that_can_be_counted():
-    """Of the four pairs of PD and HC three are in order: 0.75."""
+def test_roc_and_bootstrap_of_four_scans_by_hand():
+    """Three of the four pairs of PD and HC are in the right order: 0.75."""
     roc = bootstrap_roc(scored([1, 0, 1, 0], [0.9, 0.8, 0.7, 0.1]))
     assert roc.auroc == 0.75
     assert list(zip(roc.fpr, roc.tpr, strict=True)) == [(0, 0), (0, 0.5), (0.5, 0.5), (0.5, 1), (1, 1)]
@@ -28,14 +28,14 @@ def test_a_curve_that_can_be_counted():
     assert (roc.low, roc.high) == (0.0, 1.0)
 
 
-def test_one_threshold_for_all_is_a_guess_without_a_spread():
+def test_constant_probabilities_give_auroc_one_half_without_spread():
     roc = bootstrap_roc(scored([1, 0, 1, 0, 0], [0.5] * 5))
     assert (roc.auroc, roc.low, roc.high) == (0.5, 0.5, 0.5)
     np.testing.assert_allclose(roc.band_low, GRID)
 
 
-def test_the_interval_has_the_width_that_theory_gives():
-    """Two normals a standard deviation apart: AUROC and its standard error by Hanley and McNeil.
+def test_width_of_the_interval_agrees_with_theory():
+    """Two normal distributions one standard deviation apart: AUROC and standard error by Hanley and McNeil.
 
     doi 10.1148/radiology.143.1.7063747
     """
@@ -50,7 +50,7 @@ def test_the_interval_has_the_width_that_theory_gives():
     assert np.all(roc.band_low <= roc.band_high)
 
 
-def test_it_is_seeded_and_paired():
+def test_bootstrap_is_seeded_and_paired():
     rng = np.random.default_rng(0)
     actual, p = [1, 0] * 20, rng.random(40)
     one, again = bootstrap_roc(scored(actual, p)), bootstrap_roc(scored(actual, p))
@@ -60,8 +60,8 @@ def test_it_is_seeded_and_paired():
     assert difference(same, one) == (0.0, 0.0, 0.0)
 
 
-def test_two_models_of_the_same_cycle_stay_separate(tmp_path):
-    """As where a run ends with the cycle that its starting model had."""
+def test_two_models_of_the_same_cycle_are_kept_separate(tmp_path):
+    """This occurs if a run ends at the cycle of its starting model."""
     rows = [f"29,s{i},{i % 2},{p}" for p in (0.25, 0.75) for i in range(4)]
     text = "\n".join(["cycle,Subject,Group_bin,probability", *rows, "5,s0,0,0.5", ""])
     (tmp_path / "predictions.csv").write_text(text)
@@ -73,7 +73,7 @@ def test_two_models_of_the_same_cycle_stay_separate(tmp_path):
     ]
 
 
-def test_what_are_no_predictions_is_refused(tmp_path):
+def test_other_predictions_file_is_refused(tmp_path):
     (tmp_path / "predictions.csv").write_text("cycle,Subject\n1,a\n")
     with pytest.raises(RunError, match="not the predictions.csv of a run"):
         _ = PastRun(tmp_path, {}, None).scored

@@ -1,4 +1,4 @@
-"""A finished run in numbers, and in a few lines of Markdown."""
+"""Summary of a finished run: numbers and a short Markdown text."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def written(tmp_path, **changes):
     return json.loads((tmp_path / "summary.json").read_text(), parse_constant=pytest.fail)
 
 
-def test_a_run_under_control(tmp_path):
+def test_summary_of_a_run_with_control(tmp_path):
     got = written(tmp_path)
     scores = {name: got.pop(name) for name in list(got) if name.startswith("detect/")}
     last = {name: value for name, value in cycle_numbers(LAST).items() if name != "qc/flagged"}
@@ -52,13 +52,13 @@ def test_a_run_under_control(tmp_path):
     )
 
 
-def test_without_control_truth_and_test_split(tmp_path):
+def test_summary_without_control_truth_and_test_split(tmp_path):
     got = written(tmp_path, pipeline="clean", test={}, detection=None)
     assert got["pipeline"] == "clean" and got["verify/verifications_total"] == 16
     assert {name.partition("/")[0] for name in got if "/" in name} == {"train", "verify"}
 
 
-def test_the_numbers_that_exist_and_those_that_are_no_cycles(tmp_path):
+def test_logged_numbers_omit_none_and_closing_numbers_omit_cycle_numbers(tmp_path):
     got = written(tmp_path)
     assert "test/auroc" not in numbers_of(got) and numbers_of(got)["verify/tp"] == 9.0
     assert set(closing_numbers(got)) == {"test/accuracy", *TOTALS}
@@ -66,7 +66,7 @@ def test_the_numbers_that_exist_and_those_that_are_no_cycles(tmp_path):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_what_is_not_finite_is_null(tmp_path, value):
+def test_non_finite_numbers_are_null(tmp_path, value):
     assert written(tmp_path, test={"accuracy": value})["test/accuracy"] is None
 
 
@@ -86,7 +86,7 @@ READ = (
 SETTINGS = flatten(Config(harmful=HarmfulConfig(scenario="samples"))) | {"pipeline.name": "qc"}
 
 
-def test_what_was_run_and_what_came_out():
+def test_description_of_settings_and_results():
     assert describe_run(SETTINGS, SUMMARY, note="phantom cohort").splitlines() == [
         "**phantom cohort**",
         "",
@@ -104,7 +104,7 @@ def test_what_was_run_and_what_came_out():
     ]
 
 
-def test_what_does_not_exist_is_left_out():
+def test_description_omits_missing_numbers():
     kept = {name: value for name, value in SUMMARY.items() if not name.startswith(("test/", "qc/", "detect/"))}
     summary = kept | {"pipeline": "clean"}
     assert describe_run(flatten(Config()) | {"pipeline.name": "clean"}, summary, note=None).splitlines() == [
@@ -118,7 +118,7 @@ def test_what_does_not_exist_is_left_out():
     ]
 
 
-def test_harm_that_only_a_manifest_names_is_no_lack_of_harm():
+def test_description_mentions_harm_listed_in_a_manifest():
     assert "Harmful data: as listed in `t.csv`\n" in describe_run(
         SETTINGS | {"harmful.scenario": "none", "cohort.truth_csv": "t.csv"}, SUMMARY, note=None
     )
@@ -133,11 +133,11 @@ def test_harm_that_only_a_manifest_names_is_no_lack_of_harm():
         ({"signal": "loss"}, "every step by loss, loss 0.01 nats per sample, revisit after 2 cycles"),
     ],
 )
-def test_gates(gate, said):
+def test_description_of_gates(gate, said):
     assert said in describe_run(flatten(Config(qc=QcConfig(**gate))) | {"pipeline.name": "qc"}, SUMMARY, note=None)
 
 
-def test_calibration_drift_and_expectation():
+def test_description_of_calibration_drift_and_expected_false_alarms():
     settings = flatten(Config(qc=QcConfig(calibrate=True, batchnorm="frozen"))) | {"pipeline.name": "qc"}
     more = {"qc/fpr_drift": 0.65, "qc/fnr_drift": -0.1, "qc/expected_rejected": 2.04, "qc/expected_eliminated": 0.5}
     more |= {"test/auroc": 0.8, "test/calibrated_accuracy": 0.75, "test/calibrated_loss": None}
