@@ -1,4 +1,4 @@
-"""Rivals that look at the scans alone, on arrays whose scores are known beforehand."""
+"""Rivals that use only the images, on arrays with known scores."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def scores(name, case):
     return RIVALS[name](case, None)
 
 
-def test_chance_is_seeded():
+def test_random_scores_depend_on_the_seed():
     scans = RNG.normal(size=(50, 2, 2, 2))
     first = scores("random", case_of(scans, seed=3))
     assert np.array_equal(first, scores("random", case_of(scans, seed=3)))
@@ -46,35 +46,36 @@ def test_correlation_by_hand():
     assert correlate(a, np.array([1.0, 3.0, 2.0])) == pytest.approx(0.5)
 
 
-def test_the_template_is_the_median_of_all_and_contrast_does_not_count():
+def test_template_is_the_median_scan_and_ignores_contrast():
     anatomy = RNG.uniform(0, 100, (4, 4, 4))
     got = scores("template", case_of([anatomy, 2 * anatomy + 9, anatomy, anatomy, 255 - anatomy]))
     np.testing.assert_allclose(got, [0, 0, 0, 0, 2], atol=1e-6)
 
 
-def test_the_group_template_is_the_mean_of_the_same_label():
+def test_group_template_is_the_mean_of_scans_with_the_same_label():
     a, b = RNG.uniform(0, 100, (2, 4, 4, 4)).astype(np.float32)
     got = scores("template_group", case_of([a, a, b, b, b], groups=[0, 0, 1, 1, 0]))
     mixed = (a.astype(float) + a + b) / 3
     by_hand = [1 - correlate(a, mixed)] * 2 + [0, 0] + [1 - correlate(b, mixed)]
     np.testing.assert_allclose(got, by_hand, atol=1e-6)
-    assert got.argmax() == 4  # the one that is labeled as the others are not
+    assert got.argmax() == 4  # the scan with the wrong label
 
 
-def test_statistics_of_a_checkerboard():
-    """Zeros and tens in turn: every neighbor is two sd away, two equal bars make one bit."""
+def test_image_statistics_of_a_checkerboard():
+    """Alternating zeros and tens: neighbors differ by two sd, two equal histogram bars have an entropy of one bit."""
     board = 10.0 * (np.indices((4, 4, 4)).sum(axis=0) % 2)
     got = image_statistics(board)
     expected = {"mean": 5, "sd": 5, "skewness": 0, "kurtosis": -2, "entropy": 1, "share_zero": 0.5}
     assert {name: got[name] for name in expected} == pytest.approx(expected)
     assert got["share_brightest"] == 0.5
     assert [got[f"gradient_{axis}"] for axis in "xyz"] == pytest.approx([4, 4, 4])
-    assert [got[f"asymmetry_{axis}"] for axis in "xyz"] == pytest.approx([2, 2, 2])  # of even length: all change places
+    # even length: all voxels change their value
+    assert [got[f"asymmetry_{axis}"] for axis in "xyz"] == pytest.approx([2, 2, 2])
     assert [got[f"center_{axis}"] for axis in "xyz"] == pytest.approx([0.5, 0.5, 0.5])
 
 
-def test_statistics_along_each_axis_are_of_that_axis():
-    """A ramp along y: symmetric in x and z, and brighter towards the end of y."""
+def test_image_statistics_per_axis():
+    """A ramp along y: symmetric in x and z, brighter towards the end of y."""
     ramp = np.tile(np.arange(5.0)[None, :, None], (3, 1, 4))
     got = image_statistics(ramp)
     assert (got["gradient_x"], got["gradient_z"]) == (0, 0)
@@ -85,17 +86,17 @@ def test_statistics_along_each_axis_are_of_that_axis():
     assert [got[f"p{q}"] for q in PERCENTILES] == sorted(got[f"p{q}"] for q in PERCENTILES)
 
 
-def test_white_noise_has_a_gradient_energy_of_two():
+def test_gradient_energy_of_white_noise_is_two():
     got = image_statistics(RNG.normal(size=(30, 30, 30)))
     assert [got[f"gradient_{axis}"] for axis in "xyz"] == pytest.approx([2, 2, 2], rel=0.03)
 
 
-def test_a_constant_scan_has_no_statistics():
+def test_constant_scan_raises():
     with pytest.raises(ValueError, match="every voxel is 7"):
         image_statistics(np.full((2, 2, 2), 7.0))
 
 
-def test_the_forest_isolates_the_odd_one():
+def test_image_forest_ranks_the_unusual_scan_first():
     scans = RNG.normal(100, 10, (40, 6, 6, 6))
     scans[17] = np.sort(scans[17], axis=0)
     got = scores("image_forest", case_of(scans))

@@ -1,4 +1,4 @@
-"""Rivals that ask a model, on a logistic regression whose losses and gradients can be written down."""
+"""Rivals that use a model, on a logistic regression with losses and gradients calculated by hand."""
 
 from __future__ import annotations
 
@@ -54,32 +54,32 @@ def loss(scans, groups, weights=WEIGHTS, bias=BIAS):
 
 
 def gradients(scans, groups):
-    """(p - y) x for the weights, p - y for the bias, a row a scan."""
+    """(p - y) x for the weights, p - y for the bias; one row per scan."""
     error = predict(scans) - groups
     return np.column_stack([error[:, None] * flat(scans), error])
 
 
-def test_loss(learner):
+def test_loss_by_hand(learner):
     case = make_case()
     np.testing.assert_allclose(score("loss", case, learner).scores, loss(case.scans, case.groups), rtol=1e-5)
 
 
-def test_gradient_norm(learner):
+def test_gradient_norm_by_hand(learner):
     case = make_case()
     by_hand = np.linalg.norm(gradients(case.scans, case.groups), axis=1)
     np.testing.assert_allclose(score("gradient_norm", case, learner).scores, by_hand, rtol=1e-5)
 
 
-def test_tracin(learner):
-    """Five verification scans in batches of two: the last and smaller batch must not count for more."""
+def test_tracin_by_hand(learner):
+    """Five verification scans in batches of two: the smaller last batch must not have a larger weight."""
     case = make_case()
     toward = gradients(case.verification_scans, case.verification_groups).mean(axis=0)
     by_hand = -gradients(case.scans, case.groups) @ toward
     np.testing.assert_allclose(score("tracin", case, learner).scores, by_hand, rtol=1e-4, atol=1e-7)
 
 
-def test_influence(learner):
-    """Adam's first step goes learning_rate down or up in every weight, by the gradient's sign."""
+def test_influence_by_hand(learner):
+    """Adam's first step changes every weight by the learning rate, against the sign of the gradient."""
     case = make_case()
     judged = (case.verification_scans, case.verification_groups)
     steps = -case.learning_rate * np.sign(gradients(case.scans, case.groups))
@@ -90,8 +90,8 @@ def test_influence(learner):
     assert (got < 0).any()
 
 
-def test_a_wrong_label_is_found_by_everything_that_looks_at_labels(learner):
-    """The model is right about all scans but one: that one is labeled as none of its like."""
+def test_all_label_based_rivals_rank_a_wrong_label_first(learner):
+    """The model is right about all scans except one with a wrong label."""
     signs = np.array([1, 1, 1, 1, -1, -1, -1, -1])
     scans = signs[:, None] * np.array([2.0, -1.0, 4.0]) * np.linspace(0.9, 1.1, 8)[:, None]
     groups = (signs > 0).astype(int)
@@ -103,8 +103,8 @@ def test_a_wrong_label_is_found_by_everything_that_looks_at_labels(learner):
         assert score(name, case, learner).scores.argmax() == 2, name
 
 
-def test_neighbors(learner):
-    """On the unit circle at 0, 1, 2, 3 and 90 degrees; lengths do not count, and no scan is its own neighbor."""
+def test_nearest_neighbor_scores_by_hand(learner):
+    """Directions of 0, 1, 2, 3 and 90 degrees; lengths are ignored, and no scan is its own neighbor."""
     degrees = np.array([0, 1, 2, 3, 90])
     points = np.column_stack([np.cos(np.radians(degrees)), np.sin(np.radians(degrees)), np.zeros(5)])
     scans = points * np.array([1, 5, 2, 1, 3])[:, None]
@@ -115,7 +115,7 @@ def test_neighbors(learner):
     assert score("knn_label", case, learner).scores.tolist() == [0.5, 1.0, 0.5, 0.5, 0.0]
 
 
-def test_passes_are_counted_and_nothing_is_left_in_the_model(learner):
+def test_passes_are_counted_and_the_model_is_unchanged(learner):
     case = make_case()
     before = learner.state()
     got = {name: score(name, case, learner) for name in RIVALS if name not in ("aled", "image_forest")}
@@ -138,20 +138,20 @@ def test_passes_are_counted_and_nothing_is_left_in_the_model(learner):
     assert all(before[name].tobytes() == after[name].tobytes() for name in before)
 
 
-def test_the_gradient_of_many_is_the_mean_of_each(learner):
+def test_gradient_of_several_scans_is_the_mean_of_their_gradients(learner):
     case = make_case()
     got = Probe(learner, batch_size=3).gradient(case.scans, case.groups)
     np.testing.assert_allclose(got, gradients(case.scans, case.groups).mean(axis=0), rtol=1e-5, atol=1e-7)
 
 
-def test_a_score_that_is_no_number_stops_it(learner, monkeypatch):
+def test_non_finite_scores_raise(learner, monkeypatch):
     monkeypatch.setitem(RIVALS, "loss", lambda case, model: np.array([0, np.nan, 1, 2, np.inf, 3, 4.0]))
     with pytest.raises(ScoreError, match=r"rival loss: no finite score for s1, s4: inspect these scans"):
         score("loss", make_case(), learner)
 
 
-def test_confident_learning(learner):
-    """The other class's probability less its mean over the scans labeled so."""
+def test_confident_learning_by_hand(learner):
+    """Probability of the other class minus the mean probability of that class among scans with its label."""
     case = make_case()
     p = predict(case.scans)
     usual_hc, usual_pd = (1 - p)[case.groups == 0].mean(), p[case.groups == 1].mean()
@@ -160,7 +160,7 @@ def test_confident_learning(learner):
 
 
 def make_clouds(rng, *, n=60, flipped=3):
-    """Two classes apart along the first voxel, HC twice as wide; the labels of the first few are flipped."""
+    """Two classes separated along the first voxel, HC twice as wide; the first labels are flipped."""
     y = np.arange(n) % 2
     scans = rng.normal(size=(n, 3)) * np.where(y == 1, 1.0, 2.0)[:, None] + y[:, None] * np.array([12.0, 0.0, 0.0])
     groups = np.where(np.arange(n) < flipped, 1 - y, y)
@@ -168,7 +168,7 @@ def make_clouds(rng, *, n=60, flipped=3):
     return make_case(subjects=subjects, scans=scans, groups=groups, centers=("a",) * n), y
 
 
-def test_aled_names_those_on_the_other_side_and_hardly_anyone_else(learner):
+def test_aled_names_exactly_the_scans_with_flipped_labels(learner):
     case, truth = make_clouds(np.random.default_rng(0))
     got = score("aled", case, learner)
     assert got.cut_off == pytest.approx(np.log(2))
@@ -177,8 +177,8 @@ def test_aled_names_those_on_the_other_side_and_hardly_anyone_else(learner):
     assert np.array_equal(got.scores, again.scores)
 
 
-def test_aled_is_the_ratio_of_the_classes_densities(learner):
-    """One voxel that differs, two that are the same in both classes: log N(x; m1, s1) - log N(x; m0, s0), about."""
+def test_aled_approximates_the_log_density_ratio_of_the_classes(learner):
+    """One voxel differs between the classes: scores are about log N(x; m1, s1) - log N(x; m0, s0)."""
     rng = np.random.default_rng(1)
     case, _ = make_clouds(rng, n=300, flipped=0)
     x = flat(case.scans)[:, 0]
@@ -193,8 +193,8 @@ def test_aled_needs_scans_of_both_classes(learner):
         score("aled", make_case(), learner)
 
 
-def test_clipfl_puts_the_center_last_whose_training_does_most_harm(learner):
-    """Eleven centers with the right labels and one with wrong ones, which moves all weights the other way."""
+def test_clipfl_gives_the_most_harmful_center_the_highest_score(learner):
+    """Eleven centers with right labels and one with wrong labels, which moves all weights in the opposite direction."""
     signs = np.resize([1, -1, 1], 36)
     scans = signs[:, None] * np.array([2.0, -1.0, 4.0]) * np.linspace(0.9, 1.1, 36)[:, None]
     groups = (signs > 0).astype(int)
@@ -213,9 +213,9 @@ def test_clipfl_puts_the_center_last_whose_training_does_most_harm(learner):
     assert np.array_equal(got.scores == 1.0, wrong)
     assert sorted(set(got.scores)) == pytest.approx(np.arange(1, 13) / 12)
     named = {center for center, value in zip(centers, got.scores, strict=True) if value > got.cut_off}
-    assert len(named) == 2  # more than nine tenths of twelve centers are better
+    assert len(named) == 2  # more than nine tenths of the twelve centers have lower scores
     assert (got.forward_passes, got.backward_passes) == (36 + 12 * 36, 36)
 
 
-def test_cut_offs_are_those_of_rivals():
+def test_cut_offs_belong_to_known_rivals():
     assert set(CUT_OFFS) <= set(RIVALS)
