@@ -1,4 +1,4 @@
-"""Names and paths of the command line mean what was typed, and nothing is given twice."""
+"""Names and paths are taken literally from the command line, and duplicates are refused."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def value_of(config, name):
 
 
 @pytest.mark.parametrize("shift", range(-(-len(ODD) // len(TEXTS))))
-def test_text_is_what_was_typed(shift):
-    """Every odd value in some setting, every text setting with some odd value."""
+def test_text_settings_are_taken_literally(shift):
+    """Every odd value is used in some setting, and every text setting gets some odd value."""
     typed = {name: ODD[(shift * len(TEXTS) + i) % len(ODD)] for i, name in enumerate(TEXTS)}
     config = read(*(f"{name}={value}" for name, value in typed.items()))
     assert {name: value_of(config, name) for name in TEXTS} == typed
 
 
-def test_all_names_and_paths_are_among_the_text_settings():
+def test_text_settings_include_all_names_and_paths():
     wanted = {"run.name", "run.outputs", "sweep.name", "tracking.experiment", "tracking.uri", "cohort.test_csv"}
     wanted |= {"cohort.phantom.centers", "init.from", "inference.run", "inference.cycles", "cache.directory"}
     assert wanted <= set(TEXTS)
@@ -67,19 +67,19 @@ def test_all_names_and_paths_are_among_the_text_settings():
         ("[]", []),
     ],
 )
-def test_lists_of_names_are_what_was_typed(typed, names):
+def test_lists_of_names_are_taken_literally(typed, names):
     config = read(*(f"{name}={typed}" for name in LISTS))
     assert all(value_of(config, name) == names for name in LISTS)
 
 
-def test_what_hydra_means_by_null_quotes_and_interpolations_stays():
+def test_null_quotes_and_interpolations_keep_their_hydra_meaning():
     config = read("run.name='1.10'", "sweep.name=null", "tracking.experiment=${run.name}", "inference.run=a\\,b")
     assert (config.run.name, config.sweep.name) == ("1.10", None)
     assert (config.tracking.experiment, config.inference.run) == ("1.10", "a,b")
-    assert read("run.name=null").run.name == "null"  # a run has a name
+    assert read("run.name=null").run.name == "null"  # run.name cannot be null
 
 
-def test_a_path_may_begin_at_home(monkeypatch):
+def test_home_directory_is_expanded_in_paths(monkeypatch):
     monkeypatch.setenv("HOME", "/home/ada")
     assert read("run.outputs=~/out").run.outputs == "/home/ada/out"
 
@@ -95,15 +95,15 @@ def test_a_path_may_begin_at_home(monkeypatch):
         ("qc.error=0.1,0.2", "qc.error=0.1,0.2"),
     ],
 )
-def test_values_of_a_sweep_are_taken_one_by_one(typed, taken):
+def test_each_value_of_a_sweep_is_taken_literally(typed, taken):
     assert read_command_line(["-m", typed]) == ["-m", taken]
 
 
 @pytest.mark.parametrize(
     "override", ["run={name:1.10}", "harmful={ids:[10_2]}", "init={from:1}", "tracking={uri:true}"]
 )
-def test_a_number_that_came_another_way_is_refused(override):
-    """As by a YAML file of the user's, of which nothing but the number is left."""
+def test_number_in_a_text_setting_from_another_source_is_refused(override):
+    """For example from a user's YAML file, where the original text is lost."""
     with pytest.raises(SettingsError, match="is not text, and may differ from what was typed: put it in quotes"):
         read(override)
 
@@ -117,10 +117,10 @@ def test_a_number_that_came_another_way_is_refused(override):
         ["pipeline=clean", "pipeline=qc"],
     ],
 )
-def test_what_is_given_twice_is_refused(arguments):
+def test_duplicate_settings_are_refused(arguments):
     with pytest.raises(SettingsError, match="is given twice, .* leave one of them out"):
         read_command_line(arguments)
-    assert read_command_line(["qc.error=0.1", "qc.error=0.1", "-cn", "a=b"])  # no question which
+    assert read_command_line(["qc.error=0.1", "qc.error=0.1", "-cn", "a=b"])  # identical duplicates are allowed
 
 
 @pytest.mark.parametrize(
@@ -131,6 +131,6 @@ def test_what_is_given_twice_is_refused(arguments):
         ("clean", "clean: write group=option or group.setting=value"),
     ],
 )
-def test_what_hydra_cannot_read_is_named_with_its_quotes(argument, message):
+def test_unreadable_arguments_are_refused_with_an_explanation(argument, message):
     with pytest.raises(SettingsError, match=message.replace("(", r"\(")):
         read_command_line([argument])

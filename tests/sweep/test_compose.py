@@ -1,4 +1,4 @@
-"""Inference is given a run alone, from whatever folder."""
+"""Inference takes settings from the run that it scores."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from tmqc.settings.schema import Config
 from tmqc.sweep.compose import take_from_scored_run
 
 
-def test_relative_tables_of_the_run_count_from_the_folder_of_its_command(tmp_path, monkeypatch):
+def test_relative_csvs_of_the_scored_run_refer_to_its_folder(tmp_path, monkeypatch):
     typed_in, run = tmp_path / "typed in", tmp_path / "run"
     for folder in (typed_in, run, tmp_path / "elsewhere"):
         folder.mkdir()
-        (folder / "test.csv").touch()  # in each of them one of this name
+        (folder / "test.csv").touch()  # a file of this name in each of them
     there = Config()
     there.cohort.train_csv, there.cohort.test_csv = "gone.csv", "test.csv"
     (run / CONFIG).write_text(OmegaConf.to_yaml(OmegaConf.structured(there)))

@@ -1,4 +1,4 @@
-"""One job of a sweep and the pre-training that several share, with a stand-in for the run itself."""
+"""A job of a sweep, and pre-training shared by several jobs; the run itself is replaced by a stub."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ SUMMARY = {"pipeline": "qc", "test/auroc": 0.75, "test/f1": None, "qc/eliminated
 
 
 class Runs:
-    """Stands in for the process of a run: writes what a finished run leaves, unless set to end otherwise."""
+    """Stub for the process of a run: writes the files of a finished run, unless `ends` sets another end."""
 
     def __init__(self):
         self.of: list[Path] = []
@@ -72,89 +72,90 @@ def runs(monkeypatch):
     return runs
 
 
-def place_in(sweep, *, launch="first"):
+def make_job(sweep, *, launch="first"):
     (sweep / "jobs").mkdir(parents=True, exist_ok=True)
     return Job(sweep, launch, sweep / "qc.error=0.02")
 
 
-def made(*, error=0.02, overwrite=False):
+def compose_job(*, error=0.02, overwrite=False):
     config = Config()
     config.qc.error, config.run.overwrite = error, overwrite
     return config, None
 
 
-def test_a_job_that_has_finished_is_skipped_and_keeps_its_numbers(runs, tmp_path):
-    first = carry_out(place_in(tmp_path), made)
+def test_finished_job_is_skipped_and_keeps_its_numbers(runs, tmp_path):
+    first = carry_out(make_job(tmp_path), compose_job)
     assert first.status == FINISHED
     assert first.numbers == {"test/auroc": 0.75, "qc/eliminated_total": 3, "qc/waiting": 0}
     for launch in ("second", "third"):
-        again = carry_out(place_in(tmp_path, launch=launch), made)
+        again = carry_out(make_job(tmp_path, launch=launch), compose_job)
         assert again.status == SKIPPED
         assert (again.numbers, again.seconds) == (first.numbers, first.seconds)
         assert read_outcome(tmp_path, "qc.error=0.02") == again
-    assert skip_finished(place_in(tmp_path, launch="fourth"), made)  # as before a cluster is asked
+    # as a cluster launcher does before it submits
+    assert skip_finished(make_job(tmp_path, launch="fourth"), compose_job)
     found = read_outcome(tmp_path, "qc.error=0.02")
     assert (found.launch, found.status, found.numbers) == ("fourth", SKIPPED, first.numbers)
     assert len(runs.of) == 1
 
 
 @pytest.mark.parametrize("change", [{"error": 0.05}, {"overwrite": True}])
-def test_other_settings_and_overwrite_run_it_again(runs, tmp_path, change):
-    assert not skip_finished(place_in(tmp_path), made)
-    carry_out(place_in(tmp_path), made)
-    assert not skip_finished(place_in(tmp_path), lambda: made(**change))
-    assert carry_out(place_in(tmp_path), lambda: made(**change)).status == FINISHED
+def test_finished_job_is_repeated_with_other_settings_or_overwrite(runs, tmp_path, change):
+    assert not skip_finished(make_job(tmp_path), compose_job)
+    carry_out(make_job(tmp_path), compose_job)
+    assert not skip_finished(make_job(tmp_path), lambda: compose_job(**change))
+    assert carry_out(make_job(tmp_path), lambda: compose_job(**change)).status == FINISHED
     assert len(runs.of) == 2
 
 
-def test_settings_that_say_nothing_about_the_result_do_not(runs, tmp_path):
-    carry_out(place_in(tmp_path), made)
-    other, _ = made()
+def test_settings_without_effect_on_the_result_do_not_repeat_a_job(runs, tmp_path):
+    carry_out(make_job(tmp_path), compose_job)
+    other, _ = compose_job()
     other.run.name, other.tracking.name, other.checkpoint.every_s = "other", "none", 1.0
-    assert carry_out(place_in(tmp_path), lambda: (other, None)).status == SKIPPED
+    assert carry_out(make_job(tmp_path), lambda: (other, None)).status == SKIPPED
 
 
-def test_a_table_that_has_changed_does(runs, tmp_path):
+def test_changed_table_repeats_a_job(runs, tmp_path):
     table = tmp_path / "train.csv"
 
     def with_table():
-        config, _ = made()
+        config, _ = compose_job()
         config.cohort.train_csv = str(table)
         return config, None
 
     table.write_text("one")
-    carry_out(place_in(tmp_path / "s"), with_table)
+    carry_out(make_job(tmp_path / "s"), with_table)
     table.write_text("two")
-    carry_out(place_in(tmp_path / "s"), with_table)
+    carry_out(make_job(tmp_path / "s"), with_table)
     assert len(runs.of) == 2
 
 
-def test_a_job_that_failed_or_died_is_run_again(runs, tmp_path):
+def test_failed_and_killed_jobs_are_repeated(runs, tmp_path):
     runs.ends = [
         (2, "no such scan"),
         (-9, "killed by SIGKILL"),
         (143, "stopped by SIGTERM"),
     ]
     for status, code in ((NOT_STARTED, 2), (FAILED, -9), (KILLED, 143), (FINISHED, 0)):
-        outcome = carry_out(place_in(tmp_path), made)
+        outcome = carry_out(make_job(tmp_path), compose_job)
         assert (outcome.status, outcome.code) == (status, code)
     assert len(runs.of) == 4
 
 
-def test_a_finished_run_without_an_outcome_on_record_is_skipped(runs, tmp_path):
-    """Whoever waited for it was killed: the outcome still says that it is running."""
-    place = place_in(tmp_path)
-    carry_out(place, made)
+def test_finished_run_whose_outcome_says_running_is_skipped(runs, tmp_path):
+    """The process that waited for it was killed, so the outcome still says that it is running."""
+    place = make_job(tmp_path)
+    carry_out(place, compose_job)
     seen = read_outcome(tmp_path, place.name)
     write_outcome(tmp_path, Outcome(seen.name, seen.directory, seen.launch, "running", seen.digest))
-    assert carry_out(place, made).status == SKIPPED
-    (place.directory / "config.yaml").unlink()  # and one that was removed is not
-    assert carry_out(place, made).status == FINISHED
+    assert carry_out(place, compose_job).status == SKIPPED
+    (place.directory / "config.yaml").unlink()  # a removed run is repeated
+    assert carry_out(place, compose_job).status == FINISHED
 
 
-def test_what_a_job_left_running_has_ended_before_it_begins_again(runs, tmp_path):
-    """Whoever waited for the run was killed, and the launcher begins the job again."""
-    place = place_in(tmp_path)
+def test_leftover_process_of_a_job_is_ended_before_a_restart(runs, tmp_path):
+    """The process that waited for the run was killed, and the launcher starts the job again."""
+    place = make_job(tmp_path)
     place.directory.mkdir()
     lock = place.directory / ".lock"
     lock.write_text("{}")
@@ -163,47 +164,47 @@ def test_what_a_job_left_running_has_ended_before_it_begins_again(runs, tmp_path
     left.stdout.readline()
     lock.write_text(json.dumps({"pid": left.pid, "host": os.uname().nodename}))
     write_outcome(tmp_path, Outcome(place.name, str(place.directory), place.launch, "running"))
-    assert carry_out(place, made).status == FINISHED
+    assert carry_out(place, compose_job).status == FINISHED
     assert left.wait(timeout=600) == -signal.SIGTERM
 
 
-def test_settings_that_cannot_be_used_are_the_reason(runs, tmp_path, capsys):
+def test_settings_error_is_recorded_as_the_reason(runs, tmp_path, capsys):
     def bad():
         raise SettingsError("qc.error=2: must be a number from 0 to 1")
 
-    outcome = carry_out(place_in(tmp_path), bad)
+    outcome = carry_out(make_job(tmp_path), bad)
     assert (outcome.status, outcome.code) == (NOT_STARTED, 2)
     assert outcome.reason == "qc.error=2: must be a number from 0 to 1"
     assert "must be a number from 0 to 1" in capsys.readouterr().err
     assert runs.of == []
 
 
-def test_after_a_signal_no_further_job_is_begun(runs, tmp_path):
+def test_no_further_job_starts_after_a_signal(runs, tmp_path):
     runs.ends = [Interrupted(15)]
     with pytest.raises(Interrupted):
-        carry_out(place_in(tmp_path), made)
+        carry_out(make_job(tmp_path), compose_job)
     assert read_outcome(tmp_path, "qc.error=0.02").status == KILLED
-    assert carry_out(place_in(tmp_path), made) is None
+    assert carry_out(make_job(tmp_path), compose_job) is None
     assert len(runs.of) == 1
 
 
 @pytest.mark.parametrize("ends", [Interrupted(15), (143, "stopped by SIGTERM")])
-def test_a_task_of_slurm_may_go_on_after_a_signal(runs, tmp_path, monkeypatch, ends):
+def test_slurm_task_stays_running_after_a_signal_and_can_resume(runs, tmp_path, monkeypatch, ends):
     runs.ends = [ends]
-    place = place_in(tmp_path)
+    place = make_job(tmp_path)
     monkeypatch.setattr(process, "task_id", "7_0")
-    with pytest.raises(Interrupted):  # its exit code is for the script that queues it again
-        carry_out(place, made)
+    with pytest.raises(Interrupted):  # the exit code tells slurm.sh to requeue the job
+        carry_out(place, compose_job)
     left = read_outcome(tmp_path, place.name)
     assert (left.status, left.host) == ("running", "7_0")
-    assert carry_out(place, made).status == FINISHED
+    assert carry_out(place, compose_job).status == FINISHED
 
 
 @pytest.mark.parametrize("when", ["composing", "pretraining", "after"])
-def test_a_signal_before_the_run_has_its_process_is_not_lost(runs, tmp_path, monkeypatch, when):
+def test_signal_before_the_run_has_a_process_is_not_lost(runs, tmp_path, monkeypatch, when):
     before = {number: signal.getsignal(number) for number in WAITING}
-    job, _ = made()
-    clean, directory = clean_in(tmp_path)
+    job, _ = compose_job()
+    clean, directory = clean_config_in(tmp_path)
     job.init["from"] = str(directory)
 
     def make():
@@ -214,13 +215,13 @@ def test_a_signal_before_the_run_has_its_process_is_not_lost(runs, tmp_path, mon
     def train(*_, **__):
         if when == "pretraining":
             signal.raise_signal(signal.SIGINT)
-        process.asked = signal.SIGINT  # as another thread's handler does
+        process.asked = signal.SIGINT  # as a handler in another thread does
 
     monkeypatch.setattr(module, "pretrain", train)
     try:
         handle_signals()
         with pytest.raises(Interrupted):
-            carry_out(place_in(tmp_path), make)
+            carry_out(make_job(tmp_path), make)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -228,28 +229,28 @@ def test_a_signal_before_the_run_has_its_process_is_not_lost(runs, tmp_path, mon
     assert (outcome.status, outcome.code, runs.of) == (KILLED, 130, [])
 
 
-def test_a_run_with_many_faults_ends(tmp_path, monkeypatch):
+def test_very_long_fault_text_does_not_block_the_run(tmp_path, monkeypatch):
     tells = "import os, sys; os.write(int(sys.argv[1]), b'x' * 1_000_000); sys.exit(2)"
     monkeypatch.setattr(jobs, "_COMMAND", [sys.executable, "-c", tells])
     assert jobs.run_in_own_process(Config(), tmp_path) == (2, "x" * 1_000_000)
 
 
-def test_the_reason_is_short_however_many_faults_there_are():
+def test_reason_contains_only_the_first_faults():
     assert jobs.first_faults(CohortError(["a", "b"])) == "a; b"
     assert jobs.first_faults(CohortError(list("abcdefg"))) == "a; b; c; and 4 more"
 
 
-def test_a_taken_directory_is_refused_before_the_clean_model_is_trained(runs, tmp_path):
-    carry_out(place_in(tmp_path), made)
-    clean, directory = clean_in(tmp_path)
-    job, _ = made(error=0.05)
+def test_occupied_directory_is_refused_before_pretraining(runs, tmp_path):
+    carry_out(make_job(tmp_path), compose_job)
+    clean, directory = clean_config_in(tmp_path)
+    job, _ = compose_job(error=0.05)
     job.init["from"] = str(directory)
-    outcome = carry_out(place_in(tmp_path), lambda: (job, clean))
+    outcome = carry_out(make_job(tmp_path), lambda: (job, clean))
     assert (outcome.status, runs.of) == (NOT_STARTED, [tmp_path / "qc.error=0.02"])
     assert "already holds a run with other settings" in outcome.reason
 
 
-def test_a_signal_while_the_process_begins_ends_it(tmp_path, monkeypatch):
+def test_signal_while_the_process_starts_ends_it(tmp_path, monkeypatch):
     begun = []
 
     def begin(*arguments, **more):
@@ -264,29 +265,29 @@ def test_a_signal_while_the_process_begins_ends_it(tmp_path, monkeypatch):
     assert begun[0].returncode == -signal.SIGUSR1
 
 
-def test_inference_begins_anew_where_it_died(runs, tmp_path):
+def test_killed_inference_starts_anew(runs, tmp_path):
     overwritten = []
 
     def inference():
-        job, _ = made()
+        job, _ = compose_job()
         job.pipeline.name = "inference"
         overwritten.append(job.run)
         return job, None
 
     runs.ends = [(-9, "killed by SIGKILL")]
-    carry_out(place_in(tmp_path), inference)
-    assert carry_out(place_in(tmp_path), inference).status == FINISHED
+    carry_out(make_job(tmp_path), inference)
+    assert carry_out(make_job(tmp_path), inference).status == FINISHED
     assert [run.overwrite for run in overwritten] == [False, True]
 
 
-def clean_in(outputs, *, seed=0):
+def clean_config_in(outputs, *, seed=0):
     clean = Config()
     clean.run.outputs, clean.run.seed = str(outputs), seed
     return clean, name_clean(clean)
 
 
-def test_several_jobs_train_their_clean_model_once(runs, tmp_path):
-    clean, directory = clean_in(tmp_path)
+def test_concurrent_jobs_train_their_clean_model_once(runs, tmp_path):
+    clean, directory = clean_config_in(tmp_path)
     waiting = threading.Barrier(4)
 
     def job():
@@ -303,8 +304,8 @@ def test_several_jobs_train_their_clean_model_once(runs, tmp_path):
     assert len(runs.of) == 1
 
 
-def test_a_clean_model_is_waited_for_though_whoever_had_it_trained_was_killed(tmp_path):
-    _, directory = clean_in(tmp_path)
+def test_clean_model_stays_locked_when_the_waiting_job_is_killed(tmp_path):
+    _, directory = clean_config_in(tmp_path)
     trains = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
     waits = (
         "import sys; from pathlib import Path; from tmqc.settings.schema import Config; "
@@ -328,18 +329,18 @@ def test_a_clean_model_is_waited_for_though_whoever_had_it_trained_was_killed(tm
         waiter.stdout.close()
 
 
-def test_each_clean_model_has_its_own_place(tmp_path):
-    _, first = clean_in(tmp_path)
-    _, other = clean_in(tmp_path, seed=1)
+def test_different_clean_models_have_different_directories(tmp_path):
+    _, first = clean_config_in(tmp_path)
+    _, other = clean_config_in(tmp_path, seed=1)
     assert first != other
-    again, same = clean_in(tmp_path)
-    again.qc.error, again.harmful.kind = 0.5, "noise"  # none of a clean run's business
+    again, same = clean_config_in(tmp_path)
+    again.qc.error, again.harmful.kind = 0.5, "noise"  # without effect on a clean run
     assert first == same == name_clean(again)
 
 
-def test_a_clean_model_that_cannot_be_trained_is_the_reason(runs, tmp_path):
+def test_failed_pretraining_raises_with_the_reason(runs, tmp_path):
     runs.ends = [(2, "no such scan")]
-    clean, directory = clean_in(tmp_path)
+    clean, directory = clean_config_in(tmp_path)
     with pytest.raises(JobError, match="the clean model to start from: no such scan"):
         pretrain(clean, directory)
 
@@ -347,12 +348,12 @@ def test_a_clean_model_that_cannot_be_trained_is_the_reason(runs, tmp_path):
 @pytest.mark.parametrize(
     ("ends", "code", "status"), [(2, 2, NOT_STARTED), (1, 1, FAILED), (-9, 1, FAILED), (143, 143, KILLED)]
 )
-def test_a_clean_model_that_was_not_trained_says_whose_fault_it_was(runs, tmp_path, capsys, ends, code, status):
+def test_job_status_after_failed_pretraining(runs, tmp_path, capsys, ends, code, status):
     runs.ends = [(ends, "as reported")]
-    job, _ = made()
-    clean, directory = clean_in(tmp_path)
+    job, _ = compose_job()
+    clean, directory = clean_config_in(tmp_path)
     job.init["from"] = str(directory)
-    outcome = carry_out(place_in(tmp_path), lambda: (job, clean))
+    outcome = carry_out(make_job(tmp_path), lambda: (job, clean))
     assert (outcome.code, outcome.status) == (code, status)
     assert "as reported" in outcome.reason and "as reported" in capsys.readouterr().err
     assert runs.of == [directory]
@@ -369,7 +370,7 @@ def test_a_clean_model_that_was_not_trained_says_whose_fault_it_was(runs, tmp_pa
         ("qc", True, 10, "x", None),
     ],
 )
-def test_which_clean_cycle_is_wanted(pipeline, wanted, start, cycle, last):
+def test_last_clean_cycle_by_settings(pipeline, wanted, start, cycle, last):
     config = Config()
     config.pipeline.name, config.schedule.start = pipeline, start
     config.init |= {"pretrain": wanted, "cycle": cycle}
@@ -382,7 +383,7 @@ def scored_by(objective):
     return config
 
 
-def test_the_board_tells_every_job_once_and_the_table_all(tmp_path):
+def test_board_reports_every_job_once_and_totals_at_the_end(tmp_path):
     console = Console(record=True, width=120)
     jobs = [
         Outcome("a=1", "d", "now", FINISHED, seconds=3.0, numbers={"test/auroc": 0.5, "qc/eliminated_total": 2.0}),
@@ -405,7 +406,7 @@ def test_the_board_tells_every_job_once_and_the_table_all(tmp_path):
     assert json.loads((tmp_path / "jobs" / "a=1.json").read_text())["status"] == FINISHED
 
 
-def test_the_closing_table_fits_into_80_columns(tmp_path):
+def test_closing_table_fits_into_80_columns(tmp_path):
     console = Console(record=True, width=80)
     numbers = {"test/auroc": 1.0, "test/accuracy": 0.942, "qc/eliminated_total": 170.0}
     numbers |= {"detect/precision": 0.417, "detect/recall": 0.308}
@@ -425,7 +426,7 @@ def test_the_closing_table_fits_into_80_columns(tmp_path):
         (None, "maximize", []),
     ],
 )
-def test_the_best_job_by_the_objective_is_reported(tmp_path, objective, direction, message):
+def test_best_job_by_the_objective_is_reported(tmp_path, objective, direction, message):
     base = scored_by(objective)
     base.sweep.direction = direction
     jobs = [

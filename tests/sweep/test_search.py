@@ -1,4 +1,4 @@
-"""A search as Optuna leads it, with a parabola in place of runs: it goes on, tries again, and is shared."""
+"""Optuna searches with a parabola in place of runs: resuming, repeating failed trials, shared storage."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SPACE = ["qc.error=interval(0.0,1.0)", "qc.revisit=range(1,4)", "run.threads=1"]
 
 
 class Parabola:
-    """In place of a launcher. `fails`: numbers of the jobs without a result; `dies`: of the one that is interrupted."""
+    """Stub launcher. `fails`: numbers of jobs without a result; `dies`: number of the interrupted job."""
 
     def __init__(self, *, fails=(), dies=None):
         self.jobs, self._fails, self._dies = [], fails, dies
@@ -40,7 +40,7 @@ class Parabola:
 
 
 @pytest.fixture
-def go(monkeypatch):
+def run_search(monkeypatch):
     def search(directory, launcher, *, space=SPACE, n_trials=12, n_jobs=1, storage=None):
         directory.mkdir(exist_ok=True)
         base = Config()
@@ -56,33 +56,33 @@ def go(monkeypatch):
     return search
 
 
-def test_one_that_died_goes_on_as_if_it_had_not(go, tmp_path):
-    whole = go(tmp_path / "whole", Parabola())
+def test_interrupted_search_resumes_with_the_same_trials(run_search, tmp_path):
+    whole = run_search(tmp_path / "whole", Parabola())
     died = Parabola(dies=5)
     with pytest.raises(Interrupted):
-        go(tmp_path / "died", died)
-    again = go(tmp_path / "died", Parabola())
-    assert (died.jobs, again) == (whole[:5], whole)  # those that have finished are launched to be skipped
+        run_search(tmp_path / "died", died)
+    again = run_search(tmp_path / "died", Parabola())
+    assert (died.jobs, again) == (whole[:5], whole)  # finished jobs are launched again, to be skipped
     assert (tmp_path / "died" / RESULTS).read_text() == (tmp_path / "whole" / RESULTS).read_text()
 
 
-def test_a_trial_that_failed_is_tried_again_and_counts_once(go, tmp_path):
-    first = go(tmp_path / "s", Parabola(fails={0, 2}), n_trials=3)
+def test_failed_trials_are_repeated_and_counted_once(run_search, tmp_path):
+    first = run_search(tmp_path / "s", Parabola(fails={0, 2}), n_trials=3)
     assert len(first) == 3
     for _ in range(2):
-        assert sorted(go(tmp_path / "s", Parabola(), n_trials=3)) == sorted(first)
-    assert len(go(tmp_path / "s", Parabola(), n_trials=5)) == 5
+        assert sorted(run_search(tmp_path / "s", Parabola(), n_trials=3)) == sorted(first)
+    assert len(run_search(tmp_path / "s", Parabola(), n_trials=5)) == 5
 
 
-def test_several_share_one_memory_and_each_runs_its_own(go, tmp_path):
+def test_searches_with_shared_storage_run_different_trials(run_search, tmp_path):
     shared = {"storage": str(tmp_path / "shared.log")}
-    first = go(tmp_path / "one", Parabola(), n_trials=4, **shared)
-    second = go(tmp_path / "two", Parabola(), n_trials=6, **shared)
+    first = run_search(tmp_path / "one", Parabola(), n_trials=4, **shared)
+    second = run_search(tmp_path / "two", Parabola(), n_trials=6, **shared)
     assert (len(first), len(second)) == (4, 2)
     assert not [job for job in second if job in first]
 
 
-def test_alike_trials_of_one_moment_are_one_job(go, tmp_path):
+def test_identical_simultaneous_trials_are_one_job(run_search, tmp_path):
     launcher = Parabola()
-    go(tmp_path / "s", launcher, space=["qc.revisit=1,2", "run.threads=1"], n_trials=8, n_jobs=8)
+    run_search(tmp_path / "s", launcher, space=["qc.revisit=1,2", "run.threads=1"], n_trials=8, n_jobs=8)
     assert sorted(launcher.jobs) == [["qc.revisit=1", "run.threads=1"], ["qc.revisit=2", "run.threads=1"]]

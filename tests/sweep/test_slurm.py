@@ -1,4 +1,4 @@
-"""The launcher for Slurm with stand-ins for Slurm's commands; tests/engines has the real ones."""
+"""The Slurm launcher with stubs of Slurm's commands; tests/engines uses the real ones."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SCRIPT = Path(module.__file__).with_name("slurm.sh")
 
 @pytest.fixture
 def commands(tmp_path, monkeypatch):
-    """Writes a command that prints a text to a folder of the PATH; each call is a line in `calls`."""
+    """Returns a function that writes a stub command to a folder of the PATH; calls are recorded in `calls`."""
     folder = tmp_path / "bin"
     folder.mkdir()
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
@@ -38,7 +38,7 @@ def commands(tmp_path, monkeypatch):
 
 
 class Loader:
-    """Stands in for Hydra's."""
+    """Stub of Hydra's config loader."""
 
     def __init__(self, sweep):
         self.sweep = sweep
@@ -71,7 +71,7 @@ def report(sweep, name, status, task_id, **more):
     write_outcome(sweep, Outcome(name, "d", "now", status, host=task_id, **more))
 
 
-def test_jobs_are_one_array_and_give_their_objective(commands, launch):
+def test_jobs_are_submitted_as_one_array_and_return_their_objective(commands, launch):
     commands("squeue", "7_0 COMPLETED\n7_1 COMPLETED")
     commands("sbatch", "7")
     report(launch.sweep, "a=1", FINISHED, "7_0", numbers={"test/auroc": 0.5})
@@ -83,7 +83,7 @@ def test_jobs_are_one_array_and_give_their_objective(commands, launch):
     assert "account" not in submitted
 
 
-def test_a_job_that_waits_in_the_queue_is_waited_for_and_not_submitted_again(commands, launch):
+def test_queued_job_is_not_submitted_again(commands, launch):
     commands("squeue", "3_0 PENDING\n3_1 TIMEOUT\n7_0 COMPLETED")
     commands("sbatch", "7")
     (launch.sweep / "slurm.json").write_text(json.dumps({"a=1": "3_0", "a=2": "3_1"}))
@@ -92,10 +92,10 @@ def test_a_job_that_waits_in_the_queue_is_waited_for_and_not_submitted_again(com
     launch("a=1", "a=2")
     assert "--array=0-0%2" in commands.calls("sbatch")[0]
     assert json.loads((launch.sweep / "slurm.json").read_text()) == {"a=1": "3_0", "a=2": "7_0"}
-    assert read_outcome(launch.sweep, "a=1").launch == "now"  # or the sweep's table would lack it
+    assert read_outcome(launch.sweep, "a=1").launch == "now"  # so that it appears in the sweep's table
 
 
-def test_a_job_that_has_finished_takes_no_task(commands, launch, monkeypatch):
+def test_finished_job_is_not_submitted(commands, launch, monkeypatch):
     monkeypatch.setattr(multirun, "skip", lambda config, directory: directory.name == "a=1")
     commands("squeue", "7_0 COMPLETED")
     commands("sbatch", "7")
@@ -106,7 +106,7 @@ def test_a_job_that_has_finished_takes_no_task(commands, launch, monkeypatch):
 
 
 @pytest.mark.parametrize(("states", "words"), [("7_0 NODE_FAIL", "7_0 NODE_FAIL"), ("", "7_0 is no longer known")])
-def test_a_lost_job_is_killed_and_hides_no_other(commands, launch, states, words):
+def test_lost_job_is_marked_killed_and_others_keep_their_results(commands, launch, states, words):
     commands("squeue", states)
     commands("sbatch", "7")
     report(launch.sweep, "a=1", RUNNING, "7_0")
@@ -116,13 +116,13 @@ def test_a_lost_job_is_killed_and_hides_no_other(commands, launch, states, words
     assert (lost.status, lost.code) == (KILLED, 1) and words in lost.reason
 
 
-def test_what_slurm_refuses_is_one_line(commands, launch):
+def test_refusal_by_slurm_is_one_error_line(commands, launch):
     commands("squeue")
     commands("sbatch", "sbatch: error: invalid partition specified: gpu", code=1)
     with pytest.raises(RunError) as refused:
         launch("a=1")
     assert refused.value.faults == ["sbatch: sbatch: error: invalid partition specified: gpu"]
-    commands("squeue", "Unable to contact slurm controller", code=1)  # jobs of an earlier launch may be in the queue
+    commands("squeue", "Unable to contact slurm controller", code=1)  # the queue may contain jobs of an earlier launch
     with pytest.raises(RunError, match="Unable to contact"):
         launch("a=1")
     assert len(commands.calls("sbatch")) == 1
@@ -139,14 +139,14 @@ CANCELED, LATE = "JobState=COMPLETING Reason=None PreemptTime=None", "JobState=C
         (138, LATE, True),
         (138, CANCELED, False),
         (143, PREEMPTED, True),
-        (143, RUNS, False),  # a person's scancel --signal=TERM
+        (143, RUNS, False),  # sent manually by scancel --signal=TERM
         (143, CANCELED, False),
-        (143, PREEMPTED.replace("RUNNING", "PENDING"), False),  # Slurm did it itself
+        (143, PREEMPTED.replace("RUNNING", "PENDING"), False),  # Slurm has requeued it already
         (0, PREEMPTED, False),
         (1, RUNS, False),
     ],
 )
-def test_the_script_queues_a_job_again_that_is_to_go_on(commands, code, state, again):
+def test_script_requeues_jobs_that_have_to_continue(commands, code, state, again):
     commands("srun", code=code)
     commands("scontrol", f"JobId=7 {state} TimeLimit=1")
     task = {"SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3"}

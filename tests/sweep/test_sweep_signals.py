@@ -1,4 +1,4 @@
-"""A sweep hands signals on to the jobs of this machine, and what it says in the end."""
+"""A sweep forwards signals to its jobs on this machine; exit codes of sweeps."""
 
 from __future__ import annotations
 
@@ -35,23 +35,23 @@ def outcome(sweep, name, status, **more):
     write_outcome(sweep.plan.directory, Outcome(name, "d", sweep.launch, status, host=os.uname().nodename, **more))
 
 
-def test_the_first_signal_reaches_the_jobs_and_the_second_ends_the_sweep(sweep):
+def test_first_signal_is_forwarded_to_jobs_and_second_ends_the_sweep(sweep):
     job = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     outcome(sweep, "a", RUNNING, pid=job.pid)
     signal.raise_signal(signal.SIGINT)
-    assert job.wait(timeout=600) == -signal.SIGTERM  # a job takes this for Ctrl-C without impatience
+    assert job.wait(timeout=600) == -signal.SIGTERM  # jobs get SIGTERM in place of SIGINT
     with pytest.raises(Interrupted):
         signal.raise_signal(signal.SIGINT)
     assert sweep.close() == 130
 
 
-def test_without_jobs_on_this_machine_it_ends_at_once(sweep):
+def test_sweep_without_local_jobs_ends_at_the_first_signal(sweep):
     outcome(sweep, "a", RUNNING, pid=os.getpid())
     with pytest.raises(Interrupted):
         signal.raise_signal(signal.SIGTERM)
 
 
-def test_a_launcher_may_hand_the_first_signal_on_itself(sweep):
+def test_launcher_can_forward_the_first_signal_itself(sweep):
     with sweep.handing_on():
         signal.raise_signal(signal.SIGINT)
         assert process.asked == signal.SIGINT
@@ -68,13 +68,13 @@ def test_a_launcher_may_hand_the_first_signal_on_itself(sweep):
         ([(FINISHED, 0), (RUNNING, 0)], 1),
     ],
 )
-def test_the_exit_code_says_how_bad_it_was(sweep, ends, code):
+def test_exit_code_by_outcomes_of_jobs(sweep, ends, code):
     for number, (status, of_job) in enumerate(ends):
         outcome(sweep, str(number), status, code=of_job)
     assert sweep.close() == code
 
 
-def test_a_sweep_that_ends_by_an_error_has_failed(sweep, monkeypatch):
+def test_sweep_that_ends_with_an_error_is_marked_failed(sweep, monkeypatch):
     ends = []
     monkeypatch.setattr(sweep.tracker, "finish", ends.append)
     monkeypatch.setattr(process, "sweep", sweep)
@@ -83,6 +83,6 @@ def test_a_sweep_that_ends_by_an_error_has_failed(sweep, monkeypatch):
     assert ends == ["FAILED"]
 
 
-def test_its_file_tells_jobs_what_they_need(sweep):
+def test_sweep_json_contains_what_jobs_need(sweep):
     record = json.loads((sweep.plan.directory / "sweep.json").read_text())
     assert record == {"name": "s", "launch": sweep.launch, "run_id": None, "swept": {"qc.error": "0.1,0.2"}}
