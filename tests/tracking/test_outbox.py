@@ -1,4 +1,4 @@
-"""The live tracker: training is never held up, and in the end the store has everything, in order and once."""
+"""The live tracker: training is not delayed, and finally the store has everything once and in order."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def begin(tracker, run_id=None, **settings):
 
 
 def cycles(tracker, directory, *numbers):
-    """As a run does: the row first; and until the thread has seen to it."""
+    """Write the cycle's row, call the tracker, and wait for its thread, as a run does."""
     for cycle in numbers:
         append_cycle(directory / "cycles.csv", replace(REPORT, cycle=cycle), {"detect/f1": None})
         tracker.cycle()
@@ -47,7 +47,7 @@ def cycles(tracker, directory, *numbers):
 
 
 def sent(store):
-    """The cycles that the store was sent, in order."""
+    """The cycles sent to the store, in order."""
     return [step for call in store.got if call[0] == "points" for step in call[1] if isinstance(step, int)]
 
 
@@ -55,7 +55,7 @@ def warnings(caplog):
     return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-def test_a_store_that_answers_has_it_at_once_and_nothing_waits(tracker, store, tmp_path):
+def test_available_store_gets_everything_and_no_outbox_remains(tracker, store, tmp_path):
     begin(tracker)
     cycles(tracker, tmp_path, 0, 1)
     tracker.metrics({"test/auroc": 0.5, "test/f1": None}, step=1)
@@ -69,13 +69,13 @@ def test_a_store_that_answers_has_it_at_once_and_nothing_waits(tracker, store, t
         tracker.finish("DONE")
 
 
-def test_a_cycle_is_one_call_and_a_slow_store_gets_several_in_one(tracker, store, caplog, tmp_path, monkeypatch):
+def test_one_call_per_cycle_and_several_cycles_per_call_if_slow(tracker, store, caplog, tmp_path, monkeypatch):
     begin(tracker)
     cycles(tracker, tmp_path, 0)
     assert store.n_asked == 2
     monkeypatch.setattr("tmqc.tracking.sender.SLOW_S", -1.0)
     store.gate.clear()
-    for cycle in (1, 2, 3):  # training goes on meanwhile
+    for cycle in (1, 2, 3):  # training continues meanwhile
         append_cycle(tmp_path / "cycles.csv", replace(REPORT, cycle=cycle), {"detect/f1": None})
         tracker.cycle()
     store.gate.set()
@@ -84,7 +84,7 @@ def test_a_cycle_is_one_call_and_a_slow_store_gets_several_in_one(tracker, store
     assert len(warnings(caplog)) == 1 and "s to answer" in warnings(caplog)[0]
 
 
-def test_the_wait_in_the_end_is_bounded_and_what_is_left_is_written_down(store, caplog, tmp_path):
+def test_final_wait_is_bounded_and_unsent_calls_are_saved(store, caplog, tmp_path):
     tracker = MlflowTracker(store, directory=tmp_path, last_wait_s=0.01)
     begin(tracker)
     store.gate.clear()
@@ -97,20 +97,20 @@ def test_the_wait_in_the_end_is_bounded_and_what_is_left_is_written_down(store, 
     tracker.wait()
 
 
-def test_the_warning_of_a_sweep_says_to_launch_it_again(caplog, tmp_path):
+def test_warning_in_a_sweep_says_to_launch_it_again(caplog, tmp_path):
     tracker = MlflowTracker(StubStore(TrackingError), directory=tmp_path, required=False)
     tracker.start(name="run", tags={SWEEP_TAG: "s"}, settings={})
     tracker.finish("FINISHED")
     assert "launch the sweep again" in warnings(caplog)[-1]
 
 
-def test_a_store_away_at_the_start_is_an_error_where_it_is_required(tmp_path):
+def test_unavailable_required_store_at_the_start_raises(tmp_path):
     with pytest.raises(RunError, match=r"connection refused.*tracking.required=false logs the run later"):
         begin(MlflowTracker(StubStore(TrackingError), directory=tmp_path))
     assert not list(tmp_path.iterdir())
 
 
-def test_a_store_away_at_the_start_is_a_warning_where_it_is_not(caplog, tmp_path):
+def test_unavailable_optional_store_at_the_start_gives_a_warning(caplog, tmp_path):
     store = StubStore(TrackingError)
     tracker = MlflowTracker(store, directory=tmp_path, required=False)
     begin(tracker)
@@ -125,7 +125,7 @@ def test_a_store_away_at_the_start_is_a_warning_where_it_is_not(caplog, tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["cycles.csv"] and len(warnings(caplog)) == 1
 
 
-def test_a_store_away_in_the_middle_costs_one_warning_and_loses_nothing(tracker, store, caplog, tmp_path):
+def test_temporary_failure_of_the_store_gives_one_warning_without_loss(tracker, store, caplog, tmp_path):
     begin(tracker)
     (tmp_path / "trace.csv").write_text("x")
     cycles(tracker, tmp_path, 0)
@@ -135,7 +135,7 @@ def test_a_store_away_in_the_middle_costs_one_warning_and_loses_nothing(tracker,
     tracker.metrics({"test/auroc": float("nan")}, step=2)
     tracker.artifact(tmp_path / "trace.csv")
     tracker.describe("# é")
-    assert store.n_asked == n_asked  # tried again with the next cycle and in the end
+    assert store.n_asked == n_asked  # retried with the next cycle and at the end
     kept = json.loads((tmp_path / "tracking.json").read_text("utf-8"))
     assert kept["run_id"] == "run" and kept["opening"]["settings"] == {"qc.error": 0.02}
     assert kept["calls"]["log_file trace.csv"] == ["log_file", "trace.csv", None]
@@ -149,7 +149,7 @@ def test_a_store_away_in_the_middle_costs_one_warning_and_loses_nothing(tracker,
     assert not (tmp_path / "tracking.json").exists() and len(warnings(caplog)) == 1
 
 
-def test_an_answer_that_was_lost_does_not_log_a_cycle_twice(tracker, store, tmp_path, monkeypatch):
+def test_lost_answer_does_not_log_a_cycle_twice(tracker, store, tmp_path, monkeypatch):
     begin(tracker)
     log_points = store.log_points
 
@@ -164,7 +164,7 @@ def test_an_answer_that_was_lost_does_not_log_a_cycle_twice(tracker, store, tmp_
     assert sent(store) == [0, 1]
 
 
-def test_what_is_refused_is_left_out_and_the_rest_goes_on(tracker, store, caplog, tmp_path):
+def test_refused_calls_are_omitted_and_others_are_sent(tracker, store, caplog, tmp_path):
     begin(tracker)
     store.down = RefusedError
     tracker.describe("x")
@@ -175,7 +175,7 @@ def test_what_is_refused_is_left_out_and_the_rest_goes_on(tracker, store, caplog
     assert warnings(caplog) == ["tracking: text not logged (connection refused); it is omitted"]
 
 
-def test_a_store_that_takes_no_files_gets_the_numbers_all_the_same(tracker, store, caplog, tmp_path):
+def test_store_that_refuses_files_still_gets_numbers(tracker, store, caplog, tmp_path):
     begin(tracker)
     store.down = ArtifactError
     tracker.artifact(tmp_path / "config.yaml")
@@ -193,7 +193,7 @@ def test_a_store_that_takes_no_files_gets_the_numbers_all_the_same(tracker, stor
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_a_run_that_goes_on_sends_first_what_its_earlier_process_left(tmp_path, known):
+def test_resumed_run_first_sends_what_its_earlier_process_left(tmp_path, known):
     store = StubStore(None if known else TrackingError)
     first = MlflowTracker(store, directory=tmp_path, required=False)
     begin(first)
@@ -203,19 +203,19 @@ def test_a_run_that_goes_on_sends_first_what_its_earlier_process_left(tmp_path, 
     first.finish("KILLED")
     run_id, store.down = first.run_id, None
     begin(second := MlflowTracker(store, directory=tmp_path), run_id)
-    assert sent(store) == []  # not before the rows that the checkpoint does not know are cut off
+    assert sent(store) == []  # only after rows newer than the checkpoint have been removed
     second.cycle()
     second.wait()
     assert sent(store) == [0, 1] and "train" in store.got and not (tmp_path / "tracking.json").exists()
     cycles(second, tmp_path, 2)
     second.finish("FINISHED")
     assert sent(store) == [0, 1, 2] and "KILLED" not in store.got and store.got[-1] == "FINISHED"
-    # The name that was ours while the store had none is found by its tag.
+    # The provisional name from before the run was in the store is found by its tag.
     assert ("open", "run" if known else None) in store.got and (known or store.tags[KEY_TAG] == run_id)
 
 
 @pytest.mark.parametrize("required", [True, False])
-def test_a_run_that_goes_on_while_the_store_is_away(store, tmp_path, required):
+def test_resuming_a_run_while_the_store_is_unavailable(store, tmp_path, required):
     begin(first := MlflowTracker(store, directory=tmp_path))
     cycles(first, tmp_path, 0)
     first.wait()
@@ -226,14 +226,14 @@ def test_a_run_that_goes_on_while_the_store_is_away(store, tmp_path, required):
             begin(second, "run")
         return
     begin(second, "run")
-    (tmp_path / "cycles.csv").unlink()  # a resume may write it anew
+    (tmp_path / "cycles.csv").unlink()  # a resume may write it again
     cycles(second, tmp_path, 0, 1)
     store.down = None
     second.finish("FINISHED")
     assert sent(store) == [0, 1] and store.got.count(("open", "run")) == 1
 
 
-def test_another_run_in_the_directory_leaves_what_waits_of_the_one_before_alone(tracker, store, tmp_path):
+def test_new_run_in_the_directory_keeps_the_outbox_of_the_earlier_run(tracker, store, tmp_path):
     begin(tracker)
     store.down = TrackingError
     tracker.describe("x")
@@ -243,7 +243,7 @@ def test_another_run_in_the_directory_leaves_what_waits_of_the_one_before_alone(
     assert fresh.got == [("open", None)] and read_outbox(tmp_path).calls == {"describe": ["describe", "x"]}
 
 
-def test_a_model_that_waits_lies_in_the_run_directory(tracker, store, tmp_path):
+def test_unsent_model_is_kept_in_the_run_directory(tracker, store, tmp_path):
     import keras
 
     model = keras.Sequential([keras.Input((4, 4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(1)])
@@ -257,7 +257,7 @@ def test_a_model_that_waits_lies_in_the_run_directory(tracker, store, tmp_path):
     assert store.got[-2:] == ["model", "FINISHED"] and not list(tmp_path.iterdir())
 
 
-def test_a_directory_that_cannot_be_written_does_not_stop_the_run_either(store, caplog, tmp_path):
+def test_unwritable_directory_gives_a_warning_and_does_not_stop_the_run(store, caplog, tmp_path):
     (tmp_path / "file").write_text("")
     begin(tracker := MlflowTracker(store, directory=tmp_path / "file"))
     store.down = TrackingError
@@ -267,12 +267,12 @@ def test_a_directory_that_cannot_be_written_does_not_stop_the_run_either(store, 
 
 
 @pytest.mark.parametrize("content", ["[]", "{", '{"points": [], "calls": {}, "unknown": 1}'])
-def test_what_cannot_be_read_is_left_out_with_a_warning(tmp_path, caplog, content):
+def test_unreadable_outbox_is_ignored_with_a_warning(tmp_path, caplog, content):
     (tmp_path / "tracking.json").write_text(content)
     assert read_outbox(tmp_path) is None and "cannot be read" in warnings(caplog)[0]
 
 
-def test_passwords_reach_neither_store_nor_files(tracker, store, tmp_path):
+def test_passwords_are_hidden_in_the_store_and_in_files(tracker, store, tmp_path):
     begin(tracker, **{"tracking.uri": "http://user:secret@host"})
     store.down = TrackingError
     tracker.describe("see http://user:secret@host")

@@ -1,4 +1,4 @@
-"""Several processes at once on one tracking store: a SQLite file that is not there yet, and a server."""
+"""Several simultaneous processes on one tracking store: a new SQLite file, and a server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import urllib.request
 import pytest
 
 N_PROCESSES, N_CYCLES = 4, 25
-# A job as the tracking store sees it.
+# The tracking calls of a job.
 JOB = """
 import json, pathlib, sys
 from tmqc.settings.schema import TrackingConfig
@@ -34,7 +34,7 @@ print(json.dumps(tracker.run_id))
 
 
 def run_jobs(outputs, uri):
-    """A parent, then its jobs all at once, in an environment that names another run."""
+    """Run a parent, then its jobs simultaneously, in an environment that names another run."""
     script = outputs / "job.py"
     script.write_text(JOB)
     environment = {**os.environ, "MLFLOW_RUN_ID": "0" * 32}
@@ -47,18 +47,19 @@ def run_jobs(outputs, uri):
     def finish(process, cycles):
         output, errors = process.communicate(f"{cycles}\n", timeout=1200)
         assert process.returncode == 0, errors
-        assert "not logged" not in errors and "some data of the run" not in errors  # slow it may be
+        # warnings about slowness are accepted
+        assert "not logged" not in errors and "some data of the run" not in errors
         return json.loads(output.splitlines()[-1])
 
     parent = finish(start("", "parent"), 0)
     jobs = [start(parent, str(number)) for number in range(N_PROCESSES)]
-    for job in jobs:  # what they wait for: so that they log at the same time
+    for job in jobs:  # the jobs wait for this line, so that they log at the same time
         job.stdin.write(f"{N_CYCLES}\n")
         job.stdin.flush()
     return parent, [finish(job, 0) for job in jobs]
 
 
-def check(uri, parent, children):
+def check_logged_runs(uri, parent, children):
     from mlflow import MlflowClient
 
     client = MlflowClient(uri)
@@ -74,13 +75,13 @@ def check(uri, parent, children):
 
 
 @pytest.mark.slow  # tests/test_sweep.py has two jobs on one file
-def test_four_jobs_on_one_sqlite_file(tmp_path):
+def test_four_simultaneous_jobs_on_one_sqlite_file(tmp_path):
     parent, children = run_jobs(tmp_path, "")
-    check(f"sqlite:///{tmp_path}/mlflow.db", parent, children)
+    check_logged_runs(f"sqlite:///{tmp_path}/mlflow.db", parent, children)
 
 
 @pytest.mark.slow
-def test_four_jobs_on_a_server(tmp_path):
+def test_four_simultaneous_jobs_on_a_server(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -95,7 +96,7 @@ def test_four_jobs_on_a_server(tmp_path):
     server = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         wait_for(f"{uri}/health", server)
-        check(uri, *run_jobs(tmp_path, uri))
+        check_logged_runs(uri, *run_jobs(tmp_path, uri))
     finally:
         server.terminate()
         server.wait(timeout=60)

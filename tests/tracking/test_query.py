@@ -1,4 +1,4 @@
-"""Runs found in MLflow compare as they do from their directories."""
+"""Runs queried from MLflow have the same data as from their directories."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def outputs(tmp_path_factory, cohort_csvs, empty_database):
     client.set_terminated(killed_id, "KILLED")
     client.create_run(experiment, run_name="stranger")
     with without_pictures():
-        run(compose_config(*settings, "schedule.cycles=3"), folder / "qc" / "q")  # prolonged
+        run(compose_config(*settings, "schedule.cycles=3"), folder / "qc" / "q")  # with more cycles
     return folder
 
 
-def test_the_same_numbers_as_from_the_directory(outputs):
+def test_query_gives_the_same_numbers_as_the_directory(outputs):
     [there] = gather([outputs / "qc"])[0].to_dict("records")
     runs, left_out = query("tmqc", filter_string="params.`qc.error` = '0.02'", uri=None, outputs=outputs)
     [here] = runs.to_dict("records")
@@ -55,14 +55,14 @@ def test_the_same_numbers_as_from_the_directory(outputs):
     assert left_out.empty
 
 
-def test_the_parent_of_a_sweep_has_the_settings_of_its_runs_and_is_none(outputs):
+def test_sweep_parent_has_settings_but_is_not_a_run(outputs):
     runs, left_out = query(
         "tmqc", filter_string="tags.pipeline = 'sweep' and params.`pipeline.name` = 'qc'", uri=None, outputs=outputs
     )
     assert runs.empty and left_out["faulty"].tolist() == [False]
 
 
-def test_unfinished_runs_parents_and_foreign_runs_are_distinguished(outputs):
+def test_unfinished_parent_and_other_runs_are_distinguished(outputs):
     runs, left_out = query("tmqc", filter_string="", uri=database_uri(outputs / "mlflow.db"), outputs=Path("nowhere"))
     assert runs[["run", "state"]].to_numpy().tolist() == [
         ["k", "unfinished, KILLED in the tracking store"],
@@ -80,6 +80,6 @@ def test_unfinished_runs_parents_and_foreign_runs_are_distinguished(outputs):
         ("tmqc", "qc.error is 3", None, "cannot be used there"),
     ],
 )
-def test_what_cannot_be_asked_is_said(outputs, experiment, filter_string, place, words):
+def test_invalid_queries_raise(outputs, experiment, filter_string, place, words):
     with pytest.raises(ComparisonError, match=words):
         query(experiment, filter_string=filter_string, uri=None, outputs=outputs / place if place else outputs)

@@ -1,4 +1,4 @@
-"""A run replayed from its files: the same run to MLflow as the live one."""
+"""A run replayed from its files is the same in MLflow as one logged live."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def script():
     return load_script("replay_tracking")
 
 
-def go(outputs, csvs, name, *overrides):
+def run_qc(outputs, csvs, name, *overrides):
     harm = ["harmful=centers", "harmful.ids=[Delta]", "harmful.kind=noise"]
     settings = ["pipeline=qc", "schedule.start=0", "schedule.cycles=2", f"run.name={name}", *harm, *overrides]
     config = compose_config(*tiny_overrides(csvs, outputs), *settings)
@@ -51,21 +51,21 @@ def outputs(tmp_path_factory, empty_database):
 
 
 @pytest.fixture(scope="module")
-def live(outputs, cohort_csvs):
-    """A tiny QC run that MLflow recorded while it ran."""
-    return go(outputs, cohort_csvs, "live")
+def live_run(outputs, cohort_csvs):
+    """A tiny QC run that was logged to MLflow live."""
+    return run_qc(outputs, cohort_csvs, "live")
 
 
 @pytest.fixture(scope="module")
-def unheard(outputs, cohort_csvs):
-    """The same run with a server that was never there."""
+def unsent_run(outputs, cohort_csvs):
+    """The same run with an unreachable server."""
     more = ["tracking.uri='http://user:secret@127.0.0.1:9'", "tracking.required=false"]
-    return go(outputs, cohort_csvs, "unheard", *more)
+    return run_qc(outputs, cohort_csvs, "unheard", *more)
 
 
 @pytest.fixture
 def store(tmp_path, empty_database):
-    """A store of its own for a replay."""
+    """A separate store for a replay."""
     return database_uri(Path(shutil.copy(empty_database, tmp_path / "mlflow.db")))
 
 
@@ -76,7 +76,7 @@ def runs_in(uri, directory):
 
 
 def stored_run(uri, directory):
-    """What the one run of the directory holds: settings, points, files, status, description."""
+    """Content of the directory's single run in the store: settings, points, files, status, description."""
     client, [found] = runs_in(uri, directory)
     files = {f.path for f in client.list_artifacts(found.info.run_id)}
     files |= {f.path for f in client.list_artifacts(found.info.run_id, "figures")}
@@ -96,9 +96,9 @@ def stored_run(uri, directory):
     }
 
 
-def test_a_replay_is_the_run(script, live, outputs, store, capsys):
-    assert script.main([str(live), "--uri", store]) == 0
-    one, other = stored_run(database_uri(outputs / "mlflow.db"), live), stored_run(store, live)
+def test_replayed_run_equals_the_live_run(script, live_run, outputs, store, capsys):
+    assert script.main([str(live_run), "--uri", store]) == 0
+    one, other = stored_run(database_uri(outputs / "mlflow.db"), live_run), stored_run(store, live_run)
     assert {group.split("/")[0] for group, _ in one["points"]} == {"train", "verify", "qc", "detect", "test"}
     assert {step for _, step in one["points"]} == {0, 1}
     assert other.pop("points") == pytest.approx(one.pop("points"), rel=1e-12)
@@ -106,23 +106,23 @@ def test_a_replay_is_the_run(script, live, outputs, store, capsys):
     assert "- Pipeline: qc\n- Harmful data: centers\n" in one["description"]
 
 
-def test_a_run_that_is_there_is_replayed_again_only_if_asked(script, live, store, caplog):
+def test_logged_run_is_replayed_only_with_again(script, live_run, store, caplog):
     caplog.set_level("INFO", logger="tmqc")
     for arguments, n, said in (([], 1, "is run"), ([], 1, "is already logged"), (["--again"], 2, "is run")):
-        assert script.main([str(live), "--uri", store, "--experiment", "later", *arguments]) == 0
-        assert len(runs_in(store, live)[1]) == n and said in caplog.messages[-1]
+        assert script.main([str(live_run), "--uri", store, "--experiment", "later", *arguments]) == 0
+        assert len(runs_in(store, live_run)[1]) == n and said in caplog.messages[-1]
 
 
-def test_a_live_run_is_there_already(script, live, outputs, caplog):
+def test_replay_of_a_live_run_finds_it_already_logged(script, live_run, outputs, caplog):
     caplog.set_level("INFO", logger="tmqc")
-    assert script.main([str(live)]) == 0
+    assert script.main([str(live_run)]) == 0
     assert "is already logged" in caplog.messages[-1] and "FINISHED" in caplog.messages[-1]
-    assert len(runs_in(database_uri(outputs / "mlflow.db"), live)[1]) == 1
+    assert len(runs_in(database_uri(outputs / "mlflow.db"), live_run)[1]) == 1
 
 
-def test_a_dead_run_is_killed_and_its_last_words_do_not_matter(script, live, store, tmp_path):
+def test_unfinished_run_is_replayed_as_killed_without_its_partial_row(script, live_run, store, tmp_path):
     dead = tmp_path / "dead"
-    shutil.copytree(live, dead)
+    shutil.copytree(live_run, dead)
     (dead / "summary.json").unlink()
     with (dead / "cycles.csv").open("a") as file:
         file.write("2,1e-4,0.3")
@@ -132,11 +132,9 @@ def test_a_dead_run_is_killed_and_its_last_words_do_not_matter(script, live, sto
     assert not any(name.startswith("test/") for name, _ in got["points"]) and got["description"] is None
 
 
-def test_a_run_that_the_store_never_heard_of_is_sent_from_its_directory(
-    script, unheard, live, outputs, store, tmp_path, caplog
-):
+def test_unsent_run_is_sent_from_its_directory(script, unsent_run, live_run, outputs, store, tmp_path, caplog):
     directory = tmp_path / "copy"
-    shutil.copytree(unheard, directory)
+    shutil.copytree(unsent_run, directory)
     left = read_outbox(directory)
     waiting = [method for method, *_ in left.calls.values()]
     assert left.calls["close"] == ["close", "FINISHED"] and "log_model" in waiting and left.cycles
@@ -144,25 +142,26 @@ def test_a_run_that_the_store_never_heard_of_is_sent_from_its_directory(
     caplog.set_level("INFO", logger="tmqc")
     assert script.main([str(directory), "--uri", store]) == 0
     assert not (directory / "tracking.json").exists() and not (directory / "model").exists()
-    one, other = stored_run(database_uri(outputs / "mlflow.db"), live), stored_run(store, unheard)
+    one, other = stored_run(database_uri(outputs / "mlflow.db"), live_run), stored_run(store, unsent_run)
     clocks = {f"{group}/seconds{total}" for group in ("train", "verify") for total in ("", "_total")}
     same = [{at: value for at, value in each["points"].items() if at[0] not in clocks} for each in (one, other)]
     assert same[1] == same[0] and other["points"].keys() == one["points"].keys()
     assert (other["status"], other["files"], other["tags"]) == ("FINISHED", one["files"], one["tags"])
-    [found] = runs_in(store, unheard)[1]
+    [found] = runs_in(store, unsent_run)[1]
     assert len(found.inputs.dataset_inputs) == 3 and len(found.outputs.model_outputs) == 1
-    assert script.main([str(directory), "--uri", store]) == 0  # a copy is another directory: replayed from its files
+    # the copy is another directory, so it is replayed from its files
+    assert script.main([str(directory), "--uri", store]) == 0
     assert len(runs_in(store, directory)[1]) == 1
 
 
-def test_a_password_in_the_uri_is_in_no_file_of_the_run(unheard):
-    assert "uri: http://***@127.0.0.1:9" in (unheard / "config.yaml").read_text()
-    assert not [path for path in unheard.rglob("*") if path.is_file() and b"secret" in path.read_bytes()]
+def test_password_of_the_uri_is_in_no_file_of_the_run(unsent_run):
+    assert "uri: http://***@127.0.0.1:9" in (unsent_run / "config.yaml").read_text()
+    assert not [path for path in unsent_run.rglob("*") if path.is_file() and b"secret" in path.read_bytes()]
 
 
-def test_what_waits_of_a_run_that_the_store_does_not_know_is_replaced_by_a_replay(script, unheard, store, tmp_path):
+def test_outbox_of_a_run_unknown_to_the_store_is_replaced_by_a_replay(script, unsent_run, store, tmp_path):
     directory = tmp_path / "copy"
-    shutil.copytree(unheard, directory)
+    shutil.copytree(unsent_run, directory)
     left = json.loads((directory / "tracking.json").read_text())
     left["calls"] = {key: call for key, call in left["calls"].items() if call[0] != "log_file"}
     left["calls"]["describe"] = ["describe", "other"]
@@ -174,10 +173,10 @@ def test_what_waits_of_a_run_that_the_store_does_not_know_is_replaced_by_a_repla
     assert len(found.inputs.dataset_inputs) == 3 and len(found.outputs.model_outputs) == 1
 
 
-def test_a_run_that_was_killed_outright_gets_its_last_cycles_and_its_status(script, live, outputs, store, tmp_path):
-    """It left nothing behind but its files, and MLflow shows it as running, without its last cycle."""
+def test_killed_run_gets_its_missing_cycles_and_status(script, live_run, outputs, store, tmp_path):
+    """Only its files remain, and MLflow shows it as running, without its last cycle."""
     directory = tmp_path / "dead"
-    shutil.copytree(live, directory)
+    shutil.copytree(live_run, directory)
     cycles = (directory / "cycles.csv").read_text().splitlines(keepends=True)
     (directory / "summary.json").unlink()
     (directory / "cycles.csv").write_text("".join(cycles[:2]))
@@ -190,14 +189,14 @@ def test_a_run_that_was_killed_outright_gets_its_last_cycles_and_its_status(scri
     assert got["status"] == "KILLED" and {step for _, step in got["points"]} == {0, 1}
 
 
-def test_a_finished_job_delivers_what_waits(unheard, store, tmp_path):
+def test_finished_job_sends_its_outbox(unsent_run, store, tmp_path):
     directory = tmp_path / "copy"
-    shutil.copytree(unheard, directory)
+    shutil.copytree(unsent_run, directory)
     deliver(TrackingConfig(uri=store, parent="0" * 32), tmp_path, directory)
-    _, [run] = runs_in(store, unheard)
-    assert run.info.status == "FINISHED" and run.data.tags["mlflow.parentRunId"] == "0" * 32  # of the sweep
+    _, [run] = runs_in(store, unsent_run)
+    assert run.info.status == "FINISHED" and run.data.tags["mlflow.parentRunId"] == "0" * 32  # the sweep's parent
     assert not (directory / "tracking.json").exists()
-    deliver(TrackingConfig(uri=NOWHERE), tmp_path, directory)  # nothing waits: no server is asked
+    deliver(TrackingConfig(uri=NOWHERE), tmp_path, directory)  # the outbox is empty: no server is contacted
 
 
 @pytest.mark.parametrize(
@@ -211,7 +210,9 @@ def test_a_finished_job_delivers_what_waits(unheard, store, tmp_path):
         (["moved", "--uri", NOWHERE], f"tracking.uri={NOWHERE}: MLflow cannot be used there"),
     ],
 )
-def test_what_cannot_be_replayed_is_reported(script, store, tmp_path, monkeypatch, capsys, arguments, words):
+def test_directories_that_cannot_be_replayed_are_reported(
+    script, store, tmp_path, monkeypatch, capsys, arguments, words
+):
     monkeypatch.chdir(tmp_path)
     config = {"pipeline": {"name": "qc"}, "run": {"name": "r", "outputs": str(tmp_path / "gone")}}
     for name, content in {"empty": None, "other": {}, "broken": config, "moved": config}.items():
@@ -224,7 +225,7 @@ def test_what_cannot_be_replayed_is_reported(script, store, tmp_path, monkeypatc
     assert not (tmp_path / "gone").exists()
 
 
-def test_inference_and_rivals_have_their_numbers_too(tmp_path):
+def test_numbers_of_inference_and_rivals_are_replayed(tmp_path):
     rows = [(c, name, 4, 0.75, 1.0, 0.5, None, 0.9, None, None) for c in (8, 9) for name in ("all", "sex=F")]
     pd.DataFrame(rows, columns=[*METRIC_COLUMNS]).to_csv(tmp_path / "metrics.csv", index=False)
     row = ("loss", 9, 2, 0.75, None, 0.5, 0.5, None, None, 9, 0, 0.25)
@@ -237,7 +238,7 @@ def test_inference_and_rivals_have_their_numbers_too(tmp_path):
     assert (past.status, PastRun(tmp_path, {"pipeline.name": "rivals"}, None).status) == ("KILLED", "FINISHED")
 
 
-def test_help_is_quick_and_needs_no_mlflow():
+def test_help_does_not_import_mlflow():
     code = f"import sys, runpy; sys.argv = ['x', '--help']; runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
     done = subprocess.run([sys.executable, "-X", "importtime", "-c", code], capture_output=True, text=True)
     assert done.returncode == 0 and "RUN_DIRECTORY" in done.stdout and "mlflow" not in done.stderr

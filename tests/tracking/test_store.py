@@ -1,4 +1,4 @@
-"""The MLflow store on a throw-away SQLite database, and servers that refuse or are not there."""
+"""The MLflow store on a temporary SQLite database, and servers that refuse or are unreachable."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def read(store):
     return mlflow.MlflowClient(store.uri).get_run(store.run_id)
 
 
-def test_settings_are_parameters_and_none_is_cut_off(store):
+def test_settings_are_parameters_and_too_long_ones_are_listed_in_a_tag(store):
     run = read(store)
     params = run.data.params
     assert (params["qc.error"], params["schedule.seed"]) == ("0.02", "0")
@@ -72,7 +72,7 @@ def test_settings_are_parameters_and_none_is_cut_off(store):
     assert run.data.tags["mlflow.source.name"] == "tmqc qc" and run.data.tags["mlflow.user"] == getpass.getuser()
 
 
-def test_cycles_are_metrics_with_steps_and_times_and_sent_twice_logged_once(store):
+def test_cycles_are_metrics_with_steps_and_are_logged_once(store):
     for _ in range(2):
         store.log_points([numbers(10, 1), numbers(11, 2, **{"detect/f1": None, "verify/fnr": float("nan")})])
     client = mlflow.MlflowClient(store.uri)
@@ -85,14 +85,14 @@ def test_cycles_are_metrics_with_steps_and_times_and_sent_twice_logged_once(stor
     assert store.last_cycle() == 11
 
 
-def test_a_thousand_numbers_are_one_call_and_a_point_is_never_divided(store, monkeypatch):
+def test_points_are_sent_in_batches_without_being_divided(store, monkeypatch):
     calls = []
     monkeypatch.setattr(store._client, "log_batch", lambda run_id, metrics: calls.append(len(metrics)))
     store.log_points([Point(step, 0, {f"n{i}": 0.0 for i in range(400)}) for step in range(3)])
     assert calls == [800, 400]
 
 
-def test_a_data_set_is_known_by_its_digest_and_numbers(store):
+def test_dataset_is_logged_with_digest_and_profile(store):
     digest = "ab" * 32
     store.log_dataset("train", digest, PROFILE)
     (logged,) = read(store).inputs.dataset_inputs
@@ -105,7 +105,7 @@ def test_a_data_set_is_known_by_its_digest_and_numbers(store):
     assert mlflow.data.get_source(logged.dataset).to_dict()["tags"]["tmqc.digest"] == digest
 
 
-def test_files_lie_beside_the_database(store, outputs, tmp_path):
+def test_files_are_stored_next_to_the_database(store, outputs, tmp_path):
     (tmp_path / "trace.csv").write_text("Cycle\n")
     store.log_file(tmp_path / "trace.csv", None)
     store.log_file(tmp_path / "trace.csv", "run")
@@ -114,12 +114,12 @@ def test_files_lie_beside_the_database(store, outputs, tmp_path):
 
 
 @pytest.mark.parametrize("status", ["FINISHED", "FAILED", "KILLED"])
-def test_a_run_is_closed(store, status):
+def test_closed_run_has_its_status(store, status):
     store.close(status)
     assert read(store).info.status == status
 
 
-def test_the_model_is_logged_to_this_run_with_a_signature_and_registered(outputs, capfd, tmp_path):
+def test_model_is_logged_with_a_signature_and_registered(outputs, capfd, tmp_path):
     import keras
 
     model = keras.Sequential([keras.Input((4, 4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(1)])
@@ -133,7 +133,7 @@ def test_the_model_is_logged_to_this_run_with_a_signature_and_registered(outputs
     logged = mlflow.MlflowClient(store.uri).get_logged_model(output.model_id)
     assert logged.source_run_id == store.run_id and str(logged.status) == "READY"
     assert logged.experiment_id == read(store).info.experiment_id
-    # MLflow's own readers stumble over the awkward name, so read a copy.
+    # MLflow cannot read from the folder with special characters in its name, so read a copy.
     folder = shutil.copytree(url2pathname(urlparse(logged.artifact_location).path), tmp_path / "model")
     signature = mlflow.models.Model.load(str(folder)).signature
     assert signature.inputs.inputs[0].shape == (-1, 4, 4, 4, 1)
@@ -146,7 +146,7 @@ def test_the_model_is_logged_to_this_run_with_a_signature_and_registered(outputs
     np.testing.assert_array_equal(loaded.predict_on_batch(example), model.predict_on_batch(example))
 
 
-def test_an_inherited_run_id_or_uri_captures_nothing(outputs, monkeypatch, tmp_path):
+def test_run_id_and_uri_in_the_environment_are_ignored(outputs, monkeypatch, tmp_path):
     monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/other.db")
     store = start(make(outputs))
@@ -155,7 +155,7 @@ def test_an_inherited_run_id_or_uri_captures_nothing(outputs, monkeypatch, tmp_p
     assert not list(tmp_path.iterdir()) and os.environ["MLFLOW_RUN_ID"] == "0" * 32
 
 
-def test_a_deleted_experiment_is_an_error(outputs):
+def test_deleted_experiment_raises(outputs):
     store = start(make(outputs, experiment="other"))
     client = mlflow.MlflowClient(store.uri)
     client.delete_experiment(read(store).info.experiment_id)
@@ -163,7 +163,7 @@ def test_a_deleted_experiment_is_an_error(outputs):
         start(make(outputs, experiment="other"))
 
 
-def test_an_unreachable_server_is_reported_soon(tmp_path):
+def test_unreachable_server_raises(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         uri = f"http://127.0.0.1:{free.getsockname()[1]}"
@@ -173,7 +173,7 @@ def test_an_unreachable_server_is_reported_soon(tmp_path):
     assert "MLFLOW_HTTP_REQUEST_TIMEOUT" not in os.environ and store.run_id is None
 
 
-def test_a_run_that_cannot_log_its_settings_does_not_stay_running(outputs):
+def test_run_that_cannot_log_its_settings_is_marked_failed(outputs):
     store = make(outputs)
     with pytest.raises(RunError, match="MLflow cannot be used there"):
         start(store, settings={"a * b": 1})
@@ -189,30 +189,30 @@ def test_a_run_that_cannot_log_its_settings_does_not_stay_running(outputs):
         ("http://host:5000", None),
     ],
 )
-def test_the_file_of_a_uri(uri, path):
+def test_database_path_of_a_uri(uri, path):
     assert database_path(uri) == path
     assert path is None or database_path(database_uri(path)) == path
 
 
 @pytest.mark.parametrize("uri", ["file:///tmp/mlruns", "ftp://x/y"])
-def test_a_uri_that_mlflow_cannot_use_is_an_error(tmp_path, uri):
+def test_unsupported_uri_raises(tmp_path, uri):
     with pytest.raises(RunError, match=uri):
         start(make(tmp_path, uri=uri))
 
 
-def test_a_file_that_is_no_database_is_an_error(tmp_path):
+def test_file_that_is_not_a_database_raises(tmp_path):
     (tmp_path / "mlflow.db").write_text("not a database at all")
     with pytest.raises(RunError, match="not an SQLite database"):
         start(make(tmp_path))
 
 
-def test_a_folder_that_cannot_be_made_is_an_error(tmp_path):
+def test_folder_that_cannot_be_created_raises(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="cannot be written to"):
         start(make(tmp_path / "file" / "outputs"))
 
 
-def test_a_run_goes_on_and_a_setting_that_has_changed_is_a_tag_that_wins(store, outputs):
+def test_resumed_run_records_changed_settings_as_tags(store, outputs):
     store.log_points([numbers(10), Point(11, 0, {"detect/f1": 1.0})])
     store.close("KILLED")
     tags = {"pipeline": "no", "tmqc.settings": "new"}
@@ -222,14 +222,14 @@ def test_a_run_goes_on_and_a_setting_that_has_changed_is_a_tag_that_wins(store, 
     assert (run.data.params["qc.error"], run.data.params["new"], run.data.tags["pipeline"]) == ("0.02", "1", "qc")
     assert run.data.tags["tmqc.setting.qc.error"] == "0.9" and run.data.tags["tmqc.settings"] == "new"
     assert sum(name.startswith("tmqc.setting.") for name in run.data.tags) == 1
-    start(make(outputs), settings={"qc.error": 0.02}, run_id=store.run_id)  # and back
+    start(make(outputs), settings={"qc.error": 0.02}, run_id=store.run_id)  # back to the first value
     assert read(store).data.tags["tmqc.setting.qc.error"] == "0.02"
     later.describe("what came out")
     assert read(later).data.tags["mlflow.note.content"] == "what came out"
 
 
 @pytest.mark.parametrize("unknown", ["0" * 32, "no id at all", "deleted"])
-def test_a_run_that_is_not_there_any_more_is_begun_anew_with_a_warning(outputs, caplog, unknown):
+def test_missing_run_is_started_anew_with_a_warning(outputs, caplog, unknown):
     if unknown == "deleted":
         gone = start(make(outputs))
         mlflow.MlflowClient(gone.uri).delete_run(unknown := gone.run_id)
@@ -243,7 +243,7 @@ def test_a_run_that_is_not_there_any_more_is_begun_anew_with_a_warning(outputs, 
     assert store.find(nowhere, unknown) is None and store.find(nowhere, store.run_id) == (store.run_id, "RUNNING")
 
 
-def test_a_start_can_be_repeated_and_runs_are_found_by_their_directory(outputs, tmp_path):
+def test_start_can_be_repeated_and_find_uses_the_directory(outputs, tmp_path):
     directory = tmp_path / "it's a run"
     tags = {KEY_TAG: "tmqc-1", DIRECTORY_TAG: str(directory)}
     first, second = make(outputs), make(outputs)
@@ -274,13 +274,13 @@ def test_refused_and_failed_calls_are_distinguished(store, monkeypatch, tmp_path
     assert caught.value.faults == ["numbers not logged (Expecting value: line 1 column 1)"]
     assert type(caught.value) is TrackingError
     mlflow.MlflowClient(store.uri).delete_run(store.run_id)
-    with pytest.raises(TrackingError) as caught:  # not a refusal: the run can be begun anew elsewhere
+    with pytest.raises(TrackingError) as caught:  # not a refusal: the run can be started anew
         store.describe("x")
     assert type(caught.value) is TrackingError
 
 
 @pytest.mark.parametrize("how", ["moved", "copied"])
-def test_files_lie_beside_the_database_wherever_that_is_now(empty_database, tmp_path, how):
+def test_files_are_found_next_to_a_moved_or_copied_database(empty_database, tmp_path, how):
     (before := tmp_path / "befo re").mkdir()
     shutil.copy(empty_database, before / "mlflow.db")
     (tmp_path / "trace.csv").write_text("Cycle\n")
@@ -292,13 +292,13 @@ def test_files_lie_beside_the_database_wherever_that_is_now(empty_database, tmp_
     second.log_file(tmp_path / "trace.csv", None)
     assert before.exists() == (how == "copied")
     client = mlflow.MlflowClient(second.uri)
-    for run_id in (first.run_id, second.run_id):  # earlier runs' files are found there as well
+    for run_id in (first.run_id, second.run_id):  # files of earlier runs are found as well
         assert (after / "mlartifacts" / run_id / "artifacts" / "trace.csv").is_file()
         assert client.list_artifacts(run_id)[0].path == "trace.csv"
         assert client.get_run(run_id).info.artifact_uri.startswith((after / "mlartifacts").as_uri() + "/")
 
 
-def test_a_place_for_files_that_was_chosen_stays(outputs, tmp_path):
+def test_custom_artifact_location_is_kept(outputs, tmp_path):
     uri = make(outputs).uri
     mlflow.MlflowClient(uri).create_experiment("chosen", (tmp_path / "elsewhere").as_uri())
     store = start(make(outputs, experiment="chosen"))
@@ -307,7 +307,7 @@ def test_a_place_for_files_that_was_chosen_stays(outputs, tmp_path):
 
 @pytest.fixture
 def refusing_server():
-    """Answers 401 to whatever it is asked."""
+    """A server that answers every request with 401."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -318,7 +318,7 @@ def refusing_server():
         do_POST = do_GET
 
         def log_message(self, *args):
-            """Nothing on the terminal."""
+            """Print nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -327,7 +327,7 @@ def refusing_server():
     server.server_close()
 
 
-def test_a_server_that_asks_for_credentials_and_a_password_that_is_not_shown(refusing_server, outputs, monkeypatch):
+def test_missing_credentials_raise_and_passwords_are_not_shown(refusing_server, outputs, monkeypatch):
     with pytest.raises(
         RunError, match="MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
     ):
@@ -340,14 +340,14 @@ def test_a_server_that_asks_for_credentials_and_a_password_that_is_not_shown(ref
         start(make(outputs, uri=f"http://***@{refusing_server}"))
 
 
-def test_a_password_is_found_again_that_was_hidden_in_the_command(monkeypatch, tmp_path):
+def test_hidden_password_of_a_uri_is_restored_from_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("TMQC_URIS", '{"sqlite:///x.db?password=***": "sqlite:///x.db?password=secret"}')
     store = make(tmp_path, uri="sqlite:///x.db?password=***")
     assert store.uri.endswith("password=secret") and store.shown.endswith("password=***")
 
 
-def test_a_run_from_start_to_end(outputs, tmp_path, capfd):
-    """All the parts together, on a database."""
+def test_complete_run_is_logged(outputs, tmp_path, capfd):
+    """The tracker with all of its parts, on a database."""
     tracker = make_tracker(TrackingConfig(), outputs, tmp_path)
     capfd.readouterr()
     tracker.start(name="run", tags={"pipeline": "qc"}, settings={"a": 1})
@@ -365,7 +365,7 @@ def test_a_run_from_start_to_end(outputs, tmp_path, capfd):
     assert "".join(capfd.readouterr()) == ""
 
 
-def test_a_database_that_is_away_for_a_while(outputs, tmp_path, caplog, capfd):
+def test_temporarily_missing_database_gives_one_warning_and_loses_nothing(outputs, tmp_path, caplog, capfd):
     database, aside = outputs / "mlflow.db", outputs / "aside.db"
     tracker = make_tracker(TrackingConfig(), outputs, tmp_path)
     tracker.start(name="run", tags={}, settings={})
@@ -374,7 +374,7 @@ def test_a_database_that_is_away_for_a_while(outputs, tmp_path, caplog, capfd):
     append_cycle(tmp_path / "cycles.csv", REPORT)
     tracker.cycle()
     tracker.wait()
-    assert not database.exists()  # no empty one was made in its place
+    assert not database.exists()  # no empty database was created instead
     aside.rename(database)
     tracker.finish("FINISHED")
     client = mlflow.MlflowClient(make(outputs).uri)
@@ -384,7 +384,7 @@ def test_a_database_that_is_away_for_a_while(outputs, tmp_path, caplog, capfd):
     assert "sqlalche" not in "".join(capfd.readouterr())
 
 
-def test_a_locked_database_is_reported_soon(outputs, monkeypatch):
+def test_locked_database_raises(outputs, monkeypatch):
     monkeypatch.setattr("tmqc.tracking.connection._PATIENCE_S", 0.1)
     lock = sqlite3.connect(outputs / "mlflow.db", isolation_level=None)
     lock.execute("BEGIN EXCLUSIVE")

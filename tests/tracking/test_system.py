@@ -1,4 +1,4 @@
-"""Use of the machine, as MLflow's own tab shows it."""
+"""System metrics as shown by MLflow."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tmqc.tracking import system
 from tmqc.tracking.tracker import MlflowTracker
 
 
-def test_use_is_sampled_with_steps_that_count_from_the_start_of_the_run(monkeypatch, tmp_path):
+def test_steps_of_system_metrics_count_from_the_start_of_the_run(monkeypatch, tmp_path):
     pytest.importorskip("psutil", reason="without it nothing is sampled")
     monkeypatch.setattr(system, "EVERY_S", 0.1)
     store = StubStore()
@@ -24,5 +24,5 @@ def test_use_is_sampled_with_steps_that_count_from_the_start_of_the_run(monkeypa
     tracker.finish("FINISHED")
     point = store.points[0]
     assert {"system/cpu_utilization_percentage", "system/system_memory_usage_percentage"} <= point.values.keys()
-    assert point.step >= 6000  # of a run that goes on
+    assert point.step >= 6000  # of a resumed run
     assert store.got[-1] == "FINISHED"
