@@ -1,7 +1,7 @@
-"""First on the PYTHONPATH of sites that are to misbehave: Python runs it by itself, tmqc knows nothing of it.
+"""Makes sites fail in tests: Python imports this module at startup if its folder is first on the PYTHONPATH.
 
-A file `<site>.<task>.<n>-<fault>` in the folder TMQC_TEST_FAULTS is used up by the site's next answer to such a task,
-those of a task in the order of their names.
+A file `<site>.<task>.<n>-<fault>` in the folder TMQC_TEST_FAULTS applies the fault to the site's next answer to the
+task and is deleted; the files of a task are used in the order of their names.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ MODULE = "tmqc.federation.site"
 
 
 def nan(module, reply):
-    told = module.decode_message(reply)
-    return module.encode_message(told | {"counts": told["counts"] * float("nan")})
+    message = module.decode_message(reply)
+    return module.encode_message(message | {"counts": message["counts"] * float("nan")})
 
 
-def stop(module, reply):  # the process hangs, all of it
+def stop(module, reply):  # the whole process hangs
     os.kill(os.getpid(), signal.SIGSTOP)
     return reply
 
@@ -29,7 +29,7 @@ def die(module, reply):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def leave(module, reply):  # and FLARE's client with it
+def leave(module, reply):  # kills FLARE's client too
     os.kill(os.getppid(), signal.SIGKILL)
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -37,10 +37,10 @@ def leave(module, reply):  # and FLARE's client with it
 FAULTS = {"garbage": lambda module, reply: b"garbage", "nan": nan, "stop": stop, "die": die, "leave": leave}
 
 
-def spoil(module, folder):
+def patch_site(module, folder):
     handle = module.Site.handle
 
-    def spoiled(self, data):
+    def handle_with_fault(self, data):
         site, task = self.settings.tokens_csv.parent.name, module.decode_message(data)["task"]
         reply = handle(self, data)
         for path in sorted(folder.glob(f"{site}.{task}.*"))[:1]:
@@ -48,11 +48,11 @@ def spoil(module, folder):
             return FAULTS[path.name.rpartition("-")[2]](module, reply)
         return reply
 
-    module.Site.handle = spoiled
+    module.Site.handle = handle_with_fault
 
 
 class Finder:
-    """Finds one module as the others do, and has it spoiled once it is loaded."""
+    """Import hook that patches one module after it has been loaded."""
 
     @classmethod
     def find_spec(cls, name, path=None, target=None):
@@ -62,11 +62,11 @@ class Finder:
         spec = importlib.util.find_spec(name)
         execute = spec.loader.exec_module
 
-        def execute_and_spoil(module):
+        def execute_and_patch(module):
             execute(module)
-            spoil(module, Path(os.environ["TMQC_TEST_FAULTS"]))
+            patch_site(module, Path(os.environ["TMQC_TEST_FAULTS"]))
 
-        spec.loader.exec_module = execute_and_spoil
+        spec.loader.exec_module = execute_and_patch
         return spec
 
 
