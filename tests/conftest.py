@@ -7,12 +7,12 @@ import os
 import pytest
 from hypothesis import HealthCheck, settings
 
-os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"  # as runs have it; test files load TensorFlow before a run could choose
+os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"  # as in runs; test files load TensorFlow before a run could set it
 
 settings.register_profile("tmqc", deadline=None, suppress_health_check=[HealthCheck.too_slow])  # on a busy machine
 settings.load_profile("tmqc")
 
-# The longest first: `make test` hands whole files to its workers in this order, and the last one ends the tests.
+# Longest files first: `make test` distributes whole files to its workers in this order.
 LONGEST = (
     "test_resume",
     "test_sweep",
@@ -41,15 +41,15 @@ def shared_learners():
 
 @pytest.fixture(scope="session")
 def cohort_csvs(tmp_path_factory, shared_learners):
-    """CSVs of the tiny cohort by split; who asks for them is about to run a pipeline."""
-    from tiny import write_cohort  # loads TensorFlow, which the process that hands out the tests does without
+    """CSVs of the tiny cohort by split, for tests that run a pipeline."""
+    from tiny import write_cohort  # loads TensorFlow, which the main process of pytest-xdist does not need
 
     return write_cohort(tmp_path_factory.mktemp("cohort"))
 
 
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory):
-    """A database without an experiment of ours: making one takes seconds, copying it does not."""
+    """An empty MLflow database to copy, because creating one takes seconds."""
     mlflow = pytest.importorskip("mlflow")
     path = tmp_path_factory.mktemp("empty") / "mlflow.db"
     mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()

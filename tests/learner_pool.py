@@ -1,4 +1,4 @@
-"""Compiled models that the tests of one process share: compiling takes longer than most of the runs themselves."""
+"""Compiled models shared by the tests of one process, because compiling takes longer than most runs."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ _build = sfcn.build_learner
 
 
 class LearnerPool:
-    """Hands out learners in their first state; one that nothing refers to any more is handed out again."""
+    """Provides learners in their initial state; a learner is reused once nothing refers to it any more."""
 
     def __init__(self):
         self._free = {}
 
     def take(self, made_of, build):
-        """A learner as `build` makes it; those of equal `made_of` are taken for each other."""
+        """A learner as returned by `build`; learners with equal `made_of` are interchangeable."""
         free = self._free.setdefault(repr(made_of), [])
         if not free:
-            gc.collect()  # runs that died are held by the frames of their exceptions
+            gc.collect()  # failed runs are kept alive by the frames of their exceptions
         if free:
             learner = Learner.__new__(Learner)
             learner.__dict__, first = free.pop()
@@ -35,7 +35,7 @@ class LearnerPool:
         return learner
 
     def build_learner(self, config, *, trains=True):
-        """As `tmqc.model.sfcn.build_learner`."""
+        """Same as `tmqc.model.sfcn.build_learner`, but from the pool."""
         run = config.run
         device = backend.set_up(deterministic=run.deterministic, threads=run.threads)
         frozen = config.pipeline.name == "qc" and config.qc.batchnorm == "frozen"

@@ -1,4 +1,4 @@
-"""The directory of a finished QC run, written down by hand: every number in it can be looked up here."""
+"""Writes the directory of a finished artificial QC run with known numbers."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from tmqc.runs.cycles import append_cycle
 from tmqc.runs.directory import write_json, write_text
 from tmqc.runs.trace import COLUMNS as TRACE_COLUMNS
 
-# Names as a stranger might choose them to run a script in somebody's browser, or to upset Matplotlib's formulas.
+# Malicious names that try to run a script in the browser or to break Matplotlib's formulas.
 EVIL, MONEY = "<script>alert(1)<script>", "$x_$"
 EVIL_CENTER = "</style><img src=x onerror=alert(1)>"
 SCANS = {EVIL: EVIL_CENTER, MONEY: EVIL_CENTER, "a1": "A", "a2": "A", "a3": "A", "b1": "B"}
-# cycle, phase, subject, rejected: two eliminated, one taken back, one undecided
+# cycle, phase, subject, rejected: two scans eliminated, one readmitted, one undecided
 STORY = (
     *((5, "baseline", "n/a", 0), (5, "batch", EVIL, 1), (5, "retry", EVIL, 1), (5, "retry", MONEY, 1)),
     *((5, "batch", "a1", 1), (5, "retry", "a1", 1), (5, "retry", "a2", 0), (5, "batch", "b1", 0)),
@@ -37,7 +37,7 @@ STORY = (
     *((7, "batch", "a2", 1), (7, "retry", "a2", 1)),
 )
 SETTINGS = ("pipeline=qc", "schedule.start=5", "schedule.cycles=8", "harmful=centers", "run.name=paper")
-PREDICTED = {  # cycle -> of 20 test scans, HC and PD by turns
+PREDICTED = {  # cycle -> probabilities of 20 test scans, HC and PD alternating
     4: [0.5 + 0.02 * i * (-1) ** i for i in range(20)],
     7: [0.1 + 0.8 * (i % 2) for i in range(20)],
 }
@@ -58,7 +58,7 @@ def write_table(folder: Path) -> Path:
 
 
 def write_paper_run(folder: Path) -> Path:
-    """Everything that a QC run leaves but checkpoints and figures; returns the run directory."""
+    """Write all files of a QC run except checkpoints and figures; returns the run directory."""
     train, run = write_table(folder / "cohort"), folder / "outputs" / "qc" / "paper"
     run.mkdir(parents=True)
     config = compose_config(*tiny_overrides({"train": train}, folder / "outputs"), *SETTINGS)
@@ -82,7 +82,7 @@ def write_paper_run(folder: Path) -> Path:
 
 
 def name_by_tokens(run: Path, sites: dict[str, list[str]]) -> dict[str, str]:
-    """Make the run one of simulated sites, by its scans' names: site -> ids; returns id -> token."""
+    """Make it a run of simulated sites, given site -> ids of scans; returns id -> token."""
     token_of = {subject: f"{i:016x}" for i, subject in enumerate(chain(*sites.values()))}
     for site, subjects in sites.items():
         (run / "sites" / site).mkdir(parents=True)
@@ -111,7 +111,7 @@ def _trace() -> pd.DataFrame:
 
 
 def make_reports() -> list[CycleReport]:
-    """Three cycles."""
+    """Reports of three cycles."""
     counts = Counts(tp=9, fp=1, tn=9, fn=1)
     first = CycleReport(
         *(5, 1e-4, 0.5, 0.9, Verification(counts, 8.0), Rates(0.1, 0.1), 7, 8, 3, 2),

@@ -1,4 +1,4 @@
-"""The files of scripts/ as modules, for they are no package."""
+"""Imports the files of scripts/, which are not a package, as modules."""
 
 from __future__ import annotations
 

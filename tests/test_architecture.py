@@ -1,4 +1,4 @@
-"""Imports point down only, `core` is pure, and the truth is out of the control side's reach."""
+"""Order of imports between subpackages, allowed libraries, and no access from control to the ground truth."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "tmqc"
-# From the ground to the roof; a module may import from its own room and those before it.
+# Subpackages and root modules in order; a module may import from its own and from earlier ones.
 ROOMS = ["errors", "settings", "core", "data", "phantom", "harm", "model", "rivals", "training", "runs", "federation"]
 ROOMS += ["tracking", "report", "pipelines", "sweep", "cli", "__main__"]
 HYDRAS = {f"tmqc.sweep.{name}" for name in ("multirun", "compose", "plan", "command_line", "search")}
@@ -36,10 +36,10 @@ def imports_of(path):
 
 
 def room_of(module):
-    return module.split(".")[1] if "." in module else None  # None: the package itself, which has only its version
+    return module.split(".")[1] if "." in module else None  # None for the package itself, which has only its version
 
 
-def test_imports_point_down():
+def test_modules_import_only_from_their_own_and_earlier_subpackages():
     upward = []
     for path in MODULES:
         ours = {module for module in imports_of(path) if module.split(".")[0] == "tmqc" and room_of(module) in ROOMS}
@@ -48,8 +48,8 @@ def test_imports_point_down():
     assert not upward, "imports from a room above"
 
 
-def test_no_modules_import_each_other():
-    """Not even within functions; imports for annotations alone do not count."""
+def test_there_are_no_circular_imports():
+    """Includes imports within functions, but not imports under TYPE_CHECKING."""
     known = {name_of(path): path for path in MODULES}
     graph = {name: (imports_of(path) - hints_of(path)) & known.keys() for name, path in known.items()}
     packages = {name for name, path in known.items() if path.name == "__init__.py"}
@@ -63,11 +63,11 @@ def hints_of(path):
     return {node.module for node in within if isinstance(node, ast.ImportFrom)}
 
 
-def test_nothing_is_loose_at_the_root():
+def test_package_root_has_only_the_expected_modules():
     assert {path.name for path in PACKAGE.glob("*.py")} == {"__init__.py", "__main__.py", "cli.py", "errors.py"}
 
 
-def test_core_is_standard_library_numpy_and_scipy():
+def test_core_imports_only_standard_library_numpy_and_scipy():
     allowed = sys.stdlib_module_names - {"random", "time", "logging", "pathlib", "os", "io", "datetime"}
     allowed |= {"numpy", "scipy"}
     others = [
@@ -91,13 +91,13 @@ def test_core_is_standard_library_numpy_and_scipy():
         ("nvflare", {"tmqc.federation.flare_job", "tmqc.federation.flare_kit", "tmqc.federation.flare_system"}),
     ],
 )
-def test_each_library_has_one_room(library, modules):
+def test_each_library_is_imported_only_by_its_modules(library, modules):
     users = {name_of(path) for path in MODULES if any(m.split(".")[0] == library for m in imports_of(path))}
     assert all(any(user == m or user.startswith(m + ".") for m in modules) for user in users), users
 
 
-def test_the_control_side_cannot_reach_the_truth():
-    """Follow imports from everything that trains, verifies, decides or scores: the truth is never among them."""
+def test_control_modules_do_not_import_the_ground_truth():
+    """Follows all imports of the modules that train, verify, decide or score."""
     paths = {name_of(path): path for path in MODULES}
     seen, queue = set(), [m for m in paths if m.startswith(("tmqc.core", "tmqc.rivals", "tmqc.training"))]
     queue += [

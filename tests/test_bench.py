@@ -1,4 +1,4 @@
-"""The bench: the published way of working comes to the same verdicts, and what is made of the seconds."""
+"""The bench: the published implementation gives the same verdicts; summary of the measured seconds."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ DEVICE = backend.set_up(deterministic=True)
 
 
 @pytest.mark.slow
-def test_a_tiny_bench_measures_everything(tmp_path, monkeypatch, capsys):
-    """All contenders in this process; those of their own are in tests/model/test_jax.py."""
+def test_tiny_bench_writes_summary_and_report(tmp_path, monkeypatch, capsys):
+    """All contenders in this process; tests/model/test_jax.py runs them in separate processes."""
     monkeypatch.syspath_prepend(SCRIPTS)
     monkeypatch.setattr(bench, "contend", lambda work, setting: bench.WORKS[work](setting, DEVICE))
-    learner = bench._build(bench.Setting(bench.TMQC, tmp_path, TINY), DEVICE)  # once: most of the time is its tracing
+    # built once, because tracing takes most of the time
+    learner = bench._build(bench.Setting(bench.TMQC, tmp_path, TINY), DEVICE)
     fresh = learner.state()
     monkeypatch.setattr(bench, "_build", lambda *_: learner.load_state(fresh) or learner)
     monkeypatch.setattr(bench, "ways", lambda: [bench.SAME_KERNELS, bench.TMQC])
@@ -37,7 +38,7 @@ def test_a_tiny_bench_measures_everything(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("other", [True, False])
-def test_the_summary_by_hand(other):
+def test_bench_summary_by_hand(other):
     def step(accepted, seconds):
         return {"verdict": ["batch", ["a"], accepted, None], "seconds": seconds}
 
@@ -61,7 +62,7 @@ def test_the_summary_by_hand(other):
 
 
 @pytest.mark.slow
-def test_a_contender_that_fails_is_named(monkeypatch):
+def test_failing_contender_is_named_in_the_error(monkeypatch):
     monkeypatch.syspath_prepend(SCRIPTS)  # its process imports the script by name
     script = importlib.import_module("bench")
     with pytest.raises(RuntimeError, match="tmqc: cycle: .*nowhere"):

@@ -1,4 +1,4 @@
-"""What the bench of passes makes of recorded steps, and what it counts; screenings themselves are tested elsewhere."""
+"""bench_passes.py: replay of recorded steps and counts of passes; screenings are tested elsewhere."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tmqc.settings.schema import QcConfig
 bench = load_script("bench_passes")
 
 
-def test_recorded_steps_replayed():
-    """400 scans; six good steps, and one that breaks every third HC, after which the model is as before."""
+def test_replay_of_recorded_steps():
+    """400 scans; six good steps, and one that flips every third HC scan and is rolled back."""
     rng, labels = np.random.default_rng(0), [0, 1] * 200
     p = np.where(np.array(labels) == 1, 0.8, 0.2).astype(np.float32)
     bad = np.where((np.arange(400) % 6) == 0, 0.9, p).astype(np.float32)
@@ -30,7 +30,7 @@ def test_recorded_steps_replayed():
     assert (found["step_n"], found["step_rejected"]) == (7, 1)
     assert found["step_same_verdicts_certain"] == found["step_same_verdicts"] == 1.0
     assert found["step_scans_accepted_certain"] == 1.0
-    assert found["step_scans_ratio"] == pytest.approx(48 / 400)  # those drawn at random say enough
+    assert found["step_scans_ratio"] == pytest.approx(48 / 400)  # the randomly drawn scans are sufficient
 
 
 def test_passes_of_screenings_by_hand():

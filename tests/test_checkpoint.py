@@ -33,7 +33,7 @@ STATE = {
 }
 
 
-def test_round_trip_is_exact(tmp_path):
+def test_checkpoint_round_trip_is_exact(tmp_path):
     save_checkpoint(tmp_path, Checkpoint(9, STATE, {"learning_rate": 0.1 + 0.2, "ledger": {"eliminated": ["å"]}}))
     back = load_checkpoint(checkpoint_path(tmp_path, 9))
     assert back.cycle == 9
@@ -47,7 +47,7 @@ def test_round_trip_is_exact(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "text", "empty"])
-def test_a_damaged_file_is_refused(tmp_path, damage):
+def test_damaged_checkpoint_is_refused(tmp_path, damage):
     path = save_checkpoint(tmp_path, Checkpoint(0, STATE, {}))
     content = bytearray(path.read_bytes())
     if damage == "flip":
@@ -65,7 +65,7 @@ def test_pickles_are_never_loaded(tmp_path):
         load_checkpoint(path)
 
 
-def test_what_is_not_there_says_what_is(tmp_path):
+def test_missing_checkpoint_error_lists_the_saved_cycles(tmp_path):
     with pytest.raises(RunError, match="no such run directory"):
         find_checkpoint(tmp_path / "nowhere", 9)
     with pytest.raises(RunError, match="it holds no checkpoint"):
@@ -77,7 +77,7 @@ def test_what_is_not_there_says_what_is(tmp_path):
     assert find_checkpoint(tmp_path, 4) == find_checkpoint(checkpoint_path(tmp_path, 4), 9)
 
 
-def test_cycles_are_sorted_by_number(tmp_path):
+def test_saved_cycles_are_sorted_by_number(tmp_path):
     for cycle in (100, 9, 10):
         save_checkpoint(tmp_path, Checkpoint(cycle, {}, {}))
     assert saved_cycles(tmp_path) == [9, 10, 100]
@@ -92,8 +92,8 @@ def latest(run):
 
 
 @pytest.fixture
-def copied(tmp_path):
-    """Two cycles, two points between them and an imported model, with times that tell the farthest is the oldest."""
+def run_with_points(tmp_path):
+    """Two cycles, two later points and an imported model; file times are in the opposite order of progress."""
     for cycle, n_done in ((3, 10), (4, 20)):
         save_checkpoint(tmp_path, point(cycle, n_done))
     save_checkpoint(tmp_path, Checkpoint(9, STATE, {}))
@@ -104,28 +104,30 @@ def copied(tmp_path):
     return tmp_path
 
 
-def test_the_farthest_point_is_the_one_that_has_done_most_whatever_the_times_of_the_files(copied, caplog):
-    assert find_resumable(copied).facts["n_done"] == 27
-    (copied / "checkpoints" / "latest_000000027.npz").rename(copied / "checkpoints" / "latest_000000001.npz")
-    assert find_resumable(copied).facts["n_done"] == 27
+def test_resume_uses_the_point_with_most_progress_not_the_newest_file(run_with_points, caplog):
+    assert find_resumable(run_with_points).facts["n_done"] == 27
+    (run_with_points / "checkpoints" / "latest_000000027.npz").rename(
+        run_with_points / "checkpoints" / "latest_000000001.npz"
+    )
+    assert find_resumable(run_with_points).facts["n_done"] == 27
     assert not caplog.text
 
 
-def test_damaged_checkpoints_are_reported_and_the_latest_intact_one_is_used(copied, caplog):
-    """One cut off, so that it does not even tell how far it is; one with a flipped bit in an array."""
-    cut, flipped = (copied / "checkpoints" / f"latest_0000000{n}.npz" for n in (24, 27))
+def test_latest_intact_checkpoint_is_used_and_damaged_ones_reported(run_with_points, caplog):
+    """One is truncated, so that its progress is unknown; one has a flipped bit in an array."""
+    cut, flipped = (run_with_points / "checkpoints" / f"latest_0000000{n}.npz" for n in (24, 27))
     cut.write_bytes(cut.read_bytes()[:-50])
     content = bytearray(flipped.read_bytes())
     content[content.index(STATE["encoder/conv1/kernel"].tobytes()) + 5] ^= 1
     flipped.write_bytes(content)
-    assert find_resumable(copied).facts["n_done"] == 20
+    assert find_resumable(run_with_points).facts["n_done"] == 20
     first, second = caplog.messages
     assert "latest_000000024.npz: not an intact checkpoint" in first and first.endswith("it is skipped")
     assert "latest_000000027.npz: not an intact checkpoint" in second and second.endswith("the one before it is used")
 
 
 class Failing(io.FileIO):
-    """A file whose n-th reading fails as on a disk or mount that is going away."""
+    """A file whose n-th read fails, as on a failing disk or mount."""
 
     def __init__(self, path, n):
         super().__init__(path)
@@ -140,11 +142,11 @@ class Failing(io.FileIO):
 
 @pytest.mark.parametrize("n", [None, 0, 1, 2, 3, 4])
 @pytest.mark.parametrize("name", ["latest_000000027.npz", "cycle_03.npz"])
-def test_a_point_that_cannot_be_read_is_never_passed_over(copied, monkeypatch, name, n):
-    """Opening it fails, or one of its readings; also that for the list of arrays, which zipfile takes for damage."""
+def test_unreadable_checkpoint_raises_instead_of_being_skipped(run_with_points, monkeypatch, name, n):
+    """Opening fails, or one of the reads; also that of the list of arrays, which zipfile would report as damage."""
     whole = Path.open
-    path = copied / "checkpoints" / name
-    left = sorted(copied.rglob("*"))
+    path = run_with_points / "checkpoints" / name
+    left = sorted(run_with_points.rglob("*"))
 
     def refuse(self, *args):
         if self != path:
@@ -156,39 +158,39 @@ def test_a_point_that_cannot_be_read_is_never_passed_over(copied, monkeypatch, n
     monkeypatch.setattr(Path, "open", refuse)
     why = "Permission denied" if n is None else "Input/output error"
     with pytest.raises(RunError, match=re.escape(f"{path}: cannot be read ({why})")):
-        find_resumable(copied)
-    assert sorted(copied.rglob("*")) == left
+        find_resumable(run_with_points)
+    assert sorted(run_with_points.rglob("*")) == left
 
 
-def test_a_folder_that_cannot_be_read_is_no_empty_one(copied, monkeypatch):
+def test_unreadable_folder_raises_instead_of_counting_as_empty(run_with_points, monkeypatch):
     def refuse(path):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
     for name in ("listdir", "scandir"):
         monkeypatch.setattr(os, name, refuse)
     with pytest.raises(RunError, match=r"checkpoints: cannot be read \(Permission denied\)"):
-        find_resumable(copied)
+        find_resumable(run_with_points)
 
 
-def test_points_of_which_none_is_intact_are_not_as_if_there_were_none(copied, tmp_path):
+def test_run_without_an_intact_checkpoint_raises(run_with_points, tmp_path):
     assert find_resumable(tmp_path / "another") is None
-    for path in (copied / "checkpoints").iterdir():
-        if path.name != "cycle_09.npz":  # the imported model: intact, but no point
+    for path in (run_with_points / "checkpoints").iterdir():
+        if path.name != "cycle_09.npz":  # the imported model: intact, but not a point to resume from
             path.write_bytes(path.read_bytes()[:-50])
     with pytest.raises(RunError, match=r"no checkpoint is intact \(cycle_03.npz, .*; restore one, .*run.overwrite"):
-        find_resumable(copied)
+        find_resumable(run_with_points)
 
 
-def test_a_point_just_written_stays_and_damaged_ones_beyond_it_go(copied):
+def test_new_point_is_kept_and_later_damaged_points_are_removed(run_with_points):
     for n_done in (24, 27):
-        (copied / "checkpoints" / f"latest_{n_done:09d}.npz").write_bytes(b"torn")
+        (run_with_points / "checkpoints" / f"latest_{n_done:09d}.npz").write_bytes(b"torn")
     for n_done, left in ((22, [22]), (23, [22, 23]), (30, [23, 30])):
-        save_latest(copied, point(4, n_done))
-        assert latest(copied) == left
-        assert find_resumable(copied).facts["n_done"] == n_done
+        save_latest(run_with_points, point(4, n_done))
+        assert latest(run_with_points) == left
+        assert find_resumable(run_with_points).facts["n_done"] == n_done
 
 
-def test_a_damaged_later_cycle_does_not_cost_the_one_just_saved(tmp_path):
+def test_damaged_later_cycle_does_not_remove_the_new_one(tmp_path):
     for cycle in (10, 15):
         save_checkpoint(tmp_path, point(cycle, cycle))
     checkpoint_path(tmp_path, 15).write_bytes(b"torn")
@@ -203,7 +205,7 @@ def test_a_damaged_later_cycle_does_not_cost_the_one_just_saved(tmp_path):
     assert saved_cycles(tmp_path) == [15]
 
 
-def test_what_was_being_written_when_a_run_died_is_removed_with_the_points(tmp_path):
+def test_partial_files_are_removed_together_with_the_points(tmp_path):
     folder = tmp_path / "checkpoints"
     folder.mkdir()
     for name in ("latest_000000396.npz.part", "latest_000000392.npz", "cycle_07.npz"):
@@ -220,7 +222,7 @@ def write_facts(path, facts):
     ("facts", "version"),
     [({"entries": 7}, "before 0.2.0"), ({"n_done": 7, "format": FORMAT + 1, "tmqc": "9.1"}, "9.1")],
 )
-def test_another_format_is_refused_with_the_version_that_can_go_on(tmp_path, facts, version):
+def test_other_format_is_refused_with_the_version_that_can_resume(tmp_path, facts, version):
     save_checkpoint(tmp_path, point(3, 5))
     (tmp_path / "checkpoints" / "cycle_04.npz").write_bytes(b"torn")
     check_format(tmp_path)
@@ -229,7 +231,7 @@ def test_another_format_is_refused_with_the_version_that_can_go_on(tmp_path, fac
         check_format(tmp_path)
 
 
-def test_a_model_of_an_earlier_version_can_still_be_started_from(tmp_path):
+def test_model_of_an_earlier_version_can_be_loaded(tmp_path):
     path = tmp_path / "cycle_03.npz"
     write_facts(path, {"cycle": 3, "entries": 7})
     assert load_checkpoint(path).state.keys() == STATE.keys()

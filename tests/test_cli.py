@@ -1,4 +1,4 @@
-"""The entrypoint as a user meets it: in a process of its own, from another directory."""
+"""The command line in a separate process, started from another directory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tmqc.errors import JobError
 from tmqc.settings.schema import Config
 
 REPO = Path(__file__).resolve().parents[1]
-PATIENCE_S = 1200  # a machine may be busy
+PATIENCE_S = 1200  # long, because the machine may be busy
 
 
 def tmqc(*arguments, cwd, **env):
@@ -28,8 +28,8 @@ def tmqc(*arguments, cwd, **env):
 
 
 @pytest.fixture
-def leave(tmp_path, monkeypatch, capsys):
-    """The same in this process: exit code, stdout, stderr. A process of its own takes seconds."""
+def run_cli(tmp_path, monkeypatch, capsys):
+    """Runs the command line in this process, which is faster; gives exit code, stdout, stderr."""
 
     def run(*arguments):
         monkeypatch.chdir(tmp_path)
@@ -53,7 +53,7 @@ def test_help_lists_groups_and_settings(tmp_path):
     assert files_of(tmp_path) == []
 
 
-def test_the_module_and_the_console_script_show_the_resolved_settings(tmp_path):
+def test_module_and_console_script_show_the_resolved_settings(tmp_path):
     arguments = ["experiment=paper_qc_samples_noise", "qc.error=0.05", "run.name=x", "--cfg", "job", "--resolve"]
     done = tmqc(*arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -64,7 +64,7 @@ def test_the_module_and_the_console_script_show_the_resolved_settings(tmp_path):
     assert files_of(tmp_path) == []
 
 
-def test_bash_completion_knows_the_settings(tmp_path):
+def test_bash_completion_completes_settings(tmp_path):
     completed = tmqc("-sc", "query=bash", cwd=tmp_path, COMP_LINE="tmqc qc.", COMP_POINT="8")
     assert {"qc.error=", "qc.revisit="} <= set(completed.stdout.split())
 
@@ -76,8 +76,8 @@ def test_bash_completion_knows_the_settings(tmp_path):
         (["qc.error=2", "qc.revisit=0"], "qc.error=2.0: must be a number from 0 to 1"),
     ],
 )
-def test_bad_settings_exit_with_2_one_list_and_nothing_written(tmp_path, leave, arguments, message):
-    code, out, err = leave(*arguments)
+def test_invalid_settings_exit_with_2_and_write_nothing(tmp_path, run_cli, arguments, message):
+    code, out, err = run_cli(*arguments)
     assert (code, out) == (2, "")
     assert message in err
     assert err.startswith("tmqc: these settings cannot be used:")
@@ -85,17 +85,17 @@ def test_bad_settings_exit_with_2_one_list_and_nothing_written(tmp_path, leave, 
     assert files_of(tmp_path) == []
 
 
-def test_a_name_that_leads_elsewhere_exits_with_2_and_leaves_no_file(tmp_path, leave):
-    code, out, err = leave("run.name=../../evil", "cohort.train_csv=a.csv", "cohort.test_csv=b.csv", "init.from=x")
+def test_run_name_outside_of_its_folder_exits_with_2_and_writes_no_file(tmp_path, run_cli):
+    code, out, err = run_cli("run.name=../../evil", "cohort.train_csv=a.csv", "cohort.test_csv=b.csv", "init.from=x")
     assert (code, out) == (2, "")
     assert err.startswith("tmqc: these settings cannot be used:\n  - run.name=")
     assert not [path for path in tmp_path.rglob("*") if path.is_file() or path.name == "evil"]
 
 
 def test_all_unreadable_scans_are_reported_together(tmp_path, cohort_csvs):
-    """A missing scan, a truncated one and one that is no image: one list, exit code 2, no run begun.
+    """A missing scan, a truncated one and one that is not an image: one list, exit code 2, no run directory.
 
-    Relative places count from where the command is given, also where Hydra changes the directory.
+    Relative paths refer to the folder of the command, also if Hydra changes the directory.
     """
     shutil.copytree(cohort_csvs["train"].parent, tmp_path / "data")
     scans = tmp_path / "data" / "scans"
@@ -110,12 +110,12 @@ def test_all_unreadable_scans_are_reported_together(tmp_path, cohort_csvs):
     for subject in ("Alpha-train-0", "Beta-train-1", "Delta-verification-0"):
         assert f"subject {subject}" in done.stderr
     assert len(done.stderr.splitlines()) == 4
-    assert (tmp_path / "outputs" / "cache").is_dir()  # of the good scans
+    assert (tmp_path / "outputs" / "cache").is_dir()  # with the good scans
     assert not list(tmp_path.glob("outputs/**/config.yaml"))
     assert not list(tmp_path.glob("outputs/*/*/outputs"))
 
 
-def test_ctrl_c_says_so_and_marks_the_run_killed(tmp_path, cohort_csvs):
+def test_ctrl_c_is_reported_and_marks_the_run_killed(tmp_path, cohort_csvs):
     from mlflow import MlflowClient
 
     outputs = tmp_path / "outputs"
@@ -136,8 +136,8 @@ def test_ctrl_c_says_so_and_marks_the_run_killed(tmp_path, cohort_csvs):
     assert [r.info.status for r in client.search_runs(ids)] == ["KILLED"]
 
 
-def test_a_wheel_works_elsewhere(tmp_path):
-    """Build the wheel, unpack it away from the clone, and show settings from there."""
+def test_wheel_works_outside_of_the_clone(tmp_path):
+    """Build the wheel, unpack it outside of the clone, and show settings from there."""
     subprocess.run(
         [sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path / "dist"), str(REPO)],
         check=True,
@@ -161,7 +161,7 @@ def test_a_wheel_works_elsewhere(tmp_path):
 
 
 @pytest.mark.parametrize("code", [1, 2, 143])
-def test_a_clean_model_that_was_not_trained_gives_its_exit_code(tmp_path, monkeypatch, capsys, code):
+def test_failed_pretraining_determines_the_exit_code(tmp_path, monkeypatch, capsys, code):
     def ends(clean, directory):
         raise JobError("it ended", code=code)
 

@@ -1,4 +1,4 @@
-"""Settings: every experiment composes and validates; every bad value is named with what is allowed."""
+"""Settings: all experiments compose and validate; invalid values are reported with the allowed ones."""
 
 from __future__ import annotations
 
@@ -42,40 +42,40 @@ def test_every_experiment_composes_and_validates(name):
     assert config.pipeline.name == pipeline
 
 
-def test_there_is_one_for_every_published_run():
+def test_every_published_run_has_an_experiment():
     wanted = {
         f"paper_{p}_{s}_{k}" for p in ("dirty", "qc") for s in ("centers", "samples") for k in ("inverted", "noise")
     }
     assert wanted | {"paper_clean", "paper_inference"} <= set(EXPERIMENTS)
 
 
-def test_the_published_runs_are_at_the_published_sizes():
+def test_paper_experiments_have_the_published_settings():
     config = composed("experiment=paper_qc_centers_inverted", *OWN_DATA)
     assert config.cohort.shape == [160, 192, 160]
     assert config.model.filters == [32, 64, 128, 256, 256, 64]
     assert (config.schedule.start, config.schedule.cycles, config.schedule.seed) == (10, 30, 42)
     assert (config.schedule.batch_size, config.schedule.learning_rate) == (5, 1e-4)
-    assert config.schedule.decay_start == 10  # the published restart of the rate
+    assert config.schedule.decay_start == 10  # the published restart of the learning rate
     assert (config.qc.error, config.qc.revisit) == (0.02, 2)
     clean = composed("experiment=paper_clean", *OWN_DATA)
     assert (clean.schedule.seed, clean.schedule.start, clean.schedule.decay_start) == (40, 0, 0)
 
 
 @pytest.mark.parametrize("pipeline", ["clean", "dirty", "qc"])
-def test_the_fair_schedule_is_the_same_for_all_three(pipeline):
+def test_default_schedule_is_the_same_for_clean_dirty_and_qc(pipeline):
     schedule = composed(f"pipeline={pipeline}").schedule
     assert (schedule.seed, schedule.learning_rate, schedule.decay, schedule.decay_start) == (42, 1e-4, 0.1, 0)
 
 
 @pytest.mark.parametrize(("prefix", "n"), [("demo_", 6), ("field_", 4)])
 def test_experiments_of_one_set_share_cohort_and_model(prefix, n):
-    """Else its closing table would score models on scans of another kind than they were trained for."""
+    """Otherwise its closing table would score models on scans that differ from their training data."""
     configs = [composed(f"experiment={name}") for name in EXPERIMENTS if name.startswith(prefix)]
     assert len(configs) == n
     assert all(config.cohort == configs[0].cohort and config.model == configs[0].model for config in configs)
 
 
-def test_the_field_cohort_is_trained_on_as_published():
+def test_field_experiments_use_the_published_training_settings():
     published, field = (composed(f"experiment={name}_clean", *OWN_DATA) for name in ("paper", "field"))
     assert field.schedule == published.schedule
     assert (field.model.batchnorm_momentum, field.model.dropout) == (
@@ -84,13 +84,13 @@ def test_the_field_cohort_is_trained_on_as_published():
     )
 
 
-def test_the_experiment_wins_over_the_root_and_the_command_line_over_both():
+def test_precedence_of_command_line_over_experiment_over_defaults():
     assert composed("experiment=demo_clean").schedule.cycles == 28
     assert composed("experiment=demo_clean", "schedule.cycles=3").schedule.cycles == 3
 
 
-def test_schema_and_yaml_name_the_same_settings():
-    """A default that stands in the dataclass and in YAML must be one value."""
+def test_schema_and_yaml_have_the_same_settings():
+    """A default given in both the dataclass and YAML must be the same value."""
     assert flatten(composed("cohort=csv")) | {"run.name": None} == flatten(Config()) | {
         "run.name": None,
         "schedule.start": 10,
@@ -126,17 +126,17 @@ def test_schema_and_yaml_name_the_same_settings():
         ("+init.foo=1", "init.foo: there is no such setting"),
     ],
 )
-def test_a_bad_value_is_named_with_what_is_allowed(override, message):
+def test_invalid_value_is_reported_with_the_allowed_values(override, message):
     assert any(message in fault for fault in faults(*OWN_DATA, "init.from=x", override))
 
 
 @pytest.mark.parametrize("name", ["''", "' '", "..", "a/../../evil", "/evil", "a//b"])
-def test_a_run_cannot_be_named_out_of_its_folder(name):
+def test_run_name_cannot_lead_outside_of_its_folder(name):
     assert any(f.startswith("run.name=") and "only dots" in f for f in faults(*OWN_DATA, f"run.name={name}"))
 
 
 @pytest.mark.parametrize("name", ["study/qc-s0", ".hidden", "v1..2"])
-def test_names_of_runs_may_be_nested(name):
+def test_run_names_may_be_nested(name):
     validate(composed(*OWN_DATA, "init.from=x", f"run.name={name}"))
 
 
@@ -152,22 +152,22 @@ def test_names_of_runs_may_be_nested(name):
         (["qc.batchnorm=frozen", "schedule.start=0"], "no statistics to keep; set init.from"),
     ],
 )
-def test_settings_that_exclude_each_other(overrides, message):
+def test_incompatible_settings_are_refused(overrides, message):
     assert any(message in fault for fault in faults(*OWN_DATA, "init.from=x", *overrides))
 
 
-def test_the_early_stop_was_a_boolean_once():
+def test_early_stop_still_accepts_a_boolean():
     validate(composed(*OWN_DATA, "init.from=x", "qc.early_stop=true", "run.verify_batch_size=auto"))
     assert [composed(f"qc.early_stop={word}").qc.early_stop for word in ("true", "false")] == ["certain", "off"]
 
 
 @pytest.mark.parametrize("gate", ["default", "loss"])
-def test_what_goes_with_verifying_by_visit(gate):
+def test_settings_compatible_with_verification_by_visit(gate):
     more = ["qc.early_stop=true", "qc.strikes=2", "run.verify_workers=1", "schedule.local_epochs=2"]
     validate(composed(*OWN_DATA, "init.from=x", "qc.verify=visit", f"qc={gate}", *more))
 
 
-def test_all_faults_at_once():
+def test_all_faults_are_reported_at_once():
     found = faults("qc.error=2", "qc.revisit=0", "model.dropout=1.5")
     assert {f.split("=")[0].split(" ")[0] for f in found} >= {
         "qc.error",
@@ -179,12 +179,12 @@ def test_all_faults_at_once():
     }
 
 
-def test_a_clean_run_refuses_harmful_data():
+def test_clean_run_refuses_harmful_data():
     assert any("pipeline=clean trains without" in f for f in faults(*OWN_DATA, "pipeline=clean", "harmful=centers"))
 
 
 @pytest.mark.parametrize("start", [0, 10])
-def test_rivals_need_a_state_to_judge_from(start):
+def test_rivals_require_a_pretrained_model(start):
     found = faults(*OWN_DATA, "pipeline=rivals", f"schedule.start={start}")
     assert [f for f in found if "init.from" in f] == [f for f in found if "scores scans with a pre-trained model" in f]
     validate(composed(*OWN_DATA, "pipeline=rivals", "init.from=x"))
@@ -204,19 +204,19 @@ def test_rivals_need_a_state_to_judge_from(start):
         ("cohort.shape=40", "cohort.shape=40: must be a list"),
     ],
 )
-def test_hydras_own_complaints_in_our_words(override, message):
+def test_hydra_errors_are_explained(override, message):
     with pytest.raises(Exception, match=".") as caught:
         composed(override)
     assert explain(caught.value) == [message] or message in explain(caught.value)[0]
 
 
-def test_the_words_of_the_schema_are_what_there_is():
+def test_options_in_the_schema_equal_the_registered_ones():
     assert (tuple(RATES), tuple(KINDS), tuple(SCENARIOS)) == (schema.RATES, schema.KINDS, schema.SCENARIOS)
     assert (tuple(RIVALS), tuple(TABLES)) == (schema.RIVALS, schema.CENTER_TABLES)
     assert set(schema.PIPELINES) == set(PIPELINES)
 
 
-def test_flatten_names_every_scalar():
+def test_flatten_gives_every_setting_by_name():
     flat = flatten(Config())
     assert flat["qc.error"] == 0.02
     assert flat["model.filters"] == "[32, 64, 128, 256, 256, 64]"
@@ -224,5 +224,5 @@ def test_flatten_names_every_scalar():
     assert flat["cohort.phantom.centers"] == "demo"
 
 
-def test_conf_lies_beside_the_package_in_a_clone():
+def test_conf_is_next_to_the_package_in_a_clone():
     assert conf_dir() == Path(__file__).resolve().parents[1] / "conf"

@@ -14,7 +14,7 @@ def sheet():
 
 @pytest.fixture
 def figures(sheet, monkeypatch):
-    """Every figure that is saved, with its note, besides the file."""
+    """Collects every saved figure with its note; the files are still written."""
     seen, save = [], sheet.save_figure
 
     def keep(figure, path, note):
@@ -33,7 +33,7 @@ def write_scan(path):
     return path
 
 
-def test_a_row_a_kind_with_the_original_and_three_severities(sheet, figures, tmp_path, capsys):
+def test_contact_sheet_has_a_row_per_kind_with_three_severities(sheet, figures, tmp_path, capsys):
     scan = write_scan(tmp_path / "scans" / "a.nii.gz")
     assert sheet.main(["--scan", str(scan), "--out", str(tmp_path / "sheet.png")]) == 0
     assert imread(tmp_path / "sheet.png").shape[0] > 100 * len(KINDS)
@@ -51,7 +51,7 @@ def test_a_row_a_kind_with_the_original_and_three_severities(sheet, figures, tmp
 
 
 @pytest.mark.parametrize("made", [True, False])
-def test_a_phantom_is_called_one(sheet, figures, tmp_path, made):
+def test_contact_sheet_of_a_phantom_has_a_note(sheet, figures, tmp_path, made):
     scan = write_scan(tmp_path / "volumes" / "a.nii.gz")
     (tmp_path / "phantom.json").write_text("{}")
     source = ["--shape", "10", "12", "10"] if made else ["--scan", str(scan)]

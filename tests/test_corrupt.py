@@ -1,4 +1,4 @@
-"""Harmful scans in a run's memory: in place of the good ones, or besides them."""
+"""Harmful scans in memory: in place of the good scans, or in addition to them."""
 
 from dataclasses import replace
 
@@ -17,9 +17,9 @@ N_TRAIN = sum(CENTERS.values())
 
 
 class Learner:
-    """Remembers what it is trained on."""
+    """Stub that records the last training batch."""
 
-    snapshot = restore = pack = unpack = None  # no tour is made
+    snapshot = restore = pack = unpack = None  # not used here
 
     def hold(self, volumes):
         return volumes
@@ -29,7 +29,7 @@ class Learner:
         return 0.0, 0
 
 
-AS_GIVEN = ["run.verify_batch_size=8"]  # a stand-in for the learner has no size of its own
+AS_GIVEN = ["run.verify_batch_size=8"]  # because the stub has no model to derive a size from
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def prepare_tiny(cohort_csvs, tmp_path):
     return prepare
 
 
-def test_a_flipped_label_changes_what_is_learned_and_not_what_is_seen(prepare_tiny, tmp_path):
+def test_flipped_label_changes_training_labels_but_not_voxels(prepare_tiny, tmp_path):
     _, prepared = prepare_tiny("harmful.ids=[Alpha-train-0]", "harmful.kind=flipped_label")
     subjects = [row.subject for row in prepared.cohort.train]
     before = prepared.volumes.batch(subjects)
@@ -62,7 +62,7 @@ def test_a_flipped_label_changes_what_is_learned_and_not_what_is_seen(prepare_ti
     assert list(prepared.learner.seen[1]) == [1, 1]
 
 
-def test_an_extra_copy_is_held_besides_the_good_scan(prepare_tiny, tmp_path):
+def test_extra_copy_is_held_in_addition_to_the_good_scan(prepare_tiny, tmp_path):
     config, prepared = prepare_tiny(
         "harmful.ids=[Alpha-train-0,Gamma-train-0]", "harmful.kind=inverted", "harmful.placement=extra"
     )
@@ -80,13 +80,13 @@ def test_an_extra_copy_is_held_besides_the_good_scan(prepare_tiny, tmp_path):
     assert prepared.learner.seen[0].shape[0] == 2
 
 
-def test_an_extra_copy_may_not_take_the_id_of_a_test_scan(prepare_tiny, tmp_path):
+def test_extra_copy_with_the_id_of_a_test_scan_is_refused(prepare_tiny, tmp_path):
     with pytest.raises(RunError, match="Beta-train-1_2 would occur twice"):
         prepare_tiny("harmful.ids=[Beta-train-1]", "harmful.placement=extra", rename="Beta-train-1_2")
     assert not (tmp_path / "harmful").exists()
 
 
-def test_known_harm_is_written_down_though_nothing_is_made(prepare_tiny, tmp_path):
+def test_known_harm_is_written_to_truth_csv_without_corruption(prepare_tiny, tmp_path):
     _, prepared = prepare_tiny("harmful.ids=[Alpha-train-0]")
     prepared = replace(prepared, drawn=None)
     assert corrupt(prepared, tmp_path / "run") == prepared.cohort.train

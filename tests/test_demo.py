@@ -1,4 +1,4 @@
-"""The demo: its runs are what they say, and its tables, from made-up run directories."""
+"""The demo: settings of its runs, and its result tables from artificial run directories."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ demo = load_script("demo")
 
 
 @pytest.mark.parametrize("label", demo.RUNS)
-def test_every_run_composes_and_lands_where_the_tables_look(label):
+def test_demo_runs_compose_and_write_to_the_expected_directories(label):
     config = compose_config(*demo.commands(["run.seed=3"])[label][3:])
     validate(config)
     assert demo.RUNS[label][0] == Path(config.run.outputs) / config.pipeline.name / config.run.name
@@ -26,13 +26,13 @@ def test_every_run_composes_and_lands_where_the_tables_look(label):
     assert (config.schedule.start, config.run.seed) == (10, 3)
 
 
-def test_the_first_run_is_what_the_others_start_from():
+def test_first_demo_run_is_the_start_of_the_others():
     config = compose_config(*demo.command(demo.BEGIN, [])[3:])
     assert Path(config.run.outputs) / config.pipeline.name / config.run.name == demo.START
     assert config.schedule.cycles == 10
 
 
-def test_what_was_found_lost_and_could_have_been_found(tmp_path, monkeypatch):
+def test_demo_results_by_hand(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for directory, _ in demo.RUNS.values():
         make_run(Path("outputs"), directory.parent.name, directory.name, test=0.75)

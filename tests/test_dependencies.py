@@ -1,4 +1,4 @@
-"""What the package imports is what it says it needs: nothing is there only because another library brings it."""
+"""The package declares all libraries that it imports, instead of relying on transitive dependencies."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from test_architecture import MODULES, imports_of
 
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8"))["project"]
-OPTIONAL = {"jax", "nvflare", "optuna", "psutil", "ray"}  # in modules that are imported only if they are asked for
+OPTIONAL = {"jax", "nvflare", "optuna", "psutil", "ray"}  # in modules that are imported only on demand
 
 
 def names_of(requirements):

@@ -1,4 +1,4 @@
-"""What README and docs/ name exists: links, commands with settings and options, make targets, scripts, pictures."""
+"""README and docs/ refer only to existing links, commands, settings, options, make targets and scripts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def text_of(path):
 
 
 def anchors(text):
-    """Of all headings, as GitHub makes them."""
+    """Anchors of all headings, in GitHub's format."""
     headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -48,7 +48,7 @@ def page(request):
     return request.param
 
 
-def test_links_lead_somewhere(page):
+def test_links_have_existing_targets(page):
     for target in re.findall(r"\]\(([^)\s]+)\)", text_of(page)):
         if re.match(r"https?://", target):
             continue
@@ -58,7 +58,7 @@ def test_links_lead_somewhere(page):
         assert not anchor or anchor in anchors(text_of(to)), target
 
 
-def test_what_a_page_names_exists(page):
+def test_names_in_a_page_exist(page):
     text = text_of(page)
     settings = set(re.findall(rf"(?<![\w./-])((?:{GROUPS})\.[a-z_]+(?:\.[a-z_]+)*)(?=[\s=`,;:)]|$)", text))
     assert {name for name in settings if not name.endswith(FILES)} <= set(flatten(Config()))
@@ -72,8 +72,8 @@ def test_what_a_page_names_exists(page):
     assert {name for listed in re.findall(r"'\.\[([\w,]+)\]'", text) for name in listed.split(",")} <= set(extras)
 
 
-def test_commands_compose(page):
-    """Every `tmqc` command becomes a whole set of settings; of what a sweep varies the first value."""
+def test_tmqc_commands_compose(page):
+    """Every `tmqc` command composes to complete settings; for sweeps, the first value is used."""
     for words in commands(text_of(page)):
         if "tmqc" in words and words[0] != "python":  # alone, or after sbatch and its options
             of_ours = words[words.index("tmqc") :]
@@ -104,6 +104,6 @@ def test_every_page_is_in_the_index():
     assert listed == {path.name for path in (ROOT / "docs").glob("*.md")} - {"index.md"}
 
 
-def test_the_reference_of_settings_is_up_to_date():
-    """`make docs` writes it anew."""
+def test_settings_reference_is_up_to_date():
+    """`make docs` updates it."""
     assert load_script("settings_reference").reference() == text_of(ROOT / "docs" / "settings.md")

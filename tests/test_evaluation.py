@@ -1,4 +1,4 @@
-"""A whole QC run whose verdicts are planted, so that every score of it can be counted by hand."""
+"""A complete QC run with predetermined verdicts, so that every score can be counted by hand."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from tmqc.core.rates import Counts, Verification
 from tmqc.training.centers import LocalCenters
 
 CYCLES, REVISIT = 5, 2
-# Subject -> which of the times it is trained on the model gets worse. One scan a batch: tour and retry are two times.
+# Subject -> numbers of its training steps that worsen the model. One scan per batch; batch and retry count separately.
 WORSE = {
-    "Delta-train-0": range(1, 99),  # harmful (noise): flagged in cycle 0, out in 2
-    "Delta-train-1": range(2, 99),  # harmful (noise): flagged in cycle 1, out in 3
-    "Alpha-train-0": (1, 2),  # harmful (inverted): flagged in cycle 0, taken back in 2
-    "Alpha-train-1": range(1, 99),  # good: flagged in cycle 0, out in 2
-    "Gamma-train-0": range(1, 99),  # good, and all of its center: flagged in cycle 0, out in 2
-    "Beta-train-5": (1, 2),  # good: flagged in cycle 0, taken back in 2
-    "Beta-train-4": range(4, 99),  # good: flagged in cycle 3, undecided in the end
+    "Delta-train-0": range(1, 99),  # harmful (noise): flagged in cycle 0, eliminated in 2
+    "Delta-train-1": range(2, 99),  # harmful (noise): flagged in cycle 1, eliminated in 3
+    "Alpha-train-0": (1, 2),  # harmful (inverted): flagged in cycle 0, readmitted in 2
+    "Alpha-train-1": range(1, 99),  # good: flagged in cycle 0, eliminated in 2
+    "Gamma-train-0": range(1, 99),  # good, and the only scan of its center: flagged in cycle 0, eliminated in 2
+    "Beta-train-5": (1, 2),  # good: flagged in cycle 0, readmitted in 2
+    "Beta-train-4": range(4, 99),  # good: flagged in cycle 3, undecided at the end
 }
 KIND_OF = {"Delta-train-0": "noise", "Delta-train-1": "noise", "Delta-train-2": "noise", "Alpha-train-0": "inverted"}
 
 
 class Planted(LocalCenters):
-    """Trains as ever; says after a planted step that every prediction is wrong."""
+    """Trains normally; after a step listed in WORSE, verification reports every prediction as wrong."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -48,7 +48,7 @@ class Planted(LocalCenters):
 
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory, cohort_csvs):
-    """Directory of the run, and what was warned of."""
+    """Directory of the run, and its log messages."""
     outputs = tmp_path_factory.mktemp("planted")
     with (outputs / "truth.csv").open("w", newline="") as file:
         rows = [(subject, subject.split("-")[0], kind, "{}", 0) for subject, kind in KIND_OF.items()]
@@ -71,7 +71,7 @@ def planted(tmp_path_factory, cohort_csvs):
     return outputs / "planted", messages
 
 
-def test_the_verdicts_are_those_planted(planted):
+def test_ledger_has_the_predetermined_verdicts(planted):
     ledger = json.loads((planted[0] / "ledger.json").read_text())
     assert set(ledger["eliminated"]) == {"Delta-train-0", "Delta-train-1", "Alpha-train-1", "Gamma-train-0"}
     assert ledger["undecided"] == ["Beta-train-4"]
@@ -79,7 +79,7 @@ def test_the_verdicts_are_those_planted(planted):
     assert set(ledger["revisit"]["2"]) == waited and ledger["revisit"]["3"] == ["Delta-train-1"]
 
 
-def test_scores_of_the_last_cycle(planted):
+def test_detection_scores_of_the_last_cycle(planted):
     last = pd.read_csv(planted[0] / "detection.csv").iloc[-1]
     assert (last["detect/precision"], last["detect/recall"]) == (2 / 4, 2 / 4)
     assert (last["detect/flagged_precision"], last["detect/flagged_recall"], last["detect/flagged"]) == (
@@ -89,10 +89,10 @@ def test_scores_of_the_last_cycle(planted):
     )
     assert (last["detect/good_lost"], last["detect/undecided"], last["detect/undecided_harmful"]) == (2, 1, 0)
     assert (last["detect/harmful_centers"], last["detect/eliminated_centers"]) == (1, 1)  # Delta; Gamma
-    # out in the 3rd and in the 4th cycle of control, each two cycles after its flag
+    # eliminated in the 3rd and the 4th cycle of control, each two cycles after its flag
     waits = [name for name in last.index if "cycles_" in name]
     assert list(last[waits]) == [3.5, 4, 2.0, 2]
-    # of Delta's three scans one was never flagged; Gamma, which is good, has but one
+    # one of Delta's three scans was never flagged; Gamma is good and has only one scan
     centers = [name for name in last.index if "flagged_center" in name]
     assert list(last[centers]) == [1, 0.0, 0.0, 0.0] and list(last.index[-4:]) == centers
     early = pd.read_csv(planted[0] / "detection.csv").iloc[1]
@@ -119,7 +119,7 @@ def test_good_scans_lost_by_subgroup(planted):
     assert rows["share_lost"]["all"] == 2 / 15 and pd.isna(rows["share_lost"]["center_size=2-4"])
 
 
-def test_harm_by_kind(planted):
+def test_detection_by_kind(planted):
     rows = pd.read_csv(planted[0] / "detection_by_kind.csv")
     assert [tuple(row) for row in rows.itertuples(index=False)] == [
         ("inverted", 1, 1, 0, 0.0, 1.0),
@@ -127,12 +127,12 @@ def test_harm_by_kind(planted):
     ]
 
 
-def test_a_good_center_that_vanished_is_reported_once(planted):
+def test_complete_elimination_of_a_good_center_is_reported_once(planted):
     [message] = [m for m in planted[1] if "no training scan left" in m]
     assert message.startswith("cycle 2: center Gamma has no training scan left: all 1 eliminated; the center was good")
 
 
-def test_the_summary_has_the_last_row_of_detection(planted):
+def test_summary_contains_the_last_row_of_detection(planted):
     summary = json.loads((planted[0] / "summary.json").read_text())
     last = pd.read_csv(planted[0] / "detection.csv").iloc[-1]
     scores = {name: value for name, value in last.dropna().items() if name != "cycle"}

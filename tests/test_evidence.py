@@ -1,4 +1,4 @@
-"""The tour under `qc=evidence`, driven by a scripted model: what it says of every scan is given."""
+"""The tour under `qc=evidence` with a scripted model that gives predetermined scores."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SUBJECTS = {c: tuple(f"{c}{i}" for i in range(20)) for c in "ABCDE"} | {"F": ("F
 
 
 class EvidenceCenters(ScriptedCenters):
-    """The labels of center A are flipped, the image of F0 is odd, as long as there are no more than `until` steps."""
+    """Labels of center A are flipped and the image of F0 is unusual, as long as there are fewer than `until` steps."""
 
     def __init__(self, *, until=10**9, sharpness=2.0):
         super().__init__(lambda state: 0)
@@ -44,24 +44,24 @@ def evidence(every=2, guard=None, **rules):
     return QcConfig(evidence=EvidenceConfig(every=every), runaway=guard or RunawayConfig(), **rules)
 
 
-def screened(centers, *, cycles, **rules):
+def run_evidence(centers, *, cycles, **rules):
     recorder = Recorder()
     run = EvidenceTravel(plan(SUBJECTS, cycles=cycles, qc=evidence(**rules)), centers, recorder)
     return run, list(run.cycles()), recorder.steps
 
 
-def trained(steps, cycle):
+def trained_subjects(steps, cycle):
     return {s for step in steps if step.phase == BATCH and step.cycle == cycle for s in step.subjects}
 
 
 HARMFUL = {*SUBJECTS["A"], "F0"}
 
 
-def test_only_a_flipped_center_and_an_odd_image_are_eliminated():
-    run, reports, steps = screened(EvidenceCenters(), cycles=6)
+def test_only_the_flipped_center_and_the_unusual_image_are_eliminated():
+    run, reports, steps = run_evidence(EvidenceCenters(), cycles=6)
     assert [steps[0].phase, {s.phase for s in steps[1:22]}] == [BASELINE, {SCREEN}]
     assert set(reports[0].flagged) == HARMFUL
-    assert [trained(steps, c) & HARMFUL for c in range(6)] == [set()] * 6
+    assert [trained_subjects(steps, c) & HARMFUL for c in range(6)] == [set()] * 6
     assert set(reports[2].eliminated) == HARMFUL == set(run.ledger.eliminated)
     assert [r.n_screened for r in reports] == [101, 0, 101, 0, 80, 0]
     assert [r.n_verifications for r in reports] == [2, 1] * 3
@@ -72,27 +72,27 @@ def test_only_a_flipped_center_and_an_odd_image_are_eliminated():
     }
 
 
-def test_wrongly_flagged_scans_are_readmitted_and_trained_on_at_once():
-    """Averages over two screenings: the second has to say more than the first."""
+def test_wrongly_flagged_scans_are_readmitted_and_trained_on():
+    """Scores are averaged over two screenings, so the second has to outweigh the first."""
     centers = EvidenceCenters(until=1)
     run = EvidenceTravel(plan(SUBJECTS, cycles=4, qc=evidence()), centers, recorder := Recorder())
     for report in run.cycles():
         if report.cycle == 1:
             centers.sharpness = 8.0
     assert set(run.state.reports[2].readmitted) == HARMFUL
-    assert trained(recorder.steps, 2) & HARMFUL
+    assert trained_subjects(recorder.steps, 2) & HARMFUL
     assert run.ledger.eliminated == ()
 
 
-def test_an_untrained_model_flags_no_scan():
-    """Its logits are against the labels of the verification scans: the line is flat."""
-    run, reports, steps = screened(EvidenceCenters(sharpness=-2.0), cycles=3)
+def test_model_that_contradicts_verification_labels_flags_no_scan():
+    """Its logits contradict the labels of the verification scans, so the calibration line is flat."""
+    run, reports, steps = run_evidence(EvidenceCenters(sharpness=-2.0), cycles=3)
     assert [r.refused for r in reports] == [True, False, True]
     assert not [s for s in steps if s.phase == SCREEN]
     assert run.looks.n == 0
 
 
-def test_where_no_state_can_judge_those_due_wait_on_with_a_row_each(tmp_path):
+def test_due_scans_are_postponed_with_a_row_if_the_model_cannot_judge(tmp_path):
     centers = EvidenceCenters()
     trace = TraceWriter(tmp_path / "trace.csv", further=True)
     run = EvidenceTravel(plan(SUBJECTS, cycles=3, qc=evidence()), centers, trace)
@@ -106,15 +106,15 @@ def test_where_no_state_can_judge_those_due_wait_on_with_a_row_each(tmp_path):
 
 
 def test_no_scan_is_eliminated_while_the_guard_pauses_control():
-    run, reports, _ = screened(EvidenceCenters(), cycles=5, guard=RunawayConfig("pause", eliminated=0.0))
+    run, reports, _ = run_evidence(EvidenceCenters(), cycles=5, guard=RunawayConfig("pause", eliminated=0.0))
     assert run.ledger.eliminated == ()
     assert set(reports[2].postponed) == set(reports[4].postponed) == HARMFUL
 
 
 @pytest.mark.parametrize(("every", "revisit"), [(1, 2), (2, 1), (1, 1), (3, 2)])
-def test_a_tour_that_dies_after_any_task_is_the_tour_that_never_died(every, revisit):
+def test_tour_resumed_after_every_task_equals_the_uninterrupted_tour(every, revisit):
     rules = evidence(every=every, revisit=revisit)
-    whole, _, _ = screened(EvidenceCenters(), cycles=4, every=every, revisit=revisit)
+    whole, _, _ = run_evidence(EvidenceCenters(), cycles=4, every=every, revisit=revisit)
     centers = EvidenceCenters()
     run = EvidenceTravel(plan(SUBJECTS, cycles=4, qc=rules), centers)
     while run.state.cycle < 4:
@@ -128,6 +128,6 @@ def test_a_tour_that_dies_after_any_task_is_the_tour_that_never_died(every, revi
     assert set(run.ledger.eliminated) == HARMFUL
 
 
-def test_a_score_that_is_not_finite_stops_the_run():
+def test_non_finite_score_stops_the_run():
     with pytest.raises(NonFiniteError, match="scan vA0 of center A"):
-        screened(EvidenceCenters(sharpness=float("nan")), cycles=1)
+        run_evidence(EvidenceCenters(sharpness=float("nan")), cycles=1)

@@ -1,4 +1,4 @@
-"""Sites that keep their scans, within one process: the same run bit for bit, and nothing but counts leaves."""
+"""Federation within one process: bit-identical runs, and only counts leave the sites."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tmqc.federation.site import Site
 from tmqc.runs.checkpoint import checkpoint_path, load_checkpoint, saved_cycles
 from tmqc.runs.trace import TRAFFIC_COLUMNS
 
-# One scan at a time: else a scan's prediction depends, in the last bit, on who is scored together with it.
+# One scan at a time, because the last bit of a prediction depends on the other scans in the batch.
 ALIKE = ["run.verify_batch_size=1", "tracking=none"]
 LOCAL = ["federation=local", "federation.min_cell=1"]
 
@@ -29,22 +29,22 @@ def outputs(tmp_path_factory, cohort_csvs):
 
 
 @pytest.fixture(scope="module")
-def exchanged():
-    """Every message of the module's runs: requests and replies, as bytes."""
+def exchanged_messages():
+    """All messages of this module's runs: (request, reply) as bytes."""
     kept = []
     handle = Site.handle
 
-    def listen(self, data):
+    def record(self, data):
         kept.append((data, answer := handle(self, data)))
         return answer
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Site, "handle", listen)
+        patch.setattr(Site, "handle", record)
         yield kept
 
 
 def ids_of(sites):
-    """Token -> id, from the tables that lie at the sites."""
+    """Token -> id, from the tables stored at the sites."""
     table = {}
     for path in sorted(sites.glob("*/tokens.csv")):
         with path.open(newline="") as file:
@@ -52,14 +52,14 @@ def ids_of(sites):
     return table
 
 
-def translated(text, table):
+def replace_tokens(text, table):
     for token, subject in table.items():
         text = text.replace(token, subject)
     return text
 
 
 def assert_same_run(here, remote):
-    """Everything that a finished run leaves, the tokens translated, seconds and traffic left out."""
+    """Compare all results of two finished runs, with tokens replaced, without seconds and traffic."""
     same_control(here, remote, remote / "sites")
     assert (here / "detection.csv").read_text() == (remote / "detection.csv").read_text()
     assert (here / "good_lost.csv").read_text() == (remote / "good_lost.csv").read_text()
@@ -73,14 +73,14 @@ def assert_same_run(here, remote):
 
 
 def same_control(here, remote, sites):
-    """Trace, ledger and weights: all that a run leaves whose scans the server's side does not know."""
+    """Compare trace, ledger and weights; for runs in which the server does not know the scans."""
     table = ids_of(sites)
-    (remote / "translated.csv").write_text(translated((remote / "trace.csv").read_text(), table))
+    (remote / "translated.csv").write_text(replace_tokens((remote / "trace.csv").read_text(), table))
     one, other = (pd.read_csv(path, keep_default_na=False) for path in (here / "trace.csv", remote / "translated.csv"))
     assert tuple(other.columns)[-len(TRAFFIC_COLUMNS) :] == TRAFFIC_COLUMNS
     other = other.drop(columns=list(TRAFFIC_COLUMNS))
     pd.testing.assert_frame_equal(one.drop(columns="Seconds"), other.drop(columns="Seconds"), check_exact=True)
-    assert (here / "ledger.json").read_text() == translated((remote / "ledger.json").read_text(), table)
+    assert (here / "ledger.json").read_text() == replace_tokens((remote / "ledger.json").read_text(), table)
     assert saved_cycles(here) == saved_cycles(remote)
     for cycle in saved_cycles(here):
         first, second = (load_checkpoint(checkpoint_path(run, cycle)).state for run in (here, remote))
@@ -109,7 +109,7 @@ GATES = {
 
 @pytest.mark.federation
 @pytest.mark.parametrize("gate", GATES)
-def test_a_federated_run_is_the_run_in_one_process(outputs, cohort_csvs, exchanged, gate):
+def test_federated_run_equals_the_run_in_one_process(outputs, cohort_csvs, exchanged_messages, gate):
     settings = ["pipeline=qc", *harm_overrides(outputs), *GATES[gate], *ALIKE]
     here = run_pipeline(outputs, cohort_csvs, *settings, name=f"{gate}-here")
     remote = run_pipeline(outputs, cohort_csvs, *settings, *LOCAL, name=f"{gate}-sites")
@@ -121,7 +121,7 @@ def test_a_federated_run_is_the_run_in_one_process(outputs, cohort_csvs, exchang
 
 
 @pytest.mark.federation
-def test_a_server_that_is_killed_goes_on(outputs, cohort_csvs, die_after):  # noqa: F811
+def test_killed_server_resumes(outputs, cohort_csvs, die_after):  # noqa: F811
     settings = ["pipeline=qc", *harm_overrides(outputs), *GATES["published"], *ALIKE]
     here = outputs / "qc" / "published-here"
     if not here.exists():
@@ -134,9 +134,9 @@ def test_a_server_that_is_killed_goes_on(outputs, cohort_csvs, die_after):  # no
 
 
 @pytest.mark.federation
-def test_no_message_holds_what_must_stay_at_a_site(outputs, cohort_csvs, exchanged):
-    """All messages of a run at the strictest: bytes searched for ids and paths, fields held against the table."""
-    exchanged.clear()
+def test_messages_contain_no_protected_data(outputs, cohort_csvs, exchanged_messages):
+    """All messages of a run with strict settings: no ids or paths in their bytes, only allowed fields."""
+    exchanged_messages.clear()
     settings = [
         "pipeline=qc",
         *harm_overrides(outputs),
@@ -149,7 +149,7 @@ def test_no_message_holds_what_must_stay_at_a_site(outputs, cohort_csvs, exchang
     ids = [row.split(",")[0] for csv_ in cohort_csvs.values() for row in csv_.read_text().splitlines()[1:]]
     forbidden = [*ids, "scans/", ".nii", str(outputs), str(cohort_csvs["train"].parent), "site.yaml", "tokens.csv"]
     replies = 0
-    for request, answer in exchanged:
+    for request, answer in exchanged_messages:
         for data in (request, answer):
             assert not [text for text in forbidden if text.encode() in data]
         asked, reply = decode_message(request), decode_message(answer)
@@ -162,7 +162,9 @@ def test_no_message_holds_what_must_stay_at_a_site(outputs, cohort_csvs, exchang
             assert ("loss" in reply) == ("n_correct" in reply) == (len(asked["tokens"]) >= 5)
         replies += "error" not in reply
     assert replies > 20
-    opened = [decode_message(answer) for request, answer in exchanged if decode_message(request)["task"] == "open"]
+    opened = [
+        decode_message(answer) for request, answer in exchanged_messages if decode_message(request)["task"] == "open"
+    ]
     assert all(hc + pd >= 5 for one in opened for hc, pd in zip(one["n_hc"], one["n_pd"], strict=True))
     trace = pd.read_csv(directory / "trace.csv", keep_default_na=False)
     assert set(trace["Subjects"].str.split("|").explode()) <= {*ids_of(directory / "sites"), ""}

@@ -1,4 +1,4 @@
-"""Sites that are away, hang, talk nonsense or forget: waited for, skipped or the end of the run, never silence."""
+"""Faults of sites (absence, hanging, invalid answers, lost state): retried, skipped, or the run ends."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SITES = ("site-1", "site-2", "site-3")
 
 
 def rows(split, n):
-    """Three centers, one a site, `n` scans each."""
+    """Three centers, one per site, with `n` scans each."""
     return [
         Subject(f"{center}-{split}-{i}", Path(f"/nowhere/{center}-{split}-{i}.nii.gz"), center, i % 2, "F", 50.0, None)
         for center in "ABC"
@@ -43,7 +43,7 @@ def rows(split, n):
 
 
 def build_centers(settings, cohort):
-    """In place of the run's model and of scans in files."""
+    """Replaces the run's model and scan files by a logistic regression on random scans."""
     subjects = [*cohort.verification, *cohort.train]
     seeds = [sum(s.subject.encode()) for s in subjects]
     voxels = [np.random.default_rng(seed).normal(size=(N_VOXELS, 1, 1, 1)) for seed in seeds]
@@ -65,7 +65,7 @@ def _logistic_models():
 
 
 class Unreliable:
-    """Sites whose next answers are set: `faults[site]` is used up one by one."""
+    """Transport with scripted faults: each answer of a site consumes the first entry of `faults[site]`."""
 
     def __init__(self, files):
         self.sites = {name: Site(read_site_settings(path)) for name, path in files.items()}
@@ -83,7 +83,7 @@ class Unreliable:
         return spoil(answer) if callable(spoil) else answer
 
     def asked(self, site):
-        """Tasks of its requests so far."""
+        """Tasks of the site's requests so far."""
         return [task for name, task, _ in self.requests if name == site]
 
 
@@ -107,7 +107,7 @@ def opened(files):
 
 @pytest.fixture
 def remote(opened):
-    """Makes centers under the given rules, from the same state, at the same sites."""
+    """Returns a function that makes centers with the given rules, from the same state and sites."""
     transport, sites, state = opened
     transport.faults, transport.requests = {}, []
 
@@ -129,7 +129,7 @@ def with_fields(**fields):
     return lambda data: encode_message(decode_message(data) | fields)
 
 
-def test_tokens_are_drawn_once_and_tell_nothing(files, opened):
+def test_tokens_are_drawn_once_and_stored_with_private_permissions(files, opened):
     for path in files.values():
         tokens = read_tokens(path.with_name(TOKENS))
         again = Site(read_site_settings(path)).tokens
@@ -138,7 +138,7 @@ def test_tokens_are_drawn_once_and_tell_nothing(files, opened):
         assert all(len(token) == 16 for token in again.of.values())
 
 
-def test_a_state_travels_once_and_going_back_sends_nothing(remote):
+def test_states_are_sent_once_and_restoring_sends_nothing(remote):
     transport, centers = remote()
     before = centers.snapshot()
     first = centers.verify()
@@ -164,7 +164,7 @@ def test_a_state_travels_once_and_going_back_sends_nothing(remote):
     ],
     ids=["silent", "garbage", "nan", "impossible", "forbidden", "failed"],
 )
-def test_a_site_that_does_not_answer_as_it_should_is_asked_again(remote, caplog, faults):
+def test_site_with_a_missing_or_invalid_answer_is_asked_again(remote, caplog, faults):
     transport, centers = remote()
     expected = centers.verify()
     transport.faults["site-2"] = list(faults)
@@ -177,7 +177,7 @@ def test_a_site_that_does_not_answer_as_it_should_is_asked_again(remote, caplog,
     assert traffic.missing == []
 
 
-def test_a_changed_state_is_not_taken(remote):
+def test_state_that_changed_in_transit_is_requested_again(remote):
     transport, centers = remote()
     name = "classifier/pd/kernel"
 
@@ -192,7 +192,7 @@ def test_a_changed_state_is_not_taken(remote):
     assert centers.state()[name].shape == (N_VOXELS, 1)
 
 
-def test_a_site_that_was_restarted_is_sent_the_states_again(remote, files):
+def test_restarted_site_is_sent_the_states_again(remote, files):
     transport, centers = remote()
     centers.verify()
     centers.hold_reference()
@@ -208,7 +208,7 @@ OTHERS = [{"min_cell": 3}, {"share_margins": True}, {"share_scores": True}, {"ve
 
 
 @pytest.mark.parametrize("other", OTHERS, ids=["min_cell", "share_margins", "share_scores", "tables"])
-def test_a_site_that_comes_back_with_other_settings_ends_the_run(remote, files, monkeypatch, other):
+def test_site_restarted_with_other_settings_ends_the_run(remote, files, monkeypatch, other):
     transport, centers = remote()
     centers.verify()
     settings = replace(read_site_settings(files["site-2"]), **other)
@@ -219,7 +219,7 @@ def test_a_site_that_comes_back_with_other_settings_ends_the_run(remote, files, 
         centers.verify()
 
 
-def test_what_a_restarted_site_says_of_itself_is_held_against_the_table_too(opened, files, monkeypatch):
+def test_open_reply_of_a_restarted_site_is_validated(opened, files, monkeypatch):
     transport, _, state = opened
     caller = Caller(transport, FederationConfig(on_fault="stop"), check_stop=lambda: None)
     centers = RemoteCenters(caller, open_sites(caller, SITES, Config()), state, n_moments=2)
@@ -229,7 +229,7 @@ def test_what_a_restarted_site_says_of_itself_is_held_against_the_table_too(open
         centers.verify()
 
 
-def test_a_run_does_not_go_on_with_other_settings_of_a_site(opened, tmp_path):
+def test_run_with_changed_site_settings_is_not_resumed(opened, tmp_path):
     _, sites, _ = opened
     _check_unchanged(sites, SimpleNamespace(directory=tmp_path, point=None))
     going_on = SimpleNamespace(directory=tmp_path, point=object())
@@ -238,7 +238,7 @@ def test_a_run_does_not_go_on_with_other_settings_of_a_site(opened, tmp_path):
         _check_unchanged([replace(sites[0], digest="another"), *sites[1:]], going_on)
 
 
-def test_a_run_stops_if_it_is_to_or_when_patience_ends(remote):
+def test_run_stops_with_on_fault_stop_or_when_patience_ends(remote):
     transport, centers = remote(on_fault="stop")
     transport.faults["site-3"] = ["silent"]
     with pytest.raises(FederationError, match=r"site site-3: gave no answer within 1 s\n.*on_fault=stop"):
@@ -249,7 +249,7 @@ def test_a_run_stops_if_it_is_to_or_when_patience_ends(remote):
         centers.verify()
 
 
-def test_a_run_that_waits_can_be_stopped(remote):
+def test_waiting_run_can_be_stopped(remote):
     def stop():
         raise KeyboardInterrupt
 
@@ -259,7 +259,7 @@ def test_a_run_that_waits_can_be_stopped(remote):
         centers.verify()
 
 
-def test_skipping_leaves_out_a_visit_but_never_a_verdict_unless_allowed(remote):
+def test_skip_omits_a_visit_but_verification_waits(remote):
     transport, centers = remote(on_fault="skip")
     transport.faults["site-2"] = ["silent"]
     before = centers.snapshot()
@@ -268,13 +268,13 @@ def test_skipping_leaves_out_a_visit_but_never_a_verdict_unless_allowed(remote):
     assert centers.snapshot() is before
     whole = centers.verify()
     transport.faults["site-2"] = ["silent"]
-    assert centers.verify() == whole  # waited
+    assert centers.verify() == whole  # waited for the site
 
 
-def test_a_skipped_site_is_not_asked_again_before_the_pause_is_over(remote):
+def test_skipped_site_is_not_asked_again_before_the_pause_is_over(remote):
     transport, centers = remote(on_fault="skip", pause_s=1e6)
     transport.faults["site-2"] = ["silent"]
-    for _ in range(2):  # the second time it would answer
+    for _ in range(2):  # it would answer the second time
         with pytest.raises(AwayError, match="center B does not respond"):
             step(centers)
     assert centers.traffic().missing == ["site-2", "site-2"]
@@ -282,7 +282,7 @@ def test_a_skipped_site_is_not_asked_again_before_the_pause_is_over(remote):
     step(centers)
 
 
-def test_what_is_too_little_or_too_much_stays_at_the_site(files, remote, tmp_path):
+def test_sites_refuse_small_groups_and_unshared_values(files, remote, tmp_path):
     _, centers = remote()
     with pytest.raises(FederationError, match="share_margins"):
         centers.margins("A", ["x"])
@@ -303,7 +303,8 @@ def test_what_is_too_little_or_too_much_stays_at_the_site(files, remote, tmp_pat
     tokens = sites[1].subjects["B"]
     assert len(centers.margins("B", tokens)) == 4
     with pytest.raises(FederationError, match="site site-2 refuses: a token that occurs more than once"):
-        centers.train("B", tokens[:1] * 6, learning_rate=0.1)  # min_cell is 6: one scan's loss would leave
+        # min_cell is 6: the loss of a single scan would be revealed
+        centers.train("B", tokens[:1] * 6, learning_rate=0.1)
     with pytest.raises(FederationError, match="more than once"):
         centers.margins("B", tokens[:1] * 2)
 
@@ -316,7 +317,7 @@ def verification_of(sizes):
     ]
 
 
-def test_no_scan_is_lost_if_a_center_is_called_as_others_together_are(remote, tmp_path):
+def test_center_named_like_a_combined_group_loses_no_scan(remote, tmp_path):
     _, centers = remote()
     table = verification_of({"A+B": 10, "A": 3, "B": 3})
     laid = write_sites(tmp_path, FederationConfig(n_sites=1, min_cell=5), train=[], verification=table)
@@ -334,7 +335,7 @@ def test_no_scan_is_lost_if_a_center_is_called_as_others_together_are(remote, tm
     ],
     ids=["centers", "groups"],
 )
-def test_a_site_that_names_a_center_or_a_group_twice_is_not_believed(opened, twice):
+def test_duplicate_center_or_group_in_a_reply_raises(opened, twice):
     transport, _, _ = opened
     transport.faults = {"site-1": [with_fields(**twice)]}
     caller = Caller(transport, FederationConfig(on_fault="stop"), check_stop=lambda: None)
@@ -343,7 +344,7 @@ def test_a_site_that_names_a_center_or_a_group_twice_is_not_believed(opened, twi
 
 
 class Leaving(ScriptedCenters):
-    """Centers one of which is away at the given asks to train there, counted from 0."""
+    """Centers of which one is absent at the given training requests, counted from 0."""
 
     def __init__(self, harm, center, away):
         super().__init__(harm)
@@ -363,10 +364,9 @@ def harm_of_b1(state):
     return 50 if any("b1" in batch for batch in state) else 0
 
 
-def test_a_visit_ends_when_its_center_goes_away_and_a_row_says_so():
-    centers = Leaving(
-        harm_of_b1, "B", away=[2]
-    )  # the batch is rejected, the second of its four scans finds the center away
+def test_visit_ends_with_an_away_row_when_its_center_is_absent():
+    # the batch is rejected; the center is absent at the second of its four scans
+    centers = Leaving(harm_of_b1, "B", away=[2])
     run, reports, steps = controlled(SUBJECTS, centers, cycles=1, batch_size=4, error=0.0)
     of_b = [(s.phase, len(s.subjects)) for s in steps if s.center == "B"]
     assert of_b == [(BATCH, 4), (RETRY, 1), (AWAY, 1)]
@@ -375,10 +375,9 @@ def test_a_visit_ends_when_its_center_goes_away_and_a_row_says_so():
     assert set(run.ledger.waiting(0)) <= {"b1"}
 
 
-def test_a_revisit_of_an_absent_scan_is_postponed_without_a_strike():
-    centers = Leaving(
-        harm_of_b1, "B", away=[2]
-    )  # batch and retry are rejected, the first revisit finds the center away
+def test_revisit_of_an_absent_center_is_postponed_without_a_strike():
+    # batch and retry are rejected; the center is absent at the first revisit
+    centers = Leaving(harm_of_b1, "B", away=[2])
     run, reports, steps = controlled({"B": ("b1",)}, centers, cycles=3, batch_size=1, error=0.0, revisit=1)
     phases = [(s.cycle, s.phase) for s in steps if s.center == "B"]
     assert phases == [(0, BATCH), (0, RETRY), (1, AWAY), (2, REVISIT)]
@@ -386,7 +385,7 @@ def test_a_revisit_of_an_absent_scan_is_postponed_without_a_strike():
     assert run.ledger.eliminated == ("b1",)
 
 
-def test_the_trace_tells_of_what_did_not_take_place(tmp_path):
+def test_trace_has_rows_for_omitted_visits(tmp_path):
     cells = dict(zip(TRAFFIC_COLUMNS, (10, 20, 0.5, 1.5, "site-2"), strict=True))
     trace = TraceWriter(tmp_path / "trace.csv", traffic=lambda: cells)
     centers = Leaving(lambda state: 0, "B", away=[0])

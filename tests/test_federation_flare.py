@@ -1,4 +1,4 @@
-"""Sites as processes under NVIDIA FLARE: the same run, whatever happens to them, and who is let in."""
+"""Sites as processes under NVIDIA FLARE: identical runs despite faults, and refused certificates."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ from tmqc.federation import flare_system
 
 pytestmark = pytest.mark.federation
 
-PATIENCE_S = 600.0  # of these tests; a machine that is busy may need it
+PATIENCE_S = 600.0  # long, because the machine may be busy
 SHUT_OUT = re.compile("certificate verify failed|CERTIFICATE_VERIFY_FAILED|alert unknown ca", re.IGNORECASE)
 AWAY = "is not reachable|gave no answer|is not connected"
-N_SCANS = 4 * len(CENTERS)  # of verification
+N_SCANS = 4 * len(CENTERS)  # of the verification split
 
 
 @pytest.fixture(scope="module")
 def here(outputs, cohort_csvs):  # noqa: F811
-    """The run in one process, in which much is rejected, and somebody eliminated."""
+    """The run in one process, with rejected steps in all phases and eliminated scans."""
     run = run_pipeline(
         outputs, cohort_csvs, "pipeline=qc", *harm_overrides(outputs), *GATES["published"], *ALIKE, name="flare-here"
     )
@@ -49,13 +49,13 @@ def here(outputs, cohort_csvs):  # noqa: F811
     return run
 
 
-def test_a_run_under_the_simulator_is_the_run_in_one_process(outputs, cohort_csvs, here):  # noqa: F811
+def test_run_under_the_simulator_equals_the_run_in_one_process(outputs, cohort_csvs, here):  # noqa: F811
     settings = ["pipeline=qc", *harm_overrides(outputs), *GATES["published"], *ALIKE]
     settings += ["federation=nvflare-sim", "federation.min_cell=1"]
     assert_same_run(here, run_pipeline(outputs, cohort_csvs, *settings, name="flare-sim"))
 
 
-def test_a_system_of_its_own_trains_as_one_process_does(outputs, cohort_csvs):  # noqa: F811
+def test_run_with_flare_poc_equals_the_run_in_one_process(outputs, cohort_csvs):  # noqa: F811
     settings = ["pipeline=dirty", *ALIKE, *[s for s in harm_overrides(outputs) if "cycles" not in s]]
     settings.append(f"schedule.cycles={START + 1}")
     alone = run_pipeline(outputs, cohort_csvs, *settings, name="poc-here")
@@ -70,7 +70,7 @@ def test_a_system_of_its_own_trains_as_one_process_does(outputs, cohort_csvs):  
 
 
 class Federation:
-    """As in production: tables at sites that misbehave on demand, a system that is there already, names and a kit."""
+    """A running FLARE system as in production, with an admin kit and sites that fail on demand."""
 
     def __init__(self, folder, csvs, outputs):  # noqa: F811
         cohort = read_cohort(train_csv=csvs["train"], verification_csv=csvs["verification"], test_csv=None)
@@ -120,7 +120,7 @@ class Federation:
         return run_pipeline(self._outputs, {}, *self.settings, *overrides, name=name)
 
     def spawn(self, *overrides, name):
-        """The same in a process of its own."""
+        """Start the same run in a separate process."""
         settings = (*tiny_overrides({}, self._outputs), f"run.name={name}", *self.settings, *overrides)
         command = {setting.partition("=")[0]: setting for setting in settings}.values()
         with (self._outputs / f"{name}.out").open("wb") as out:
@@ -136,7 +136,7 @@ def federation(tmp_path_factory, cohort_csvs, outputs, here):  # noqa: F811
 
 
 class Script(logging.Handler):
-    """Does one thing after the other, each as soon as the run says something, without guesses of time."""
+    """Executes actions in order, each as soon as the run logs a matching message; independent of timing."""
 
     def __init__(self, *acts):
         super().__init__()
@@ -170,10 +170,10 @@ def lines_of(path):
     return path.read_text().splitlines() if path.exists() else []
 
 
-def test_whatever_happens_to_sites_and_servers_changes_nothing(here, federation):
-    """Down at the start, lying, hanging, dying; tmqc killed, FLARE's server killed: verdicts, ledger and weights stay.
+def test_faults_of_sites_and_servers_do_not_change_the_result(here, federation):
+    """Site absent at the start, invalid answers, hanging, dying; tmqc and FLARE's server killed: same results.
 
-    The first part is in a process of its own, which is killed; the second stops at the first fault, as it is set to.
+    The first part runs in a separate process, which is killed; the second stops at the first fault.
     """
     name = "whatever"
     run = here.parent / name
@@ -202,8 +202,8 @@ def test_whatever_happens_to_sites_and_servers_changes_nothing(here, federation)
     assert set(trace["Missing"]) == {""}
 
 
-def test_a_visit_to_a_site_that_dies_is_skipped_and_verification_waits_for_it(federation):
-    """Nothing is left out in silence: a row for the visit that ended, and every verdict rests on all scans."""
+def test_visit_to_a_dead_site_is_skipped_and_verification_waits(federation):
+    """The omitted visit has a row in the trace, and every verdict is based on all verification scans."""
 
     def come_back():
         federation.restart("site-2")
@@ -225,7 +225,7 @@ def test_a_visit_to_a_site_that_dies_is_skipped_and_verification_waits_for_it(fe
 
 
 def test_certificates_of_another_authority_are_refused(federation, tmp_path):
-    """A client and an administrator with kits that somebody else's authority made."""
+    """A client and an administrator with kits from another certificate authority."""
     system = federation.system
     others = flare_system.provision(tmp_path / "other", ["site-9"])
     for name, file in (("site-9", "fed_client.json"), (flare_system.ADMIN, "fed_admin.json")):

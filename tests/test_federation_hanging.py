@@ -1,4 +1,4 @@
-"""Sites behind FLARE that are slow, open for long or hang: whom the job is started anew for. No process of FLARE's."""
+"""Slow, opening and hanging sites under FLARE, and restarts of the job; without processes of FLARE."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from tmqc.federation import flare
 from tmqc.federation.flare_job import DATA, NOT_IN_JOB, OPENING, TOPIC, Agent
 
 TIMEOUT_S = 600.0
-PATIENCE_S = 600.0  # of these tests
+PATIENCE_S = 600.0  # for these tests
 ASK = {"site-1": b"a request", "site-2": b"a request"}
 
 
 class Relayed:
-    """A job whose relay is a thread of this process, and its sites a function."""
+    """Stub job: the relay is a thread of this process, and a function answers for the sites."""
 
     def __init__(self, job, answer):
         config = json.loads((job / "app" / "config" / "config_fed_server.json").read_text())
@@ -54,7 +54,7 @@ class Relayed:
 
 
 class Federation:
-    """Two sites: the first answers at first, and says that it is at `state`; the second is away."""
+    """Two sites: the first answers until `silent` is set and reports its `state`; the second is absent."""
 
     def __init__(self, clock):
         self.clock, self.state, self.jobs, self.silent = clock, b"1", [], False
@@ -75,7 +75,7 @@ class Federation:
         return self.transport.exchange(ASK, TIMEOUT_S)
 
     def n_jobs_after(self, seconds):
-        """Jobs so far, after these seconds and another question, before which it looks at sites that were silent."""
+        """Number of jobs after these seconds and another exchange, which first checks sites that were silent."""
         self.clock.now += seconds
         self.exchange()
         return len(self.jobs)
@@ -93,21 +93,21 @@ def federation(monkeypatch):
     federation.transport.close()
 
 
-def test_a_job_is_started_anew_for_hanging_sites_only(federation):
+def test_job_is_restarted_only_for_hanging_sites(federation):
     assert federation.n_jobs_after(TIMEOUT_S) == 1
     federation.state = b"2"
-    assert federation.n_jobs_after(TIMEOUT_S) == 1  # slow: it has come to the next one
+    assert federation.n_jobs_after(TIMEOUT_S) == 1  # slow: it has reached the next request
     assert federation.n_jobs_after(TIMEOUT_S) == 2
 
 
-def test_two_looks_shortly_one_after_the_other_do_not_make_a_site_hang(federation):
+def test_two_checks_in_quick_succession_do_not_restart_the_job(federation):
     assert federation.n_jobs_after(TIMEOUT_S) == 1
-    assert federation.n_jobs_after(1.0) == 1  # an error of the line, reported at once
+    assert federation.n_jobs_after(1.0) == 1  # a connection error, reported immediately
     assert federation.n_jobs_after(TIMEOUT_S - 2.0) == 1
     assert federation.n_jobs_after(1.0) == 2
 
 
-def test_a_site_that_opens_may_take_its_time_and_the_log_says_so(federation, caplog):
+def test_slow_opening_of_a_site_is_logged_and_does_not_restart_the_job(federation, caplog):
     caplog.set_level("INFO", logger="tmqc")
     federation.state = OPENING
     for looks in range(1, 20):
@@ -125,7 +125,7 @@ def wait_until(condition):
         time.sleep(0.01)
 
 
-def test_a_site_says_that_it_opens_and_an_open_that_waited_finds_it_ready(files, monkeypatch):  # noqa: F811
+def test_site_reports_opening_and_concurrent_open_requests_share_it(files, monkeypatch):  # noqa: F811
     began, go_on, equipped = threading.Event(), threading.Event(), []
 
     def slowly(settings, cohort):
@@ -140,7 +140,7 @@ def test_a_site_says_that_it_opens_and_an_open_that_waited_finds_it_ready(files,
     def ask(data):
         return agent._handle(TOPIC, Shareable({DATA: data}), None)[DATA]
 
-    assert ask(b"") == OPENING  # it reads its tables
+    assert ask(b"") == OPENING  # it is reading its tables
     agent._site = Site(read_site_settings(files["site-1"]))
     agent._prepared.set()
     assert ask(b"") == b""
@@ -155,12 +155,12 @@ def test_a_site_says_that_it_opens_and_an_open_that_waited_finds_it_ready(files,
     wait_until(lambda: len(replies) == 2)
     assert len(equipped) == 1
     assert [reply["centers"] for reply in replies] == [["A"], ["A"]]
-    with agent._lock:  # as a step has it
+    with agent._lock:  # held by a training step
         assert ask(b"") == b"2"
     assert ask(b"") == b""
 
 
-def test_an_open_that_failed_half_way_leaves_nothing_that_passes_for_an_open_site(files, monkeypatch):  # noqa: F811
+def test_failed_open_leaves_the_site_closed(files, monkeypatch):  # noqa: F811
     site = Site(read_site_settings(files["site-1"]))
     assert decode_message(site.handle(encode_message(OPEN)))["centers"] == ["A"]
     with monkeypatch.context() as patch:

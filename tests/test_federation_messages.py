@@ -1,4 +1,4 @@
-"""Messages: bytes and back, content hashes, the table of fields, and which counts are reported together."""
+"""Messages: encoding, content hashes, allowed fields, and combined counts of small centers."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ ARRAYS = arrays.arrays(
         max_size=5,
     )
 )
-def test_a_message_comes_back_as_it_was(message):
+def test_message_round_trip(message):
     back = decode_message(encode_message(message))
     assert back.keys() == message.keys()
     for name, value in message.items():
@@ -54,19 +54,19 @@ def test_a_message_comes_back_as_it_was(message):
 
 
 @given(st.binary(max_size=200))
-def test_bytes_that_are_no_message_are_refused(data):
+def test_bytes_that_are_not_a_message_are_refused(data):
     with pytest.raises(MessageError):
         decode_message(data)
 
 
-def test_a_truncated_or_longer_message_is_refused():
+def test_truncated_or_extended_message_is_refused():
     data = encode_message({"a": np.arange(3.0), "b": "text"})
     for wrong in (data[:-1], data + b"0", data[3:]):
         with pytest.raises(MessageError):
             decode_message(wrong)
 
 
-def test_a_hash_names_content_and_nothing_else():
+def test_content_hash_depends_on_names_types_shapes_and_values():
     part = {"a": np.array([1.0, 2.0], np.float32), "b": np.array([3], np.int64)}
     assert content_hash(part) == content_hash({"b": part["b"].copy(), "a": part["a"].copy()})
     others = [
@@ -78,7 +78,7 @@ def test_a_hash_names_content_and_nothing_else():
     assert len({content_hash(other) for other in [part, *others]}) == 5
 
 
-def test_parts_travel_apart_and_changed_ones_are_noticed():
+def test_state_is_sent_in_parts_and_altered_parts_raise():
     state = {"dense/kernel": np.ones(2, np.float32), "optimizer/momentum": np.zeros(2, np.float32)}
     made = make_state(state)
     model, optimizer = made.parts[made.model], made.parts[made.optimizer]
@@ -89,7 +89,7 @@ def test_parts_travel_apart_and_changed_ones_are_noticed():
         unpack_parts(message | {f"state/{made.model}/dense/kernel": np.zeros(2, np.float32)})
 
 
-def test_logits_have_to_be_those_of_the_scans_counted():
+def test_logits_must_agree_with_the_counts():
     """Two groups, 3 HC and 1 PD together."""
     groups = {"A": (2, 0), "B": (1, 1)}
     reply = {
@@ -105,7 +105,7 @@ def test_logits_have_to_be_those_of_the_scans_counted():
             read_verified(groups, reply | {"logits": wrong})
 
 
-def test_fields_that_are_not_in_the_table_are_refused():
+def test_fields_that_are_not_allowed_are_refused():
     reply = {
         "counts": np.zeros((1, 4), np.int64),
         "flips": np.zeros((1, 4), np.int64),
@@ -137,12 +137,12 @@ def test_fields_that_are_not_in_the_table_are_refused():
         ({}, 5, []),
     ],
 )
-def test_small_centers_are_counted_together(sizes, min_cell, groups):
+def test_small_centers_are_combined_into_groups(sizes, min_cell, groups):
     assert list(group_centers(sizes, min_cell)) == groups
 
 
 @given(st.dictionaries(st.text(min_size=1, max_size=2), st.integers(1, 9), max_size=8), st.integers(1, 12))
-def test_no_group_is_smaller_than_allowed_and_no_center_is_lost(sizes, min_cell):
+def test_groups_have_the_minimum_size_and_contain_every_center(sizes, min_cell):
     groups = group_centers(sizes, min_cell)
     assert all(sum(sizes[center] for center in group) >= min_cell for group in groups)
     members = sorted(center for group in groups for center in group)
@@ -155,7 +155,7 @@ SCORES = {
 }
 
 
-def test_scores_are_one_per_scan_within_range():
+def test_scores_are_read_one_per_scan():
     first, second = read_scores(SCORES, ["x", "y"], n_moments=4)
     assert (first.subject, first.center, first.group, first.label, first.logit) == ("x", "A", "s1", 0, -0.5)
     assert np.isnan(second.logit) and second.moments == (0.0,) * 4  # the tour stops at NaN
@@ -173,13 +173,13 @@ def test_scores_are_one_per_scan_within_range():
         {"moments": np.full((2, 4), 1e300)},
     ],
 )
-def test_scores_that_cannot_be_are_refused(wrong):
+def test_invalid_scores_are_refused(wrong):
     with pytest.raises(MessageError):
         read_scores(SCORES | wrong, ["x", "y"], n_moments=4)
 
 
 @given(st.dictionaries(st.text("AB+", min_size=1, max_size=5), st.integers(1, 9), max_size=8), st.integers(1, 12))
-def test_every_group_has_a_name_of_its_own(sizes, min_cell):
+def test_group_names_are_unique(sizes, min_cell):
     groups = group_centers(sizes, min_cell)
     named = name_groups(groups)
     assert tuple(named.values()) == groups
@@ -187,7 +187,7 @@ def test_every_group_has_a_name_of_its_own(sizes, min_cell):
     assert name_groups([("A",), ("B", "C")]) == {"A": ("A",), "B+C": ("B", "C")}
 
 
-def test_the_page_lists_every_field():
+def test_across_sites_page_lists_every_field():
     page = (Path(__file__).resolve().parents[1] / "docs" / "across-sites.md").read_text()
     section = page.partition("## What leaves a site")[2].partition("\n## ")[0]
     listed: dict[str, set[str]] = {}

@@ -1,4 +1,4 @@
-"""Settings of a federation, of a site, of a start-up kit: every fault is named with what is allowed."""
+"""Settings of federations and sites, start-up kits, and their error messages."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ DATA = OWN_DATA[:2]
         (["federation=nvflare", "cohort.truth_csv=t.csv"], "cohort.truth_csv=t.csv: real sites do not send the ids"),
     ],
 )
-def test_what_cannot_be_asked_of_a_federation(overrides, message):
+def test_settings_incompatible_with_a_federation_are_refused(overrides, message):
     assert any(message in fault for fault in faults(*DATA, "init.from=x", *overrides))
 
 
@@ -68,11 +68,11 @@ def test_what_cannot_be_asked_of_a_federation(overrides, message):
         ["pipeline=dirty", "qc.early_stop=true", "federation.on_fault=skip"],  # without control
     ],
 )
-def test_what_can_be_asked_of_a_federation(overrides):
+def test_settings_compatible_with_a_federation(overrides):
     validate(composed(*DATA, "init.from=x", "federation=local", *overrides))
 
 
-def test_a_real_federation_needs_no_tables_here(tmp_path):
+def test_nvflare_federation_needs_no_local_tables(tmp_path):
     pytest.importorskip("nvflare")
     (tmp_path / "startup").mkdir()
     (tmp_path / "startup" / "fed_admin.json").touch()
@@ -81,7 +81,7 @@ def test_a_real_federation_needs_no_tables_here(tmp_path):
     )
 
 
-def test_a_sites_settings_are_read_as_written(tmp_path):
+def test_site_settings_round_trip(tmp_path):
     settings = SiteSettings(tmp_path / "train.csv", None, tmp_path / "tokens.csv", 7, True)
     write_site_settings(tmp_path / "site.yaml", settings)
     assert read_site_settings(tmp_path / "site.yaml") == settings
@@ -107,7 +107,7 @@ def test_invalid_site_settings_are_refused(tmp_path, text, message):
 
 
 @pytest.mark.parametrize("text", ["Token,Subject\n00,a\n00,b\n", "Token\n00\n", "Token,Subject\nxy,a\n"])
-def test_a_damaged_table_of_tokens_is_never_made_anew(tmp_path, text):
+def test_damaged_table_of_tokens_is_not_overwritten(tmp_path, text):
     (tmp_path / "tokens.csv").write_text(text)
     with pytest.raises(InputError, match="restore"):
         Tokens(tmp_path / "tokens.csv", [])
@@ -116,7 +116,7 @@ def test_a_damaged_table_of_tokens_is_never_made_anew(tmp_path, text):
 
 @pytest.fixture
 def kit(tmp_path):
-    """A hospital's start-up kit as this version of FLARE makes them, as far as tmqc changes it."""
+    """The files of a hospital's start-up kit that tmqc changes, as made by the installed version of FLARE."""
     lighter = pytest.importorskip("nvflare.lighter")
     templates = yaml.safe_load((Path(lighter.__file__).parent / "templates" / "master_template.yml").read_text())
     local = tmp_path / "kit" / "local"
@@ -129,7 +129,7 @@ def kit(tmp_path):
     return tmp_path / "kit"
 
 
-def test_a_kit_allows_two_classes_more_and_knows_the_sites_settings(kit):
+def test_prepared_kit_allows_tmqc_classes_and_links_the_site_settings(kit):
     from tmqc.federation.flare_kit import prepare_kit
 
     for _ in range(2):
@@ -138,13 +138,13 @@ def test_a_kit_allows_two_classes_more_and_knows_the_sites_settings(kit):
     assert content["class_allow_list"] == ["nvflare.x.Y", "tmqc.federation.flare_job."]
     settings = read_site_settings(kit.with_name("site.yaml"))
     assert read_site_settings(kit / "local" / "tmqc_site.yaml") == settings
-    kit.with_name("site.yaml").write_text("train_csv: train.csv\nmin_cell: 9\n")  # another day, without joining again
+    kit.with_name("site.yaml").write_text("train_csv: train.csv\nmin_cell: 9\n")  # changed later, without joining again
     changed = read_site_settings(kit / "local" / "tmqc_site.yaml")
     assert (changed.min_cell, changed.train_csv) == (9, kit.with_name("train.csv").resolve())
 
 
-def test_joining_with_the_settings_in_the_kit_loses_nothing(kit):
-    """By the link, and by the copy that an earlier version left there."""
+def test_joining_with_the_settings_in_the_kit_keeps_them(kit):
+    """For the link, and for the copy made by earlier versions."""
     from tmqc.federation.flare_kit import prepare_kit
 
     inside = kit / "local" / "tmqc_site.yaml"
@@ -158,13 +158,13 @@ def test_joining_with_the_settings_in_the_kit_loses_nothing(kit):
     assert read_site_settings(inside) == settings
 
 
-def test_a_hospitals_log_does_not_stream_to_the_server(kit):
+def test_prepared_kit_does_not_stream_logs_to_the_server(kit):
     from tmqc.federation.flare import ALLOWED
     from tmqc.federation.flare_kit import prepare_kit
 
     before = json.loads((kit / "local" / "resources.json.default").read_text())
     assert before["allow_log_streaming"], "FLARE's default is another by now"
-    further = {"id": "further", "class_path": "a.b.JobLogStreamer"}  # FLARE knows a class by this name, too
+    further = {"id": "further", "class_path": "a.b.JobLogStreamer"}  # FLARE identifies classes by this name too
     before["components"].append(further)
     (kit / "local" / "resources.json").write_text(json.dumps(before))
     prepare_kit(kit, kit.with_name("site.yaml"))
@@ -176,7 +176,7 @@ def test_a_hospitals_log_does_not_stream_to_the_server(kit):
     }
 
 
-def test_no_role_may_read_a_hospitals_files_or_bring_code(kit):
+def test_prepared_kit_denies_reading_files_and_custom_code_to_all_roles(kit):
     from nvflare.fuel.sec.authz import AuthzContext, Person
     from nvflare.security.security import FLAuthorizer
 
@@ -188,7 +188,7 @@ def test_no_role_may_read_a_hospitals_files_or_bring_code(kit):
 
     reading, running = ("cat", "ls", "tail", "grep", "byoc"), ("submit_job", "abort_job", "check_status", "sys_info")
     policy = json.loads((kit / "local" / "authorization.json.default").read_text())
-    policy["permissions"]["lead"]["cat"] = "any"  # one command may be allowed beside the others
+    policy["permissions"]["lead"]["cat"] = "any"  # a single command allowed besides the others
     policy["permissions"] |= {"owner": {"*": "any", "view": "none"}, "guest": {"Cat": "any", " TAIL": "any"}}
     assert may("owner", "cat") and may("owner", "byoc") and may("guest", "cat") and may("guest", "tail")
     assert all(may("project_admin", right) for right in reading + running)
@@ -200,7 +200,7 @@ def test_no_role_may_read_a_hospitals_files_or_bring_code(kit):
     assert all(may(role, right) for role in ("project_admin", "lead", "owner") for right in running)
 
 
-def test_the_servers_kit_keeps_its_policy(kit):
+def test_server_kit_keeps_its_policy(kit):
     from tmqc.federation.flare_kit import prepare_kit
 
     prepare_kit(kit, None)
@@ -208,7 +208,7 @@ def test_the_servers_kit_keeps_its_policy(kit):
     assert json.loads((kit / "local" / "resources.json").read_text())["allow_log_streaming"]
 
 
-def test_joining_reads_every_scan_and_tells_of_a_damaged_one_before_it_touches_the_kit(kit, capsys):
+def test_joining_checks_all_scans_before_it_changes_the_kit(kit, capsys):
     site, join = kit.parent, load_script("join_federation").main
     image = sitk.GetImageFromArray(np.arange(4 * 5 * 6, dtype=np.uint8).reshape(6, 5, 4))
     sitk.WriteImage(image, str(site / "a.nii.gz"))

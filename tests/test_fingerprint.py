@@ -1,4 +1,4 @@
-"""Which settings make another run of a run, and which do not."""
+"""The digest of settings: which ones distinguish runs and which do not."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def digest_with(centers):
     return settings_digest(config)
 
 
-def test_the_content_of_a_center_table_counts(tmp_path):
+def test_digest_depends_on_the_content_of_a_center_table(tmp_path):
     table = tmp_path / "my.csv"
     table.write_text("center,train_hc\na,1\n")
     first = digest_with(table)
@@ -30,7 +30,7 @@ def test_the_content_of_a_center_table_counts(tmp_path):
     assert digest_with(table) != first
 
 
-def test_a_file_called_like_a_packaged_table_does_not(tmp_path, monkeypatch):
+def test_digest_ignores_a_local_file_named_like_a_packaged_table(tmp_path, monkeypatch):
     before = settings_digest(Config())
     (tmp_path / Config().cohort.phantom.centers).write_text("another table")
     monkeypatch.chdir(tmp_path)
@@ -45,7 +45,7 @@ def pretrained_in(outputs, *, seed=0):
     return config
 
 
-def test_where_the_outputs_are_does_not_count_for_a_pretrained_model(tmp_path):
+def test_digest_ignores_the_location_of_a_pretrained_model(tmp_path):
     relative, moved = pretrained_in("outputs"), pretrained_in(tmp_path)
     assert relative.init["from"] != moved.init["from"]
     assert settings_digest(relative) == settings_digest(moved)
@@ -56,14 +56,14 @@ def test_where_the_outputs_are_does_not_count_for_a_pretrained_model(tmp_path):
         check_place(pretrained_in(tmp_path, seed=1), tmp_path)
 
 
-def test_where_it_is_counts_for_any_other_model(tmp_path):
+def test_digest_depends_on_the_location_of_other_models(tmp_path):
     one, other = Config(), Config()
     one.init["from"], other.init["from"] = "outputs/clean/mine", "elsewhere/clean/mine"
     assert settings_digest(one) != settings_digest(other)
 
 
-def test_a_version_of_the_computation_is_part_of_the_digest(monkeypatch):
-    """So no sweep skips a job, and no run starts from a clean model, by a result of older code."""
+def test_digest_depends_on_the_version_of_the_computation(monkeypatch):
+    """So sweeps do not skip jobs, and runs do not start from clean models, based on results of older code."""
     config = Config()
     before = settings_digest(config), pretrained_name(config)
     monkeypatch.setattr(fingerprint, "COMPUTATION", fingerprint.COMPUTATION + 1)

@@ -1,4 +1,4 @@
-"""Harm that is drawn and harm that a manifest names: all of it is known, none twice, none of other scans."""
+"""The ground truth combines drawn harm and harm listed in a manifest; duplicates and unknown scans are refused."""
 
 from dataclasses import replace
 
@@ -14,7 +14,7 @@ from tmqc.pipelines.prepare import prepare
 
 @pytest.fixture
 def find(cohort_csvs, tmp_path):
-    """What is known of a run whose manifest names `subjects`."""
+    """Returns a function that gives the ground truth for a manifest with `subjects`."""
 
     def find(*subjects, overrides=()):
         harms = tuple(Harm(subject, "Alpha", "inverted", (), 0) for subject in subjects)
@@ -27,26 +27,26 @@ def find(cohort_csvs, tmp_path):
     return find
 
 
-def made(*ids, **more):
+def harm_overrides(*ids, **more):
     settings = {"ids": f"[{','.join(ids)}]", "kind": "noise"} | more
     return ["harmful=samples", *(f"harmful.{name}={value}" for name, value in settings.items())]
 
 
-def test_drawn_harm_comes_on_top_of_the_known_one(find):
-    known = find("Alpha-train-1", "Beta-train-0", overrides=made("Alpha-train-3"))
+def test_drawn_harm_is_added_to_known_harm(find):
+    known = find("Alpha-train-1", "Beta-train-0", overrides=harm_overrides("Alpha-train-3"))
     assert known.kinds == {"Alpha-train-1": "inverted", "Alpha-train-3": "noise", "Beta-train-0": "inverted"}
     assert find("Alpha-train-1").subjects == {"Alpha-train-1"}
     assert find() == Truth(())
 
 
 @pytest.mark.parametrize("placement", ["in_place", "extra"])
-def test_no_scan_is_made_harmful_twice(find, placement):
+def test_corrupting_a_scan_listed_as_harmful_is_refused(find, placement):
     with pytest.raises(RunError, match=r"manifest\.csv already lists Alpha-train-1 as harmful.*harmful\.ids"):
-        find("Alpha-train-1", overrides=made("Alpha-train-1", "Alpha-train-3", placement=placement))
+        find("Alpha-train-1", overrides=harm_overrides("Alpha-train-1", "Alpha-train-3", placement=placement))
 
 
 @pytest.mark.parametrize("federation", ["none", "local"])
-def test_a_manifest_of_unknown_subjects_is_refused(find, cohort_csvs, federation):
+def test_manifest_with_unknown_subjects_is_refused(find, cohort_csvs, federation):
     with pytest.raises(RunError) as caught:
         find("Alpha-train-1", "7", "Alpha-test-0", overrides=[f"federation.name={federation}"])
     [fault] = caught.value.faults
@@ -56,7 +56,7 @@ def test_a_manifest_of_unknown_subjects_is_refused(find, cohort_csvs, federation
         find(*map(str, range(8)))
 
 
-def test_a_flipped_label_under_a_second_id_is_no_copy_if_the_manifest_says_so(cohort_csvs, tmp_path):
+def test_copy_with_a_flipped_label_is_accepted_if_the_manifest_lists_it(cohort_csvs, tmp_path):
     train = read_cohort(train_csv=cohort_csvs["train"], verification_csv=None, test_csv=None).train
     row = next(row for row in train if row.subject == "Beta-train-1")
     table, manifest = tmp_path / "train.csv", tmp_path / "truth.csv"

@@ -1,4 +1,4 @@
-"""What Hydra is given: clean runs made of a job's settings, launchers that compose."""
+"""Composition with Hydra: clean runs derived from a job's settings, plans of sweeps, launchers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TABLES = ["cohort.train_csv=train.csv", "cohort.verification_csv=verification.cs
 
 
 @pytest.fixture
-def composing():
+def hydra_composition():
     store_schema()
     before = HydraConfig.instance().cfg
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
@@ -33,7 +33,7 @@ def composing():
     HydraConfig.instance().cfg = before
 
 
-def made(*overrides):
+def compose_job(*overrides):
     whole = compose("config", list(overrides), return_hydra_config=True)
     HydraConfig.instance().set_config(whole)
     with open_dict(whole):
@@ -41,8 +41,8 @@ def made(*overrides):
     return make(whole)
 
 
-def test_the_clean_run_is_the_jobs_own_without_harm_up_to_its_start(composing):
-    config, clean = made("experiment=demo_qc", "init.pretrain=true", "run.seed=3", "qc.error=0.5", "qc=screen")
+def test_clean_run_has_the_jobs_settings_without_harm(hydra_composition):
+    config, clean = compose_job("experiment=demo_qc", "init.pretrain=true", "run.seed=3", "qc.error=0.5", "qc=screen")
     assert (clean.pipeline.name, clean.harmful.scenario) == ("clean", "none")
     assert (clean.schedule.start, clean.schedule.cycles) == (0, 20)
     assert clean.init == {"from": None, "cycle": None, "pretrain": False}
@@ -50,22 +50,22 @@ def test_the_clean_run_is_the_jobs_own_without_harm_up_to_its_start(composing):
     assert config.init["from"] == f"outputs/clean/{clean.run.name}"
 
 
-def test_it_is_the_demos_clean_run_but_for_its_length(composing):
-    _, clean = made("experiment=demo_qc", "init.pretrain=true")
+def test_clean_run_of_demo_qc_equals_demo_clean_except_its_length(hydra_composition):
+    _, clean = compose_job("experiment=demo_qc", "init.pretrain=true")
     demo = to_config(compose("config", ["experiment=demo_clean", "schedule.cycles=20"]))
     assert settings_digest(clean) == settings_digest(demo)
 
 
-def test_published_seed_and_rate_follow_the_pipeline(composing):
-    _, clean = made("experiment=paper_qc_centers_noise", *TABLES, "init.pretrain=true", "init.cycle=4")
+def test_clean_run_of_a_paper_experiment_has_the_seed_of_paper_clean(hydra_composition):
+    _, clean = compose_job("experiment=paper_qc_centers_noise", *TABLES, "init.pretrain=true", "init.cycle=4")
     paper = to_config(compose("config", ["experiment=paper_clean", *TABLES, "schedule.cycles=5"]))
     assert (clean.schedule.seed, clean.schedule.decay_start) == (40, 0)
     assert settings_digest(clean) == settings_digest(paper)
 
 
-def test_what_differs_in_qc_alone_shares_a_clean_run(composing):
+def test_jobs_that_differ_only_in_qc_and_harm_share_a_clean_run(hydra_composition):
     places = {
-        made("experiment=demo_qc", "init.pretrain=true", *more)[0].init["from"]
+        compose_job("experiment=demo_qc", "init.pretrain=true", *more)[0].init["from"]
         for more in (["qc.error=0.1"], ["qc.revisit=5"], ["harmful.severity=3"], ["pipeline=dirty"])
     }
     assert len(places) == 1
@@ -79,7 +79,7 @@ def plan_of(*overrides, hydra=()):
     return plan_sweep(whole)
 
 
-def test_a_plan_knows_its_jobs(composing):
+def test_plan_counts_its_jobs(hydra_composition):
     plan = plan_of(*TABLES, "pipeline=clean", "run.seed=0,1,2", "run.name='1.10',x")
     assert (plan.n_jobs, dict(plan.swept)) == (6, {"run.seed": "0,1,2", "run.name": "'1.10',x"})
     assert plan_of("run.seed=0,1", hydra=["hydra.sweep.subdir=${hydra.job.num}"]).n_jobs == 2
@@ -89,46 +89,48 @@ def test_a_plan_knows_its_jobs(composing):
     ("swept", "hydra"),
     [("run.seed=0,0", []), ("run.name='a',a", []), ("run.seed=0,1", ["hydra.sweep.subdir=all"])],
 )
-def test_two_jobs_of_one_directory_are_refused(composing, swept, hydra):
+def test_two_jobs_with_the_same_directory_are_refused(hydra_composition, swept, hydra):
     with pytest.raises(SettingsError, match="would both use the directory"):
         plan_of(*TABLES, "pipeline=clean", swept, hydra=hydra)
 
 
 @pytest.fixture
-def scored(composing, tmp_path):
+def scored(hydra_composition, tmp_path):
     run = to_config(compose("config", ["experiment=demo_qc", "model.dropout=0.4", "tracking.experiment=mine"]))
     (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.structured(run)))
     return run, ["pipeline=inference", f"inference.run={tmp_path}"]
 
 
-def test_inference_is_of_the_cohort_the_model_and_the_store_of_the_run(scored):
+def test_inference_uses_cohort_model_and_store_of_the_run(scored):
     run, command = scored
-    config, _ = made(*command)
+    config, _ = compose_job(*command)
     assert (config.cohort, config.model, config.tracking) == (run.cohort, run.model, run.tracking)
     assert (config.pipeline.name, config.harmful.scenario) == ("inference", "none")
 
 
-def test_what_the_command_gives_wins(scored):
+def test_command_line_overrides_settings_of_the_scored_run(scored):
     run, command = scored
-    config, _ = made(*command, "cohort.test_csv=mine.csv", "tracking=none", "model.dropout=0.2")
+    config, _ = compose_job(*command, "cohort.test_csv=mine.csv", "tracking=none", "model.dropout=0.2")
     assert (config.cohort.source, config.cohort.test_csv) == ("csv", "mine.csv")
     assert (config.cohort.shape, config.model.filters) == (run.cohort.shape, run.model.filters)
     assert (config.tracking.name, config.model.dropout) == ("none", 0.2)
-    config, _ = made(*command, "cohort=phantom83")
+    config, _ = compose_job(*command, "cohort=phantom83")
     assert (config.cohort.shape, config.cohort.phantom.centers) == ([160, 192, 160], "real83")
 
 
-def test_inference_of_no_run_is_refused(composing, tmp_path):
+def test_inference_of_a_missing_run_is_refused(hydra_composition, tmp_path):
     with pytest.raises(RunError, match="no such directory"):
-        made("pipeline=inference", f"inference.run={tmp_path}/none")
+        compose_job("pipeline=inference", f"inference.run={tmp_path}/none")
     with pytest.raises(RunError, match=r"not the config.yaml of a run"):
-        made("pipeline=inference", f"inference.run={tmp_path}")
+        compose_job("pipeline=inference", f"inference.run={tmp_path}")
 
 
-def test_a_job_is_found_to_have_finished_before_it_is_begun(composing, tmp_path):
+def test_finished_job_is_skipped_before_its_start(hydra_composition, tmp_path):
     sweep = ["hydra.mode=MULTIRUN", f"hydra.sweep.dir={tmp_path}"]
     first, other = (compose("config", [*CLEAN, *sweep, f"run.seed={n}"], return_hydra_config=True) for n in (0, 1))
-    write_text(tmp_path / "a" / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(made(*CLEAN, "run.seed=0")[0])))
+    write_text(
+        tmp_path / "a" / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(compose_job(*CLEAN, "run.seed=0")[0]))
+    )
     assert not skip(first, tmp_path / "a")
     write_json(tmp_path / "a" / "summary.json", {"test/auroc": 0.5})
     assert not skip(other, tmp_path / "a")
@@ -136,19 +138,19 @@ def test_a_job_is_found_to_have_finished_before_it_is_begun(composing, tmp_path)
     assert read_outcome(tmp_path, "a").numbers == {"test/auroc": 0.5}
 
 
-def test_without_pretrain_there_is_none(composing):
-    config, clean = made("experiment=demo_qc")
+def test_no_clean_run_without_pretrain(hydra_composition):
+    config, clean = compose_job("experiment=demo_qc")
     assert clean is None
     assert config.init["from"] == "outputs/clean/demo"
 
 
 @pytest.mark.parametrize("group", ["launcher=ray", "sweeper=search"])
-def test_our_own_plugins_are_known_to_hydra(composing, group):
+def test_tmqc_plugins_are_registered_with_hydra(hydra_composition, group):
     composed = compose("config", [f"hydra/{group}"], return_hydra_config=True)
     assert composed.hydra[group.partition("=")[0]]["_target_"] in Plugins.instance().class_name_to_class
 
 
-def test_a_search_for_nothing_is_refused(composing):
+def test_search_without_an_objective_is_refused(hydra_composition):
     search = ["hydra/sweeper=search", "hydra.sweeper.n_jobs=0"]
     with pytest.raises(SettingsError) as refused:
         plan_of(*TABLES, "pipeline=clean", "qc.error=interval(0,1)", hydra=search)
@@ -162,14 +164,14 @@ def test_a_search_for_nothing_is_refused(composing):
         ("hydra/launcher=parallel", "hydra_joblib_launcher"),
     ],
 )
-def test_launchers_compose_where_their_plugin_is_installed(composing, choice, plugin):
+def test_launchers_compose_if_their_plugin_is_installed(hydra_composition, choice, plugin):
     if importlib.util.find_spec("hydra_plugins") is None or importlib.util.find_spec(f"hydra_plugins.{plugin}") is None:
         pytest.skip(f"{plugin} is not installed")
     composed = compose("config", [choice], return_hydra_config=True)
     assert plugin in composed.hydra.launcher["_target_"]
 
 
-def test_an_unexpected_error_of_a_job_is_raised_and_no_further_job_begins(monkeypatch, tmp_path):
+def test_unexpected_error_of_a_job_is_raised_and_no_further_job_starts(monkeypatch, tmp_path):
     monkeypatch.setattr("tmqc.sweep.job.process", process := ThisProcess())
     job = Job(tmp_path, "launch", tmp_path / "a")
 
@@ -179,5 +181,5 @@ def test_an_unexpected_error_of_a_job_is_raised_and_no_further_job_begins(monkey
     with pytest.raises(OSError, match="No space"):
         carry_out(job, fail)
     assert read_outcome(tmp_path, "a").status == KILLED
-    assert process.asked is None  # no signal came: the sweep has failed and says why
+    assert process.asked is None  # no signal was received: the sweep has failed with an error
     assert carry_out(Job(tmp_path, "launch", tmp_path / "b"), fail) is None

@@ -1,4 +1,4 @@
-"""`pipeline=rivals` end to end on NIfTI files: what it leaves behind, and that it does not know the truth."""
+"""`pipeline=rivals` end to end on NIfTI files: its results, and independence of the ground truth."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tmqc.rivals import RIVALS
 N_TRAIN, N_VERIFICATION = sum(CENTERS.values()), 4 * len(CENTERS)
 
 
-def go(outputs, csvs, *overrides, name):
+def run_pipeline(outputs, csvs, *overrides, name):
     config = compose_config(*tiny_overrides(csvs, outputs), f"run.name={name}", *overrides)
     directory = outputs / config.pipeline.name / name
     run(config, directory)
@@ -35,18 +35,18 @@ HARM = ("harmful=samples", "harmful.count=4", "harmful.kind=[noise,flipped_label
 def runs(tmp_path_factory, cohort_csvs, empty_database):
     outputs = tmp_path_factory.mktemp("outputs")
     shutil.copy(empty_database, outputs / "mlflow.db")
-    go(outputs, cohort_csvs, "pipeline=clean", "schedule.cycles=4", "tracking=none", name="c")
-    return {"outputs": outputs, "rivals": go(outputs, cohort_csvs, *rivals(outputs, *HARM), name="r")}
+    run_pipeline(outputs, cohort_csvs, "pipeline=clean", "schedule.cycles=4", "tracking=none", name="c")
+    return {"outputs": outputs, "rivals": run_pipeline(outputs, cohort_csvs, *rivals(outputs, *HARM), name="r")}
 
 
-def test_every_training_scan_has_a_score_by_every_rival(runs, cohort_csvs):
+def test_every_rival_scores_every_training_scan(runs, cohort_csvs):
     scores = pd.read_csv(runs["rivals"] / "scores.csv")
     assert list(scores.columns) == ["Subject", "Study", *RIVALS]
     assert list(scores["Subject"]) == list(pd.read_csv(cohort_csvs["train"])["Subject"])
     assert scores.notna().all().all()
 
 
-def test_the_ranking_is_that_of_the_manifest(runs):
+def test_ranking_agrees_with_the_manifest(runs):
     scores, ranking = (pd.read_csv(runs["rivals"] / f"{name}.csv") for name in ("scores", "rivals"))
     with (runs["rivals"] / "truth.csv").open() as file:
         kinds = {row["Subject"]: row["Kind"] for row in csv.DictReader(file)}
@@ -65,7 +65,7 @@ def test_the_ranking_is_that_of_the_manifest(runs):
     assert (runs["rivals"] / "figures" / "rivals.png").stat().st_size > 5000
 
 
-def test_mlflow_holds_the_ranking(runs):
+def test_ranking_is_logged_to_mlflow(runs):
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{runs['outputs']}/mlflow.db")
@@ -77,24 +77,24 @@ def test_mlflow_holds_the_ranking(runs):
     assert {"config.yaml", "scores.csv", "rivals.csv", "rivals_by_kind.csv", "truth.csv", "figures"} <= kept
 
 
-def test_scores_do_not_depend_on_the_truth_being_known(runs, cohort_csvs):
-    """The same harmful scans given as an ordinary cohort, no manifest anywhere: the very same scores."""
+def test_scores_do_not_depend_on_the_ground_truth(runs, cohort_csvs):
+    """The same harmful scans as an ordinary cohort without a manifest give the same scores."""
     csvs = cohort_csvs | {"train": runs["rivals"] / "harmful" / "train.csv"}
-    blind = go(runs["outputs"], csvs, *rivals(runs["outputs"], "tracking=none"), name="blind")
+    blind = run_pipeline(runs["outputs"], csvs, *rivals(runs["outputs"], "tracking=none"), name="blind")
     one, other = (pd.read_csv(r / "scores.csv") for r in (runs["rivals"], blind))
     pd.testing.assert_frame_equal(one, other, check_exact=True)
     assert not [name for name in ("rivals.csv", "rivals_by_kind.csv", "truth.csv") if (blind / name).exists()]
 
 
-def test_extra_copies_are_scored_besides_their_originals(runs, cohort_csvs):
+def test_extra_copies_are_scored_in_addition_to_their_originals(runs, cohort_csvs):
     more = (*HARM, "harmful.placement=extra", "rivals.names=[template]", "tracking=none")
-    extra = go(runs["outputs"], cohort_csvs, *rivals(runs["outputs"], *more), name="extra")
+    extra = run_pipeline(runs["outputs"], cohort_csvs, *rivals(runs["outputs"], *more), name="extra")
     assert len(pd.read_csv(extra / "scores.csv")) == N_TRAIN + 4
 
 
-def test_too_many_neighbors_are_refused_before_anything_is_written(runs, cohort_csvs):
+def test_too_many_neighbors_are_refused_before_writing(runs, cohort_csvs):
     with pytest.raises(RunError, match=rf"rivals.neighbors={N_TRAIN}: must be less than the training scans, {N_TRAIN}"):
-        go(runs["outputs"], cohort_csvs, *rivals(runs["outputs"], f"rivals.neighbors={N_TRAIN}"), name="bad")
+        run_pipeline(runs["outputs"], cohort_csvs, *rivals(runs["outputs"], f"rivals.neighbors={N_TRAIN}"), name="bad")
     assert not (runs["outputs"] / "rivals" / "bad").exists()
     with pytest.raises(RunError, match=r"already holds a run .*scores\.csv"):
-        go(runs["outputs"], cohort_csvs, *rivals(runs["outputs"]), name="r")
+        run_pipeline(runs["outputs"], cohort_csvs, *rivals(runs["outputs"]), name="r")

@@ -1,4 +1,4 @@
-"""All four pipelines end to end on NIfTI files, and what they leave behind."""
+"""The pipelines clean, dirty, qc and inference end to end on NIfTI files, and their results."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CLEAN, START, CYCLES = 8, 8, 12
 
 
 def run_pipeline(outputs, csvs, *overrides, name, pictures=False):
-    """Run it in this process; figures and page, which take as long as such a run itself, only if asked for."""
+    """Run a tiny pipeline in this process; figures and page take as long as the run and are optional."""
     config = compose_config(*tiny_overrides(csvs, outputs), f"run.name={name}", *overrides)
     directory = outputs / config.pipeline.name / name
     with nullcontext() if pictures else without_pictures():
@@ -54,14 +54,14 @@ def runs(tmp_path_factory, cohort_csvs, empty_database):
     return {"outputs": outputs, "clean": clean, "dirty": dirty, "qc": qc, "inference": scored}
 
 
-def test_the_clean_model_learns(runs):
+def test_training_loss_of_the_clean_run_decreases(runs):
     cycles = pd.read_csv(runs["clean"] / "cycles.csv")
     assert list(cycles["cycle"]) == list(range(CYCLES))
     assert cycles["verify/accuracy"].iloc[-1] >= 0.9
     assert cycles["train/loss"].iloc[-1] < 0.5 * cycles["train/loss"].iloc[0]
 
 
-def test_one_checkpoint_a_cycle_with_all_that_training_touches(runs):
+def test_every_cycle_has_a_checkpoint_with_all_training_state(runs):
     assert saved_cycles(runs["clean"]) == list(range(CYCLES))
     assert saved_cycles(runs["qc"]) == list(range(START, CYCLES))
     state = load_checkpoint(checkpoint_path(runs["qc"], CYCLES - 1)).state
@@ -69,7 +69,7 @@ def test_one_checkpoint_a_cycle_with_all_that_training_touches(runs):
         assert any(part in name for name in state), part
 
 
-def test_the_starting_state_is_the_clean_models(runs, cohort_csvs):
+def test_qc_run_starts_from_the_clean_model(runs, cohort_csvs):
     """The first row of the trace is the verification of the clean model after START cycles."""
     first = pd.read_csv(runs["qc"] / "trace.csv", keep_default_na=False).iloc[0]
     clean = pd.read_csv(runs["clean"] / "cycles.csv").iloc[START - 1]
@@ -78,7 +78,7 @@ def test_the_starting_state_is_the_clean_models(runs, cohort_csvs):
     assert first["VerifyLoss"] == pytest.approx(clean["verify/loss"], rel=1e-5)
 
 
-def test_trace_ledger_and_scores_agree(runs):
+def test_trace_ledger_and_detection_scores_agree(runs):
     trace = pd.read_csv(runs["qc"] / "trace.csv", keep_default_na=False)
     assert tuple(trace.columns) == COLUMNS
     ledger = json.loads((runs["qc"] / "ledger.json").read_text())
@@ -97,7 +97,7 @@ def test_trace_ledger_and_scores_agree(runs):
     assert last["detect/recall"] == pytest.approx(len(named & harmful) / len(harmful))
 
 
-def test_a_summary_says_that_a_run_finished(runs):
+def test_finished_training_runs_have_a_summary(runs):
     for name in ("clean", "dirty", "qc"):
         summary = json.loads((runs[name] / "summary.json").read_text())
         last = pd.read_csv(runs[name] / "cycles.csv").iloc[-1]
@@ -112,7 +112,7 @@ def test_a_summary_says_that_a_run_finished(runs):
     assert not (runs["inference"] / "summary.json").exists()
 
 
-def test_the_manifest_lists_the_corrupted_scans(runs):
+def test_manifest_lists_the_corrupted_scans(runs):
     with (runs["qc"] / "truth.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [r["Subject"] for r in rows] == [f"Delta-train-{i}" for i in range(CENTERS["Delta"])]
@@ -120,8 +120,8 @@ def test_the_manifest_lists_the_corrupted_scans(runs):
     assert (runs["qc"] / "harmful" / "volumes" / "Delta-train-0.nii.gz").is_file()
 
 
-def test_control_does_not_depend_on_the_truth_being_known(runs, cohort_csvs):
-    """The same harmful scans given as an ordinary cohort, no manifest anywhere: the very same trace."""
+def test_control_does_not_depend_on_the_ground_truth(runs, cohort_csvs):
+    """The same harmful scans as an ordinary cohort without a manifest give the same trace."""
     csvs = cohort_csvs | {"train": runs["qc"] / "harmful" / "train.csv"}
     settings = [s for s in harm_overrides(runs["outputs"]) if not s.startswith("harmful")]
     blind = run_pipeline(runs["outputs"], csvs, "pipeline=qc", *settings, "tracking=none", name="blind")
@@ -133,8 +133,8 @@ def test_control_does_not_depend_on_the_truth_being_known(runs, cohort_csvs):
 
 
 @pytest.mark.parametrize(("settings", "name"), [("cache.enabled=false", "uncached"), ("cache.enabled=true", "mapped")])
-def test_the_cache_changes_no_result(runs, cohort_csvs, caplog, *, settings, name):
-    """The same settings give the same run, decoded anew or mapped from the cache: trace, model and scores."""
+def test_results_do_not_depend_on_the_cache(runs, cohort_csvs, caplog, *, settings, name):
+    """Decoding again or mapping from the cache gives the same trace, model and scores."""
     caplog.set_level("INFO", "tmqc")
     one, more = runs["qc"], ("tracking=none", settings)
     other = run_pipeline(
@@ -147,7 +147,7 @@ def test_the_cache_changes_no_result(runs, cohort_csvs, caplog, *, settings, nam
     for file in ("ledger.json", "truth.csv", "harmful/volumes/Delta-train-0.nii.gz"):
         assert (one / file).read_bytes() == (other / file).read_bytes()
     n_held = sum(CENTERS.values()) + 2 * 4 * len(CENTERS)
-    n = n_held + CENTERS["Delta"]  # which are read good, then harmful
+    n = n_held + CENTERS["Delta"]  # these are read twice: good, then harmful
     line = next(line for line in caplog.messages if " scans from " in line)
     if name == "uncached":
         assert line.startswith(f"0 of {n} scans from no cache, ")
@@ -159,7 +159,7 @@ def test_the_cache_changes_no_result(runs, cohort_csvs, caplog, *, settings, nam
 
 
 def rederive_strengths(rows, directory, change):
-    """What the screen's verdicts rest on, from the trace and the settings alone; checked against the rows."""
+    """Strengths of the screen's evidence from trace and settings alone; compared with the rows."""
     limits = OmegaConf.load(directory / "config.yaml").qc.screen
     loss_z, margin_z, contradiction, image_z, strength = (
         rows[name].astype(float) for name in ("LossZ", "MarginZ", "Contradiction", "ImageZ", "Strength")
@@ -174,8 +174,8 @@ def rederive_strengths(rows, directory, change):
 
 
 @pytest.mark.parametrize("gate", ["screen", "loss", "calibrated"])
-def test_other_gates(runs, cohort_csvs, gate):
-    """From the trace alone: what was rejected or suspected, and that screening steps are there."""
+def test_verdicts_of_other_gates_agree_with_the_trace(runs, cohort_csvs, gate):
+    """Rederives verdicts from the trace alone, and checks that screening steps are recorded."""
     directory = run_pipeline(
         runs["outputs"],
         cohort_csvs,
@@ -210,8 +210,8 @@ def test_other_gates(runs, cohort_csvs, gate):
     assert ledger["eliminated"] == list(trace[trace["Outcome"] == "eliminated"]["Subject"])
 
 
-def test_evidence_finds_a_flipped_center_and_leaves_the_others(runs, cohort_csvs):
-    """Alpha, 9 scans: T1 and T2 can reach p = .008 and .003; the tiny model has learnt the right labels."""
+def test_evidence_finds_only_the_flipped_center(runs, cohort_csvs):
+    """Alpha, 9 scans: T1 and T2 can reach p = .008 and .003; the tiny model has learned the right labels."""
     harmful = [*harm_overrides(runs["outputs"], ids="[Alpha]", kind="flipped_label"), "tracking=none"]
     control = ["qc=evidence", "qc.evidence.every=1", "qc.revisit=1", "qc.fdr=0.4", "qc.evidence.compare=within"]
     settings = ("pipeline=qc", *control, *harmful)
@@ -237,9 +237,9 @@ def test_evidence_finds_a_flipped_center_and_leaves_the_others(runs, cohort_csvs
         assert (averaged / name).read_bytes() == (directory / name).read_bytes()
 
 
-def test_a_runaway_stops_the_run_if_asked_and_keeps_it(runs, cohort_csvs):
+def test_runaway_action_stop_ends_the_run_and_keeps_its_files(runs, cohort_csvs):
     settings = ["qc.runaway.action=stop", "qc.runaway.window=4", "qc.runaway.rejected=0"]
-    # The loss rises in some step whatever the model is like; rates stand still once all predictions are of one class.
+    # The loss rises in some step for any model; rates stop changing once all predictions are of one class.
     settings += ["qc=loss", "qc.loss_error=0"]
     harsh = [*harm_overrides(runs["outputs"]), "schedule.learning_rate=1e-1", "tracking=none"]
     with pytest.raises(StoppedError, match=r"runaway guard is triggered: .* batches were rejected") as caught:
@@ -267,7 +267,7 @@ def test_inference_scores_every_saved_cycle(runs, cohort_csvs):
         assert (runs["inference"] / "figures" / figure).stat().st_size > 5000
 
 
-def test_mlflow_holds_every_cycle(runs):
+def test_every_cycle_is_logged_to_mlflow(runs):
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{runs['outputs']}/mlflow.db")
@@ -288,7 +288,9 @@ def test_mlflow_holds_every_cycle(runs):
     assert {"good_lost.csv", "detection_by_kind.csv"} <= kept
 
 
-def test_pictures_that_fail_cost_a_warning_and_no_result(tmp_path, cohort_csvs, empty_database, monkeypatch, caplog):
+def test_failing_figures_give_a_warning_and_keep_the_results(
+    tmp_path, cohort_csvs, empty_database, monkeypatch, caplog
+):
     from mlflow import MlflowClient
 
     shutil.copy(empty_database, tmp_path / "mlflow.db")
@@ -316,7 +318,7 @@ def test_pictures_that_fail_cost_a_warning_and_no_result(tmp_path, cohort_csvs, 
     }
 
 
-def test_a_run_is_never_written_over_unless_asked(runs, cohort_csvs):
+def test_run_is_overwritten_only_with_overwrite(runs, cohort_csvs):
     before = (runs["clean"] / "cycles.csv").read_bytes()
     short = ["pipeline=clean", "schedule.cycles=1", "tracking=none"]
     with pytest.raises(RunError, match=r"already holds a run .*run\.overwrite=true"):
@@ -340,7 +342,7 @@ def test_a_run_is_never_written_over_unless_asked(runs, cohort_csvs):
         (["cohort.train_csv=missing.csv"], "missing.csv"),
     ],
 )
-def test_invalid_input_is_refused_before_anything_is_written(runs, cohort_csvs, overrides, message):
+def test_invalid_input_is_refused_before_writing(runs, cohort_csvs, overrides, message):
     with pytest.raises(InputError, match=".") as caught:
         run_pipeline(
             runs["outputs"], cohort_csvs, "pipeline=qc", *harm_overrides(runs["outputs"]), *overrides, name="bad"
@@ -349,7 +351,7 @@ def test_invalid_input_is_refused_before_anything_is_written(runs, cohort_csvs, 
     assert not (runs["outputs"] / "qc" / "bad").exists()
 
 
-def test_inference_of_what_is_not_there(runs, cohort_csvs):
+def test_inference_of_missing_run_or_cycle_is_refused(runs, cohort_csvs):
     base = ["pipeline=inference", "tracking=none"]
     with pytest.raises(RunError, match="no such directory"):
         run_pipeline(runs["outputs"], cohort_csvs, *base, "inference.run=nowhere", name="x")
@@ -359,8 +361,8 @@ def test_inference_of_what_is_not_there(runs, cohort_csvs):
         )
 
 
-def test_the_averaged_model_is_the_one_that_is_evaluated(tmp_path, cohort_csvs):
-    """The test predictions of the run, and of an inference on its checkpoint, are those of the average."""
+def test_averaged_model_is_used_for_evaluation(tmp_path, cohort_csvs):
+    """Test predictions of the run, and of an inference on its checkpoint, are those of the averaged weights."""
     settings = ["pipeline=clean", "schedule.cycles=2", "schedule.learning_rate=1e-2", "tracking=none"]
     plain = run_pipeline(tmp_path, cohort_csvs, *settings, name="plain")
     run_ = run_pipeline(tmp_path, cohort_csvs, *settings, "schedule.ema=0.9", name="averaged")

@@ -1,4 +1,4 @@
-"""The bars and the plain lines of a run."""
+"""Progress bars and log lines of a run."""
 
 from __future__ import annotations
 
@@ -58,24 +58,24 @@ def run(progress):
     return state
 
 
-def test_the_plain_line():
+def test_cycle_line():
     assert cycle_line(REPORT) == LINE
 
 
-def test_without_control_the_line_says_nothing_of_it():
+def test_cycle_line_without_control():
     nothing = {"flagged": (), "eliminated": (), "n_waiting": 0, "n_eliminated": 0}
     line = cycle_line(replace(REPORT, n_verifications=1, train_loss=0.25, **nothing))
     assert line == "cycle 12: FPR 0.032 FNR 0.048 accuracy 0.950 | training loss 0.250 | 12.3 s"
 
 
-def test_the_line_of_a_screened_cycle():
+def test_cycle_line_of_a_screened_cycle():
     line = cycle_line(replace(REPORT, n_verifications=15, n_steps=20, n_screened=14, train_loss=None))
     assert "| screened 14 scans, flagged" in line
     assert "batches" not in line
 
 
 @pytest.mark.parametrize(("enabled", "terminal"), [(True, False), (False, True)])
-def test_without_a_terminal_or_turned_off_there_is_one_line_a_cycle(caplog, enabled, terminal):
+def test_one_line_per_cycle_without_terminal_or_when_disabled(caplog, enabled, terminal):
     out = io.StringIO()
     console = Console(file=out, force_terminal=terminal)
     with caplog.at_level(logging.INFO, logger="tmqc"):
@@ -83,7 +83,7 @@ def test_without_a_terminal_or_turned_off_there_is_one_line_a_cycle(caplog, enab
     assert caplog.messages == [LINE] and out.getvalue() == ""
 
 
-def test_by_default_it_looks_at_standard_error(capsys):
+def test_progress_is_disabled_if_standard_error_is_no_terminal(capsys):
     progress = Progress(start=0, cycles=1, n_centers=1)
     assert not progress.enabled
     run(progress)
@@ -91,7 +91,7 @@ def test_by_default_it_looks_at_standard_error(capsys):
     assert captured.out == ""
 
 
-def test_bars_count_what_happens(caplog):
+def test_bars_count_steps_visits_and_verdicts(caplog):
     out = io.StringIO()
     progress = Progress(start=10, cycles=30, n_centers=3, console=Console(file=out, force_terminal=True, width=120))
     with caplog.at_level(logging.INFO, logger="tmqc"):
@@ -102,7 +102,7 @@ def test_bars_count_what_happens(caplog):
     assert "north" in out.getvalue() and caplog.messages == [LINE]
 
 
-def test_where_visits_are_verified_visits_are_counted(caplog):
+def test_visits_are_counted_if_visits_are_verified(caplog):
     progress = Progress(start=10, cycles=30, n_centers=3, unit="visits", enabled=False)
     with caplog.at_level(logging.INFO, logger="tmqc"), progress:
         progress.visit(12, Visit("north", (("a", "b"), ("c",))))
@@ -114,7 +114,7 @@ def test_where_visits_are_verified_visits_are_counted(caplog):
     assert caplog.messages == [LINE.replace("batches", "visits")]
 
 
-def test_counts_start_anew_with_a_cycle():
+def test_counts_are_reset_with_every_cycle():
     progress = Progress(start=10, cycles=30, n_centers=3, enabled=False)
     run(progress)
     with progress:
@@ -123,7 +123,7 @@ def test_counts_start_anew_with_a_cycle():
     assert progress._bars.tasks[0].fields["state"] == "rejected 0, flagged 0, eliminated 0"
 
 
-def test_a_run_without_control_shows_its_loss():
+def test_bar_of_a_run_without_control_shows_the_loss():
     progress = Progress(start=0, cycles=2, n_centers=1, enabled=False)
     with progress:
         progress.visit(0, Visit("north", (("a",),)))

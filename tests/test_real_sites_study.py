@@ -8,7 +8,7 @@ judge, write_report = script.judge, script.write_report
 
 
 def draw(seed, n_flipped, n_singles=0, n=60):
-    """Scores of ten sites with shifts of their own; the first ones flipped."""
+    """Scores of ten sites, each with its own shift; labels of the first sites are flipped."""
     rng, rows = np.random.default_rng(seed), []
     for site in range(10):
         truth = rng.permutation(np.arange(n) % 2)
@@ -23,7 +23,7 @@ def draw(seed, n_flipped, n_singles=0, n=60):
     return pd.concat(rows, ignore_index=True).rename_axis("subject").reset_index()
 
 
-def test_a_repeat_is_judged_the_same_in_any_order():
+def test_judgment_does_not_depend_on_the_order_of_scans():
     table = draw(0, 2)
     once, again = (
         judge(one, rng=np.random.default_rng(0), q=0.1, draws=199)
@@ -34,18 +34,18 @@ def test_a_repeat_is_judged_the_same_in_any_order():
     assert all((test.p < 0.05) == once.flipped[site] for site, test in once.tests.items())
 
 
-def test_the_report_has_a_row_a_rule_and_number_of_flipped_sites():
+def test_report_has_a_row_per_rule_and_number_of_flipped_sites():
     tables = [draw(0, 0), draw(1, 0), draw(2, 2), draw(3, 0, n_singles=4)]
     text = write_report([judge(one, rng=np.random.default_rng(0), q=0.1, draws=999) for one in tables], q=0.1)
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
     [two] = [row for row in rows if row[:2] == ["2", "T1 and T2, q"]]
     assert two[2:4] == ["1", "0 (0.00 to 0.97)"]
     assert two[8].startswith("2/2 = 1.00")
-    assert next(row for row in rows if row[0] == "T1 and T2, q")[3].startswith("20/20")  # foretold
+    assert next(row for row in rows if row[0] == "T1 and T2, q")[3].startswith("20/20")  # as predicted
     assert [row[:2] for row in rows if row[0] == "4"] == [["4", "1"]]
 
 
-def test_the_script_names_what_is_missing(tmp_path, capsys):
+def test_script_names_missing_columns(tmp_path, capsys):
     path = tmp_path / "scores.csv"
     draw(0, 1).drop(columns="logit").to_csv(path, index=False)
     assert script.main([str(path)]) == 2
@@ -56,6 +56,6 @@ def test_the_script_names_what_is_missing(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", ["nothing.csv"])
-def test_no_table_is_an_error(name, tmp_path, capsys):
+def test_missing_table_exits_with_2(name, tmp_path, capsys):
     assert script.main([str(tmp_path / name)]) == 2
     assert "cannot be read" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""A run that dies and goes on is the run that never died: trace, ledger, weights, metrics, files."""
+"""A resumed run equals the uninterrupted run: trace, ledger, weights, metrics, files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SAVE_ALWAYS = "checkpoint.every_s=0"
 
 
 class Death(BaseException):
-    """As kill -9: nothing gets to clean up more than the interpreter does."""
+    """Stands in for kill -9: no clean-up except by the interpreter."""
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def outputs(tmp_path_factory, cohort_csvs):
 
 @pytest.fixture
 def die_after(monkeypatch):
-    """Let a run die after its n-th task, by a signal or outright."""
+    """Returns a function that makes a run die after its n-th task, by an exception or a signal."""
 
     def at(n, *, by=None):
         count = {"n": 0}
@@ -66,7 +66,7 @@ CLOCKS = ("time_ms", *(f"{group}/seconds{total}" for group in ("train", "verify"
 
 
 def assert_same_run(one, other):
-    """Everything that a finished run leaves, except what it says about time."""
+    """Compare all results of two finished runs except times."""
     for name in ("trace.csv", "cycles.csv", "detection.csv"):
         if (one / name).exists():
             tables = [pd.read_csv(run / name, keep_default_na=False) for run in (one, other)]
@@ -101,8 +101,8 @@ GATES = {
 
 
 @pytest.fixture(scope="module")
-def whole(outputs, cohort_csvs):
-    """The runs that never died, by gate, each when it is first asked for."""
+def uninterrupted(outputs, cohort_csvs):
+    """Uninterrupted runs by gate, each run on first use."""
 
     class Runs(dict):
         def __missing__(self, gate):
@@ -113,23 +113,23 @@ def whole(outputs, cohort_csvs):
     return Runs()
 
 
-@pytest.mark.parametrize("gate", sorted({*GATES} - {"strict", "early"}))  # those die in the tests below
-def test_a_run_that_dies_is_the_run_that_never_died(outputs, cohort_csvs, whole, die_after, gate):
-    n_tasks = load_checkpoint(checkpoint_path(whole[gate], CYCLES - 1)).facts["n_done"] - (CYCLES - START)
+@pytest.mark.parametrize("gate", sorted({*GATES} - {"strict", "early"}))  # tested below
+def test_resumed_run_equals_the_uninterrupted_run(outputs, cohort_csvs, uninterrupted, die_after, gate):
+    n_tasks = load_checkpoint(checkpoint_path(uninterrupted[gate], CYCLES - 1)).facts["n_done"] - (CYCLES - START)
     undo = die_after(int(np.random.default_rng(len(gate)).integers(n_tasks // 4, n_tasks)))
     settings = ["pipeline=qc", *GATES[gate], *harm_overrides(outputs), "tracking=none", SAVE_ALWAYS]
     with pytest.raises(Death):
         run_pipeline(outputs, cohort_csvs, *settings, name=f"{gate}-dies")
     undo()
     assert not (outputs / "qc" / f"{gate}-dies" / "summary.json").exists()
-    assert_same_run(whole[gate], run_pipeline(outputs, cohort_csvs, *settings, name=f"{gate}-dies"))
+    assert_same_run(uninterrupted[gate], run_pipeline(outputs, cohort_csvs, *settings, name=f"{gate}-dies"))
 
 
-def test_early_stop_leaves_out_scans_and_changes_nothing_else(outputs, cohort_csvs, whole):
-    """Verdicts, ledger, scores and weights are those of full scoring; rows of rejected steps hold lower bounds."""
+def test_early_stop_scores_fewer_scans_with_the_same_result(outputs, cohort_csvs, uninterrupted):
+    """Verdicts, ledger, scores and weights equal those of full scoring; rows of rejected steps have lower bounds."""
     settings = ["pipeline=qc", *GATES["early"], "qc.early_stop=false", *harm_overrides(outputs), "tracking=none"]
     full = run_pipeline(outputs, cohort_csvs, *settings, name="full-scoring")
-    traces = [read_trace(run / "trace.csv").drop(columns="Seconds") for run in (full, whole["early"])]
+    traces = [read_trace(run / "trace.csv").drop(columns="Seconds") for run in (full, uninterrupted["early"])]
     there, here = traces
     rejected = there["Ignored"] == 1
     pd.testing.assert_frame_equal(there[~rejected], here[~rejected], check_exact=True)
@@ -142,18 +142,18 @@ def test_early_stop_leaves_out_scans_and_changes_nothing_else(outputs, cohort_cs
     assert (here["ACC"] >= there["ACC"]).all()
     over = [here[rate] > here[f"Ref{rate}"] + here["Tolerance"] for rate in ("PFP", "PFN")]
     over.append(here["VerifyLoss"] > here["RefVerifyLoss"] + here["LossTolerance"])
-    assert ((over[0] | over[1] | over[2]) == rejected).all()  # the very comparison of the gate, on what the row holds
+    assert ((over[0] | over[1] | over[2]) == rejected).all()  # the gate's comparison, from the row alone
     cells = ["Cycle", "Subject", "Study", "Ignored", "Phase", "Subjects", "RefPFP", "RefPFN", "Tolerance", "LR", "Loss"]
     pd.testing.assert_frame_equal(there[cells], here[cells], check_exact=True)
     for name in ("cycles.csv", "detection.csv"):
-        tables = [pd.read_csv(run / name) for run in (full, whole["early"])]
+        tables = [pd.read_csv(run / name) for run in (full, uninterrupted["early"])]
         tables = [t.drop(columns=[c for c in CLOCKS if c in t]) for t in tables]
         pd.testing.assert_frame_equal(*tables, check_exact=True)
-    assert (full / "ledger.json").read_bytes() == (whole["early"] / "ledger.json").read_bytes()
-    assert_same_models(full, whole["early"])
+    assert (full / "ledger.json").read_bytes() == (uninterrupted["early"] / "ledger.json").read_bytes()
+    assert_same_models(full, uninterrupted["early"])
 
 
-def test_a_batch_size_chosen_stays_that_of_the_run(outputs, cohort_csvs, whole, die_after, monkeypatch):
+def test_resumed_run_keeps_the_automatic_batch_size(outputs, cohort_csvs, uninterrupted, die_after, monkeypatch):
     settings = ["pipeline=qc", *GATES["early"], *harm_overrides(outputs), "tracking=none", SAVE_ALWAYS]
     settings.append("run.verify_batch_size=auto")
     monkeypatch.setattr(batch_size, "choose_batch_size", lambda model: 2)
@@ -162,29 +162,34 @@ def test_a_batch_size_chosen_stays_that_of_the_run(outputs, cohort_csvs, whole, 
         run_pipeline(outputs, cohort_csvs, *settings, name="auto")
     undo()
     monkeypatch.setattr(batch_size, "choose_batch_size", lambda model: 1 / 0)
-    assert_same_run(whole["early"], run_pipeline(outputs, cohort_csvs, *settings, name="auto"))
+    assert_same_run(uninterrupted["early"], run_pipeline(outputs, cohort_csvs, *settings, name="auto"))
 
 
-def test_a_baseline_goes_on_too_and_keeps_the_last_cycles_if_asked(outputs, cohort_csvs, die_after):
+def test_dirty_run_resumes_and_keeps_the_last_checkpoints(outputs, cohort_csvs, die_after):
     settings = ["pipeline=dirty", *harm_overrides(outputs), "tracking=none", "checkpoint.keep=2", SAVE_ALWAYS]
-    whole = run_pipeline(outputs, cohort_csvs, *settings, name="d")
-    assert saved_cycles(whole) == [CYCLES - 2, CYCLES - 1]
+    uninterrupted = run_pipeline(outputs, cohort_csvs, *settings, name="d")
+    assert saved_cycles(uninterrupted) == [CYCLES - 2, CYCLES - 1]
     undo = die_after(9)
     with pytest.raises(Death):
         run_pipeline(outputs, cohort_csvs, *settings, name="d-dies")
     undo()
-    assert_same_run(whole, run_pipeline(outputs, cohort_csvs, *settings, name="d-dies"))
+    assert_same_run(uninterrupted, run_pipeline(outputs, cohort_csvs, *settings, name="d-dies"))
 
 
 def n_events_of_first_cycle(run):
-    """Tasks, each of which may end in a point: steps, queueing the tour and closing it."""
+    """Number of tasks after which a checkpoint may be saved: steps, queueing the tour and closing it."""
     return int((pd.read_csv(run / "trace.csv")["Cycle"] == START).sum()) + 2
 
 
-def test_without_a_point_between_cycles_the_last_cycle_is_the_point(outputs, cohort_csvs, whole, die_after):
+def test_run_without_intermediate_checkpoints_resumes_from_the_last_cycle(
+    outputs, cohort_csvs, uninterrupted, die_after
+):
     settings = ["pipeline=qc", *GATES["strict"], *harm_overrides(outputs), "tracking=none"]
     settings += ["checkpoint.every_s=3600"]
-    for moment in (5, n_events_of_first_cycle(whole["strict"]) + 3):  # the first before there is any point: begun anew
+    for moment in (
+        5,
+        n_events_of_first_cycle(uninterrupted["strict"]) + 3,
+    ):  # the first before any checkpoint: started anew
         undo = die_after(moment)
         with pytest.raises(Death):
             run_pipeline(outputs, cohort_csvs, *settings, name="cycles-only")
@@ -192,25 +197,29 @@ def test_without_a_point_between_cycles_the_last_cycle_is_the_point(outputs, coh
     point = find_resumable(outputs / "qc" / "cycles-only")
     assert point is not None
     assert point.cycle >= START
-    assert_same_run(whole["strict"], run_pipeline(outputs, cohort_csvs, *settings, name="cycles-only"))
+    assert_same_run(uninterrupted["strict"], run_pipeline(outputs, cohort_csvs, *settings, name="cycles-only"))
 
 
-def test_a_signal_ends_the_run_after_the_step_and_it_goes_on_from_there(outputs, cohort_csvs, whole, die_after):
+def test_signal_ends_the_run_after_the_step_and_it_resumes_there(outputs, cohort_csvs, uninterrupted, die_after):
     name, number = "by-signal", signal.SIGTERM
     settings = ["pipeline=qc", *GATES["strict"], *harm_overrides(outputs), "tracking=none"]
-    for moment in (6, n_events_of_first_cycle(whole["strict"]) - 6):  # in mid-cycle, and after the last step of a cycle
+    for moment in (
+        6,
+        n_events_of_first_cycle(uninterrupted["strict"]) - 6,
+    ):  # within a cycle, and after the last step of a cycle
         undo = die_after(moment, by=number)
         with pytest.raises(Interrupted) as caught:
             run_pipeline(outputs, cohort_csvs, *settings, name=name)
         undo()
         assert caught.value.number == number
-    assert saved_cycles(outputs / "qc" / name) == []  # the cycle was over, but its checkpoint was not kept
-    assert list((outputs / "qc" / name / "checkpoints").glob("latest_*"))  # saved although a minute has not passed
-    assert_same_run(whole["strict"], run_pipeline(outputs, cohort_csvs, *settings, name=name))
+    assert saved_cycles(outputs / "qc" / name) == []  # the cycle was complete, but its checkpoint was not saved
+    # saved although checkpoint.every_s has not passed
+    assert list((outputs / "qc" / name / "checkpoints").glob("latest_*"))
+    assert_same_run(uninterrupted["strict"], run_pipeline(outputs, cohort_csvs, *settings, name=name))
 
 
-def test_the_run_in_mlflow_goes_on_too(outputs, cohort_csvs, empty_database, die_after):
-    """One run there, every cycle once, FINISHED in the end."""
+def test_resumed_run_continues_the_same_mlflow_run(outputs, cohort_csvs, empty_database, die_after):
+    """A single run in MLflow with every cycle once, FINISHED at the end."""
     from mlflow import MlflowClient
 
     shutil.copy(empty_database, outputs / "mlflow.db")
@@ -235,7 +244,9 @@ def contents(directory):
     return {p: p.read_bytes() for p in directory.rglob("*") if p.is_file() and p.name != LOCK}
 
 
-def test_damaged_checkpoints_are_reported_and_the_one_before_is_used(outputs, cohort_csvs, whole, die_after, caplog):
+def test_damaged_checkpoint_is_reported_and_the_one_before_is_used(
+    outputs, cohort_csvs, uninterrupted, die_after, caplog
+):
     undo = die_after(14)
     settings = ["pipeline=qc", *GATES["strict"], *harm_overrides(outputs), "tracking=none", SAVE_ALWAYS]
     with pytest.raises(Death):
@@ -244,24 +255,24 @@ def test_damaged_checkpoints_are_reported_and_the_one_before_is_used(outputs, co
     directory = outputs / "qc" / "torn"
     last = sorted((directory / "checkpoints").glob("latest_*"))[-1]
     content = bytearray(last.read_bytes())
-    middle = slice(len(content) // 2, len(content) // 2 + 500)  # more than what lies between two arrays
+    middle = slice(len(content) // 2, len(content) // 2 + 500)  # longer than the gap between two arrays
     content[middle] = bytes(byte ^ 1 for byte in content[middle])
     last.write_bytes(content)
     (directory / "checkpoints" / "cycle_99.npz.part").write_bytes(b"half")
     last.rename(directory / "aside")
-    last.mkdir()  # what is there and cannot be read
+    last.mkdir()  # exists, but cannot be read
     left = contents(directory)
     with pytest.raises(RunError, match=f"{last.name}: cannot be read"):
         run_pipeline(outputs, cohort_csvs, *settings, name="torn")
     assert contents(directory) == left
     last.rmdir()
     (directory / "aside").rename(last)
-    assert_same_run(whole["strict"], run_pipeline(outputs, cohort_csvs, *settings, name="torn"))
+    assert_same_run(uninterrupted["strict"], run_pipeline(outputs, cohort_csvs, *settings, name="torn"))
     assert "not an intact checkpoint" in caplog.text
     assert "the one before it is used" in caplog.text
 
 
-def test_a_run_is_made_longer_by_more_cycles_only(outputs, cohort_csvs, whole):
+def test_only_more_cycles_can_extend_a_run(outputs, cohort_csvs, uninterrupted):
     settings = ["pipeline=qc", *GATES["screen"], *harm_overrides(outputs), "tracking=none"]
     run_pipeline(outputs, cohort_csvs, *settings, f"schedule.cycles={CYCLES - 1}", name="longer")
     with pytest.raises(RunError, match="has finished"):
@@ -272,10 +283,12 @@ def test_a_run_is_made_longer_by_more_cycles_only(outputs, cohort_csvs, whole):
         run_pipeline(outputs, cohort_csvs, *settings, "qc.screen.loss_z=3", "run.seed=5", name="longer")
     assert "qc.screen.loss_z: 1.5 there, 3.0 now" in str(caught.value)
     assert "run.seed: 0 there, 5 now" in str(caught.value)
-    assert_same_run(whole["screen"], run_pipeline(outputs, cohort_csvs, *settings, "run.progress=true", name="longer"))
+    assert_same_run(
+        uninterrupted["screen"], run_pipeline(outputs, cohort_csvs, *settings, "run.progress=true", name="longer")
+    )
 
 
-def test_how_scans_are_kept_may_change(tmp_path):
+def test_cache_settings_may_change_when_a_run_is_resumed(tmp_path):
     def kept(*overrides):
         return compose_config("run.name=x", "cohort.train_csv=a.csv", *overrides)
 
@@ -284,7 +297,7 @@ def test_how_scans_are_kept_may_change(tmp_path):
 
 
 def to_format_1(path):
-    """As tmqc 0.1 wrote it: no format, and a record of answers."""
+    """Convert a checkpoint to that of tmqc 0.1: no format, and a record of answers."""
     with np.load(path) as archive:
         content = dict(archive)
     facts = json.loads(str(content["meta"]))
@@ -292,10 +305,10 @@ def to_format_1(path):
     np.savez(path, allow_pickle=False, **content | {"meta": np.array(json.dumps(facts))})
 
 
-def test_what_cannot_go_on_is_left_as_it_is(outputs, cohort_csvs, whole, die_after):
-    """Records that lack rows which the checkpoint knows; then a run that an earlier version of tmqc began."""
+def test_runs_that_cannot_be_resumed_are_not_changed(outputs, cohort_csvs, uninterrupted, die_after):
+    """A trace with fewer rows than the checkpoint counts; then a run from an earlier version of tmqc."""
     settings = ["pipeline=qc", *GATES["strict"], *harm_overrides(outputs), "tracking=none", SAVE_ALWAYS]
-    undo = die_after(n_events_of_first_cycle(whole["strict"]) + 2)
+    undo = die_after(n_events_of_first_cycle(uninterrupted["strict"]) + 2)
     with pytest.raises(Death):
         run_pipeline(outputs, cohort_csvs, *settings, name="old")
     undo()
@@ -315,7 +328,7 @@ def test_what_cannot_go_on_is_left_as_it_is(outputs, cohort_csvs, whole, die_aft
     assert {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()} == left
 
 
-def test_other_data_is_refused(outputs, cohort_csvs, die_after, tmp_path):
+def test_resume_with_changed_tables_is_refused(outputs, cohort_csvs, die_after, tmp_path):
     undo = die_after(9)
     settings = ["pipeline=qc", *GATES["strict"], *harm_overrides(outputs), "tracking=none", SAVE_ALWAYS]
     table = tmp_path / "train.csv"
@@ -329,15 +342,15 @@ def test_other_data_is_refused(outputs, cohort_csvs, die_after, tmp_path):
         run_pipeline(outputs, cohort_csvs | {"train": table}, *settings, name="data")
 
 
-def test_a_full_disk_stops_the_run_with_its_checkpoints_whole(outputs, cohort_csvs, whole, monkeypatch):
-    """While a checkpoint is written, no file may grow to its size: the write fails as on a full disk."""
+def test_full_disk_stops_the_run_with_intact_checkpoints(outputs, cohort_csvs, uninterrupted, monkeypatch):
+    """A limit on file size makes writing a checkpoint fail, as on a full disk."""
     settings = ["pipeline=qc", *GATES["strict"], *harm_overrides(outputs), "tracking=none", SAVE_ALWAYS]
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     size = checkpoint_path(outputs / "clean" / "c", START - 1).stat().st_size
     save_latest = checkpointer.save_latest
 
     def save_on_full_disk(run, checkpoint):
-        # Only here, where nothing else is written: the limit holds for pytest's captured output and for the log too.
+        # Only here, because the limit also holds for the log and pytest's captured output.
         if checkpoint.cycle >= START:
             resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, hard))
         try:
@@ -350,16 +363,16 @@ def test_a_full_disk_stops_the_run_with_its_checkpoints_whole(outputs, cohort_cs
         run_pipeline(outputs, cohort_csvs, *settings, name="full")
     monkeypatch.undo()
     assert not list((outputs / "qc" / "full" / "checkpoints").glob("*.part"))
-    assert_same_run(whole["strict"], run_pipeline(outputs, cohort_csvs, *settings, name="full"))
+    assert_same_run(uninterrupted["strict"], run_pipeline(outputs, cohort_csvs, *settings, name="full"))
 
 
-def test_two_processes_never_work_in_one_directory(outputs, cohort_csvs):
+def test_directory_in_use_by_another_process_is_refused(outputs, cohort_csvs):
     with locked(outputs / "dirty" / "taken"), pytest.raises(RunError, match=r"in use by another process .*pid"):
         run_pipeline(outputs, cohort_csvs, "pipeline=dirty", *harm_overrides(outputs), "tracking=none", name="taken")
     assert not (outputs / "dirty" / "taken").exists()
 
 
-def test_predictions_that_are_no_numbers_are_no_verdict(outputs, cohort_csvs, monkeypatch):
+def test_non_finite_predictions_stop_the_run(outputs, cohort_csvs, monkeypatch):
     predict = Learner.predict
 
     def broken(learner, x, *, batch_size):

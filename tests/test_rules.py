@@ -1,4 +1,4 @@
-"""What is said when control has run away."""
+"""Warnings about settings, the runaway guard and expected false alarms; unlikeness of scans."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LOST = Alarm(n_rejected=20, n_batches=20, n_condemned=170, n_subjects=170, by_re
 
 
 @pytest.mark.parametrize(("n_steps", "times"), [(3, 1), (0, 0)])
-def test_the_alarm_is_repeated_as_long_as_anybody_is_tried(caplog, n_steps, times):
+def test_alarm_is_repeated_while_steps_are_taken(caplog, n_steps, times):
     warn_or_stop(replace(make_reports()[0], n_steps=n_steps, alarm=LOST), QcConfig())
     assert caplog.text.count("cycle 5: the runaway guard is triggered: 20 of the last 20") == times
 
@@ -33,31 +33,31 @@ def test_the_alarm_is_repeated_as_long_as_anybody_is_tried(caplog, n_steps, time
         (QcConfig(control="screen"), "the limits of qc.screen"),
     ],
 )
-def test_the_advice_names_the_gates_own_setting(qc, setting):
+def test_advice_of_the_alarm_names_the_setting_of_the_gate(qc, setting):
     assert explain_alarm(LOST, 5, qc).endswith(f"or raise {setting}")
 
 
 @pytest.mark.parametrize(
     ("control", "n_train", "warned"), [("screen", 19, True), ("screen", 20, False), ("steps", 3, False)]
 )
-def test_a_screen_of_few_scans_is_warned_of(caplog, control, n_train, warned):
+def test_screen_of_few_scans_gives_a_warning(caplog, control, n_train, warned):
     subjects = {"A": tuple(map(str, range(n_train)))}
     warn_of_settings(plan(subjects, qc=QcConfig(control=control)), n_hc=50, n_pd=50)
     assert (f"compares {n_train} training scans" in caplog.text) is warned
 
 
 @pytest.mark.parametrize(("signal", "n_pd", "warned"), [("rates", 20, True), ("rates", 50, False), ("loss", 20, False)])
-def test_a_tolerance_below_a_single_flip_is_warned_of(caplog, signal, n_pd, warned):
+def test_tolerance_below_a_single_flip_gives_a_warning(caplog, signal, n_pd, warned):
     warn_of_settings(plan({"A": ("a",)}, qc=QcConfig(signal=signal)), n_hc=100, n_pd=n_pd)
     assert ("FPR 0.0100, FNR 0.0500" in caplog.text) is warned
 
 
 @pytest.mark.parametrize("seen", ["rates", "loss"])
-def test_what_chance_rejects_is_said_beforehand(caplog, seen):
-    """7 scans at A and 3 at B make 1 and 1 batches of 5 and 3; without tolerance most steps are rejected by chance."""
+def test_expected_false_alarms_are_computed_for_rates_only(caplog, seen):
+    """7 scans at A and 3 at B give one batch each, of 5 and 3; without tolerance, chance rejects most steps."""
     subjects = {"A": tuple("abcdefg"), "B": ("h", "i", "j")}
     expected = expect_by_chance(plan(subjects, cycles=1, qc=QcConfig(signal=seen, error=0.0)), n_hc=200, n_pd=150)
-    if seen == "loss":  # no theory of it
+    if seen == "loss":  # no theory for the loss
         assert (expected, caplog.text) == ({}, "")
         return
     assert set(expected) == set(EXPECTED)
@@ -66,7 +66,7 @@ def test_what_chance_rejects_is_said_beforehand(caplog, seen):
     assert wider["qc/expected_rejected"] < 0.01
 
 
-def test_every_scan_is_compared_with_the_mean_of_all_whatever_its_center():
+def test_unlikeness_uses_the_mean_of_the_scans_of_all_centers():
     rng = np.random.default_rng(0)
     anatomy = rng.uniform(0, 255, (4, 5, 3, 1))
     scans = (anatomy + rng.normal(0, 10, (6, 4, 5, 3, 1))).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Counting a split, and stopping early: over random runs with any gate, whatever is left out changes no verdict."""
+"""Scoring of a split and early stop: in random runs with various gates, skipped scans change no verdict."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tmqc.training.scorer import Scorer
 
 
 class Oracle:
-    """In place of a model: knows a probability for every scan; a scan's volume is its row."""
+    """Stub model with a given probability for every scan; a scan's volume is its row index."""
 
     def __init__(self, p):
         self.p = np.asarray(p, np.float32)
@@ -41,7 +41,7 @@ def scorer(oracle, labels, *, centers=None, batch_size=2):
 
 
 @given(st.data())
-def test_centers_are_summed_as_if_each_were_counted_by_itself(data):
+def test_score_by_centers_equals_the_sum_of_separate_scores(data):
     n = data.draw(st.integers(1, 40))
     rng = np.random.default_rng(data.draw(st.integers(0, 10**6)))
     p, labels, centers = rng.random(n).astype(np.float32), rng.integers(0, 2, n), rng.integers(0, 4, n)
@@ -51,8 +51,8 @@ def test_centers_are_summed_as_if_each_were_counted_by_itself(data):
     assert score(p, labels, reference, centers=rows) == one_by_one
 
 
-def test_scoring_stops_when_rejection_is_certain_and_begins_with_the_doubtful():
-    """Eight scans in twos. The first full verification says that the last two are the doubtful ones."""
+def test_scoring_starts_with_uncertain_scans_and_stops_when_decided():
+    """Eight scans in batches of two. In the first full verification, the last two are the most uncertain."""
     labels = [0, 1] * 4
     oracle = Oracle([0.1, 0.9, 0.1, 0.9, 0.1, 0.9, 0.4, 0.6])
     one = scorer(oracle, labels)
@@ -66,12 +66,12 @@ def test_scoring_stops_when_rejection_is_certain_and_begins_with_the_doubtful():
     assert (found.flips.broken_hc, found.flips.broken_pd) == (1, 1)
     assert rates_of(qc, found).fpr == 1 / 4
     assert not decide(qc, found, reference, n_samples=1).accepted
-    full = one.verify()  # the reference is still that of the last full one before
+    full = one.verify()  # the reference is still the last full verification before
     assert (full.flips.broken_hc, full.flips.broken_pd, full.is_partial) == (2, 1, False)
 
 
-def test_what_is_remembered_goes_with_the_state():
-    """Predicted logits and their variances among it: what comes next is the same to the bit."""
+def test_predictions_are_part_of_the_saved_state():
+    """Includes predicted logits and their variances; the next verification is bit-identical."""
     labels, good = [0, 1] * 100, np.array([0.2, 0.8] * 100, np.float32)
     one, other = scorer(Oracle(good), labels, batch_size=32), scorer(Oracle(good), labels, batch_size=32)
     qc = QcConfig(error=0.1, early_stop="confident")
@@ -89,7 +89,7 @@ def test_what_is_remembered_goes_with_the_state():
 
 
 class Drifting:
-    """Centers whose model drifts with every batch trained on; a harmful subject pushes a class across."""
+    """Centers whose model drifts with every batch; a harmful subject shifts the logits of one class."""
 
     def __init__(self, seed, labels, *, bad, batch_size):
         rng = np.random.default_rng(seed)
@@ -157,11 +157,11 @@ def run(centers, qc):
     recorder = Recorder()
     plan = Plan(SUBJECTS, ScheduleConfig(seed=1, batch_size=3, cycles=5), qc)
     travelled = ControlledTravel(plan, centers, recorder)
-    reports = [timeless(report) for report in travelled.cycles()]
-    return [timeless(step) for step in recorder.steps], reports, travelled.ledger
+    reports = [without_times(report) for report in travelled.cycles()]
+    return [without_times(step) for step in recorder.steps], reports, travelled.ledger
 
 
-def timeless(record):
+def without_times(record):
     return replace(record, train_s=0.0, verify_s=0.0)
 
 
@@ -173,7 +173,7 @@ def timeless(record):
     batch_size=st.integers(1, 9),
     bad=st.dictionaries(st.sampled_from(["a0", "a3", "b1", "c2"]), st.integers(0, 1), max_size=3),
 )
-def test_a_run_with_early_stop_is_the_run_without(gate, seed, labels, batch_size, bad):
+def test_run_with_early_stop_equals_the_run_without(gate, seed, labels, batch_size, bad):
     runs = {}
     for early_stop in ("off", "certain"):
         centers = Drifting(seed, labels, bad=bad, batch_size=batch_size)
@@ -198,7 +198,7 @@ def test_a_run_with_early_stop_is_the_run_without(gate, seed, labels, batch_size
 
 
 @pytest.mark.parametrize("signal", ["rates", "loss"])
-def test_rejected_steps_are_scored_in_part(signal):
+def test_rejected_steps_are_scored_partially(signal):
     labels = [0, 1] * 30
     centers = Drifting(3, labels, bad={"a0": 0, "c2": 1}, batch_size=4)
     steps, _, _ = run(centers, QcConfig(signal=signal, strikes=2, early_stop="certain"))
@@ -208,8 +208,8 @@ def test_rejected_steps_are_scored_in_part(signal):
     assert all(s.verification.counts.n == len(labels) for s in steps if s.accepted)
 
 
-def test_a_confident_run_goes_the_same_way_and_scores_less():
-    """Five runs of 400 verification scans: verdicts as those of all scans but for the share that is stated."""
+def test_confident_early_stop_gives_the_same_verdicts_with_fewer_scores():
+    """Five runs with 400 verification scans: verdicts differ from full scoring at most by the stated share."""
     labels, n_steps, different, parts = [0, 1] * 200, 0, 0, []
     for seed in range(5):
         runs = {}
@@ -226,14 +226,14 @@ def test_a_confident_run_goes_the_same_way_and_scores_less():
                 assert step.verdict.risk <= 0.05
             assert step.verification.counts.n == 400
         for report in runs["confident"][1]:
-            assert report.verification.n_predicted == 0  # what a cycle leaves is known in full
+            assert report.verification.n_predicted == 0  # the verification after a cycle is complete
     assert len(parts) > 0.8 * n_steps
     assert np.mean(parts) < 0.5 * 400
     assert different <= 0.02 * n_steps
 
 
-def test_what_is_not_scored_is_predicted_and_becomes_the_reference():
-    """All logits rise by one: 48 of 400 scans say so, and the others are counted as if they had been scored."""
+def test_predictions_for_unscored_scans_become_the_reference():
+    """All logits rise by one: 48 of 400 scans are scored, and the counts of the others are predicted correctly."""
     labels = [0, 1] * 200
     oracle = Oracle(before := np.array([0.45, 0.8] * 200, np.float32))
     one = scorer(oracle, labels, batch_size=32)
@@ -248,7 +248,7 @@ def test_what_is_not_scored_is_predicted_and_becomes_the_reference():
     assert found.flips.broken_hc == 200
     assert not decide(qc, found, reference, n_samples=1).accepted
     one.hold_reference()
-    again = one.verify(make_limit(qc, found, 1))  # the same model once more, other scans
+    again = one.verify(make_limit(qc, found, 1))  # the same model again, other scans
     assert (again.flips, again.counts) == (Flips(), full.counts)
 
 
@@ -261,7 +261,7 @@ def test_few_scans_are_all_scored():
     assert (found.n_predicted, found.risk, found.counts) == (0, None, reference.counts)
 
 
-def test_a_prediction_that_is_not_finite_is_no_scan_left_out():
+def test_non_finite_predictions_raise_with_early_stop():
     labels = [0, 1] * 200
     oracle = Oracle([0.2, 0.8] * 200)
     one = scorer(oracle, labels, batch_size=32)

@@ -1,4 +1,4 @@
-"""Evaluation beside a QC run, on cycles written by hand."""
+"""Evaluation of a QC run during its cycles, on handwritten reports."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tmqc.report.detection import score_detection
 from tmqc.settings.schema import QcConfig, ScheduleConfig
 from tmqc.training.interfaces import Plan
 
-# Alpha keeps a scan, Beta is good, Gamma harmful, Delta both.
+# Alpha keeps a scan; Beta is good, Gamma harmful, Delta has both good and harmful scans.
 SUBJECTS = {"Alpha": ("a1", "a2"), "Beta": ("b1", "b2"), "Gamma": ("g1",), "Delta": ("d1", "d2", "d3")}
 PLAN = Plan(SUBJECTS, ScheduleConfig(start=10, cycles=20), QcConfig())
 TRUTH = Truth(tuple(Harm(s, "?", "noise", (), 0) for s in ("a1", "g1", "d1", "d3", "not in training")))
@@ -46,7 +46,7 @@ REPORTS = [
     report(10, flagged=("a1", "b1", "g1", "d1")),
     report(11, flagged=("b2", "d2", "d3")),
     report(12, readmitted=("d1",), eliminated=("a1", "b1", "g1")),
-    report(13, flagged=("d1", "a2"), eliminated=("b2", "d2", "d3")),  # d1 was taken back in between
+    report(13, flagged=("d1", "a2"), eliminated=("b2", "d2", "d3")),  # d1 was readmitted in between
     report(15, eliminated=("d1",)),
 ]
 VANISHED = {
@@ -63,12 +63,12 @@ def warnings_of(caplog, truth):
     return caplog.messages
 
 
-def test_a_vanished_center_is_reported_once_in_its_cycle(caplog):
+def test_completely_eliminated_center_is_reported_once_in_its_cycle(caplog):
     assert warnings_of(caplog, None) == list(VANISHED.values())
     assert {record.levelname for record in caplog.records} == {"WARNING"}
 
 
-def test_with_the_truth_it_is_said_whether_it_was_good(caplog):
+def test_report_of_an_eliminated_center_states_whether_it_was_good(caplog):
     assert warnings_of(caplog, TRUTH) == [
         VANISHED["Gamma"] + "; all of them are harmful",
         VANISHED["Beta"] + "; the center was good: none of its scans is harmful",
@@ -76,7 +76,7 @@ def test_with_the_truth_it_is_said_whether_it_was_good(caplog):
     ]
 
 
-def test_a_cycle_is_scored_by_all_cycles_so_far():
+def test_detection_scores_cover_all_cycles_so_far():
     known = {"start": 10, "center_of": PLAN.center_of, "harmful": TRUTH.subjects}
     row = score_detection(REPORTS, **known)
     assert (
@@ -91,7 +91,7 @@ def test_a_cycle_is_scored_by_all_cycles_so_far():
         row["detect/undecided"],
         row["detect/undecided_harmful"],
     ) == (1.0, 4 / 7, 1, 0)
-    assert row["detect/verifications"] == 25  # five in each of five cycles
+    assert row["detect/verifications"] == 25  # five per cycle
     # a1 and g1 in the 3rd cycle of control, d3 in the 4th, d1 in the 6th; since their first flag 2, 2, 2 and 5
     assert (row["detect/cycles_to_elimination"], row["detect/max_cycles_to_elimination"]) == (3.5, 6)
     assert (row["detect/cycles_from_flag"], row["detect/max_cycles_from_flag"]) == (2.0, 5)

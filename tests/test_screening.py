@@ -1,4 +1,4 @@
-"""The screen, driven by a scripted model: the loss that each scan's own step adds is given."""
+"""The screen with a scripted model, in which every scan's step adds a given loss."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class ScreenCenters(ScriptedCenters):
     def __init__(self, *, wrong=0, harmless_from=10**9):
         super().__init__(lambda state: 0)
         self.wrong, self._harmless_from = wrong, harmless_from
-        self.worse = 0.0  # added to the loss of a state that has been trained on, and above 0 to its share of errors
+        self.worse = 0.0  # added to the loss of a trained state; positive values also raise its error rate
 
     def verify(self, limit=None):
         added = 0.0
@@ -50,28 +50,28 @@ class ScreenCenters(ScriptedCenters):
 
 
 def screening(limits=LIMITS, *, revisit=2, strikes=1, guard=None, **screen):
-    """Settings of a screen; exact, if nothing else is said."""
+    """Settings of a screen; exact by default."""
     runaway = guard or RunawayConfig()
     return QcConfig(revisit=revisit, strikes=strikes, screen=replace(limits, **screen), runaway=runaway)
 
 
-def screened(centers, *, cycles, **rules):
+def run_screen(centers, *, cycles, **rules):
     recorder = Recorder()
     run = ScreenedTravel(plan(SUBJECTS, cycles=cycles, qc=screening(**rules)), centers, recorder)
     return run, list(run.cycles()), recorder.steps
 
 
-def trained(steps, cycle):
+def trained_subjects(steps, cycle):
     return {s for step in steps if step.phase == BATCH and step.cycle == cycle for s in step.subjects}
 
 
-def test_suspects_are_set_aside_judged_again_and_eliminated():
-    run, reports, steps = screened(ScreenCenters(), cycles=4)
+def test_suspects_are_excluded_screened_again_and_eliminated():
+    run, reports, steps = run_screen(ScreenCenters(), cycles=4)
     first = [s for s in steps if s.cycle == 0]
     assert [s.phase for s in first[:15]] == [BASELINE, *[SCREEN] * 14]
     assert {s.subjects[0] for s in first if not s.accepted} == {"bad", "flipped"}
     assert reports[0].flagged == ("bad", "flipped")
-    assert trained(steps, 0) <= set(GOOD)  # they do not train in the very cycle
+    assert trained_subjects(steps, 0) <= set(GOOD)  # suspects are not trained on in the same cycle
     assert not [s for s in steps if s.cycle in (1, 3) and s.phase in (BASELINE, SCREEN)]
     assert reports[2].eliminated == ("bad", "flipped")
     assert run.ledger.to_json(4) == {
@@ -85,34 +85,34 @@ def test_suspects_are_set_aside_judged_again_and_eliminated():
     assert reports[0].train_loss == 0.5
 
 
-def test_a_screening_leaves_no_trace_in_the_model():
+def test_screening_does_not_change_the_model():
     centers = ScreenCenters()
-    _, _, steps = screened(centers, cycles=1)
+    _, _, steps = run_screen(centers, cycles=1)
     assert centers.state == tuple(s.subjects for s in steps if s.phase == BATCH)
     assert [s.verification.loss for s in steps if s.phase == BASELINE] == pytest.approx([0.1])
 
 
-def test_one_that_does_no_harm_any_more_is_taken_back_and_trained_on_at_once():
-    """In cycle 0: 14 single steps; thereafter `bad` is harmless. The label of `flipped` stays contradicted."""
-    run, reports, steps = screened(ScreenCenters(harmless_from=15), cycles=4)
+def test_scan_that_became_harmless_is_readmitted_and_trained_on():
+    """After the 14 single steps of cycle 0, `bad` is harmless. The label of `flipped` stays contradicted."""
+    run, reports, steps = run_screen(ScreenCenters(harmless_from=15), cycles=4)
     assert reports[2].readmitted == ("bad",)
     assert reports[2].eliminated == ("flipped",)
-    trained_on = set().union(*(trained(steps, c) for c in (2, 3)))
+    trained_on = set().union(*(trained_subjects(steps, c) for c in (2, 3)))
     assert "bad" in trained_on
     assert run.ledger.eliminated == ("flipped",)
 
 
-def test_a_poor_model_flags_no_scan():
-    """It takes 97 of 100 scans for PD, 47 of them wrongly, which chance may do."""
-    _, reports, steps = screened(ScreenCenters(wrong=47), cycles=3)
+def test_poor_model_flags_no_scan():
+    """It classifies 97 of 100 scans as PD, 47 of them wrongly: not significantly better than chance."""
+    _, reports, steps = run_screen(ScreenCenters(wrong=47), cycles=3)
     assert [r.refused for r in reports] == [True, False, True]
     assert not [s for s in steps if s.phase == SCREEN]
     assert all(r.flagged == () for r in reports)
-    assert "bad" in trained(steps, 0)
+    assert "bad" in trained_subjects(steps, 0)
 
 
-def test_a_state_that_got_worse_does_not_acquit():
-    """At the screening of cycle 2 the model is worse and nothing stands out from it: the state of cycle 0 judges."""
+def test_worse_model_state_does_not_replace_the_judging_state():
+    """At the screening of cycle 2 the model is worse and would find no suspects: the state of cycle 0 judges."""
     centers = ScreenCenters()
     recorder = Recorder()
     run = ScreenedTravel(plan(SUBJECTS, cycles=3, qc=screening(limits=LIMITS)), centers, recorder)
@@ -122,21 +122,22 @@ def test_a_state_that_got_worse_does_not_acquit():
             trained = centers.state
     assert run.ledger.eliminated == ("bad", "flipped")
     assert [s.subjects for s in recorder.steps if s.phase == SCREEN and s.cycle == 2] == [("bad",), ("flipped",)]
-    assert len(run.state.strengths["bad"]) == 1  # the same state has nothing new to say
-    assert centers.state[: len(trained)] == trained  # the tour goes on from the model, not from the judging state
+    assert len(run.state.strengths["bad"]) == 1  # the same state gives no new evidence
+    # the tour continues from the model, not from the judging state
+    assert centers.state[: len(trained)] == trained
     assert not any(report.refused for report in run.state.reports)
 
 
 @pytest.mark.parametrize(
     ("wrong", "worse", "refused", "n_judged"),
     [
-        ((8, 12), -0.05, [], 2),  # its errors decide, not its loss at 0.5: the first goes on judging who is due
-        ((8, 8), -0.05, [], 14),  # as good: the later one judges all scans
-        ((50, 8), 0.0, [0], 14),  # the first takes all scans for PD
+        ((8, 12), -0.05, [], 2),  # errors decide, not the loss: the first state judges the due scans
+        ((8, 8), -0.05, [], 14),  # equally good: the later state judges all scans
+        ((50, 8), 0.0, [0], 14),  # the first classifies all scans as PD
         ((50, 50), -0.05, [0, 2], 0),
     ],
 )
-def test_a_state_that_may_not_judge_takes_the_place_of_none_that_may(wrong, worse, refused, n_judged):
+def test_choice_of_the_judging_state(wrong, worse, refused, n_judged):
     centers = ScreenCenters(wrong=wrong[0])
     recorder = Recorder()
     run = ScreenedTravel(plan(SUBJECTS, cycles=3, qc=screening(limits=LIMITS)), centers, recorder)
@@ -149,9 +150,9 @@ def test_a_state_that_may_not_judge_takes_the_place_of_none_that_may(wrong, wors
         assert run.ledger.eliminated == ("bad", "flipped")
 
 
-def test_several_steps_before_the_verification():
+def test_several_steps_per_scan_before_its_verification():
     centers = ScreenCenters()
-    _, reports, steps = screened(centers, cycles=1, steps=3)
+    _, reports, steps = run_screen(centers, cycles=1, steps=3)
     screening = [s for s in steps if s.phase == SCREEN]
     assert len(screening) == 14
     assert centers.log[:6] == [("g0",)] * 3 + [("g1",)] * 3
@@ -160,8 +161,8 @@ def test_several_steps_before_the_verification():
     assert reports[0].n_verifications == 16
 
 
-def test_an_unlike_image_lowers_the_limit_of_its_own_scan_alone():
-    """`g8`'s step costs 3e-5 nats and more, less than the limit; with its image unlike the others it is a suspect."""
+def test_unusual_image_lowers_only_the_limit_of_its_own_scan():
+    """The step of `g8` adds 3e-5 nats, less than the limit; with an unusual image it is a suspect."""
     unlike = {s: -5.0 + 0.01 * i for i, s in enumerate(s for of in SUBJECTS.values() for s in of)}
     limits = ScreenConfig(loss_z=10.0, image_loss_z=0.1, margin_z=4.0, image_z=6.0, least_loss=1e-5)
     flagged = []
@@ -175,29 +176,29 @@ def test_an_unlike_image_lowers_the_limit_of_its_own_scan_alone():
     assert flagged == [{"bad", "flipped"}, {"bad", "flipped"}, {"bad", "flipped", "g8"}]
 
 
-def test_strikes_and_waiting_beyond_the_next_screening():
-    run, reports, _ = screened(ScreenCenters(), cycles=7, strikes=2, revisit=3)
+def test_strikes_and_a_revisit_period_longer_than_the_screening_interval():
+    run, reports, _ = run_screen(ScreenCenters(), cycles=7, strikes=2, revisit=3)
     assert [r.cycle for r in reports if r.postponed] == [4]  # flagged in 0, due after 3 cycles, screened in 4
-    assert run.ledger.undecided(7) == ("bad", "flipped")  # their second strike would come in cycle 8
+    assert run.ledger.undecided(7) == ("bad", "flipped")  # the second strike would follow in cycle 8
 
 
-def test_the_guard_holds_eliminations():
+def test_guard_postpones_eliminations():
     guard = RunawayConfig("pause", eliminated=0.0)
-    run, reports, _ = screened(ScreenCenters(), cycles=3, guard=guard)
+    run, reports, _ = run_screen(ScreenCenters(), cycles=3, guard=guard)
     assert run.ledger.eliminated == ()
     assert reports[2].postponed == ("bad", "flipped")
     assert reports[2].alarm.by_elimination
 
 
-def test_the_guard_counts_only_scans_about_to_be_eliminated():
-    """No batch is verified, so that no share of rejected ones, however small the limit, rings an alarm."""
+def test_guard_of_a_screen_counts_only_scans_about_to_be_eliminated():
+    """No batch is verified, so the share of rejected batches never triggers an alarm."""
     guard = RunawayConfig("pause", window=1, rejected=0.0, eliminated=0.5)
-    run, reports, _ = screened(ScreenCenters(), cycles=3, guard=guard)
+    run, reports, _ = run_screen(ScreenCenters(), cycles=3, guard=guard)
     assert [r.alarm for r in reports] == [None, None, None]
     assert run.ledger.eliminated == ("bad", "flipped")
 
 
-def test_a_screening_without_candidates_passes():
+def test_screening_without_candidates_takes_no_steps():
     run = ScreenedTravel(plan(SUBJECTS, cycles=4, qc=screening(limits=LIMITS)), ScreenCenters(), Recorder())
     reports = []
     for report in run.cycles():
@@ -207,8 +208,8 @@ def test_a_screening_without_candidates_passes():
     assert [(r.n_screened, r.n_steps) for r in reports[2:]] == [(0, 0), (0, 0)]
 
 
-def test_a_state_that_has_not_seen_a_suspect_yet_has_something_new_to_say():
-    """A better state takes over in cycle 2, while the suspects wait; in cycle 4 it judges them for the first time."""
+def test_new_judging_state_gives_new_evidence_on_waiting_suspects():
+    """A better state replaces the first in cycle 2, while the suspects wait; in cycle 4 it judges them."""
     centers = ScreenCenters()
     run = ScreenedTravel(plan(SUBJECTS, cycles=5, qc=screening(limits=LIMITS, revisit=4)), centers, Recorder())
     for report in run.cycles():
@@ -219,7 +220,7 @@ def test_a_state_that_has_not_seen_a_suspect_yet_has_something_new_to_say():
 
 
 class FirstOrderCenters(ScreenCenters):
-    """Estimates are off by a fifth of a change and by what all share."""
+    """Estimates deviate by a fifth of the change and by a common offset."""
 
     n_verified = 0
 
@@ -238,12 +239,12 @@ class FirstOrderCenters(ScreenCenters):
 
 
 @pytest.mark.parametrize("holds", [True, False])
-def test_first_order_screening_comes_to_the_same_verdicts(holds, monkeypatch):
+def test_first_order_screening_gives_the_same_verdicts(holds, monkeypatch):
     monkeypatch.setattr(first_order, "N_SAMPLE", 3)
-    if not holds:  # however small an error: all are verified
+    if not holds:  # any error is too large: all scans are verified
         monkeypatch.setattr(first_order, "_WORST", 0.0)
-    run, reports, steps = screened(FirstOrderCenters(), cycles=4, exact=False)
-    exact, exact_reports, _ = screened(ScreenCenters(), cycles=4)
+    run, reports, steps = run_screen(FirstOrderCenters(), cycles=4, exact=False)
+    exact, exact_reports, _ = run_screen(ScreenCenters(), cycles=4)
     assert [(r.flagged, r.eliminated) for r in reports] == [(r.flagged, r.eliminated) for r in exact_reports]
     assert run.ledger == exact.ledger
     screening = [s for s in steps if s.phase == SCREEN and s.cycle == 0]

@@ -1,4 +1,4 @@
-"""Signals: outside of the tour they end at once; inside they wait for the step; a second one never waits."""
+"""Signals end a run immediately outside of the tour, after the step within it; a second one immediately."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ALL = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1]
 
 
 @pytest.mark.parametrize("number", ALL)
-def test_at_once_outside_of_the_tour(number):
+def test_signal_outside_of_the_tour_interrupts_immediately(number):
     with Stop().listening(), pytest.raises(Interrupted) as caught:
         signal.raise_signal(number)
     assert caught.value.number == number
@@ -21,7 +21,7 @@ def test_at_once_outside_of_the_tour(number):
 
 
 @pytest.mark.parametrize("number", ALL)
-def test_after_the_step_inside_of_it(number):
+def test_signal_within_the_tour_interrupts_after_the_step(number):
     stop = Stop()
     with stop.listening(), stop.waiting():
         stop.check()
@@ -31,7 +31,7 @@ def test_after_the_step_inside_of_it(number):
             stop.check()
 
 
-def test_the_second_does_not_wait():
+def test_second_signal_interrupts_immediately():
     stop = Stop()
     with stop.listening(), stop.waiting():
         signal.raise_signal(signal.SIGINT)
@@ -39,14 +39,14 @@ def test_the_second_does_not_wait():
             signal.raise_signal(signal.SIGINT)
 
 
-def test_handlers_are_put_back():
+def test_signal_handlers_are_restored():
     before = [signal.getsignal(number) for number in ALL]
     with Stop().listening():
         assert [signal.getsignal(number) for number in ALL] != before
     assert [signal.getsignal(number) for number in ALL] == before
 
 
-def test_other_threads_have_no_signals_to_handle():
+def test_no_handlers_are_set_in_other_threads():
     heard = []
 
     def work():

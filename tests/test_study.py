@@ -1,4 +1,4 @@
-"""The study: its sweeps, its numbers by hand, and its report from made-up run directories."""
+"""The study: its sweeps, its numbers by hand, and its report from artificial run directories."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ CENTER_OF = {f"a{i}": "a" for i in range(5)} | {f"b{i}": "b" for i in range(6)} 
 
 
 ALL = study.plan(study.ARMS, study.SCENARIOS, study.SEEDS)
-# One of every arm and one of every scenario: what the one sets, the other leaves alone.
+# One sweep per arm and one per scenario, because their settings are independent.
 SOME = {sweep.name: sweep for part in ("arm", "scenario") for sweep in {getattr(s, part): s for s in ALL}.values()}
 
 
 @pytest.mark.parametrize("sweep", SOME.values(), ids=SOME)
-def test_every_sweep_composes_and_its_seeds_move_together(sweep):
+def test_study_sweeps_compose_with_equal_seeds(sweep):
     line = sweep.command("out")
     given = [one for one in line[line.index("-m", 3) + 1 :] if not one.startswith(("run.seed=", "sweep.name"))]
     config = compose_config(*given, "run.seed=7")
@@ -35,7 +35,7 @@ def test_every_sweep_composes_and_its_seeds_move_together(sweep):
     assert set(sweep.seeds) <= set(study.SEEDS)
 
 
-def test_what_is_left_out_and_how_few_seeds():
+def test_plan_omits_combinations_and_limits_seeds_without_harm():
     sweeps = study.plan(["evidence", "published"], ["none", "flips"], (0, 1))
     assert [(sweep.name, sweep.seeds) for sweep in sweeps] == [
         ("study_none_published", (0,)),
@@ -44,7 +44,7 @@ def test_what_is_left_out_and_how_few_seeds():
     ]
 
 
-def test_centers_are_drawn_for_each_seed():
+def test_harmful_centers_are_drawn_for_each_seed():
     one, other = study.plan(["evidence", "loss"], ["centers"], (0, 1))[1:]
     assert (one.name, one.seeds, other.name) == ("study_centers_evidence_0", (0,), "study_centers_evidence_1")
     first, second = (study.draw_centers(*sweep.seeds) for sweep in (one, other))
@@ -55,8 +55,8 @@ def test_centers_are_drawn_for_each_seed():
     assert f"harmful.ids=[{','.join(first)}]" in one.command("out")
 
 
-def test_the_numbers_of_a_verdict():
-    """Harmful: all of c, and b0. Named: c0, b0 and all of a. Order: b0, a0, c0, then good ones, c1 last."""
+def test_judge_by_hand():
+    """Harmful: all of c, and b0. Named: c0, b0 and all of a. Order: b0, a0, c0, then good scans, c1 last."""
     kind_of = {"c0": "noise", "c1": "noise", "b0": "flipped_label"}
     ranked = ["b0", "a0", "c0", *(s for s in CENTER_OF if s not in ("a0", *kind_of)), "c1"]
     order = pd.Series(range(len(ranked), 0, -1), ranked)
@@ -73,7 +73,7 @@ def test_the_numbers_of_a_verdict():
     }
 
 
-def test_without_harm_every_scan_named_is_lost():
+def test_without_harm_every_named_scan_is_a_good_scan_lost():
     assert study.judge({"c0", "c1", "b0"}, None, {}, CENTER_OF) == {
         "good lost": 3,
         "recall": None,
@@ -84,7 +84,7 @@ def test_without_harm_every_scan_named_is_lost():
 
 
 def make_runs(outputs, sweeps):
-    """All runs of the sweeps but the last seed of the last: two harmful scans, evidence finds one and loses one."""
+    """All runs of the sweeps, the last one incomplete: two harmful scans; evidence finds one and loses a good one."""
     for sweep in sweeps:
         for seed in sweep.seeds:
             pipeline = {"clean": "dirty", "dirty": "dirty", "rivals": "rivals"}.get(sweep.arm, "qc")
@@ -107,7 +107,7 @@ def make_runs(outputs, sweeps):
     (outputs / "sweeps" / sweeps[-1].name / f"run.seed={sweeps[-1].seeds[-1]}" / "scores.csv").unlink()
 
 
-def test_the_report_has_every_model_beside_the_clean_one(tmp_path):
+def test_report_compares_all_models_with_the_clean_one(tmp_path):
     sweeps = study.plan(["clean", "dirty", "evidence", "rivals"], ["none", "centers"], (0, 1))
     make_runs(tmp_path, sweeps)
     runs, missing = study.read_runs(sweeps, tmp_path)
@@ -129,12 +129,12 @@ def test_the_report_has_every_model_beside_the_clean_one(tmp_path):
     assert centers["loss"]["recall"] == centers["dirty"]["recall"] == ""
 
 
-def test_without_runs_there_is_no_report(tmp_path, capsys):
+def test_report_without_runs_exits_with_2(tmp_path, capsys):
     assert study.main(["--report", "--outputs", str(tmp_path)]) == 2
     assert "no run has finished" in capsys.readouterr().err
 
 
-def test_the_exit_code_says_what_came_of_the_sweeps(tmp_path, monkeypatch):
+def test_exit_code_of_the_study(tmp_path, monkeypatch):
     given = ["--outputs", str(tmp_path), "--seeds", "0", "--arms", "clean", "rivals", "--scenarios", "none", "flips"]
     make_runs(tmp_path, study.plan(["clean", "rivals"], ["none", "flips"], (0,)))
     codes = [0, 1, 0]

@@ -1,4 +1,4 @@
-"""Sweeps as a user launches them: in a process of their own, with every launcher, and again."""
+"""Sweeps launched from the command line in separate processes, with all launchers, and relaunched."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tiny import tiny_overrides
 
 from tmqc.sweep.plan import folder_name
 
-PATIENCE_S = 2400  # a machine may be busy
+PATIENCE_S = 2400  # long, because the machine may be busy
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def statuses(directory):
     return {job["name"]: job["status"] for job in jobs}
 
 
-def the_sweep(outputs):
+def sweep_directory(outputs):
     [directory] = (outputs / "sweeps").iterdir()
     return directory
 
@@ -51,36 +51,36 @@ TWO_BY_TWO = ["pipeline=clean", "schedule.cycles=1", "model.dropout=0.1,2.0", "r
 
 @pytest.fixture(scope="module")
 def parallel(outputs, cohort_csvs):
-    """Four jobs, two of them bad, two at a time, all logging to one SQLite file that is not there yet."""
+    """Four jobs, two of them invalid, two at a time, all logging to one new SQLite file."""
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     arguments = [*TWO_BY_TWO, "hydra/launcher=parallel", "hydra.launcher.n_jobs=2"]
     return sweep(cohort_csvs, outputs, *arguments, MLFLOW_RUN_ID="0" * 32)
 
 
-def test_invalid_jobs_are_reported_at_once_and_in_the_end_and_the_others_complete(parallel, outputs):
+def test_invalid_jobs_are_reported_and_the_others_complete(parallel, outputs):
     assert parallel.returncode == 2, parallel.stderr
     assert "Traceback" not in parallel.stderr + parallel.stdout
-    assert statuses(the_sweep(outputs)) == dict.fromkeys(GOOD, "finished") | dict.fromkeys(BAD, "could not start")
+    assert statuses(sweep_directory(outputs)) == dict.fromkeys(GOOD, "finished") | dict.fromkeys(BAD, "could not start")
     assert "4 jobs: 2 finished, 2 could not start" in parallel.stdout
     for name in BAD:
         assert (
             parallel.stdout.count(f"{name}: could not start: model.dropout=2.0: must be a number from 0 to 0.99") == 1
         )
         assert f"could not start: {name}: model.dropout=2.0" in parallel.stdout
-        assert not (the_sweep(outputs) / name).exists()
+        assert not (sweep_directory(outputs) / name).exists()
     for name in GOOD:
-        assert (the_sweep(outputs) / name / "checkpoints" / "cycle_00.npz").exists()
+        assert (sweep_directory(outputs) / name / "checkpoints" / "cycle_00.npz").exists()
     assert "mlflow ui --backend-store-uri" in parallel.stdout
 
 
-def test_jobs_are_nested_under_one_run_that_says_how_they_ended(parallel, outputs):
+def test_jobs_are_nested_under_a_parent_run_with_their_outcomes(parallel, outputs):
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{outputs}/mlflow.db")
     runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
     [parent] = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     children = [run for run in runs if run is not parent]
-    assert parent.info.run_name == f"sweep/{the_sweep(outputs).name}"
+    assert parent.info.run_name == f"sweep/{sweep_directory(outputs).name}"
     assert parent.info.status == "FAILED"
     assert "2 finished, 2 could not start" in parent.data.tags["mlflow.note.content"]
     assert "`model.dropout`: 0.1,2.0" in parent.data.tags["mlflow.note.content"]
@@ -92,14 +92,14 @@ def test_jobs_are_nested_under_one_run_that_says_how_they_ended(parallel, output
     assert {run.data.metrics["verify/verifications"] for run in children} == {1.0}
 
 
-def test_a_rerun_skips_what_has_finished_in_the_same_run(parallel, outputs, cohort_csvs):
+def test_relaunched_sweep_skips_finished_jobs_in_the_same_mlflow_run(parallel, outputs, cohort_csvs):
     from mlflow import MlflowClient
 
-    directory = the_sweep(outputs)
+    directory = sweep_directory(outputs)
     written = (directory / GOOD[0] / "summary.json").stat().st_mtime_ns
     again = sweep(cohort_csvs, outputs, *TWO_BY_TWO)
     assert again.returncode == 2
-    assert the_sweep(outputs) == directory
+    assert sweep_directory(outputs) == directory
     assert statuses(directory) == dict.fromkeys(GOOD, "skipped") | dict.fromkeys(BAD, "could not start")
     assert (directory / GOOD[0] / "summary.json").stat().st_mtime_ns == written
     client = MlflowClient(f"sqlite:///{outputs}/mlflow.db")
@@ -107,7 +107,7 @@ def test_a_rerun_skips_what_has_finished_in_the_same_run(parallel, outputs, coho
     assert len(runs) == 3
 
 
-def test_faults_of_the_whole_sweep_are_reported_once_before_any_job(outputs, cohort_csvs, tmp_path):
+def test_faults_of_all_jobs_are_reported_once_before_the_first_job(outputs, cohort_csvs, tmp_path):
     for arguments, message in (
         (["qc.eror=0.1,0.2"], ["qc.eror: there is no such setting; did you mean qc.error?"]),
         (
@@ -122,19 +122,19 @@ def test_faults_of_the_whole_sweep_are_reported_once_before_any_job(outputs, coh
         assert not list(tmp_path.glob("sweeps/*"))
 
 
-def test_folders_are_named_by_overrides_and_never_paths():
+def test_folder_names_are_made_from_overrides_and_are_never_paths():
     assert folder_name("qc.error=0.01,qc.revisit=2") == "qc.error=0.01,qc.revisit=2"
     assert folder_name("") == "job"
     names = {folder_name(f"init.from=a/{x}") for x in "bc"} | {folder_name("x" * 300), folder_name("x" * 301)}
     assert len(names) == 4
     assert folder_name("run.name='1.10',x='it\\'s'") == "run.name=1.10,x=it's"
-    assert len(folder_name("ä" * 120).encode()) < 140  # a folder's name has 255 bytes at most
+    assert len(folder_name("ä" * 120).encode()) < 140  # folder names have at most 255 bytes
     assert all("/" not in name and len(name) < 140 for name in names)
 
 
 @pytest.mark.slow
-def test_stopped_by_ctrl_c_it_goes_on_where_it_was(cohort_csvs, tmp_path):
-    """Two jobs at a time, stopped in the middle of both; then the same command, one after another."""
+def test_sweep_stopped_by_ctrl_c_resumes(cohort_csvs, tmp_path):
+    """Two simultaneous jobs are stopped within their runs; then the same command runs them one after another."""
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     settings = ["pipeline=clean", "schedule.cycles=60", "run.seed=0,1", "checkpoint.every_s=0"]
     stopped, whole_ = tmp_path / "stopped", tmp_path / "whole"
@@ -146,11 +146,11 @@ def test_stopped_by_ctrl_c_it_goes_on_where_it_was(cohort_csvs, tmp_path):
     while len(list(tmp_path.glob("stopped/sweeps/*/*/checkpoints/cycle_02.npz"))) < 2 and time.monotonic() < until:
         assert process.poll() is None, process.communicate()
         time.sleep(0.2)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    os.killpg(process.pid, signal.SIGINT)  # like a terminal
     message, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130, message
     assert "2 jobs: 2 killed" in message
-    directory = the_sweep(tmp_path / "stopped")
+    directory = sweep_directory(tmp_path / "stopped")
     assert not list(directory.glob("*/summary.json"))
     again = sweep(cohort_csvs, stopped, *settings)
     assert again.returncode == 0, again.stderr
@@ -159,7 +159,7 @@ def test_stopped_by_ctrl_c_it_goes_on_where_it_was(cohort_csvs, tmp_path):
     assert whole.returncode == 0, whole.stderr
     for seed in (0, 1):
         tables = [
-            pd.read_csv(the_sweep(tmp_path / name) / f"run.seed={seed}" / "cycles.csv").drop(
+            pd.read_csv(sweep_directory(tmp_path / name) / f"run.seed={seed}" / "cycles.csv").drop(
                 columns=["time_ms", "train/seconds", "verify/seconds"]
             )
             for name in ("stopped", "whole")
@@ -168,7 +168,7 @@ def test_stopped_by_ctrl_c_it_goes_on_where_it_was(cohort_csvs, tmp_path):
 
 
 @pytest.mark.slow
-def test_jobs_at_the_same_time_train_their_clean_model_once(cohort_csvs, tmp_path):
+def test_simultaneous_jobs_train_their_clean_model_once(cohort_csvs, tmp_path):
     """Two of three jobs share a clean model."""
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     settings = ["pipeline=qc", "schedule.start=1", "schedule.cycles=2", "init.pretrain=true", "harmful=samples"]
@@ -185,7 +185,7 @@ def test_jobs_at_the_same_time_train_their_clean_model_once(cohort_csvs, tmp_pat
 
 
 @pytest.mark.slow
-def test_a_search_finds_its_trials_again(cohort_csvs, tmp_path):
+def test_relaunched_search_skips_its_finished_trials(cohort_csvs, tmp_path):
     pytest.importorskip("optuna.storages.journal")
     settings = ["pipeline=clean", "schedule.cycles=1", "tracking=none", "schedule.learning_rate=interval(0.001,0.02)"]
     settings += ["hydra/sweeper=search", "hydra.sweeper.n_trials=3"]
@@ -193,7 +193,7 @@ def test_a_search_finds_its_trials_again(cohort_csvs, tmp_path):
     for status in ("finished", "skipped"):
         done = sweep(cohort_csvs, tmp_path, *settings)
         assert done.returncode == 0, done.stdout + done.stderr
-        directory = the_sweep(tmp_path)
+        directory = sweep_directory(tmp_path)
         assert list(statuses(directory).values()) == [status] * 3
         losses = [
             json.loads(path.read_text())["numbers"]["verify/loss"] for path in (directory / "jobs").glob("*.json")

@@ -1,4 +1,4 @@
-"""Saved after any task as text and continued by fresh objects, a tour is the tour that was never interrupted."""
+"""A tour saved after any task and resumed with new objects equals the uninterrupted tour."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ from tmqc.training.tour import Travel
 SUBJECTS = {"A": tuple(f"a{i}" for i in range(7)), "B": ("b0", "b1", "b2"), "C": ("c0",)}
 
 
-class Fickle(ScriptedCenters):
-    """What a verification finds, and whether B is away, follows from the batches learnt, and from nothing else."""
+class PseudoRandomCenters(ScriptedCenters):
+    """Results of verifications, and absence of B, depend only on the batches trained on."""
 
     def __init__(self, *, leaves=False):
         super().__init__(None)
@@ -95,14 +95,14 @@ TOURS = {
 
 @pytest.mark.parametrize("leaves", [False, True])
 @pytest.mark.parametrize("name", TOURS)
-def test_a_tour_goes_on_from_any_place(name, leaves, monkeypatch):
+def test_tour_resumes_from_any_task(name, leaves, monkeypatch):
     monkeypatch.setattr(first_order, "N_SAMPLE", 2)
     if leaves and name in ("screen", "first order"):
-        leaves = False  # compares all scans with each other
+        leaves = False  # a screen compares all scans with each other
     for module in (control, screening, tour):
         monkeypatch.setattr(module, "perf_counter", lambda: 0.0)
     make, phases = TOURS[name]
-    centers, recorder, saved = Fickle(leaves=leaves), Recorder(), []
+    centers, recorder, saved = PseudoRandomCenters(leaves=leaves), Recorder(), []
     whole = make(centers, recorder)
     for _ in whole.run():
         assert whole.state.n_done == len(saved) + 1
@@ -111,7 +111,7 @@ def test_a_tour_goes_on_from_any_place(name, leaves, monkeypatch):
         step.phase for step in recorder.steps
     }
     for text, model, snapshots, n in saved:
-        others, again = Fickle(leaves=leaves), Recorder()
+        others, again = PseudoRandomCenters(leaves=leaves), Recorder()
         others.state = model
         resumed = make(others, again)
         resumed.state, resumed.snapshots = TourState.from_json(text), dict(snapshots)
@@ -127,7 +127,7 @@ KEPT += (Estimated, Evidence, Alarm)
 KEPT += (Line, Looks, ScanScore, Finding, Review, CenterVerdict, CenterTest, Power, LogitCounts)
 
 
-def test_a_change_of_the_state_is_a_change_of_the_checkpoints_format():
-    """If this fails: raise FORMAT in tmqc/runs/checkpoint.py, then write the new pair down here."""
+def test_changed_state_requires_a_new_checkpoint_format():
+    """If this fails: increment FORMAT in tmqc/runs/checkpoint.py, then update the pair below."""
     kept = [[kind.__name__, *((field.name, str(field.type)) for field in fields(kind))] for kind in KEPT]
     assert (FORMAT, zlib.crc32(json.dumps(kept).encode())) == (8, 3860976551)

@@ -1,4 +1,4 @@
-"""The trace as a contract: from its rows alone every verdict, the ledger and the order of steps re-derive."""
+"""Every verdict, the ledger and the order of steps can be rederived from the rows of the trace alone."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def run(tmp_path, seed=0, *, verify="batch", **tour):
         return travelled, list(csv.DictReader(file))
 
 
-def test_published_columns_come_first(tmp_path):
+def test_trace_starts_with_the_published_columns(tmp_path):
     _, rows = run(tmp_path)
     assert list(rows[0])[:9] == ["Cycle", "Subject", "Study", "ACC", "FP", "FN", "PFP", "PFN", "Ignored"]
     assert tuple(rows[0]) == COLUMNS
@@ -61,7 +61,7 @@ def test_published_columns_come_first(tmp_path):
 
 
 @pytest.mark.parametrize(("verify", "epochs"), WAYS)
-def test_every_verdict_rederives_from_its_row_and_the_reference_row(tmp_path, verify, epochs):
+def test_verdicts_can_be_rederived_from_row_and_reference_row(tmp_path, verify, epochs):
     _, rows = run(tmp_path, verify=verify, batch_size=3, local_epochs=epochs)
     reference = rows[0]
     n_rejected = 0
@@ -83,8 +83,8 @@ def test_every_verdict_rederives_from_its_row_and_the_reference_row(tmp_path, ve
 
 
 @pytest.mark.parametrize(("verify", "epochs"), WAYS)
-def test_an_independent_replay_of_section_7_arrives_at_the_same_rows_and_ledger(tmp_path, verify, epochs):
-    """With `visit`, each visit's distinct subjects stand where a batch's stand in section 7."""
+def test_independent_replay_gives_the_same_rows_and_ledger(tmp_path, verify, epochs):
+    """With `visit`, the distinct subjects of a visit take the role of the subjects of a batch."""
     travelled, rows = run(tmp_path, seed=3, verify=verify, batch_size=3, local_epochs=epochs)
     queue = iter(rows[1:])
     schedule = travelled.plan.schedule
@@ -125,7 +125,7 @@ def test_an_independent_replay_of_section_7_arrives_at_the_same_rows_and_ledger(
     assert Ledger.from_json(content) == travelled.ledger
 
 
-def test_rows_are_on_disk_before_the_next_step(tmp_path):
+def test_rows_are_written_before_the_next_cycle(tmp_path):
     path = tmp_path / "trace.csv"
     plan = Plan({"B": ("b0",)}, ScheduleConfig(cycles=3), QcConfig(error=1.0, revisit=1))
     trace = TraceWriter(path)

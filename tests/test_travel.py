@@ -1,4 +1,4 @@
-"""The tour and its quality control, driven by a scripted model: its counts are given, so every path is forced."""
+"""The tour and its quality control with a scripted model, whose counts are given."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Recorder:
 
 
 class ScriptedCenters:
-    """A model whose state is the list of batches it has learnt; `harm(state)` gives its false positives of 50."""
+    """A model whose state is the list of batches trained on; `harm(state)` gives its false positives of 50."""
 
     def __init__(self, harm, loss=0.5):
         self.state, self.log, self._harm, self._loss = (), [], harm, loss
@@ -74,12 +74,12 @@ def phases(steps):
 
 
 def n_bad(bad):
-    """Each harmful sample learnt costs 3 of 50 HC scans: 0.06, more than three samples' worth of 0.02."""
+    """Each harmful sample trained on flips 3 of 50 HC scans: FPR + 0.06."""
     return lambda state: min(50, 3 * sum(s in bad for batch in state for s in batch))
 
 
-def test_accept_reject_retry_flag_revisit_eliminate():
-    """One center of two scans, one harmful. By hand: FPR +0.06 a step; tolerance 0.04 for two samples, 0.02 for one."""
+def test_harmful_scan_is_rejected_flagged_revisited_and_eliminated():
+    """One center with two scans, one harmful. FPR +0.06 per step; tolerance 0.04 for two samples, 0.02 for one."""
     centers = ScriptedCenters(n_bad({"bad"}))
     run, reports, steps = controlled({"A": ("bad", "ok")}, centers, cycles=4, start=0)
     [(_, _, batch, _)] = [p for p in phases(steps) if p[1] == BATCH and p[0] == 0]
@@ -102,11 +102,11 @@ def test_accept_reject_retry_flag_revisit_eliminate():
     assert [r.eliminated for r in reports] == [(), (), ("bad",), ()]
     assert [r.n_eliminated for r in reports] == [0, 0, 1, 1]
     assert [r.n_batches_rejected for r in reports] == [1, 0, 0, 0]
-    assert centers.state == (("ok",),) * 4  # nothing of the harmful scan is left
+    assert centers.state == (("ok",),) * 4  # no step on the harmful scan is kept
 
 
-def test_revisit_accepts_one_that_has_become_harmless():
-    """Flagged in cycle 0; from cycle 1 on nothing does harm, so it is taken back and eligible from cycle 3."""
+def test_scan_that_became_harmless_is_readmitted_at_its_revisit():
+    """Flagged in cycle 0; harmless from cycle 1 on, so it is readmitted in 2 and eligible from cycle 3."""
     harm = n_bad({"bad"})
     centers = ScriptedCenters(lambda state: harm(state) if len(state) < 2 else 0)
     run, reports, steps = controlled({"A": ("bad",), "B": ("ok",)}, centers, cycles=4)
@@ -117,13 +117,13 @@ def test_revisit_accepts_one_that_has_become_harmless():
     assert run.ledger.undecided(4) == ()
 
 
-def test_those_still_waiting_at_the_end_are_undecided():
+def test_scans_still_waiting_at_the_end_are_undecided():
     run, reports, _ = controlled({"A": ("bad", "ok")}, ScriptedCenters(n_bad({"bad"})), cycles=12, start=10, revisit=5)
     assert run.ledger.to_json(12)["undecided"] == ["bad"]
     assert reports[-1].n_waiting == 1
 
 
-def test_a_rejected_batch_whose_samples_pass_one_by_one_flags_no_scan():
+def test_rejected_batch_whose_samples_pass_separately_flags_no_scan():
     """Worse by 0.06 as a batch of 2, but only by 0.02 for each single sample: exactly the tolerance."""
     centers = ScriptedCenters(lambda state: sum(3 if len(b) == 2 else 1 for b in state))
     _, reports, steps = controlled({"A": ("a", "b")}, centers, cycles=1)
@@ -131,8 +131,8 @@ def test_a_rejected_batch_whose_samples_pass_one_by_one_flags_no_scan():
     assert reports[0].flagged == ()
 
 
-def test_reference_is_the_last_accepted_row():
-    """FPR 0, then 0.02 accepted, then 0.04: within 0.02 of the last accepted one, though not of the first."""
+def test_reference_is_the_last_accepted_step():
+    """FPR 0, then 0.02 accepted, then 0.04: within 0.02 of the last accepted step, but not of the first."""
     _, _, steps = controlled({"A": ("a",), "B": ("b",), "C": ("c",)}, ScriptedCenters(len), cycles=1)
     assert [s.rates.fpr for s in steps] == [0.0, 0.02, 0.04, 0.06]
     assert [s.verdict.reference.fpr for s in steps[1:]] == [0.0, 0.02, 0.04]
@@ -144,16 +144,16 @@ def test_rejected_rates_are_never_the_reference():
     assert {s.verdict.reference.fpr for s in steps[1:]} == {0.0}
 
 
-def test_report_adds_up_accepted_steps_only():
+def test_cycle_report_averages_accepted_steps_only():
     _, [report], steps = controlled({"A": ("bad", "ok")}, ScriptedCenters(n_bad({"bad"})), cycles=1)
     assert report.n_steps == len(steps) - 1 == 3
-    assert report.n_verifications == 4  # the baseline among them
+    assert report.n_verifications == 4  # including the baseline
     assert report.train_loss == 0.5
     assert report.train_accuracy == 1.0
     assert report.verification.counts == GOOD
 
 
-def test_baseline_trains_every_batch_and_verifies_once_a_cycle():
+def test_tour_without_control_trains_every_batch_and_verifies_per_cycle():
     centers, recorder = ScriptedCenters(n_bad({"bad"})), Recorder()
     reports = list(Travel(plan({"A": ("bad", "ok")}, cycles=3), centers, recorder).cycles())
     assert [sorted(batch) for batch in centers.log] == [["bad", "ok"]] * 3
@@ -162,7 +162,7 @@ def test_baseline_trains_every_batch_and_verifies_once_a_cycle():
     assert all(s.verification is None and s.accepted for s in recorder.steps)
 
 
-def test_controlled_and_plain_travel_train_alike_when_nothing_is_rejected():
+def test_control_without_rejections_does_not_change_training():
     subjects = {"A": tuple("abcdefg"), "B": ("h",), "C": tuple("ijklm")}
     plain, watched = ScriptedCenters(lambda state: 0), ScriptedCenters(lambda state: 0)
     list(Travel(plan(subjects, cycles=3), plain).cycles())
@@ -170,7 +170,7 @@ def test_controlled_and_plain_travel_train_alike_when_nothing_is_rejected():
     assert plain.log == watched.log
 
 
-def test_non_finite_loss_stops_the_run_and_names_the_place():
+def test_non_finite_loss_stops_the_run_and_names_cycle_center_and_subject():
     centers = ScriptedCenters(lambda state: 0, loss=math.nan)
     with pytest.raises(NonFiniteError, match="cycle 0 at center A, subjects a"):
         controlled({"A": ("a",)}, centers, cycles=1)
@@ -178,8 +178,8 @@ def test_non_finite_loss_stops_the_run_and_names_the_place():
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_whatever_the_verdicts_the_rules_hold(data):
-    """Random counts: no eliminated or waiting subject is trained, verdicts re-derive, every subject has its place."""
+def test_rules_of_control_hold_for_random_verdicts(data):
+    """No eliminated or waiting subject is trained on; every verdict and every subject's state are consistent."""
     sizes = data.draw(st.lists(st.integers(1, 6), min_size=1, max_size=4))
     subjects = {f"C{i}": tuple(f"{i}.{k}" for k in range(n)) for i, n in enumerate(sizes)}
     scans = [s for group in subjects.values() for s in group]
@@ -211,7 +211,7 @@ def test_whatever_the_verdicts_the_rules_hold(data):
             flagged_until[step.subjects[0]] = step.cycle + revisit
         elif step.phase == REVISIT:
             eliminated.add(step.subjects[0])
-    assert centers.state == tuple(accepted)  # every rejected step is undone, and nothing else
+    assert centers.state == tuple(accepted)  # exactly the rejected steps are undone
     ledger = run.ledger
     places = Counter([*ledger.eligible(scans, 8), *ledger.undecided(8), *ledger.eliminated])
     assert places == Counter(scans)

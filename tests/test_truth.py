@@ -14,7 +14,7 @@ HARMS = (
 )
 
 
-def test_who_where_and_how():
+def test_subjects_centers_and_kinds_of_a_truth():
     truth = Truth(HARMS)
     assert truth.subjects == {"007", "s2", "s3"}
     assert truth.centers == {"A", "B, north"}
@@ -22,12 +22,12 @@ def test_who_where_and_how():
     assert len({truth, Truth(HARMS), Truth(HARMS[:1])}) == 2
 
 
-def test_other_names():
-    renamed = Truth(HARMS).renamed({"007": "0a", "s3": "0b", "good": "0c"})  # s2 has none
+def test_renamed_keeps_only_subjects_with_new_names():
+    renamed = Truth(HARMS).renamed({"007": "0a", "s3": "0b", "good": "0c"})  # s2 has no new name
     assert renamed.kinds == {"0a": "noise", "0b": "inverted"} and renamed.centers == {"A", "B, north"}
 
 
-def test_the_manifest_comes_back_unchanged(tmp_path):
+def test_manifest_round_trip(tmp_path):
     path = tmp_path / "new" / "truth.csv"
     write_truth(path, Truth(HARMS))
     assert read_truth(path) == Truth(HARMS)
@@ -37,7 +37,7 @@ def test_the_manifest_comes_back_unchanged(tmp_path):
     assert [file.name for file in path.parent.iterdir()] == ["truth.csv"]
 
 
-def test_ids_are_text_and_are_the_cohorts_though_typed_otherwise(tmp_path):
+def test_ids_in_the_manifest_are_text_and_normalized(tmp_path):
     path = tmp_path / "truth.csv"
     path.write_text(HEADER + "\n\ufeffNA,A\u00a0 b,noise,{},1\n1e5,Ko\u0308ln,noise,{},1\n", encoding="utf-8")
     assert [(h.subject, h.study) for h in read_truth(path).harms] == [("NA", "A b"), ("1e5", "Köln")]
@@ -46,7 +46,7 @@ def test_ids_are_text_and_are_the_cohorts_though_typed_otherwise(tmp_path):
         read_truth(path)
 
 
-def test_rows_of_blank_cells_as_spreadsheets_leave_them_are_no_rows(tmp_path):
+def test_rows_of_blank_cells_are_ignored(tmp_path):
     path = tmp_path / "truth.csv"
     write_truth(path, Truth(HARMS))
     path.write_text(path.read_text().replace("\ns2", "\n , ,,,\ns2") + ",,,,\n")
@@ -70,12 +70,12 @@ harm = st.builds(
 
 @given(harms=st.lists(harm, unique_by=lambda harm: harm.subject))
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_manifest_comes_back_unchanged(tmp_path, harms):
+def test_round_trip_of_any_manifest(tmp_path, harms):
     write_truth(tmp_path / "truth.csv", Truth(tuple(harms)))
     assert read_truth(tmp_path / "truth.csv").harms == tuple(harms)
 
 
-def test_a_failed_write_leaves_the_old_manifest(tmp_path):
+def test_failed_write_keeps_the_old_manifest(tmp_path):
     path = tmp_path / "truth.csv"
     write_truth(path, Truth(HARMS))
     with pytest.raises(TypeError):
@@ -83,7 +83,7 @@ def test_a_failed_write_leaves_the_old_manifest(tmp_path):
     assert read_truth(path) == Truth(HARMS)
 
 
-def test_every_fault_at_once_by_row_and_column(tmp_path):
+def test_all_faults_are_reported_by_row_and_column(tmp_path):
     path = tmp_path / "truth.csv"
     path.write_text(
         HEADER + '\ns1,A,,"{""a"": 1}",1\n\ns2,A,noise,[1],-3\ns3,A,noise,{},1\ns3,A,noise,{},x\ns3,A,noise,{},2\ns4\n'
@@ -109,14 +109,14 @@ def test_every_fault_at_once_by_row_and_column(tmp_path):
         (HEADER.encode() + b'\ns1,"A,noise\n', "not a CSV"),
     ],
 )
-def test_a_file_that_is_no_manifest(tmp_path, content, words):
+def test_file_that_is_not_a_manifest_is_refused(tmp_path, content, words):
     path = tmp_path / "truth.csv"
     path.write_bytes(content)
     with pytest.raises(InputError, match=words):
         read_truth(path)
 
 
-def test_missing_and_directory(tmp_path):
+def test_missing_file_and_directory_are_refused(tmp_path):
     for path in (tmp_path, tmp_path / "absent.csv"):
         with pytest.raises(InputError, match="cannot be read"):
             read_truth(path)

@@ -1,4 +1,4 @@
-"""`qc.verify=visit`: all batches of a visit are trained on, verified once, and kept or undone together."""
+"""`qc.verify=visit`: all batches of a visit are trained on, verified once, and accepted or undone together."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ def plan(subjects, *, qc, cycles=1, batch_size=2, **schedule):
     return Plan(subjects, ScheduleConfig(seed=1, cycles=cycles, batch_size=batch_size, **schedule), qc)
 
 
-def travelled(subjects, centers, control=None, **settings):
+def run_control(subjects, centers, control=None, **settings):
     recorder = Recorder()
     run = ControlledTravel(plan(subjects, **settings, qc=control or QcConfig(verify=VISIT)), centers, recorder)
     return run, list(run.cycles()), recorder.steps
 
 
-def test_a_visit_is_one_step_whose_n_is_its_scans():
-    """Seven scans in batches of three: two batches, one scan sits out; n = 6, tolerance 6 * 0.02, one verification."""
+def test_visit_is_one_step_with_the_tolerance_of_all_its_scans():
+    """Seven scans in batches of three: two batches, one scan unused; n = 6, tolerance 6 * 0.02, one verification."""
     centers = ScriptedCenters(lambda state: 0)
-    _, [report], steps = travelled({"A": tuple("abcdefg")}, centers, batch_size=3)
+    _, [report], steps = run_control({"A": tuple("abcdefg")}, centers, batch_size=3)
     baseline, visit = steps
     assert (baseline.phase, visit.phase, visit.center) == (BASELINE, VISIT, "A")
     assert [len(batch) for batch in centers.state] == [3, 3]
@@ -42,19 +42,21 @@ def test_a_visit_is_one_step_whose_n_is_its_scans():
     assert (report.train_loss, report.train_accuracy) == (0.5, 1.0)
 
 
-def test_a_visit_tolerates_what_one_of_its_batches_would_not():
-    """One harmful scan of four: FPR + 0.06. More than 2 * 0.02 for its batch, less than 4 * 0.02 for the visit."""
+def test_visit_tolerates_a_change_that_a_single_batch_would_not():
+    """One harmful scan of four: FPR + 0.06, more than 2 * 0.02 for its batch, less than 4 * 0.02 for the visit."""
     harm = n_bad({"a"})
-    assert [s.accepted for s in travelled(FOUR, ScriptedCenters(harm), QcConfig())[2] if s.phase == BATCH].count(0) == 1
-    _, _, [_, visit] = travelled(FOUR, ScriptedCenters(harm))
+    assert [s.accepted for s in run_control(FOUR, ScriptedCenters(harm), QcConfig())[2] if s.phase == BATCH].count(
+        0
+    ) == 1
+    _, _, [_, visit] = run_control(FOUR, ScriptedCenters(harm))
     assert visit.rates.fpr == 0.06
     assert visit.accepted
 
 
-def test_a_rejected_visit_is_undone_whole_and_its_scans_are_tried_one_by_one():
-    """Two harmful of four: FPR + 0.12, over 4 * 0.02. Alone: + 0.06, over 0.02; revisited two cycles later, and out."""
+def test_rejected_visit_is_undone_and_its_scans_are_retried_separately():
+    """Two harmful of four: FPR + 0.12, over 4 * 0.02. Single: + 0.06, over 0.02; eliminated two cycles later."""
     centers = ScriptedCenters(n_bad({"a", "b"}))
-    run, reports, steps = travelled(FOUR, centers, cycles=4)
+    run, reports, steps = run_control(FOUR, centers, cycles=4)
     order = steps[1].subjects
     assert sorted(order) == list("abcd")
     good = tuple(s for s in order if s in "cd")
@@ -74,10 +76,10 @@ def test_a_rejected_visit_is_undone_whole_and_its_scans_are_tried_one_by_one():
     assert {s.verdict.tolerance for s in steps if s.phase in (RETRY, REVISIT)} == {0.02}
     assert [(r.n_batches, r.n_batches_rejected) for r in reports] == [(1, 1), (1, 0), (1, 0), (1, 0)]
     assert sorted(reports[0].flagged) == sorted(run.ledger.eliminated) == ["a", "b"]
-    assert all(set(batch) <= {"c", "d"} for batch in centers.state)  # nothing of the harmful ones is left
+    assert all(set(batch) <= {"c", "d"} for batch in centers.state)  # no step on the harmful scans is kept
 
 
-def test_local_epochs_train_more_and_tolerate_no_more():
+def test_local_epochs_do_not_raise_the_tolerance_of_a_visit():
     """Two epochs over four scans in batches of two: four batches, eight samples, n = 4."""
 
     class Falling(ScriptedCenters):
@@ -86,7 +88,7 @@ def test_local_epochs_train_more_and_tolerate_no_more():
             return TrainResult(1.0 / len(self.log), 1)
 
     centers = Falling(lambda state: 0)
-    _, [report], [_, visit] = travelled(FOUR, centers, local_epochs=2)
+    _, [report], [_, visit] = run_control(FOUR, centers, local_epochs=2)
     assert [len(batch) for batch in centers.log] == [2, 2, 2, 2]
     assert len(visit.subjects) == 4
     assert visit.verdict.tolerance == 4 * 0.02
@@ -95,8 +97,8 @@ def test_local_epochs_train_more_and_tolerate_no_more():
     assert report.train_accuracy == 0.5
 
 
-def test_a_loss_that_a_center_keeps_back_leaves_the_visit_without():
-    """Five scans with a loss, two without: no mean over all seven is known."""
+def test_visit_has_no_loss_if_a_batch_has_none():
+    """Five scans with a loss, two without: the mean over all seven is unknown."""
     known = Step(0, VISIT, "A", tuple("abcde"), loss=0.5, n_correct=3, train_s=1.0)
     joined = join([known, Step(0, VISIT, "A", ("f", "g"), train_s=2.0)])
     assert (joined.subjects, joined.loss, joined.train_s) == (tuple("abcdefg"), None, 3.0)
@@ -104,11 +106,11 @@ def test_a_loss_that_a_center_keeps_back_leaves_the_visit_without():
 
 
 @pytest.mark.parametrize("away", [0, 1, 2])
-def test_a_center_that_goes_away_leaves_nothing_unverified(away):
-    """B has three batches; it does not answer at one of them: the visit is undone, the row names it all."""
+def test_visit_is_undone_if_its_center_becomes_absent(away):
+    """B has three batches and does not answer at one of them: the visit is undone, its row names all scans."""
     subjects = {"A": ("x",), "B": tuple("abcdef"), "C": ("y",)}
     centers = Leaving(n_bad({"b"}), "B", away=[away])
-    run, [report], steps = travelled(subjects, centers)
+    run, [report], steps = run_control(subjects, centers)
     [gone] = [s for s in steps if s.phase == AWAY]
     assert (gone.center, sorted(gone.subjects), gone.verification) == ("B", list("abcdef"), None)
     assert sum(len(batch) for batch in centers.log) == 2 + 2 * away
@@ -117,26 +119,26 @@ def test_a_center_that_goes_away_leaves_nothing_unverified(away):
     assert run.ledger.waiting(0) == ()
 
 
-def test_a_center_that_goes_away_among_the_retries_keeps_what_was_accepted():
-    centers = Leaving(n_bad(set("abcd")), "A", away=[4])  # two batches, rejected; the third retry finds the center away
-    run, _, steps = travelled(FOUR, centers)
+def test_center_absent_during_retries_keeps_the_accepted_ones():
+    centers = Leaving(n_bad(set("abcd")), "A", away=[4])  # two batches, rejected; absent at the third retry
+    run, _, steps = run_control(FOUR, centers)
     assert [(s.phase, len(s.subjects)) for s in steps[1:]] == [(VISIT, 4), (RETRY, 1), (RETRY, 1), (AWAY, 1)]
     assert run.ledger.waiting(0) == steps[1].subjects[:2]
 
 
-def test_the_runaway_guard_counts_a_visit_as_one():
+def test_runaway_guard_counts_a_visit_as_one_batch():
     subjects = {"A": tuple("abcd"), "B": tuple("efgh")}
     guard = RunawayConfig("pause", window=2, rejected=0.5, eliminated=1.0)
     centers = ScriptedCenters(lambda state: 40 if state else 0)
-    run, reports, _ = travelled(subjects, centers, QcConfig(runaway=guard, verify=VISIT), cycles=3)
+    run, reports, _ = run_control(subjects, centers, QcConfig(runaway=guard, verify=VISIT), cycles=3)
     assert (reports[0].alarm.n_rejected, reports[0].alarm.n_batches) == (2, 2)
     assert run.ledger.eliminated == ()
     assert sorted(reports[2].postponed) == list("abcdefgh")
 
 
-def test_strikes_and_the_loss_work_as_for_batches(tmp_path):
-    """The loss rises by 0.05 with the bad scan: over 4 * 0.01, and over 0.01; two revisits fail, then it is out. Of the
-    three good ones that are left one sits out: n = 2."""
+def test_strikes_and_loss_signal_with_visits(tmp_path):
+    """The loss rises by 0.05 with the bad scan: over 4 * 0.01, and over 0.01; eliminated after two revisits. Of the
+    three remaining good scans one is unused: n = 2."""
     centers = LossCenters(lambda state: 0.05 * sum("a" in batch for batch in state))
     control = QcConfig(signal="loss", strikes=2, revisit=1, verify=VISIT)
     trace = TraceWriter(tmp_path / "trace.csv", further=True)
@@ -158,16 +160,16 @@ def test_early_stop_uses_the_limit_of_the_visit():
             limits.append(limit)
             return super().verify()
 
-    travelled(FOUR, Watched(n_bad(set())), QcConfig(early_stop="certain", verify=VISIT), local_epochs=2)
+    run_control(FOUR, Watched(n_bad(set())), QcConfig(early_stop="certain", verify=VISIT), local_epochs=2)
     assert [limit and limit.fpr for limit in limits] == [None, 4 * 0.02]
 
 
-def test_with_one_batch_a_center_both_are_the_same_run():
+def test_batch_and_visit_verification_agree_with_one_batch_per_center():
     subjects = {"A": tuple("abc"), "B": ("d",), "C": tuple("efg")}
     runs = []
     for verify in (BATCH, VISIT):
         centers = ScriptedCenters(n_bad({"b", "c", "d"}))
-        run, reports, steps = travelled(subjects, centers, QcConfig(verify=verify), cycles=4, batch_size=3)
+        run, reports, steps = run_control(subjects, centers, QcConfig(verify=verify), cycles=4, batch_size=3)
         steps_of_run = [(s.cycle, s.subjects, s.rates, s.verdict) for s in steps]
         runs.append((steps_of_run, run.ledger, centers.log, centers.state, [r.n_batches_rejected for r in reports]))
     assert runs[0] == runs[1]

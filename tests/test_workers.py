@@ -1,4 +1,4 @@
-"""Workers that hold a part of the verification scans: the very counts of scoring alone, and a clear end if one dies."""
+"""Verification workers: same counts as without workers, and a clear error if a worker dies."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SCANS = np.random.default_rng(0).normal(size=(N, 2, 1, 1, 1)).astype(np.float32)
 
 
 class Linear:
-    """In place of a model: one weight. `off`: what a worker's arithmetic differs by."""
+    """Stands in for a model: one weight. `off`: deviation of the worker's arithmetic."""
 
     def __init__(self, weight=0.0, off=0.0):
         self.weight, self._off, self.n_scored = np.float32(weight), np.float32(off), 0
@@ -42,7 +42,7 @@ class Linear:
         self.weight = weights["weight"].astype(np.float32)
 
 
-def different():
+def build_deviating():
     return Linear(off=0.25)
 
 
@@ -56,14 +56,14 @@ def start(build, n=2):
     )
 
 
-def test_counts_are_those_of_scoring_alone_whatever_is_left_out_and_a_dead_worker_ends_the_run():
+def test_workers_give_the_same_counts_and_a_dead_worker_raises():
     with start(Linear) as workers:
         assert "TMQC_TEST" not in os.environ
         share_some_verifications(workers)
 
 
 def share_some_verifications(workers):
-    """Full ones and some that stop early, by two workers that hold `Linear`; then one of the two dies."""
+    """Full and early-stopped verifications by two workers that hold `Linear`; then one of the two is killed."""
     alone, shared, reference = Linear(), Linear(), None
     assert workers.n_own == 2
     first, second = scorer(alone), scorer(shared, workers)
@@ -81,19 +81,19 @@ def share_some_verifications(workers):
     assert 0 < shared.n_scored < alone.n_scored / 2
     os.kill(workers._processes[1].submit(os.getpid).result(), signal.SIGKILL)
     with pytest.raises(WorkerError, match="verification worker 1 died; the run is saved"):
-        for _ in range(2):  # it may die behind an answer
+        for _ in range(2):  # it may die after it has answered
             second.verify()
 
 
-def test_a_worker_that_computes_otherwise_is_not_worked_with():
+def test_worker_with_deviating_predictions_raises():
     with (
-        start(different, n=1) as workers,
+        start(build_deviating, n=1) as workers,
         pytest.raises(WorkerError, match="the last digits; set run.verify_workers=0"),
     ):
         scorer(Linear(), workers)
 
 
-def test_a_run_with_workers_is_the_run_without(tmp_path, cohort_csvs):
+def test_run_with_workers_equals_the_run_without(tmp_path, cohort_csvs):
     from test_resume import GATES, assert_same_run
 
     run_pipeline(tmp_path, cohort_csvs, "pipeline=clean", "schedule.cycles=8", "tracking=none", name="c")

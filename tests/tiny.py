@@ -30,7 +30,7 @@ CENTERS = {"Alpha": 9, "Beta": 6, "Gamma": 1, "Delta": 3}
 
 
 def write_scan(path: Path, group: int, rng: np.random.Generator) -> None:
-    """Noise around 100, and a darker corner in PD: easy to learn within a few cycles."""
+    """Noise around 100, with a darker corner in PD: can be learned within a few cycles."""
     voxels = rng.normal(100, 10, SHAPE).clip(0, 255)
     if group:
         voxels[:8, :10, :8] -= 60
@@ -59,7 +59,7 @@ def write_cohort(folder: Path, *, seed: int = 0) -> dict[str, Path]:
 
 @contextmanager
 def without_pictures():
-    """Runs draw no figures and write no page, which take as long as such a run itself."""
+    """Suppress figures and report pages of runs, because they take as long as a tiny run."""
     with pytest.MonkeyPatch.context() as patch:
         for pipeline in ("training", "inference"):
             patch.setattr(f"tmqc.pipelines.{pipeline}.illustrate", lambda directory: None)
@@ -67,7 +67,7 @@ def without_pictures():
 
 
 def tiny_overrides(csvs: dict[str, Path], outputs: Path) -> list[str]:
-    """Command-line overrides for a run of seconds."""
+    """Command-line overrides for a run that takes seconds."""
     return [
         *(f"cohort.{split}_csv={path}" for split, path in csvs.items()),
         f"cohort.shape=[{','.join(map(str, SHAPE))}]",
@@ -80,7 +80,7 @@ def tiny_overrides(csvs: dict[str, Path], outputs: Path) -> list[str]:
 
 
 def compose_config(*overrides: str) -> Config:
-    """What the command line would give. A choice of groups is composed once; on it Hydra sets the single settings."""
+    """The config that the command line would give. Each choice of groups is composed once and cached."""
     chosen = tuple(each for each in overrides if each.partition("=")[0] in GROUPS)
     composed = copy.deepcopy(_compose_groups(chosen))
     single = OverridesParser.create().parse_overrides([each for each in overrides if each not in chosen])
@@ -96,9 +96,9 @@ def _compose_groups(overrides: tuple[str, ...]) -> DictConfig:
 
 
 def logistic_learner(n_voxels: int, *, weights: list[float] | None = None, bias: float = 0.0) -> Learner:
-    """Scans of (n_voxels, 1, 1, 1), the voxels themselves as features, one dense layer: all of it can be written down.
+    """Scans of (n_voxels, 1, 1, 1), the voxels themselves as features, one dense layer: can be computed by hand.
 
-    Neither BatchNorm nor dropout, so that training and inference see the same. Without `weights`: drawn, seeded.
+    No BatchNorm or dropout, so training and inference are identical. Without `weights`: drawn with a fixed seed.
     """
     return POOL.take((n_voxels, weights, bias), lambda: _build_logistic(n_voxels, weights, bias))
 
