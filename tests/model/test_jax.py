@@ -40,4 +40,4 @@ def test_bench_runs_with_jax(tmp_path):
 def test_essential_learner_tests_pass_with_jax():
     ran = run("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/model/test_learner.py", "-k", ESSENTIALS)
     assert ran.returncode == 0, ran.stdout[-3000:]
-    assert "6 passed" in ran.stdout
+    assert "7 passed" in ran.stdout
