@@ -12,7 +12,7 @@ from core.test_numbers import REPORT
 from tmqc.core.glossary import RUN_NUMBERS
 from tmqc.core.numbers import TOTALS, cycle_numbers
 from tmqc.report.detection import score_detection
-from tmqc.report.summary import closing_numbers, describe_run, numbers_of, summarize_run
+from tmqc.report.summary import closing_numbers, describe_run, numbers_of, show, summarize_run
 from tmqc.runs.directory import write_json
 from tmqc.settings.schema import Config, HarmfulConfig, QcConfig, flatten
 
@@ -146,3 +146,19 @@ def test_description_of_calibration_drift_and_expected_false_alarms():
     assert "- Change of rates since the start of control: FPR 0.650, FNR -0.100\n" in text
     assert "- Expected per cycle by chance alone: 2.0 steps rejected, 0.5 good scans eliminated\n" in text
     assert "- Test split: AUROC 0.800, accuracy 0.900, calibrated accuracy 0.750, calibrated loss -\n" in text
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (None, "-"),
+        (float("nan"), "-"),
+        (0.25, "0.250"),
+        (3.0, "3"),
+        (0.0, "0"),
+        (2.31e-5, "2.3e-05"),
+        (-0.0004, "-4.0e-04"),
+    ],
+)
+def test_cells_have_three_digits_and_never_hide_a_small_number(value, shown):
+    assert show(value) == shown

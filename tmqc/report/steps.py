@@ -174,9 +174,9 @@ def _label_cycles(axes: Axes, trace: pd.DataFrame) -> None:
         middle = (start + end - 1) / 2
         if middle >= free_from:
             number = str(int(trace["Cycle"].iloc[start]))
-            axes.text(middle, 1.02, number, transform=place, ha="center", fontsize=8, color=GRAY)
+            axes.text(middle, 1.04, number, transform=place, ha="center", fontsize=8, color=GRAY)
             free_from = middle + room
-    axes.text(-0.005, 1.02, "cycle", transform=axes.transAxes, ha="right", fontsize=8, color=GRAY)
+    axes.text(-0.005, 1.04, "cycle", transform=axes.transAxes, ha="right", fontsize=8, color=GRAY)
 
 
 def _judged(trace: pd.DataFrame) -> str:

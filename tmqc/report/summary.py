@@ -14,6 +14,7 @@ _HOW_TO_READ = (
     f"Figures, flagged scans and intervals: `{REPORT}` among the artifacts. FPR, FNR and losses (nats): lower is "
     "better; other rates and scores (0..1): higher is better. The experiment's description explains every number."
 )
+_SMALL = 5e-4  # would be 0.000 with three digits
 _RATES = {"FPR": "verify/fpr", "FNR": "verify/fnr"}
 _STATE = {
     "AUROC": "auroc",
@@ -177,9 +178,9 @@ def _list(summary: Mapping[str, Any], named: Mapping[str, str]) -> str:
 
 
 def show(value: object) -> str:
-    """Format a cell: fractions with three digits, whole numbers without, missing values as a dash."""
+    """Format a cell: fractions with three digits, small ones with an exponent, missing values as a dash."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
     if isinstance(value, float):
-        return f"{value:.3f}" if value % 1 else f"{value:g}"
+        return f"{value:.1e}" if 0 < abs(value) < _SMALL else f"{value:.3f}" if value % 1 else f"{value:g}"
     return str(value)
