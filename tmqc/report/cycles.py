@@ -68,7 +68,7 @@ def cost_section(run: PastRun) -> Section | None:
 
 def draw_cycles(cycles: Sequence[CycleRow]) -> Figure:
     """Draw losses and verification numbers (FPR, FNR, accuracy, AUROC) of at least one cycle."""
-    figure = new_figure(9.0, 3.6)
+    figure = new_figure(9.0, 4.0)
     panels = figure.subplots(1, 2)
     for axes, shown in zip(panels, (_LOSSES, _SHARES), strict=True):
         for name, (label, index) in shown.items():
@@ -76,7 +76,7 @@ def draw_cycles(cycles: Sequence[CycleRow]) -> Figure:
             if index < _OF_ALL or any(value is not None for value in values):
                 _line(axes, [row.cycle for row in cycles], values, label, index)
         count_cycles(axes)
-        axes.legend(fontsize=8, frameon=False)
+        axes.legend(fontsize=8, frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.16))
     losses, rates = panels
     style_axes(losses, title="Loss", xlabel="cycle", ylabel="cross-entropy in nats")
     style_axes(rates, title="Verification", xlabel="cycle", ylabel="share of scans")

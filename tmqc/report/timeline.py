@@ -43,8 +43,11 @@ def timeline_section(run: PastRun) -> Section | None:
         "is undecided."
     )
     figures = draw_timelines(run.trace)
-    alt = "timeline of flagged scans, part {} of {}; the ledger lists the same"
-    drawn = [(figure, alt.format(i, len(figures))) for i, figure in enumerate(figures, start=1)]
+    parts = [f", part {i} of {len(figures)}" if len(figures) > 1 else "" for i in range(1, len(figures) + 1)]
+    drawn = [
+        (one, f"timeline of flagged scans{part}; the ledger lists them")
+        for one, part in zip(figures, parts, strict=True)
+    ]
     return Section("timeline", "Timeline of flagged scans", lead, drawn)
 
 
