@@ -18,7 +18,6 @@ LONGEST = (
     "test_sweep",
     "test_pipelines",
     "test_cli",
-    "test_kill",
     "test_workers",
     "test_learner",
 )

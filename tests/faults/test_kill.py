@@ -1,6 +1,6 @@
 """kill -9 at random moments of a QC run, also while writing a checkpoint and during revisits; then resume.
 
-One kill runs with all tests; `make test-faults` runs all kills.
+Run by `make test-faults`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import pytest
 from test_pipelines import CLEAN, harm_overrides, run_pipeline
 from test_resume import assert_same_run
 from tiny import tiny_overrides
+
+pytestmark = pytest.mark.faults
 
 SETTINGS = ["pipeline=qc", "qc.signal=loss", "qc.loss_error=0.0", "tracking=none", "checkpoint.every_s=0"]
 PATIENCE_S = 1200  # long, because the machine may be busy
@@ -77,12 +79,6 @@ def check_resumed_run(outputs, csvs, uninterrupted, name, reached_in):
     assert_same_run(uninterrupted, run_pipeline(outputs, csvs, *settings_of(outputs, name)[:-1], name=name))
 
 
-def test_run_killed_once_resumes_identically(outputs, cohort_csvs, uninterrupted):
-    n = len(rows_of(uninterrupted)) // 2
-    check_resumed_run(outputs, cohort_csvs, uninterrupted, "once", lambda directory: len(rows_of(directory)) >= n)
-
-
-@pytest.mark.faults
 @pytest.mark.parametrize("seed", range(N_RANDOM))
 def test_run_killed_at_a_random_moment_resumes_identically(outputs, cohort_csvs, uninterrupted, seed):
     chance = random.Random(seed)
@@ -98,7 +94,6 @@ def test_run_killed_at_a_random_moment_resumes_identically(outputs, cohort_csvs,
     check_resumed_run(outputs, cohort_csvs, uninterrupted, f"random-{seed}", reached)
 
 
-@pytest.mark.faults
 @pytest.mark.parametrize("seed", range(3))
 def test_run_killed_while_writing_a_checkpoint_resumes_identically(outputs, cohort_csvs, uninterrupted, seed):
     n = random.Random(seed).randrange(0, len(rows_of(uninterrupted)) // 2)
@@ -107,7 +102,6 @@ def test_run_killed_while_writing_a_checkpoint_resumes_identically(outputs, coho
     )
 
 
-@pytest.mark.faults
 @pytest.mark.parametrize("seed", range(3))
 def test_run_killed_during_revisits_resumes_identically(outputs, cohort_csvs, uninterrupted, seed):
     n = seed + 1
