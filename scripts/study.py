@@ -44,7 +44,7 @@ _CENTERS = "harmful.ids=[{}]".format
 _SINGLE = ("harmful=samples", "harmful.ids=[]", "harmful.severity=8")
 SCENARIOS = {
     "none": ("harmful=none",),
-    "centers": (),  # four of 5 to 60 scans by turns, drawn for each seed: 3 to 8 %
+    "centers": (),  # four of 5 to 60 scans by turns, drawn for each seed: 4 to 8 %
     "flipped": (_CENTERS("center_02,center_03,center_06,center_09"), "harmful.kind=flipped_label"),  # 20 %
     "small": (_CENTERS(",".join(f"center_{n}" for n in SMALL)),),  # eight by turns: 5 %
     "noise": (*_SINGLE, "harmful.count=12", "harmful.kind=noise"),  # 1 %

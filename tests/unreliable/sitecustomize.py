@@ -1,7 +1,7 @@
 """Makes sites fail in tests: Python imports this module at startup if its folder is first on the PYTHONPATH.
 
 A file `<site>.<task>.<n>-<fault>` in the folder TMQC_TEST_FAULTS applies the fault to the site's next answer to the
-task and is deleted; the files of a task are used in the order of their names.
+task that is not an error, and is deleted; the files of a task are used in the order of their names.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ def patch_site(module, folder):
     def handle_with_fault(self, data):
         site, task = self.settings.tokens_csv.parent.name, module.decode_message(data)["task"]
         reply = handle(self, data)
+        if "error" in module.decode_message(reply):  # such as that of a restarted site, which has to be opened again
+            return reply
         for path in sorted(folder.glob(f"{site}.{task}.*"))[:1]:
             path.unlink()
             return FAULTS[path.name.rpartition("-")[2]](module, reply)
