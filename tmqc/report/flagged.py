@@ -108,11 +108,7 @@ def _describe_evidence(row: Mapping[Hashable, Any]) -> str:
         return None if pd.isna(value) else float(value)
 
     if isinstance(reasons := row.get("Reasons"), str) and reasons:
-        cells = [
-            ("p of the center", "CenterP"),
-            ("image odd by", "OddZ"),
-            ("margin of the label", "Margin"),
-        ]
+        cells = [("p of the center", "CenterP"), ("image odd by sd", "OddZ"), ("margin of the label", "Margin")]
         return f"{reasons}: " + "; ".join(f"{what} {number(of):.2g}" for what, of in cells if number(of) is not None)
     change, margin = number("LossZ"), number("Contradiction")
     if change is not None and margin is not None:
