@@ -89,7 +89,7 @@ def judge(table: pd.DataFrame, *, rng: np.random.Generator, q: float, draws: int
     within = {name: test.p for name, test in tests.items()}
     across = dict.fromkeys(tests, 1.0)
     if not is_flat:
-        p = p_values(compare_centers(*map(np.array, sums))[0], len(tests))
+        p = p_values(*compare_centers(*map(np.array, sums)))
         across = dict(zip(tests, p.tolist(), strict=True))
     rules = {ACROSS: across, CONTROL: within, "T1 alone": alone, "margins against all sites'": pooled}
     return Repeat(tests, flipped, is_flat, rules, *_judge_singles(train[~train["site"].astype(str).map(flipped)], q))

@@ -13,8 +13,9 @@ from tmqc.core.likeness import unlikeness
 from tmqc.core.numbers import EXPECTED
 from tmqc.core.runaway import Alarm
 from tmqc.data.volumes import Volumes
+from tmqc.errors import RunError
 from tmqc.pipelines.rules import expect_by_chance, explain_alarm, measure_unlikeness, warn_of_settings, warn_or_stop
-from tmqc.settings.schema import QcConfig, ScreenConfig
+from tmqc.settings.schema import EvidenceConfig, QcConfig, ScreenConfig
 
 LOST = Alarm(n_rejected=20, n_batches=20, n_condemned=170, n_subjects=170, by_rejections=True, by_elimination=True)
 
@@ -44,6 +45,17 @@ def test_screen_of_few_scans_gives_a_warning(caplog, control, n_train, warned):
     subjects = {"A": tuple(map(str, range(n_train)))}
     warn_of_settings(plan(subjects, qc=QcConfig(control=control)), n_hc=50, n_pd=50)
     assert (f"compares {n_train} training scans" in caplog.text) is warned
+
+
+def test_comparing_centers_needs_two_verification_scans_of_each_class():
+    def check(compare, n_pd):
+        qc = QcConfig(control="evidence", evidence=EvidenceConfig(compare=compare))
+        warn_of_settings(plan({"A": ("a",)}, qc=qc), n_hc=9, n_pd=n_pd)
+
+    check("across", 2)
+    check("within", 1)
+    with pytest.raises(RunError, match="there are 9 HC and 1 PD: add some, or set qc.evidence.compare=within"):
+        check("across", 1)
 
 
 @pytest.mark.parametrize(("signal", "n_pd", "warned"), [("rates", 20, True), ("rates", 50, False), ("loss", 20, False)])

@@ -179,13 +179,13 @@ _Scans = tuple[list[float], list[float], list[float], list[float]]  # logits and
 
 
 def _split(train: Sequence[ScanScore], verification: Sequence[ScanScore]) -> Mapping[str, _Scans]:
-    """Collect logits and labels of the training and the verification scans of every center that trains."""
-    splits: dict[str, _Scans] = {scan.center: ([], [], [], []) for scan in train}
+    """Collect logits and labels of the training and the verification scans of every center."""
+    splits: dict[str, _Scans] = {}
     for scans, at in ((train, 0), (verification, 2)):
         for scan in scans:
-            if scan.center in splits:
-                splits[scan.center][at].append(scan.logit)
-                splits[scan.center][at + 1].append(scan.label)
+            of_center = splits.setdefault(scan.center, ([], [], [], []))
+            of_center[at].append(scan.logit)
+            of_center[at + 1].append(scan.label)
     return splits
 
 
@@ -196,20 +196,22 @@ def _test_centers(
     return {
         center: judge_center(*scans, rng=np.random.default_rng([*seed, i]))
         for i, (center, scans) in enumerate(_split(train, verification).items())
+        if scans[0]
     }
 
 
 def _compare(train: Sequence[ScanScore], verification: Sequence[ScanScore]) -> dict[str, CenterTest]:
-    """Compare every center's sums with all others; then repeat for each center as if its labels were flipped."""
+    """Compare every center's sums with all centers' verification scans; then repeat with its labels flipped."""
     splits = _split(train, verification)
     own = np.array([sum_logits(z, y) for z, y, _, _ in splits.values()])
     its = np.array([sum_logits(z, y) for _, _, z, y in splits.values()])
     z, effects = compare_centers(own, its)
-    flipped = p_values(standardize(flip(own), its, effects), len(own))
-    rows = zip(splits.items(), z.tolist(), p_values(z, len(own)).tolist(), flipped.tolist(), strict=True)
+    flipped = p_values(standardize(flip(own), its, effects), effects)
+    rows = zip(splits.items(), z.tolist(), p_values(z, effects).tolist(), flipped.tolist(), strict=True)
     return {
         center: CenterTest(*describe_center(*scans), p=p, p_least=0.0, p_if_flipped=if_flipped, z=one)
         for (center, scans), one, p, if_flipped in rows
+        if scans[0]
     }
 
 

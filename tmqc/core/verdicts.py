@@ -9,10 +9,10 @@ Overview of the control by evidence
    over all screenings so far; evidence accumulates there, before a test. Scans under verdict are not trained on, so
    all their later scores are out of sample.
 3. **Centers** are judged at a few planned *looks* (K in a run). One of two tests gives each center one p:
-   - `across` (`center_effects`): compares its margin sum, given its verification scans, with those of all centers under
-     a normal model of center differences; applies to centers with five training scans or more. It has power at small
-     centers, and is valid if the first state has been trained at all centers, as the clean model that control starts
-     from has.
+   - `across` (`center_effects`): compares its margin sum, given its verification scans, with the verification scans of
+     all centers under a normal model of center differences; applies to centers with five training scans or more. It
+     has power at small centers, and is valid if the first state has been trained at all centers, as the clean model
+     that control starts from has.
    - `within` (`center_tests.judge_center`): compares the center's own scans. It is valid for any center differences.
      Before the first look, sizes determine which centers can be judged (`fdr.large_enough` of `center_tests.least_p`
      at q' / K).

@@ -18,7 +18,7 @@ from tmqc.core.records import CycleReport
 from tmqc.core.runaway import Alarm
 from tmqc.core.schedule import make_visits
 from tmqc.data.volumes import Volumes
-from tmqc.errors import StoppedError
+from tmqc.errors import RunError, StoppedError
 from tmqc.settings.schema import QcConfig
 from tmqc.training.centers import LocalCenters
 from tmqc.training.control import ControlledTravel
@@ -159,8 +159,16 @@ def warn_of_settings(plan: Plan, *, n_hc: int, n_pd: int) -> None:
 
     Args:
         n_hc, n_pd: numbers of verification scans.
+
+    Raises:
+        RunError: there are too few verification scans to compare centers.
     """
     qc, n_train = plan.qc, len(plan.center_of)
+    if (qc.control, qc.evidence.compare) == ("evidence", "across") and min(n_hc, n_pd) < 2:
+        raise RunError(
+            f"qc.evidence.compare=across needs two verification scans of each class or more, and there are {n_hc} HC "
+            f"and {n_pd} PD: add some, or set qc.evidence.compare=within"
+        )
     if qc.control == "screen" and n_train < _FEW_SCANS:
         log.warning(
             "qc.control=screen compares %d training scans with each other: with fewer than %d, a good scan may be "

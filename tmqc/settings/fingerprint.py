@@ -13,7 +13,7 @@ from tmqc.settings.schema import CENTER_TABLES, Config, flatten
 
 # Version of the computation. Raise it with every change after which the same settings give other numbers, so that
 # sweeps and `init.pretrain` do not reuse results of earlier code.
-COMPUTATION = 5
+COMPUTATION = 6
 
 HARMLESS = (
     *("run.overwrite", "run.resume", "run.progress", "run.outputs", "run.name", "init.pretrain"),
