@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -50,14 +51,9 @@ def scorer(learner, workers=None):
     return Scorer(learner, SCANS, labels=LABELS, centers=CENTERS, batch_size=BATCH_SIZE, workers=workers)
 
 
-def start(build, n=2):
-    return VerificationWorkers(
-        build, SCANS, batch_size=BATCH_SIZE, processes=[start_process({"TMQC_TEST": str(i)}) for i in range(n)]
-    )
-
-
 def test_workers_give_the_same_counts_and_a_dead_worker_raises():
-    with start(Linear) as workers:
+    processes = [start_process({"TMQC_TEST": str(i)}) for i in range(2)]
+    with VerificationWorkers(Linear, SCANS, batch_size=BATCH_SIZE, processes=processes) as workers:
         assert "TMQC_TEST" not in os.environ
         share_some_verifications(workers)
 
@@ -86,10 +82,8 @@ def share_some_verifications(workers):
 
 
 def test_worker_with_deviating_predictions_raises():
-    with (
-        start(build_deviating, n=1) as workers,
-        pytest.raises(WorkerError, match="the last digits; set run.verify_workers=0"),
-    ):
+    workers = VerificationWorkers(build_deviating, SCANS, batch_size=BATCH_SIZE, processes=[ThreadPoolExecutor(1)])
+    with workers, pytest.raises(WorkerError, match="the last digits; set run.verify_workers=0"):
         scorer(Linear(), workers)
 
 
