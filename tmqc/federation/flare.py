@@ -35,7 +35,7 @@ class FlareError(Exception):
     """FLARE or its job has failed."""
 
 
-class Job(Protocol):
+class FlareJob(Protocol):
     """A started FLARE job: `Simulation`, or `flare_system.SubmittedJob`. Its methods may raise FlareError."""
 
     def check(self) -> None:
@@ -68,12 +68,12 @@ def write_job(folder: Path, sites: Sequence[str], address: Path) -> Path:
 class FlareTransport:
     """Reaches sites through the relay of a FLARE job, which it starts, and restarts if necessary."""
 
-    def __init__(self, sites: Sequence[str], launch: Callable[[Path], Job]) -> None:
+    def __init__(self, sites: Sequence[str], launch: Callable[[Path], FlareJob]) -> None:
         """Store the names of all sites, and the function that starts the FLARE job, given its folder."""
         self._sites, self._launch = list(sites), launch
         self._folder = Path(tempfile.mkdtemp(prefix="tmqc-"))
         self._connection: Connection | None = None
-        self._launched: Job | None = None
+        self._launched: FlareJob | None = None
         self._silent: set[str] = set()  # sites that gave no answer to their last request
         self._busy_with: dict[str, tuple[bytes, float]] = {}  # site -> number of its request, and when first seen
 
@@ -172,7 +172,7 @@ class FlareTransport:
             self._launched.end()
             self._launched = None
 
-    def _accept(self, listener: socket.socket, job: Job) -> Connection:
+    def _accept(self, listener: socket.socket, job: FlareJob) -> Connection:
         """Wait for the relay to connect."""
         until = time.monotonic() + _START_S
         while True:

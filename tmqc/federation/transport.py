@@ -13,7 +13,7 @@ from tmqc.runs.directory import FLARE, SITES
 from tmqc.settings.schema import FederationConfig
 
 if TYPE_CHECKING:
-    from tmqc.federation.flare import Job
+    from tmqc.federation.flare import FlareJob
 
 
 @contextmanager
@@ -35,7 +35,7 @@ def open_transport(settings: FederationConfig, files: Mapping[str, Path], direct
     from tmqc.federation.flare import FlareTransport, Simulation
     from tmqc.federation.flare_system import SubmittedJob, System
 
-    launch: Callable[[Path], Job]
+    launch: Callable[[Path], FlareJob]
     with ExitStack() as stack:
         if settings.name == "nvflare-sim":
             launch = partial(Simulation, list(files), directory / SITES, directory / FLARE)
