@@ -62,6 +62,13 @@ def test_cycle_line():
     assert cycle_line(REPORT) == LINE
 
 
+def test_cycle_line_has_the_calibrated_accuracy_if_logits_are_available():
+    line = cycle_line(replace(REPORT, calibrated_accuracy=0.9625, auroc=0.99))
+    assert line.startswith(
+        "cycle 12: FPR 0.032 FNR 0.048 accuracy 0.950, calibrated 0.963, AUROC 0.990 | training loss"
+    )
+
+
 def test_cycle_line_without_control():
     nothing = {"flagged": (), "eliminated": (), "n_waiting": 0, "n_eliminated": 0}
     line = cycle_line(replace(REPORT, n_verifications=1, train_loss=0.25, **nothing))

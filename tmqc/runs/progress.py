@@ -120,9 +120,11 @@ class Progress(Listener):
 
 
 def cycle_line(report: CycleReport, unit: str = "batches") -> str:
-    """Summarize a cycle in one line: rates, actions of quality control, seconds. `unit`: as in `Progress`."""
-    accuracy = report.verification.counts.accuracy
-    line = f"cycle {report.cycle}: FPR {report.rates.fpr:.3f} FNR {report.rates.fnr:.3f} accuracy {accuracy:.3f} | "
+    """Summarize a cycle in one line: rates, accuracies, actions of quality control, seconds. `unit`: see `Progress`."""
+    accuracy, calibrated, auroc = report.verification.counts.accuracy, report.calibrated_accuracy, report.auroc
+    line = f"cycle {report.cycle}: FPR {report.rates.fpr:.3f} FNR {report.rates.fnr:.3f} accuracy {accuracy:.3f}"
+    line += "" if calibrated is None or auroc is None else f", calibrated {calibrated:.3f}, AUROC {auroc:.3f}"
+    line += " | "
     if report.train_loss is not None:
         line += f"training loss {report.train_loss:.3f} | "
     if report.n_screened:
