@@ -19,7 +19,8 @@ therefore the likelihood is multiplied by the standard deviation of each of the 
 and rate 0; Chung et al., doi 10.1007/s11336-013-9328-2). z is compared with Student's t with one degree of freedom less
 than there are centers with verification scans.
 
-**Data that leave a center**: five sums for each split (`sum_logits`); with a single scan they reveal its logit.
+**Data that the test needs**: five sums for each split of a center (`sum_logits`); with a single scan they reveal its
+logit. Sites send the scores of single scans, which the tests of images and labels need (`federation.messages`).
 
 **Assumptions.** Center effects are normal, verification scans are good and drawn like training scans, and the model has
 been trained equally at all centers, as the clean model that control starts from has. `docs/study-real-sites.md`

@@ -5,8 +5,9 @@ p_(k) <= q k / m. FDR <= q if the p-values are independent or positively depende
 
 **Which centers are tested.** A center that cannot reach a small p with any scores cannot be rejected and only costs the
 others power. `large_enough` excludes it by its smallest possible p, which its sizes alone determine, so the FDR control
-is unaffected (Tarone, Biometrics 1990; Gilbert, Applied Statistics 2005). Of the published cohort's 83 centers a third
-are tested, with seven eighths of the scans.
+is unaffected (Tarone, Biometrics 1990; Gilbert, Applied Statistics 2005). With `qc.evidence.compare=within` a third of
+the published cohort's 83 centers are tested, with seven eighths of the scans; `across` tests those of five scans or
+more instead.
 
 **Several looks.** The same scans are judged at every screening, so the p-values of different looks are dependent in an
 unknown way. Look k rejects at q_k with sum of q_k <= q. For the union R of the rejected R_k, with V the good ones in R:

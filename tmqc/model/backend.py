@@ -86,7 +86,7 @@ def check_backend() -> None:
             f"KERAS_BACKEND={name}: tmqc supports {' and '.join(BACKENDS)}; choose one of these, or unset it"
         )
     if find_spec(name) is None:
-        how = "pip install 'tmqc[jax]'" if name == "jax" else f"pip install {name}"
+        how = "pip install -e '.[jax]' in the clone" if name == "jax" else f"pip install {name}"
         raise RunError(f"KERAS_BACKEND={name}: {name} is not installed; unset it, or {how}")
 
 

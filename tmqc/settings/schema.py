@@ -114,7 +114,7 @@ class EvidenceConfig:
     """Parameters of control that judges centers, images and labels by forward passes."""
 
     every: int = within(4, 1, 100_000)  # cycles between two screenings
-    compare: str = one_of("across", ("across", "within"))  # a center with the others; or its scans with each other
+    compare: str = one_of("across", ("across", "within"))  # with the verification scans of all; or a center's own
 
 
 @dataclass

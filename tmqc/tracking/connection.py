@@ -64,7 +64,7 @@ def first_line(error: Exception) -> str:
         return redact("; ".join(error.faults))
     text = str(error)
     if isinstance(error, ModuleNotFoundError) and str(error.name).startswith("psycopg"):
-        return f"{text}: pip install 'tmqc[postgres]'"
+        return f"{text}: pip install -e '.[postgres]' in the clone of tmqc"
     if getattr(error, "error_code", None) in ("UNAUTHENTICATED", "PERMISSION_DENIED") or "error code 401" in text:
         return _CREDENTIALS
     return redact(text.partition("\n")[0]) or type(error).__name__

@@ -4,8 +4,8 @@ Always the current state judges, and calibrated logits are averaged over all scr
 worse has a flatter line, so its logits are smaller and have less weight, while those of earlier, better states remain
 in the mean; only one number per scan is stored. A state whose line is flat has no information and judges no scan.
 
-Scans that the state was trained on have optimistic margins. This can hide harmful scans but flags no good scan: T2
-compares them with verification scans, which no state was trained on. Scans under verdict are not trained on, so
+Scans that the state was trained on have optimistic margins. This can hide harmful scans but flags no good scan:
+centers are compared with verification scans, which no state was trained on. Scans under verdict are not trained on, so
 all their later scores are out of sample.
 """
 
