@@ -179,7 +179,7 @@ def test_unusual_image_lowers_only_the_limit_of_its_own_scan():
 def test_strikes_and_a_revisit_period_longer_than_the_screening_interval():
     run, reports, _ = run_screen(ScreenCenters(), cycles=7, strikes=2, revisit=3)
     assert [r.cycle for r in reports if r.postponed] == [4]  # flagged in 0, due after 3 cycles, screened in 4
-    assert run.ledger.undecided(7) == ("bad", "flipped")  # the second strike would follow in cycle 8
+    assert run.ledger.waiting(7) == ("bad", "flipped")  # the second strike would follow in cycle 8
 
 
 def test_guard_postpones_eliminations():

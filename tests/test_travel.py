@@ -114,7 +114,7 @@ def test_scan_that_became_harmless_is_readmitted_at_its_revisit():
     assert (3, BATCH, ("bad",), True) in phases(steps)
     assert reports[2].readmitted == ("bad",)
     assert run.ledger.eliminated == ()
-    assert run.ledger.undecided(4) == ()
+    assert run.ledger.waiting(4) == ()
 
 
 def test_scans_still_waiting_at_the_end_are_undecided():
@@ -213,7 +213,7 @@ def test_rules_of_control_hold_for_random_verdicts(data):
             eliminated.add(step.subjects[0])
     assert centers.state == tuple(accepted)  # exactly the rejected steps are undone
     ledger = run.ledger
-    places = Counter([*ledger.eligible(scans, 8), *ledger.undecided(8), *ledger.eliminated])
+    places = Counter([*ledger.eligible(scans, 8), *ledger.waiting(8), *ledger.eliminated])
     assert places == Counter(scans)
     assert set(ledger.eliminated) == eliminated
     assert reports[-1].n_eliminated == len(eliminated)

@@ -18,7 +18,7 @@ def test_subjects_centers_and_kinds_of_a_truth():
     truth = Truth(HARMS)
     assert truth.subjects == {"007", "s2", "s3"}
     assert truth.centers == {"A", "B, north"}
-    assert (truth.kind_of("007"), truth.kind_of("s2"), truth.kind_of("good")) == ("noise", "inverted", None)
+    assert truth.kinds == {"007": "noise", "s2": "inverted", "s3": "inverted"}
     assert len({truth, Truth(HARMS), Truth(HARMS[:1])}) == 2
 
 

@@ -1,12 +1,9 @@
-import math
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tmqc.core.false_alarms import expect_false_alarms, measure_drift
-from tmqc.core.rates import Counts
+from tmqc.core.false_alarms import expect_false_alarms
 
 
 def expect(**changes):
@@ -52,14 +49,3 @@ def test_more_tolerance_never_raises_the_rejection_probability(n_hc, n_pd, error
     found, wider = expect(error=error, **how), expect(error=error * 1.5, **how)
     assert -1e-12 <= wider.p_single <= found.p_single + 1e-12 <= 1 + 1e-9
     assert found.p_batch <= found.p_single + 1e-12
-
-
-def test_values_out_of_range_raise():
-    for wrong in ({"n_hc": 0}, {"churn": [math.nan]}, {"churn_single": [2.0]}, {"churn": []}, {"together": 1.0}):
-        with pytest.raises(ValueError, match="together="):
-            expect(**wrong)
-
-
-def test_measure_drift_by_hand():
-    drift = measure_drift(Counts(tp=9, fn=1, fp=5, tn=5), Counts(tp=8, fn=2, fp=1, tn=9))
-    assert (drift.fpr, drift.fnr) == (pytest.approx(0.4), pytest.approx(-0.1))

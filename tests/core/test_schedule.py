@@ -92,11 +92,6 @@ def test_local_epochs_reshuffle_with_the_same_generator():
     assert visit == Visit("gamma", (tuple(f"g{x}" for x in i), tuple(f"g{x}" for x in k)))
 
 
-def test_cycle_before_the_start_raises():
-    with pytest.raises(ValueError, match="before the start"):
-        make_visits(ScheduleConfig(start=10), 9, SUBJECTS)
-
-
 def test_global_random_generator_is_not_changed():
     np.random.seed(7)
     before = np.random.get_state()[1].copy()

@@ -76,7 +76,7 @@ def test_cached_scans_are_bit_identical_and_read_no_scan_file(rows, cache_dir, m
 
     monkeypatch.setattr("tmqc.data.contents.Contents.read", fail)
     again = VolumeCache(cache_dir)
-    volumes = load(rows, again, n_workers=1)
+    volumes = load(rows, again)
     np.testing.assert_array_equal(volumes.batch([r.subject for r in rows]), expected, strict=True)
     assert (again.stats.decodes, again.stats.hits, again.store.n_damaged) == (0, 3, 0)
     assert [volumes.read(r.subject).dtype.name for r in rows] == ["uint8", "int16", "float32"]

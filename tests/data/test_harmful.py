@@ -1,8 +1,6 @@
 import csv
 import importlib.util
 import re
-import subprocess
-import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -430,14 +428,3 @@ def test_missing_scan_leaves_no_partial_output(main, train_csv, cohort, tmp_path
     assert sorted(path.name for path in out.iterdir()) == ["train.csv", "truth.csv", "volumes"]
     written = read_cohort(train_csv=out / "train.csv", verification_csv=None, test_csv=None).train
     assert all(row.path.parent == out / "volumes" and row.path.is_file() for row in written)
-
-
-def test_script_runs_as_a_command(train_csv, tmp_path):
-    command = [sys.executable, str(SCRIPT), "--train-csv", train_csv, "--out", str(tmp_path / "out"), "--count", "9"]
-    environment = {"PYTHONPATH": str(SCRIPT.parents[1])}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.splitlines() == [
-        "these settings cannot be used:",
-        "  - harmful.count is 9, allowed is up to 2 centers",
-    ]

@@ -13,8 +13,8 @@ MM = (1.0, 1.0, 1.0)
 LPS = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
 
-def load(subjects, *, shape=SHAPE, spacing_mm=MM, orientation="RAS", n_workers=None):
-    return load_volumes(subjects, shape=shape, spacing_mm=spacing_mm, orientation=orientation, n_workers=n_workers)
+def load(subjects, *, shape=SHAPE, spacing_mm=MM, orientation="RAS"):
+    return load_volumes(subjects, shape=shape, spacing_mm=spacing_mm, orientation=orientation)
 
 
 def fault_of(subject, path, **expected):
@@ -37,7 +37,7 @@ def test_voxels_keep_their_x_y_z_order(write_nifti):
 
 def test_volumes_store_the_smallest_type_and_return_float32_copies(write_nifti, subject):
     rows = [subject(f"s{i}", write_nifti(f"{i}.nii.gz", np.full(SHAPE, i) + np.indices(SHAPE)[0])) for i in range(5)]
-    volumes = load([*rows, rows[0]], n_workers=2)
+    volumes = load([*rows, rows[0]])
     assert len(volumes) == 5
     assert volumes.shape == SHAPE
     assert sum(volumes.read(f"s{i}").nbytes for i in range(5)) == 5 * 6 * 7 * 8

@@ -150,7 +150,7 @@ def test_damaged_scans_are_finite_or_refused(tmp_path, n):
                 path.write_bytes(bytes(broken))
         row = Subject("s1", path, "A", 1, "F", 60.0, None)
         try:
-            volumes = load_volumes([row], shape=SHAPE, spacing_mm=(1.0, 1.0, 1.0), orientation="RAS", n_workers=1)
+            volumes = load_volumes([row], shape=SHAPE, spacing_mm=(1.0, 1.0, 1.0), orientation="RAS")
         except InputError as error:
             n_refused += 1
             assert "subject s1" in str(error)

@@ -128,11 +128,6 @@ def test_scores_of_completely_flagged_centers_by_hand():
     )
 
 
-def test_unknown_subject_raises():
-    with pytest.raises(ValueError, match="x9"):
-        score(report(8, eliminated=("x9",)))
-
-
 def scan(name, group, sex, age):
     """A scan whose center is the first letter of its name."""
     return Subject(name, Path("x"), name[0], group, sex, age, None)

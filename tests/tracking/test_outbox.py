@@ -65,8 +65,6 @@ def test_available_store_gets_everything_and_no_outbox_remains(tracker, store, t
     assert store.points[0].values["verify/fpr"] == 0.05 and store.points[0].values["detect/f1"] is None
     assert [path.name for path in tmp_path.iterdir()] == ["cycles.csv"]
     assert store.tags["pipeline"] == "qc" and store.tags[DIRECTORY_TAG] == str(tmp_path) and tracker.run_id == "run"
-    with pytest.raises(ValueError, match="DONE"):
-        tracker.finish("DONE")
 
 
 def test_one_call_per_cycle_and_several_cycles_per_call_if_slow(tracker, store, caplog, tmp_path, monkeypatch):

@@ -25,8 +25,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import beta, binom
 
-from tmqc.core.rates import Counts, Rates
-
 _INDEPENDENT = 1e-9  # correlations up to this count as 0
 _DIRECTIONS = 64  # equally likely values of b that approximate its distribution
 
@@ -65,16 +63,8 @@ def expect_false_alarms(
         churn, churn_single: equally likely shares of predictions that the step of a batch, or of a single scan,
             changes, 0..1; empty for single scans: the same as for batches.
         together: correlation of the directions of change, 0 (independent) up to but excluding 1.
-
-    Raises:
-        ValueError: a count is below 1 or a share out of range.
     """
     single = churn_single or churn
-    in_range = all(0.0 <= share <= 1.0 for share in (*churn, *single)) and 0.0 <= together < 1.0
-    if not (n_hc >= 1 and n_pd >= 1 and churn and in_range):
-        raise ValueError(
-            f"n_hc={n_hc}, n_pd={n_pd}: 1 or more; churn={churn}, {single}: 0..1; together={together}: 0 to below 1"
-        )
     p_batch = float(np.mean([_p_rejected(n_hc, n_pd, batch_size * error, share, together) for share in churn]))
     p_single = float(np.mean([_p_rejected(n_hc, n_pd, error, share, together) for share in single]))
     batches = n_batches * p_batch
@@ -102,8 +92,3 @@ def _p_worse(n: int, allowed: int, churn: float, worse: NDArray[np.float64]) -> 
     tails = binom.sf((changed + allowed) // 2, changed, worse[:, None])
     p: NDArray[np.float64] = tails @ binom.pmf(changed, n, churn)
     return p
-
-
-def measure_drift(now: Counts, began: Counts) -> Rates:
-    """Standard rates now minus those when control began; positive is worse. Accepted steps alone can cause drift."""
-    return Rates(now.fp / now.n_hc - began.fp / began.n_hc, now.fn / now.n_pd - began.fn / began.n_pd)

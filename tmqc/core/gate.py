@@ -84,11 +84,3 @@ def decide(qc: QcConfig, verification: Verification, reference: Verification, *,
         flips=flips,
         risk=verification.risk,
     )
-
-
-def flip_worth(counts: Counts) -> Rates:
-    """Change of each standard rate by one flipped prediction: 1 / HC and 1 / PD.
-
-    If the acceptable error is smaller, a single flip rejects a step of one sample.
-    """
-    return Rates(fpr=1 / counts.n_hc, fnr=1 / counts.n_pd)

@@ -78,21 +78,11 @@ class Ledger:
             raise ValueError(f"already eliminated: {subject}")
         return replace(self, eliminated=(*self.eliminated, subject))
 
-    def undecided(self, next_cycle: int) -> tuple[str, ...]:
-        """Subjects whose revisit is due in `next_cycle` or later: undecided if the run ends before that cycle."""
-        return self.waiting(next_cycle)
-
     def to_json(self, next_cycle: int) -> dict[str, Any]:
         """Content of `ledger.json` at the end of the cycle before `next_cycle`."""
         content: dict[str, Any] = {
             "eliminated": list(self.eliminated),
             "revisit": {str(due): list(self.revisit[due]) for due in sorted(self.revisit)},
-            "undecided": list(self.undecided(next_cycle)),
+            "undecided": list(self.waiting(next_cycle)),
         }
         return content | ({"strikes": dict(self.strikes)} if self.strikes else {})
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Ledger:
-        """Restore a ledger from the result of `to_json`."""
-        revisit = {int(due): tuple(subjects) for due, subjects in content["revisit"].items()}
-        return cls(tuple(content["eliminated"]), revisit, dict(content.get("strikes", {})))

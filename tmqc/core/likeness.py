@@ -15,33 +15,16 @@ from numpy.typing import NDArray
 _LEAST = 1e-9  # lower bound of 1 - r
 
 
-def add_scans(scans: Iterable[NDArray[np.floating]]) -> tuple[NDArray[np.float64], int]:
-    """Voxelwise sum of a center's scans of one shape, and their number: the center's contribution to the template.
-
-    Raises:
-        ValueError: there are no scans.
-    """
-    total, n = None, 0
-    for scan in scans:
-        total = scan.astype(np.float64) if total is None else total + scan
-        n += 1
-    if total is None:
-        raise ValueError("no scans to add up")
-    return total, n
-
-
-def make_template(sums: Iterable[tuple[NDArray[np.float64], int]]) -> NDArray[np.float64]:
-    """Mean scan of all centers, from the sum and number of each center.
-
-    Raises:
-        ValueError: there are no centers.
-    """
-    total, n = None, 0
-    for of_center, n_scans in sums:
-        total = of_center.copy() if total is None else total + of_center
-        n += n_scans
-    if total is None:
-        raise ValueError("no centers to make a template of")
+def make_template(centers: Iterable[Iterable[NDArray[np.floating]]]) -> NDArray[np.float64]:
+    """Mean of all scans of all centers, added up center by center; scans of one shape, one or more."""
+    total: NDArray[np.float64] = np.zeros(())
+    n = 0
+    for scans in centers:
+        of_center: NDArray[np.float64] = np.zeros(())
+        for scan in scans:
+            of_center = of_center + scan
+            n += 1
+        total = total + of_center
     return total / n
 
 

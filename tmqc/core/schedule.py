@@ -37,12 +37,7 @@ def make_visits(schedule: ScheduleConfig, cycle: int, eligible: Mapping[str, Seq
         cycle: `schedule.start` or later.
         eligible: all centers of the run, in order of first appearance in the training CSV -> their eligible subjects in
             CSV order. A center without any is skipped and draws no random numbers.
-
-    Raises:
-        ValueError: `cycle` lies before the start of the run.
     """
-    if cycle < schedule.start:
-        raise ValueError(f"cycle {cycle} lies before the start of the run, {schedule.start}")
     centers, order = list(eligible), np.arange(len(eligible))
     np.random.RandomState(schedule.seed).shuffle(order)
     for c in range(schedule.start, cycle + 1):

@@ -52,14 +52,13 @@ class Contents:
         return self.find(path) or self.read(path)[1]
 
 
-def content_hashes(paths: Iterable[Path], contents: Contents | None = None) -> dict[Path, str]:
+def content_hashes(paths: Iterable[Path], contents: Contents) -> dict[Path, str]:
     """Map paths to the SHA-256 (hex) of their contents. Files that cannot be read are left out.
 
     Args:
         paths: of files; each is read once.
-        contents: of a `VolumeCache`, if there is one: unchanged files with a stored digest are not read.
+        contents: of a `VolumeCache`: unchanged files with a stored digest are not read.
     """
-    contents = contents or Contents(Store(None))
     found = {}
     for path in paths:
         try:

@@ -35,12 +35,12 @@ def refuse_copies(subjects: Iterable[Subject], read: Read, *, allowed: Collectio
 
 
 def refuse_same_files(
-    subjects: Iterable[Subject], contents: Contents | None, *, allowed: Collection[frozenset[str]] = ()
+    subjects: Iterable[Subject], contents: Contents, *, allowed: Collection[frozenset[str]] = ()
 ) -> None:
     """Refuse byte-identical files, without decoding them, for example for simulated sites; see `refuse_copies`.
 
     Args:
-        contents: of the cache, if there is one.
+        contents: of the cache.
     """
     rows = dict.fromkeys(subjects)
     digests = content_hashes((row.path for row in rows), contents)

@@ -21,12 +21,7 @@ def split_people(people: Mapping[str, Sequence[Subject]], shares: Sequence[float
 
     People are assigned in random order, each to the split that is furthest below its share of all people, of the
     person's class, of the center, and of the class in that center (minimization, Pocock and Simon 1975).
-
-    Raises:
-        ValueError: a share is not above 0, or they do not add up to 1.
     """
-    if not all(share > 0 for share in shares) or not abs(sum(shares) - 1) < 1e-9:
-        raise ValueError(f"shares {shares}: must be above 0 and add up to 1")
     names = sorted(people)
     dealt: dict[object, NDArray[np.int64]] = defaultdict(lambda: np.zeros(len(shares), np.int64))
     split_of: dict[str, int] = {}

@@ -53,10 +53,6 @@ class Truth:
         """Centers with at least one corrupted scan."""
         return frozenset(harm.study for harm in self.harms)
 
-    def kind_of(self, subject: str) -> str | None:
-        """Kind of the corruption of this scan; None if it is good."""
-        return self.kinds.get(subject)
-
     @cached_property
     def kinds(self) -> Mapping[str, str]:
         """Map subjects to the kinds of their corruptions."""

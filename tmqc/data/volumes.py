@@ -160,7 +160,6 @@ def load_volumes(
     spacing_mm: Sequence[float] | None,
     orientation: str | None,
     cache: VolumeCache | None = None,
-    n_workers: int | None = None,
 ) -> Volumes:
     """Read and check the scans of `subjects`; a row given twice is stored once.
 
@@ -170,7 +169,6 @@ def load_volumes(
         spacing_mm: in x, y, z; None: that of the first readable scan.
         orientation: directions of x, y, z, such as RAS; None: that of the first readable scan.
         cache: to read scans from and store them in; None: all are decoded and held in memory.
-        n_workers: number of threads; None: one per core.
 
     Raises:
         CohortError: lists every scan that is missing, unreadable, of other geometry, constant or not finite.
@@ -178,7 +176,7 @@ def load_volumes(
     unique, cache = list(dict.fromkeys(subjects)), cache or VolumeCache()
     if cache.directory is None:
         _check_memory(len(unique), shape)
-    with ThreadPoolExecutor(n_workers or os.cpu_count()) as pool:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         found = list(pool.map(lambda s: _load(s, tuple(shape), cache), unique))
     first = next((one.geometry for one in found if isinstance(one, CachedScan)), Geometry((), (), ""))
     spacing = first.spacing_mm if spacing_mm is None else tuple(spacing_mm)

@@ -79,7 +79,7 @@ def make_phantom(
     if _holds(directory, description):
         return directory
     try:
-        _build(settings, centers, shape, directory, n_jobs)
+        _build(settings, centers, description, directory, n_jobs)
     except OSError as error:
         raise CohortError(
             f"phantom '{directory}': {error.filename or directory} cannot be written ({error.strerror}); "
@@ -91,11 +91,10 @@ def make_phantom(
 def _build(
     settings: PhantomConfig,
     centers: Mapping[str, Mapping[str, int]],
-    shape: tuple[int, int, int],
+    description: dict[str, Any],
     directory: Path,
     n_jobs: int | None,
 ) -> None:
-    description = describe_phantom(settings, shape)
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(
         prefix=f".{directory.name}.", suffix=".building", dir=directory.parent
@@ -103,7 +102,7 @@ def _build(
         finished = Path(building) / "phantom"
         (finished / "volumes").mkdir(parents=True)
         scans = draw_scans(settings, centers)
-        _write_volumes(build_anatomy(shape), scans, finished / "volumes", n_jobs)
+        _write_volumes(build_anatomy(tuple(description["shape"])), scans, finished / "volumes", n_jobs)
         for split in SPLITS:
             write_split(finished / f"{split}.csv", (_row_of(scan) for scan in scans if scan.split == split))
         (finished / "phantom.json").write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")

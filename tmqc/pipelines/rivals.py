@@ -82,7 +82,7 @@ def _evaluate(run: RunContext, train: tuple[Subject, ...], scores: list[Scores])
     if (truth := run.inputs.truth) is None:
         log.info("the harmful scans are not known: %s is the only result", SCORES)
         return rank(scores, None)
-    kinds = [truth.kind_of(s.subject) for s in train]
+    kinds = [truth.kinds.get(s.subject) for s in train]
     rows = rank(scores, kinds)
     write_text(run.directory / RANKING, rows.to_csv(index=False))
     write_text(run.directory / RANKING_BY_KIND, rank_by_kind(scores, kinds).to_csv(index=False))

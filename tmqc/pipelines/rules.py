@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 
 from tmqc.core.false_alarms import expect_false_alarms
 from tmqc.core.first_order import Estimated
-from tmqc.core.gate import flip_worth
-from tmqc.core.likeness import add_scans, make_template, unlikeness
+from tmqc.core.likeness import make_template, unlikeness
 from tmqc.core.numbers import EXPECTED
-from tmqc.core.rates import Counts
+from tmqc.core.rates import Rates
 from tmqc.core.records import CycleReport
 from tmqc.core.runaway import Alarm
 from tmqc.core.schedule import make_visits
@@ -23,7 +22,7 @@ from tmqc.settings.schema import QcConfig
 from tmqc.training.centers import LocalCenters
 from tmqc.training.control import ControlledTravel
 from tmqc.training.evidence import EvidenceTravel
-from tmqc.training.interfaces import Listener, Plan, StatefulCenters
+from tmqc.training.interfaces import Centers, Listener, Plan
 from tmqc.training.screening import ScreenedTravel
 from tmqc.training.tour import Travel
 
@@ -67,13 +66,13 @@ def measure_unlikeness(plan: Plan, volumes: Volumes) -> dict[str, float] | None:
     def scans(subjects: Sequence[str]) -> Iterator[NDArray[np.float32]]:  # one by one: together they may take many GB
         return (volumes.batch([subject])[0] for subject in subjects)
 
-    template = make_template(add_scans(scans(of_center)) for of_center in plan.subjects.values())
+    template = make_template(scans(of_center) for of_center in plan.subjects.values())
     everyone = list(plan.center_of)
     return {subject: unlikeness(scan, template) for subject, scan in zip(everyone, scans(everyone), strict=True)}
 
 
 def make_travel(
-    plan: Plan, centers: StatefulCenters, *listeners: Listener, images: Mapping[str, float] | None = None
+    plan: Plan, centers: Centers, *listeners: Listener, images: Mapping[str, float] | None = None
 ) -> Travel:
     """Make the tour under the control of the settings; `images`: result of `measure_unlikeness`."""
     if plan.qc.control == "screen":
@@ -175,7 +174,7 @@ def warn_of_settings(plan: Plan, *, n_hc: int, n_pd: int) -> None:
             "flagged by chance; inspect the eliminated scans, or choose a gate of steps such as qc=loss",
             *(n_train, _FEW_SCANS),
         )
-    worth = flip_worth(Counts(tp=n_pd, tn=n_hc))
+    worth = Rates(fpr=1 / n_hc, fnr=1 / n_pd)  # of one flipped prediction
     if (qc.control, qc.signal) == ("steps", "rates") and qc.error < max(worth.fpr, worth.fnr):
         log.warning(
             "qc.error=%g is less than the change of a rate by one scan (FPR %.4f, FNR %.4f with %d HC and %d PD "

@@ -29,7 +29,7 @@ from tmqc.runs.provenance import versions
 from tmqc.settings.schema import Config
 from tmqc.training import on_ray
 from tmqc.training.centers import LocalCenters
-from tmqc.training.interfaces import Plan, StatefulCenters
+from tmqc.training.interfaces import Centers, Plan
 from tmqc.training.workers import VerificationWorkers, start_process
 
 log = logging.getLogger("tmqc")
@@ -48,7 +48,7 @@ class TrainingSetup:
         traffic: a listener of the tour; counts nothing if the centers are local.
     """
 
-    centers: StatefulCenters
+    centers: Centers
     plan: Plan
     train: tuple[Subject, ...]
     truth: Truth | None

@@ -62,13 +62,8 @@ def score_detection(
     Returns:
         Every `detect/...` of the glossary; None where a score is undefined. A center counts as eliminated or flagged
         if all of its scans are.
-
-    Raises:
-        ValueError: a subject flagged or eliminated is no training subject.
     """
     flagged, eliminated = verdict_cycles(reports)
-    if unknown := {*flagged, *eliminated} - set(center_of):
-        raise ValueError(f"not among the training subjects: {', '.join(sorted(unknown))}")
     waiting: set[str] = set()
     for report in reports:
         waiting = (waiting | {*report.flagged}) - {*report.readmitted, *report.eliminated}

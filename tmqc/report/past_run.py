@@ -112,9 +112,9 @@ class PastRun:
     def environment(self) -> Mapping[str, str]:
         """Device, revision and versions of its last process; empty if not recorded."""
         try:
-            found = json.loads((self.directory / rundir.RUN).read_text(encoding="utf-8"))["environment"]
+            found = rundir.read_json(self.directory / rundir.RUN)["environment"]
             return {str(name): str(value) for name, value in found.items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (RunError, KeyError, TypeError, AttributeError):
             return {}  # a run of an earlier version, or one that died before the file was written
 
     @property

@@ -32,11 +32,9 @@ def rank(scores: Sequence[Scores], kinds: Sequence[str | None] | None) -> pd.Dat
         suspicious scans, for which the two are equal; n_named and n_found, number of scans above the rival's cut-off
         and of harmful ones among them; forward_passes and backward_passes, number of scans passed through the model and
         of gradients; seconds.
-
-    Raises:
-        ValueError: the lengths differ.
     """
-    rows = [_rank(each, None if kinds is None else _harmful(each, kinds)) for each in scores]
+    harmful = None if kinds is None else np.array([kind is not None for kind in kinds], bool)
+    rows = [_rank(each, harmful) for each in scores]
     return pd.DataFrame(rows, columns=[*RANKING_COLUMNS], dtype=object)
 
 
@@ -56,15 +54,14 @@ def _rank(scores: Scores, harmful: NDArray[np.bool_] | None) -> tuple[object, ..
 
 
 def rank_by_kind(scores: Sequence[Scores], kinds: Sequence[str | None]) -> pd.DataFrame:
-    """Compare the scores of every rival with the truth by kind of harm; arguments and errors are those of `rank`.
+    """Compare the scores of every rival with the truth by kind of harm; arguments are those of `rank`.
 
     Returns:
         One row per rival and kind, in order of first appearance: rival, kind, n_harmful, and auroc, 0..1, of the scans
         with this kind of harm against all good ones; None without good ones.
     """
-    rows = []
+    rows, harmful = [], np.array([kind is not None for kind in kinds], bool)
     for each in scores:
-        harmful = _harmful(each, kinds)
         for kind in dict.fromkeys(kind for kind in kinds if kind is not None):
             this = np.array([k == kind for k in kinds])
             among = this | ~harmful
@@ -89,12 +86,6 @@ def share_at_k(values: NDArray[np.floating], harmful: NDArray[np.bool_]) -> floa
     cut = np.sort(values)[-k]
     above, tied = values > cut, values == cut
     return float((harmful[above].sum() + (k - above.sum()) * harmful[tied].mean()) / k)
-
-
-def _harmful(scores: Scores, kinds: Sequence[str | None]) -> NDArray[np.bool_]:
-    if len(kinds) != len(scores.scores):
-        raise ValueError(f"truth of {len(kinds)} scans for {len(scores.scores)} scores of {scores.rival}")
-    return np.array([kind is not None for kind in kinds], bool)
 
 
 def _auroc(harmful: NDArray[np.bool_], values: NDArray[np.floating]) -> float | None:

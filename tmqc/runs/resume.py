@@ -18,7 +18,7 @@ from yaml import YAMLError
 
 from tmqc.errors import RunError
 from tmqc.runs.checkpoint import Checkpoint, check_format, checkpoint_path, find_resumable, saved_cycles
-from tmqc.runs.directory import CONFIG, CYCLES, LOCK, RUN, SUMMARY, TRACE, check_free, write_text
+from tmqc.runs.directory import CONFIG, CYCLES, LOCK, RUN, SUMMARY, TRACE, check_free, read_json, write_text
 from tmqc.settings.fingerprint import effective_value, is_harmless
 from tmqc.settings.schema import Config, flatten
 
@@ -141,8 +141,8 @@ def _first_rows(path: Path, n_rows: int) -> str:
 def read_run_id(directory: Path) -> str | None:
     """Return the tracking store's id of the run in `directory`; None if unknown."""
     try:
-        found = json.loads((directory / RUN).read_text(encoding="utf-8"))["run_id"]
-    except (OSError, ValueError, KeyError, TypeError):
+        found = read_json(directory / RUN)["run_id"]
+    except (RunError, KeyError, TypeError):
         return None  # the run died before the file was written: the store gets a new run
     return str(found) if found is not None else None
 

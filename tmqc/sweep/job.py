@@ -20,9 +20,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from tmqc.errors import TmqcError
+from tmqc.errors import RunError, TmqcError
 from tmqc.report.summary import numbers_of
-from tmqc.runs.directory import CONFIG, LOCK, SUMMARY
+from tmqc.runs.directory import CONFIG, LOCK, SUMMARY, read_json
 from tmqc.runs.resume import check_place
 from tmqc.runs.signals import WAITING, Interrupted, Stop
 from tmqc.settings.fingerprint import settings_digest
@@ -196,7 +196,7 @@ def _digest_of(path: Path) -> str | None:
 
 def _numbers(directory: Path) -> dict[str, float]:
     try:
-        summary: dict[str, Any] = json.loads((directory / SUMMARY).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        summary: dict[str, Any] = read_json(directory / SUMMARY)
+    except RunError:
         return {}  # inference and rivals have none
     return numbers_of(summary)

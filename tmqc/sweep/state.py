@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tmqc.runs.directory import write_json
+from tmqc.errors import RunError
+from tmqc.runs.directory import read_json, write_json
 
 if TYPE_CHECKING:
     from tmqc.sweep.sweep import Sweep
@@ -101,8 +101,8 @@ def write_outcome(sweep: Path, outcome: Outcome) -> None:
 def read_outcome(sweep: Path, name: str) -> Outcome | None:
     """Read a job's outcome; None if it does not exist or cannot be read."""
     try:
-        return Outcome(**json.loads((sweep / JOBS / f"{name}.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        return Outcome(**read_json(sweep / JOBS / f"{name}.json"))
+    except (RunError, TypeError):
         return None  # missing, or of another version: the job runs and checks its directory itself
 
 
@@ -115,7 +115,7 @@ def read_outcomes(sweep: Path, launch: str) -> list[Outcome]:
 def read_sweep(directory: Path) -> dict[str, str]:
     """Read name, launch and run_id from a sweep's file; empty if there is no file."""
     try:
-        content = json.loads((directory / SWEEP).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = read_json(directory / SWEEP)
+    except RunError:
         return {}
     return {name: content[name] for name in ("name", "launch", "run_id") if content.get(name) is not None}

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("tmqc")
 
 Setting = str | int | float | bool | None
-STATUSES = ("FINISHED", "FAILED", "KILLED")
 # Tags of every run: its directory, by which a replay finds it, and a key that does not depend on the store.
 DIRECTORY_TAG, KEY_TAG = "tmqc.directory", "tmqc.key"
 OWN_ID = "tmqc-"  # prefix of such a key, which serves as the id of a run that the store does not have yet

@@ -6,9 +6,8 @@ from dataclasses import replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, cast
 
-from tmqc.core.false_alarms import measure_drift
 from tmqc.core.gate import decide, make_limit, rates_of
-from tmqc.core.rates import Rates, Verification, calibrate_verification
+from tmqc.core.rates import Rates, Verification, calibrate_verification, standard_rates
 from tmqc.core.records import (
     BASELINE,
     BATCH,
@@ -172,4 +171,5 @@ class ControlledTravel(Travel):
     def _drift(self) -> Rates:
         assert self.state.current is not None
         assert self.state.began is not None
-        return measure_drift(self._count(self.state.current).counts, self.state.began.counts)
+        now, began = (standard_rates(v.counts) for v in (self._count(self.state.current), self.state.began))
+        return Rates(now.fpr - began.fpr, now.fnr - began.fnr)

@@ -31,15 +31,13 @@ from tmqc.core.review import rank_for_review
 from tmqc.core.schedule import next_screening
 from tmqc.core.verdicts import ELIMINATED as OUT
 from tmqc.core.verdicts import SUSPECT
-from tmqc.training.interfaces import NonFiniteError, StatefulCenters, verify
+from tmqc.training.interfaces import NonFiniteError, verify
 from tmqc.training.state import JUDGE, SCORE, TOUR, Looks, Task
 from tmqc.training.tour import Travel
 
 
 class EvidenceTravel(Travel):
     """A tour with a screening by forward passes every few cycles."""
-
-    centers: StatefulCenters
 
     @property
     def looks(self) -> Looks:

@@ -49,7 +49,7 @@ class TrainResult:
 
 
 class Centers(Protocol):
-    """Centers that hold the samples and train the model. Snapshots are opaque and stay valid until dropped."""
+    """Centers that hold the samples, train and score. Snapshots are opaque and stay valid until dropped."""
 
     def train(self, center: str, subjects: tuple[str, ...], *, learning_rate: float) -> TrainResult:
         """Take one gradient step at `center` on the batch `subjects`. Raises AwayError if it cannot be reached."""
@@ -73,10 +73,6 @@ class Centers(Protocol):
 
     def restore(self, snapshot: Any) -> None:
         """Undo everything since `snapshot`, bit for bit."""
-
-
-class StatefulCenters(Centers, Protocol):
-    """Centers of a run: they also score single scans, and their model and memory can be saved."""
 
     def score(self, center: str, subjects: Sequence[str]) -> tuple[ScanScore, ...]:
         """Score training scans of `center` by a forward pass; logits are raw."""
