@@ -116,3 +116,8 @@ def test_control_modules_do_not_import_the_ground_truth():
         queue += [m for m in imports_of(paths[module]) if m.split(".")[0] == "tmqc"]
     assert "tmqc.data.truth" not in seen
     assert not any(module.startswith("tmqc.harm") for module in seen)
+
+
+def test_no_module_imports_pyplot():
+    """Its state belongs to the process, which may draw in several threads or have a display of its own."""
+    assert not [name_of(path) for path in MODULES if "matplotlib.pyplot" in imports_of(path)]

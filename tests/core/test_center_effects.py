@@ -90,7 +90,7 @@ def test_few_verification_scans_and_memorized_training_scans_do_not_make_p_too_s
     rng = np.random.default_rng(5)
     few, memorized = (
         np.concatenate(
-            [p_values(*compare_centers(*cohort(rng, rng.integers(2, 40, n), **more))) for _ in range(600 // n)]
+            [p_values(*compare_centers(*cohort(rng, rng.integers(2, 40, n), **more))) for _ in range(300 // n)]
         )
         for n, more in ((10, {}), (60, {"memorized": 0.5}))
     )

@@ -87,9 +87,9 @@ def test_unusual_images_are_suspect_and_eliminated_when_due():
 
 @pytest.mark.parametrize(("n", "n_moments"), [(100, 64), (9, 8), (3, 4)])
 def test_good_images_are_not_eliminated_for_any_number_of_moments(n, n_moments):
-    """Without harm the share of runs that eliminate an image may be q / 12: usually none of 20."""
+    """Without harm the share of runs that eliminate an image may be q / 12: usually none of 10."""
     eliminating = 0
-    for seed in range(20):
+    for seed in range(10):
         rng = np.random.default_rng(seed)
         mixing = rng.normal(size=(n_moments, n_moments))
         splits = [], []
@@ -99,7 +99,7 @@ def test_good_images_are_not_eliminated_for_any_number_of_moments(n, n_moments):
         look = replace(LOOK, due={scan.subject for scan in splits[0]})
         found = judge_screening(*splits, look, judged=(), compare=ACROSS).findings
         eliminating += any(f.odd_p <= f.odd_out for f in found.values())
-    assert eliminating <= 2
+    assert eliminating <= 1
 
 
 def test_distance_of_a_verification_scan_is_leave_one_out():

@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import functools
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib import resources
@@ -15,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from scripts_of import load_script
 
 from tmqc.data.nifti import read_scan
 from tmqc.errors import CohortError, SettingsError
@@ -320,18 +319,11 @@ def test_unsupported_grid_is_refused_with_the_available_one(settings: PhantomCon
     assert scan.geometry.spacing_mm == pytest.approx((10, 9.6, 10)) and scan.geometry.orientation == "RAS"
 
 
-def test_script_reports_the_phantom_and_exits_with_2_on_invalid_input(settings: PhantomConfig, tmp_path: Path) -> None:
-    script = Path(__file__).parents[2] / "scripts" / "make_phantom.py"
-    command = [sys.executable, str(script), "--shape", *map(str, SHAPE), "--out", str(tmp_path / "out")]
-    environment = {"PYTHONPATH": str(script.parents[1])}
-    good = subprocess.run(
-        [*command, "--centers", settings.centers, "--jobs", "1"],
-        capture_output=True,
-        text=True,
-        env=environment,
-    )
-    assert good.returncode == 0, good.stderr
-    assert "phantom" in good.stdout and "train.csv: 3 phantom scans, 1 HC, 2 PD" in good.stdout
-    bad = subprocess.run([*command, "--centers", "nowhere"], capture_output=True, text=True, env=environment)
-    assert bad.returncode == 2
-    assert "nowhere" in bad.stderr and "Traceback" not in bad.stderr
+def test_script_reports_the_phantom_and_exits_with_2_on_invalid_input(settings, tmp_path, capsys) -> None:
+    main = load_script("make_phantom").main
+    arguments = ["--shape", *map(str, SHAPE), "--out", str(tmp_path / "out"), "--jobs", "1"]
+    assert main([*arguments, "--centers", settings.centers]) == 0
+    said = capsys.readouterr().out
+    assert "phantom" in said and "train.csv: 3 phantom scans, 1 HC, 2 PD" in said
+    assert main([*arguments, "--centers", "nowhere"]) == 2
+    assert "nowhere" in capsys.readouterr().err
