@@ -117,7 +117,7 @@ def test_content_hashes_are_sha256_and_read_from_the_index(rows, cache_dir, tmp_
     copy = tmp_path / "copy.nii.gz"
     copy.write_bytes(rows[0].path.read_bytes())
     paths = [*(row.path for row in rows), copy, tmp_path / "absent.nii"]
-    found = content_hashes(paths)
+    found = content_hashes(paths, VolumeCache().contents)
     assert list(found) == paths[:-1]
     assert len(set(found.values())) == 3 and found[copy] == found[rows[0].path]
     assert found[copy] == hashlib.sha256(copy.read_bytes()).hexdigest()

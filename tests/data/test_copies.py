@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
+from tmqc.data.cache import VolumeCache
 from tmqc.data.cohort import read_cohort
 from tmqc.data.copies import refuse_copies, refuse_same_files
 from tmqc.data.volumes import load_volumes
@@ -67,7 +68,9 @@ def test_refuse_same_files_compares_files_without_decoding(faults_of, tmp_path):
     shutil.copy(tmp_path / "a.nii.gz", tmp_path / "c.nii.gz")
     cohort = read_cohort(train_csv=tmp_path / "train.csv", verification_csv=None, test_csv=tmp_path / "test.csv")
     with pytest.raises(CohortError) as refused:
-        refuse_same_files([*cohort.train, *cohort.test, *cohort.test], None, allowed={frozenset(("a", "again"))})
+        refuse_same_files(
+            [*cohort.train, *cohort.test, *cohort.test], VolumeCache().contents, allowed={frozenset(("a", "again"))}
+        )
     (fault,) = refused.value.faults
     assert "subject t1 " in fault and "is the same scan as subject a " in fault
 
