@@ -102,8 +102,8 @@ def close_training(
     run.log_files(REPORT)
     if last.fpr_drift is not None and last.fnr_drift is not None:
         log.info(
-            "since the start of control, FPR has changed by %+.3f and FNR by %+.3f; such drift "
-            "may occur without rejected steps",
+            "since the start of control, FPR has changed by %+.3f and FNR by %+.3f; such drift may occur without "
+            "rejected steps",
             *(last.fpr_drift, last.fnr_drift),
         )
     print_training(last, test=test, detection=detection, breakdown=breakdown, note=inputs.note, directory=directory)
