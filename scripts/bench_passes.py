@@ -23,7 +23,7 @@ import numpy as np
 from hydra import compose, initialize_config_dir
 from numpy.typing import NDArray
 
-from tmqc.cli import conf_dir, store_schema
+from tmqc.cli import store_schema
 from tmqc.core.first_order import N_SAMPLE
 from tmqc.core.gate import decide, make_limit
 from tmqc.core.rates import Verification
@@ -32,6 +32,7 @@ from tmqc.model.batch_size import with_batch_size
 from tmqc.pipelines.prepare import Inputs, corrupt, prepare
 from tmqc.pipelines.setup import make_centers, make_plan
 from tmqc.runs.directory import SUMMARY
+from tmqc.settings.defaults import conf_dir
 from tmqc.settings.schema import Config, QcConfig, ScreenConfig
 from tmqc.sweep.compose import to_config
 from tmqc.training.centers import LocalCenters

@@ -151,7 +151,8 @@ def test_wheel_works_outside_of_the_clone(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "error: 0.02" in done.stdout
     code = (
-        "import tmqc.cli as c; from tmqc.phantom.cohort import read_centers as r; print(c.conf_dir(), len(r('real83')))"
+        "import tmqc.settings.defaults as d, tmqc.phantom.cohort as p\n"
+        "print(d.conf_dir(), len(p.read_centers('real83')))"
     )
     env = {**os.environ, "PYTHONPATH": str(site)}
     shown = subprocess.run([sys.executable, "-c", code], cwd=elsewhere, env=env, capture_output=True, text=True)

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from tiny import compose_config
 
-from tmqc.cli import conf_dir
 from tmqc.core.rates import RATES
 from tmqc.errors import SettingsError
 from tmqc.harm.corruptions import KINDS
@@ -15,9 +14,11 @@ from tmqc.harm.scenarios import SCENARIOS
 from tmqc.phantom.center_tables import TABLES
 from tmqc.pipelines import PIPELINES
 from tmqc.rivals import RIVALS
-from tmqc.settings import schema
+from tmqc.settings import defaults, schema
+from tmqc.settings.defaults import conf_dir
 from tmqc.settings.explain import explain
-from tmqc.settings.schema import Config, flatten
+from tmqc.settings.ranges import within
+from tmqc.settings.schema import Config, ModelConfig, flatten
 from tmqc.settings.validate import validate
 
 EXPERIMENTS = sorted(p.stem for p in (conf_dir() / "experiment").glob("*.yaml"))
@@ -89,8 +90,7 @@ def test_precedence_of_command_line_over_experiment_over_defaults():
     assert composed("experiment=demo_clean", "schedule.cycles=3").schedule.cycles == 3
 
 
-def test_schema_and_yaml_have_the_same_settings():
-    """A default given in both the dataclass and YAML must be the same value."""
+def test_defaults_in_python_are_those_of_the_composed_settings():
     assert flatten(composed("cohort=csv")) | {"run.name": None} == flatten(Config()) | {
         "run.name": None,
         "schedule.start": 10,
@@ -226,3 +226,30 @@ def test_flatten_gives_every_setting_by_name():
 
 def test_conf_is_next_to_the_package_in_a_clone():
     assert conf_dir() == Path(__file__).resolve().parents[1] / "conf"
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("error: 0.02\n", "default.yaml: revisit is missing; its default stands there"),
+        ("error: [0.02\n", "default.yaml: while parsing"),
+        ("0.02\n", "default.yaml: error is missing"),
+        (None, "No such file"),
+    ],
+)
+def test_default_that_cannot_be_read_names_its_file(tmp_path, monkeypatch, text, fault):
+    monkeypatch.setattr(defaults, "conf_dir", lambda: tmp_path)
+    if text is not None:
+        (tmp_path / "default.yaml").write_text(text)
+
+    class Gate:
+        error: float = within(0.0, 1.0)
+        revisit: int = within(1, 9)
+
+    with pytest.raises(SettingsError, match=fault):
+        defaults.defaults_from("default")(Gate)
+
+
+def test_lists_among_the_defaults_are_not_shared():
+    ModelConfig().filters.append(1)
+    assert ModelConfig().filters == [32, 64, 128, 256, 256, 64]

@@ -10,9 +10,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf, open_dict
 
-from tmqc.cli import conf_dir, store_schema
+from tmqc.cli import store_schema
 from tmqc.errors import RunError, SettingsError
 from tmqc.runs.directory import write_json, write_text
+from tmqc.settings.defaults import conf_dir
 from tmqc.settings.fingerprint import settings_digest
 from tmqc.sweep.compose import make, to_config
 from tmqc.sweep.job import carry_out

@@ -18,8 +18,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from learner_pool import POOL
 from omegaconf import DictConfig
 
-from tmqc.cli import conf_dir, store_schema
+from tmqc.cli import store_schema
 from tmqc.model.learner import Learner
+from tmqc.settings.defaults import conf_dir
 from tmqc.settings.schema import Config
 from tmqc.sweep.compose import to_config
 

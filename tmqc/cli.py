@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from tmqc.errors import RunError, SettingsError, TmqcError
 from tmqc.runs.resume import check_place
 from tmqc.runs.signals import Interrupted
+from tmqc.settings.defaults import conf_dir
 from tmqc.settings.explain import NO_OPTION, explain
 from tmqc.settings.secrets import hide
 from tmqc.settings.text import lenient_schema
@@ -31,12 +32,6 @@ from tmqc.sweep.compose import make
 from tmqc.sweep.run_process import EXIT_INTERRUPTED, end, fail, pretrain, run
 
 _begun: list[str] = []  # names of the output directories of all runs that Hydra has started in this process
-
-
-def conf_dir() -> Path:
-    """Folder of the YAML config groups: the copy in an installed package, else the clone's `conf/`."""
-    packaged = Path(__file__).resolve().parent / "conf"
-    return packaged if packaged.is_dir() else packaged.parents[1] / "conf"
 
 
 def task(composed: DictConfig) -> float | None:

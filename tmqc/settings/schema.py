@@ -1,6 +1,7 @@
-"""Schemas of the settings, one dataclass per config group: each setting's type, default and allowed values.
+"""Schemas of the settings, one dataclass per config group: each setting's type and allowed values.
 
-No YAML is read here: `cli.py` composes the settings with Hydra into these dataclasses, `validate.py` checks them.
+Defaults and descriptions are in `conf/`, and listed in docs/settings.md. `cli.py` composes the settings with Hydra into
+these dataclasses, `validate.py` checks them.
 """
 
 from __future__ import annotations
@@ -8,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
-from tmqc.settings.ranges import one_of, within
+from tmqc.settings.defaults import defaults_from, read_default
+from tmqc.settings.ranges import any_value, one_of, within
 
 AUTO = "auto"
 TRAINING = ("clean", "dirty", "qc")
@@ -28,103 +30,101 @@ RIVALS = (
 WAIT, SKIP, STOP = ON_FAULT = ("wait", "skip", "stop")
 
 
-@dataclass
+@defaults_from("pipeline/qc")
 class PipelineConfig:
     """The pipeline to run, its first cycle, and its seed in the published scripts."""
 
-    name: str = one_of("qc", PIPELINES)  # pipeline to run
-    start: int = within(10, 0, 100_000)  # first cycle; default of schedule.start
-    published_seed: int = within(42, 0, 2**31)  # seed of the visiting order with schedule=published
+    name: str = one_of(PIPELINES)
+    start: int = within(0, 100_000)
+    published_seed: int = within(0, 2**31)
 
 
-@dataclass
+@defaults_from("cohort/phantom", "phantom")
 class PhantomConfig:
     """Parameters of a phantom cohort. Lengths in mm, intensities on a 0..255 scale."""
 
-    centers: str = "demo"  # demo, real83, or the path of a CSV of counts per center
-    seed: int = within(0, 0, 2**32 - 1)  # seed of all random parameters
-    effect: float = within(1.0, 0.0, 3.0)  # strength of the PD change; 0: no difference, 1: calibrated
-    spread: str = one_of("easy", ("easy", "field"))  # variability of scans, scanners and centers
-    directory: str | None = None  # null: <run.outputs>/phantom/<name derived from the settings>
+    centers: str = any_value()
+    seed: int = within(0, 2**32 - 1)
+    effect: float = within(0.0, 3.0)
+    spread: str = one_of(("easy", "field"))
+    directory: str | None = any_value()
 
 
-@dataclass
+@defaults_from("cohort/csv")
 class CohortConfig:
     """Tables and scans of the cohort. Shape in voxels and spacing in mm, both in x, y, z order."""
 
-    source: str = one_of("csv", ("csv", "phantom"))  # csv: your own tables; phantom: synthetic scans
-    train_csv: str | None = None  # table of the training split
-    verification_csv: str | None = None  # table of the verification split; null: the test split, with a warning
-    test_csv: str | None = None  # table of the test split, for the final report
-    truth_csv: str | None = None  # manifest of known harmful scans; read by evaluation only
-    shape: list[int] = field(default_factory=lambda: [160, 192, 160])  # required shape of every scan
-    spacing_mm: list[float] | None = field(default_factory=lambda: [1.0, 1.0, 1.0])  # null: any spacing, equal for all
-    orientation: str | None = "RAS"  # axis codes of every scan; null: any, equal for all scans
+    source: str = one_of(("csv", "phantom"))
+    train_csv: str | None = any_value()
+    verification_csv: str | None = any_value()
+    test_csv: str | None = any_value()
+    truth_csv: str | None = any_value()
+    shape: list[int] = any_value()
+    spacing_mm: list[float] | None = any_value()
+    orientation: str | None = any_value()
     phantom: PhantomConfig = field(default_factory=PhantomConfig)
 
 
-@dataclass
+@defaults_from("model/sfcn")
 class ModelConfig:
     """Architecture of the SFCN (doi 10.1016/j.media.2020.101871)."""
 
-    name: str = "sfcn"  # label for the records; no effect
-    filters: list[int] = field(default_factory=lambda: [32, 64, 128, 256, 256, 64])  # 3x3x3 blocks, then 1x1x1
-    dropout: float = within(0.2, 0.0, 0.99)  # dropout rate before the classifier
-    batchnorm_momentum: float = within(0.99, 0.0, 0.99999)  # momentum of the moving statistics, per training step
-    batchnorm_epsilon: float = within(1e-3, 1e-12, 1.0)  # constant added to the variance
+    name: str = any_value()
+    filters: list[int] = any_value()
+    dropout: float = within(0.0, 0.99)
+    batchnorm_momentum: float = within(0.0, 0.99999)
+    batchnorm_epsilon: float = within(1e-12, 1.0)
 
 
-@dataclass
+@defaults_from("schedule/fair")
 class ScheduleConfig:
     """Cycles, visiting order, batches and learning rate."""
 
-    cycles: int = within(30, 1, 100_000)  # end of the range of cycles, exclusive
-    start: int = within(0, 0, 100_000)  # first cycle; in conf: 0 for clean, 10 for the others
-    seed: int = within(42, 0, 2**31)  # seed of the visiting order
-    batch_size: int = within(5, 1, 10_000)  # scans per training step
-    local_epochs: int = within(1, 1, 10_000)  # epochs per visit
-    keep_remainder: bool = False  # also train on a center's incomplete last batch
-    learning_rate: float = within(1e-4, 1e-12, 10.0)  # learning rate of Adam in cycle decay_start
-    decay: float = within(0.1, 0.0, 100.0)  # lr(c) = learning_rate * exp(-decay * (c - decay_start))
-    decay_start: int = within(0, 0, 100_000)  # cycle with the full learning rate
-    ema: float | None = within(
-        None, 0.0, 0.99999
-    )  # decay per step of the weights' average that is evaluated; null: none
+    cycles: int = within(1, 100_000)
+    start: int = within(0, 100_000, default=0)  # in conf: that of the pipeline
+    seed: int = within(0, 2**31)
+    batch_size: int = within(1, 10_000)
+    local_epochs: int = within(1, 10_000)
+    keep_remainder: bool = any_value()
+    learning_rate: float = within(1e-12, 10.0)
+    decay: float = within(0.0, 100.0)
+    decay_start: int = within(0, 100_000)
+    ema: float | None = within(0.0, 0.99999)
 
 
-@dataclass
+@defaults_from("qc/default", "screen")
 class ScreenConfig:
     """Thresholds of control that judges every scan by itself from one reference model."""
 
-    every: int = within(2, 1, 100_000)  # cycles between two screenings
-    steps: int = within(1, 1, 1000)  # training steps on a scan before it is verified
-    loss_z: float = within(6.0, 1e-6, 1e6)  # limit of the rise in verification loss, in robust standard deviations
-    unusual_loss_z: float = within(1.5, 1e-6, 1e6)  # the same limit for a scan whose margin exceeds margin_z
-    image_loss_z: float = within(0.1, 1e-6, 1e6)  # the same limit for a scan whose image exceeds image_z
-    margin_z: float = within(3.0, 1e-6, 1e6)  # limit of the margin, the agreement with the label, in robust s.d.
-    contradiction: float = within(0.25, 1e-6, 1e6)  # limit of disagreement with a label, relative to usual agreement
-    image_z: float | None = within(None, 1e-6, 1e6)  # limit of image dissimilarity; null: no check
-    image_alone_z: float | None = within(None, 1e-6, 1e6)  # dissimilarity that alone makes a scan a suspect
-    least_loss: float = within(1e-4, 0.0, 100.0)  # lower bound of the spread of the changes in loss, nats
-    exact: bool = False  # true: verify after every scan's steps; false: estimate most changes in loss to first order
+    every: int = within(1, 100_000)
+    steps: int = within(1, 1000)
+    loss_z: float = within(1e-6, 1e6)
+    unusual_loss_z: float = within(1e-6, 1e6)
+    image_loss_z: float = within(1e-6, 1e6)
+    margin_z: float = within(1e-6, 1e6)
+    contradiction: float = within(1e-6, 1e6)
+    image_z: float | None = within(1e-6, 1e6)
+    image_alone_z: float | None = within(1e-6, 1e6)
+    least_loss: float = within(0.0, 100.0)
+    exact: bool = any_value()
 
 
-@dataclass
+@defaults_from("qc/default", "evidence")
 class EvidenceConfig:
     """Parameters of control that judges centers, images and labels by forward passes."""
 
-    every: int = within(4, 1, 100_000)  # cycles between two screenings
-    compare: str = one_of("across", ("across", "within"))  # with the verification scans of all; or a center's own
+    every: int = within(1, 100_000)
+    compare: str = one_of(("across", "within"))
 
 
-@dataclass
+@defaults_from("qc/default", "runaway")
 class RunawayConfig:
     """Detection of control that rejects nearly everything, and the action taken."""
 
-    action: str = one_of("warn", ("off", "warn", "pause", "stop"))  # pause: suspend eliminations; stop: end the run
-    window: int = within(20, 1, 1_000_000)  # number of latest batches considered; visits with qc.verify=visit
-    rejected: float = within(0.5, 0.0, 1.0)  # largest share of them that may be rejected
-    eliminated: float = within(0.5, 0.0, 1.0)  # largest share of the training scans that may be eliminated
+    action: str = one_of(("off", "warn", "pause", "stop"))
+    window: int = within(1, 1_000_000)
+    rejected: float = within(0.0, 1.0)
+    eliminated: float = within(0.0, 1.0)
 
     @property
     def pauses(self) -> bool:
@@ -132,140 +132,136 @@ class RunawayConfig:
         return self.action in ("pause", "stop")
 
 
-@dataclass
+@defaults_from("qc/default")
 class QcConfig:
     """Quality control: the rule that accepts or rejects, and how long a flagged subject waits."""
 
-    control: str = one_of("steps", ("steps", "screen", "evidence"))  # verify steps; screen single scans; or evidence
-    error: float = within(0.02, 0.0, 1.0)  # acceptable error per sample
-    revisit: int = within(2, 1, 100_000)  # cycles a flagged subject waits before it is tried again
-    rates: str = one_of("standard", RATES)  # divisors; published: FP / PD and FN / HC, as in the published scripts
-    signal: str = one_of("rates", ("rates", "loss"))  # quantity that must not rise: FPR and FNR, or the loss
-    loss_error: float = within(0.01, 0.0, 100.0)  # acceptable rise of the verification loss per sample, nats
-    strikes: int = within(1, 1, 1000)  # consecutive failed revisits that eliminate a subject
-    early_stop: Any = field(default="off", metadata={"one_of": EARLY_STOPS})  # end a verification once it is decided
-    confidence: float = within(0.95, 0.5, 0.999999)  # of verdicts from part of the scans, for early_stop=confident
-    verify: str = one_of("batch", ("batch", "visit"))  # verify after every batch, or after every visit
-    calibrate: bool = False  # Platt-calibrate the verification logits before counting
-    batchnorm: str = one_of("published", ("published", "frozen"))  # frozen: keep the statistics of the starting model
+    control: str = one_of(("steps", "screen", "evidence"))
+    error: float = within(0.0, 1.0)
+    revisit: int = within(1, 100_000)
+    rates: str = one_of(RATES)
+    signal: str = one_of(("rates", "loss"))
+    loss_error: float = within(0.0, 100.0)
+    strikes: int = within(1, 1000)
+    early_stop: Any = one_of(EARLY_STOPS)
+    confidence: float = within(0.5, 0.999999)
+    verify: str = one_of(("batch", "visit"))
+    calibrate: bool = any_value()
+    batchnorm: str = one_of(("published", "frozen"))
     screen: ScreenConfig = field(default_factory=ScreenConfig)
-    fdr: float = within(0.1, 1e-6, 0.5)  # control=evidence: expected share of good ones among those eliminated
+    fdr: float = within(1e-6, 0.5)
     evidence: EvidenceConfig = field(default_factory=EvidenceConfig)
     runaway: RunawayConfig = field(default_factory=RunawayConfig)
 
 
-@dataclass
+@defaults_from("harmful/centers")
 class HarmfulConfig:
     """Scans to corrupt, the kind of corruption and its severity."""
 
-    scenario: str = one_of("none", SCENARIOS)  # corrupt all scans of some centers, or single scans
-    kind: Any = "inverted"  # one kind, a list used in turn, or a mapping of kinds to shares
-    severity: int | None = within(None, 1, 10)  # severity of the harm; null: 5, but inverted and noise as published
-    placement: str = one_of(
-        "in_place", PLACEMENTS
-    )  # extra: keep the good scan and add its corrupted copy as another subject
-    ids: list[str] = field(default_factory=list)  # centers or subjects; empty: drawn by count or fraction
-    count: int = within(1, 1, 1_000_000)  # number of centers or scans drawn
-    fraction: float | None = within(None, 1e-6, 1.0)  # in place of count: share of the centers or scans
-    seed: int = within(0, 0, 2**63)  # seed of the draw and of the corruption
-    mean: float = within(0.0, -1e6, 1e6)  # mean of the noise, on a 0..255 scale
-    sigma: float = within(25.0, 1e-6, 1e6)  # standard deviation of the noise if severity is null
-    replace: bool = False  # noise replaces the tissue instead of being added to it
+    scenario: str = one_of(SCENARIOS, default="none")  # as harmful=none
+    kind: Any = any_value()
+    severity: int | None = within(1, 10)
+    placement: str = one_of(PLACEMENTS)
+    ids: list[str] = any_value()
+    count: int = within(1, 1_000_000)
+    fraction: float | None = within(1e-6, 1.0)
+    seed: int = within(0, 2**63)
+    mean: float = within(-1e6, 1e6)
+    sigma: float = within(1e-6, 1e6)
+    replace: bool = any_value()
 
 
-@dataclass
+@defaults_from("tracking/mlflow")
 class TrackingConfig:
     """The experiment tracker and its store."""
 
-    name: str = one_of("mlflow", ("mlflow", "none"))  # tracker; no effect on results
-    uri: str | None = None  # null: sqlite:///<run.outputs>/mlflow.db
-    experiment: str = "tmqc"  # name of the MLflow experiment
-    register: str | None = None  # register the final model as a version of this model
-    system_metrics: bool = True  # log use of CPU, memory (needs psutil) and GPU (needs nvidia-ml-py)
-    required: bool = True  # false: start the run even if the store is unavailable
-    parent: str | None = None  # id of the parent run; set by a sweep for its jobs
+    name: str = one_of(("mlflow", "none"))
+    uri: str | None = any_value()
+    experiment: str = any_value()
+    register: str | None = any_value()
+    system_metrics: bool = any_value()
+    required: bool = any_value()
+    parent: str | None = any_value()
 
 
-@dataclass
+@defaults_from("config", "inference")
 class InferenceConfig:
     """Saved cycles to score on the test split, and bounds of the age groups in years."""
 
-    run: str | None = None  # directory of the run to score
-    cycles: str = "all"  # cycles to score: all, last, one (29) or a range with both ends included (10-29)
-    age_bins: list[float] = field(default_factory=lambda: [0.0, 50.0, 60.0, 70.0, 80.0, 120.0])  # bounds in years
+    run: str | None = any_value()
+    cycles: str = any_value()
+    age_bins: list[float] = any_value()
 
 
-@dataclass
+@defaults_from("config", "rivals")
 class RivalsConfig:
     """Other methods that score the training scans, and their parameters."""
 
-    names: list[str] = field(default_factory=list)  # methods to run; empty: all
-    neighbors: int = within(5, 1, 100_000)  # number of neighbors of knn_label and knn_distance
-    seed: int = within(0, 0, 2**32 - 1)  # seed of random, image_forest and aled
+    names: list[str] = any_value()
+    neighbors: int = within(1, 100_000)
+    seed: int = within(0, 2**32 - 1)
 
 
-@dataclass
+@defaults_from("federation/none")
 class FederationConfig:
     """Location of the centers: in this process, or at sites that keep their scans."""
 
-    name: str = one_of("none", ("none", "local", "nvflare-sim", "nvflare-poc", "nvflare"))  # none: all centers here
-    sites: list[str] = field(default_factory=list)  # real federation: names of the clients, in the order of the tour
-    n_sites: int = within(3, 1, 1000)  # simulated federation: number of sites that share the cohort's centers
-    min_cell: int = within(
-        5, 1, 1_000_000
-    )  # least scans for which a simulated site reports counts; a real site sets its own
-    share_margins: bool = False  # simulated sites send margins of single scans; needed by qc.control=screen
-    share_scores: bool = False  # simulated sites send scores of single scans; needed by qc.control=evidence
-    on_fault: str = one_of("wait", ON_FAULT)  # wait for the site, skip its visit, or stop the run
-    timeout_s: float = within(600.0, 1e-3, 1e9)  # seconds to wait for one answer
-    patience_s: float | None = within(None, 0.0, 1e9)  # total seconds to wait for a site; null: no limit
-    pause_s: float = within(2.0, 0.0, 1e6)  # seconds between attempts, also before a skipped site is tried again
-    admin_kit: str | None = None  # real federation: directory of the administrator's start-up kit
+    name: str = one_of(("none", "local", "nvflare-sim", "nvflare-poc", "nvflare"))
+    sites: list[str] = any_value()
+    n_sites: int = within(1, 1000)
+    min_cell: int = within(1, 1_000_000)
+    share_margins: bool = any_value()
+    share_scores: bool = any_value()
+    on_fault: str = one_of(ON_FAULT)
+    timeout_s: float = within(1e-3, 1e9)
+    patience_s: float | None = within(0.0, 1e9)
+    pause_s: float = within(0.0, 1e6)
+    admin_kit: str | None = any_value()
 
 
-@dataclass
+@defaults_from("config", "checkpoint")
 class CheckpointConfig:
     """How often checkpoints are saved, and how many are kept."""
 
-    every_s: float = within(60.0, 0.0, 1e9)  # seconds between checkpoints within a cycle
-    keep: int | None = within(None, 1, 1_000_000)  # number of latest cycles whose checkpoints are kept; null: all
+    every_s: float = within(0.0, 1e9)
+    keep: int | None = within(1, 1_000_000)
 
 
-@dataclass
+@defaults_from("config", "cache")
 class CacheConfig:
     """Cache of decoded scans; no effect on results."""
 
-    enabled: bool = True  # false: every run decodes all scans and holds them in memory
-    directory: str | None = None  # null: <run.outputs>/cache
+    enabled: bool = any_value()
+    directory: str | None = any_value()
 
 
-@dataclass
+@defaults_from("config", "sweep")
 class SweepConfig:
     """Name and objective of a sweep; no effect on a single run."""
 
-    name: str | None = None  # name of its directory; null: derived from the settings common to all jobs
-    objective: str | None = None  # metric that a search optimizes, by its name in MLflow
-    direction: str = one_of("maximize", ("maximize", "minimize"))  # direction of the optimization
+    name: str | None = any_value()
+    objective: str | None = any_value()
+    direction: str = one_of(("maximize", "minimize"))
 
 
-@dataclass
+@defaults_from("config", "run")
 class RunConfig:
     """Directories, random seed and hardware of a run; not part of the method."""
 
-    outputs: str = "outputs"  # folder of all runs
-    name: str = "unnamed"  # name of the run directory; in conf: date and time
-    overwrite: bool = False  # start over in a directory that holds a run
-    resume: str = one_of("auto", ("auto", "never"))  # auto: resume an interrupted run of this name; never: refuse it
-    seed: int = within(0, 0, 1_000_000)  # seed of initial weights and dropout
-    deterministic: bool = True  # deterministic operations only
-    threads: int | None = within(None, 1, 10_000)  # CPU threads; null: one per core
-    precision: str = one_of("float32", ("float32", "mixed_bfloat16", "mixed_float16"))  # dtype policy of the layers
-    verify_batch_size: Any = AUTO  # scans scored at once; auto: 32, or as many as fit in 4 GB
-    verify_workers: int | None = within(None, 0, 64)  # further processes that verify; null: one per further device
-    verify_on: str = one_of("processes", ("processes", "ray"))  # workers on this machine, or on a Ray cluster
-    jit: str = one_of("auto", ("auto", "on", "off"))  # XLA compilation
-    onednn: bool = True  # TensorFlow on a CPU: several times as fast on most; changes last digits
-    progress: bool = True  # show progress bars
+    outputs: str = any_value()
+    name: str = any_value(default="unnamed")  # in conf: date and time
+    overwrite: bool = any_value()
+    resume: str = one_of(("auto", "never"))
+    seed: int = within(0, 1_000_000)
+    deterministic: bool = any_value()
+    threads: int | None = within(1, 10_000)
+    precision: str = one_of(("float32", "mixed_bfloat16", "mixed_float16"))
+    verify_batch_size: Any = any_value()
+    verify_workers: int | None = within(0, 64)
+    verify_on: str = one_of(("processes", "ray"))
+    jit: str = one_of(("auto", "on", "off"))
+    onednn: bool = any_value()
+    progress: bool = any_value()
 
 
 @dataclass
@@ -287,7 +283,7 @@ class Config:
     sweep: SweepConfig = field(default_factory=SweepConfig)
     run: RunConfig = field(default_factory=RunConfig)
     # `from` is a Python keyword, so `init.from` cannot be a dataclass field: a dict, checked in validate().
-    init: dict[str, Any] = field(default_factory=lambda: {"from": None, "cycle": None, "pretrain": False})
+    init: dict[str, Any] = field(default_factory=lambda: dict(read_default("config", "init")))
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, str | int | float | bool | None]:
