@@ -7,9 +7,10 @@ import csv
 import sys
 from pathlib import Path
 
+from tmqc.data.splits import SPLITS
 from tmqc.errors import InputError
-from tmqc.phantom.center_tables import SPLITS
 from tmqc.phantom.cohort import default_directory, make_phantom
+from tmqc.settings.defaults import read_default
 from tmqc.settings.schema import PhantomConfig
 
 
@@ -18,11 +19,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--centers", default="demo", help="demo, real83, or the path of a CSV of counts per center")
-    parser.add_argument("--shape", type=int, nargs=3, default=[40, 48, 40], metavar=("X", "Y", "Z"), help="voxels")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--effect", type=float, default=1.0, help="strength of the PD change, 1 = calibrated")
-    parser.add_argument("--spread", default="easy", help="variability of scans and centers: easy, field")
+    usual, shape = PhantomConfig(), read_default("cohort/phantom", "shape")
+    parser.add_argument("--centers", default=usual.centers, help="demo, real83, or the path of a CSV of counts")
+    parser.add_argument("--shape", type=int, nargs=3, default=shape, metavar=("X", "Y", "Z"), help="voxels")
+    parser.add_argument("--seed", type=int, default=usual.seed)
+    parser.add_argument("--effect", type=float, default=usual.effect, help="strength of the PD change, 1 = calibrated")
+    parser.add_argument("--spread", default=usual.spread, help="variability of scans and centers: easy, field")
     parser.add_argument(
         "--out", type=Path, help="directory; if not given: in outputs/phantom, named after the settings"
     )

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from tmqc.settings import schema
-from tmqc.settings.defaults import conf_dir
+from tmqc.settings.defaults import conf_dir, read_default
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "settings.md"
 INTRODUCTION = """\
@@ -75,7 +75,8 @@ def rows_of(group: Any, prefix: str) -> list[str]:
             rows += rows_of(value, name)
         else:
             file, *parts = each.metadata["conf"]
-            rows.append(row(name, value, allowed_of(each), read_comments(file)[*parts, each.name]))
+            default, comment = read_default(file, *parts, each.name), read_comments(file)[*parts, each.name]
+            rows.append(row(name, default, allowed_of(each), comment))
     return rows
 
 

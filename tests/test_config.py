@@ -233,7 +233,7 @@ def test_conf_is_next_to_the_package_in_a_clone():
     [
         ("error: 0.02\n", "default.yaml: revisit is missing; its default stands there"),
         ("error: [0.02\n", "default.yaml: while parsing"),
-        ("0.02\n", "default.yaml: error is missing"),
+        ("0.02\n", "default.yaml: Invalid loaded object type: float"),
         (None, "No such file"),
     ],
 )

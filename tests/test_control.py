@@ -91,6 +91,18 @@ def test_guard_limits_the_share_of_eliminated_scans():
     assert len(reports[2].postponed) == 2
 
 
+def test_guard_does_not_count_a_scan_with_strikes_left():
+    """Half of the scans may be eliminated and are: the third bad one waits for its second strike without an alarm."""
+    guard = RunawayConfig("stop", window=100, eliminated=0.5)
+    centers = ScriptedCenters(n_bad(set("abc")))
+    qc = QcConfig(runaway=guard, strikes=2, revisit=1)
+    _, reports, steps = run_control({"A": tuple("ab"), "B": tuple("cd")}, centers, qc, cycles=3)
+    outcomes = [[s.outcome for s in steps if s.cycle == cycle and s.phase == REVISIT] for cycle in range(3)]
+    assert outcomes[:2] == [[], ["postponed"] * 3]
+    assert [report.alarm is None for report in reports] == [True, True, False]
+    assert reports[2].alarm.n_condemned == 3
+
+
 def test_loss_signal_detects_harm_before_predictions_flip():
     subjects = {"A": ("bad", "ok")}
     by_loss = LossCenters(lambda state: 0.05 * sum("bad" in batch for batch in state))

@@ -66,7 +66,7 @@ def test_only_the_flipped_center_and_the_unusual_image_are_eliminated():
     assert [r.n_screened for r in reports] == [101, 0, 101, 0, 80, 0]
     assert [r.n_verifications for r in reports] == [2, 1] * 3
     assert reports[0].n_steps == sum(s.phase == BATCH and s.cycle == 0 for s in steps)
-    assert {(cycle, one.state) for cycle, center, one in run.looks.centers if center == "A"} == {
+    assert {(cycle, one.state) for cycle, center, one in run.screenings.centers if center == "A"} == {
         (0, "under verdict"),
         (2, "eliminated"),
     }
@@ -89,7 +89,7 @@ def test_model_that_contradicts_verification_labels_flags_no_scan():
     run, reports, steps = run_evidence(EvidenceCenters(sharpness=-2.0), cycles=3)
     assert [r.refused for r in reports] == [True, False, True]
     assert not [s for s in steps if s.phase == SCREEN]
-    assert run.looks.n == 0
+    assert run.screenings.n == 0
 
 
 def test_due_scans_are_postponed_with_a_row_if_the_model_cannot_judge(tmp_path):
@@ -123,7 +123,7 @@ def test_tour_resumed_after_every_task_equals_the_uninterrupted_tour(every, revi
         text = run.state.to_json()
         run = EvidenceTravel(plan(SUBJECTS, cycles=4, qc=rules), centers)
         run.state = TourState.from_json(text)
-    assert run.state.looks == whole.state.looks
+    assert run.state.screenings == whole.state.screenings
     assert run.ledger == whole.ledger
     assert set(run.ledger.eliminated) == HARMFUL
 

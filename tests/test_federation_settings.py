@@ -32,6 +32,7 @@ DATA = OWN_DATA[:2]
         (["federation=local", "federation.min_cell=0"], "federation.min_cell=0: must be a number from 1"),
         (["federation=local", "federation.timeout_s=nan"], "federation.timeout_s=nan: must be a number"),
         (["federation=local", "qc=evidence"], "federation.share_scores=true, or use a gate of steps"),
+        (["federation=local", "qc.control=foo"], "qc.control=foo: must be one of steps, screen, evidence"),
         (["federation=local", "qc=evidence", "federation.on_fault=skip"], "qc.control=evidence compares all scans"),
         (["federation=local", "qc=screen"], "federation.share_margins=true, or use another gate"),
         (["federation=local", "schedule.ema=0.9"], "schedule.ema=0.9: sites keep no average of the weights"),

@@ -11,6 +11,7 @@ from tiny import CENTERS, compose_config, tiny_overrides
 
 from tmqc.cli import run
 from tmqc.errors import RunError
+from tmqc.report.past_run import read_run
 from tmqc.rivals import RIVALS
 
 N_TRAIN, N_VERIFICATION = sum(CENTERS.values()), 4 * len(CENTERS)
@@ -83,7 +84,9 @@ def test_scores_do_not_depend_on_the_ground_truth(runs, cohort_csvs):
     blind = run_pipeline(runs["outputs"], csvs, *rivals(runs["outputs"], "tracking=none"), name="blind")
     one, other = (pd.read_csv(r / "scores.csv") for r in (runs["rivals"], blind))
     pd.testing.assert_frame_equal(one, other, check_exact=True)
-    assert not [name for name in ("rivals.csv", "rivals_by_kind.csv", "truth.csv") if (blind / name).exists()]
+    assert not [name for name in ("rivals_by_kind.csv", "truth.csv") if (blind / name).exists()]
+    assert pd.read_csv(blind / "rivals.csv")[["n_harmful", "auroc", "n_found"]].isna().all(axis=None)
+    assert read_run(blind).status == "FINISHED"
 
 
 def test_extra_copies_are_scored_in_addition_to_their_originals(runs, cohort_csvs):

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from tmqc.core.gate import Verdict
 from tmqc.core.rates import Counts, Rates, Verification
-from tmqc.core.records import BATCH, RETRY, REVISIT, VISIT, CycleReport, Step
+from tmqc.core.records import BATCH, ELIMINATED, RETRY, REVISIT, VISIT, CycleReport, Step
 from tmqc.core.schedule import Visit
 from tmqc.runs.progress import Progress, cycle_line
 
@@ -43,8 +43,9 @@ LINE = (
 
 
 def step(phase, accepted=True):
-    verdict = Verdict(accepted, RATES, RATES, 0.02)
-    return Step(12, phase, "north", ("a",), 1e-4, 0.5, 1, VERIFICATION, RATES, verdict)
+    verdict = Verdict(accepted, RATES, 0.02)
+    outcome = {(REVISIT, False): ELIMINATED}.get((phase, accepted))
+    return Step(12, phase, "north", ("a",), 1e-4, 0.5, 1, VERIFICATION, RATES, verdict, outcome=outcome)
 
 
 def run(progress):

@@ -46,7 +46,7 @@ def die_after(monkeypatch):
 
     def at(n, *, by=None):
         count = {"n": 0}
-        consider = Checkpointer._consider
+        consider = Checkpointer._save_if_due
 
         def counted(checkpointer):
             count["n"] += 1
@@ -56,7 +56,7 @@ def die_after(monkeypatch):
                 signal.raise_signal(by)
             consider(checkpointer)
 
-        monkeypatch.setattr(Checkpointer, "_consider", counted)
+        monkeypatch.setattr(Checkpointer, "_save_if_due", counted)
         return monkeypatch.undo
 
     return at

@@ -1,4 +1,4 @@
-"""Warnings about settings, the runaway guard and expected false alarms; unlikeness of scans."""
+"""Warnings about settings, the runaway guard and expected false alarms; dissimilarity of scans."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import pytest
 from paper_run import make_reports
 from test_travel import plan
 
-from tmqc.core.likeness import unlikeness
+from tmqc.core.dissimilarity import dissimilarity
 from tmqc.core.numbers import EXPECTED
 from tmqc.core.runaway import Alarm
 from tmqc.data.volumes import Volumes
 from tmqc.errors import RunError
-from tmqc.pipelines.rules import expect_by_chance, explain_alarm, measure_unlikeness, warn_of_settings, warn_or_stop
+from tmqc.pipelines.rules import expect_by_chance, explain_alarm, measure_dissimilarity, warn_of_settings, warn_or_stop
 from tmqc.settings.schema import EvidenceConfig, QcConfig, ScreenConfig
 
 LOST = Alarm(n_rejected=20, n_batches=20, n_condemned=170, n_subjects=170, by_rejections=True, by_elimination=True)
@@ -78,15 +78,16 @@ def test_expected_false_alarms_are_computed_for_rates_only(caplog, seen):
     assert wider["qc/expected_rejected"] < 0.01
 
 
-def test_unlikeness_uses_the_mean_of_the_scans_of_all_centers():
+def test_dissimilarity_uses_the_mean_of_the_scans_of_all_centers():
     rng = np.random.default_rng(0)
     anatomy = rng.uniform(0, 255, (4, 5, 3, 1))
     scans = (anatomy + rng.normal(0, 10, (6, 4, 5, 3, 1))).astype(np.float32)
     scans[4] = rng.uniform(0, 255, scans[4].shape)
     names, subjects = list("abcdef"), {"A": ("a", "b", "c"), "B": ("d",), "C": ("e", "f")}
     screen = QcConfig(control="screen", screen=ScreenConfig(image_z=6.0))
-    found = measure_unlikeness(plan(subjects, qc=screen), Volumes(scans, names))
+    found = measure_dissimilarity(plan(subjects, qc=screen), Volumes(scans, names))
     template = scans.mean(axis=0, dtype=np.float64)
-    assert found == pytest.approx({name: unlikeness(scan, template) for name, scan in zip(names, scans, strict=True)})
+    by_hand = {name: dissimilarity(scan, template) for name, scan in zip(names, scans, strict=True)}
+    assert found == pytest.approx(by_hand)
     assert max(found, key=lambda name: found[name]) == "e"
-    assert measure_unlikeness(plan(subjects), Volumes(scans, names)) is None
+    assert measure_dissimilarity(plan(subjects), Volumes(scans, names)) is None

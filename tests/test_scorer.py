@@ -223,7 +223,7 @@ def test_confident_early_stop_gives_the_same_verdicts_with_fewer_scores():
                 break
             if step.verification.n_predicted:
                 parts.append(400 - step.verification.n_predicted)
-                assert step.verdict.risk <= 0.05
+                assert step.verification.risk <= 0.05
             assert step.verification.counts.n == 400
         for report in runs["confident"][1]:
             assert report.verification.n_predicted == 0  # the verification after a cycle is complete
@@ -250,6 +250,26 @@ def test_predictions_for_unscored_scans_become_the_reference():
     one.hold_reference()
     again = one.verify(make_limit(qc, found, 1))  # the same model again, other scans
     assert (again.flips, again.counts) == (Flips(), full.counts)
+
+
+def test_fully_scored_step_is_compared_with_the_sharpened_reference():
+    """Predictions for unscored scans of the reference are wrong; `sharpen` scores them, so the verdict must know."""
+    rng = np.random.default_rng(0)
+    labels, oracle = [0, 1] * 40, Oracle(np.full(80, 0.5))
+    one = scorer(oracle, labels, batch_size=8)
+    reference = one.verify()
+    one.hold_reference()
+    accepted = rng.uniform(0.3, 0.7, 80).astype(np.float32)
+    oracle.p = accepted
+    predicted = one.verify(make_limit(QcConfig(error=1.0, early_stop="confident"), reference, 1))
+    assert predicted.n_predicted > 0
+    one.hold_reference()
+    strict = make_limit(QcConfig(error=0.0, early_stop="confident", confidence=0.999999), predicted, 1)
+    one.sharpen(strict)
+    oracle.p = rng.uniform(0.3, 0.7, 80).astype(np.float32)
+    found = one.verify(strict)
+    assert (found.n_predicted, found.risk) == (0, None)
+    assert found.before.counts == score(accepted, np.array(labels)).counts != predicted.counts
 
 
 def test_few_scans_are_all_scored():

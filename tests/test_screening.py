@@ -166,10 +166,13 @@ def test_unusual_image_lowers_only_the_limit_of_its_own_scan():
     unlike = {s: -5.0 + 0.01 * i for i, s in enumerate(s for of in SUBJECTS.values() for s in of)}
     limits = ScreenConfig(loss_z=10.0, image_loss_z=0.1, margin_z=4.0, image_z=6.0, least_loss=1e-5)
     flagged = []
-    for unlikeness in (None, unlike, unlike | {"g8": -1.0}):
+    for dissimilarity in (None, unlike, unlike | {"g8": -1.0}):
         recorder = Recorder()
         run = ScreenedTravel(
-            plan(SUBJECTS, cycles=1, qc=screening(limits=limits)), ScreenCenters(), recorder, unlikeness=unlikeness
+            plan(SUBJECTS, cycles=1, qc=screening(limits=limits)),
+            ScreenCenters(),
+            recorder,
+            dissimilarity=dissimilarity,
         )
         [report] = run.cycles()
         flagged.append(set(report.flagged))

@@ -32,7 +32,7 @@ from tmqc.training import control, screening, tour
 from tmqc.training.control import ControlledTravel
 from tmqc.training.interfaces import AwayError
 from tmqc.training.screening import ScreenedTravel
-from tmqc.training.state import Judge, Looks, Task, TourState
+from tmqc.training.state import Judge, Screenings, Task, TourState
 from tmqc.training.tour import Travel
 
 SUBJECTS = {"A": tuple(f"a{i}" for i in range(7)), "B": ("b0", "b1", "b2"), "C": ("c0",)}
@@ -124,10 +124,10 @@ def test_tour_resumes_from_any_task(name, leaves, monkeypatch):
 
 KEPT = (TourState, Task, Judge, Visit, Step, CycleReport, Ledger, Verification, Counts, Flips, Rates, Verdict)
 KEPT += (Estimated, Evidence, Alarm)
-KEPT += (Line, Looks, ScanScore, Finding, Review, CenterVerdict, CenterTest, Power, LogitCounts)
+KEPT += (Line, Screenings, ScanScore, Finding, Review, CenterVerdict, CenterTest, Power, LogitCounts)
 
 
 def test_changed_state_requires_a_new_checkpoint_format():
     """If this fails: increment FORMAT in tmqc/runs/checkpoint.py, then update the pair below."""
     kept = [[kind.__name__, *((field.name, str(field.type)) for field in fields(kind))] for kind in KEPT]
-    assert (FORMAT, zlib.crc32(json.dumps(kept).encode())) == (8, 3860976551)
+    assert (FORMAT, zlib.crc32(json.dumps(kept).encode())) == (9, 94915381)

@@ -9,7 +9,7 @@ from test_control import LossCenters
 from test_federation_faults import Leaving
 from test_travel import Recorder, ScriptedCenters, n_bad, phases
 
-from tmqc.core.records import AWAY, BASELINE, BATCH, RETRY, REVISIT, VISIT, Step, join
+from tmqc.core.records import AWAY, BASELINE, BATCH, RETRY, REVISIT, VISIT, Step, merge_steps
 from tmqc.runs.trace import TraceWriter
 from tmqc.settings.schema import QcConfig, RunawayConfig, ScheduleConfig
 from tmqc.training.control import ControlledTravel
@@ -100,9 +100,9 @@ def test_local_epochs_do_not_raise_the_tolerance_of_a_visit():
 def test_visit_has_no_loss_if_a_batch_has_none():
     """Five scans with a loss, two without: the mean over all seven is unknown."""
     known = Step(0, VISIT, "A", tuple("abcde"), loss=0.5, n_correct=3, train_s=1.0)
-    joined = join([known, Step(0, VISIT, "A", ("f", "g"), train_s=2.0)])
+    joined = merge_steps([known, Step(0, VISIT, "A", ("f", "g"), train_s=2.0)])
     assert (joined.subjects, joined.loss, joined.train_s) == (tuple("abcdefg"), None, 3.0)
-    assert join([known]) is known
+    assert merge_steps([known]) is known
 
 
 @pytest.mark.parametrize("away", [0, 1, 2])

@@ -43,6 +43,19 @@ class Linear:
         self.weight = weights["weight"].astype(np.float32)
 
 
+class Failing(Linear):
+    """Cannot load the weight 13."""
+
+    def load_weights(self, weights):
+        if weights["weight"] == 13.0:
+            raise MemoryError("out of memory")
+        super().load_weights(weights)
+
+
+def build_failing():
+    return Failing()
+
+
 def build_deviating():
     return Linear(off=0.25)
 
@@ -79,6 +92,17 @@ def share_some_verifications(workers):
     with pytest.raises(WorkerError, match="verification worker 1 died; the run is saved"):
         for _ in range(2):  # it may die after it has answered
             second.verify()
+
+
+def test_worker_that_cannot_load_the_weights_raises():
+    """It would otherwise score with the weights before."""
+    processes = [ThreadPoolExecutor(1)]
+    with VerificationWorkers(build_failing, SCANS, batch_size=BATCH_SIZE, processes=processes) as workers:
+        alone = Linear()
+        one = scorer(alone, workers)
+        alone.weight = np.float32(13.0)
+        with pytest.raises(MemoryError, match="out of memory"):
+            one.verify()
 
 
 def test_worker_with_deviating_predictions_raises():

@@ -6,7 +6,7 @@ from tmqc.errors import SettingsError
 
 
 def main() -> None:
-    """Run the command; a default in `conf/` that cannot be read is an error of the user's, too."""
+    """Run the command; report a file of `conf/` that cannot be read as any other faulty setting."""
     try:
         from tmqc.cli import main as run
     except SettingsError as error:

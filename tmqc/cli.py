@@ -76,11 +76,11 @@ def store_schema() -> None:
 
 def main() -> None:
     """Run the console script `tmqc` or `python -m tmqc`."""
-    store_schema()
     sys.argv[1:] = hide(sys.argv[1:])  # Hydra writes the arguments to files
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises errors instead of printing them and exiting with code 1
     launch = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(task)
     try:
+        store_schema()
         sys.argv[1:] = read_command_line(sys.argv[1:])
         with multirun.closing():
             launch()

@@ -6,7 +6,7 @@ from scipy.stats import kstest, multivariate_normal
 
 from tmqc.core.center_effects import (
     Effects,
-    _surprise,
+    _negative_log_likelihood,
     compare_centers,
     flip,
     p_values,
@@ -54,7 +54,7 @@ def test_likelihood_equals_that_of_the_multivariate_normal():
         sums.append(sum_logits(z, y))
     e = EFFECTS
     given = np.array([e.middle + e.half, e.middle - e.half, *np.log([e.within, e.shift, e.slope])])
-    assert _surprise(given, np.array(sums)) == pytest.approx(surprise, rel=1e-12)
+    assert _negative_log_likelihood(given, np.array(sums)) == pytest.approx(surprise, rel=1e-12)
 
 
 @pytest.mark.parametrize(("n", "v"), [(1, 0), (1, 1), (6, 2), (3, 11)])

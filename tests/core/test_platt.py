@@ -14,7 +14,7 @@ from tmqc.core.platt import (
     calibrate_counts,
     count_logits,
     fit_line,
-    targets,
+    platt_targets,
     total_loss,
 )
 
@@ -35,7 +35,7 @@ def test_fit_line_agrees_with_unpenalized_logistic_regression(seed):
 
 def test_calibration_agrees_with_weighted_logistic_regression():
     z, y = draw_uncalibrated(3)
-    low, high = targets(float(np.sum(y == 0)), float(np.sum(y == 1)))
+    low, high = platt_targets(float(np.sum(y == 0)), float(np.sum(y == 1)))
     goal = np.where(y == 1, high, low)
     oracle = LogisticRegression(C=np.inf, tol=1e-12, max_iter=1000).fit(
         np.tile(z, 2)[:, None], np.repeat([1, 0], len(z)), sample_weight=np.concatenate([goal, 1 - goal])
@@ -54,7 +54,7 @@ def test_error_from_binning_is_small_compared_with_a_step():
     for seed in range(30):
         z, y = draw_uncalibrated(seed)
         line = calibrate_counts(count_logits(z, y)).line
-        exact = fit_line(z, 1 - y, y, goals=targets(np.sum(1 - y), np.sum(y)))
+        exact = fit_line(z, 1 - y, y, targets=platt_targets(np.sum(1 - y), np.sum(y)))
         errors.append((total_loss(line, z, 1 - y, y) - total_loss(exact, z, 1 - y, y)) / len(z))
     assert np.std(errors) < 2e-4
 
@@ -75,11 +75,11 @@ def test_line_is_finite_and_not_worse_than_a_constant_prediction(scans):
         found = calibrate_counts(count_logits(z, y))
         assert all(map(math.isfinite, (found.line.slope, found.line.offset, found.loss)))
         assert found.line.slope >= 0
-        goals = targets(np.sum(1 - y), np.sum(y))
+        targets = platt_targets(np.sum(1 - y), np.sum(y))
         rounded = np.rint(np.clip(z, -16.125, 16.125) * BINS_PER_LOGIT) / BINS_PER_LOGIT
-        share = np.where(y == 1, goals[1], goals[0]).mean()
+        share = np.where(y == 1, targets[1], targets[0]).mean()
         of_shares = -len(y) * (share * math.log(share) + (1 - share) * math.log(1 - share))
-        assert total_loss(found.line, rounded, 1 - y, y, goals=goals) <= of_shares + 1e-6
+        assert total_loss(found.line, rounded, 1 - y, y, targets=targets) <= of_shares + 1e-6
 
 
 def test_calibration_of_separable_and_of_constant_logits():

@@ -61,7 +61,7 @@ def test_unusual_margin_without_harm_is_not_suspect():
 
 @pytest.mark.parametrize(("image_z", "unlike", "suspect"), [(3.0, 9.0, True), (5.0, 9.0, False), (None, 9.0, False)])
 def test_lower_loss_limit_for_unusual_images(image_z, unlike, suspect):
-    """Change: 3.0 standard deviations, as above. Unlikeness: center 2.5, spread 2 / 1.349; 9 is 4.4 spreads away."""
+    """Change: 3.0 standard deviations, as above. Dissimilarity: center 2.5, spread 2 / 1.349; 9 is 4.4 spreads away."""
     limits = ScreenConfig(
         loss_z=10.0, unusual_loss_z=5.0, image_loss_z=2.0, margin_z=4.0, image_z=image_z, least_loss=0.0
     )
@@ -80,7 +80,7 @@ def test_unusual_image_without_harm_is_not_suspect():
 
 @pytest.mark.parametrize(("image_z", "alone", "suspect"), [(3.0, 4.0, True), (3.0, None, False), (None, 4.0, False)])
 def test_unusual_image_alone_is_suspect_only_if_image_alone_z_is_set(image_z, alone, suspect):
-    """Unlikeness: 4.4 standard deviations, as above; the scan's step makes the model better."""
+    """Dissimilarity: 4.4 standard deviations, as above; the scan's step makes the model better."""
     limits = ScreenConfig(image_z=image_z, image_alone_z=alone, least_loss=0.0)
     found = weigh([1, 2, 3, 4, -50], [5] * 5, limits, [1, 2, 3, 4, 9])[4]
     assert found.suspect is suspect

@@ -73,8 +73,9 @@ def test_kinds_are_dealt_by_largest_remainder():
         assert len(dealt) == n
         for kind, share in shares.items():
             assert abs(dealt.count(kind) - share * n) < 1
-    assert deal_kinds({"noise": 2, "blur": 1, "spike": 1}, 2) == ["noise", "blur"]  # 1, 0.5, 0.5: ties go to the first
-    assert deal_kinds({"noise": 3, "blur": 1}, 8) == ["noise"] * 6 + ["blur"] * 2  # scaled to 1
+    assert deal_kinds({"noise": 2, "blur": 1, "spike": 1}, 2) == ["blur", "noise"]  # 1, 0.5, 0.5: ties go to the first
+    for scaled in ({"noise": 3, "blur": 1}, {"blur": 1, "noise": 3}):  # the order of the keys makes no difference
+        assert deal_kinds(scaled, 8) == ["blur"] * 2 + ["noise"] * 6
     assert deal_kinds({"noise": 0.1}, 3) == ["noise"] * 3
 
 

@@ -207,6 +207,7 @@ def test_page_is_self_contained_and_lists_missing_runs(outputs, tmp_path):
     assert "slow<b>" not in text
     assert text.count("<figure") == 3  # models, precision against recall, maps
     assert "0.650 (0.015 to 1.000)" in text  # dirty: the interval of a share is cut off at 1
+    assert "0.650 (0.015 to 1.285)" in text  # that of a loss is not
     assert ">nan<" not in text.lower()
 
 
@@ -235,8 +236,9 @@ def test_runs_named_like_skipped_folders_are_found(tmp_path):
     closed = ("checkpoints", "figures", "harmful", "mlartifacts", "phantom")
     for name in closed:
         make_run(tmp_path, "clean", name)
-    make_run(tmp_path, "clean", "copy", folder=tmp_path / "other" / "harmful")  # the folder itself holds no settings
-    assert gather([tmp_path])[0]["run"].tolist() == list(closed)
+    make_run(tmp_path, "clean", "copy", folder=tmp_path / "other" / "mlartifacts")  # the folder itself has no settings
+    make_run(tmp_path, "clean", "seed0", folder=tmp_path / "more" / "phantom")  # a group of that name
+    assert gather([tmp_path])[0]["run"].tolist() == [*closed, "seed0"]
 
 
 def test_runs_of_sweeps_are_found_and_artifact_copies_are_not(tmp_path):

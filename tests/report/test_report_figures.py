@@ -172,9 +172,10 @@ def test_inference_figure_with_undefined_metrics(tmp_path, drawn):
     assert {"AUROC", "F1", "Test split, 6 scans", NOTE} <= set(texts)
 
 
-def test_roc_omits_subgroups_with_one_class(tmp_path, drawn):
-    subjects = [*cohort(12), Subject("old", Path("x"), "c", 1, None, 99.0, None)]
-    models = [predictions_of(subjects, p, cycle=3 + i) for i, p in enumerate((np.zeros(13), np.linspace(0, 1, 13)))]
+def test_roc_omits_subgroups_with_fewer_than_two_scans_of_a_class(tmp_path, drawn):
+    old = [Subject(f"old{i}", Path("x"), "c", int(i == 0), None, 99.0, None) for i in range(3)]
+    subjects = [*cohort(12), *old]
+    models = [predictions_of(subjects, p, cycle=3 + i) for i, p in enumerate((np.zeros(15), np.linspace(0, 1, 15)))]
     save_figure(draw_roc(models, age_bins=[0, 60, 90, 120]), tmp_path / "roc.png", NOTE)
     labels = list(dict.fromkeys(text.split(" ")[0] for text in drawn[0] if "(n=" in text))
     assert labels == ["all", "sex=F", "sex=M", "age=[0,60)", "age=[60,90)"]
@@ -185,7 +186,7 @@ def test_roc_of_one_class_shows_a_message(tmp_path, drawn):
     save_figure(
         draw_roc([predictions_of(cohort(1), np.ones(1), cycle=0)], age_bins=[0, 90]), tmp_path / "roc.png", None
     )
-    assert "no ROC: one class only" in drawn[0]
+    assert "no ROC: fewer than two scans of a class" in drawn[0]
 
 
 def test_missing_or_other_trace_file_raises(tmp_path):

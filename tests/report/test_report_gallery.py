@@ -13,7 +13,7 @@ from PIL import Image
 
 from tmqc.data.cache import VolumeCache
 from tmqc.data.cohort import Subject
-from tmqc.report.flagged import LEDGER
+from tmqc.report.flagged import LEDGER_COLUMNS
 from tmqc.report.gallery import make_gallery, three_slices
 
 # x, y, z point right, anterior, superior; intensity rises slowly to the right, faster anterior, fastest superior.
@@ -47,7 +47,7 @@ def gallery_of(*flagged, cache=None, **limit):
     """The gallery of flagged scans, given as (id, center, outcome, path)."""
     rows = [{"scan": name, "center": center, "outcome": outcome} for name, center, outcome, _ in flagged]
     scans = [Subject(name, path, center, 0, None, None, None) for name, center, _, path in flagged]
-    return make_gallery(pd.DataFrame(rows, columns=LEDGER), scans, cache=cache or VolumeCache(), **limit)
+    return make_gallery(pd.DataFrame(rows, columns=LEDGER_COLUMNS), scans, cache=cache or VolumeCache(), **limit)
 
 
 def write(path, voxels):

@@ -23,6 +23,7 @@ def test_relative_csvs_of_the_scored_run_refer_to_its_folder(tmp_path, monkeypat
     def take(given=()):
         config = Config()
         config.pipeline.name, config.inference.run = "inference", str(run)
+        config.harmful.kind = {"noise": 0.5, "blank": 0.5}  # given, though without effect
         return take_from_scored_run(config, Config(), given).cohort
 
     assert (take().test_csv, take().train_csv) == (str(typed_in / "test.csv"), "gone.csv")

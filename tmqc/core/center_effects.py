@@ -108,12 +108,13 @@ def fit_effects(sums: Sums) -> Effects:
     scale = np.log(variance)
     bounds = [(None, None)] * 2 + [(scale + np.log(_LEAST), scale + 2.0)] * 2 + [(np.log(_LEAST), 2.0)]
     start = [*means, scale - 0.1, scale - 2.0, -3.0]
-    found = minimize(_penalized, start, args=(sums,), method="L-BFGS-B", bounds=bounds)
+    found = minimize(_penalized_negative_log_likelihood, start, args=(sums,), method="L-BFGS-B", bounds=bounds)
     return _effects_of(found.x, len(sums))
 
 
-def _penalized(parameters: NDArray[np.float64], sums: Sums) -> float:
-    return _surprise(parameters, sums) - 0.5 * float(np.sum(parameters[2:]))  # the logs of three standard deviations
+def _penalized_negative_log_likelihood(parameters: NDArray[np.float64], sums: Sums) -> float:
+    # The last parameters are the logarithms of three standard deviations.
+    return _negative_log_likelihood(parameters, sums) - 0.5 * float(np.sum(parameters[2:]))
 
 
 def _effects_of(parameters: NDArray[np.float64], n_centers: int) -> Effects:
@@ -131,7 +132,7 @@ def _center_sums(sums: Sums, effects: Effects) -> tuple[NDArray[np.float64], ...
     return n_pd + n_hc, n_pd - n_hc, left_pd + left_hc, left_pd - left_hc, square
 
 
-def _surprise(parameters: NDArray[np.float64], sums: Sums) -> float:
+def _negative_log_likelihood(parameters: NDArray[np.float64], sums: Sums) -> float:
     """Negative log-likelihood up to a constant, by Woodbury's identity for two random effects per center."""
     e = _effects_of(parameters, len(sums))
     n, excess, plain, signed, square = _center_sums(sums, e)

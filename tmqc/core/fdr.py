@@ -14,7 +14,7 @@ unknown way. Look k rejects at q_k with sum of q_k <= q. For the union R of the 
     |V| / |R|  <=  sum_k |V_k| / |R|  <=  sum_k |V_k| / |R_k|,   so   FDR(R) <= sum_k FDR(R_k) <= q
 for any dependence between looks and any stopping time. The alternative, merging e-values, has less power: p-to-e
 calibrators are so conservative (1 / (2 sqrt p) reaches m / q = 830 at p = 4e-7) that q / 10 at each of ten looks finds
-far more. Looks should therefore be few; evidence accumulates between them by averaging out-of-sample margins over
+far more. Screenings should therefore be few; evidence accumulates between them by averaging out-of-sample margins over
 screenings *before* the test.
 
 **Confirmation.** The union bound holds for the sets that Benjamini-Hochberg returns, not for subsets selected from them

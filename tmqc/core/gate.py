@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from tmqc.core.confident import Slack
 from tmqc.core.early_stop import Limit
-from tmqc.core.rates import RATES, Counts, Flips, Rates, Verification
+from tmqc.core.rates import RATES, Counts, Rates, Verification
 from tmqc.settings.schema import QcConfig
 
 
@@ -40,17 +40,13 @@ def make_limit(qc: QcConfig, reference: Verification, n_samples: int) -> Limit:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A decision and everything that it was based on; the tolerance of a signal that is not checked is None."""
+    """A decision, and what the verification was compared with; None for a signal that is not checked."""
 
     accepted: bool
-    rates: Rates
     reference: Rates
     tolerance: float | None
-    loss: float | None = None
     loss_reference: float | None = None
     loss_tolerance: float | None = None
-    flips: Flips = field(default=Flips())
-    risk: float | None = None
 
 
 def decide(qc: QcConfig, verification: Verification, reference: Verification, *, n_samples: int) -> Verdict:
@@ -62,7 +58,6 @@ def decide(qc: QcConfig, verification: Verification, reference: Verification, *,
     reference = verification.before or reference
     rates, before = rates_of(qc, verification), rates_of(qc, reference)
     rate_tolerance, loss_tolerance = tolerances(qc, n_samples)
-    flips = verification.flips
     accepted = True
     if rate_tolerance is not None:
         # Not `rate - reference <= tolerance`: readers of the trace must get the same result to the last bit.
@@ -75,12 +70,8 @@ def decide(qc: QcConfig, verification: Verification, reference: Verification, *,
         raise ValueError("a verification that left scans out can neither accept a step nor be the reference")
     return Verdict(
         accepted=accepted,
-        rates=rates,
         reference=before,
         tolerance=rate_tolerance,
-        loss=verification.loss,
         loss_reference=reference.loss,
         loss_tolerance=loss_tolerance,
-        flips=flips,
-        risk=verification.risk,
     )

@@ -97,26 +97,26 @@ def count_logits(logits: ArrayLike, labels: ArrayLike) -> LogitCounts:
     return LogitCounts(tuple(zip(used.tolist(), hc.tolist(), pd.tolist(), strict=True)))
 
 
-def targets(n_hc: float, n_pd: float) -> tuple[float, float]:
+def platt_targets(n_hc: float, n_pd: float) -> tuple[float, float]:
     """Platt's target probabilities for HC and for PD scans."""
     return 1.0 / (n_hc + 2.0), (n_pd + 1.0) / (n_pd + 2.0)
 
 
 def total_loss(
-    line: Line, logits: ArrayLike, n_hc: ArrayLike, n_pd: ArrayLike, *, goals: tuple[float, float] = (0.0, 1.0)
+    line: Line, logits: ArrayLike, n_hc: ArrayLike, n_pd: ArrayLike, *, targets: tuple[float, float] = (0.0, 1.0)
 ) -> float:
     """Sum of the cross-entropies of all scans calibrated by `line`, in nats.
 
     Args:
         logits, n_hc, n_pd: distinct logits, and numbers of HC and PD scans with each, shape (n,).
-        goals: target probabilities of HC and PD scans; 0 and 1 give the negative log-likelihood of the labels.
+        targets: target probabilities of HC and PD scans; 0 and 1 give the negative log-likelihood of the labels.
     """
     hc, pd, calibrated = np.asarray(n_hc, np.float64), np.asarray(n_pd, np.float64), line(logits)
-    wanted = hc * goals[0] + pd * goals[1]
+    wanted = hc * targets[0] + pd * targets[1]
     return float(np.sum((hc + pd) * np.logaddexp(0.0, calibrated) - wanted * calibrated))
 
 
-def fit_line(logits: ArrayLike, n_hc: ArrayLike, n_pd: ArrayLike, *, goals: tuple[float, float] = (0.0, 1.0)) -> Line:
+def fit_line(logits: ArrayLike, n_hc: ArrayLike, n_pd: ArrayLike, *, targets: tuple[float, float] = (0.0, 1.0)) -> Line:
     """Fit the line with a slope of at least 0 that minimizes `total_loss`; same arguments.
 
     Newton's method with step halving, started from the best flat line (offset in closed form). The loss is convex, so
@@ -126,7 +126,7 @@ def fit_line(logits: ArrayLike, n_hc: ArrayLike, n_pd: ArrayLike, *, goals: tupl
         ValueError: all scans have the same target, 0 or 1.
     """
     z, hc, pd = (np.asarray(x, np.float64) for x in (logits, n_hc, n_pd))
-    n, wanted = hc + pd, hc * goals[0] + pd * goals[1]
+    n, wanted = hc + pd, hc * targets[0] + pd * targets[1]
     n_scans = float(np.sum(n))
     share = 0.5 + float(np.sum(wanted - n * 0.5)) / n_scans
     if not 0.0 < share < 1.0:
@@ -143,12 +143,12 @@ def fit_line(logits: ArrayLike, n_hc: ArrayLike, n_pd: ArrayLike, *, goals: tupl
         # The ridge keeps the system solvable if all logits are equal or all predictions are certain.
         ridge = np.diag(1e-10 * np.diag(information) + np.finfo(float).tiny)
         step = np.linalg.solve(information + ridge, gradient)
-        decrement, loss = float(gradient @ step), total_loss(line, z, hc, pd, goals=goals)
+        decrement, loss = float(gradient @ step), total_loss(line, z, hc, pd, targets=targets)
         if not decrement > _ENOUGH * n_scans:
             break
         for length in 0.5 ** np.arange(30):
             new = Line(line.slope + float(length * step[1]), line.offset + float(length * step[0]))
-            if total_loss(new, z, hc, pd, goals=goals) <= loss - 1e-4 * length * decrement:
+            if total_loss(new, z, hc, pd, targets=targets) <= loss - 1e-4 * length * decrement:
                 break
         else:
             break
@@ -184,7 +184,7 @@ def calibrate_counts(counts: LogitCounts) -> Calibrated:
     n_hc, n_pd = float(hc.sum()), float(pd.sum())
     if not (n_hc > 0 and n_pd > 0):
         raise ValueError(f"{n_hc:.0f} HC and {n_pd:.0f} PD verification scans: calibration needs both classes")
-    line = fit_line(z, hc, pd, goals=targets(n_hc, n_pd))
+    line = fit_line(z, hc, pd, targets=platt_targets(n_hc, n_pd))
     fp, fn = float(hc[line(z) >= 0.0].sum()), float(pd[line(z) < 0.0].sum())
     loss, n = total_loss(line, z, hc, pd), n_hc + n_pd
     ignorant = -float(n_hc * np.log(n_hc / n) + n_pd * np.log(n_pd / n))

@@ -66,7 +66,7 @@ def plant_flips(
     """Determine for each center in turn whether it would be rejected at `q` if only its labels were flipped.
 
     Args:
-        tests: of all centers. judged: centers `fdr.large_enough`; the others are planted, too, but never found.
+        tests: of all centers. judged: as for `verdicts.judge_centers`; the others are planted, too, but never found.
         leave_out: centers under verdict, which keep their p-values but are not planted.
     """
     p = {name: tests[name].p if name in tests else 1.0 for name in judged}  # the same as in `verdicts.judge_centers`

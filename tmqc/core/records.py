@@ -99,7 +99,8 @@ class CycleReport:
         auroc, calibrated_loss, calibrated_accuracy: of the verification after calibrating its logits (`core.platt`);
             None if the logits are not available, as from sites that withhold them.
         slope, offset: of that calibration, slope * logit + offset.
-        fpr_drift, fnr_drift: the gate's rates minus those when control began; None without such a gate.
+        fpr_drift, fnr_drift: change of the rates, counted as by the gate, by their standard definition, since control
+            began; None without a gate of steps.
     """
 
     cycle: int
@@ -138,7 +139,7 @@ def distinct(batches: Iterable[Sequence[str]]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(subject for batch in batches for subject in batch))
 
 
-def join(steps: Sequence[Step]) -> Step:
+def merge_steps(steps: Sequence[Step]) -> Step:
     """Merge successive unverified training steps at one center into one step.
 
     The loss is the mean over all samples, and None if the center withheld the loss of any step.

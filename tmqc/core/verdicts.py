@@ -93,8 +93,8 @@ def judge_centers(
 
     Args:
         tests: by center, without eliminated centers and those that could not be tested.
-        judged: centers that were `fdr.large_enough` when control began, the same at every look; those without a test
-            count with p = 1.
+        judged: centers that `evidence.able_to_be_judged` named when control began, the same at every look; those
+            without a test count with p = 1.
         waiting: centers that have been under verdict for the time required by the revisit list.
         q: false discovery rate of suspicion, `qc.fdr`. q_out: of elimination, this look's part of it.
 

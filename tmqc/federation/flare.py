@@ -25,10 +25,10 @@ log = logging.getLogger("tmqc")
 
 _START_S, _END_S = 300.0, 30.0  # time limits for a FLARE job to start and to end
 _PROBE_S = 15.0  # time limit for a site to answer a probe
-ROOM = "tmqc.federation.flare_job"
+JOB_MODULE = "tmqc.federation.flare_job"
 NO_LOGS = {"allow_log_streaming": False}  # otherwise FLARE sends a site's error log, whose tracebacks may name scans
 # FLARE may instantiate only the two classes of this package's job.
-ALLOWED = {"format_version": 2, "class_allow_list": [f"{ROOM}."], **NO_LOGS}
+ALLOWED = {"format_version": 2, "class_allow_list": [f"{JOB_MODULE}."], **NO_LOGS}
 
 
 class FlareError(Exception):
@@ -56,8 +56,8 @@ def write_job(folder: Path, sites: Sequence[str], address: Path) -> Path:
     app = folder / "tmqc" / "app" / "config"
     app.mkdir(parents=True, exist_ok=True)
     meta = {"name": "tmqc", "resource_spec": {}, "min_clients": 1, "deploy_map": {"app": ["server", *sites]}}
-    relay = {"id": "relay", "path": f"{ROOM}.Relay", "args": {"address": str(address)}}
-    agent = {"tasks": ["tmqc"], "executor": {"path": f"{ROOM}.Agent", "args": {}}}
+    relay = {"id": "relay", "path": f"{JOB_MODULE}.Relay", "args": {"address": str(address)}}
+    agent = {"tasks": ["tmqc"], "executor": {"path": f"{JOB_MODULE}.Agent", "args": {}}}
     server, client = {"format_version": 2, "workflows": [relay]}, {"format_version": 2, "executors": [agent]}
     (folder / "tmqc" / "meta.json").write_text(json.dumps(meta, indent=2))
     (app / "config_fed_server.json").write_text(json.dumps(server, indent=2))

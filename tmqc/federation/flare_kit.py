@@ -11,7 +11,7 @@ from typing import Any
 
 from nvflare.security.security import COMMAND_CATEGORIES, CommandCategory
 
-from tmqc.federation.flare import NO_LOGS, ROOM
+from tmqc.federation.flare import JOB_MODULE, NO_LOGS
 from tmqc.federation.flare_job import SETTINGS
 from tmqc.federation.site_settings import read_site_settings
 from tmqc.runs.directory import write_text
@@ -39,8 +39,8 @@ def prepare_kit(kit: Path, settings: Path | None) -> None:
     local = kit / "local"
     content = _read(local, "resources.json")  # read all files before writing any: a fault in one changes none
     allowed = content.setdefault("class_allow_list", [])
-    if f"{ROOM}." not in allowed:
-        allowed.append(f"{ROOM}.")
+    if f"{JOB_MODULE}." not in allowed:
+        allowed.append(f"{JOB_MODULE}.")
     if settings is None:
         _write(local / "resources.json", content)
         return

@@ -48,9 +48,10 @@ class SiteSettings:
     train_csv: Path | None
     verification_csv: Path | None
     tokens_csv: Path
-    min_cell: int = FederationConfig.min_cell
-    share_margins: bool = FederationConfig.share_margins
-    share_scores: bool = FederationConfig.share_scores
+    # Not from conf/, where anybody with a clone may change them: only the hospital decides what it shares.
+    min_cell: int = 5
+    share_margins: bool = False
+    share_scores: bool = False
 
 
 def read_site_settings(path: Path) -> SiteSettings:
@@ -66,7 +67,7 @@ def read_site_settings(path: Path) -> SiteSettings:
     if not isinstance(content, dict):
         raise SiteError(f"{path}: must hold settings such as train_csv: train.csv, one per line")
     shares = ("share_margins", "share_scores")
-    usual = {name: getattr(FederationConfig, name) for name in ("min_cell", *shares)}
+    usual = {name: getattr(SiteSettings, name) for name in ("min_cell", *shares)}
     given = {"train_csv": None, "verification_csv": None, "tokens_csv": TOKENS, **usual}
     faults = [
         f"{path}: {name}: there is no such setting; there are {', '.join(given)}" for name in content.keys() - given

@@ -18,10 +18,10 @@ from scipy.ndimage import convolve1d
 from scipy.special import ive
 
 from tmqc.data.nifti import Array
+from tmqc.data.truth import Value
 from tmqc.harm.kspace import AXES, Parameters, clip_to_range, ghosting, gibbs, motion, spike
 
 Kind = Callable[[Array, np.random.Generator, Parameters], Array]
-Value = bool | int | float | str
 
 DEFAULT_SEVERITY = 5
 # Brightness relative to white matter in a T1 scan (air, edge of air, CSF, gray, white), and of the same tissues in a T2

@@ -12,9 +12,9 @@ from itertools import count
 import numpy as np
 
 from tmqc.data.cohort import Subject
-from tmqc.data.truth import Harm, Truth
+from tmqc.data.truth import Harm, Truth, Value
 from tmqc.errors import SettingsError
-from tmqc.harm.corruptions import DEFAULT_SEVERITY, Value, draw_parameters
+from tmqc.harm.corruptions import DEFAULT_SEVERITY, draw_parameters
 from tmqc.harm.scenarios import SCENARIOS, deal_kinds
 from tmqc.settings.schema import HarmfulConfig
 from tmqc.settings.validate import check_harmful

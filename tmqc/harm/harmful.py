@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tmqc.data import nifti
 from tmqc.data.cache import VolumeCache
 from tmqc.data.cohort import Subject, write_split
 from tmqc.data.nifti import read_scan, write_like
@@ -124,7 +125,7 @@ def _copy_key(content: str, harm: Harm) -> str:
 
 @functools.cache
 def _code() -> list[str]:
-    sources = [inspect.getsource(module) for module in (corruptions, kspace, sys.modules[__name__])]
+    sources = [inspect.getsource(module) for module in (corruptions, kspace, nifti, sys.modules[__name__])]
     return [*sources, *(f"{name} {version(name)}" for name in ("numpy", "scipy", "nibabel"))]
 
 

@@ -57,11 +57,12 @@ SCENARIOS: dict[str, Callable[[Sequence[Subject], HarmfulConfig], list[list[Subj
 def deal_kinds(kind: str | Sequence[str] | Mapping[str, float], n: int) -> list[str]:
     """Assign kinds to `n` groups, in the order in which the groups were drawn or given as ids.
 
-    Kinds of a list are assigned in turn. With a mapping from kinds to shares, the first groups get the first kind, and
-    so on: each kind gets its share of `n`, rounded down, and the kinds with the largest remainders get one more (the
-    first of equals).
+    Kinds of a list are assigned in turn. With a mapping from kinds to shares, the first groups get the alphabetically
+    first kind, and so on: each kind gets its share of `n`, rounded down, and the kinds with the largest remainders get
+    one more (the first of equals).
     """
     if isinstance(kind, Mapping):
+        kind = dict(sorted(kind.items()))  # equal settings, in any order, have one fingerprint and give one result
         total = math.fsum(kind.values())
         exact = [n * share / total for share in kind.values()]
         counts = [math.floor(each) for each in exact]

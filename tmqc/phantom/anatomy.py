@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import convolve1d, map_coordinates
 from scipy.special import ive
 
-from tmqc.phantom.center_tables import N_SCANNER_TYPES, SPLITS
+from tmqc.data.splits import SPLITS
+from tmqc.phantom.center_tables import N_SCANNER_TYPES
 from tmqc.phantom.spread import SPREADS, Spread
 from tmqc.settings.schema import PhantomConfig
 

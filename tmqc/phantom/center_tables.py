@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 
+from tmqc.data.splits import SPLITS
 from tmqc.data.tables import read_table
 from tmqc.errors import CohortError
 
 TABLES = {"demo": "centers_demo.csv", "real83": "centers_83.csv"}
-SPLITS = ("train", "verification", "test")
 GROUPS = tuple(f"{split}_{group}" for split in SPLITS for group in ("hc", "pd"))
 COUNTS = (*GROUPS, "male", "female", "scanner_types")
 N_SCANNER_TYPES = 23  # as in the published cohort

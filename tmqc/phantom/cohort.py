@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import SimpleITK as sitk
 
 from tmqc.data.cohort import Subject, write_split
 from tmqc.data.nifti import Geometry, describe_mismatch, format_sizes
+from tmqc.data.splits import SPLITS
 from tmqc.errors import CohortError, SettingsError
 from tmqc.phantom.anatomy import (
     DEEP_GREY,
@@ -31,7 +32,7 @@ from tmqc.phantom.anatomy import (
     draw_scans,
     to_image,
 )
-from tmqc.phantom.center_tables import SPLITS, TABLES, read_centers
+from tmqc.phantom.center_tables import TABLES, read_centers
 from tmqc.phantom.spread import SPREADS
 from tmqc.settings.ranges import check_each
 from tmqc.settings.schema import PhantomConfig
@@ -66,7 +67,6 @@ def make_phantom(
         SettingsError: seed, effect or shape is out of range, or spacing or orientation differ from those required.
         CohortError: the center table is invalid, `directory` contains something else or cannot be written.
     """
-    centers = read_centers(settings.centers)
     directory, description = Path(directory).absolute(), describe_phantom(settings, shape)
     grid = Geometry(shape, tuple(description["spacing_mm"]), description["orientation"])
     wanted = Geometry(shape, tuple(spacing_mm or grid.spacing_mm), orientation or grid.orientation)
@@ -79,7 +79,7 @@ def make_phantom(
     if _holds(directory, description):
         return directory
     try:
-        _build(settings, centers, description, directory, n_jobs)
+        _build(settings, description, directory, n_jobs)
     except OSError as error:
         raise CohortError(
             f"phantom '{directory}': {error.filename or directory} cannot be written ({error.strerror}); "
@@ -88,20 +88,14 @@ def make_phantom(
     return directory
 
 
-def _build(
-    settings: PhantomConfig,
-    centers: Mapping[str, Mapping[str, int]],
-    description: dict[str, Any],
-    directory: Path,
-    n_jobs: int | None,
-) -> None:
+def _build(settings: PhantomConfig, description: dict[str, Any], directory: Path, n_jobs: int | None) -> None:
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(
         prefix=f".{directory.name}.", suffix=".building", dir=directory.parent
     ) as building:
         finished = Path(building) / "phantom"
         (finished / "volumes").mkdir(parents=True)
-        scans = draw_scans(settings, centers)
+        scans = draw_scans(settings, description["center_table"])
         _write_volumes(build_anatomy(tuple(description["shape"])), scans, finished / "volumes", n_jobs)
         for split in SPLITS:
             write_split(finished / f"{split}.csv", (_row_of(scan) for scan in scans if scan.split == split))

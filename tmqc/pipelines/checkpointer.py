@@ -48,9 +48,9 @@ class Checkpointer:
         """
         for report in self._tour.run():
             if report is None:
-                self._consider()
+                self._save_if_due()
             else:
-                self._keep(report, self._setup.traffic.take_metrics() | numbers())
+                self._save_cycle(report, self._setup.traffic.take_metrics() | numbers())
                 yield report
 
     def _restore(self, arrays: Mapping[str, NDArray[np.generic]]) -> None:
@@ -64,7 +64,7 @@ class Checkpointer:
         tour.state = TourState.from_json(arrays[_TOUR].tobytes().decode())
         tour.snapshots = {name: centers.unpack(parts) for name, parts in held.items()}
 
-    def _keep(self, report: CycleReport, further: Numbers) -> None:
+    def _save_cycle(self, report: CycleReport, further: Numbers) -> None:
         run = self._run
         append_cycle(run.directory / CYCLES, report, further)
         save_checkpoint(run.directory, self._point())
@@ -72,7 +72,7 @@ class Checkpointer:
         self._saved_at = time.monotonic()
         run.tracker.cycle()
 
-    def _consider(self) -> None:
+    def _save_if_due(self) -> None:
         """Between two tasks, save if it is due or the run was asked to stop."""
         asked = self._run.stop.asked is not None
         if asked or time.monotonic() - self._saved_at >= self._run.config.checkpoint.every_s:

@@ -103,7 +103,7 @@ def _reporting_status(tracker: Tracker, directory: Path) -> Iterator[None]:
         raise
     except OSError as error:
         where = error.filename or directory
-        fault = f"{where}: {error.strerror}; the last checkpoint is intact, the run can be resumed"
+        fault = f"{where}: {error.strerror or repr(error)}; a training run can be resumed from its last checkpoint"
         raise StoppedError(fault) from error
     finally:
         tracker.finish(status)
@@ -119,7 +119,7 @@ def _log_start(config: Config, directory: Path, inputs: Inputs) -> None:
 def _describe_resume(point: Checkpoint | None) -> str:
     if point is None:
         return "a run of this name was interrupted before its first checkpoint: starting over"
-    return f"resuming an interrupted run after cycle {point.cycle} and {point.facts['n_done']} steps"
+    return f"resuming an interrupted run in cycle {point.cycle + 1}"
 
 
 def _record_start(

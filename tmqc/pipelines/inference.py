@@ -18,9 +18,9 @@ from tmqc.errors import RunError
 from tmqc.model.sfcn import build_learner
 from tmqc.pipelines.context import RunContext, open_run
 from tmqc.pipelines.prepare import Inputs, find_cohort, load, load_into
-from tmqc.pipelines.training import line_of
+from tmqc.pipelines.training import line_of, predict_test
 from tmqc.report.closing import illustrate, print_inference
-from tmqc.report.metrics import METRIC_NAMES, predictions_of, subgroup_metrics
+from tmqc.report.metrics import METRIC_NAMES, subgroup_metrics
 from tmqc.report.past_run import verified_on_test
 from tmqc.report.summary import show
 from tmqc.runs.checkpoint import checkpoint_path, load_checkpoint, saved_cycles
@@ -67,15 +67,13 @@ def _prepare(config: Config) -> Inputs:
 def _score(context: RunContext, run: Path, cycles: Sequence[int]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Compute metrics and predictions of the models that `run` saved after `cycles`."""
     inputs, settings = context.inputs, context.config
-    test, learner = inputs.cohort.test, inputs.learner
-    scans = inputs.volumes.block([s.subject for s in test])
     rows, predictions = [], []
     lines = _find_lines(run)
     for cycle in cycles:
-        load_into(learner, load_checkpoint(checkpoint_path(run, cycle)), run)
-        with learner.averaged():
-            p = learner.predict(scans, batch_size=settings.run.verify_batch_size)
-        predictions.append(predictions_of(test, p, cycle=cycle))
+        load_into(inputs.learner, load_checkpoint(checkpoint_path(run, cycle)), run)
+        found = predict_test(context, cycle=cycle)
+        assert found is not None  # without a test split the settings are refused
+        predictions.append(found)
         rows.append(subgroup_metrics(predictions[-1], lines.get(cycle), age_bins=settings.inference.age_bins))
         overall = rows[-1].iloc[0]  # of all scans
         context.tracker.metrics({f"test/{name}": overall[name] for name in METRIC_NAMES}, step=cycle)

@@ -9,9 +9,9 @@ from tmqc.pipelines.context import open_run
 from tmqc.pipelines.prepare import prepare
 from tmqc.pipelines.rules import (
     expect_by_chance,
-    is_published,
+    fits_published_columns,
     make_travel,
-    measure_unlikeness,
+    measure_dissimilarity,
     warn_of_settings,
     warn_or_stop,
 )
@@ -35,9 +35,9 @@ def run_qc(config: Config, directory: Path) -> None:
         warn_of_settings(plan, n_hc=setup.n_hc, n_pd=setup.n_pd)
         expected = expect_by_chance(plan, n_hc=setup.n_hc, n_pd=setup.n_pd)
         before = predict_start(run)
-        images = measure_unlikeness(plan, inputs.volumes)
+        images = measure_dissimilarity(plan, inputs.volumes)
         cells = setup.traffic.cells if setup.traffic.is_on else None
-        trace = TraceWriter(directory / TRACE, further=not is_published(config.qc), traffic=cells)
+        trace = TraceWriter(directory / TRACE, further=not fits_published_columns(config.qc), traffic=cells)
         with open_progress(run, plan) as progress, run.stop.waiting():
             listeners = (setup.traffic, trace, progress)
             tour = make_travel(plan, setup.centers, *listeners, images=images)

@@ -79,11 +79,12 @@ def _score(run: RunContext, train: tuple[Subject, ...]) -> list[Scores]:
 
 
 def _evaluate(run: RunContext, train: tuple[Subject, ...], scores: list[Scores]) -> pd.DataFrame:
-    if (truth := run.inputs.truth) is None:
-        log.info("the harmful scans are not known: %s is the only result", SCORES)
-        return rank(scores, None)
-    kinds = [truth.kinds.get(s.subject) for s in train]
+    truth = run.inputs.truth
+    kinds = None if truth is None else [truth.kinds.get(s.subject) for s in train]
+    if kinds is None:
+        log.info("the harmful scans are not known, so the rankings cannot be evaluated")
+    else:
+        write_text(run.directory / RANKING_BY_KIND, rank_by_kind(scores, kinds).to_csv(index=False))
     rows = rank(scores, kinds)
-    write_text(run.directory / RANKING, rows.to_csv(index=False))
-    write_text(run.directory / RANKING_BY_KIND, rank_by_kind(scores, kinds).to_csv(index=False))
+    write_text(run.directory / RANKING, rows.to_csv(index=False))  # last: marks the run as finished
     return rows

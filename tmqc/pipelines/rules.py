@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from tmqc.core.dissimilarity import dissimilarity, make_template
 from tmqc.core.false_alarms import expect_false_alarms
 from tmqc.core.first_order import Estimated
-from tmqc.core.likeness import make_template, unlikeness
 from tmqc.core.numbers import EXPECTED
 from tmqc.core.rates import Rates
 from tmqc.core.records import CycleReport
@@ -44,7 +44,7 @@ class RunawayError(StoppedError):
     heading = "quality control had to stop:"
 
 
-def is_published(qc: QcConfig) -> bool:
+def fits_published_columns(qc: QcConfig) -> bool:
     """Return whether all verdicts re-derive from the published columns of the trace."""
     exact = qc.early_stop != "confident" and not qc.calibrate
     return (qc.control, qc.signal) == ("steps", "rates") and exact and qc.strikes == 1 and not qc.runaway.pauses
@@ -55,8 +55,8 @@ def unit_of(qc: QcConfig) -> str:
     return {"batch": "batches", "visit": "visits"}[qc.verify]
 
 
-def measure_unlikeness(plan: Plan, volumes: Volumes) -> dict[str, float] | None:
-    """Return each training scan's dissimilarity to the mean scan (`core.likeness`); None if control does not use it.
+def measure_dissimilarity(plan: Plan, volumes: Volumes) -> dict[str, float] | None:
+    """Return each training scan's dissimilarity to the mean scan; None if control does not use it.
 
     The sums for the mean are computed center by center.
     """
@@ -68,16 +68,16 @@ def measure_unlikeness(plan: Plan, volumes: Volumes) -> dict[str, float] | None:
 
     template = make_template(scans(of_center) for of_center in plan.subjects.values())
     everyone = list(plan.center_of)
-    return {subject: unlikeness(scan, template) for subject, scan in zip(everyone, scans(everyone), strict=True)}
+    return {subject: dissimilarity(scan, template) for subject, scan in zip(everyone, scans(everyone), strict=True)}
 
 
 def make_travel(
     plan: Plan, centers: Centers, *listeners: Listener, images: Mapping[str, float] | None = None
 ) -> Travel:
-    """Make the tour under the control of the settings; `images`: result of `measure_unlikeness`."""
+    """Make the tour under the control of the settings; `images`: result of `measure_dissimilarity`."""
     if plan.qc.control == "screen":
         assert plan.qc.screen.exact or isinstance(centers, LocalCenters)  # `validate_federation` refuses others
-        return ScreenedTravel(plan, centers, *listeners, unlikeness=images)
+        return ScreenedTravel(plan, centers, *listeners, dissimilarity=images)
     if plan.qc.control == "evidence":
         return EvidenceTravel(plan, centers, *listeners)
     return ControlledTravel(plan, centers, *listeners)

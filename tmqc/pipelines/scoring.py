@@ -19,7 +19,7 @@ from tmqc.pipelines.setup import TrainingSetup
 from tmqc.report.detection import break_down, score_detection, whole_centers
 from tmqc.runs.directory import BY_KIND, CENTERS, DETECTION, GOOD_LOST, LEDGER, POWER, REVIEW, write_json, write_text
 from tmqc.training.interfaces import Plan
-from tmqc.training.state import Looks, TourState
+from tmqc.training.state import Screenings, TourState
 
 log = logging.getLogger("tmqc")
 
@@ -39,7 +39,7 @@ def record_cycle(run: RunContext, setup: TrainingSetup, state: TourState) -> Num
     """
     reports = state.reports
     write_json(run.directory / LEDGER, state.ledger.to_json(reports[-1].cycle + 1))
-    _write_looks(run.directory, state.looks)
+    _write_screenings(run.directory, state.screenings)
     if setup.truth is None:
         return {}
     scores = [score_run(setup, reports[:n]) for n in range(1, len(reports) + 1)]
@@ -67,7 +67,7 @@ def warn_of_vanished(reports: Sequence[CycleReport], plan: Plan, *, truth: Truth
         subjects = plan.subjects[center]
         log.warning(
             "cycle %d: center %s has no training scan left: all %d eliminated%s",
-            *(reports[-1].cycle, center, len(subjects), _judge(subjects, truth)),
+            *(reports[-1].cycle, center, len(subjects), _describe_truth(subjects, truth)),
         )
 
 
@@ -82,7 +82,7 @@ def break_down_run(
     return breakdown
 
 
-def _judge(subjects: Sequence[str], truth: Truth | None) -> str:
+def _describe_truth(subjects: Sequence[str], truth: Truth | None) -> str:
     if truth is None:
         return ""
     n_harmful = sum(subject in truth.subjects for subject in subjects)
@@ -91,7 +91,7 @@ def _judge(subjects: Sequence[str], truth: Truth | None) -> str:
     return "; all of them are harmful" if n_harmful == len(subjects) else f"; {n_harmful} of them are harmful"
 
 
-def _write_looks(directory: Path, looks: Looks) -> None:
+def _write_screenings(directory: Path, screenings: Screenings) -> None:
     """Write the three tables once there has been a screening; a cell is empty if its value does not exist.
 
     `centers.csv`: one row per center and screening; `contradicted` is the share of pairs in the wrong order (test T1),
@@ -99,16 +99,16 @@ def _write_looks(directory: Path, looks: Looks) -> None:
     screening, the most suspicious label first. `power.csv`: by number of scans, how many centers would have been
     flagged with all labels flipped.
     """
-    if not looks.n:
+    if not screenings.n:
         return
     centers = [
         (
             *(cycle, center, t.n_train, t.n_verification, t.contradicted, t.gap, t.z, t.p, t.p_least),
             *(one.state, int(one.waited), one.limit, one.eliminate_limit),
         )
-        for cycle, center, one in looks.centers
+        for cycle, center, one in screenings.centers
         for t in (one.test,)
     ]
     write_table(directory / CENTERS, _CENTERS, centers)
-    write_table(directory / REVIEW, [field.name for field in fields(Review)], map(astuple, looks.review))
-    write_table(directory / POWER, _POWER, [("labels flipped", *astuple(one)) for one in looks.power])
+    write_table(directory / REVIEW, [field.name for field in fields(Review)], map(astuple, screenings.review))
+    write_table(directory / POWER, _POWER, [("labels flipped", *astuple(one)) for one in screenings.power])

@@ -14,7 +14,7 @@ from tmqc.data.cohort import Subject
 
 UNDECIDED = "undecided"
 OUTCOMES = (ELIMINATED, UNDECIDED, READMITTED)  # most severe first
-LEDGER = (
+LEDGER_COLUMNS = (
     *("scan", "center", "label", "sex", "age", "scanner"),
     *("flagged in cycle", "decided in", "outcome", "evidence"),
 )
@@ -87,7 +87,7 @@ def find_flagged(trace: pd.DataFrame, scans: Iterable[Subject]) -> pd.DataFrame:
             }
         )
     rows.sort(key=lambda row: OUTCOMES.index(row["outcome"]))
-    return pd.DataFrame(rows, columns=[*LEDGER], dtype=object)
+    return pd.DataFrame(rows, columns=[*LEDGER_COLUMNS], dtype=object)
 
 
 def count_by_center(flagged: pd.DataFrame, scans: Iterable[Subject]) -> pd.DataFrame:

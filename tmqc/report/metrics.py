@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score, f1_score, recall_score, roc_auc_score
 
 from tmqc.core.platt import Line
-from tmqc.core.rates import DECISION_THRESHOLD, margins
+from tmqc.core.rates import DECISION_THRESHOLD, log_odds
 from tmqc.data.cohort import Subject
 
 ALL = "all"
@@ -66,7 +66,7 @@ def measure(predictions: pd.DataFrame, line: Line | None) -> dict[str, float | N
     actual, predicted = predictions["Group_bin"].to_numpy(), predictions["predicted"].to_numpy()
     p = predictions["probability"].to_numpy()
     has_pd, has_hc = bool((actual == 1).any()), bool((actual == 0).any())
-    logits = None if line is None else line(margins(p, np.ones_like(actual)))
+    logits = None if line is None else line(log_odds(p))
     return {
         "accuracy": float(accuracy_score(actual, predicted)),
         "calibrated_accuracy": None if logits is None else float(accuracy_score(actual, logits >= 0.0)),

@@ -27,13 +27,11 @@ from tmqc.report.metrics import METRIC_NAMES
 from tmqc.runs import directory as rundir
 from tmqc.runs.cycles import CycleRow, read_rows
 from tmqc.runs.trace import COLUMNS
-from tmqc.settings.schema import PhantomConfig, flatten
+from tmqc.settings.schema import PhantomConfig, Setting, flatten
 
 # Written last by their pipelines; every other pipeline ends with summary.json.
 _LAST = {"inference": rundir.PREDICTIONS, "rivals": rundir.RANKING}
 _TEXTS = ("Subject", "Study", "Phase", "Subjects", "Sex", "subject", "center", "subgroup", "rival", "kind")
-
-Setting = str | int | float | bool | None
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,9 @@ class PastRun:
     def note(self) -> str | None:
         """A note if the cohort is a phantom, otherwise None."""
         csvs = [self.settings.get(f"cohort.{split}_csv") for split in ("train", "verification", "test")]
-        made = self.settings.get("cohort.source") == "phantom" or any(is_phantom(Path(str(csv))) for csv in csvs if csv)
+        made = self.settings.get("cohort.source") == "phantom" or any(
+            is_phantom(rundir.resolve(self.directory, str(csv))) for csv in csvs if csv
+        )
         return PHANTOM_NOTE if made else None
 
     def file(self, name: str) -> Path | None:

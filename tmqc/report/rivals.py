@@ -21,11 +21,13 @@ _SPREAD = 0.7  # share of the distance between two rivals
 def rivals_section(run: PastRun) -> Section | None:
     """Make the section of the rankings by rivals."""
     tables = csv_tables(run, {RANKING: "Overall", RANKING_BY_KIND: "By kind of harm"})
+    if not tables:
+        return None
+    if run.rankings is None:
+        return Section("rivals", "Rivals", "The cost of each method; the harmful scans are not known.", [], tables)
     lead = f"How well each method ranks the harmful scans first, and its cost. Known only because {why_known(run)}."
-    figures = []
-    if run.rankings is not None:
-        figures = [(draw_ranking(*run.rankings), "AUROC and average precision of every method")]
-    return Section("rivals", "Rivals", lead, figures, tables, needs_truth=True) if tables else None
+    figures = [(draw_ranking(*run.rankings), "AUROC and average precision of every method")]
+    return Section("rivals", "Rivals", lead, figures, tables, needs_truth=True)
 
 
 def draw_ranking(rows: pd.DataFrame, by_kind: pd.DataFrame) -> Figure:

@@ -116,12 +116,14 @@ def draw_rocs(rocs: Mapping[str, Roc], *, title: str = "", bands: bool = True) -
     if rocs:
         figure.legend(loc="outside right center", fontsize=8, frameon=False, labelspacing=1.2)
     else:
-        axes.text(0.5, 0.5, "no ROC: one class only", ha="center", va="center", color=BLACK)
+        axes.text(0.5, 0.5, "no ROC: fewer than two scans of a class", ha="center", va="center", color=BLACK)
     return figure
 
 
 def draw_roc(models: Sequence[pd.DataFrame], *, age_bins: Sequence[float]) -> Figure:
-    """Draw the ROC of the last cycle for all scans, each sex and each age group; groups of one class are left out.
+    """Draw the ROC of the last cycle for all scans, each sex and each age group.
+
+    Groups with fewer than two scans of a class are left out.
 
     Args:
         models: `PastRun.scored`, at least one.
@@ -130,8 +132,13 @@ def draw_roc(models: Sequence[pd.DataFrame], *, age_bins: Sequence[float]) -> Fi
     last = max(models, key=lambda model: model["cycle"].iloc[0])
     groups = [(ALL, np.full(len(last), True)), *sexes_and_ages(last, age_bins=age_bins)]
     members = {f"{name} (n={of.sum()})": last[of] for name, of in groups}
-    rocs = {name: bootstrap_roc(of) for name, of in members.items() if of["Group_bin"].nunique() == 2}
+    rocs = {name: bootstrap_roc(of) for name, of in members.items() if _has_two_of_each(of)}
     return draw_rocs(rocs, title=f"ROC after cycle {last['cycle'].iloc[0]}", bands=False)
+
+
+def _has_two_of_each(scored: pd.DataFrame) -> bool:
+    """Whether both classes have two scans or more, as a bootstrap needs."""
+    return bool((scored["Group_bin"].value_counts().reindex([0, 1], fill_value=0) >= 2).all())
 
 
 def test_section(run: PastRun) -> Section | None:
@@ -164,8 +171,8 @@ def test_section(run: PastRun) -> Section | None:
 
 
 def _first_and_last(run: PastRun) -> dict[str, pd.DataFrame]:
-    """Label -> predictions of the first and of the last scored model; none for a split with one class."""
-    scored = [model for model in run.scored if model["Group_bin"].nunique() == 2]
+    """Label -> predictions of the first and of the last scored model; none for a split too small for a ROC."""
+    scored = [model for model in run.scored if _has_two_of_each(model)]
     words = ("first", "last") if run.pipeline == "inference" else ("before this run", "after this run")
     shown = [(words[0], scored[0])] if len(scored) > 1 else []
     shown += [(words[1], model) for model in scored[-1:]]

@@ -41,13 +41,13 @@ def ledger_section(run: PastRun) -> Section | None:
         return None
     revisit = run.settings.get("qc.revisit")
     lead = (
-        f"A scan that was rejected by itself is flagged, sits out {revisit} cycles and is tried once more: readmitted, "
+        f"A scan rejected by itself is flagged, left out for {revisit} cycles and tried once more: readmitted, "
         "or eliminated for good; undecided if the run ends before that. Evidence: what the last rejected step on this "
         "scan alone did. Press a column's head to sort."
     )
     if run.settings.get("qc.control") != "steps":
         lead = (
-            f"A flagged scan is not trained on. The first screening after {revisit} cycles or more takes it back, "
+            f"A flagged scan is not trained on. The first screening after {revisit} cycles or more readmits it, "
             "eliminates it or leaves it waiting: undecided if the run ends before a verdict. Evidence: of the last "
             "screening that flagged it. Press a column's head to sort."
         )

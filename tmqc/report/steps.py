@@ -42,7 +42,7 @@ _LEADS = {
     "verification scans, how strongly the model contradicted its label (about -1 where it agrees as usual), and how "
     "unlike the others its image is; a cross is a suspect. Lower is better.",
     "evidence": "A cross is a scan under verdict (suspect center, odd image or doubted label), a point one that was "
-    "taken back. Higher is odder; a lower margin contradicts the label more.",
+    "readmitted. Higher is odder; a lower margin contradicts the label more.",
 }
 _LINEAR_TO = 10.0  # robust standard deviations; beyond, as harm reaches hundreds of them, the axis is logarithmic
 _MOST_NUMBERS = 30  # numbers of cycles side by side; more would overlap

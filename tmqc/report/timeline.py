@@ -39,7 +39,7 @@ def timeline_section(run: PastRun) -> Section | None:
         return None
     lead = (
         "One row per scan; scans of a center with the same history share a row. Flagged (triangle), waiting (bar), "
-        "taken back (ring) or eliminated (square, and a line to the end of the run). A bar that ends open at the right "
+        "readmitted (ring) or eliminated (square, and a line to the end of the run). A bar that ends open at the right "
         "is undecided."
     )
     figures = draw_timelines(run.trace)

@@ -123,7 +123,7 @@ def score_clipfl(case: Case, model: Probe) -> NDArray[np.float64]:
     """
     results = {}
     for center in dict.fromkeys(case.centers):
-        own = np.array([one == center for one in case.centers])
+        own = np.flatnonzero([one == center for one in case.centers])
         after = model.score_after_training(case.scans[own], case.groups[own], case)
         results[center] = (-after.counts.accuracy, after.loss)
     worst_last = sorted(results, key=lambda center: results[center])

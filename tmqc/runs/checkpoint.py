@@ -22,13 +22,13 @@ from numpy.typing import NDArray
 
 from tmqc import __version__
 from tmqc.errors import RunError, StoppedError
+from tmqc.runs.directory import CHECKPOINTS
 
 log = logging.getLogger("tmqc")
 
-FOLDER = "checkpoints"
 # Version of the state from which a run resumes: raised whenever `TourState`, the arrays stored with it or their meaning
 # change. Checkpoints of tmqc 0.1, which have no number, count as 1.
-FORMAT = 8
+FORMAT = 9
 _META = "meta"
 _NAME = re.compile(r"cycle_(\d+)\.npz")
 _LATEST = re.compile(r"latest_(\d+)\.npz")
@@ -48,7 +48,7 @@ class Checkpoint:
     """The state of a run at one point.
 
     Attributes:
-        cycle: the last finished cycle.
+        cycle: the last finished cycle; before the end of the first, one less than that.
         arrays: the model's arrays, and others needed to resume from here.
         facts: JSON values about the run; to resume from here, `n_done`, the number of tasks and cycles done, and
             `rows`, the number of rows in each of the run's records.
@@ -71,7 +71,7 @@ class Checkpoint:
 
 def checkpoint_path(run: Path, cycle: int) -> Path:
     """Return the path of the checkpoint of `cycle` in the run directory `run`."""
-    return run / FOLDER / f"cycle_{cycle:02d}.npz"
+    return run / CHECKPOINTS / f"cycle_{cycle:02d}.npz"
 
 
 def save_checkpoint(run: Path, checkpoint: Checkpoint) -> Path:
@@ -91,7 +91,7 @@ def save_latest(run: Path, checkpoint: Checkpoint) -> None:
     Raises:
         StoppedError: it cannot be written; earlier checkpoints are unchanged.
     """
-    path = run / FOLDER / f"latest_{checkpoint.facts['n_done']:09d}.npz"
+    path = run / CHECKPOINTS / f"latest_{checkpoint.facts['n_done']:09d}.npz"
     _save(path, checkpoint)
     points = _latest(run)
     n_up_to_this = points.index(path) + 1
@@ -102,7 +102,7 @@ def save_latest(run: Path, checkpoint: Checkpoint) -> None:
 
 def drop_latest(run: Path) -> None:
     """Remove the checkpoints between cycles once a run has finished, including partially written ones."""
-    for path in [*_latest(run), *(run / FOLDER).glob("latest_*.npz.part")]:
+    for path in [*_latest(run), *(run / CHECKPOINTS).glob("latest_*.npz.part")]:
         path.unlink()
 
 
@@ -132,12 +132,14 @@ def _latest(run: Path) -> list[Path]:
 def _numbered(run: Path, name: re.Pattern[str]) -> list[tuple[int, Path]]:
     # Not by glob, which treats an unreadable folder as empty.
     try:
-        matches = [name.fullmatch(path.name) for path in (run / FOLDER).iterdir()]
+        matches = [name.fullmatch(path.name) for path in (run / CHECKPOINTS).iterdir()]
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise RunError(f"{run / FOLDER}: cannot be read ({error.strerror}); try again when it is readable") from error
-    return sorted((int(match[1]), run / FOLDER / match[0]) for match in matches if match)
+        raise RunError(
+            f"{run / CHECKPOINTS}: cannot be read ({error.strerror}); try again when it is readable"
+        ) from error
+    return sorted((int(match[1]), run / CHECKPOINTS / match[0]) for match in matches if match)
 
 
 def _save(path: Path, checkpoint: Checkpoint) -> None:
@@ -240,9 +242,8 @@ def find_resumable(run: Path) -> Checkpoint | None:
             return checkpoint
     if damaged:
         names = ", ".join(sorted(path.name for path in damaged))
-        raise RunError(
-            f"{run / FOLDER}: no checkpoint is intact ({names}); restore one, or start over with run.overwrite=true"
-        )
+        fault = f"no checkpoint is intact ({names}); restore one, or start over with run.overwrite=true"
+        raise RunError(f"{run / CHECKPOINTS}: {fault}")
     return None
 
 

@@ -13,8 +13,7 @@ from tmqc.core.numbers import SUBJECTS, cycle_numbers
 from tmqc.core.records import CycleReport
 from tmqc.errors import RunError
 from tmqc.runs.directory import append_row
-
-_SEPARATOR = "|"
+from tmqc.runs.trace import SEPARATOR
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ def append_cycle(path: Path, report: CycleReport, further: Mapping[str, float | 
     """
     row: dict[str, object] = {"cycle": report.cycle, "time_ms": int(time.time() * 1000)}
     row |= {**cycle_numbers(report), **(further or {})}
-    row |= {name: _SEPARATOR.join(getattr(report, name)) for name in SUBJECTS}
+    row |= {name: SEPARATOR.join(getattr(report, name)) for name in SUBJECTS}
     append_row(path, list(row), row)
 
 
@@ -63,5 +62,5 @@ def _parse(row: dict[str, str]) -> CycleRow:
         cycle=int(row["cycle"]),
         time_ms=int(row["time_ms"]),
         numbers={name: float(text) if text else None for name, text in row.items() if "/" in name},
-        subjects={name: tuple(row[name].split(_SEPARATOR)) if row[name] else () for name in SUBJECTS},
+        subjects={name: tuple(row[name].split(SEPARATOR)) if row[name] else () for name in SUBJECTS},
     )

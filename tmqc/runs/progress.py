@@ -11,7 +11,7 @@ from rich import progress as bars
 from rich.console import Console
 from rich.markup import escape
 
-from tmqc.core.records import BATCH, RETRY, REVISIT, VISIT, CycleReport, Step
+from tmqc.core.records import BATCH, ELIMINATED, RETRY, REVISIT, SCREEN, VISIT, CycleReport, Step
 from tmqc.core.schedule import Visit
 from tmqc.training.interfaces import Listener
 
@@ -81,7 +81,7 @@ class Progress(Listener):
         """Advance the bars by one step; show its rates and the counts of the cycle."""
         if step.cycle != self._of:  # a cycle may begin with revisits only
             self._begin(step.cycle)
-        self._rejected[step.phase] += not step.accepted
+        self._rejected[step.outcome or step.phase] += not step.accepted
         if step.phase in (BATCH, VISIT):
             self._bars.advance(self._batches)
         elif step.phase == REVISIT:
@@ -92,7 +92,7 @@ class Progress(Listener):
             rates = f"FPR {step.rates.fpr:.3f} FNR {step.rates.fnr:.3f} accuracy {accuracy:.3f}"
             self._bars.update(self._visits, state=rates if step.accepted else f"{rates} rejected")
             n = self._rejected
-            counts = f"rejected {n[BATCH] + n[VISIT]}, flagged {n[RETRY]}, eliminated {n[REVISIT]}"
+            counts = f"rejected {n[BATCH] + n[VISIT]}, flagged {n[RETRY] + n[SCREEN]}, eliminated {n[ELIMINATED]}"
             self._bars.update(self._cycle, state=counts)
         elif step.loss is not None:
             self._bars.update(self._visits, state=f"loss {step.loss:.4f}")

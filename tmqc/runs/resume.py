@@ -20,7 +20,7 @@ from tmqc.errors import RunError
 from tmqc.runs.checkpoint import Checkpoint, check_format, checkpoint_path, find_resumable, saved_cycles
 from tmqc.runs.directory import CONFIG, CYCLES, LOCK, RUN, SUMMARY, TRACE, check_free, read_json, write_text
 from tmqc.settings.fingerprint import effective_value, is_harmless
-from tmqc.settings.schema import Config, flatten
+from tmqc.settings.schema import TRAINING, Config, flatten
 
 
 def check_place(config: Config, directory: Path) -> bool:
@@ -34,7 +34,7 @@ def check_place(config: Config, directory: Path) -> bool:
             that only another version of tmqc can resume.
     """
     path = directory / CONFIG
-    travels = config.pipeline.name in ("clean", "dirty", "qc")
+    travels = config.pipeline.name in TRAINING
     if config.run.overwrite or config.run.resume == "never" or not (travels and path.is_file()):
         check_free(directory, overwrite=config.run.overwrite)
         return False

@@ -73,11 +73,11 @@ def _verification_cells(step: Step, verification: Verification) -> dict[str, obj
     if verdict is not None:
         cells |= {"RefPFP": verdict.reference.fpr, "RefPFN": verdict.reference.fnr, "Tolerance": verdict.tolerance}
         cells |= {"RefVerifyLoss": verdict.loss_reference, "LossTolerance": verdict.loss_tolerance}
-        cells["Risk"] = verdict.risk
+        cells["Risk"] = verification.risk
     if line is not None:
         cells |= {"Slope": line.slope, "Offset": line.offset}
     elif verdict is not None:
-        cells |= dict(zip(_FLIPS, astuple(verdict.flips), strict=True))
+        cells |= dict(zip(_FLIPS, astuple(verification.flips), strict=True))
     return cells
 
 

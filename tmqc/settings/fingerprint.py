@@ -13,7 +13,7 @@ from tmqc.settings.schema import CENTER_TABLES, Config, flatten
 
 # Version of the computation. Raise it with every change after which the same settings give other numbers, so that
 # sweeps and `init.pretrain` do not reuse results of earlier code.
-COMPUTATION = 6
+COMPUTATION = 7
 
 HARMLESS = (
     *("run.overwrite", "run.resume", "run.progress", "run.outputs", "run.name", "init.pretrain"),
@@ -42,8 +42,8 @@ def effective_value(name: str, value: Any) -> Any:
 
 
 def pretrained_name(clean: Config) -> str:
-    """Return the name of the clean run trained by `init.pretrain`, derived from its settings."""
-    return f"{_PREFIX}{settings_digest(clean)[:_N_DIGITS]}"
+    """Return the name of the clean run trained by `init.pretrain`, derived from the settings that affect it."""
+    return f"{_PREFIX}{settings_digest(clean, without=('harmful', 'qc'))[:_N_DIGITS]}"
 
 
 def settings_digest(config: Config, *, without: Collection[str] = ()) -> str:

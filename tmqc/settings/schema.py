@@ -12,6 +12,8 @@ from typing import Any
 from tmqc.settings.defaults import defaults_from, read_default
 from tmqc.settings.ranges import any_value, one_of, within
 
+Setting = str | int | float | bool | None  # a value in flattened settings
+
 AUTO = "auto"
 TRAINING = ("clean", "dirty", "qc")
 PIPELINES = (*TRAINING, "inference", "rivals")
@@ -286,9 +288,9 @@ class Config:
     init: dict[str, Any] = field(default_factory=lambda: dict(read_default("config", "init")))
 
 
-def flatten(config: Any, prefix: str = "") -> dict[str, str | int | float | bool | None]:
+def flatten(config: Any, prefix: str = "") -> dict[str, Setting]:
     """Return all settings as `group.setting` -> scalar; lists become text."""
-    flat: dict[str, str | int | float | bool | None] = {}
+    flat: dict[str, Setting] = {}
     items = config.items() if isinstance(config, dict) else ((f.name, getattr(config, f.name)) for f in fields(config))
     for name, value in items:
         if is_dataclass(value) or isinstance(value, dict):

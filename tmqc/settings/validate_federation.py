@@ -17,7 +17,7 @@ def check_federation(config: Config) -> Iterator[str]:
         return
     if config.pipeline.name not in TRAINING:
         yield f"federation={name}: pipeline={config.pipeline.name} scores local scans only; use federation=none"
-    if config.pipeline.name == "qc":
+    if config.pipeline.name == "qc" and config.qc.control in _CHECKS:  # `check_each` reports other words
         yield from _CHECKS[config.qc.control](config)
     if config.schedule.ema is not None:
         yield (

@@ -73,7 +73,7 @@ def to_config(composed: DictConfig) -> Config:
     except OmegaConfBaseException as error:
         raise SettingsError(explain(error)) from error
     assert isinstance(config, Config)
-    # Earlier versions had a boolean here.
+    # YAML reads an unquoted `off` as false; earlier versions had a boolean here.
     if isinstance(config.qc.early_stop, bool):
         config.qc.early_stop = "certain" if config.qc.early_stop else "off"
     return config
@@ -106,7 +106,7 @@ def take_from_scored_run(config: Config, default: Config, given: Collection[str]
     try:
         there = OmegaConf.load(path)
         for name, value in flatten(config).items():
-            is_given = value != usual[name] or any(name == key or name.startswith(f"{key}.") for key in given)
+            is_given = value != usual.get(name) or any(name == key or name.startswith(f"{key}.") for key in given)
             if name == "cohort.source" and not _TABLES.isdisjoint(given):
                 is_given = True  # a given table replaces a phantom of the scored run
             if name.startswith(_SCORED) and name not in _ITS_OWN and not is_given:

@@ -141,7 +141,7 @@ def work() -> None:
 
 
 class _StderrHandler(logging.Handler):
-    # Looks up sys.stderr for every record, because progress bars replace it to show lines above them.
+    # Screenings up sys.stderr for every record, because progress bars replace it to show lines above them.
 
     def emit(self, record: logging.LogRecord) -> None:
         print(self.format(record), file=sys.stderr)

@@ -15,14 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tmqc.runs.directory import TRACKING
-from tmqc.settings.schema import TrackingConfig
+from tmqc.settings.schema import Setting, TrackingConfig
 
 if TYPE_CHECKING:
     import keras
 
 log = logging.getLogger("tmqc")
 
-Setting = str | int | float | bool | None
 # Tags of every run: its directory, by which a replay finds it, and a key that does not depend on the store.
 DIRECTORY_TAG, KEY_TAG = "tmqc.directory", "tmqc.key"
 OWN_ID = "tmqc-"  # prefix of such a key, which serves as the id of a run that the store does not have yet

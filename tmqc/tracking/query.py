@@ -10,8 +10,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from tmqc.errors import ComparisonError
-from tmqc.settings.schema import TrackingConfig
-from tmqc.tracking import Setting
+from tmqc.settings.schema import Setting, TrackingConfig
 from tmqc.tracking.connection import database_path, first_line, patience
 from tmqc.tracking.store import MlflowStore, settings_in_tags
 

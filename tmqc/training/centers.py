@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from tmqc.core.early_stop import Limit
 from tmqc.core.evidence import ScanScore
-from tmqc.core.rates import Verification, margins
+from tmqc.core.rates import Verification, log_odds, margins
 from tmqc.data.cohort import Subject
 from tmqc.data.volumes import Volumes
 from tmqc.model.gradients import first_order, loss_gradient
@@ -39,7 +39,6 @@ class LocalCenters:
     ) -> None:
         self.learner = learner
         self._volumes = volumes
-        self._labels = {s.subject: s.group for s in train}
         self._rows = {s.subject: s for s in train}
         self._verification = tuple(verification)
         self.scorer = Scorer(
@@ -56,7 +55,7 @@ class LocalCenters:
 
     def train(self, center: str, subjects: tuple[str, ...], *, learning_rate: float) -> TrainResult:
         """Take one gradient step on the scans of `subjects`; `center` is ignored, as all scans are in this process."""
-        labels = np.array([self._labels[s] for s in subjects])
+        labels = np.array([self._rows[s].group for s in subjects])
         return TrainResult(
             *self.learner.train_batch(self._volumes.batch(subjects), labels, learning_rate=learning_rate)
         )
@@ -68,7 +67,7 @@ class LocalCenters:
 
     def margins(self, center: str, subjects: Sequence[str]) -> tuple[float, ...]:
         """Margins of these training scans, in inference mode."""
-        labels = np.array([self._labels[s] for s in subjects])
+        labels = np.array([self._rows[s].group for s in subjects])
         p = self.learner.predict(self._volumes.block(subjects), batch_size=self.scorer.batch_size)
         return tuple(margins(p, labels).tolist())
 
@@ -106,7 +105,7 @@ def score_scans(
 ) -> tuple[ScanScore, ...]:
     """Raw logits and image moments of scans, in inference mode; of the last weights, even if an average is kept."""
     p, moments = learner.examine(volumes.block([s.subject for s in rows]), batch_size=batch_size)
-    logits = margins(p, np.ones(len(rows), np.int64))
+    logits = log_odds(p)
     return tuple(
         ScanScore(s.subject, s.study, s.group, s.scanner or s.study, float(z), tuple(moment.tolist()))
         for s, z, moment in zip(rows, logits, moments, strict=True)

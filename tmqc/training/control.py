@@ -19,7 +19,7 @@ from tmqc.core.records import (
     VISIT,
     Step,
     distinct,
-    join,
+    merge_steps,
 )
 from tmqc.training.interfaces import AwayError, verify, with_logits
 from tmqc.training.state import CLOSE, TOUR, Task
@@ -104,9 +104,10 @@ class ControlledTravel(Travel):
         if accepted:
             state.ledger = state.ledger.readmit(subject)
             return READMITTED
-        state.alarm = state.alarm or self._find_runaway(1)
+        is_last = state.ledger.strikes.get(subject, 0) + 1 >= self.qc.strikes
+        state.alarm = state.alarm or (self._find_runaway(1) if is_last else None)
         held = state.alarm is not None and self.qc.runaway.pauses
-        if held or state.ledger.strikes.get(subject, 0) + 1 < self.qc.strikes:
+        if held or not is_last:
             self._postpone(subject, strike=not held)
             return POSTPONED
         state.ledger = state.ledger.eliminate(subject)
@@ -153,7 +154,7 @@ class ControlledTravel(Travel):
                 if steps:  # these will not be verified
                     self.centers.restore(before)
                 raise
-        return join(steps)
+        return merge_steps(steps)
 
     def _refer_to(self, raw: Verification) -> None:
         """Make the current model, whose verification is `raw`, the reference."""

@@ -24,15 +24,13 @@ from tmqc.core.evidence import (
     able_to_be_judged,
     judge_screening,
 )
-from tmqc.core.gate import rates_of
 from tmqc.core.platt import Line, LogitCounts, calibrate_counts, count_logits
 from tmqc.core.records import BASELINE, ELIMINATED, POSTPONED, READMITTED, SCREEN, Step
 from tmqc.core.review import rank_for_review
-from tmqc.core.schedule import next_screening
 from tmqc.core.verdicts import ELIMINATED as OUT
 from tmqc.core.verdicts import SUSPECT
 from tmqc.training.interfaces import NonFiniteError, verify
-from tmqc.training.state import JUDGE, SCORE, TOUR, Looks, Task
+from tmqc.training.state import JUDGE, SCORE, Screenings, Task
 from tmqc.training.tour import Travel
 
 
@@ -40,20 +38,20 @@ class EvidenceTravel(Travel):
     """A tour with a screening by forward passes every few cycles."""
 
     @property
-    def looks(self) -> Looks:
+    def screenings(self) -> Screenings:
         """Results of all screenings so far."""
-        return self.state.looks
+        return self.state.screenings
 
-    def _opening(self, cycle: int) -> list[Task]:
-        is_due = next_screening(self.schedule, self.qc.evidence.every, cycle) == cycle
-        return [Task(BASELINE), Task(TOUR)] if is_due else [Task(TOUR)]
+    @property
+    def _every(self) -> int:
+        return self.qc.evidence.every
 
     def _do(self, task: Task) -> None:
         if task.phase == BASELINE:
             self._open_screening()
         elif task.phase == SCORE:
             assert task.center is not None
-            self.looks.train += _finite(self.centers.score(task.center, task.batches[0]), self.state.cycle)
+            self.screenings.train += _finite(self.centers.score(task.center, task.batches[0]), self.state.cycle)
         elif task.phase == JUDGE:
             self._judge_all()
         else:
@@ -63,10 +61,8 @@ class EvidenceTravel(Travel):
         """Verify for the record, score the verification scans, and queue the scoring of all scans not eliminated."""
         state, started = self.state, perf_counter()
         verification = verify(self.centers, state.cycle)
-        rates = rates_of(self.qc, verification)
-        self.looks.verification = _finite(self.centers.score_verification(), state.cycle)
-        seconds = perf_counter() - started
-        self._report(Step(state.cycle, BASELINE, verification=verification, rates=rates, verify_s=seconds))
+        self.screenings.verification = _finite(self.centers.score_verification(), state.cycle)
+        self._report_baseline(verification, since=started)
         tasks = []
         for center, subjects in self.plan.subjects.items():
             if left := tuple(s for s in subjects if s not in state.ledger.eliminated):
@@ -74,35 +70,33 @@ class EvidenceTravel(Travel):
         state.queue[:0] = [*tasks, Task(JUDGE)]
 
     def _judge_all(self) -> None:
-        state, looks = self.state, self.looks
-        state.n_scored = len(looks.train)
-        due = [s for s in state.ledger.due(state.cycle) if s not in state.ledger.eliminated]
-        verification = looks.verification
+        state, so_far = self.state, self.screenings
+        state.n_scored = len(so_far.train)
+        due = state.ledger.due(state.cycle)
+        verification = so_far.verification
         counts = count_logits([s.logit for s in verification], [s.label for s in verification])
         line = calibrate_counts(counts).line
-        if line.slope > 0.0 and looks.train:
-            looks.n += 1
+        if line.slope > 0.0 and so_far.train:
+            so_far.n += 1
             train, verification = self._average("train", line), self._average("verification", line)
             look, compare = self._look(due), self.qc.evidence.compare
             screened = judge_screening(train, verification, look, judged=self._judged(), compare=compare)
             self._follow(screened, due, train)
         else:
-            state.refused = bool(looks.train)
-            for subject in due:
-                self._postpone(subject, self._next_screening())
-                step = Step(state.cycle, SCREEN, self._center_of[subject], (subject,), outcome=POSTPONED)
-                for listener in self.listeners:  # a row of the trace but no step of the cycle, as no scan was judged
-                    listener.step(step)
-            looks.accused = {c: self._next_screening() if at == state.cycle else at for c, at in looks.accused.items()}
-        looks.train, looks.verification = [], []
+            state.refused = bool(so_far.train)
+            self._postpone_unjudged(due)
+            so_far.accused = {
+                c: self._next_screening() if at == state.cycle else at for c, at in so_far.accused.items()
+            }
+        so_far.train, so_far.verification = [], []
 
     def _average(self, split: str, line: Line) -> list[ScanScore]:
         """Add this screening's calibrated logits to the sums and return the means over all screenings."""
-        scores = getattr(self.looks, split)
-        sums = self.looks.sums[split]
+        scores = getattr(self.screenings, split)
+        sums = self.screenings.sums[split]
         for score, calibrated in zip(scores, line([score.logit for score in scores]).tolist(), strict=True):
             sums[score.subject] = sums.get(score.subject, 0.0) + calibrated
-        return [replace(score, logit=sums[score.subject] / self.looks.n) for score in scores]
+        return [replace(score, logit=sums[score.subject] / self.screenings.n) for score in scores]
 
     def _look(self, due: Sequence[str]) -> Look:
         cycle, start, qc = self.state.cycle, self.schedule.start, self.qc
@@ -113,23 +107,23 @@ class EvidenceTravel(Travel):
             q=qc.fdr,
             seed=(self.schedule.seed, cycle),
             due=frozenset(due),
-            accused={center: at <= cycle for center, at in self.looks.accused.items()},
+            accused={center: at <= cycle for center, at in self.screenings.accused.items()},
         )
 
     def _judged(self) -> frozenset[str]:
         """Centers large enough to be judged, by their sizes when control began."""
-        theirs = [score.center for score in self.looks.verification]
+        theirs = [score.center for score in self.screenings.verification]
         sizes = {center: (len(s), theirs.count(center)) for center, s in self.plan.subjects.items()}
         return able_to_be_judged(sizes, self._look(()), compare=self.qc.evidence.compare)
 
     def _follow(self, screened: Screened, due: Sequence[str], train: Sequence[ScanScore]) -> None:
         """Decide on the scans that are due, set new suspects aside, store the results."""
-        state, looks, later = self.state, self.looks, self._next_screening()
+        state, so_far, later = self.state, self.screenings, self._next_screening()
         waits = set(state.ledger.waiting(state.cycle))
         for score in train:
             subject, finding = score.subject, screened.findings[score.subject]
             if subject in due:
-                held = looks.accused.get(score.center, state.cycle)
+                held = so_far.accused.get(score.center, state.cycle)
                 self._report_finding(
                     score, finding, self._decide(subject, finding, held if held > state.cycle else later)
                 )
@@ -138,11 +132,11 @@ class EvidenceTravel(Travel):
                 self._report_finding(score, finding, None)
         state.ledger = state.ledger.flag(state.flagged, due=later)
         verdicts = screened.centers
-        still = {c: at for c, at in looks.accused.items() if at > state.cycle}
-        looks.accused = still | {c: later for c, one in verdicts.items() if one.state == SUSPECT and c not in still}
-        looks.accused |= {c: later for c, one in verdicts.items() if one.state == OUT and self._is_left(c)}
-        looks.centers += [(state.cycle, center, verdict) for center, verdict in verdicts.items()]
-        looks.review, looks.power = rank_for_review(train, screened.findings), screened.power
+        still = {c: at for c, at in so_far.accused.items() if at > state.cycle}
+        so_far.accused = still | {c: later for c, one in verdicts.items() if one.state == SUSPECT and c not in still}
+        so_far.accused |= {c: later for c, one in verdicts.items() if one.state == OUT and self._is_left(c)}
+        so_far.centers += [(state.cycle, center, verdict) for center, verdict in verdicts.items()]
+        so_far.review, so_far.power = rank_for_review(train, screened.findings), screened.power
 
     def _is_left(self, center: str) -> bool:
         """Whether a center with verdict `eliminated` has scans left because the runaway guard paused elimination."""
@@ -157,11 +151,8 @@ class EvidenceTravel(Travel):
         if finding.out and not (state.alarm is not None and self.qc.runaway.pauses):
             state.ledger = state.ledger.eliminate(subject)
             return ELIMINATED
-        self._postpone(subject, later)
+        state.ledger = state.ledger.postpone(subject, due=later, strike=False)
         return POSTPONED
-
-    def _postpone(self, subject: str, due: int) -> None:
-        self.state.ledger = self.state.ledger.postpone(subject, due=due, strike=False)
 
     def _report_finding(self, score: ScanScore, finding: Finding, outcome: str | None) -> None:
         [baseline] = [step for step in self.state.steps if step.phase == BASELINE]
@@ -178,10 +169,6 @@ class EvidenceTravel(Travel):
                 finding=finding,
             )
         )
-
-    def _next_screening(self) -> int:
-        """Cycle in which scans and centers that come under verdict now are due."""
-        return next_screening(self.schedule, self.qc.evidence.every, self.state.cycle + self.qc.revisit)
 
 
 def _finite(scores: Sequence[ScanScore], cycle: int) -> list[ScanScore]:

@@ -16,7 +16,7 @@ from tmqc.errors import RunError
 _FREE_AFTER_S = 10.0  # Ray frees the resources of an earlier run some time after its end
 # Environment variables that other processes take over: backend, rounding, tracking, hidden addresses. They are passed
 # as an argument, since any user of Ray can read its runtime environments.
-_HANDED_ON = ("KERAS_", "MLFLOW_", "RAY_ADDRESS", "TF_", "TMQC_", "XLA_")
+_HANDED_ON = ("KERAS_", "MLFLOW_", "OMP_NUM_THREADS", "RAY_ADDRESS", "TF_", "TMQC_", "XLA_")
 
 
 @contextmanager
@@ -62,9 +62,9 @@ def take_over(environment: Mapping[str, str]) -> None:
     """In a Ray process, set the environment of the requesting process, and its number of threads instead of Ray's."""
     import ray
 
+    os.environ.pop("OMP_NUM_THREADS", None)  # Ray's own limit
     os.environ.update(environment)
     os.environ.setdefault("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
-    os.environ.pop("OMP_NUM_THREADS", None)
 
 
 class RayWorker(Executor):

@@ -95,7 +95,8 @@ class Scorer:
             scored = np.flatnonzero(np.isfinite(p))
             logits, n_left = log_odds(p[scored]), len(p) - len(scored)
             if n_left == 0 and not reference.variance.any():
-                return self.count(p)
+                old = self._count(expit(reference.mean), reference)  # `sharpen` may have corrected its counts
+                return replace(self.count(p), before=old)
             shift = fit_shift(reference, labels, scored, logits)
             before, after = predict(reference, labels, shift, scored, logits)
             found, weights = weigh_risk(before, shift, after, labels, limit.slack, seed=self._n_drawn)

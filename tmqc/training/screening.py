@@ -25,10 +25,10 @@ from tmqc.core.records import (
     Step,
     distinct,
 )
-from tmqc.core.schedule import Visit, learning_rate_of, next_screening
+from tmqc.core.schedule import Visit, learning_rate_of
 from tmqc.core.screen import condemns, weigh
 from tmqc.training.interfaces import Centers, Listener, Plan, verify, with_logits
-from tmqc.training.state import ESTIMATE, GRADIENT, JUDGE, MARGINS, TOUR, Judge, Task
+from tmqc.training.state import ESTIMATE, GRADIENT, JUDGE, MARGINS, Judge, Task
 from tmqc.training.tour import Travel
 
 if TYPE_CHECKING:
@@ -45,10 +45,10 @@ class ScreenedTravel(Travel):
         plan: Plan,
         centers: Centers,
         *listeners: Listener,
-        unlikeness: Mapping[str, float] | None = None,
+        dissimilarity: Mapping[str, float] | None = None,
     ) -> None:
-        """As `Travel`. `unlikeness`: subject -> `core.likeness.unlikeness`; None: images are not checked."""
-        self._unlikeness = unlikeness
+        """As `Travel`. `dissimilarity`: subject -> `core.dissimilarity.dissimilarity`; None: images are not checked."""
+        self._dissimilarity = dissimilarity
         super().__init__(plan, centers, *listeners)
 
     @property
@@ -57,9 +57,9 @@ class ScreenedTravel(Travel):
         assert self.state.judge is not None
         return self.state.judge
 
-    def _opening(self, cycle: int) -> list[Task]:
-        is_due = next_screening(self.schedule, self.qc.screen.every, cycle) == cycle
-        return [Task(BASELINE), Task(TOUR)] if is_due else [Task(TOUR)]
+    @property
+    def _every(self) -> int:
+        return self.qc.screen.every
 
     def _do(self, task: Task) -> None:
         if task.phase == BASELINE:
@@ -83,7 +83,10 @@ class ScreenedTravel(Travel):
         A model that has become worse by harmful scans must not readmit them: until it is as good again, the model that
         flagged them judges. A model that may not judge never replaces one that may.
         """
-        state, verification = self.state, self._baseline()
+        state, started = self.state, perf_counter()
+        verification = verify(self.centers, state.cycle)
+        self.centers.hold_reference()
+        self._report_baseline(verification, since=started)
         calibrated = _calibrate(verification)  # a better model may judge if a worse one may
         is_better = state.judge is None or calibrated.loss <= _calibrate(state.judge.verification).loss
         if is_better:
@@ -93,17 +96,8 @@ class ScreenedTravel(Travel):
         if _calibrate(self.judge.verification).is_informed:
             return self._screening_tasks(due, all_scans=is_better)
         state.refused = True
-        for subject in due:
-            self._postpone(subject, strike=False)
+        self._postpone_unjudged(due)
         return [Task(JUDGE)]
-
-    def _baseline(self) -> Verification:
-        started, cycle = perf_counter(), self.state.cycle
-        verification = verify(self.centers, cycle)
-        self.centers.hold_reference()
-        rates = rates_of(self.qc, verification)
-        self._report(Step(cycle, BASELINE, verification=verification, rates=rates, verify_s=perf_counter() - started))
-        return verification
 
     def _screening_tasks(self, due: Container[str], *, all_scans: bool) -> list[Task]:
         """Queue the scans to judge, by center: verify all, or draw some to verify and estimate the others."""
@@ -170,7 +164,7 @@ class ScreenedTravel(Travel):
         base, estimates = judge.verification.loss, judge.estimates
         exact = {s.subjects[0]: s.verification.loss - base for s in tried if s.verification is not None}
         margins = [state.margins[subject] for subject in estimates]
-        images = None if self._unlikeness is None else [self._unlikeness[subject] for subject in estimates]
+        images = None if self._dissimilarity is None else [self._dissimilarity[subject] for subject in estimates]
         check = check_estimates(estimates, exact, margins, self.qc.screen, images)
         if check.undecided:
             return [Task(SCREEN, self._center_of[subject], ((subject,),)) for subject in check.undecided]
@@ -216,32 +210,25 @@ class ScreenedTravel(Travel):
             assert loss is not None
             judge.seen[subject] = (loss - judge.verification.loss, self.state.margins[subject])
         changes, margins = zip(*judge.seen.values(), strict=True)
-        images = None if self._unlikeness is None else [self._unlikeness[subject] for subject in judge.seen]
+        images = None if self._dissimilarity is None else [self._dissimilarity[subject] for subject in judge.seen]
         evidence = dict(zip(judge.seen, weigh(changes, margins, self.qc.screen, images), strict=True))
         return [replace(step, evidence=evidence[step.subjects[0]]) for step in tried]
 
     def _decide(self, subject: str, *, suspect: bool) -> str:
         """Readmit or eliminate a scan that is due, or let it wait for another screening."""
         state = self.state
-        condemned = condemns(state.strengths[subject])
-        state.alarm = state.alarm or (self._find_runaway(1) if condemned else None)
         if not suspect:
             state.ledger = state.ledger.readmit(subject)
             return READMITTED
+        condemned = condemns(state.strengths[subject])
+        is_last = condemned and state.ledger.strikes.get(subject, 0) + 1 >= self.qc.strikes
+        state.alarm = state.alarm or (self._find_runaway(1) if is_last else None)
         held = state.alarm is not None and self.qc.runaway.pauses
-        strike = condemned and not held
-        if strike and state.ledger.strikes.get(subject, 0) + 1 >= self.qc.strikes:
+        if is_last and not held:
             state.ledger = state.ledger.eliminate(subject)
             return ELIMINATED
-        self._postpone(subject, strike=strike)
+        state.ledger = state.ledger.postpone(subject, due=self._next_screening(), strike=condemned and not held)
         return POSTPONED
-
-    def _postpone(self, subject: str, *, strike: bool) -> None:
-        self.state.ledger = self.state.ledger.postpone(subject, due=self._next_screening(), strike=strike)
-
-    def _next_screening(self) -> int:
-        """Cycle in which scans that become suspect now are due."""
-        return next_screening(self.schedule, self.qc.screen.every, self.state.cycle + self.qc.revisit)
 
 
 def _calibrate(verification: Verification) -> Calibrated:

@@ -30,7 +30,7 @@ from tmqc.core.runaway import Alarm
 from tmqc.core.schedule import Visit
 from tmqc.core.verdicts import CenterVerdict
 
-# Phases of tasks without a training step, besides `baseline`, which only verifies.
+# Phases of tasks besides those of steps; of these only `estimate` takes training steps.
 TOUR = "tour"  # queue the regular tour according to the current ledger
 CLOSE = "close"  # after the regular tour: set flagged scans aside, queue the revisits that are due
 GRADIENT = "gradient"  # compute the gradient of the verification loss under the judging model
@@ -76,7 +76,7 @@ class Judge:
 
 
 @dataclass
-class Looks:
+class Screenings:
     """Results of the screenings of `qc=evidence` so far.
 
     Attributes:
@@ -112,7 +112,7 @@ class TourState:
             the current model at threshold 0.5. For gates of steps only.
         judge, margins, strengths: of screening: judging model, margins in the current screening, strengths of the
             evidence in all screenings, by subject.
-        looks: of `qc=evidence`. n_scored: scans that it screened in this cycle.
+        screenings: of `qc=evidence`. n_scored: scans that it screened in this cycle.
     """
 
     cycle: int
@@ -132,7 +132,7 @@ class TourState:
     judge: Judge | None = None
     margins: dict[str, float] = field(default_factory=dict)
     strengths: dict[str, list[float]] = field(default_factory=dict)
-    looks: Looks = field(default_factory=Looks)
+    screenings: Screenings = field(default_factory=Screenings)
     n_scored: int = 0
 
     def end_cycle(self, report: CycleReport, queue: list[Task]) -> None:

@@ -7,16 +7,16 @@ the next one. `control.py`, `screening.py` and `evidence.py` add quality control
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from time import perf_counter
 from typing import Any
 
 from tmqc.core.gate import rates_of
 from tmqc.core.ledger import Ledger
 from tmqc.core.rates import Rates, Verification
-from tmqc.core.records import AWAY, BATCH, READMITTED, VISIT, CycleReport, Step, distinct
+from tmqc.core.records import AWAY, BASELINE, BATCH, POSTPONED, READMITTED, SCREEN, VISIT, CycleReport, Step, distinct
 from tmqc.core.runaway import Alarm, find_runaway
-from tmqc.core.schedule import learning_rate_of, make_visits
+from tmqc.core.schedule import learning_rate_of, make_visits, next_screening
 from tmqc.training.interfaces import AwayError, Centers, Listener, NonFiniteError, Plan, verify
 from tmqc.training.state import TOUR, Task, TourState, summarize
 
@@ -60,9 +60,34 @@ class Travel:
             state.end_cycle(report, self._opening(state.cycle + 1))
             yield report
 
+    @property
+    def _every(self) -> int | None:
+        """Cycles between two screenings; None without screenings."""
+        return None
+
     def _opening(self, cycle: int) -> list[Task]:
         """First tasks of a cycle."""
-        return [Task(TOUR)]
+        is_due = self._every is not None and next_screening(self.schedule, self._every, cycle) == cycle
+        return [Task(BASELINE), Task(TOUR)] if is_due else [Task(TOUR)]
+
+    def _next_screening(self) -> int:
+        """Cycle in which scans that come under verdict now are due."""
+        assert self._every is not None
+        return next_screening(self.schedule, self._every, self.state.cycle + self.qc.revisit)
+
+    def _report_baseline(self, verification: Verification, *, since: float) -> None:
+        """Report the verification that opens a screening; `since`: when it began."""
+        rates, seconds = rates_of(self.qc, verification), perf_counter() - since
+        self._report(Step(self.state.cycle, BASELINE, verification=verification, rates=rates, verify_s=seconds))
+
+    def _postpone_unjudged(self, due: Iterable[str]) -> None:
+        """Postpone scans that are due when no model may judge them: rows of the trace, but no steps of the cycle."""
+        state, later = self.state, self._next_screening()
+        for subject in due:
+            state.ledger = state.ledger.postpone(subject, due=later, strike=False)
+            step = Step(state.cycle, SCREEN, self._center_of[subject], (subject,), outcome=POSTPONED)
+            for listener in self.listeners:
+                listener.step(step)
 
     def _do(self, task: Task) -> None:
         """Execute one task, queue the tasks that follow from it, and only then report it to the listeners."""

@@ -63,6 +63,7 @@ class VerificationWorkers:
         self._processes, self._share = processes, share
         self._owner: dict[int, int] = {}
         self._getting_ready: list[Future[None]] = []
+        self._loading: dict[int, Future[None]] = {}  # by worker: the last transfer of weights
         for number, (part, process) in enumerate(zip(parts, processes, strict=True)):
             self._getting_ready.append(process.submit(_build, packed))
             for batch in part.tolist():
@@ -88,7 +89,7 @@ class VerificationWorkers:
         theirs = [batch for batch in order if batch in self._owner]
         shared = self._share(weights)
         for number in dict.fromkeys(self._owner[batch] for batch in theirs):
-            self._submit(number, _load, shared)
+            self._loading[number] = self._submit(number, _load, shared)
         return {batch: self._submit(self._owner[batch], _score, batch) for batch in theirs}
 
     def result(self, batch: int, asked: Future[NDArray[np.float32]]) -> NDArray[np.float32]:
@@ -102,6 +103,7 @@ class VerificationWorkers:
                 for future in self._getting_ready:
                     future.result()
                 self._getting_ready.clear()
+            self._loading[self._owner[batch]].result()  # a worker that failed to load would score with old weights
             return asked.result()
         except BrokenExecutor as error:
             raise self._gone(self._owner[batch]) from error

@@ -9,8 +9,8 @@ import pandas as pd
 from scipy import stats
 
 from tmqc.report.compare.runs import FINISHED, NUMBERS
-from tmqc.report.past_run import Setting
 from tmqc.settings.fingerprint import is_harmless
+from tmqc.settings.schema import Setting
 
 # Ignored in addition to settings without effect on results; the pipeline has a column of its own.
 _NOT_COMPARED = ("pipeline.", "cohort.phantom.directory")

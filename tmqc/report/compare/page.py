@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from tmqc.core.glossary import TERMS
 from tmqc.errors import ComparisonError
 from tmqc.report.compare.figures import draw_heat_maps, draw_models, draw_precision_recall
 from tmqc.report.compare.groups import (
@@ -135,13 +137,14 @@ def _fewer(row: dict[Any, Any], name: str) -> str:
 
 
 def _interval(row: dict[Any, Any], name: str) -> str:
-    """Format mean (interval) of a share, clipped to 0..1."""
+    """Format mean (interval), clipped to what is possible: from 0, a share up to 1."""
     mean, half = row[name], row[f"{name}_half"]
     if pd.isna(mean):
         return "-"
     if half is None or pd.isna(half):
         return f"{mean:.3f}"
-    low, high = f"{max(mean - half, 0.0):.3f}", f"{min(mean + half, 1.0):.3f}"
+    most = 1.0 if TERMS[name].unit == "0..1" else math.inf
+    low, high = f"{max(mean - half, 0.0):.3f}", f"{min(mean + half, most):.3f}"
     return f"{mean:.3f}" + (f" ({low} to {high})" if low != high else "")
 
 

@@ -12,12 +12,13 @@ import pandas as pd
 from tmqc.errors import ComparisonError, RunError
 from tmqc.phantom.cohort import PHANTOM_NOTE
 from tmqc.report.metrics import METRIC_NAMES
-from tmqc.report.past_run import PastRun, Setting, read_run
+from tmqc.report.past_run import PastRun, read_run
 from tmqc.runs.directory import CONFIG, CYCLES
+from tmqc.settings.schema import TRAINING, Setting
 from tmqc.tracking import PIPELINE_TAG, SWEEP_PARENT
 
 TEST = tuple(f"test/{name}" for name in METRIC_NAMES)
-LEDGER = ("qc/flagged_total", "qc/eliminated_total", "qc/waiting")  # also known without the truth
+LEDGER_NUMBERS = ("qc/flagged_total", "qc/eliminated_total", "qc/waiting")  # also known without the truth
 DETECTION = (
     *("detect/harmful", "detect/precision", "detect/recall", "detect/f1", "detect/flagged_precision"),
     *("detect/flagged_recall", "detect/center_precision", "detect/center_recall", "detect/good_lost"),
@@ -25,13 +26,12 @@ DETECTION = (
 )
 COST = ("verify/verifications_total", "train/seconds_total", "verify/seconds_total")
 _VERIFY = ("accuracy", "calibrated_accuracy", "auroc", "loss", "calibrated_loss", "fpr", "fnr")
-NUMBERS = (*(f"verify/{name}" for name in _VERIFY), *TEST, *LEDGER, *DETECTION, *COST)
-PIPELINES = ("clean", "dirty", "qc")
+NUMBERS = (*(f"verify/{name}" for name in _VERIFY), *TEST, *LEDGER_NUMBERS, *DETECTION, *COST)
 FINISHED = "finished"
 
 # Folders without runs, which hold scans or copies of a run's files, unless the folder is itself a run; hidden folders
 # belong to Hydra or other tools.
-_CLOSED = ("phantom", "mlartifacts", "checkpoints", "figures", "harmful")
+_CLOSED = ("mlartifacts",)
 _DEPTH = 6
 
 
@@ -75,7 +75,7 @@ def query(experiment: str, *, filter_string: str, uri: str | None, outputs: Path
 
 def _tabulate(rows: Sequence[dict[str, Any]]) -> Gathered:
     runs = [row for row in rows if "run" in row]
-    runs.sort(key=lambda row: (PIPELINES.index(row["pipeline"]), row["run"], row["origin"]))
+    runs.sort(key=lambda row: (TRAINING.index(row["pipeline"]), row["run"], row["origin"]))
     left_out = [row for row in rows if "why" in row]
     return pd.DataFrame(runs, columns=[*RUNS]), pd.DataFrame(left_out, columns=[*LEFT_OUT]).astype({"faulty": bool})
 
@@ -104,7 +104,7 @@ def _read_directory(directory: Path) -> dict[str, Any]:
         RunError: the directory cannot be read, or its `summary.json` is not that of a training run.
     """
     run = read_run(directory)
-    if run.pipeline not in PIPELINES:
+    if run.pipeline not in TRAINING:
         return _leave_out(f"pipeline={run.pipeline}: not a training run", str(directory), faulty=False)
     summary = run.summary or {}
     if run.summary is not None and "verify/accuracy" not in summary:
@@ -125,7 +125,7 @@ def _read_stored(run: Any, settings: Mapping[str, Setting]) -> dict[str, Any]:
         return _leave_out(f"{name}: the parent run of a sweep", run_id, faulty=False)
     if (pipeline := settings.get("pipeline.name")) is None:
         return _leave_out(f"{name} ({run_id}): no parameter pipeline.name: not a run of tmqc", run_id, faulty=True)
-    if pipeline not in PIPELINES:
+    if pipeline not in TRAINING:
         return _leave_out(f"{name}: pipeline={pipeline}: not a training run", run_id, faulty=False)
     finished = run.info.status == "FINISHED"
     known = [n for n in NUMBERS if finished and (pipeline == "qc" or not n.startswith("qc/"))]

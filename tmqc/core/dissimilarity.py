@@ -28,7 +28,7 @@ def make_template(centers: Iterable[Iterable[NDArray[np.floating]]]) -> NDArray[
     return total / n
 
 
-def unlikeness(scan: NDArray[np.floating], template: NDArray[np.floating]) -> float:
+def dissimilarity(scan: NDArray[np.floating], template: NDArray[np.floating]) -> float:
     """Dissimilarity log(1 - r), with r Pearson's correlation over all voxels; higher is less similar, at most log 2.
 
     The logarithm removes the long tail of 1 - r. For a constant scan r is 0.
