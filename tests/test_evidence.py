@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -90,6 +91,18 @@ def test_model_that_contradicts_verification_labels_flags_no_scan():
     assert [r.refused for r in reports] == [True, False, True]
     assert not [s for s in steps if s.phase == SCREEN]
     assert run.screenings.n == 0
+
+
+def test_saturated_model_flags_no_scan():
+    """All of its logits are clipped, so nothing is known about how centers differ."""
+
+    class Saturated(EvidenceCenters):
+        def _score(self, name, center, i, *, harmful):
+            return replace(super()._score(name, center, i, harmful=harmful), logit=16.0 if i % 2 else -16.0)
+
+    run, reports, _ = run_evidence(Saturated(), cycles=3)
+    assert [r.refused for r in reports] == [True, False, True]
+    assert run.ledger.waiting(3) == ()
 
 
 def test_due_scans_are_postponed_with_a_row_if_the_model_cannot_judge(tmp_path):

@@ -37,6 +37,15 @@ def test_digest_ignores_a_local_file_named_like_a_packaged_table(tmp_path, monke
     assert settings_digest(Config()) == before
 
 
+def test_age_groups_count_for_qc_and_inference_only():
+    """`good_lost.csv` of a QC run has a row for each of them."""
+    for pipeline, counts in {"clean": False, "dirty": False, "qc": True, "inference": True}.items():
+        one, other = Config(), Config()
+        one.pipeline.name = other.pipeline.name = pipeline
+        other.inference.age_bins = [0.0, 100.0]
+        assert (settings_digest(one) != settings_digest(other)) == counts
+
+
 def pretrained_in(outputs, *, seed=0):
     config, clean = Config(), Config()
     config.run.outputs = clean.run.outputs = str(outputs)

@@ -64,6 +64,12 @@ def sum_logits(logits: ArrayLike, labels: ArrayLike) -> Sums:
     return np.array([is_pd.sum(), (~is_pd).sum(), z[is_pd].sum(), z[~is_pd].sum(), z @ z], np.float64)
 
 
+def varies(sums: Sums) -> bool:
+    """Whether logits vary within the classes; those of a saturated model do not, and centers cannot be compared."""
+    n_pd, n_hc, pd, hc, squares = sums
+    return bool(squares - pd**2 / max(1.0, n_pd) - hc**2 / max(1.0, n_hc) > 1e-9 * squares)
+
+
 def flip(sums: Sums) -> Sums:
     """Sums of the same scans with all labels flipped."""
     return sums[..., [1, 0, 3, 2, 4]]
@@ -98,14 +104,13 @@ def fit_effects(sums: Sums) -> Effects:
         ValueError: a class has no scan, or all logits of a class are equal.
     """
     sums = sums[sums[:, :2].sum(axis=1) > 0]
-    n_pd, n_hc, pd, hc, squares = sums.sum(axis=0)
+    n_pd, n_hc, pd, hc, squares = whole = sums.sum(axis=0)
     if not (n_pd and n_hc):
         raise ValueError(f"{n_pd:.0f} PD scans and {n_hc:.0f} HC scans: comparing centers needs scans of both classes")
-    means = pd / n_pd, hc / n_hc
-    variance = (squares - n_pd * means[0] ** 2 - n_hc * means[1] ** 2) / (n_pd + n_hc)
-    if not variance > 1e-9 * squares / (n_pd + n_hc):
+    if not varies(whole):
         raise ValueError("all logits of a class are equal: centers cannot be compared")
-    scale = np.log(variance)
+    means = pd / n_pd, hc / n_hc
+    scale = np.log((squares - n_pd * means[0] ** 2 - n_hc * means[1] ** 2) / (n_pd + n_hc))
     bounds = [(None, None)] * 2 + [(scale + np.log(_LEAST), scale + 2.0)] * 2 + [(np.log(_LEAST), 2.0)]
     start = [*means, scale - 0.1, scale - 2.0, -3.0]
     found = minimize(_penalized_negative_log_likelihood, start, args=(sums,), method="L-BFGS-B", bounds=bounds)

@@ -94,7 +94,7 @@ def warn_or_stop(report: CycleReport, qc: QcConfig) -> None:
     if report.refused:
         log.warning(
             "cycle %d: no scan was judged, because the model does not separate the classes of the verification scans "
-            "better than chance: train the clean model for longer",
+            "better than chance (train the clean model for longer), or scores all scans of a class equally",
             report.cycle,
         )
     if (estimated := report.estimated) is not None:

@@ -21,7 +21,8 @@ HARMLESS = (
     *(f"federation.{name}" for name in ("on_fault", "timeout_s", "patience_s", "pause_s", "admin_kit")),
 )
 HARMLESS_GROUPS = ("tracking.", "checkpoint.", "sweep.")
-_OF_ONE_PIPELINE = ("inference", "rivals")  # groups read only by the pipeline of the same name
+_OF_ONE_PIPELINE = ("inference", "rivals")  # groups read only by the pipeline of the same name, except:
+_AGE_BINS = "inference.age_bins"  # also the age groups of a QC run's good_lost.csv
 _PREFIX, _N_DIGITS = "pretrained-", 12
 _PRETRAINED = re.compile(f"{_PREFIX}[0-9a-f]{{{_N_DIGITS}}}")
 _TABLES = ("train_csv", "verification_csv", "test_csv", "truth_csv")
@@ -29,6 +30,8 @@ _TABLES = ("train_csv", "verification_csv", "test_csv", "truth_csv")
 
 def is_harmless(name: str, *, pipeline: str) -> bool:
     """Return whether the setting has no effect on the results of the pipeline."""
+    if name == _AGE_BINS and pipeline == "qc":
+        return False
     others = tuple(f"{group}." for group in _OF_ONE_PIPELINE if group != pipeline)
     return name in HARMLESS or name.startswith((*HARMLESS_GROUPS, *others))
 

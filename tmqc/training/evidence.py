@@ -2,7 +2,8 @@
 
 Always the current state judges, and calibrated logits are averaged over all screenings so far. A state that has become
 worse has a flatter line, so its logits are smaller and have less weight, while those of earlier, better states remain
-in the mean; only one number per scan is stored. A state whose line is flat has no information and judges no scan.
+in the mean; only one number per scan is stored. A state whose line is flat, or whose logits do not vary within the
+classes (a saturated model), has no information and judges no scan.
 
 Scans that the state was trained on have optimistic margins. This can hide harmful scans but flags no good scan:
 centers are compared with verification scans, which no state was trained on. Scans under verdict are not trained on, so
@@ -16,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from time import perf_counter
 
+from tmqc.core.center_effects import sum_logits, varies
 from tmqc.core.evidence import (
     Finding,
     Look,
@@ -74,9 +76,9 @@ class EvidenceTravel(Travel):
         state.n_scored = len(so_far.train)
         due = state.ledger.due(state.cycle)
         verification = so_far.verification
-        counts = count_logits([s.logit for s in verification], [s.label for s in verification])
-        line = calibrate_counts(counts).line
-        if line.slope > 0.0 and so_far.train:
+        logits, labels = [s.logit for s in verification], [s.label for s in verification]
+        line = calibrate_counts(count_logits(logits, labels)).line
+        if line.slope > 0.0 and varies(sum_logits(logits, labels)) and so_far.train:
             so_far.n += 1
             train, verification = self._average("train", line), self._average("verification", line)
             look, compare = self._look(due), self.qc.evidence.compare
