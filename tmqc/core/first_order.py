@@ -70,14 +70,14 @@ def check_estimates(
     exact: Mapping[str, float],
     margins: Sequence[float],
     limits: ScreenConfig,
-    dissimilarityes: Sequence[float] | None = None,
+    dissimilarities: Sequence[float] | None = None,
 ) -> Check:
     """Compare the estimates with the exact changes known so far.
 
     Args:
         estimates: subject -> change of the loss to first order, in nats; all scans of the screening.
         exact: subject -> exact change, of the verified scans; at least one.
-        margins, dissimilarityes: as in `weigh`, of all scans in the order of `estimates`.
+        margins, dissimilarities: as in `weigh`, of all scans in the order of `estimates`.
     """
     is_exact = np.array([subject in exact for subject in estimates])
     products = np.array(list(estimates.values()))
@@ -92,7 +92,7 @@ def check_estimates(
     half = np.where(is_exact, 0.0, error * scale)
 
     def suspects(changes: NDArray[np.float64]) -> NDArray[np.bool_]:
-        evidence = weigh(changes.tolist(), margins, limits, dissimilarityes, (center, sd))
+        evidence = weigh(changes.tolist(), margins, limits, dissimilarities, (center, sd))
         return np.array([one.suspect for one in evidence])
 
     hanging = suspects(values - half) != suspects(values + half)

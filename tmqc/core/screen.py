@@ -53,7 +53,7 @@ def weigh(
     loss_changes: Sequence[float],
     margins: Sequence[float],
     limits: ScreenConfig,
-    dissimilarityes: Sequence[float] | None = None,
+    dissimilarities: Sequence[float] | None = None,
     bulk: tuple[float, float] | None = None,
 ) -> tuple[Evidence, ...]:
     """Compare every scan with all scans of the same screening.
@@ -67,7 +67,7 @@ def weigh(
             a scan predicted with too high confidence differs from the training data. It does not apply to scans with
             low margins: near the decision boundary a good scan's step changes the loss more than most. `least_loss` is
             the lower bound of the spread of the changes; without it, rounding would stand out in a well-trained state.
-        dissimilarityes: of the same scans, shape (n,); None: images are not checked.
+        dissimilarities: of the same scans, shape (n,); None: images are not checked.
         bulk: center and spread that the changes are compared with, in nats; None: their own, by `shortest_half`.
     """
     loss_z = robust_z(loss_changes, least=limits.least_loss, bulk=bulk)
@@ -77,8 +77,8 @@ def weigh(
     image_z: Sequence[float | None] = [None] * len(loss_changes)
     alone = np.full(len(loss_changes), -math.inf)
     limit = np.where(margin_z < -limits.margin_z, limits.unusual_loss_z, limits.loss_z)
-    if dissimilarityes is not None and limits.image_z is not None:
-        of_image = robust_z(dissimilarityes)
+    if dissimilarities is not None and limits.image_z is not None:
+        of_image = robust_z(dissimilarities)
         limit = np.where(of_image > limits.image_z, limits.image_loss_z, limit)
         image_z = of_image.tolist()
         if limits.image_alone_z is not None:

@@ -48,7 +48,7 @@ class SiteSettings:
     train_csv: Path | None
     verification_csv: Path | None
     tokens_csv: Path
-    # Not from conf/, where anybody with a clone may change them: only the hospital decides what it shares.
+    # Not from conf/, where anyone with a clone can change them: only the hospital decides what it shares.
     min_cell: int = 5
     share_margins: bool = False
     share_scores: bool = False
