@@ -166,7 +166,7 @@ def _read_run(run: PastRun, arm: str) -> Iterator[dict[str, Any]]:
         for rival in scores.columns.intersection(["loss", *CUT_OFFS]):
             order = scores[rival].sort_values(ascending=False, kind="stable")
             named = set(order.index[order > CUT_OFFS[rival]]) if rival in CUT_OFFS else None
-            yield {"model": rival, **judge(named, order, kind_of, center_of)}
+            yield {"model": f"rival {rival}", **judge(named, order, kind_of, center_of)}
         return
     summary = read_json(run.directory / SUMMARY)
     row = {"model": arm, "cycles": summary["n_cycles"]} | {name: summary.get(key) for key, name in TEST.items()}

@@ -120,13 +120,13 @@ def test_report_compares_all_models_with_the_clean_one(tmp_path):
     none, centers = (
         {row[0].strip("| "): dict(zip(table[0], row, strict=True)) for row in table} for table in tables[1:]
     )
-    assert list(centers) == ["model", "---", "clean", "dirty", "evidence", "loss", "knn_label"]
+    assert list(centers) == ["model", "---", "clean", "dirty", "evidence", "rival loss", "rival knn_label"]
     # half-width t(.975, 1) * sd / sqrt(2) = 12.706 * 0.05
     assert centers["clean"]["test AUROC"] == "0.850 [0.215, 1.485]"
     assert (none["evidence"]["good lost"], centers["evidence"]["good lost"]) == ("2.0", "1.0")
     assert centers["evidence"]["average precision"] == f"{(1 / 2 + 2 / 3) / 2:.3f}"
-    assert (centers["knn_label"]["seeds"], centers["knn_label"]["recall"]) == ("1", "0.000")
-    assert centers["loss"]["recall"] == centers["dirty"]["recall"] == ""
+    assert (centers["rival knn_label"]["seeds"], centers["rival knn_label"]["recall"]) == ("1", "0.000")
+    assert centers["rival loss"]["recall"] == centers["dirty"]["recall"] == ""
 
 
 def test_report_without_runs_exits_with_2(tmp_path, capsys):
