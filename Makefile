@@ -32,7 +32,7 @@ demo: $(VENV)/.run  ## on the field phantom: clean, dirty, published gate, recom
 compare: $(VENV)/.run  ## runs side by side: make compare RUNS="outputs/sweeps/NAME outputs/clean/demo"; default: all in outputs
 	@$(BIN)/python scripts/compare.py $(RUNS)
 
-study: $(VENV)/.run  ## gates and rivals on the field phantom, seeds 140 to 144, resumable; two to three hours; STUDY="--seeds 0 --arms evidence"
+study: $(VENV)/.run  ## gates and rivals on the field phantom, seeds 140 to 144, resumable; one to two hours; STUDY="--seeds 0 --arms evidence"
 	@$(BIN)/python scripts/study.py $(STUDY)
 
 bench: $(VENV)/.run  ## verification and a QC cycle beside the published way, passes on the field cohort, into outputs/bench; half an hour; BENCH="--no-field": minutes

@@ -1,6 +1,6 @@
 """Run the study on the field cohort, as sweeps of `tmqc -m`, and write its report: one table per scenario.
 
-    python scripts/study.py                                          # seeds 140 to 144; two to three hours
+    python scripts/study.py                                          # seeds 140 to 144; one to two hours
     python scripts/study.py --seeds 0 --scenarios none centers --arms clean evidence rivals
     python scripts/study.py --list                                   # only print the sweeps
     python scripts/study.py --report                                 # only report the finished runs
@@ -64,7 +64,7 @@ class Arm:
     scenarios: tuple[str, ...] = tuple(SCENARIOS)
 
 
-# Slow arms are kept short, so that the study takes two to three hours on two cores: a step gate verifies 284 times
+# Slow arms are kept short, so that the study takes one to two hours on two cores: a step gate verifies 284 times
 # a cycle, and ClipFL trains the model at each of 83 centers.
 _SLOW = ("none", "centers")
 _STEPS = ("schedule.cycles=15", "qc.early_stop=confident")
