@@ -11,6 +11,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Event
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -224,6 +226,21 @@ def test_visit_to_a_dead_site_is_skipped_and_verification_waits(federation):
     assert set(judged["Missing"]) == {""}
 
 
+def test_connection_made_while_a_session_closes_does_not_hold_it_forever():
+    """FLARE's shutdown misses it, and waits for its thread."""
+    made, ended = Event(), Event()
+    connector = SimpleNamespace(stopped=made, driver=SimpleNamespace(shutdown=ended.set))
+    communicator = SimpleNamespace(conn_manager=SimpleNamespace(connectors={"one": connector}))
+    api = SimpleNamespace(cell=SimpleNamespace(core_cell=SimpleNamespace(communicator=communicator)))
+
+    def close():
+        made.set()
+        assert ended.wait(PATIENCE_S)
+
+    flare_system.close_session(SimpleNamespace(api=api, close=close))
+    assert ended.is_set()
+
+
 def test_certificates_of_another_authority_are_refused(federation, tmp_path):
     """A client and an administrator with kits from another certificate authority."""
     system = federation.system
@@ -239,6 +256,6 @@ def test_certificates_of_another_authority_are_refused(federation, tmp_path):
     assert SHUT_OUT.search(log.read_text()), log.read_text()[-2000:]
     session = flare_system._log_in(system.admin, timeout_s=PATIENCE_S)
     assert "site-9" not in flare_system._connected(session)
-    session.close()
+    flare_system.close_session(session)
     with pytest.raises(flare_system.FlareError, match="no FLARE server accepts"):
         flare_system._log_in(others / flare_system.ADMIN, timeout_s=0)

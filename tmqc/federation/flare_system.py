@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import psutil
@@ -68,12 +69,33 @@ class SubmittedJob:
                     self._session.abort_job(self._id)
                     break
                 time.sleep(0.5)
-        with suppress(Exception):
-            self._session.close()
+        close_session(self._session)
 
     def _status(self) -> str:
         with _reported(_NO_SERVER):
             return str(self._session.get_job_meta(self._id).get("status"))
+
+
+def close_session(session: Session) -> None:
+    """Close FLARE's session, within `_END_S`.
+
+    FLARE closes its connections, then waits for the threads that hold them. A connection that is just being made is
+    missed and would be held forever, as after a restart of the server: connections are closed until all threads end.
+    """
+    closing = Thread(target=_close_quietly, args=(session,), daemon=True)
+    closing.start()
+    until = time.monotonic() + _END_S
+    while closing.is_alive() and time.monotonic() < until:
+        closing.join(1.0)
+        with suppress(Exception):
+            for connector in session.api.cell.core_cell.communicator.conn_manager.connectors.values():
+                if connector.stopped.is_set():
+                    connector.driver.shutdown()
+
+
+def _close_quietly(session: Session) -> None:
+    with suppress(Exception):  # of a server that has ended
+        session.close()
 
 
 @contextmanager
@@ -197,11 +219,13 @@ class System:
         """
         since, until = time.time(), time.monotonic() + _CONNECT_S
         session = _log_in(self.admin, timeout_s=_CONNECT_S)
-        while missing := set(sites) - _connected(session, since=since):
-            if time.monotonic() > until:
-                raise FlareError(f"site {', '.join(sorted(missing))} did not connect to FLARE's server")
-            time.sleep(0.5)
-        session.close()
+        try:
+            while missing := set(sites) - _connected(session, since=since):
+                if time.monotonic() > until:
+                    raise FlareError(f"site {', '.join(sorted(missing))} did not connect to FLARE's server")
+                time.sleep(0.5)
+        finally:
+            close_session(session)
 
     @property
     def admin(self) -> Path:
