@@ -146,6 +146,9 @@ def tabulate_power(directory: Path) -> Table:
 
 def main() -> int:
     """Return the exit code of the first run that failed, otherwise 0."""
+    if {"-h", "--help"} & {*sys.argv[1:]}:
+        print(__doc__)
+        return 0
     try:
         OUTPUTS.mkdir(exist_ok=True)
         run_all(sys.argv[1:])

@@ -5,6 +5,7 @@ Allowed values are those of `tmqc/settings/schema.py`; defaults and descriptions
 
 from __future__ import annotations
 
+import argparse
 import inspect
 import re
 from dataclasses import MISSING, Field, fields, is_dataclass
@@ -27,7 +28,7 @@ Override a setting with `group.setting=value`; choose a file of a group in `conf
 listed here are those of one file per group, named under its title; other files may change them. `tmqc --help` lists
 groups and settings, and `tmqc ... --cfg job --resolve` shows the settings of a command without running it. `eval
 "$(tmqc -sc install=bash)"` enables shell completion. Settings that are misspelled, given twice or out of range are
-refused before anything runs.
+refused before anything runs; in a sweep, a value out of range stops its own job only.
 """
 WORDS = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "text", "Any": ""}
 
@@ -106,4 +107,5 @@ def row(name: str, default: Any, allowed: str, what: str) -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     PAGE.write_text(reference(), "utf-8")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
 from tiny import compose_config
 
 from tmqc.core.rates import RATES
@@ -202,12 +203,36 @@ def test_rivals_require_a_pretrained_model(start):
         ("qc.revisit=1.5", "qc.revisit=1.5: must be a whole number"),
         ("run.overwrite=perhaps", "run.overwrite=perhaps: must be true or false"),
         ("cohort.shape=40", "cohort.shape=40: must be a list"),
+        ("schedule.cycles=null", "schedule.cycles=null: must be a value, not null"),
+        ("~schedule.cycles", "schedule.cycles: a setting cannot be removed"),
+        ("cycles=2", "cycles: there is no such setting; did you mean schedule.cycles?"),
     ],
 )
 def test_hydra_errors_are_explained(override, message):
     with pytest.raises(Exception, match=".") as caught:
         composed(override)
     assert explain(caught.value) == [message] or message in explain(caught.value)[0]
+
+
+@pytest.mark.parametrize(
+    ("group", "text", "message"),
+    [
+        (
+            "qc",
+            "defaults: [default]\nreviset: 3\n",
+            "qc/mine.yaml: qc.reviset: there is no such setting; did you mean qc.r",
+        ),
+        ("qc", "defaults: [default]\nerror: high\n", "qc/mine.yaml: qc.error: must be a number"),
+        ("experiment", "qc:\n  error: 0.1\n", "experiment/mine.yaml: its first line must be `# @package _global_`"),
+        ("qc", "error:\t[1\n", "mine.yaml"),
+    ],
+)
+def test_faults_of_own_files_are_explained(tmp_path, group, text, message):
+    (tmp_path / group).mkdir()
+    (tmp_path / group / "mine.yaml").write_text(text)
+    with pytest.raises(Exception, match=".") as caught, initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        compose("config", [f"{group}=mine", f"hydra.searchpath=[file://{tmp_path}]"])
+    assert message in explain(caught.value)[0]
 
 
 def test_options_in_the_schema_equal_the_registered_ones():

@@ -47,6 +47,14 @@ def test_screen_of_few_scans_gives_a_warning(caplog, control, n_train, warned):
     assert (f"compares {n_train} training scans" in caplog.text) is warned
 
 
+@pytest.mark.parametrize(("revisit", "cycles", "least"), [(2, 4, 5), (2, 5, None), (4, 4, 5), (5, 8, 9), (5, 9, None)])
+def test_evidence_without_a_second_screening_gives_a_warning(caplog, revisit, cycles, least):
+    """Screenings are in cycles 0, 4, 8, ...; the first that may eliminate is the first after `revisit` cycles."""
+    qc = QcConfig(control="evidence", revisit=revisit, evidence=EvidenceConfig(every=4))
+    warn_of_settings(plan({"A": ("a",)}, cycles=cycles, qc=qc), n_hc=9, n_pd=9)
+    assert (f"raise schedule.cycles to {least} or more" in caplog.text) is (least is not None)
+
+
 def test_comparing_centers_needs_two_verification_scans_of_each_class():
     def check(compare, n_pd):
         qc = QcConfig(control="evidence", evidence=EvidenceConfig(compare=compare))

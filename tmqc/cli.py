@@ -18,7 +18,9 @@ from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
+from tmqc import __version__
 from tmqc.errors import RunError, SettingsError, TmqcError
 from tmqc.runs.resume import check_place
 from tmqc.runs.signals import Interrupted
@@ -79,6 +81,9 @@ def main() -> None:
     sys.argv[1:] = hide(sys.argv[1:])  # Hydra writes the arguments to files
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises errors instead of printing them and exiting with code 1
     launch = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(task)
+    if "--version" in sys.argv[1:]:  # Hydra would print its own
+        print(f"tmqc {__version__}")
+        return
     try:
         store_schema()
         sys.argv[1:] = read_command_line(sys.argv[1:])
@@ -86,7 +91,7 @@ def main() -> None:
             launch()
     except TmqcError as error:
         fail(error)
-    except (CompactHydraException, OmegaConfBaseException) as error:
+    except (CompactHydraException, OmegaConfBaseException, YAMLError) as error:
         fail(SettingsError(explain(error)))
     except ValueError as error:
         if not str(error).startswith(NO_OPTION):

@@ -95,8 +95,15 @@ def test_ids_that_look_alike_are_refused_and_such_centers_are_merged(write_csv):
         read_cohort(train_csv=train, verification_csv=None, test_csv=test)
 
 
+def test_training_scans_of_one_class_give_a_warning(write_csv):
+    train = write_csv("a.csv", ["s1,a.nii,A,1,F,60", "s2,b.nii,B,1,F,60"])
+    verification = write_csv("c.csv", ["s4,d.nii,B,0,F,60", "s5,e.nii,B,1,F,60"])
+    (warning,) = read_cohort(train_csv=train, verification_csv=verification, test_csv=None).warnings
+    assert warning == f"{train}: all training scans are of one class, so a model learns nothing from them."
+
+
 def test_centers_that_differ_only_by_case_give_a_warning(write_csv):
-    train = write_csv("a.csv", ["s1,a.nii,Calgary,0,F,60"])
+    train = write_csv("a.csv", ["s1,a.nii,Calgary,0,F,60", "s6,f.nii,Calgary,1,F,60"])
     test = write_csv("b.csv", ["s2,b.nii,CALGARY,0,F,60", "s3,c.nii,B,1,F,60"])
     verification = write_csv("c.csv", ["s4,d.nii,B,0,F,60", "s5,e.nii,B,1,F,60"])
     (warning,) = read_cohort(train_csv=train, verification_csv=verification, test_csv=test).warnings

@@ -95,6 +95,16 @@ def test_unexpected_geometry_reports_all_differences(write_nifti, subject):
     )
 
 
+def test_grid_that_many_scans_share_is_reported_once(write_nifti, subject, tmp_path):
+    rows = [subject(f"s{i}", write_nifti(f"{i}.nii.gz", spacing=(2.0, 2.0, 2.0))) for i in range(11)]
+    with pytest.raises(CohortError) as caught:
+        load([*rows, subject("gone", tmp_path / "gone.nii.gz")])
+    one, other = caught.value.faults
+    assert one.startswith("subject gone, ")
+    assert other.startswith("11 of 12 scans, such as subject s0, ")
+    assert "set cohort.shape, cohort.spacing_mm and cohort.orientation" in other
+
+
 @pytest.mark.parametrize(("offset", "good"), [(0.0005, True), (0.002, False), (-0.002, False)])
 def test_spacing_is_compared_with_a_tolerance(write_nifti, subject, offset, good):
     path = write_nifti(spacing=(1.0, 1.0 + offset, 1.0))

@@ -50,6 +50,12 @@ def test_text_settings_are_taken_literally(shift):
     assert {name: value_of(config, name) for name in TEXTS} == typed
 
 
+def test_shares_of_kinds_replace_the_list_of_an_experiment():
+    config = read("experiment=demo_qc", "harmful.kind={noise:0.5,mirrored: 0.5}")
+    assert config.harmful.kind == {"noise": 0.5, "mirrored": 0.5}
+    assert read("experiment=demo_qc", "harmful.kind=[noise,blur]").harmful.kind == ["noise", "blur"]
+
+
 def test_text_settings_include_all_names_and_paths():
     wanted = {"run.name", "run.outputs", "sweep.name", "tracking.experiment", "tracking.uri", "cohort.test_csv"}
     wanted |= {"cohort.phantom.centers", "init.from", "inference.run", "inference.cycles", "cache.directory"}

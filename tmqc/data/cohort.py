@@ -79,6 +79,8 @@ def read_cohort(
     splits = {split: _to_subjects(tables[split]) if split in tables else () for split in paths}
     verification = splits["test"] if shared else splits["verification"]
     warnings = [_warn_of_case({row.study for row in chain(*splits.values())})]
+    if not is_part and len({row.group for row in splits["train"]}) == 1:
+        warnings.append(f"{train_csv}: all training scans are of one class, so a model learns nothing from them.")
     if shared and splits["train"] and splits["test"]:
         warnings.append(
             f"verification and test are the same scans ({test_csv}): reported numbers are optimistic. "

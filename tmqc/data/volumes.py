@@ -20,6 +20,7 @@ from tmqc.data.nifti import Array, Geometry, UnusableError, describe_mismatch, f
 from tmqc.errors import CohortError, StoppedError
 
 _GB = 10**9
+_MANY = 10  # scans with the same other grid; more are listed once
 _N_NAMED = 20  # maximum number of files named in a warning
 _MEMINFO = Path("/proc/meminfo")
 # Control groups, version 2 and 1: files of limit and use, and the statistic of the use that can be reclaimed.
@@ -181,10 +182,8 @@ def load_volumes(
     first = next((one.geometry for one in found if isinstance(one, CachedScan)), Geometry((), (), ""))
     spacing = first.spacing_mm if spacing_mm is None else tuple(spacing_mm)
     expected = Geometry(tuple(shape), spacing, orientation or first.orientation)
-    wrong = [one if isinstance(one, str) else describe_mismatch(one.geometry, expected) for one in found]
-    if any(wrong):
-        named = zip(unique, wrong, strict=True)
-        raise CohortError([f"subject {s.subject}, {s.path}: {why}" for s, why in named if why])
+    if faults := _list_faults(unique, found, expected):
+        raise CohortError(faults)
     scans = [one for one in found if isinstance(one, CachedScan)]
     return Volumes(scans, [s.subject for s in unique], cache=cache, warnings=_find_mirrored(scans))
 
@@ -214,6 +213,25 @@ def _find_mirrored(scans: Sequence[CachedScan]) -> list[str]:
 
 def _size(n_bytes: int) -> str:
     return f"{n_bytes / _GB:.2f} GB" if n_bytes >= _GB / 10 else f"{n_bytes / 1e6:.1f} MB"
+
+
+def _list_faults(subjects: Sequence[Subject], found: Sequence[CachedScan | str], expected: Geometry) -> list[str]:
+    """List faults by scan; another grid that many scans share is listed once, after them."""
+    others = ["" if isinstance(one, str) else describe_mismatch(one.geometry, expected) for one in found]
+    shared = {why: n for why, n in Counter(others).items() if why and n > _MANY}
+    whys = [one if isinstance(one, str) else other for one, other in zip(found, others, strict=True)]
+    faults = [
+        f"subject {s.subject}, {s.path}: {why}"
+        for s, why in zip(subjects, whys, strict=True)
+        if why and why not in shared
+    ]
+    for why, n in shared.items():
+        one = subjects[others.index(why)]
+        faults.append(
+            f"{n} of {len(found)} scans, such as subject {one.subject}, {one.path}: {why}; if this is the grid of your "
+            "scans, set cohort.shape, cohort.spacing_mm and cohort.orientation"
+        )
+    return faults
 
 
 def _check_memory(n: int, shape: Sequence[int]) -> None:

@@ -168,6 +168,13 @@ def warn_of_settings(plan: Plan, *, n_hc: int, n_pd: int) -> None:
             f"qc.evidence.compare=across needs two verification scans of each class or more, and there are {n_hc} HC "
             f"and {n_pd} PD: add some, or set qc.evidence.compare=within"
         )
+    screenings = range(plan.schedule.start, plan.schedule.cycles, qc.evidence.every)
+    if qc.control == "evidence" and screenings[-1] < (first := plan.schedule.start + qc.revisit):
+        log.warning(
+            "this run eliminates nothing: flagged scans wait for qc.revisit=%d cycles, and no screening follows; raise "
+            "schedule.cycles to %d or more",
+            *(qc.revisit, first + -(first - plan.schedule.start) % qc.evidence.every + 1),
+        )
     if qc.control == "screen" and n_train < _FEW_SCANS:
         log.warning(
             "qc.control=screen compares %d training scans with each other: with fewer than %d, a good scan may be "

@@ -113,13 +113,14 @@ def print_rivals(rows: pd.DataFrame, *, note: str | None, directory: Path) -> No
     n, n_harmful = rows.iloc[0][["n", "n_harmful"]]
     known = "the harmful ones unknown" if n_harmful is None else f"{n_harmful} of them harmful"
     table = Table("Rival", title=f"{n} training scans, {known}", title_justify="left")
-    for name in ("AUROC", "average\nprecision", "harmful of\nnamed", "forward +\nbackward", "seconds"):
+    of_named = "named" if n_harmful is None else "harmful of\nnamed"
+    for name in ("AUROC", "average\nprecision", of_named, "forward +\nbackward", "seconds"):
         table.add_column(name, justify="right", no_wrap=True)
     order = rows["auroc"].astype(float).sort_values(ascending=False, kind="stable", na_position="last").index
     for row in rows.loc[order].to_dict("records"):
         passes = f"{row['forward_passes']} + {row['backward_passes']}"
-        found = "?" if row["n_found"] is None else row["n_found"]
-        named = "" if row["n_named"] is None else f"{found} of {row['n_named']}"
+        found = "" if row["n_found"] is None else f"{row['n_found']} of "
+        named = "" if row["n_named"] is None else f"{found}{row['n_named']}"
         scores = (_fixed(row[name]) for name in ("auroc", "average_precision"))
         table.add_row(row["rival"], *scores, named, passes, f"{row['seconds']:.1f}")
     _print(table, note, directory)

@@ -53,10 +53,13 @@ def check_place(config: Config, directory: Path) -> bool:
         and not (extended and name == "schedule.cycles")
     ]
     choose = "choose another run.name, or run.overwrite=true to replace it"
+    if is_planned:
+        choose += " (a run under qc=evidence cannot be extended)"
     if differences:
         raise RunError(f"{directory} already holds a run with other settings ({'; '.join(differences)}): {choose}")
     if finished:
-        raise RunError(f"{directory} already holds a run that has finished: {choose}, or raise schedule.cycles")
+        extend = "" if is_planned else ", or raise schedule.cycles"
+        raise RunError(f"{directory} already holds a run that has finished: {choose}{extend}")
     return True
 
 

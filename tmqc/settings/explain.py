@@ -12,7 +12,8 @@ _UNKNOWN = re.compile(r"Could not override '([^']+)'")
 _GROUP = re.compile(
     r"Could not find '([^/']+)/([^']+)'\s+Available options in '[^']+':\s+((?:\t?\s*\S+\n?)+)", re.DOTALL
 )
-_MERGE = re.compile(r"Error merging override (\S+?)=(.*)", re.DOTALL)
+_MERGE = re.compile(r"Error merging override (\S+?)(?:=(.*))?$", re.DOTALL)
+_IN_FILE = re.compile(r"In '(.+?)': \w+ raised while composing config:.*full_key: (\S+)", re.DOTALL)
 _SEVERAL = re.compile(r"Ambiguous value for argument '([^']+)'")
 NO_OPTION = "Config group override must be"  # start of a ValueError of Hydra's, for example for qc=1.5
 _NOT_NAMED = "a group, such as qc or experiment, needs the name of an option, not a number or null"
@@ -30,9 +31,8 @@ def explain(error: BaseException) -> list[str]:
         allowed = re.split(r"\s+Config search path", listed)[0].split()
         close = "".join(f"did you mean {name}? It " for name in get_close_matches(option, allowed, n=1))
         return [f"{group}={option}: {close}must be one of {', '.join(allowed)}"]
-    if match := _MERGE.search(message):
-        name, value = match.group(1).lstrip("+~"), match.group(2).strip()
-        return [f"{name}={value}: must be {_allowed(cause)}"]
+    if match := _IN_FILE.search(message) or _MERGE.search(message):
+        return [(_explain_file if match.re is _IN_FILE else _explain_override)(match, message, cause)]
     if match := _SEVERAL.search(message):
         return [f"{match[1]}: several values need a sweep (tmqc -m ...); write a list as [1,2], quote text with commas"]
     if match := _INTERPOLATED.search(message):
@@ -41,9 +41,26 @@ def explain(error: BaseException) -> list[str]:
     return [" ".join(text.split()) for text in dict.fromkeys(texts) if text.strip()]
 
 
+def _explain_file(match: re.Match[str], message: str, cause: str) -> str:
+    file, name = f"{match[1]}.yaml", match[2]
+    if "not in '" not in message:
+        return f"{file}: {name}: must be {_allowed(message)}"
+    if name == "experiment":
+        return f"{file}: its first line must be `# @package _global_`"
+    return f"{file}: {_explain_unknown(name)}"
+
+
+def _explain_override(match: re.Match[str], message: str, cause: str) -> str:
+    name, value = match[1].lstrip("+~"), (match[2] or "").strip()
+    if "does not support deletion" in cause:
+        return f"{name}: a setting cannot be removed"
+    return f"{name}={value}: must be {_allowed(cause)}"
+
+
 def _explain_unknown(name: str) -> str:
     known = [*flatten(Config()), *(f.name for f in fields(Config))]
-    close = get_close_matches(name, known, n=1)
+    # A setting of this name in another group is closer than one that is spelled similarly.
+    close = [each for each in known if each.rpartition(".")[2] == name] or get_close_matches(name, known, n=1)
     group = name.rpartition(".")[0]
     inside = [each.removeprefix(f"{group}.") for each in known if group and each.startswith(f"{group}.")]
     siblings = list(dict.fromkeys(each.split(".")[0] for each in inside))
@@ -56,6 +73,8 @@ def _allowed(cause: str) -> str:
     for kind, words in _TYPES.items():
         if kind in cause:
             return words
+    if "is not Optional" in cause:
+        return "a value, not null"
     if "is not a ListConfig" in cause:
         return "a list, as [1,2,3]"
     return "of the right type: " + " ".join(cause.split()) if cause else "of the right type"

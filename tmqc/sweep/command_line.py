@@ -83,6 +83,10 @@ def _explain(argument: str) -> str:
 
 def _as_typed(argument: str, *, sweeps: bool) -> str:
     key, _, text = argument.partition("=")
+    if key.lstrip("+") == "harmful.kind" and text.lstrip().startswith("{"):
+        # Hydra would merge a mapping with the list of an experiment; `compose.to_config` reads the text.
+        parsed = _parse(f"x={text}")
+        return f"{key}={quote(text.strip())}" if parsed and isinstance(parsed.value(), dict) else argument
     kind = text_settings().get(key.lstrip("+"))
     if kind is None or not text.strip():
         return argument

@@ -73,6 +73,9 @@ def to_config(composed: DictConfig) -> Config:
     except OmegaConfBaseException as error:
         raise SettingsError(explain(error)) from error
     assert isinstance(config, Config)
+    kind = config.harmful.kind
+    if isinstance(kind, str) and kind.startswith("{"):  # quoted by `command_line`
+        config.harmful.kind = OverridesParser.create().parse_override(f"kind={kind}").value()
     # YAML reads an unquoted `off` as false; earlier versions had a boolean here.
     if isinstance(config.qc.early_stop, bool):
         config.qc.early_stop = "certain" if config.qc.early_stop else "off"
