@@ -14,7 +14,7 @@ from zipfile import ZipFile
 import pytest
 from tiny import tiny_overrides
 
-from tmqc import cli
+from tmqc import __version__, cli
 from tmqc.errors import JobError
 from tmqc.settings.schema import Config
 
@@ -159,6 +159,12 @@ def test_wheel_works_outside_of_the_clone(tmp_path):
     assert shown.stdout.split() == [str(site / "tmqc" / "conf"), "83"], shown.stderr
     rooms = {path.name for path in (site / "tmqc").iterdir()}
     assert not {"bench", "study", "scripts"} & rooms
+
+
+def test_version_is_that_of_tmqc(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["tmqc", "--version"])
+    cli.main()
+    assert capsys.readouterr().out == f"tmqc {__version__}\n"
 
 
 @pytest.mark.parametrize("code", [1, 2, 143])

@@ -288,6 +288,16 @@ def test_only_more_cycles_can_extend_a_run(outputs, cohort_csvs, uninterrupted):
     )
 
 
+def test_finished_run_under_evidence_cannot_be_extended(outputs, cohort_csvs, uninterrupted):
+    """Its error rate is divided by the planned number of screenings, so the advice is not to raise schedule.cycles."""
+    settings = ["pipeline=qc", *GATES["evidence"], *harm_overrides(outputs), "tracking=none"]
+    name = uninterrupted["evidence"].name
+    with pytest.raises(RunError, match="has finished: choose another run.name, or run.overwrite=true to replace it$"):
+        run_pipeline(outputs, cohort_csvs, *settings, name=name)
+    with pytest.raises(RunError, match=r"12 there, 13 now\): .* \(a run under qc=evidence cannot be extended\)"):
+        run_pipeline(outputs, cohort_csvs, *settings, f"schedule.cycles={CYCLES + 1}", name=name)
+
+
 def test_cache_settings_may_change_when_a_run_is_resumed(tmp_path):
     def kept(*overrides):
         return compose_config("run.name=x", "cohort.train_csv=a.csv", *overrides)

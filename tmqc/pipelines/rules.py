@@ -15,7 +15,7 @@ from tmqc.core.numbers import EXPECTED
 from tmqc.core.rates import Rates
 from tmqc.core.records import CycleReport
 from tmqc.core.runaway import Alarm
-from tmqc.core.schedule import make_visits
+from tmqc.core.schedule import make_visits, next_screening
 from tmqc.data.volumes import Volumes
 from tmqc.errors import RunError, StoppedError
 from tmqc.settings.schema import QcConfig
@@ -168,12 +168,12 @@ def warn_of_settings(plan: Plan, *, n_hc: int, n_pd: int) -> None:
             f"qc.evidence.compare=across needs two verification scans of each class or more, and there are {n_hc} HC "
             f"and {n_pd} PD: add some, or set qc.evidence.compare=within"
         )
-    screenings = range(plan.schedule.start, plan.schedule.cycles, qc.evidence.every)
-    if qc.control == "evidence" and screenings[-1] < (first := plan.schedule.start + qc.revisit):
+    first = next_screening(plan.schedule, qc.evidence.every, plan.schedule.start + qc.revisit)  # that may eliminate
+    if qc.control == "evidence" and first >= plan.schedule.cycles:
         log.warning(
             "this run eliminates nothing: flagged scans wait for qc.revisit=%d cycles, and no screening follows; raise "
             "schedule.cycles to %d or more",
-            *(qc.revisit, first + -(first - plan.schedule.start) % qc.evidence.every + 1),
+            *(qc.revisit, first + 1),
         )
     if qc.control == "screen" and n_train < _FEW_SCANS:
         log.warning(

@@ -41,7 +41,8 @@ def check_place(config: Config, directory: Path) -> bool:
     there, now = _read_settings(path), flatten(config)
     # qc=evidence divides its error rate by the planned number of screenings, which further cycles would change.
     is_planned = (now["pipeline.name"], now["qc.control"]) == ("qc", "evidence")
-    extended = _is_more(there.get("schedule.cycles"), now["schedule.cycles"]) and not is_planned
+    is_more = _is_more(there.get("schedule.cycles"), now["schedule.cycles"])
+    extended = is_more and not is_planned
     finished = (directory / SUMMARY).is_file() and not extended
     if not finished:
         check_format(directory)
@@ -53,7 +54,7 @@ def check_place(config: Config, directory: Path) -> bool:
         and not (extended and name == "schedule.cycles")
     ]
     choose = "choose another run.name, or run.overwrite=true to replace it"
-    if is_planned:
+    if is_more and is_planned:
         choose += " (a run under qc=evidence cannot be extended)"
     if differences:
         raise RunError(f"{directory} already holds a run with other settings ({'; '.join(differences)}): {choose}")

@@ -32,7 +32,8 @@ def explain(error: BaseException) -> list[str]:
         close = "".join(f"did you mean {name}? It " for name in get_close_matches(option, allowed, n=1))
         return [f"{group}={option}: {close}must be one of {', '.join(allowed)}"]
     if match := _IN_FILE.search(message) or _MERGE.search(message):
-        return [(_explain_file if match.re is _IN_FILE else _explain_override)(match, message, cause)]
+        is_file, (name, rest) = match.re is _IN_FILE, match.groups(default="")
+        return [_explain_file(f"{name}.yaml", rest, message) if is_file else _explain_override(name, rest, cause)]
     if match := _SEVERAL.search(message):
         return [f"{match[1]}: several values need a sweep (tmqc -m ...); write a list as [1,2], quote text with commas"]
     if match := _INTERPOLATED.search(message):
@@ -41,8 +42,7 @@ def explain(error: BaseException) -> list[str]:
     return [" ".join(text.split()) for text in dict.fromkeys(texts) if text.strip()]
 
 
-def _explain_file(match: re.Match[str], message: str, cause: str) -> str:
-    file, name = f"{match[1]}.yaml", match[2]
+def _explain_file(file: str, name: str, message: str) -> str:
     if "not in '" not in message:
         return f"{file}: {name}: must be {_allowed(message)}"
     if name == "experiment":
@@ -50,11 +50,11 @@ def _explain_file(match: re.Match[str], message: str, cause: str) -> str:
     return f"{file}: {_explain_unknown(name)}"
 
 
-def _explain_override(match: re.Match[str], message: str, cause: str) -> str:
-    name, value = match[1].lstrip("+~"), (match[2] or "").strip()
+def _explain_override(name: str, value: str, cause: str) -> str:
+    name = name.lstrip("+~")
     if "does not support deletion" in cause:
         return f"{name}: a setting cannot be removed"
-    return f"{name}={value}: must be {_allowed(cause)}"
+    return f"{name}={value.strip()}: must be {_allowed(cause)}"
 
 
 def _explain_unknown(name: str) -> str:
